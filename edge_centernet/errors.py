@@ -1,0 +1,48 @@
+"""Every error a user can cause, in one tree.
+
+EdgeCenterNetError
+├── ManifestError        a manifest is missing, unreadable, or says something impossible
+├── ArtifactError        a model file is missing, damaged, or not one of ours
+├── SourceError          an image, video, camera or data set cannot be read
+├── MissingDependency    an optional package is not installed
+├── ConversionError      a network cannot be converted, or the result failed verification
+└── ConfigError          an option, class name or output folder cannot be used
+
+The command line catches the root only: one line on stderr, exit code 2, no traceback.
+Messages follow one pattern: what was expected, what came, what to do next.
+"""
+
+from __future__ import annotations
+
+
+class EdgeCenterNetError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class ManifestError(EdgeCenterNetError):
+    """A manifest is missing, unreadable, or says something impossible."""
+
+
+class ArtifactError(EdgeCenterNetError):
+    """A model file is missing, damaged, or not one of ours."""
+
+
+class SourceError(EdgeCenterNetError):
+    """An image, video, camera or data set cannot be read."""
+
+
+class MissingDependency(EdgeCenterNetError):
+    """An optional package is not installed; the message holds the pip command."""
+
+    @classmethod
+    def for_extra(cls, what: str, extra: str) -> MissingDependency:
+        """`what` needs the packages of the pip extra `extra`."""
+        return cls(f"{what} needs packages that are not installed: pip install 'edge-centernet[{extra}]'")
+
+
+class ConversionError(EdgeCenterNetError):
+    """A network cannot be converted, or the converted file failed verification."""
+
+
+class ConfigError(EdgeCenterNetError):
+    """An option, class name or output folder cannot be used."""

@@ -1,0 +1,205 @@
+"""What a network means (`ModelSpec`) and what a file holds (`Manifest`), as JSON inside every artifact.
+
+A device never guesses an input size, a colour order, a scale or a class name: it reads them here.
+Standard library only, so that anything can import it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from edge_centernet.errors import ManifestError
+
+SCHEMA = 1
+KEY = "edge_centernet"  # ONNX metadata key, OpenVINO rt_info key, stem of the TFLite associated file
+DIM_MAX = 1024  # limit of the C decoder for classes and for each side of the heatmap
+
+Layout = Literal["NCHW", "NHWC"]
+HeatUnit = Literal["logit", "probability"]
+_DTYPES = ("float32", "int8", "uint8")
+_RANGE = {"int8": (-128, 127), "uint8": (0, 255)}
+
+
+@dataclass(frozen=True)
+class Quant:
+    """Affine quantization of one tensor: real = scale * (stored - zero_point)."""
+
+    scale: float
+    zero_point: int
+
+    def __post_init__(self) -> None:
+        """Reject a scale that is not a positive finite number."""
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ManifestError(f"quantization scale: expected a positive number, got {self.scale}")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output tensor of an artifact, exactly as the engine sees it.
+
+    shape: 4 dimensions, batch first, in the order of `layout`.
+    dtype: "float32", "int8" or "uint8"; the two integer types must carry `quant`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layout: Layout
+    dtype: str
+    quant: Quant | None = None
+
+    def __post_init__(self) -> None:
+        """Reject shapes, types and zero points that cannot be."""
+        where = f"tensor {self.name!r}"
+        if len(self.shape) != 4 or any(d < 1 for d in self.shape):
+            raise ManifestError(f"{where}: expected 4 positive dimensions, got {self.shape}")
+        if self.layout not in ("NCHW", "NHWC"):
+            raise ManifestError(f"{where}: expected layout NCHW or NHWC, got {self.layout!r}")
+        if self.dtype not in _DTYPES:
+            raise ManifestError(f"{where}: expected dtype {' or '.join(_DTYPES)}, got {self.dtype!r}")
+        if self.dtype in _RANGE:
+            low, high = _RANGE[self.dtype]
+            if self.quant is None:
+                raise ManifestError(f"{where}: expected scale and zero point for {self.dtype}, got none")
+            if not low <= self.quant.zero_point <= high:
+                raise ManifestError(f"{where}: zero point {self.quant.zero_point} does not fit {self.dtype}")
+
+    @property
+    def chw(self) -> tuple[int, int, int]:
+        """(channels, height, width) whatever the layout."""
+        _, a, b, c = self.shape
+        return (a, b, c) if self.layout == "NCHW" else (c, a, b)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the network means; identical from checkpoint to device.
+
+    height, width: network input in pixels, multiples of 32.
+    stride: input pixels per heatmap cell.
+    color, resize, pad_value: how an image becomes network input (`edge_centernet.image.prepare`).
+    mean, std: the real-valued input is (pixel - mean) / std per channel in `color` order.
+        (128, 128) makes int8 exact (stored = pixel - 128) and grey padding equal to zero padding.
+    heat_unit: what the heatmap holds; sigmoid(logit) = probability.
+    threshold: the score (probability) suggested for showing detections.
+    """
+
+    name: str
+    version: str
+    height: int
+    width: int
+    classes: tuple[str, ...]
+    stride: int = 4
+    color: Literal["rgb", "bgr"] = "rgb"
+    resize: Literal["letterbox"] = "letterbox"
+    pad_value: int = 128
+    mean: tuple[float, float, float] = (128.0, 128.0, 128.0)
+    std: tuple[float, float, float] = (128.0, 128.0, 128.0)
+    heat_unit: HeatUnit = "logit"
+    threshold: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Reject sizes, strides and class lists that cannot be."""
+        for side in ("height", "width"):
+            value = getattr(self, side)
+            if value < 32 or value % 32:
+                raise ManifestError(f"model {side}: expected a multiple of 32 pixels, got {value}")
+        if self.stride < 1 or self.height % self.stride or self.width % self.stride:
+            raise ManifestError(f"model stride: expected a divisor of {self.height}x{self.width}, got {self.stride}")
+        if not 1 <= len(self.classes) <= DIM_MAX:
+            raise ManifestError(f"model classes: expected 1 to {DIM_MAX} names, got {len(self.classes)}")
+        if len(set(self.classes)) != len(self.classes):
+            raise ManifestError("model classes: expected distinct names, got a repeated one")
+        if self.color not in ("rgb", "bgr"):
+            raise ManifestError(f"model color: expected rgb or bgr, got {self.color!r}")
+        if self.resize != "letterbox":
+            raise ManifestError(f"model resize: expected letterbox, got {self.resize!r}")
+        if self.heat_unit not in ("logit", "probability"):
+            raise ManifestError(f"model heat_unit: expected logit or probability, got {self.heat_unit!r}")
+        if not 0 <= self.pad_value <= 255:
+            raise ManifestError(f"model pad_value: expected 0..255, got {self.pad_value}")
+        if len(self.mean) != 3 or len(self.std) != 3 or any(s <= 0 for s in self.std):
+            raise ManifestError(f"model mean, std: expected 3 numbers each, std > 0, got {self.mean}, {self.std}")
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """(height, width) of the heatmap."""
+        return self.height // self.stride, self.width // self.stride
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one artifact is. `input`, `heat`, `size`, `offset` describe the engine's tensors.
+
+    heat (C, H, W) in `model.heat_unit`; size (2, H, W) box width, height in cells;
+    offset (2, H, W) x, y of the centre inside its cell, in cells.
+    made_by: tool -> version, for every tool that touched the file.
+    """
+
+    model: ModelSpec
+    input: TensorSpec
+    heat: TensorSpec
+    size: TensorSpec
+    offset: TensorSpec
+    precision: Literal["int8", "fp32"]
+    checkpoint_sha256: str = ""
+    calibration_sha256: str = ""
+    verified: bool = False
+    made_by: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        """Check that the heads belong to the model: class count, heatmap size, two channels each."""
+        expected_in = (3, self.model.height, self.model.width)
+        if self.input.chw != expected_in:
+            raise ManifestError(f"input tensor: expected (C, H, W) {expected_in}, got {self.input.chw}")
+        height, width = self.model.cells
+        for role, channels in (("heat", len(self.model.classes)), ("size", 2), ("offset", 2)):
+            spec: TensorSpec = getattr(self, role)
+            if spec.chw != (channels, height, width):
+                raise ManifestError(
+                    f"{role} tensor {spec.name!r}: expected (C, H, W) {(channels, height, width)}, got {spec.chw}"
+                )
+        names = {self.heat.name, self.size.name, self.offset.name}
+        if len(names) != 3:
+            raise ManifestError(f"heads: expected three distinct tensor names, got {sorted(names)}")
+        if self.precision not in ("int8", "fp32"):
+            raise ManifestError(f"precision: expected int8 or fp32, got {self.precision!r}")
+
+    def to_json(self) -> str:
+        """One JSON document with sorted keys, so that equal manifests are equal bytes."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parse and check; raises ManifestError naming what is wrong."""
+        try:
+            data = json.loads(text)
+            schema = data["schema"]
+        except (ValueError, TypeError, KeyError):
+            raise ManifestError("manifest: expected a JSON object with a 'schema', got something else") from None
+        if schema != SCHEMA:
+            raise ManifestError(
+                f"manifest schema: expected {SCHEMA}, got {schema}: install the edge-centernet release that wrote the file"
+            )
+        try:
+            tensors = {role: _tensor_from(data.pop(role)) for role in ("input", "heat", "size", "offset")}
+            return cls(model=spec_from_dict(data.pop("model")), **tensors, **data)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ManifestError(f"manifest: a field is missing or unknown ({error})") from None
+
+    def with_tensors(self, **tensors: TensorSpec) -> Manifest:
+        """The same model in another file format: replace some of input, heat, size, offset."""
+        return replace(self, **tensors)  # type: ignore[arg-type]
+
+
+def spec_from_dict(data: dict[str, Any]) -> ModelSpec:
+    """A ModelSpec from parsed JSON (lists become tuples)."""
+    return ModelSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+
+
+def _tensor_from(data: dict[str, Any]) -> TensorSpec:
+    quant = data.pop("quant", None)
+    return TensorSpec(**{**data, "shape": tuple(data["shape"])}, quant=Quant(**quant) if quant else None)
