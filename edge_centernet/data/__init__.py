@@ -1,0 +1,58 @@
+"""Labelled images behind one interface: COCO JSON, PASCAL VOC XML and YOLO txt, without torch.
+
+dataset = read_dataset(Path("instances_train.json"))
+dataset.classes, dataset.samples[0].boxes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_centernet.data.base import Dataset, Sample
+from edge_centernet.errors import SourceError
+
+__all__ = ["Dataset", "Sample", "read_dataset"]
+
+_EXPECTED = (
+    "expected a COCO .json, a PASCAL VOC folder (Annotations/, JPEGImages/) or its ImageSets/Main/*.txt, "
+    "or a YOLO data.yaml or folder (images/, labels/)"
+)
+
+
+def read_dataset(path: Path, images: Path | None = None, classes: Sequence[str] | None = None) -> Dataset:
+    """Read a data set, its format told by what `path` is.
+
+    path: COCO .json; VOC folder or ImageSets/Main/NAME.txt; YOLO .yaml or folder.
+    images: the folder of the images, where it is not beside the annotations as the format has it.
+    classes: read only these, in this order; objects of other classes are left out. By default COCO's
+        categories sorted by id, VOC's names found, sorted, and YOLO's list as it stands.
+
+    Boxes are clipped to their image; those left empty are dropped with one counted warning (logger
+    "edge_centernet.data"). COCO's iscrowd or ignore and VOC's difficult become Sample.ignore.
+    Raises SourceError naming file and line, key or element; MissingDependency for YAML without PyYAML.
+    """
+    path = Path(path)
+    images = None if images is None else Path(images)
+    if not path.exists():
+        raise SourceError(f"{path}: no such file or folder; {_EXPECTED}")
+    if images is not None and not images.is_dir():
+        raise SourceError(f"{images}: expected the folder of the images, found no such folder")
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix == ".json":
+        from edge_centernet.data.coco import read_coco
+
+        return read_coco(path, images, classes)
+    if (path.is_dir() and (path / "Annotations").is_dir()) or (path.is_file() and suffix == ".txt"):
+        from edge_centernet.data.voc import read_voc
+
+        return read_voc(path, images, classes)
+    if (path.is_dir() and _is_yolo(path)) or (path.is_file() and suffix in (".yaml", ".yml")):
+        from edge_centernet.data.yolo import read_yolo
+
+        return read_yolo(path, images, classes)
+    raise SourceError(f"{path}: {_EXPECTED}")
+
+
+def _is_yolo(folder: Path) -> bool:
+    return (folder / "labels").is_dir() or (folder / "data.yaml").is_file()

@@ -1,0 +1,172 @@
+"""COCO instances JSON, as described at https://cocodataset.org/#format-data (bounding boxes only)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_centernet.data.base import Dataset, Objects, assemble, choose_classes, require_files
+from edge_centernet.errors import SourceError
+
+_PROBE = 16  # how many images decide which folder holds them
+
+
+def read_coco(path: Path, images: Path | None = None, classes: Sequence[str] | None = None) -> Dataset:
+    """Read `instances_*.json`; see `edge_centernet.data.read_dataset`.
+
+    images: default is the first of these that holds the files: a folder named like the split
+        (instances_train.json -> train/) beside the file, beside its folder or in an images/ folder
+        there, images/ itself, or the file's own folder.
+    Raises SourceError naming the line (broken JSON) or the entry, as annotations[3].bbox.
+    """
+    data = _load(path)
+    names = _categories(path, data["categories"])
+    chosen = choose_classes(path, list(names.values()), classes)
+    label_of = {name: i for i, name in enumerate(chosen)}
+    entries, index_of = _images(path, data["images"])
+    root = images if images is not None else _find_root(path, entries)
+    files = [_resolve(root, name) for name, _, _ in entries]
+    require_files(path, files, lambda i: f"images[{i}].file_name {entries[i][0]!r}")
+
+    objects = Objects()
+    for i, annotation in enumerate(data["annotations"]):
+        where = f"{path}: annotations[{i}]"
+        if not isinstance(annotation, dict):
+            raise SourceError(f"{where}: expected an object, got {annotation!r}")
+        image = _lookup(where, annotation, "image_id", index_of, "images")
+        label = label_of.get(_lookup(where, annotation, "category_id", names, "categories"))
+        box = _box(where, annotation.get("bbox"))
+        if label is not None:
+            ignore = bool(annotation.get("iscrowd")) or bool(annotation.get("ignore"))
+            objects.add(image, label, box, ignore, _area(where, annotation.get("area")))
+    return assemble(path, chosen, [(file, w, h) for file, (_, w, h) in zip(files, entries, strict=True)], objects)
+
+
+def _load(path: Path) -> dict[str, list[Any]]:
+    try:
+        data = json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise SourceError(
+            f"{path}: line {error.lineno}, column {error.colno}: expected COCO JSON, got a syntax error ({error.msg})"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: byte {error.start}: expected UTF-8 text, got something else") from None
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
+    if not isinstance(data, dict):
+        raise SourceError(f"{path}: expected a JSON object with images, annotations, categories, got a {_kind(data)}")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data.get(key), list):
+            got = _kind(data[key]) if key in data else "no such key"
+            raise SourceError(f"{path}: {key!r}: expected a list, got {got}; is this a COCO instances file?")
+    if not data["images"]:
+        raise SourceError(f"{path}: 'images': expected at least one image, got an empty list")
+    return data
+
+
+def _categories(path: Path, categories: list[Any]) -> dict[int, str]:
+    """Category id -> name, sorted by id."""
+    names: dict[int, str] = {}
+    for i, category in enumerate(categories):
+        where = f"{path}: categories[{i}]"
+        if not isinstance(category, dict) or not _is_id(category.get("id")) or not _is_name(category.get("name")):
+            raise SourceError(f"{where}: expected an object with an integer 'id' and a 'name', got {category!r}")
+        if category["id"] in names:
+            raise SourceError(f"{where}.id: {category['id']} is used twice; category ids must differ")
+        if category["name"] in names.values():
+            raise SourceError(f"{where}.name: {category['name']!r} is used twice; category names must differ")
+        names[category["id"]] = category["name"]
+    if not names:
+        raise SourceError(f"{path}: 'categories': expected at least one category, got an empty list")
+    return dict(sorted(names.items()))
+
+
+def _images(path: Path, images: list[Any]) -> tuple[list[tuple[str, int, int]], dict[Any, int]]:
+    """(file name, width, height) of each image, and image id -> index."""
+    entries: list[tuple[str, int, int]] = []
+    index_of: dict[Any, int] = {}
+    first_use: dict[str, int] = {}
+    for i, image in enumerate(images):
+        where = f"{path}: images[{i}]"
+        if not isinstance(image, dict):
+            raise SourceError(f"{where}: expected an object, got {image!r}")
+        name, key = image.get("file_name"), image.get("id")
+        if not _is_name(name):
+            raise SourceError(f"{where}.file_name: expected a file name, got {name!r}")
+        if not isinstance(key, int | str) or isinstance(key, bool):
+            raise SourceError(f"{where}.id: expected an integer, got {key!r}")
+        if key in index_of:
+            raise SourceError(f"{where}.id: {key!r} is already the id of images[{index_of[key]}]")
+        if name in first_use:
+            raise SourceError(f"{where}.file_name: {name!r} is already the file of images[{first_use[name]}]")
+        for side in ("width", "height"):
+            value = image.get(side)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value < 1e6:
+                raise SourceError(f"{where}.{side}: expected the image's {side} in pixels, got {value!r}")
+        index_of[key], first_use[name] = i, i
+        entries.append((name, int(image["width"]), int(image["height"])))
+    return entries, index_of
+
+
+def _find_root(path: Path, entries: list[tuple[str, int, int]]) -> Path:
+    """The folder that holds most of the first few images."""
+    split = path.stem.removeprefix("instances_").removeprefix("annotations_")
+    here, above = path.parent, path.parent.parent
+    folders = [here / split, here / "images" / split, here / "images", here]
+    folders += [above / split, above / "images" / split, above / "images"]
+    probe = [name for name, _, _ in entries[:_PROBE]]
+    found = [sum(_resolve(folder, name).is_file() for name in probe) for folder in folders]
+    if not max(found):
+        raise SourceError(
+            f"{path}: images[0].file_name {probe[0]!r}: not found in "
+            f"{', '.join(str(folder) for folder in folders if folder.is_dir())}; name the images folder"
+        )
+    return folders[found.index(max(found))]
+
+
+def _resolve(root: Path, name: str) -> Path:
+    """The file, whether or not file_name repeats the images folder's own name (train/ + train/a.jpg)."""
+    first, _, rest = name.partition("/")
+    return root / rest if rest and first == root.name else root / name
+
+
+def _lookup(where: str, annotation: dict[str, Any], key: str, table: dict[Any, Any], owner: str) -> Any:
+    value = annotation.get(key)
+    if isinstance(value, int | str) and value in table:
+        return table[value]
+    raise SourceError(f"{where}.{key}: expected the id of one of the {owner}, got {value!r}")
+
+
+def _box(where: str, bbox: Any) -> tuple[float, float, float, float]:
+    """COCO's x, y, width, height to corners."""
+    try:
+        x, y, w, h = (float(value) for value in bbox)
+        if math.isfinite(x + y + w + h):
+            return x, y, x + w, y + h
+    except (TypeError, ValueError):
+        pass
+    raise SourceError(f"{where}.bbox: expected 4 numbers, x, y, width, height in pixels; got {bbox!r}")
+
+
+def _area(where: str, area: Any) -> float | None:
+    if area is None:
+        return None
+    if isinstance(area, int | float) and math.isfinite(area):
+        return float(area)
+    raise SourceError(f"{where}.area: expected a number of pixels, got {area!r}")
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "object", list: "list", str: "string", type(None): "null", bool: "boolean"}
+    return kinds.get(type(value), "number")
