@@ -20,13 +20,17 @@ _EXPECTED = (
 )
 
 
-def read_dataset(path: Path, images: Path | None = None, classes: Sequence[str] | None = None) -> Dataset:
+def read_dataset(
+    path: Path, images: Path | None = None, classes: Sequence[str] | None = None, split: str | None = None
+) -> Dataset:
     """Read a data set, its format told by what `path` is.
 
     path: COCO .json; VOC folder or ImageSets/Main/NAME.txt; YOLO .yaml or folder.
     images: the folder of the images, where it is not beside the annotations as the format has it.
     classes: read only these, in this order; objects of other classes are left out. By default COCO's
         categories sorted by id, VOC's names found, sorted, and YOLO's list as it stands.
+    split: for a VOC or YOLO folder or a .yaml holding several, "train", "val", ...; by default a .yaml's
+        train and a folder's every image. A COCO file is one split: name another file.
 
     Boxes are clipped to their image; those left empty are dropped with one counted warning (logger
     "edge_centernet.data"). COCO's iscrowd or ignore and VOC's difficult become Sample.ignore.
@@ -38,21 +42,17 @@ def read_dataset(path: Path, images: Path | None = None, classes: Sequence[str] 
         raise SourceError(f"{path}: no such file or folder; {_EXPECTED}")
     if images is not None and not images.is_dir():
         raise SourceError(f"{images}: expected the folder of the images, found no such folder")
-    suffix = path.suffix.lower()
-    if path.is_file() and suffix == ".json":
+    suffix = path.suffix.lower() if path.is_file() else ""
+    if suffix == ".json":
         from edge_centernet.data.coco import read_coco
 
         return read_coco(path, images, classes)
-    if (path.is_dir() and (path / "Annotations").is_dir()) or (path.is_file() and suffix == ".txt"):
+    if suffix == ".txt" or (path / "Annotations").is_dir():
         from edge_centernet.data.voc import read_voc
 
-        return read_voc(path, images, classes)
-    if (path.is_dir() and _is_yolo(path)) or (path.is_file() and suffix in (".yaml", ".yml")):
+        return read_voc(path, images, classes, split)
+    if suffix in (".yaml", ".yml") or (path / "labels").is_dir() or (path / "data.yaml").is_file():
         from edge_centernet.data.yolo import read_yolo
 
-        return read_yolo(path, images, classes)
+        return read_yolo(path, images, classes, split)
     raise SourceError(f"{path}: {_EXPECTED}")
-
-
-def _is_yolo(folder: Path) -> bool:
-    return (folder / "labels").is_dir() or (folder / "data.yaml").is_file()

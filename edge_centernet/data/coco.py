@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from edge_centernet.data.base import Dataset, Objects, assemble, choose_classes, require_files
 from edge_centernet.errors import SourceError
@@ -159,11 +159,11 @@ def _area(where: str, area: Any) -> float | None:
     raise SourceError(f"{where}.area: expected a number of pixels, got {area!r}")
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_name(value: Any) -> bool:
+def _is_name(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value.strip())
 
 

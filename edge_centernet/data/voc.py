@@ -1,0 +1,160 @@
+"""PASCAL VOC XML: Annotations/NAME.xml, JPEGImages/NAME.jpg, ImageSets/Main/SPLIT.txt."""
+
+from __future__ import annotations
+
+import math
+import os
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_centernet.data.base import Dataset, Objects, assemble, choose_classes
+from edge_centernet.data.image_size import image_size
+from edge_centernet.errors import SourceError
+from edge_centernet.image import IMAGE_SUFFIXES
+
+
+class _Object(NamedTuple):
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
+
+
+def read_voc(
+    path: Path, images: Path | None = None, classes: Sequence[str] | None = None, split: str | None = None
+) -> Dataset:
+    """Read a VOC folder or one of its image sets; see `edge_centernet.data.read_dataset`.
+
+    path: the folder (with `split`: its ImageSets/Main/SPLIT.txt, without: every annotation) or such a .txt.
+    images: default JPEGImages/. A missing or zero <size> is read from the image.
+    VOC counts pixels from 1 and includes the last: xmin 1, xmax 384 is 0 to 384 here.
+    Raises SourceError naming file and line (broken XML, image sets) or element, as object[2]/bndbox/xmin.
+    """
+    if path.is_dir() and split is not None:
+        path = path / "ImageSets" / "Main" / f"{split}.txt"
+        if not path.is_file():
+            raise SourceError(f"{path}: expected the image set of split {split!r}, found no such file")
+    root = _root(path)
+    names = _image_set(path) if path.is_file() else sorted(p.stem for p in (root / "Annotations").glob("*.xml"))
+    if not names:
+        raise SourceError(f"{path}: expected at least one image, found none")
+    folder = images if images is not None else root / "JPEGImages"
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: expected the folder of the images, found no such folder; name the images folder")
+    present = _index(folder)
+
+    entries: list[tuple[Path, int, int]] = []
+    found: list[list[_Object]] = []
+    used: dict[Path, Path] = {}
+    for name in names:
+        xml = root / "Annotations" / f"{name}.xml"
+        tree = _parse(xml)
+        file = folder / _image_name(xml, tree, present, folder)
+        if file in used:
+            raise SourceError(f"{xml}: filename: image {file.name!r} already belongs to {used[file].name}")
+        used[file] = xml
+        width, height = _size(xml, tree) or image_size(file)
+        entries.append((file, width, height))
+        found.append([_object(f"{xml}: object[{i}]", item) for i, item in enumerate(tree.findall("object"))])
+
+    declared = sorted({item.name for items in found for item in items})
+    if not declared:
+        raise SourceError(f"{path}: expected at least one object in {len(names)} annotations, found none")
+    chosen = choose_classes(path, declared, classes)
+    label_of = {name: i for i, name in enumerate(chosen)}
+    objects = Objects()
+    for i, items in enumerate(found):
+        for item in items:
+            if item.name in label_of:
+                objects.add(i, label_of[item.name], item.box, item.difficult)
+    return assemble(path, chosen, entries, objects)
+
+
+def _root(path: Path) -> Path:
+    """The folder holding Annotations/: `path` itself, or above ImageSets/Main/NAME.txt."""
+    for folder in (path, *path.absolute().parents[:3]):
+        if (folder / "Annotations").is_dir():
+            return folder
+    raise SourceError(f"{path}: expected a VOC image set (ImageSets/Main/NAME.txt) with Annotations/ beside ImageSets/")
+
+
+def _image_set(path: Path) -> list[str]:
+    """Names from lines of `NAME` or, in the sets of one class, `NAME -1|0|1`."""
+    seen: dict[str, int] = {}
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise SourceError(f"{path}: expected a list of image names in UTF-8, got something else") from None
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) > 2 or (len(words) == 2 and words[1] not in ("-1", "0", "1")):
+            raise SourceError(f"{path}: line {number}: expected an image name, got {line.strip()!r}")
+        if words[0] in seen:
+            raise SourceError(f"{path}: line {number}: {words[0]!r} is already in line {seen[words[0]]}")
+        seen[words[0]] = number
+    return list(seen)
+
+
+def _parse(xml: Path) -> ElementTree.Element:
+    try:
+        root = ElementTree.fromstring(xml.read_bytes())
+    except FileNotFoundError:
+        raise SourceError(f"{xml}: no such annotation, though the image set names it") from None
+    except OSError as error:
+        raise SourceError(f"{xml}: cannot be read ({error.strerror})") from None
+    except ElementTree.ParseError as error:
+        line, column = error.position
+        raise SourceError(f"{xml}: line {line}, column {column}: expected VOC XML, got a syntax error") from None
+    if root.tag != "annotation":
+        raise SourceError(f"{xml}: expected the root element <annotation>, got <{root.tag}>")
+    return root
+
+
+def _index(folder: Path) -> dict[str, str]:
+    """File name and stem -> file name, for every image in the folder."""
+    names = sorted(name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
+    return {os.path.splitext(name)[0]: name for name in names} | {name: name for name in names}
+
+
+def _image_name(xml: Path, tree: ElementTree.Element, present: Mapping[str, str], folder: Path) -> str:
+    """<filename> if it is there; often it lacks its suffix or was never updated: then the annotation's own name."""
+    said = (tree.findtext("filename") or "").strip()
+    name = present.get(said) or present.get(xml.stem)
+    if name is None:
+        raise SourceError(f"{xml}: filename: neither {said!r} nor {xml.stem!r} is an image in {folder}")
+    return name
+
+
+def _size(xml: Path, tree: ElementTree.Element) -> tuple[int, int] | None:
+    size = tree.find("size")
+    if size is None:
+        return None
+    width, height = (int(_number(f"{xml}: size", size, side)) for side in ("width", "height"))
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def _object(where: str, item: ElementTree.Element) -> _Object:
+    name = (item.findtext("name") or "").strip()
+    if not name:
+        raise SourceError(f"{where}/name: expected a class name, got none")
+    box = item.find("bndbox")
+    if box is None:
+        raise SourceError(f"{where} ({name}): expected an element <bndbox>, got none")
+    x1, y1, x2, y2 = (_number(f"{where}/bndbox", box, key) for key in ("xmin", "ymin", "xmax", "ymax"))
+    return _Object(name, (x1 - 1, y1 - 1, x2, y2), (item.findtext("difficult") or "0").strip() == "1")
+
+
+def _number(where: str, parent: ElementTree.Element, key: str) -> float:
+    text = parent.findtext(key)
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SourceError(
+            f"{where}/{key}: expected a number of pixels, got {'no such element' if text is None else repr(text)}"
+        )
+    return value

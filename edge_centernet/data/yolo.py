@@ -1,0 +1,206 @@
+"""YOLO txt: images/**/NAME.jpg and labels/**/NAME.txt with lines `class cx cy width height`, 0..1."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge_centernet.data.base import Dataset, Objects, assemble, choose_classes
+from edge_centernet.data.image_size import image_size
+from edge_centernet.errors import MissingDependency, SourceError
+from edge_centernet.image import IMAGE_SUFFIXES
+
+_LISTS = ("classes.txt", "obj.names", "labels/classes.txt")
+_SLACK = 0.02  # tools round, and draw a little over the edge; pixels instead of fractions are far above
+
+
+def read_yolo(
+    path: Path, images: Path | None = None, classes: Sequence[str] | None = None, split: str | None = None
+) -> Dataset:
+    """Read a data.yaml or a folder with images/ and labels/; see `edge_centernet.data.read_dataset`.
+
+    images: a folder of images (labels: its path with the last `images` replaced by `labels`, or the same
+        folder). Default: the yaml's `split` ("train"), or images/ (images/SPLIT/ with a split).
+    classes: in a folder without classes.txt or data.yaml these are the names of class 0, 1, ...
+    An image without a label file has no objects; polygons become their bounding boxes.
+    Raises SourceError naming file and line; MissingDependency for a .yaml without PyYAML.
+    """
+    config = _yaml(path) if path.is_file() else _yaml_of_folder(path)
+    root = path if path.is_dir() else path.parent
+    declared = _names(path, config["names"]) if "names" in config else _listed(root, classes)
+    chosen = choose_classes(path, declared, classes)
+    label_of = {declared.index(name): i for i, name in enumerate(chosen) if name in declared}
+    files = _images(path, root, config, images, split)
+
+    entries: list[tuple[Path, int, int]] = []
+    objects = Objects()
+    labelled: dict[Path, Path] = {}
+    some = False
+    for i, file in enumerate(files):
+        label_file = _label_file(file)
+        if label_file in labelled:
+            raise SourceError(f"{file}: its labels {label_file} already belong to {labelled[label_file].name}")
+        labelled[label_file] = file
+        width, height = image_size(file)
+        entries.append((file, width, height))
+        if not label_file.is_file():
+            continue
+        some = True
+        for index, box in _labels(label_file, len(declared)):
+            if index in label_of:
+                x1, y1, x2, y2 = box
+                objects.add(i, label_of[index], (x1 * width, y1 * height, x2 * width, y2 * height))
+    if not some:
+        raise SourceError(f"{path}: expected label files such as {_label_file(files[0])}, found none")
+    return assemble(path, chosen, entries, objects)
+
+
+def _images(path: Path, root: Path, config: Mapping[str, Any], images: Path | None, split: str | None) -> list[Path]:
+    if images is not None:
+        return _files_in(images)
+    if path.is_dir() and (root / "images").is_dir():
+        return _files_in(root / "images" / split if split else root / "images")
+    key = split or "train"
+    places = config.get(key)
+    if not places:
+        raise SourceError(f"{path}: {key!r}: expected a folder or list of images, got {places!r}")
+    base = root / str(config.get("path") or ".")
+    found: list[Path] = []
+    for place in places if isinstance(places, list) else [places]:
+        found += _place(path, key, root, base, str(place))
+    return found
+
+
+def _place(path: Path, key: str, root: Path, base: Path, place: str) -> list[Path]:
+    """The images of one entry of the yaml: a folder, or a .txt with one image a line."""
+    # Exporters write ../train/images relative to the yaml's own folder or to one level below it.
+    candidates = [base / place, root / place, root / place.removeprefix("../")]
+    for target in candidates:
+        if target.is_dir():
+            return _files_in(target)
+        if target.is_file() and target.suffix == ".txt":
+            lines = target.read_text("utf-8").splitlines()
+            files = [(n, target.parent / line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
+            for number, file in files:
+                if not file.is_file():
+                    raise SourceError(f"{target}: line {number}: image {file} does not exist")
+            return [file for _, file in files]
+    raise SourceError(f"{path}: {key!r}: {place!r} is neither a folder nor a .txt list; looked at {candidates[0]}")
+
+
+def _files_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: expected a folder of images, found no such folder")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise SourceError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES[:3])}, ...), found none")
+    return found
+
+
+def _label_file(image: Path) -> Path:
+    """.../images/a/b.jpg -> .../labels/a/b.txt; without a folder named images, beside the image."""
+    parts = list(image.parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            parts[i] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def _labels(file: Path, count: int) -> list[tuple[int, tuple[float, float, float, float]]]:
+    """(class index, x1 y1 x2 y2 as fractions of the image) of each line."""
+    found = []
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise SourceError(f"{file}: expected text in UTF-8, got something else") from None
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        where = f"{file}: line {number}"
+        if len(words) != 5 and not (len(words) >= 7 and len(words) % 2):
+            raise SourceError(
+                f"{where}: expected 5 numbers, class cx cy width height; got {len(words)}: {line.strip()!r}"
+            )
+        found.append((_class_index(where, words[0], count), _fractions(where, words[1:])))
+    return found
+
+
+def _class_index(where: str, word: str, count: int) -> int:
+    try:
+        value = float(word)  # some tools write 3.0
+    except ValueError:
+        value = math.nan
+    if not (value == value // 1 and 0 <= value < count):
+        raise SourceError(f"{where}: expected a class index 0 to {count - 1}, got {word!r}")
+    return int(value)
+
+
+def _fractions(where: str, words: list[str]) -> tuple[float, float, float, float]:
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        values = [math.nan]
+    if not all(-_SLACK <= value <= 1 + _SLACK for value in values):
+        raise SourceError(f"{where}: expected numbers 0 to 1 (fractions of the image), got {' '.join(words)!r}")
+    if len(values) == 4:
+        cx, cy, w, h = values
+        return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+    xs, ys = values[0::2], values[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _listed(root: Path, classes: Sequence[str] | None) -> list[str]:
+    """Class names from classes.txt, one a line; else those the caller gave."""
+    for name in _LISTS:
+        file = root / name
+        if file.is_file():
+            return _names(file, [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()])
+    if classes:
+        return list(classes)
+    raise SourceError(f"{root}: expected the class names, one a line, in {root / _LISTS[0]}; write that file")
+
+
+def _yaml_of_folder(folder: Path) -> dict[str, Any]:
+    """The folder's data.yaml, unless a plain list of names makes it unnecessary."""
+    file = folder / "data.yaml"
+    plain = (folder / "images").is_dir() and any((folder / name).is_file() for name in _LISTS)
+    return _yaml(file) if file.is_file() and not plain else {}
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    try:
+        yaml = importlib.import_module("yaml")
+    except ImportError:
+        raise MissingDependency(
+            f"{file}: reading YAML needs PyYAML: pip install pyyaml; "
+            f"or give the folder itself, with the class names one a line in {_LISTS[0]}"
+        ) from None
+    try:
+        data = yaml.safe_load(file.read_bytes())
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise SourceError(f"{file}: {line}expected YAML, got a syntax error") from None
+    if not isinstance(data, dict) or "names" not in data:
+        raise SourceError(f"{file}: expected a mapping with 'names' and 'train', got no 'names'")
+    return data
+
+
+def _names(file: Path, names: Any) -> list[str]:
+    """Class names from a list, or from a mapping of index to name."""
+    if isinstance(names, dict):
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            raise SourceError(f"{file}: 'names': expected indices 0 to {len(names) - 1}, got {sorted(names, key=str)}")
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise SourceError(f"{file}: expected a list of class names, got {names!r}")
+    texts = [str(name) for name in names]
+    if len(set(texts)) != len(texts):
+        twice = next(name for name in texts if texts.count(name) > 1)
+        raise SourceError(f"{file}: class {twice!r} is named twice; names must differ")
+    return texts
