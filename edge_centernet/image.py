@@ -107,7 +107,7 @@ def prepare(image_bgr: Image, manifest: Manifest) -> tuple[NDArray[Any], Letterb
     spec, tensor = manifest.model, manifest.input
     frame, box = letterbox(image_bgr, spec)  # (H, W, 3)
     table, identity = _table(spec.mean, spec.std, tensor.dtype, tensor.quant)
-    stored = frame if identity else np.stack([table[c][frame[..., c]] for c in range(3)], axis=-1)  # (H, W, 3)
+    stored: NDArray[Any] = frame if identity else cv2.LUT(frame, table)  # (H, W, 3)
     if tensor.layout == "NCHW":
         stored = stored.transpose(2, 0, 1)  # (3, H, W)
     return np.ascontiguousarray(stored[None]), box
@@ -117,12 +117,12 @@ def prepare(image_bgr: Image, manifest: Manifest) -> tuple[NDArray[Any], Letterb
 def _table(
     mean: tuple[float, ...], std: tuple[float, ...], dtype: str, quant: Quant | None
 ) -> tuple[NDArray[Any], bool]:
-    """((3, 256) pixel -> stored value, whether it changes nothing)."""
-    pixel = np.arange(256, dtype=np.float64)
-    real = (pixel - np.array(mean)[:, None]) / np.array(std)[:, None]  # (3, 256)
+    """((1, 256, 3) pixel -> stored value, whether it changes nothing)."""
+    pixel = np.arange(256, dtype=np.float64)[None, :, None]  # (1, 256, 1)
+    real = (pixel - np.array(mean)) / np.array(std)  # (1, 256, 3)
     if quant is None:
         return real.astype(dtype), False
-    limits = np.iinfo(dtype)
+    limits: Any = np.iinfo(np.dtype(dtype))
     stored = np.clip(np.rint(real / quant.scale) + quant.zero_point, limits.min, limits.max).astype(dtype)
     return stored, dtype == "uint8" and bool((stored == pixel).all())
 

@@ -1,0 +1,108 @@
+"""Inference engines behind one protocol. Importing this imports none of them."""
+
+from __future__ import annotations
+
+import platform
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_centernet.artifact import check_exists
+from edge_centernet.errors import ConfigError, MissingDependency
+from edge_centernet.models import find_model, is_name
+from edge_centernet.runtimes.base import Runtime
+
+
+class Engine(NamedTuple):
+    """How to open one kind of file: its suffix, the adapter, the modules that would do, the pip extra."""
+
+    title: str
+    suffix: str
+    adapter: str
+    modules: tuple[str, ...]
+    extra: str
+
+
+ENGINES = {
+    "openvino": Engine("OpenVINO", ".xml", "edge_centernet.runtimes.ov:OpenVINORuntime", ("openvino",), "openvino"),
+    "tflite": Engine(
+        "TFLite",
+        ".tflite",
+        "edge_centernet.runtimes.tflite:TFLiteRuntime",
+        ("ai_edge_litert", "tflite_runtime"),
+        "tflite",
+    ),
+    "onnxruntime": Engine(
+        "ONNX Runtime", ".onnx", "edge_centernet.runtimes.ort:ONNXRuntime", ("onnxruntime",), "onnxruntime"
+    ),
+}
+NAMES = ("auto", *ENGINES)
+
+
+def open_runtime(path: str | Path, runtime: str = "auto", threads: int | None = None) -> Runtime:
+    """Open a model file (.xml, .tflite or .onnx) with its engine.
+
+    runtime: one of NAMES; auto goes by the suffix. threads: CPU threads, None leaves it to the engine.
+    Raises ArtifactError for a file that is damaged, not ours or not what its manifest says, ConfigError for an engine
+    that does not run this kind of file, MissingDependency when the engine is not installed.
+    """
+    path = Path(path)
+    check_exists(path)
+    name = _by_suffix(path)
+    if runtime not in ("auto", name):
+        _engine(runtime)
+        raise ConfigError(
+            f"{path}: {runtime} runs {ENGINES[runtime].suffix} files; use --runtime {name}, "
+            f"or make one with 'edge-centernet convert --target {_target(runtime)}'"
+        )
+    engine = ENGINES[name]
+    if not installed(name):
+        raise MissingDependency.for_extra(engine.title, engine.extra)
+    module, _, attribute = engine.adapter.partition(":")
+    opened: Runtime = getattr(import_module(module), attribute)(path, threads)
+    return opened
+
+
+def choose(model: str | Path, runtime: str = "auto") -> tuple[Path, str]:
+    """(file, engine name) for a model path or the name of a shipped model.
+
+    A file decides by its suffix. For a name, auto takes TFLite on ARM (OpenVINO's ARM plugin has no int8 kernels and
+    answered wrongly in some releases) and OpenVINO elsewhere, if it is installed, else whatever is.
+    """
+    if not is_name(model):
+        path = find_model(model)
+        check_exists(path)
+        return path, _by_suffix(path) if runtime == "auto" else runtime
+    name = pick() if runtime == "auto" else runtime
+    return find_model(model, _engine(name).suffix), name
+
+
+def pick(machine: str | None = None) -> str:
+    """The engine for this machine (platform.machine() unless given), among those installed."""
+    arm = (machine or platform.machine()).lower().startswith(("arm", "aarch"))
+    order = ("tflite", "openvino", "onnxruntime") if arm else ("openvino", "tflite", "onnxruntime")
+    for name in order:
+        if installed(name):
+            return name
+    best = ENGINES[order[0]]
+    raise MissingDependency.for_extra(f"no inference engine found: {best.title}", best.extra)
+
+
+def installed(name: str) -> bool:
+    """Whether the engine's package is there, without importing it."""
+    return any(find_spec(module) is not None for module in ENGINES[name].modules)
+
+
+def _engine(name: str) -> Engine:
+    if name not in ENGINES:
+        raise ConfigError(f"runtime: expected one of {', '.join(NAMES)}, got {name!r}")
+    return ENGINES[name]
+
+
+def _by_suffix(path: Path) -> str:
+    return next(name for name, engine in ENGINES.items() if engine.suffix == path.suffix.lower())
+
+
+def _target(runtime: str) -> str:
+    return "onnx" if runtime == "onnxruntime" else runtime

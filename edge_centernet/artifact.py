@@ -1,0 +1,140 @@
+"""The manifest inside a model file, read with the standard library only: no engine is needed to know what a file is.
+
+Where it sits: ONNX `metadata_props`, OpenVINO `rt_info`, TFLite a ZIP entry appended to the flatbuffer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+from edge_centernet.errors import ArtifactError, ManifestError
+from edge_centernet.manifest import KEY, Manifest
+
+SUFFIXES = (".onnx", ".xml", ".tflite")
+_METADATA_PROPS = 14  # field number in ONNX's ModelProto; its entries hold key = 1, value = 2
+_REGENERATE = "copy it again, or make it with 'edge-centernet convert'"
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """The manifest of a .onnx, .xml or .tflite file.
+
+    Raises ArtifactError when the file is missing, cut off, of another kind or without a manifest, and ManifestError
+    when the manifest itself says something impossible.
+    """
+    path = Path(path)
+    check_exists(path)
+    text = {".onnx": _from_onnx, ".xml": _from_xml, ".tflite": _from_tflite}[path.suffix.lower()](path)
+    if text is None:
+        raise ArtifactError(f"{path}: holds no edge-centernet manifest: not a model of ours; {_REGENERATE}")
+    try:
+        return Manifest.from_json(text)
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {error}") from None
+
+
+def check_exists(path: Path) -> None:
+    """ArtifactError unless `path` is a non-empty file with a suffix that we know (and a .xml has its .bin)."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise ArtifactError(f"{path}: expected a model file ending in {', '.join(SUFFIXES)}, got {path.suffix!r}")
+    for part in files_of(path):
+        if not part.is_file():
+            raise ArtifactError(f"{part}: expected a model file, got {'a folder' if part.is_dir() else 'no such file'}")
+        if part.stat().st_size == 0:
+            raise ArtifactError(f"{part}: expected a model file, got an empty one (0 bytes); {_REGENERATE}")
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files that make up one artifact: OpenVINO keeps the weights of model.xml in model.bin."""
+    return (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,)
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of one file."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def damaged(path: Path, why: str) -> ArtifactError:
+    """The error for a file that starts like a model and does not end like one."""
+    return ArtifactError(f"{path}: the model file is cut off or damaged ({why}); {_REGENERATE}")
+
+
+def _from_onnx(path: Path) -> str | None:
+    try:
+        return next(
+            (
+                bytes(entry[2]).decode()
+                for number, value in _fields(memoryview(path.read_bytes()))
+                if number == _METADATA_PROPS and (entry := dict(_fields(value))).get(1) == KEY.encode()
+            ),
+            None,
+        )
+    except (ValueError, IndexError, KeyError) as error:
+        raise damaged(path, f"ONNX: {error}") from None
+
+
+def _fields(data: memoryview) -> list[tuple[int, memoryview]]:
+    """(field number, bytes) of one protobuf message; numbers are skipped, a length beyond the end is a ValueError."""
+    found, at = [], 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        wire = tag & 7
+        if wire == 0:
+            _, at = _varint(data, at)
+            continue
+        if wire == 2:
+            length, at = _varint(data, at)
+            found.append((tag >> 3, data[at : at + length]))
+        elif wire in (1, 5):
+            length = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"wire type {wire}")
+        at += length
+        if at > len(data):
+            raise ValueError(f"{at - len(data)} bytes are missing")
+    return found
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _from_xml(path: Path) -> str | None:
+    try:
+        root = ElementTree.parse(path).getroot()
+        ends = [int(data.get("offset", 0)) + int(data.get("size", 0)) for data in root.iter("data") if data.get("size")]
+    except (ElementTree.ParseError, ValueError) as error:
+        raise damaged(path, f"XML: {error}") from None
+    weights = path.with_suffix(".bin")
+    missing = max(ends, default=0) - weights.stat().st_size
+    if missing > 0:
+        raise damaged(weights, f"{missing} bytes are missing")
+    entry = root.find(f"rt_info/{KEY}")
+    return None if entry is None else entry.get("value")
+
+
+def _from_tflite(path: Path) -> str | None:
+    with path.open("rb") as file:
+        if file.read(8)[4:] != b"TFL3":
+            raise ArtifactError(f"{path}: expected a TFLite model, got something else; {_REGENERATE}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(f"{KEY}.json").decode()
+    except KeyError:
+        return None
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        raise ArtifactError(
+            f"{path}: holds no edge-centernet manifest at its end: cut off, or not a model of ours; {_REGENERATE}"
+        ) from None

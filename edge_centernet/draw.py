@@ -1,0 +1,51 @@
+"""Boxes with class and score on a copy of the image."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.detections import Detections
+
+Color = tuple[int, int, int]  # BGR, 0..255
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def draw(image_bgr: NDArray[np.uint8], found: Detections, classes: Sequence[str]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 BGR -> a new image of the same size with every box and its label, best score on top.
+
+    Lines and letters grow with the image, so that they are as readable at 4000 pixels as at 300.
+    """
+    canvas = np.ascontiguousarray(image_bgr).copy()
+    side = max(canvas.shape[:2])
+    line = max(1, round(side / 400))
+    for xyxy, score, class_id in reversed(list(zip(found.xyxy, found.score, found.class_id, strict=True))):
+        color = class_color(int(class_id))
+        x1, y1, x2, y2 = (round(float(v)) for v in xyxy)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), color, line)
+        _label(canvas, f"{classes[class_id]} {score:.2f}", (x1, y1), color, max(0.45, side / 1400))
+    return canvas
+
+
+def class_color(class_id: int) -> Color:
+    """A bright BGR colour for each class; neighbours differ most (steps of the golden ratio around the hue circle)."""
+    red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1.0, 0.85, 0.95)
+    return round(255 * blue), round(255 * green), round(255 * red)
+
+
+def _label(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], color: Color, scale: float) -> None:
+    """Filled label above the box, or just inside it where there is no room; never beyond the image."""
+    thick = max(1, round(1.5 * scale))
+    (width, height), below = cv2.getTextSize(text, _FONT, scale, thick)
+    pad = max(2, round(height / 4))
+    box_height = height + below + 2 * pad
+    x = max(0, min(corner[0], canvas.shape[1] - width - 2 * pad))
+    y = corner[1] - box_height if corner[1] >= box_height else max(0, corner[1])
+    cv2.rectangle(canvas, (x, y), (x + width + 2 * pad, y + box_height), color, cv2.FILLED)
+    blue, green, red = color
+    ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 120 else (255, 255, 255)
+    cv2.putText(canvas, text, (x + pad, y + pad + height), _FONT, scale, ink, thick, cv2.LINE_AA)

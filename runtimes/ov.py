@@ -1,0 +1,78 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+from numpy.typing import NDArray
+
+from edge_centernet.artifact import damaged, read_manifest
+from edge_centernet.heads import Heads
+from edge_centernet.runtimes.base import as_chw, check_input, check_names, check_tensor, head_specs
+
+
+class OpenVINORuntime:
+    """An OpenVINO IR (.xml with its .bin beside it)."""
+
+    name = "openvino"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        """Compile the model. threads: None lets OpenVINO take every physical core."""
+        self.manifest = read_manifest(path)
+        try:
+            self._compiled = ov.Core().compile_model(str(path), "CPU", _options(threads))
+        except RuntimeError as error:
+            raise damaged(path, _first_line(error)) from None
+        self._check(path)
+        self._request: Any = self._compiled.create_infer_request()
+
+    def run(self, x: NDArray[Any]) -> Heads:
+        """See Runtime.run."""
+        if self._request is None:
+            raise RuntimeError("the runtime is closed")
+        check_input(self.manifest.input, x)
+        self._request.infer({self.manifest.input.name: x}, share_inputs=True, share_outputs=True)
+        return Heads(*(as_chw(self._request.get_tensor(s.name).data, s) for s in head_specs(self.manifest)))
+
+    def close(self) -> None:
+        """See Runtime.close."""
+        self._request = self._compiled = None
+
+    def executed_precisions(self) -> dict[str, str]:
+        """Layer name -> kernel and precision that the CPU plugin chose, e.g. "brgconv_avx512_I8"."""
+        nodes = self._compiled.get_runtime_model().get_ops()
+        return {node.get_friendly_name(): str(node.get_rt_info()["primitiveType"].astype(str)) for node in nodes}
+
+    def _check(self, path: Path) -> None:
+        inputs = {port.get_any_name(): port for port in self._compiled.inputs}
+        outputs = {name: port for port in self._compiled.outputs for name in port.get_names()}
+        expected = {spec.name for spec in head_specs(self.manifest)}
+        # A port may carry further names (those of the tensors it was fused with); a port with none of ours is foreign.
+        foreign = [port.get_any_name() for port in self._compiled.outputs if not port.get_names() & expected]
+        check_names(path, self.manifest, list(inputs), [n for n in outputs if n in expected] + foreign)
+        for spec, port in [
+            (self.manifest.input, inputs[self.manifest.input.name]),
+            *((s, outputs[s.name]) for s in head_specs(self.manifest)),
+        ]:
+            # A dynamic dimension becomes 0, which no manifest contains.
+            shape = tuple(0 if d.is_dynamic else d.get_length() for d in port.get_partial_shape())
+            check_tensor(path, spec, shape, str(port.get_element_type().to_dtype()))
+
+
+def _options(threads: int | None) -> dict[str, Any]:
+    # Without the f32 hint some CPUs compute the float parts in bfloat16 and answers differ from machine to machine.
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    if platform.machine().lower().startswith(("arm", "aarch")):
+        options["LP_TRANSFORMS_MODE"] = False  # OpenVINO's int8 on ARM crashed or answered wrongly (openvino #34673)
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    """The line of OpenVINO's nested message that says something: its last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "unknown error"

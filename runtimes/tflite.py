@@ -1,0 +1,86 @@
+"""TFLite: ai_edge_litert, or tflite_runtime where that is the only one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.artifact import damaged, read_manifest
+from edge_centernet.errors import MissingDependency
+from edge_centernet.heads import Heads
+from edge_centernet.manifest import Quant
+from edge_centernet.runtimes.base import as_chw, check_input, check_names, check_tensor, head_specs
+
+MAX_THREADS = 4  # XNNPACK gains nothing from more on networks of this size
+
+
+class TFLiteRuntime:
+    """A .tflite file with XNNPACK on the CPU."""
+
+    name = "tflite"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        """Load the model. threads: None takes the usable cores, four at most."""
+        self.manifest = read_manifest(path)
+        interpreter_class = _interpreter_class()
+        try:
+            # From memory: a file that is replaced on disk while it is mapped would change under the engine.
+            self._interpreter = interpreter_class(model_content=path.read_bytes(), num_threads=threads or _cores())
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise damaged(path, str(error).strip().splitlines()[0] if str(error).strip() else "TFLite") from None
+        self._index = self._check(path)
+
+    def run(self, x: NDArray[Any]) -> Heads:
+        """See Runtime.run."""
+        if self._interpreter is None:
+            raise RuntimeError("the runtime is closed")
+        check_input(self.manifest.input, x)
+        self._interpreter.set_tensor(self._index[self.manifest.input.name], x)
+        self._interpreter.invoke()
+        # Copies (some 150 kB): the interpreter refuses to run while a view of its memory is alive.
+        return Heads(*(as_chw(self._interpreter.get_tensor(self._index[s.name]), s) for s in head_specs(self.manifest)))
+
+    def close(self) -> None:
+        """See Runtime.close."""
+        self._interpreter = None
+
+    def _check(self, path: Path) -> dict[str, int]:
+        """Compare every tensor with the manifest; tensor name -> index."""
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        check_names(path, self.manifest, [t["name"] for t in inputs], [t["name"] for t in outputs])
+        found = {tensor["name"]: tensor for tensor in (*inputs, *outputs)}
+        for spec in (self.manifest.input, *head_specs(self.manifest)):
+            tensor = found[spec.name]
+            shape = tuple(int(d) for d in tensor["shape"])
+            check_tensor(path, spec, shape, np.dtype(tensor["dtype"]).name, _quant(tensor), quant_known=True)
+        return {name: int(tensor["index"]) for name, tensor in found.items()}
+
+
+def _quant(tensor: dict[str, Any]) -> Quant | None:
+    scale, zero_point = tensor["quantization"]  # (0.0, 0) when there is none
+    return Quant(float(scale), int(zero_point)) if scale else None
+
+
+def _interpreter_class() -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        try:
+            from tflite_runtime.interpreter import Interpreter
+        except ImportError:
+            raise MissingDependency.for_extra("TFLite", "tflite") from None
+        if int(np.__version__.split(".")[0]) >= 2:  # it would end the process at Interpreter(), without a message
+            raise MissingDependency(
+                "tflite-runtime works with NumPy 1 only: pip install 'numpy<2', or: pip install ai-edge-litert"
+            ) from None
+    return Interpreter
+
+
+def _cores() -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, MAX_THREADS)
