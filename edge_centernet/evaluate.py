@@ -1,0 +1,193 @@
+"""COCO metrics of a detector on a labelled data set.
+
+The matching is faster-coco-eval's C++, not pycocotools': the same numbers to the last digit, five times as
+fast (1.5 s instead of 7 s for 1,000 images with 100 detections each), and NumPy is all it needs.
+
+Objects marked ignore (COCO's iscrowd or ignore, VOC's difficult) go in as COCO crowds: a detection that
+covers one is not counted, however many there are, and a crowd nobody found is not a miss. COCO's overlap
+with a crowd is intersection over the detection's own area. The `ignore` key itself would not do: both
+packages overwrite it with `iscrowd`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.data import Dataset, Sample, read_dataset
+from edge_centernet.detections import Detections
+from edge_centernet.errors import ConfigError, MissingDependency, SourceError
+from edge_centernet.image import read_image
+
+THRESHOLD = 0.01  # detections below it change AP in the third digit and cost most of the time
+MAX_DETECTIONS = 100  # of one image; what COCO counts
+
+Detect = Callable[[NDArray[np.uint8]], tuple[Detections, dict[str, float]]]
+
+
+def evaluate(
+    detect: Detect,
+    dataset_json: Path,
+    images_dir: Path | None,
+    classes: Sequence[str],
+    progress: Callable[[Sequence[Sample]], Iterable[Sample]] = iter,
+) -> dict[str, Any]:
+    """Run `detect` over a data set and measure it.
+
+    detect: (H, W, 3) uint8 BGR image -> detections in its pixels, class_id indexing `classes`, and the
+        milliseconds of each stage. It should use THRESHOLD and MAX_DETECTIONS.
+    dataset_json, images_dir: anything `edge_centernet.data.read_dataset` takes.
+    classes: the model's, matched with the data set's by name; only those that both have are evaluated.
+    progress: wraps the samples as they are iterated, to show a bar.
+
+    Returns what `evaluate_samples` returns and ms_median (of one image, all stages), ms (stage -> median).
+    Raises SourceError for an unreadable data set or image, or one whose size is not what the annotations
+    say; ConfigError without a common class; MissingDependency without faster-coco-eval.
+    """
+    _engine()
+    dataset = read_dataset(dataset_json, images_dir)
+    common_classes(classes, dataset.classes)
+    predictions: list[Detections] = []
+    times: list[dict[str, float]] = []
+    for sample in progress(dataset.samples):
+        image = read_image(sample.path)
+        height, width = image.shape[:2]
+        if (width, height) != (sample.width, sample.height):
+            raise SourceError(
+                f"{sample.path}: expected {sample.width}x{sample.height} pixels as {dataset_json} says, "
+                f"got {width}x{height}; its boxes would be wrong"
+            )
+        found, ms = detect(image)
+        predictions.append(found)
+        times.append(ms)
+    result = evaluate_samples(predictions, dataset, classes)
+    result["ms_median"] = float(np.median([sum(ms.values()) for ms in times]))
+    result["ms"] = {stage: float(np.median([ms[stage] for ms in times])) for stage in times[0]}
+    return result
+
+
+def evaluate_samples(
+    predictions: Sequence[Detections], dataset: Dataset, classes: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """COCO box metrics of one `Detections` per sample, in the sample's pixels.
+
+    classes: what class_id indexes; default dataset.classes. Only names that both have are evaluated.
+
+    Returns AP (IoU 0.50 to 0.95), AP50, AP75, AP_small (area below 32^2 pixels), AP_medium, AP_large
+    (above 96^2), each 0..1 or None where the data set has no such object; per_class: name -> {AP, AP50};
+    images: their number. Raises ConfigError without a common class, SourceError without any object.
+    """
+    if len(predictions) != len(dataset.samples):
+        raise ValueError(f"expected one Detections for each of {len(dataset.samples)} samples, got {len(predictions)}")
+    model_classes = dataset.classes if classes is None else tuple(classes)
+    names = common_classes(model_classes, dataset.classes)
+    truth = _truth(dataset, names)
+    if all(annotation["iscrowd"] for annotation in truth):
+        raise SourceError(f"data set: expected at least one object of {', '.join(names)}, found none to evaluate on")
+    precision = _precision(len(dataset.samples), names, truth, _results(predictions, model_classes, names))
+    return {
+        "AP": _mean(precision[:, :, :, 0]),
+        "AP50": _mean(precision[0, :, :, 0]),
+        "AP75": _mean(precision[5, :, :, 0]),
+        "AP_small": _mean(precision[:, :, :, 1]),
+        "AP_medium": _mean(precision[:, :, :, 2]),
+        "AP_large": _mean(precision[:, :, :, 3]),
+        "per_class": {
+            name: {"AP": _mean(precision[:, :, k, 0]), "AP50": _mean(precision[0, :, k, 0])}
+            for k, name in enumerate(names)
+        },
+        "images": len(dataset.samples),
+    }
+
+
+def common_classes(model_classes: Sequence[str], data_classes: Sequence[str]) -> tuple[str, ...]:
+    """The data set's classes that the model knows, in the data set's order; ConfigError if there is none."""
+    names = tuple(name for name in data_classes if name in set(model_classes))
+    if not names:
+        raise ConfigError(
+            f"the model and the data set have no class name in common: the model knows {', '.join(model_classes)}; "
+            f"the data set has {', '.join(data_classes)}"
+        )
+    return names
+
+
+def _truth(dataset: Dataset, names: Sequence[str]) -> list[dict[str, Any]]:
+    """COCO annotations; ids count from 1, for COCO takes a match with id 0 for none."""
+    category = _renumber(dataset.classes, names)
+    found: list[dict[str, Any]] = []
+    for image, sample in enumerate(dataset.samples, 1):
+        assert sample.area is not None  # filled in by Sample itself
+        for box, label, ignore, area in zip(
+            _xywh(sample.boxes), sample.labels.tolist(), sample.ignore.tolist(), sample.area.tolist(), strict=True
+        ):
+            if category[label]:
+                own = {"image_id": image, "category_id": int(category[label]), "bbox": box}
+                found.append({"id": len(found) + 1, **own, "area": area, "iscrowd": int(ignore)})
+    return found
+
+
+def _results(
+    predictions: Sequence[Detections], model_classes: Sequence[str], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    category = _renumber(model_classes, names)
+    found: list[dict[str, Any]] = []
+    for image, detections in enumerate(predictions, 1):
+        for box, label, score in zip(
+            _xywh(detections.xyxy), detections.class_id.tolist(), detections.score.tolist(), strict=True
+        ):
+            if category[label]:
+                own = {"image_id": image, "category_id": int(category[label]), "bbox": box, "score": score}
+                found.append({"id": len(found) + 1, **own, "area": box[2] * box[3], "iscrowd": 0})
+    return found
+
+
+def _renumber(classes: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
+    """(len(classes),): class index -> 1 + index in names, 0 for a class that is not evaluated."""
+    return np.array([names.index(name) + 1 if name in names else 0 for name in classes], np.int64)
+
+
+def _xywh(xyxy: NDArray[np.float32]) -> list[list[float]]:
+    boxes = xyxy.astype(np.float64)
+    boxes[:, 2:] -= boxes[:, :2]
+    result: list[list[float]] = boxes.tolist()
+    return result
+
+
+def _precision(
+    images: int, names: Sequence[str], truth: list[dict[str, Any]], results: list[dict[str, Any]]
+) -> NDArray[np.float64]:
+    """(10 IoU thresholds, 101 recalls, K classes, 4 area ranges): COCO's precision, -1 where there is no object."""
+    engine = _engine()
+    head = {
+        "info": {},
+        "images": [{"id": i + 1} for i in range(images)],
+        "categories": [{"id": k + 1, "name": name} for k, name in enumerate(names)],
+    }
+    sides = []
+    for objects in (truth, results):
+        coco = engine.COCO()
+        coco.dataset = {**head, "annotations": objects}
+        coco.createIndex()
+        sides.append(coco)
+    run = engine.COCOeval_faster(*sides, iouType="bbox")
+    run.params.maxDets = [MAX_DETECTIONS]
+    run.evaluate()
+    run.accumulate()
+    return np.asarray(run.eval["precision"], np.float64)[..., 0]
+
+
+def _mean(precision: NDArray[np.float64]) -> float | None:
+    there = precision[precision > -1]
+    return float(there.mean()) if there.size else None
+
+
+def _engine() -> Any:
+    try:
+        import faster_coco_eval
+    except ImportError:
+        raise MissingDependency.for_extra("COCO evaluation", "eval") from None
+    return faster_coco_eval
