@@ -1,0 +1,254 @@
+"""What a user installs: the right files, the right dependencies, from any kind of checkout."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import email
+import email.message
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import edge_centernet
+
+ROOT = Path(__file__).resolve().parent.parent
+LINKED = ("calibration", "converters", "runtimes")
+# What a checkout holds that matters to a build; scratch folders of a developer do not.
+CHECKOUT = (
+    *("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md"),
+    *("edge_centernet", "docs", "scripts", "tests", *LINKED),
+)
+SCRATCH = shutil.ignore_patterns("__pycache__", "*.so", "*.egg-info", ".*_cache", ".hypothesis")
+MODEL_BYTES_MAX = 20_000_000  # all files of the shipped model together
+
+# Import name -> name on PyPI, where they differ.
+DISTRIBUTION = {
+    "ai_edge_litert": "ai-edge-litert",
+    "cv2": "opencv-python-headless",
+    "faster_coco_eval": "faster-coco-eval",
+    "tflite_runtime": "tflite-runtime",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+}
+# Folder or module of the package -> the extras a user needs for it. What is not named here must do with the base.
+EXTRAS = {
+    "converters": ("convert",),
+    "calibration": ("convert",),
+    "model": ("train",),
+    "train": ("train",),
+    "runtimes/ov.py": ("openvino",),
+    "runtimes/tflite.py": ("tflite",),
+    "runtimes/ort.py": ("onnxruntime",),
+}
+
+
+def config() -> configparser.ConfigParser:
+    """setup.cfg, parsed."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def names(text: str) -> set[str]:
+    """The project names in a list of requirements, normalised."""
+    found = (re.match(r"[A-Za-z0-9._-]+", line.strip()) for line in text.splitlines())
+    return {re.sub(r"[-_.]+", "-", match.group()).lower() for match in found if match}
+
+
+def extra_names(extra: str) -> set[str]:
+    """All projects that one extra brings, through the extras it refers to."""
+    text = config()["options.extras_require"][extra]
+    bundle = re.search(r"edge-centernet\[([\w,]+)\]", text)
+    below = [extra_names(other) for other in bundle.group(1).split(",")] if bundle else []
+    return (names(text) - {"edge-centernet"}).union(*below)
+
+
+def sources() -> Iterator[tuple[str, Path]]:
+    """(path below edge_centernet with forward slashes, file) of each Python file; the links are followed."""
+    for folder, _, files in os.walk(ROOT / "edge_centernet", followlinks=True):
+        for name in files:
+            if name.endswith(".py"):
+                path = Path(folder, name)
+                yield path.relative_to(ROOT / "edge_centernet").as_posix(), path
+
+
+def imported(path: Path, *, top_only: bool = False) -> set[str]:
+    """The PyPI names of what a file imports; `top_only`: what importing the file imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_only else list(ast.walk(tree))
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    roots = {name.partition(".")[0] for name in modules} - {"edge_centernet", *sys.stdlib_module_names}
+    return {DISTRIBUTION.get(name, name).lower() for name in roots}
+
+
+def extras_of(source: str) -> tuple[str, ...]:
+    """The extras that the file `source` may count on being installed."""
+    return next((extras for place, extras in EXTRAS.items() if source == place or source.startswith(f"{place}/")), ())
+
+
+def test_every_folder_of_the_package_is_listed() -> None:
+    """setup.cfg lists exactly the folders that hold an __init__.py, the linked ones included."""
+    folders = {Path("edge_centernet", source).parent.as_posix().replace("/", ".") for source, _ in sources()}
+    assert set(config()["options"]["packages"].split()) == folders
+
+
+def test_links_agree_with_package_dir() -> None:
+    """Each of the three symlinks leads to the folder that setup.cfg maps to the same name."""
+    mapping = dict(line.split(" = ") for line in config()["options"]["package_dir"].strip().splitlines())
+    links = {f"edge_centernet.{name}": os.readlink(ROOT / "edge_centernet" / name) for name in LINKED}
+    assert links == {package: f"../{folder}" for package, folder in mapping.items()}
+
+
+def test_base_dependencies_are_three() -> None:
+    """A bare install brings numpy, OpenCV and click, nothing else."""
+    assert names(config()["options"]["install_requires"]) == {"click", "numpy", "opencv-python-headless"}
+
+
+def test_every_import_is_brought_by_an_extra() -> None:
+    """No file imports a package that neither the base nor any extra for users installs."""
+    users = set(config()["options.extras_require"]) - {"dev"}
+    known = names(config()["options"]["install_requires"]).union(*map(extra_names, users))
+    # tflite-runtime stands in for ai-edge-litert; pycocotools may stand in for faster-coco-eval.
+    unknown = {source: left for source, path in sources() if (left := imported(path) - known - {"pycocotools"})}
+    assert unknown == {}
+
+
+def test_module_level_imports_need_only_their_own_extra() -> None:
+    """Importing a file needs the base and the extras named for its folder, not more."""
+    base = names(config()["options"]["install_requires"])
+    missing = {}
+    for source, path in sources():
+        allowed = base.union(*map(extra_names, extras_of(source)))
+        if left := imported(path, top_only=True) - allowed:
+            missing[source] = left
+    assert missing == {}
+
+
+def test_no_extra_brings_what_nobody_imports() -> None:
+    """Each package in an extra for users is imported somewhere in the package."""
+    used = set().union(*(imported(path) for _, path in sources()))
+    users = set(config()["options.extras_require"]) - {"dev"}
+    assert set().union(*map(extra_names, users)) - used == set()
+
+
+def copy_checkout(to: Path) -> Path:
+    """A copy of what is under version control, so that no build writes into the working tree."""
+    to.mkdir()
+    for name in CHECKOUT:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, to / name, symlinks=True, ignore=SCRATCH)
+        elif source.exists():
+            shutil.copy2(source, to / name)
+    return to
+
+
+def build(kind: str, tree: Path, out: Path) -> Path:
+    """Run the build backend's hook build_sdist or build_wheel in `tree`; the file it made in `out`."""
+    code = f"import sys; from setuptools import build_meta; print(build_meta.build_{kind}(sys.argv[1]))"
+    out.mkdir(exist_ok=True)
+    done = subprocess.run([sys.executable, "-c", code, out], cwd=tree, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out / done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel made from the sdist, as an installation from PyPI without a fitting wheel would make it."""
+    folder = tmp_path_factory.mktemp("dist")
+    sdist = build("sdist", copy_checkout(folder / "checkout"), folder)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    return build("wheel", folder / sdist.name.removesuffix(".tar.gz"), folder)
+
+
+def members(wheel: Path) -> set[str]:
+    """The files in a wheel, its own metadata left out."""
+    return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+
+def metadata(wheel: Path) -> email.message.Message:
+    """The METADATA of a wheel."""
+    archive = zipfile.ZipFile(wheel)
+    name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    return email.message_from_bytes(archive.read(name))
+
+
+def test_wheel_holds_every_module_and_no_test(wheel: Path) -> None:
+    """The Python files in the wheel are those of the package, below edge_centernet/ only."""
+    modules = {name for name in members(wheel) if name.endswith(".py")}
+    assert modules == {f"edge_centernet/{source}" for source, _ in sources()}
+    assert {name.partition("/")[0] for name in members(wheel)} == {"edge_centernet"}
+
+
+def test_wheel_holds_the_compiled_decoder(wheel: Path) -> None:
+    """The C decoder is in the wheel, once, for the stable ABI: `optional=True` would let it go missing in silence."""
+    compiled = [name for name in members(wheel) if name.endswith((".so", ".pyd"))]
+    assert [Path(name).name.split(".")[0] for name in compiled] == ["_decoder"], compiled
+    assert "cp310-abi3" in wheel.name
+
+
+def test_wheel_holds_models_photos_and_c_sources(wheel: Path) -> None:
+    """Data that the code or a firmware author looks for is installed with it."""
+    folders = ("assets", "models", "decoder")
+    files = (path for folder in folders for path in (ROOT / "edge_centernet" / folder).iterdir())
+    data = {path.relative_to(ROOT).as_posix() for path in files if path.suffix not in {".py", ".so", ""}}
+    assert "edge_centernet/models/centernet-mbv2-320.onnx" in data
+    assert "edge_centernet/decoder/edgecn_decode.h" in data
+    # _glue.c and the like are sources of the extension, and packed with it.
+    assert data | {"edge_centernet/py.typed"} <= members(wheel)
+
+
+def test_shipped_model_stays_small() -> None:
+    """All files of the shipped model together take 20 MB at most, and every format is there."""
+    files = list((ROOT / "edge_centernet" / "models").glob("centernet-mbv2-320.*"))
+    assert {".safetensors", ".onnx", ".xml", ".bin", ".tflite"} <= {path.suffix for path in files}
+    assert sum(path.stat().st_size for path in files) <= MODEL_BYTES_MAX
+
+
+def test_metadata_names_licence_version_and_command(wheel: Path) -> None:
+    """The wheel says Apache-2.0 in SPDX, the version of the package, the oldest Python and its one command."""
+    data = metadata(wheel)
+    assert data["License-Expression"] == "Apache-2.0"
+    assert data["Version"] == edge_centernet.__version__
+    assert data["Requires-Python"] == ">=3.10"
+    assert data["License-File"] == "LICENSE"
+    archive = zipfile.ZipFile(wheel)
+    entry = next(name for name in archive.namelist() if name.endswith("entry_points.txt"))
+    assert archive.read(entry).decode().split("\n")[:2] == [
+        "[console_scripts]",
+        "edge-centernet = edge_centernet.cli:main",
+    ]
+
+
+def test_wheel_runs_where_no_checkout_is(wheel: Path, tmp_path: Path) -> None:
+    """Unpacked far from the sources, all three mapped folders import and the C decoder is the one in use."""
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = (
+        "import edge_centernet.calibration, edge_centernet.converters, edge_centernet.runtimes;"
+        "import edge_centernet.decoder as d; print(d.BACKEND, d.__file__)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["c", str(tmp_path / "edge_centernet" / "decoder" / "__init__.py")], done.stderr
+
+
+def test_checkout_without_symlinks_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    """Where git cannot make symlinks it leaves text files: the wheel comes out the same."""
+    checkout = copy_checkout(tmp_path / "checkout")
+    for name in LINKED:
+        link = checkout / "edge_centernet" / name
+        target = os.readlink(link)
+        link.unlink()
+        link.write_text(target, encoding="utf-8")
+    assert members(build("wheel", checkout, tmp_path / "out")) == members(wheel)
