@@ -27,6 +27,7 @@ THRESHOLD = 0.01  # detections below it change AP in the third digit and cost mo
 MAX_DETECTIONS = 100  # of one image; what COCO counts
 
 Detect = Callable[[NDArray[np.uint8]], tuple[Detections, dict[str, float]]]
+Progress = Callable[[Sequence[Sample]], Iterable[Sample]]
 
 
 def evaluate(
@@ -34,40 +35,49 @@ def evaluate(
     dataset_json: Path,
     images_dir: Path | None,
     classes: Sequence[str],
-    progress: Callable[[Sequence[Sample]], Iterable[Sample]] = iter,
+    progress: Progress = iter,
+) -> dict[str, Any]:
+    """`evaluate_dataset` on what `edge_centernet.data.read_dataset(dataset_json, images_dir)` reads."""
+    return evaluate_dataset(detect, read_dataset(dataset_json, images_dir), classes, progress)
+
+
+def evaluate_dataset(
+    detect: Detect, dataset: Dataset, classes: Sequence[str], progress: Progress = iter
 ) -> dict[str, Any]:
     """Run `detect` over a data set and measure it.
 
     detect: (H, W, 3) uint8 BGR image -> detections in its pixels, class_id indexing `classes`, and the
         milliseconds of each stage. It should use THRESHOLD and MAX_DETECTIONS.
-    dataset_json, images_dir: anything `edge_centernet.data.read_dataset` takes.
     classes: the model's, matched with the data set's by name; only those that both have are evaluated.
     progress: wraps the samples as they are iterated, to show a bar.
 
     Returns what `evaluate_samples` returns and ms_median (of one image, all stages), ms (stage -> median).
-    Raises SourceError for an unreadable data set or image, or one whose size is not what the annotations
-    say; ConfigError without a common class; MissingDependency without faster-coco-eval.
+    Raises SourceError for an image that cannot be read or has not the size its annotation says; ConfigError
+    without a common class; MissingDependency without faster-coco-eval.
     """
-    _engine()
-    dataset = read_dataset(dataset_json, images_dir)
+    _engine()  # fail before the work, not after
     common_classes(classes, dataset.classes)
     predictions: list[Detections] = []
     times: list[dict[str, float]] = []
     for sample in progress(dataset.samples):
-        image = read_image(sample.path)
-        height, width = image.shape[:2]
-        if (width, height) != (sample.width, sample.height):
-            raise SourceError(
-                f"{sample.path}: expected {sample.width}x{sample.height} pixels as {dataset_json} says, "
-                f"got {width}x{height}; its boxes would be wrong"
-            )
-        found, ms = detect(image)
+        found, ms = detect(_read(sample))
         predictions.append(found)
         times.append(ms)
     result = evaluate_samples(predictions, dataset, classes)
     result["ms_median"] = float(np.median([sum(ms.values()) for ms in times]))
     result["ms"] = {stage: float(np.median([ms[stage] for ms in times])) for stage in times[0]}
     return result
+
+
+def _read(sample: Sample) -> NDArray[np.uint8]:
+    image = read_image(sample.path)  # (H, W, 3)
+    height, width = image.shape[:2]
+    if (width, height) != (sample.width, sample.height):
+        raise SourceError(
+            f"{sample.path}: expected {sample.width}x{sample.height} pixels as its annotation says, "
+            f"got {width}x{height}; correct the annotation or the image, its boxes do not fit"
+        )
+    return image
 
 
 def evaluate_samples(
