@@ -67,14 +67,12 @@ def damaged(path: Path, why: str) -> ArtifactError:
 
 def _from_onnx(path: Path) -> str | None:
     try:
-        return next(
-            (
-                bytes(entry[2]).decode()
-                for number, value in _fields(memoryview(path.read_bytes()))
-                if number == _METADATA_PROPS and (entry := dict(_fields(value))).get(1) == KEY.encode()
-            ),
-            None,
-        )
+        for number, value in _fields(memoryview(path.read_bytes())):
+            if number == _METADATA_PROPS:
+                entry = {field: bytes(text) for field, text in _fields(value)}
+                if entry[1] == KEY.encode():
+                    return entry[2].decode()
+        return None
     except (ValueError, IndexError, KeyError) as error:
         raise damaged(path, f"ONNX: {error}") from None
 

@@ -187,6 +187,13 @@ def check_header(data: bytes, name: str) -> tuple[int, int]:
     return width, height
 
 
+def is_image(start: bytes) -> bool:
+    """Whether a file that starts with these bytes (16 are enough) is of an image format that we read."""
+    return start.startswith(
+        (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"P2", b"P3", b"P5", b"P6")
+    ) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+
+
 def _header_size(data: bytes) -> tuple[int, int] | None:
     """(width, height), None for an unknown format; ValueError, IndexError or struct.error for a cut file."""
     if data[:2] == b"\xff\xd8":

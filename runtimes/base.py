@@ -77,7 +77,8 @@ def check_input(spec: TensorSpec, x: NDArray[Any]) -> None:
 
 def as_chw(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     """A (C, H, W) view of one output with batch size 1, whatever its layout."""
-    return array[0] if spec.layout == "NCHW" else array[0].transpose(2, 0, 1)
+    one: NDArray[Any] = array[0]
+    return one if spec.layout == "NCHW" else one.transpose(2, 0, 1)
 
 
 def _same(a: Quant | None, b: Quant | None) -> bool:

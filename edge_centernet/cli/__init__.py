@@ -1,0 +1,121 @@
+"""The command line. Importing this imports click only; a command's module is loaded when it is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from edge_centernet import __version__
+from edge_centernet.errors import EdgeCenterNetError, MissingDependency
+
+# name -> ("module:command", one line of help, pip extra that the command needs beside the base packages)
+COMMANDS = {
+    "detect": ("edge_centernet.cli.detect:command", "Find objects in pictures, videos or a camera.", ""),
+    "eval": ("edge_centernet.cli.eval:command", "Measure a model on a COCO data set.", "eval"),
+    "inspect": ("edge_centernet.cli.inspect:command", "Show what a model file is.", ""),
+    "convert": ("edge_centernet.cli.convert:command", "Make OpenVINO, TFLite and ONNX files.", "convert"),
+    "train": ("edge_centernet.cli.train:command", "Train a network: float, then for INT8.", "train"),
+}
+# For commands without an extra of their own: module that could not be imported -> extra that brings it.
+_EXTRAS = {
+    "openvino": "openvino",
+    "ai_edge_litert": "tflite",
+    "onnxruntime": "onnxruntime",
+    "onnx": "convert",
+    "flatbuffers": "convert",
+    "tflite": "convert",
+    "pycocotools": "eval",
+    "faster_coco_eval": "eval",
+    "torch": "train",
+    "onnxsim": "train",
+    "safetensors": "train",
+    "tqdm": "train",
+}
+_INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as a shell reports them
+
+
+class LazyGroup(click.Group):
+    """Commands from COMMANDS, imported on use; every expected failure becomes one line and exit code 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        try:
+            command: click.Command = getattr(import_module(module), attribute)
+        except ImportError as error:
+            raise _missing(error, cmd_name) from error
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text, _) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; name the pip extra when a package is missing."""
+        try:
+            return super().invoke(ctx)
+        except ImportError as error:
+            raise _missing(error, ctx.invoked_subcommand or "") from error
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """As click's, with this project's exit codes: 2 for every error, 130 for Ctrl-C."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except EdgeCenterNetError as error:
+            _fail(str(error))
+        except click.ClickException as error:
+            error.show()
+            sys.exit(2)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("Interrupted.", err=True)
+            sys.exit(_INTERRUPTED)
+        except BrokenPipeError:
+            # The reader (`| head`) has left. Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.exit(_BROKEN_PIPE)
+        except OSError as error:  # disk full, no permission: nothing a traceback would explain better
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edge-centernet")
+def cli() -> None:
+    """CenterNet object detection for small computers, in INT8.
+
+    Example: edge-centernet detect --source photo.jpg
+    """
+
+
+def main() -> NoReturn:
+    """Entry point of `edge-centernet`; ends the process with 0, 2 for any error, or 130 for Ctrl-C."""
+    cli.main(prog_name="edge-centernet")
+    raise AssertionError("click returned")  # pragma: no cover
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+def _missing(error: ImportError, command: str) -> EdgeCenterNetError | ImportError:
+    """The error that names the pip extra, or the ImportError itself when it is a bug of ours."""
+    package = (error.name or "").partition(".")[0]
+    extra = COMMANDS[command][2] if command in COMMANDS and COMMANDS[command][2] else _EXTRAS.get(package, "")
+    if not extra or package not in _EXTRAS:
+        return error
+    return MissingDependency.for_extra(f"edge-centernet {command}", extra)

@@ -1,0 +1,285 @@
+"""Pictures, videos and cameras as one iterator of frames."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import re
+import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.errors import SourceError
+from edge_centernet.image import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, is_image, read_image, silence_opencv
+
+_TIMEOUT_S = 15  # for a server or a network camera to answer
+_MAX_DOWNLOAD = 1 << 28  # bytes; an image file beyond 256 MB would fail the pixel limit anyway
+_DEFAULT_FPS = 25.0
+_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture. source: path or URL; number: 0 for a still picture, counting from 0 in a video or camera."""
+
+    source: str
+    number: int
+    image: NDArray[np.uint8]  # (H, W, 3) BGR
+
+
+class Stills:
+    """Image files, one frame each. A bad file among several is skipped, counted and reported to `warn`.
+
+    Iterating raises SourceError for a single bad file, or at the end when all of many were bad.
+    """
+
+    fps = None
+    live = False
+
+    def __init__(self, names: list[str], warn: Callable[[str], None]) -> None:
+        """names: paths, or one http(s) URL."""
+        self.names = names
+        self.skipped = 0
+        self._warn = warn
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Read one file after the other, in the order of `names`."""
+        for name in self.names:
+            try:
+                with quiet_libraries():
+                    image = decode_image(_download(name), _public(name)) if _is_url(name) else read_image(name)
+            except SourceError as error:
+                if len(self.names) == 1:
+                    raise
+                self.skipped += 1
+                self._warn(f"skipped {error}")
+                continue
+            yield Frame(_public(name), 0, image)
+        if self.skipped == len(self.names):
+            raise SourceError(f"none of the {self.skipped} files could be read as an image")
+
+    @property
+    def public_names(self) -> list[str]:
+        """The names as the frames carry them: without a password."""
+        return [_public(name) for name in self.names]
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+class Video:
+    """A video file, a stream or a camera, opened and checked: its first frame has been read.
+
+    fps: frames per second, always positive. live: whether frames come in real time and without an end.
+    """
+
+    skipped = 0
+
+    def __init__(self, name: str | int, live: bool) -> None:
+        """name: path, URL or camera number. Raises SourceError when nothing can be read from it."""
+        self.name = f"camera {name}" if isinstance(name, int) else _public(name)
+        self.live = live
+        self._capture = _open_capture(name, self.name)
+        if live:
+            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest of a queue
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps: float = rate if math.isfinite(rate) and 0 < rate <= 1000 else _DEFAULT_FPS
+        self._first = self._read()
+        if self._first is None:
+            self.close()
+            raise SourceError(
+                f"{self.name}: it opens, but gives no picture; is it damaged, or used by another program?"
+            )
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames until the end of the file, or until a camera stops (SourceError)."""
+        number, image = 0, self._first
+        while image is not None:
+            yield Frame(self.name, number, image)
+            number, image = number + 1, self._read()
+        if self.live:
+            raise SourceError(f"{self.name}: stopped after {number} frames; is it unplugged or switched off?")
+
+    def close(self) -> None:
+        """Release the camera or file."""
+        self._capture.release()
+
+    def _read(self) -> NDArray[np.uint8] | None:
+        with quiet_libraries():
+            try:
+                ok, image = self._capture.read()
+            except cv2.error:
+                return None
+        if not ok or image is None:
+            return None
+        if image.ndim == 2 and image.shape[0] > 1:
+            image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+        if image.ndim != 3 or image.shape[2] != 3:  # V4L2 may hand over a raw buffer of shape (1, N)
+            raise SourceError(f"{self.name}: expected frames of (H, W, 3), got {image.shape}: unknown pixel format")
+        frame: NDArray[np.uint8] = image.astype(np.uint8, copy=False)
+        return frame
+
+
+Source = Stills | Video
+
+
+def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
+    """The frames of an image file, a folder of images, a glob pattern, a video file or a URL.
+
+    A folder is not searched below its first level; use "folder/**/*.jpg" for that. warn: called with one line for each
+    file that is skipped; stderr unless given. Raises SourceError when there is nothing to read.
+    """
+    if not text.strip():
+        raise SourceError("source: expected an image, folder, pattern, video or URL, got an empty name")
+    warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
+    if text.startswith("file://"):
+        text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
+    if _is_url(text):
+        return _open_url(text, warn)
+    path = Path(text)
+    if path.is_dir():
+        names = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir())
+        if not names:
+            raise SourceError(f"{path}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none")
+        return Stills(names, warn)
+    if not path.exists() and glob.has_magic(text):
+        names = sorted(name for name in glob.glob(text, recursive=True) if not Path(name).is_dir())
+        if not names:
+            raise SourceError(f"{text}: no file matches this pattern")
+        return open_source(names[0], warn) if len(names) == 1 else Stills(names, warn)
+    if not path.is_file() or path.suffix.lower() in IMAGE_SUFFIXES or _looks_like_image(path):
+        return Stills([text], warn)
+    return Video(text, live=False)
+
+
+def open_camera(text: str) -> Video:
+    """A camera by number ("0"), device path ("/dev/video0") or URL (rtsp://, http://).
+
+    Raises SourceError when it is not there or gives no picture.
+    """
+    if text.isdecimal():
+        return Video(int(text), live=True)
+    if not _is_url(text) and not Path(text).exists():
+        raise SourceError(f"{text}: no such camera{_cameras()}")
+    return Video(text, live=True)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hide what C libraries write to file descriptor 2 (libpng, FFmpeg, XNNPACK): our exceptions say it once.
+
+    Affects the whole process; nested and concurrent use is safe, descriptor 2 comes back when the last one leaves.
+    """
+    silence_opencv()
+    _Stderr.hide()
+    try:
+        yield
+    finally:
+        _Stderr.show()
+
+
+class _Stderr:
+    """Descriptor 2, counted, so that threads may hide it at the same time."""
+
+    lock = threading.Lock()
+    users = 0
+    saved = -1
+
+    @classmethod
+    def hide(cls) -> None:
+        with cls.lock:
+            cls.users += 1
+            if cls.users > 1:
+                return
+            try:
+                cls.saved = os.dup(2)
+            except OSError:  # stderr is closed: nothing to hide
+                return
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, 2)
+            os.close(devnull)
+
+    @classmethod
+    def show(cls) -> None:
+        with cls.lock:
+            cls.users -= 1
+            if cls.users == 0 and cls.saved >= 0:
+                os.dup2(cls.saved, 2)
+                os.close(cls.saved)
+                cls.saved = -1
+
+
+def _open_capture(name: str | int, public: str) -> Any:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
+    with quiet_libraries():
+        if isinstance(name, int) or name.startswith("/dev/"):
+            capture = cv2.VideoCapture(name)
+        else:
+            limits = [
+                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+                1000 * _TIMEOUT_S,
+                cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+                1000 * _TIMEOUT_S,
+            ]
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, limits)
+    if not capture.isOpened():
+        if isinstance(name, int) or name.startswith("/dev/"):
+            raise SourceError(f"{public}: no such camera, or it cannot be opened{_cameras()}")
+        what = "a stream that answers" if _is_url(name) else "an image or a video"
+        raise SourceError(f"{public}: expected {what}, got something that cannot be opened")
+    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    if width * height > MAX_PIXELS:
+        raise SourceError(f"{public}: frames of {width:.0f}x{height:.0f} are more than {MAX_PIXELS} pixels")
+    return capture
+
+
+def _cameras() -> str:
+    found = ", ".join(sorted(glob.glob("/dev/video*")))
+    return f"; found {found}" if found else "; this computer shows no camera (/dev/video*)"
+
+
+def _is_url(text: str) -> bool:
+    return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+
+
+def _public(name: str) -> str:
+    """A URL without its user name and password, as it may be printed and logged."""
+    return re.sub(r"^([a-z][a-z0-9+.-]*://)[^/@]*@", r"\1", name, flags=re.IGNORECASE)
+
+
+def _open_url(url: str, warn: Callable[[str], None]) -> Source:
+    parts = urllib.parse.urlsplit(url)
+    still = parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(IMAGE_SUFFIXES)
+    return Stills([url], warn) if still else Video(url, live=parts.scheme.lower() in _LIVE_SCHEMES)
+
+
+def _download(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
+            data: bytes = answer.read(_MAX_DOWNLOAD + 1)
+    except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise SourceError(f"{_public(url)}: cannot download: {reason}") from None
+    if len(data) > _MAX_DOWNLOAD:
+        raise SourceError(f"{_public(url)}: larger than {_MAX_DOWNLOAD} bytes")
+    return data
+
+
+def _looks_like_image(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_image(file.read(16))
+    except OSError:
+        return True  # reading it as an image will say why it cannot be read
