@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import importlib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 
 import edge_centernet
+from edge_centernet.cli import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,9 +50,7 @@ def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 def commands() -> list[str]:
     """The names of the commands of the command line."""
-    group = importlib.import_module("edge_centernet.cli").main
-    assert isinstance(group, click.Group)
-    return group.list_commands(click.Context(group))
+    return cli.list_commands(click.Context(cli))
 
 
 def command_help(name: str) -> str:

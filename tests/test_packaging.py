@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import edge_centernet
+from edge_centernet.cli import _EXTRAS, COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("calibration", "converters", "runtimes")
@@ -87,6 +88,8 @@ def imported(path: Path, *, top_only: bool = False) -> set[str]:
     nodes = tree.body if top_only else list(ast.walk(tree))
     modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     modules |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    if not top_only:
+        modules |= set(re.findall(r'import_module\(f?"([\w.]+)', path.read_text(encoding="utf-8")))
     roots = {name.partition(".")[0] for name in modules} - {"edge_centernet", *sys.stdlib_module_names}
     return {DISTRIBUTION.get(name, name).lower() for name in roots}
 
@@ -139,6 +142,13 @@ def test_no_extra_brings_what_nobody_imports() -> None:
     used = set().union(*(imported(path) for _, path in sources()))
     users = set(config()["options.extras_require"]) - {"dev"}
     assert set().union(*map(extra_names, users)) - used == set()
+
+
+def test_command_line_names_the_extra_that_helps() -> None:
+    """What the command line advises to install when an import fails does bring that import."""
+    advice = {module: DISTRIBUTION.get(module, module) for module in _EXTRAS if module != "pycocotools"}
+    assert {module for module, name in advice.items() if name not in extra_names(_EXTRAS[module])} == set()
+    assert {extra for _, _, extra in COMMANDS.values() if extra} <= set(config()["options.extras_require"])
 
 
 def copy_checkout(to: Path) -> Path:
