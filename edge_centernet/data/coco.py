@@ -142,12 +142,10 @@ def _lookup(where: str, annotation: dict[str, Any], key: str, table: dict[Any, A
 
 def _box(where: str, bbox: Any) -> tuple[float, float, float, float]:
     """COCO's x, y, width, height to corners."""
-    try:
-        x, y, w, h = (float(value) for value in bbox)
+    if isinstance(bbox, list) and len(bbox) == 4 and all(type(value) in (int, float) for value in bbox):
+        x, y, w, h = bbox
         if math.isfinite(x + y + w + h):
             return x, y, x + w, y + h
-    except (TypeError, ValueError):
-        pass
     raise SourceError(f"{where}.bbox: expected 4 numbers, x, y, width, height in pixels; got {bbox!r}")
 
 
