@@ -91,7 +91,14 @@ def pick(machine: str | None = None) -> str:
 
 def installed(name: str) -> bool:
     """Whether the engine's package is there, without importing it."""
-    return any(find_spec(module) is not None for module in ENGINES[name].modules)
+    return any(_found(module) for module in ENGINES[name].modules)
+
+
+def _found(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # a finder refuses it, or it was imported without a spec
+        return False
 
 
 def _engine(name: str) -> Engine:

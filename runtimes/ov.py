@@ -42,9 +42,10 @@ class OpenVINORuntime:
         self._request = self._compiled = None
 
     def executed_precisions(self) -> dict[str, str]:
-        """Layer name -> kernel and precision that the CPU plugin chose, e.g. "brgconv_avx512_I8"."""
-        nodes = self._compiled.get_runtime_model().get_ops()
-        return {node.get_friendly_name(): str(node.get_rt_info()["primitiveType"].astype(str)) for node in nodes}
+        """Convolution -> kernel and precision that the CPU plugin chose for it, e.g. "brgconv_avx512_I8"."""
+        info = {op.get_friendly_name(): op.get_rt_info() for op in self._compiled.get_runtime_model().get_ops()}
+        kinds = {name: str(rt["layerType"].astype(str)) for name, rt in info.items()}
+        return {name: str(rt["primitiveType"].astype(str)) for name, rt in info.items() if "Conv" in kinds[name]}
 
     def _check(self, path: Path) -> None:
         inputs = {port.get_any_name(): port for port in self._compiled.inputs}

@@ -70,10 +70,11 @@ class LazyGroup(click.Group):
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """As click's, with this project's exit codes: 2 for every error, 130 for Ctrl-C."""
+        run: Any = super().main  # click types it as never returning
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return run(*args, standalone_mode=False, **extra)
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = run(*args, standalone_mode=False, **extra)
             sys.stdout.flush()
         except EdgeCenterNetError as error:
             _fail(str(error))

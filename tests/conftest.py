@@ -1,0 +1,83 @@
+"""What device, runtime and command-line tests share: artifacts of a small network, image files, a CLI runner."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import squares
+from numpy.typing import NDArray
+
+ENGINES = ("openvino", "tflite", "onnxruntime")
+SUFFIX = {"openvino": ".xml", "tflite": ".tflite", "onnxruntime": ".onnx"}
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
+    """(engine, precision) -> a file of the squares network, made by the real converters."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    made = {}
+    for precision in ("int8", "fp32"):
+        int8 = precision == "int8"
+        onnx = squares.write_onnx(folder / f"squares-{precision}.onnx", int8)
+        made["onnxruntime", precision] = onnx
+        made["openvino", precision] = squares.write_openvino(onnx.with_suffix(".xml"), onnx, squares.manifest(int8))
+    for precision in ("int8", "fp32"):
+        path = folder / f"squares-{precision}.tflite"
+        made["tflite", precision] = squares.write_tflite(path, made["onnxruntime", "int8"], precision == "int8")
+    return made
+
+
+@pytest.fixture
+def onnx_model(artifacts: dict[tuple[str, str], Path]) -> Path:
+    """The squares network for ONNX Runtime, the engine that opens fastest."""
+    return artifacts["onnxruntime", "int8"]
+
+
+@pytest.fixture
+def write_image() -> Callable[[Path, NDArray[np.uint8]], Path]:
+    """Save an array as an image file of the path's format."""
+    import cv2
+
+    def write(path: Path, image: NDArray[np.uint8]) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), image)
+        return path
+
+    return write
+
+
+def copy_artifact(source: Path, folder: Path) -> Path:
+    """A copy of a model file, with its .bin if it has one, to damage."""
+    for part in source.parent.glob(f"{source.stem}.*"):
+        if part.suffix in (source.suffix, ".bin" if source.suffix == ".xml" else source.suffix):
+            shutil.copy(part, folder / part.name)
+    return folder / source.name
+
+
+class Result(NamedTuple):
+    """What a command left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run `edge-centernet ARGS` in this process; output is captured below Python, so that C libraries count too."""
+    from edge_centernet.cli import cli
+
+    def call(*args: str | Path) -> Result:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(arg) for arg in args], prog_name="edge-centernet")
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return Result(int(ended.value.code or 0), out, err)
+
+    return call
