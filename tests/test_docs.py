@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import functools
 import json
 import os
 import re
@@ -53,9 +54,12 @@ def commands() -> list[str]:
     return cli.list_commands(click.Context(cli))
 
 
+@functools.cache
 def command_help(name: str) -> str:
     """What `edge-centernet NAME --help` prints."""
-    done = subprocess.run([*CLI, name, "--help"], capture_output=True, text=True)
+    # `python -c` looks in the current folder first: let it find the package under test there, not the checkout.
+    installed = Path(edge_centernet.__file__).parent.parent
+    done = subprocess.run([*CLI, name, "--help"], cwd=installed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

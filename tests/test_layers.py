@@ -55,8 +55,11 @@ def device_modules() -> list[str]:
     return sorted(name for name in found if name and not is_host(name) and name not in ADAPTERS)
 
 
-def run_refusing(refused: set[str], code: str, *args: str | Path, cwd: Path | None = None) -> str:
-    """Run `code` in a fresh interpreter that refuses to import `refused`; its standard output."""
+def run_refusing(refused: set[str], code: str, *args: str | Path, cwd: Path = PACKAGE.parent) -> str:
+    """Run `code` in a fresh interpreter that refuses to import `refused`; its standard output.
+
+    `python -c` looks in `cwd` first: by default that is where the package under test is, installed or not.
+    """
     code = f"REFUSED = {sorted(refused)!r}\n{REFUSE}\n{code}"
     done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -105,7 +108,7 @@ def test_help_runs_without_any_engine() -> None:
 def cpu_seconds(*args: str) -> float:
     """Processor time, user and system, that one run of the Python interpreter with `args` takes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *args], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, *args], check=True, stdout=subprocess.DEVNULL, cwd=PACKAGE.parent)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
 
