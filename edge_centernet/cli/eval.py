@@ -8,23 +8,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from edge_centernet.data import Sample
+from edge_centernet.cli.options import model_options, open_model
+from edge_centernet.data import Sample, read_dataset
+from edge_centernet.detector import Detector
+from edge_centernet.errors import ConfigError
+from edge_centernet.evaluate import MAX_DETECTIONS, THRESHOLD, common_classes, evaluate_dataset
 
-# Spelled out so that --help needs no NumPy; a test compares them with edge_centernet.runtimes and .models.
-RUNTIMES = ("auto", "openvino", "tflite", "onnxruntime")
-MODEL = "centernet-mbv2-320"
 KEYS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
-@click.command("eval", short_help="Measure a model on labelled images (COCO metrics).")
-@click.option("--model", default=MODEL, show_default=True, metavar="PATH|NAME", help="Model file or shipped model.")
-@click.option("--runtime", type=click.Choice(RUNTIMES), default="auto", show_default=True, help="Inference engine.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the engine's own choice]")
+@click.command(short_help="Measure a model on labelled images (COCO metrics).")
+@model_options
 @click.option(
     "--data", "data", required=True, type=click.Path(path_type=Path), help="COCO JSON, VOC folder or list, or YOLO."
 )
@@ -38,23 +36,17 @@ def command(model: str, runtime: str, threads: int | None, data: Path, images: P
 
     Example: edge-centernet eval --data instances_val.json --images val --runtime tflite --json metrics.json
     """
-    from edge_centernet.data import read_dataset
-    from edge_centernet.detector import Detector
-    from edge_centernet.evaluate import MAX_DETECTIONS, THRESHOLD, common_classes, evaluate_dataset
-    from edge_centernet.runtimes import choose, open_runtime
-
     if out is not None:
         _check_writable(out)
-    path, engine = choose(model, runtime)
     dataset = read_dataset(data, images)
-    with closing(open_runtime(path, engine, threads)) as opened:
+    with closing(open_model(model, runtime, threads)) as opened:
         classes = opened.manifest.model.classes
         names = common_classes(classes, dataset.classes)
         only = None if set(names) == set(classes) else names  # the decoder's own limit is per image, all classes
         detector = Detector(opened, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, classes=only)
         result = evaluate_dataset(detector.detect, dataset, classes, progress=_bar)
-        about = {"model": str(path), "runtime": opened.name, "precision": opened.manifest.precision, "data": str(data)}
-    click.echo(_table(result, f"{path.name} on {about['runtime']}, {data}"))
+        about = {"model": model, "runtime": opened.name, "precision": opened.manifest.precision, "data": str(data)}
+    click.echo(_table(result, f"{model}, {about['precision']}, {about['runtime']}, on {data}"))
     if out is not None:
         _write(out, {**about, **result})
 
@@ -82,8 +74,6 @@ def _show(value: float | None) -> str:
 
 def _check_writable(out: Path) -> None:
     """Find out before the evaluation, not after it, that the result cannot be written."""
-    from edge_centernet.errors import ConfigError
-
     probe = _temporary(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

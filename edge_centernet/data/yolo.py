@@ -177,7 +177,7 @@ def _yaml(file: Path) -> dict[str, Any]:
         yaml = importlib.import_module("yaml")
     except ImportError:
         raise MissingDependency(
-            f"{file}: reading YAML needs PyYAML: pip install pyyaml; "
+            f"{file}: reading YAML needs PyYAML: pip install 'edge-centernet[eval]' (or pyyaml alone); "
             f"or give the folder itself, with the class names one a line in {_LISTS[0]}"
         ) from None
     try:
