@@ -1,0 +1,133 @@
+"""CenterNet ("Objects as Points", Zhou et al., arXiv 1904.07850) for small computers.
+
+    image (B, 3, H, W), raw 0..255
+      -> normalise              (pixel - mean) / std
+      -> backbone               maps at strides 4, 8, 16, 32
+      -> neck (top-down)        one map at stride 4: upsample, add the shallower map, mix
+      -> heads                  heat (B, C, H/4, W/4) logits, size (B, 2, ..), offset (B, 2, ..) in cells
+
+The paper's deformable convolutions are left out: they neither quantize nor export.
+The neck upsamples by nearest and adds (FPN, arXiv 1612.03144): both are exact or near-exact in int8.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edge_centernet.errors import ConfigError
+from edge_centernet.manifest import ModelSpec
+from edge_centernet.model.backbones import build_backbone
+from edge_centernet.model.layers import Add, ConvUnit, upsample2x
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything needed to build the same network again; saved in every checkpoint.
+
+    backbone: "mobilenet_v2" or "resnet18"; width: MobileNetV2's multiplier.
+    neck: channels at strides 16, 8 and 4. head: channels inside the heads.
+    """
+
+    backbone: str = "mobilenet_v2"
+    width: float = 0.5
+    neck: tuple[int, int, int] = (96, 64, 48)
+    head: int = 64
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Architecture:
+        """The inverse of `to_dict`; raises ConfigError for unknown fields."""
+        try:
+            return cls(**{**data, "neck": tuple(data["neck"])})
+        except (TypeError, KeyError) as error:
+            raise ConfigError(f"architecture: a field is missing or unknown ({error})") from None
+
+
+class Normalize(nn.Module):
+    """Raw 0..255 pixels to the network's input; fixed, part of the graph, first to be quantized.
+
+    With mean 128 and std 128 the int8 input is exactly pixel - 128, and padding with grey 128 is zero.
+    """
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        """mean, std: per channel, in pixels."""
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
+        self.out_quant: nn.Module = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) any dtype -> (B, 3, H, W) float."""
+        out: Tensor = self.out_quant((x - self.mean) / self.std)
+        return out
+
+
+def _separable(c_in: int, c_out: int) -> nn.Sequential:
+    """3x3 depthwise then 1x1: a ninth of a 3x3 convolution's work."""
+    return nn.Sequential(ConvUnit(c_in, c_in, 3, groups=c_in), ConvUnit(c_in, c_out))
+
+
+class Neck(nn.Module):
+    """Top-down fusion to stride 4."""
+
+    def __init__(self, c_in: dict[int, int], channels: tuple[int, int, int]) -> None:
+        """c_in: backbone channels by stride; channels: at strides 16, 8, 4."""
+        super().__init__()
+        c16, c8, c4 = channels
+        self.top = ConvUnit(c_in[32], c16)  # (B, c16, H/32, W/32)
+        self.lateral = nn.ModuleList(ConvUnit(c_in[s], c, act="none") for s, c in ((16, c16), (8, c8), (4, c4)))
+        self.add = nn.ModuleList(Add() for _ in range(3))
+        self.mix = nn.ModuleList([_separable(c16, c8), _separable(c8, c4), _separable(c4, c4)])
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Maps at strides 4, 8, 16, 32 -> (B, c4, H/4, W/4)."""
+        m4, m8, m16, m32 = maps
+        x = self.top(m32)
+        for shallow, lateral, add, mix in zip((m16, m8, m4), self.lateral, self.add, self.mix, strict=True):
+            x = mix(add(upsample2x(x), lateral(shallow)))  # twice the height and width
+        return x
+
+
+class CenterNet(nn.Module):
+    """The whole network; see the module docstring for shapes."""
+
+    def __init__(self, spec: ModelSpec, arch: Architecture) -> None:
+        """Heat biases start at logit(0.01): nearly every cell is background (arXiv 1708.02002, 4.1)."""
+        super().__init__()
+        if spec.stride != 4 or spec.heat_unit != "logit":
+            raise ConfigError(f"CenterNet: expected stride 4 and logits, got {spec.stride} and {spec.heat_unit}")
+        self.spec, self.arch = spec, arch
+        self.normalize = Normalize(spec.mean, spec.std)
+        self.backbone = build_backbone(arch.backbone, arch.width)
+        self.neck = Neck(self.backbone.channels, arch.neck)
+        c4, mid = arch.neck[2], arch.head
+        self.heat_mix = _separable(c4, mid)
+        self.box_mix = _separable(c4, mid)
+        self.heat = ConvUnit(mid, len(spec.classes), act="none", batchnorm=False)
+        self.size = ConvUnit(mid, 2, act="none", batchnorm=False)
+        self.offset = ConvUnit(mid, 2, act="none", batchnorm=False)
+        self._init_heads()
+
+    def _init_heads(self) -> None:
+        for head, std, bias in (
+            (self.heat, 0.01, math.log(0.01 / 0.99)),
+            (self.size, 0.01, 8.0),
+            (self.offset, 0.01, 0.5),
+        ):
+            assert head.conv.bias is not None
+            nn.init.normal_(head.conv.weight, std=std)
+            nn.init.constant_(head.conv.bias, bias)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, H, W) raw 0..255 in spec.color order -> heat, size, offset."""
+        x = self.neck(self.backbone(self.normalize(image)))  # (B, c4, H/4, W/4)
+        box = self.box_mix(x)
+        return self.heat(self.heat_mix(x)), self.size(box), self.offset(box)

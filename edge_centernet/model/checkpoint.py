@@ -1,0 +1,74 @@
+"""Weights and what they mean in one safetensors file.
+
+The header carries the ModelSpec, the Architecture and the stage as JSON, so a checkpoint needs no side file
+and holds no code (unlike a pickle). Training state (optimizer, EMA, epoch) is kept apart by `train.loop`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from edge_centernet.errors import ArtifactError
+from edge_centernet.manifest import ModelSpec, spec_from_dict
+from edge_centernet.model.centernet import Architecture, CenterNet
+
+Stage = Literal["float", "qat"]
+
+
+def save_checkpoint(path: Path, model: CenterNet, stage: Stage, info: dict[str, str] | None = None) -> None:
+    """Write atomically. stage "qat": BatchNorm folded, quantizers present. info: free text for the header."""
+    from safetensors.torch import save_file
+
+    header = {
+        "edge_centernet": json.dumps(
+            {"spec": asdict(model.spec), "arch": model.arch.to_dict(), "stage": stage, "info": info or {}},
+            sort_keys=True,
+        )
+    }
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(state, str(temporary), metadata=header)
+    os.replace(temporary, path)
+
+
+def read_header(path: Path) -> tuple[ModelSpec, Architecture, Stage]:
+    """Spec, architecture and stage of a checkpoint; raises ArtifactError if it is not one of ours."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ArtifactError(f"{path}: expected a checkpoint (.safetensors), found no file")
+    try:
+        with safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+            metadata = file.metadata() or {}
+        data = json.loads(metadata["edge_centernet"])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise ArtifactError(f"{path}: expected a checkpoint written by edge-centernet train ({error})") from None
+    return spec_from_dict(data["spec"]), Architecture.from_dict(data["arch"]), data["stage"]
+
+
+def load_checkpoint(path: Path) -> tuple[CenterNet, Stage]:
+    """The network in evaluation mode. A "qat" checkpoint comes with folded BatchNorm and its quantizers."""
+    from safetensors.torch import load_file
+
+    spec, arch, stage = read_header(path)
+    model = CenterNet(spec, arch)
+    if stage == "qat":
+        from edge_centernet.train.qat import prepare_qat
+
+        prepare_qat(model)
+    load_state(model, load_file(str(path)), path)
+    return model.eval(), stage
+
+
+def load_state(model: CenterNet, state: dict[str, Tensor], path: Path) -> None:
+    """load_state_dict with one line instead of a page when something does not fit."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ArtifactError(f"{path}: weights do not fit the architecture in its header: {error}") from None

@@ -1,0 +1,192 @@
+"""QAT checkpoint -> QDQ ONNX, the one interchange file every converter reads (no torch needed from there on).
+
+    image uint8 (1, 3, H, W) -> DequantizeLinear(1/128, 128) -> Conv ... -> QuantizeLinear -> heat, size, offset int8
+
+Real values, scales and zero points are those of training; nothing is measured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import edge_centernet
+from edge_centernet.errors import ConversionError
+from edge_centernet.manifest import KEY, Manifest, ModelSpec, Quant, TensorSpec
+from edge_centernet.model.centernet import CenterNet
+from edge_centernet.model.checkpoint import load_checkpoint
+from edge_centernet.model.layers import ConvUnit
+
+OPSET = 17
+HEADS = ("heat", "size", "offset")
+_REAL_INPUT = "normalized"  # what Normalize puts out; the DequantizeLinear in front of it replaces Normalize
+
+
+class _Core(nn.Module):
+    """The network behind Normalize."""
+
+    def __init__(self, model: CenterNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        m = self.model
+        features = m.neck(m.backbone(x))
+        box = m.box_mix(features)
+        return m.heat(m.heat_mix(features)), m.size(box), m.offset(box)
+
+
+def export_onnx(checkpoint: Path, out: Path) -> Path:
+    """Write `out` (.onnx) from a "qat" checkpoint, atomically, and return it.
+
+    Raises ConversionError for a float checkpoint: it has no activation ranges.
+    """
+    import onnx
+
+    model, stage = load_checkpoint(checkpoint)
+    if stage != "qat":
+        raise ConversionError(f"{checkpoint}: expected a QAT checkpoint, got a {stage} one: train with qat_epochs >= 0")
+    proto = _simplify(_trace(model))
+    _integer_input(proto, model.spec)
+    _integer_outputs(proto)
+    _merge_pads(proto)
+    manifest = make_manifest(model, hashlib.sha256(checkpoint.read_bytes()).hexdigest())
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = KEY, manifest.to_json()
+    onnx.checker.check_model(proto, full_check=True)
+    temporary = out.with_name(out.name + ".tmp")
+    temporary.write_bytes(proto.SerializeToString(deterministic=True))
+    os.replace(temporary, out)
+    return out
+
+
+def make_manifest(model: CenterNet, checkpoint_sha256: str) -> Manifest:
+    """The manifest of the interchange file: uint8 image in, int8 heads out."""
+    spec = model.spec
+    if set(spec.mean) != {128.0} or set(spec.std) != {128.0}:
+        raise ConversionError(f"export: expected mean and std 128, got {spec.mean} and {spec.std}")
+    height, width = spec.cells
+
+    def head(name: str, unit: ConvUnit, channels: int) -> TensorSpec:
+        scale, zero_point = unit.out_quant.scale_zero_point()  # type: ignore[operator]
+        return TensorSpec(name, (1, channels, height, width), "NCHW", "int8", Quant(float(scale), int(zero_point)))
+
+    return Manifest(
+        model=replace(spec),
+        input=TensorSpec("image", (1, 3, spec.height, spec.width), "NCHW", "uint8", Quant(1 / 128, 128)),
+        heat=head("heat", model.heat, len(spec.classes)),
+        size=head("size", model.size, 2),
+        offset=head("offset", model.offset, 2),
+        precision="int8",
+        checkpoint_sha256=checkpoint_sha256,
+        made_by={"edge-centernet": edge_centernet.__version__, "torch": torch.__version__},
+    )
+
+
+def _trace(model: CenterNet) -> Any:
+    """TorchScript export: the dynamo exporter decomposes fake quantizers into float arithmetic."""
+    import onnx
+
+    spec = model.spec
+    example = torch.zeros(1, 3, spec.height, spec.width)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # announces the exporter's retirement and traces constants
+        path = os.path.join(folder, "model.onnx")
+        torch.onnx.export(
+            _Core(model).eval(), (example,), path, opset_version=OPSET, dynamo=False,
+            input_names=[_REAL_INPUT], output_names=list(HEADS), do_constant_folding=True,
+        )  # fmt: skip
+        return onnx.load(path)
+
+
+def _simplify(proto: Any) -> Any:
+    """Fold the arithmetic on constant shapes that tracing leaves behind; Q and DQ stay."""
+    import onnxsim
+
+    simplified, ok = onnxsim.simplify(proto)
+    if not ok:
+        raise ConversionError("export: onnxsim's simplified graph does not compute the same as the traced one")
+    graph = simplified.graph
+    for node in [n for n in graph.node if n.op_type == "Constant"]:
+        tensor = node.attribute[0].t
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        graph.node.remove(node)
+    return simplified
+
+
+def _integer_input(proto: Any, spec: ModelSpec) -> None:
+    """Put DequantizeLinear(uint8 image, 1/128, 128) in front: (pixel - 128) / 128, exactly."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = proto.graph
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(1 / 128, np.float32), "image_scale"),
+            numpy_helper.from_array(np.array(128, np.uint8), "image_zero_point"),
+        ]
+    )
+    node = helper.make_node(
+        "DequantizeLinear", ["image", "image_scale", "image_zero_point"], [_REAL_INPUT], name="image_dequantize"
+    )
+    graph.node.insert(0, node)
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 3, spec.height, spec.width])
+    del graph.input[:]
+    graph.input.append(image)
+
+
+def _integer_outputs(proto: Any) -> None:
+    """Drop each head's last DequantizeLinear: the stored integers are the output."""
+    from onnx import TensorProto
+
+    graph = proto.graph
+    producers = {name: node for node in graph.node for name in node.output}
+    for output in graph.output:
+        dequantize = producers[output.name]
+        quantize = producers[dequantize.input[0]]
+        if (quantize.op_type, dequantize.op_type) != ("QuantizeLinear", "DequantizeLinear"):
+            raise ConversionError(f"export: expected {output.name} behind Q and DQ, got {dequantize.op_type}")
+        graph.node.remove(dequantize)
+        quantize.output[0] = output.name
+        output.type.tensor_type.elem_type = TensorProto.INT8
+
+
+def _merge_pads(proto: Any) -> None:
+    """Pad -> Conv becomes Conv with asymmetric pads (PyTorch's convolution cannot say TensorFlow's SAME)."""
+    from onnx import numpy_helper
+
+    graph = proto.graph
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    for conv in [n for n in graph.node if n.op_type == "Conv"]:
+        pad = producers.get(conv.input[0])
+        if pad is None or pad.op_type != "Pad":
+            continue
+        amounts = constants[pad.input[1]].tolist()  # begins then ends, for N, C, H, W
+        pads = next(a for a in conv.attribute if a.name == "pads")
+        pads.ints[:] = [p + a for p, a in zip(pads.ints, (*amounts[2:4], *amounts[6:8]), strict=True)]
+        conv.input[0] = pad.input[0]
+        graph.node.remove(pad)
+    _drop_unused(graph)
+
+
+def _drop_unused(graph: Any) -> None:
+    """Remove nodes and initializers nothing reads any more."""
+    while True:
+        used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+        dead = [n for n in graph.node if not used.intersection(n.output)]
+        for node in dead:
+            graph.node.remove(node)
+        if not dead:
+            break
+    for initializer in [i for i in graph.initializer if i.name not in used]:
+        graph.initializer.remove(initializer)

@@ -1,0 +1,130 @@
+"""Quantization-aware training's arithmetic, and the interchange file against the PyTorch simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+
+from edge_centernet.artifact import read_manifest  # noqa: E402
+from edge_centernet.errors import ConversionError  # noqa: E402
+from edge_centernet.manifest import ModelSpec, Quant  # noqa: E402
+from edge_centernet.model.centernet import Architecture, CenterNet  # noqa: E402
+from edge_centernet.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from edge_centernet.train.export import export_onnx  # noqa: E402
+from edge_centernet.train.qat import ActivationQuant, WeightQuant, prepare_qat, set_observing  # noqa: E402
+
+
+def _quantized(backbone: str) -> CenterNet:
+    """A small network with random BatchNorm statistics, folded, its ranges measured on noise."""
+    torch.manual_seed(3)
+    spec = ModelSpec("tiny", "7", 64, 64, ("circle", "square"))
+    model = CenterNet(spec, Architecture(backbone, 0.25, (16, 16, 16), 16)).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.3, 0.3)
+            module.running_var.uniform_(0.3, 1.0)
+    for head in (model.heat, model.size, model.offset):
+        torch.nn.init.normal_(head.conv.weight, std=0.5)  # otherwise every output rests at its bias
+    prepare_qat(model)
+    set_observing(model, True)
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.randint(0, 256, (2, 3, 64, 64)).float())
+    set_observing(model, False)
+    return model
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet18"])
+def test_the_interchange_file_computes_what_training_simulated(backbone: str, tmp_path: Path) -> None:
+    """ONNX Runtime (unoptimised) and PyTorch give the same stored integers, but for rare ties of one step."""
+    ort = pytest.importorskip("onnxruntime", reason="needs the onnxruntime extra")
+    model = _quantized(backbone)
+    save_checkpoint(tmp_path / "qat.safetensors", model, "qat")
+    path = export_onnx(tmp_path / "qat.safetensors", tmp_path / "tiny.onnx")
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), np.uint8)
+    outputs = ort.InferenceSession(str(path), options).run(["heat", "size", "offset"], {"image": image})
+    with torch.no_grad():
+        simulated = model(torch.from_numpy(image).float())
+
+    for stored, real, unit in zip(outputs, simulated, (model.heat, model.size, model.offset), strict=True):
+        scale, zero_point = unit.out_quant.scale_zero_point()
+        steps = np.abs(stored - (real / scale + zero_point).round().numpy())
+        assert stored.dtype == np.int8
+        assert len(np.unique(stored)) > 20, "the comparison must see real values, not a constant"
+        assert (steps == 0).mean() > 0.98
+        assert steps.max() <= 2
+
+
+def test_the_interchange_file_carries_the_manifest(tmp_path: Path) -> None:
+    """uint8 in with scale 1/128 and zero point 128, int8 out with the trained ranges, the spec unchanged."""
+    model = _quantized("mobilenet_v2")
+    save_checkpoint(tmp_path / "qat.safetensors", model, "qat")
+    manifest = read_manifest(export_onnx(tmp_path / "qat.safetensors", tmp_path / "tiny.onnx"))
+    scale, zero_point = model.heat.out_quant.scale_zero_point()
+
+    assert manifest.model == model.spec
+    assert (manifest.input.dtype, manifest.input.quant) == ("uint8", Quant(1 / 128, 128))
+    assert (manifest.heat.dtype, manifest.heat.quant) == ("int8", Quant(float(scale), int(zero_point)))
+
+
+def test_a_qat_checkpoint_brings_back_weights_and_ranges(tmp_path: Path) -> None:
+    """The reloaded network computes the same values to the bit."""
+    model = _quantized("mobilenet_v2")
+    save_checkpoint(tmp_path / "qat.safetensors", model, "qat")
+    again, stage = load_checkpoint(tmp_path / "qat.safetensors")
+    image = torch.randint(0, 256, (1, 3, 64, 64)).float()
+
+    assert stage == "qat"
+    for a, b in zip(model(image), again(image), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_float_checkpoint_has_no_ranges_to_export(tmp_path: Path) -> None:
+    """Exporting it is refused in one line."""
+    spec = ModelSpec("tiny", "1", 64, 64, ("circle",))
+    save_checkpoint(tmp_path / "f.safetensors", CenterNet(spec, Architecture(width=0.25)), "float")
+
+    with pytest.raises(ConversionError, match="expected a QAT checkpoint, got a float one"):
+        export_onnx(tmp_path / "f.safetensors", tmp_path / "f.onnx")
+    assert not (tmp_path / "f.onnx").exists()
+
+
+@pytest.mark.parametrize("limit", [64, 127])
+def test_weights_use_their_range_and_no_more(limit: int) -> None:
+    """The largest weight of each channel is stored as the limit, none beyond, zero as zero."""
+    weight = torch.randn(5, 4, 3, 3)
+    weight[0, 0, 0, 0] = 0
+    quant = WeightQuant(limit)
+    stored = quant(weight) / quant.scale(weight).reshape(-1, 1, 1, 1)
+
+    torch.testing.assert_close(stored, stored.round(), rtol=0, atol=1e-4)
+    assert stored.abs().amax(dim=(1, 2, 3)).round().tolist() == [limit] * 5
+    assert stored[0, 0, 0, 0] == 0
+
+
+def test_dense_weights_cannot_overflow_sixteen_bits() -> None:
+    """255 * (64 + 64) fits int16, what processors without VNNI add in; depthwise layers add singly."""
+    from edge_centernet.model.layers import ConvUnit
+
+    units = [m for m in _quantized("mobilenet_v2").modules() if isinstance(m, ConvUnit)]
+    limits = {(m.conv.groups == 1): m.weight_quant.limit for m in units}
+
+    assert limits == {True: 64, False: 127}
+    assert 255 * (limits[True] + limits[True]) <= 32767
+
+
+def test_zero_is_exact_in_every_activation_range() -> None:
+    """Zero padding must stay zero: 0 survives quantization for any observed range."""
+    quant = ActivationQuant()
+    quant.observing = True
+    quant(torch.tensor([-0.37, 5.91]))
+    quant.observing = False
+
+    assert quant(torch.zeros(1)).item() == 0
+    assert quant(torch.tensor([-9.0, 99.0])).tolist() == pytest.approx([-0.37, 5.91], abs=0.03)
