@@ -182,10 +182,12 @@ class Manifest:
             raise ManifestError("manifest: expected a JSON object with a 'schema', got something else") from None
         if schema != SCHEMA:
             raise ManifestError(
-                f"manifest schema: expected {SCHEMA}, got {schema}: install the edge-centernet release that wrote the file"
+                f"manifest schema: expected {SCHEMA}, got {schema}: install the edge-centernet release that wrote it"
             )
         try:
-            tensors = {role: _tensor_from(data.pop(role)) for role in ("input", "heat", "size", "offset")}
+            tensors: dict[str, Any] = {
+                role: _tensor_from(data.pop(role)) for role in ("input", "heat", "size", "offset")
+            }
             return cls(model=spec_from_dict(data.pop("model")), **tensors, **data)
         except (TypeError, KeyError, AttributeError) as error:
             raise ManifestError(f"manifest: a field is missing or unknown ({error})") from None
@@ -197,7 +199,8 @@ class Manifest:
 
 def spec_from_dict(data: dict[str, Any]) -> ModelSpec:
     """A ModelSpec from parsed JSON (lists become tuples)."""
-    return ModelSpec(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    return ModelSpec(**fields)
 
 
 def _tensor_from(data: dict[str, Any]) -> TensorSpec:

@@ -52,22 +52,23 @@ class Architecture:
 
 
 class Normalize(nn.Module):
-    """Raw 0..255 pixels to the network's input; fixed, part of the graph, first to be quantized.
+    """Raw 0..255 pixels to the network's input; fixed and part of the graph.
 
     With mean 128 and std 128 the int8 input is exactly pixel - 128, and padding with grey 128 is zero.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         """mean, std: per channel, in pixels."""
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
-        self.out_quant: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) any dtype -> (B, 3, H, W) float."""
-        out: Tensor = self.out_quant((x - self.mean) / self.std)
-        return out
+        return (x - self.mean) / self.std
 
 
 def _separable(c_in: int, c_out: int) -> nn.Sequential:
@@ -93,7 +94,8 @@ class Neck(nn.Module):
         x = self.top(m32)
         for shallow, lateral, add, mix in zip((m16, m8, m4), self.lateral, self.add, self.mix, strict=True):
             x = mix(add(upsample2x(x), lateral(shallow)))  # twice the height and width
-        return x
+        out: Tensor = x
+        return out
 
 
 class CenterNet(nn.Module):
@@ -117,13 +119,9 @@ class CenterNet(nn.Module):
         self._init_heads()
 
     def _init_heads(self) -> None:
-        for head, std, bias in (
-            (self.heat, 0.01, math.log(0.01 / 0.99)),
-            (self.size, 0.01, 8.0),
-            (self.offset, 0.01, 0.5),
-        ):
+        for head, bias in ((self.heat, math.log(0.01 / 0.99)), (self.size, 8.0), (self.offset, 0.5)):
             assert head.conv.bias is not None
-            nn.init.normal_(head.conv.weight, std=std)
+            nn.init.normal_(head.conv.weight, std=0.01)
             nn.init.constant_(head.conv.bias, bias)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from edge_centernet.errors import ArtifactError
 from edge_centernet.manifest import ModelSpec, spec_from_dict
 from edge_centernet.model.centernet import Architecture, CenterNet
+from edge_centernet.model.layers import ConvUnit
 
 Stage = Literal["float", "qat"]
 
@@ -44,7 +45,7 @@ def read_header(path: Path) -> tuple[ModelSpec, Architecture, Stage]:
     if not path.is_file():
         raise ArtifactError(f"{path}: expected a checkpoint (.safetensors), found no file")
     try:
-        with safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
         data = json.loads(metadata["edge_centernet"])
     except (SafetensorError, KeyError, ValueError, OSError) as error:
@@ -67,8 +68,15 @@ def load_checkpoint(path: Path) -> tuple[CenterNet, Stage]:
 
 
 def load_state(model: CenterNet, state: dict[str, Tensor], path: Path) -> None:
-    """load_state_dict with one line instead of a page when something does not fit."""
+    """load_state_dict with one line instead of a page when something does not fit.
+
+    Units whose BatchNorm is not in `state` were folded when it was saved (frozen layers): fold them first.
+    """
+    for name, unit in model.named_modules():
+        if isinstance(unit, ConvUnit) and f"{name}.bn.weight" not in state:
+            unit.fold_batchnorm()
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ArtifactError(f"{path}: weights do not fit the architecture in its header: {error}") from None
+        first = next(line.strip() for line in str(error).splitlines()[1:] if line.strip())
+        raise ArtifactError(f"{path}: weights do not fit the architecture they came with: {first}") from None

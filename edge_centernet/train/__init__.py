@@ -1,0 +1,1 @@
+"""Training: targets, augmentation, the loop, quantization-aware training, export."""

@@ -19,7 +19,7 @@ class TrainConfig:
       lr: peak learning rate of neck and heads (AdamW); backbone_lr: factor on it for the backbone.
       warmup: steps of linear warm-up, then cosine to 1 % of the peak. weight_decay: on convolution weights only.
       clip: largest gradient norm; 0 turns clipping off. ema: decay of the averaged weights that are evaluated and kept.
-      freeze: number of leading backbone layers that stay as pretrained; 0 trains all.
+      freeze: with pretrained weights, backbone layers up to this stride (4, 8, 16, 32) stay as they are; 0: none.
       early_side: image side in pixels for the first `early_part` (0..1) of the epochs: cheaper, and coarser
         first is no worse; early_part 0 turns it off.
     Quantization-aware stage, from the float stage's averaged weights
@@ -41,7 +41,7 @@ class TrainConfig:
     weight_decay: float = 0.02
     clip: float = 10.0
     ema: float = 0.998
-    freeze: int = 7
+    freeze: int = 8
     early_side: int = 256
     early_part: float = 0.75
     qat_epochs: int = 4
@@ -60,6 +60,7 @@ class TrainConfig:
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("lr", self.lr > 0, "a positive number"),
             ("early_side", self.early_side >= 64 and self.early_side % 32 == 0, "a multiple of 32, at least 64"),
+            ("freeze", self.freeze in (0, 4, 8, 16, 32), "0, 4, 8, 16 or 32"),
             ("early_part", 0 <= self.early_part <= 1, "0 to 1"),
             ("qat_epochs", self.qat_epochs >= 0, "at least 0"),
             ("qat_freeze", 0 <= self.qat_freeze <= 1, "0 to 1"),

@@ -79,7 +79,7 @@ class Trainer:
         self.model = CenterNet(spec, arch)
         if weights is not None:
             load_pretrained(self.model.backbone, weights)
-        self._freeze()
+            self._freeze()
         self.model = self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).eval()
         self.progress = Progress()
@@ -167,10 +167,10 @@ class Trainer:
 
     def _freeze(self) -> None:
         """Leading layers stay as pretrained; folding their BatchNorm is exact and saves its time."""
-        layers = getattr(self.model.backbone, "layers", None)
-        if self.config.freeze and layers is None:
-            raise ConfigError("training option freeze: expected 0 for this backbone (only mobilenet_v2 has layers)")
-        for layer in list(layers or [])[: self.config.freeze]:
+        if not self.config.freeze:
+            return
+        backbone = self.model.backbone
+        for layer in list(backbone.layers)[: backbone.last[self.config.freeze] + 1]:
             fold_batchnorm(layer)
             layer.requires_grad_(False)
 
@@ -281,8 +281,12 @@ def _use_amp(wanted: str, device: torch.device) -> bool:
     if wanted != "auto":
         return wanted == "on"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return bool(torch.cuda.is_bf16_supported())
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

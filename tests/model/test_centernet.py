@@ -18,7 +18,7 @@ from edge_centernet.model.layers import ConvUnit, fold_batchnorm  # noqa: E402
 WEIGHTS = Path(__file__).parents[3] / "shared/data/weights"
 
 
-def network(backbone: str = "mobilenet_v2", width: float = 0.25, side: int = 64) -> CenterNet:
+def _network(backbone: str = "mobilenet_v2", width: float = 0.25, side: int = 64) -> CenterNet:
     torch.manual_seed(0)
     spec = ModelSpec("tiny", "1", side, side, ("circle", "square", "star"))
     return CenterNet(spec, Architecture(backbone, width, (16, 16, 16), 16)).eval()
@@ -27,7 +27,7 @@ def network(backbone: str = "mobilenet_v2", width: float = 0.25, side: int = 64)
 @pytest.mark.parametrize(("backbone", "width"), [("mobilenet_v2", 0.25), ("mobilenet_v2", 1.0), ("resnet18", 1.0)])
 def test_heads_have_a_quarter_of_the_input_side(backbone: str, width: float) -> None:
     """A 64x96 image gives 16x24 maps with C, 2 and 2 channels."""
-    heat, size, offset = network(backbone, width)(torch.zeros(2, 3, 64, 96))
+    heat, size, offset = _network(backbone, width)(torch.zeros(2, 3, 64, 96))
 
     assert [tuple(t.shape) for t in (heat, size, offset)] == [(2, 3, 16, 24), (2, 2, 16, 24), (2, 2, 16, 24)]
 
@@ -42,7 +42,7 @@ def test_normalisation_is_part_of_the_network() -> None:
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet18"])
 def test_folding_batchnorm_changes_nothing(backbone: str) -> None:
     """With random statistics the folded network computes the same heads to float accuracy."""
-    model = network(backbone)
+    model = _network(backbone)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.2, 0.2)
@@ -110,7 +110,7 @@ def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_brings_back_the_same_network(tmp_path: Path) -> None:
     """Spec, architecture and outputs survive the file."""
-    model = network()
+    model = _network()
     save_checkpoint(tmp_path / "a.safetensors", model, "float")
     again, stage = load_checkpoint(tmp_path / "a.safetensors")
     image = torch.randint(0, 256, (1, 3, 64, 64)).float()
