@@ -162,7 +162,8 @@ def _renumber(classes: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]
 
 def _xywh(xyxy: NDArray[np.float32]) -> list[list[float]]:
     boxes = xyxy.astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
+    # A size head can go below zero early in training; COCO would leave a box of negative area uncounted.
+    boxes[:, 2:] = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
     result: list[list[float]] = boxes.tolist()
     return result
 
