@@ -177,7 +177,7 @@ def check_header(data: bytes, name: str) -> tuple[int, int]:
     if size is None:
         raise SourceError(f"{name}: expected a JPEG, PNG, BMP, WebP, TIFF or PNM image, got something else")
     width, height = size
-    limit = int(os.environ.get(MAX_PIXELS_VARIABLE, MAX_PIXELS))
+    limit = _pixel_limit()
     if width < 1 or height < 1:
         raise SourceError(f"{name}: the image is damaged: its header says {width}x{height} pixels")
     if width * height > limit:
@@ -185,6 +185,13 @@ def check_header(data: bytes, name: str) -> tuple[int, int]:
             f"{name}: {width}x{height} is more than {limit} pixels; make it smaller or set {MAX_PIXELS_VARIABLE}"
         )
     return width, height
+
+
+def _pixel_limit() -> int:
+    text = os.environ.get(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
+    if not text.isdecimal():
+        raise SourceError(f"{MAX_PIXELS_VARIABLE}: expected a number of pixels, got {text!r}")
+    return int(text)
 
 
 def is_image(start: bytes) -> bool:

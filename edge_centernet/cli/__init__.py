@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 from typing import Any, NoReturn
@@ -35,7 +34,7 @@ _EXTRAS = {
     "safetensors": "train",
     "tqdm": "train",
 }
-_INTERRUPTED, _BROKEN_PIPE = 130, 141  # 128 + the signal's number, as a shell reports them
+_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
 class LazyGroup(click.Group):
@@ -69,13 +68,12 @@ class LazyGroup(click.Group):
             raise _missing(error, ctx.invoked_subcommand or "") from error
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """As click's, with this project's exit codes: 2 for every error, 130 for Ctrl-C."""
+        """As click's (a reader that leaves: quiet, 1), with our own exit codes: 2 for every error, 130 for Ctrl-C."""
         run: Any = super().main  # click types it as never returning
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
         try:
             code = run(*args, standalone_mode=False, **extra)
-            sys.stdout.flush()
         except EdgeCenterNetError as error:
             _fail(str(error))
         except click.ClickException as error:
@@ -84,10 +82,6 @@ class LazyGroup(click.Group):
         except (KeyboardInterrupt, click.Abort):
             click.echo("Interrupted.", err=True)
             sys.exit(_INTERRUPTED)
-        except BrokenPipeError:
-            # The reader (`| head`) has left. Python would complain once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            sys.exit(_BROKEN_PIPE)
         except OSError as error:  # disk full, no permission: nothing a traceback would explain better
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,299 @@
+"""`edge-centernet detect`, as its users run it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import squares
+from conftest import ENGINES
+
+Run = Callable[..., Any]
+Write = Callable[[Path, Any], Path]
+SCENE = squares.scene(("red", 10, 18), ("green", 58, 38), ("blue sky", 90, 6))
+RECORD = {
+    "source": str,
+    "frame": int,
+    "width": int,
+    "height": int,
+    "detections": list,
+    "ms": dict,
+}
+
+
+@pytest.fixture
+def photo(tmp_path: Path, write_image: Write, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A picture with three squares, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    return write_image(tmp_path / "photo.png", SCENE)
+
+
+@pytest.fixture
+def video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight frames with one red square."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (squares.WIDTH, squares.HEIGHT))
+    for _ in range(8):
+        writer.write(squares.scene(("red", 10, 18)))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_json_lines(run: Run, photo: Path, artifacts: dict[tuple[str, str], Path], engine: str) -> None:
+    """Standard output holds one object a frame with exactly the documented keys; the rest is on standard error."""
+    done = run("detect", "--source", photo, "--model", artifacts[engine, "int8"], "--threads", 1)
+    assert done.code == 0
+    (line,) = done.out.splitlines()
+    record = json.loads(line)
+    assert {key: type(value) for key, value in record.items()} == RECORD
+    assert (record["source"], record["frame"], record["width"], record["height"]) == (str(photo), 0, 128, 96)
+    assert list(record["ms"]) == ["preprocess", "inference", "decode"]
+    first = min(record["detections"], key=lambda d: d["class_id"])
+    assert list(first) == ["class", "class_id", "score", "box"]
+    assert (first["class"], first["class_id"]) == ("red", 0)
+    np.testing.assert_allclose(first["box"], [10, 18, 34, 42], atol=0.1)
+    assert 0.9 < first["score"] <= 1
+    assert "Using " in done.err
+    assert "3 detections in 1 image" in done.err
+
+
+def test_says_where_the_annotated_picture_is(run: Run, photo: Path, onnx_model: Path) -> None:
+    """./detections/NAME by default; the boxes are drawn in it, the original is untouched."""
+    before = photo.read_bytes()
+    done = run("detect", "--source", photo, "--model", onnx_model)
+    assert "Annotated copy: detections/photo.png" in done.err
+    drawn = cv2.imread("detections/photo.png")
+    assert drawn.shape == SCENE.shape
+    assert not np.array_equal(drawn, SCENE)
+    assert photo.read_bytes() == before
+
+
+def test_no_save_leaves_nothing(run: Run, photo: Path, onnx_model: Path) -> None:
+    """Only the records."""
+    assert run("detect", "--source", photo, "--model", onnx_model, "--no-save").code == 0
+    assert sorted(os.listdir()) == ["photo.png"]
+
+
+def test_out_keeps_the_records_too(run: Run, photo: Path, onnx_model: Path) -> None:
+    """DIR/detections.jsonl holds what standard output showed; no temporary file stays."""
+    done = run("detect", "--source", photo, "--model", onnx_model, "--out", "a/b")
+    assert Path("a/b/detections.jsonl").read_text() == done.out
+    assert sorted(os.listdir("a/b")) == ["detections.jsonl", "photo.png"]
+
+
+def test_coco(run: Run, photo: Path, onnx_model: Path) -> None:
+    """A document that pycocotools loads, boxes as x, y, width, height."""
+    pytest.importorskip("pycocotools")
+    from pycocotools.coco import COCO
+
+    done = run("detect", "--source", photo, "--model", onnx_model, "--format", "coco", "--out", "o")
+    assert json.loads(done.out) == json.loads(Path("o/detections.json").read_text())
+    coco = COCO("o/detections.json")
+    assert [c["name"] for c in coco.loadCats(coco.getCatIds())] == list(squares.CLASSES)
+    (red,) = coco.loadAnns(coco.getAnnIds(catIds=coco.getCatIds(catNms=["red"])))
+    np.testing.assert_allclose(red["bbox"], [10, 18, 24, 24], atol=0.1)
+    assert coco.loadImgs([red["image_id"]])[0]["file_name"] == str(photo)
+
+
+def test_csv(run: Run, photo: Path, onnx_model: Path) -> None:
+    """A header and one row a detection."""
+    done = run("detect", "--source", photo, "--model", onnx_model, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert sorted(row["class"] for row in rows) == sorted(squares.CLASSES)
+    red = next(row for row in rows if row["class"] == "red")
+    np.testing.assert_allclose([float(red[k]) for k in ("x1", "y1", "x2", "y2")], [10, 18, 34, 42], atol=0.1)
+
+
+def test_options_reach_the_detector(run: Run, photo: Path, onnx_model: Path) -> None:
+    """Classes, limit and threshold."""
+    base = ("detect", "--source", photo, "--model", onnx_model, "--no-save")
+
+    def classes(*more: Any) -> list[str]:
+        return [d["class"] for d in json.loads(run(*base, *more).out)["detections"]]
+
+    assert classes("--classes", "green, blue sky", "--max-detections", 1) in (["green"], ["blue sky"])
+    assert len(classes("--max-detections", 2)) == 2
+    assert classes("--threshold", 1) == []
+
+
+def test_nothing_found_is_success(run: Run, tmp_path: Path, write_image: Write, onnx_model: Path) -> None:
+    """An empty list and exit code 0."""
+    grey = write_image(tmp_path / "grey.png", squares.scene())
+    done = run("detect", "--source", grey, "--model", onnx_model, "--no-save")
+    assert done.code == 0
+    assert json.loads(done.out)["detections"] == []
+
+
+def test_a_folder_with_a_bad_file(run: Run, photo: Path, onnx_model: Path, write_image: Write) -> None:
+    """Skipped, warned about, counted; exit code 0."""
+    write_image(Path("photos/a.png"), SCENE)
+    write_image(Path("photos/c.png"), SCENE)
+    Path("photos/b.jpg").write_text("no picture")
+    done = run("detect", "--source", "photos", "--model", onnx_model)
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 2
+    assert "Warning: skipped photos/b.jpg" in done.err
+    assert "6 detections in 2 images, 1 skipped" in done.err
+    assert sorted(os.listdir("detections")) == ["a.png", "c.png"]
+
+
+def test_equal_names_in_two_folders_are_both_kept(run: Run, photo: Path, onnx_model: Path, write_image: Write) -> None:
+    """Annotated copies keep the folders below the common one."""
+    for folder in ("p/one", "p/two"):
+        write_image(Path(folder, "a.png"), SCENE)
+    assert run("detect", "--source", "p/*/*.png", "--model", onnx_model).code == 0
+    assert sorted(str(p) for p in Path("detections").rglob("*.png")) == ["detections/one/a.png", "detections/two/a.png"]
+
+
+def test_video_in_video_out(run: Run, video: Path, onnx_model: Path) -> None:
+    """A line a frame; an annotated MP4 with as many frames at the same rate."""
+    done = run("detect", "--source", video, "--model", onnx_model)
+    assert [json.loads(line)["frame"] for line in done.out.splitlines()] == list(range(8))
+    assert "Annotated copy: detections/clip.mp4" in done.err
+    capture = cv2.VideoCapture("detections/clip.mp4")
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    assert count == 8
+    assert os.listdir("detections") == ["clip.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ((), "--source and --camera"),
+        (("--source", "photo.png", "--camera", "0"), "--source and --camera"),
+        (("--source", "none.jpg"), "none.jpg: expected an image file, got no such file"),
+        (("--source", "empty.jpg"), "empty.jpg: expected an image, got an empty file"),
+        (("--source", "text.jpg"), "text.jpg: expected a JPEG"),
+        (("--source", "folder"), "found none"),
+        (("--source", "*.gif"), "no file matches"),
+        (("--source", "cut.png"), "cut.png: the image is cut off"),
+        (("--camera", "97"), "camera 97: no such camera"),
+        (("--source", "x" * 300), "File name too long"),
+        (("--source", "photo.png", "--classes", "dog"), "unknown class 'dog': this model knows red, green, blue sky"),
+        (("--source", "photo.png", "--classes", ""), "unknown class ''"),
+        (("--source", "photo.png", "--out", "photo.png"), "cannot write there"),
+        (("--source", "photo.png", "--out", "/proc/nowhere"), "cannot write there"),
+        (("--source", "photo.png", "--threshold", "7"), "--threshold"),
+        (("--source", "photo.png", "--threshold", "nan"), "threshold"),
+        (("--source", "photo.png", "--threads", "0"), "--threads"),
+        (("--source", "photo.png", "--runtime", "tflite"), "onnxruntime"),
+        (("--source", "photo.png", "--model", "none.tflite"), "none.tflite: expected a model file, got no such file"),
+        (("--source", "photo.png", "--model", "nonesuch"), "no shipped model of that name"),
+        (("--source", "photo.png", "--model", "cut.onnx"), "cut.onnx: the model file is cut off"),
+        (("--source", "photo.png", "--out", "."), "would replace the original"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    run: Run, photo: Path, onnx_model: Path, args: tuple[str, ...], says: str
+) -> None:
+    """One line of explanation on stderr (two of usage may precede it), nothing on stdout, exit code 2."""
+    Path("empty.jpg").write_bytes(b"")
+    Path("text.jpg").write_text("text")
+    Path("folder").mkdir()
+    Path("cut.png").write_bytes(photo.read_bytes()[:-20])
+    Path("cut.onnx").write_bytes(onnx_model.read_bytes()[:9000])
+    model = () if "--model" in args else ("--model", onnx_model)
+    done = run("detect", *args, *model)
+    assert done.code == 2
+    assert done.out == ""
+    errors = [line for line in done.err.splitlines() if not line.startswith(("Usage:", "Try ", "Using ")) and line]
+    assert len(errors) == 1
+    assert errors[0].startswith("Error: ")
+    assert says in errors[0]
+
+
+def test_the_picked_runtime_is_named(run: Run, photo: Path, onnx_model: Path) -> None:
+    """Engine, precision and file."""
+    done = run("detect", "--source", photo, "--model", onnx_model, "--no-save")
+    assert f"Using ONNX Runtime, int8: {onnx_model}" in done.err.splitlines()
+
+
+def test_ctrl_c_is_clean(tmp_path: Path, onnx_model: Path) -> None:
+    """SIGINT in the middle of a folder: complete lines so far, no traceback, exit code 130, no temporary file."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    data = cv2.imencode(".png", cv2.resize(SCENE, (1280, 960)))[1].tobytes()
+    for i in range(2000):
+        (folder / f"{i:04}.png").write_bytes(data)
+    args = ("-m", "edge_centernet", "detect", "--source", str(folder), "--model", str(onnx_model), "--out", "o")
+    child = subprocess.Popen(
+        squares.python(*args),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+    )
+    assert child.stdout is not None
+    first = child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    lines = (first + out).splitlines()
+    assert all(json.loads(line)["frame"] == 0 for line in lines)
+    assert 1 <= len(lines) < 2000
+    assert err.splitlines()[-1] == "Interrupted."
+    assert "Traceback" not in err
+    assert not [p for p in (tmp_path / "o").iterdir() if p.name.startswith(".")]
+    assert (tmp_path / "o" / "detections.jsonl").read_text().splitlines() == lines
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path, onnx_model: Path, write_image: Write) -> None:
+    """`| head -1`: quiet."""
+    for i in range(40):
+        write_image(tmp_path / "many" / f"{i:02}.png", SCENE)
+    args = ("-m", "edge_centernet", "detect", "--source", "many", "--model", str(onnx_model), "--no-save")
+    child = subprocess.Popen(
+        squares.python(*args),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.readline()
+    child.stdout.close()
+    err = child.stderr.read()
+    child.stderr.close()
+    assert child.wait(timeout=60) == 1
+    assert [line for line in err.splitlines() if not line.startswith("Using ")] == []
+
+
+def test_lines_come_as_the_frames_do(tmp_path: Path, video: Path, onnx_model: Path) -> None:
+    """Standard output is flushed after each frame: a pipe sees the first before the last is read."""
+    args = ("-m", "edge_centernet", "detect", "--source", str(video), "--model", str(onnx_model), "--no-save")
+    child = subprocess.Popen(
+        squares.python(*args), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()
+    )
+    assert child.stdout is not None
+    arrived = [time.perf_counter() for _ in child.stdout]
+    assert child.wait(timeout=60) == 0
+    child.stdout.close()
+    assert len(arrived) == 8
+    assert len(set(arrived)) == 8
+
+
+def environment() -> dict[str, str]:
+    """With the package importable from another folder."""
+    import edge_centernet
+
+    root = str(Path(edge_centernet.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}

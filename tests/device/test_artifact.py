@@ -1,0 +1,93 @@
+"""Manifests read from files, without an engine."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+import squares
+from conftest import ENGINES, copy_artifact
+
+from edge_centernet.artifact import files_of, read_manifest, sha256
+from edge_centernet.errors import ArtifactError, EdgeCenterNetError, ManifestError
+from edge_centernet.models import find_model
+
+Artifacts = dict[tuple[str, str], Path]
+every = pytest.mark.parametrize("engine", ENGINES)
+
+
+@every
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_reads_what_the_converter_wrote(artifacts: Artifacts, engine: str, precision: str) -> None:
+    """The same model comes out of all three formats, with the tensors of each."""
+    manifest = read_manifest(artifacts[engine, precision])
+    assert manifest.model == squares.manifest(True).model
+    assert manifest.precision == precision
+    assert manifest.input.layout == ("NHWC" if engine == "tflite" else "NCHW")
+
+
+def test_needs_the_standard_library_only() -> None:
+    """A rescue system with nothing but Python can still read a manifest."""
+    code = "import sys; before = set(sys.modules); import edge_centernet.artifact; print(*set(sys.modules) - before)"
+    done = subprocess.run(squares.python("-c", code), capture_output=True, text=True, check=True)
+    roots = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not roots & {"numpy", "cv2", "onnx", "openvino", "onnxruntime", "ai_edge_litert", "flatbuffers", "click"}
+
+
+@every
+def test_any_cut_is_an_error(artifacts: Artifacts, engine: str, tmp_path: Path) -> None:
+    """A file that ends early anywhere raises ArtifactError naming it."""
+    path = copy_artifact(artifacts[engine, "int8"], tmp_path)
+    data = path.read_bytes().rstrip(b"\n")  # a .xml without its last newline is whole
+    for end in [*range(0, len(data), max(1, len(data) // 97)), len(data) - 1]:
+        path.write_bytes(data[:end])
+        with pytest.raises(ArtifactError, match=path.name):
+            read_manifest(path)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".tflite"])
+def test_other_files_are_errors(suffix: str, tmp_path: Path) -> None:
+    """Text, zeros and random bytes under a model's name."""
+    path = tmp_path / f"a{suffix}"
+    path.with_suffix(".bin").write_bytes(b"x")
+    for content in (b"hello\n", bytes(500), bytes(range(256)) * 4, b"\xff" * 300):
+        path.write_bytes(content)
+        with pytest.raises(ArtifactError, match=path.name):
+            read_manifest(path)
+
+
+def test_an_unknown_suffix_is_an_error(tmp_path: Path) -> None:
+    """The suffixes that are known are listed."""
+    (tmp_path / "a.pt").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match=r"ending in \.onnx, \.xml, \.tflite, got '\.pt'"):
+        read_manifest(tmp_path / "a.pt")
+
+
+def test_a_manifest_of_the_future_is_an_error(artifacts: Artifacts, tmp_path: Path) -> None:
+    """The message names the file and says which release to install."""
+    path = tmp_path / "a.onnx"
+    path.write_bytes(artifacts["onnxruntime", "int8"].read_bytes().replace(b'"schema": 1', b'"schema": 9'))
+    with pytest.raises(ManifestError, match=r"a\.onnx: manifest schema: expected 1, got 9"):
+        read_manifest(path)
+
+
+def test_sha256(artifacts: Artifacts) -> None:
+    """As hashlib says."""
+    path = artifacts["openvino", "int8"]
+    assert sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [p.suffix for p in files_of(path)] == [".xml", ".bin"]
+
+
+def test_find_model_takes_paths_as_they_are(onnx_model: Path) -> None:
+    """A file is itself, whatever suffix is asked for."""
+    assert find_model(onnx_model) == onnx_model
+    assert find_model(str(onnx_model), ".xml") == onnx_model
+
+
+@pytest.mark.parametrize("name", ["nosuchmodel", "no/such/file.onnx", "missing.tflite", "."])
+def test_find_model_refuses_what_is_not_there(name: str) -> None:
+    """A name and a path each get their own message."""
+    with pytest.raises(EdgeCenterNetError, match=r"no such file|a folder"):
+        find_model(name)
