@@ -114,7 +114,9 @@ def test_a_yaml_without_pyyaml_says_how_to_go_on(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "yaml", None)  # what the import system itself does for a blocked module
     path = tmp_path / "data.yaml"
     path.write_text("names: [car]\ntrain: images\n")
-    with pytest.raises(MissingDependency, match=r"pip install 'edge-centernet\[eval\]'.* or give the folder itself.*classes\.txt"):
+    with pytest.raises(
+        MissingDependency, match=r"pip install 'edge-centernet\[eval\]'.* or give the folder itself.*classes\.txt"
+    ):
         read_dataset(path)
 
 
