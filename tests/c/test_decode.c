@@ -1,0 +1,327 @@
+/* test_decode - edgecn_decode against the goldens and its own header, without Python.
+ *
+ *     cc -std=c99 -I edge_centernet/decoder tests/c/test_decode.c edge_centernet/decoder/edgecn_decode.c -o test_decode
+ *     ./test_decode tests/golden/decoder_v1.bin
+ *
+ * Prints what differs and exits 1, or prints a count and exits 0. Also run under sanitizers: every
+ * tensor lies in memory of exactly its own size, so one element read too far is found.
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "edgecn_decode.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int failures = 0, checks = 0;
+
+#define EXPECT(expected, actual)                                                                   \
+    do {                                                                                           \
+        const long e_ = (long)(expected), a_ = (long)(actual);                                     \
+        ++checks;                                                                                  \
+        if (e_ != a_) {                                                                            \
+            ++failures;                                                                            \
+            printf("%s:%d: %s: expected %ld, got %ld\n", __FILE__, __LINE__, #actual, e_, a_);     \
+        }                                                                                          \
+    } while (0)
+
+/* ---- reading the goldens: little-endian bytes, on a machine of any byte order ----------------- */
+
+static FILE *golden;
+
+static void read_bytes(void *to, size_t count)
+{
+    if (fread(to, 1, count, golden) != count) {
+        printf("golden file ends too early: run scripts/make_goldens.py\n");
+        exit(1);
+    }
+}
+
+static uint32_t read_u32(void)
+{
+    uint8_t b[4];
+    read_bytes(b, 4);
+    return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+}
+
+static int32_t read_i32(void)
+{
+    const uint32_t bits = read_u32();
+    int32_t value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static float read_f32(void)
+{
+    const uint32_t bits = read_u32();
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static void *allocate(size_t bytes)
+{
+    void *memory = malloc(bytes > 0 ? bytes : 1);
+    if (memory == NULL) {
+        printf("out of memory\n");
+        exit(1);
+    }
+    return memory;
+}
+
+/* The caller frees what is returned; `t` points into it. */
+static void *read_tensor(ecn_tensor *t)
+{
+    int32_t bytes;
+    void *memory;
+    t->dtype = read_i32();
+    t->zero_point = read_i32();
+    t->stride_c = read_i32();
+    t->stride_y = read_i32();
+    t->stride_x = read_i32();
+    t->scale = read_f32();
+    bytes = read_i32();
+    memory = allocate((size_t)bytes);
+    if (t->dtype == ECN_F32) {
+        for (int32_t i = 0; i < bytes / 4; ++i) {
+            ((float *)memory)[i] = read_f32();
+        }
+    } else {
+        read_bytes(memory, (size_t)bytes);
+    }
+    t->data = memory;
+    return memory;
+}
+
+static int same_bits(float a, float b)
+{
+    return memcmp(&a, &b, sizeof a) == 0;
+}
+
+static void expect_box(const char *name, int32_t index, const ecn_box *expected, const ecn_box *actual)
+{
+    ++checks;
+    if (same_bits(expected->x1, actual->x1) && same_bits(expected->y1, actual->y1)
+        && same_bits(expected->x2, actual->x2) && same_bits(expected->y2, actual->y2)
+        && same_bits(expected->score, actual->score) && expected->class_id == actual->class_id
+        && expected->cell == actual->cell) {
+        return;
+    }
+    ++failures;
+    printf("%s, box %d: expected (%.9g %.9g %.9g %.9g) score %.9g class %d cell %d, "
+           "got (%.9g %.9g %.9g %.9g) score %.9g class %d cell %d\n", name, (int)index,
+           (double)expected->x1, (double)expected->y1, (double)expected->x2, (double)expected->y2,
+           (double)expected->score, (int)expected->class_id, (int)expected->cell,
+           (double)actual->x1, (double)actual->y1, (double)actual->x2, (double)actual->y2,
+           (double)actual->score, (int)actual->class_id, (int)actual->cell);
+}
+
+static void test_case(void)
+{
+    char name[33] = {0};
+    ecn_heads h;
+    ecn_box *out;
+    void *memory[3];
+    int32_t capacity, expected_count, count;
+
+    read_bytes(name, 32);
+    h.classes = read_i32();
+    h.height = read_i32();
+    h.width = read_i32();
+    capacity = read_i32();
+    h.cell_px = read_f32();
+    h.threshold = read_f32();
+    memory[0] = read_tensor(&h.heat);
+    memory[1] = read_tensor(&h.size);
+    memory[2] = read_tensor(&h.offset);
+
+    out = (ecn_box *)allocate((size_t)capacity * sizeof *out);
+    count = ecn_decode(&h, out, capacity);
+    expected_count = read_i32();
+    EXPECT(expected_count, count);
+    for (int32_t i = 0; i < expected_count; ++i) {
+        ecn_box box;
+        box.x1 = read_f32();
+        box.y1 = read_f32();
+        box.x2 = read_f32();
+        box.y2 = read_f32();
+        box.score = read_f32();
+        box.class_id = read_i32();
+        box.cell = read_i32();
+        if (i < count) {
+            expect_box(name, i, &box, &out[i]);
+        }
+    }
+    free(out);
+    free(memory[0]);
+    free(memory[1]);
+    free(memory[2]);
+}
+
+static int32_t test_goldens(const char *path)
+{
+    char magic[8];
+    int32_t cases;
+    golden = fopen(path, "rb");
+    if (golden == NULL) {
+        printf("cannot read %s\n", path);
+        exit(1);
+    }
+    read_bytes(magic, 8);
+    if (memcmp(magic, "ECNGOLD\1", 8) != 0) {
+        printf("%s: expected magic ECNGOLD, version 1: run scripts/make_goldens.py\n", path);
+        exit(1);
+    }
+    cases = read_i32();
+    for (int32_t i = 0; i < cases; ++i) {
+        test_case();
+    }
+    EXPECT(EOF, fgetc(golden));
+    fclose(golden);
+    return cases;
+}
+
+/* ---- the header's promises, by hand ------------------------------------------------------------ */
+
+static const int8_t HEAT[9] = {0, 0, 0, 0, 50, 0, 0, 0, 0};     /* 1 class, 3x3, one peak */
+static const int8_t SIZE[18] = {0, 0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0};
+static const int8_t OFFSET[18] = {0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0};
+
+static ecn_tensor tensor(const int8_t *data, float scale)
+{
+    ecn_tensor t;
+    t.data = data;
+    t.scale = scale;
+    t.zero_point = 0;
+    t.dtype = ECN_S8;
+    t.stride_c = 9;
+    t.stride_y = 3;
+    t.stride_x = 1;
+    return t;
+}
+
+static ecn_heads good(void)
+{
+    ecn_heads h;
+    h.heat = tensor(HEAT, 0.125f);
+    h.size = tensor(SIZE, 0.1f);
+    h.offset = tensor(OFFSET, 0.1f);
+    h.classes = 1;
+    h.height = 3;
+    h.width = 3;
+    h.cell_px = 4.0f;
+    h.threshold = 6.25f;                 /* = 50 * 0.125 */
+    return h;
+}
+
+static void test_one_box(void)
+{
+    ecn_heads h = good();
+    ecn_box out[2];
+    memset(out, 0x5A, sizeof out);
+    EXPECT(1, ecn_decode(&h, out, 2));
+    EXPECT(2, (long)out[0].x1);          /* (1 + 0.5 - 1) * 4 */
+    EXPECT(10, (long)out[0].x2);
+    EXPECT(28, (long)(out[0].y1 * 10.0f));       /* (1 + 0.2 - 0.5) * 4 = 2.8 */
+    EXPECT(68, (long)(out[0].y2 * 10.0f + 0.5f));
+    EXPECT(625, (long)(out[0].score * 100.0f));
+    EXPECT(0, out[0].class_id);
+    EXPECT(4, out[0].cell);
+    for (size_t i = 0; i < sizeof out[1]; ++i) {
+        EXPECT(0x5A, ((unsigned char *)&out[1])[i]);     /* nothing after the last box is touched */
+    }
+    h.threshold = 6.2500005f;            /* the next float */
+    EXPECT(0, ecn_decode(&h, out, 2));
+}
+
+/* Every argument error, one deviation from good() at a time; `out` must stay untouched. */
+static void test_errors(void)
+{
+    const float zero = 0.0f, huge = 3e38f;
+    const float infinity = huge * 10.0f, nan = infinity * zero;
+    static const int32_t STRIDES[][2] = {                /* y, x of a 3x3 map */
+        {-1, 1},                                         /* negative */
+        {INT32_MAX, 1},                                  /* (3 - 1) * stride overflows */
+        {1073741824, 0},                                 /* last index is 2^31 */
+        {536870912, 536870912},                          /* each fits, the sum is 2^31 */
+    };
+    ecn_box out[1];
+    ecn_heads h;
+    memset(out, 0x5A, sizeof out);
+
+    h = good();
+    EXPECT(ECN_ERR_NULL, ecn_decode(NULL, out, 1));
+    EXPECT(ECN_ERR_NULL, ecn_decode(&h, NULL, 1));
+    EXPECT(0, ecn_decode(&h, NULL, 0));
+    EXPECT(ECN_ERR_ARG, ecn_decode(&h, out, -1));
+    EXPECT(ECN_ERR_ARG, ecn_decode(&h, NULL, -1));
+
+#define ERROR(code, field, value)                                                                  \
+    do {                                                                                           \
+        h = good();                                                                                \
+        h.field = (value);                                                                         \
+        EXPECT(code, ecn_decode(&h, out, 1));                                                      \
+        EXPECT(code, ecn_decode(&h, NULL, 0));                                                     \
+    } while (0)
+    ERROR(ECN_ERR_NULL, heat.data, NULL);
+    ERROR(ECN_ERR_NULL, size.data, NULL);
+    ERROR(ECN_ERR_NULL, offset.data, NULL);
+    ERROR(ECN_ERR_DTYPE, heat.dtype, 3);
+    ERROR(ECN_ERR_DTYPE, size.dtype, -1);
+    ERROR(ECN_ERR_DTYPE, offset.dtype, 99);
+    ERROR(ECN_ERR_QUANT, heat.scale, 0.0f);
+    ERROR(ECN_ERR_QUANT, size.scale, -1.0f);
+    ERROR(ECN_ERR_QUANT, offset.scale, nan);
+    ERROR(ECN_ERR_QUANT, heat.scale, infinity);
+    ERROR(ECN_ERR_QUANT, heat.zero_point, 128);
+    ERROR(ECN_ERR_QUANT, size.zero_point, -129);
+    ERROR(ECN_ERR_QUANT, offset.zero_point, INT32_MIN);
+    ERROR(ECN_ERR_SHAPE, classes, 0);
+    ERROR(ECN_ERR_SHAPE, height, -3);
+    ERROR(ECN_ERR_SHAPE, width, ECN_DIM_MAX + 1);
+    ERROR(ECN_ERR_SHAPE, size.stride_c, -1);
+    ERROR(ECN_ERR_SHAPE, offset.stride_x, INT32_MIN);
+    ERROR(ECN_ERR_ARG, cell_px, 0.0f);
+    ERROR(ECN_ERR_ARG, cell_px, nan);
+    ERROR(ECN_ERR_ARG, cell_px, infinity);
+    ERROR(ECN_ERR_ARG, threshold, nan);
+    for (size_t i = 0; i < sizeof out; ++i) {
+        EXPECT(0x5A, ((unsigned char *)out)[i]);
+    }
+    for (size_t i = 0; i < sizeof STRIDES / sizeof STRIDES[0]; ++i) {
+        h = good();
+        h.heat.stride_y = STRIDES[i][0];
+        h.heat.stride_x = STRIDES[i][1];
+        EXPECT(ECN_ERR_SHAPE, ecn_decode(&h, out, 1));
+    }
+    h = good();
+    h.heat.stride_c = INT32_MAX;         /* one class: its stride is never used */
+    EXPECT(1, ecn_decode(&h, out, 1));
+}
+
+static void test_texts(void)
+{
+    for (int32_t a = -6; a <= 0; ++a) {
+        for (int32_t b = a + 1; b <= 0; ++b) {
+            EXPECT(1, strcmp(ecn_strerror(a), ecn_strerror(b)) != 0);
+        }
+    }
+    EXPECT(0, strcmp("no error", ecn_strerror(7)));
+    EXPECT(0, strcmp("unknown error", ecn_strerror(INT32_MIN)));
+    EXPECT(ECN_VERSION, ecn_version());
+}
+
+int main(int argc, char **argv)
+{
+    int32_t cases;
+    if (argc != 2) {
+        printf("usage: %s decoder_v1.bin\n", argv[0]);
+        return 2;
+    }
+    cases = test_goldens(argv[1]);
+    test_one_box();
+    test_errors();
+    test_texts();
+    printf("%d golden cases, %d checks, %d failures\n", (int)cases, checks, failures);
+    return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,66 @@
+"""What the decoder tests share: both back ends, the C compiler, the goldens' own reader."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import edge_centernet.decoder
+from edge_centernet.decoder import reference
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    """Path of the C compiler: $CC, or the first of cc, gcc, clang."""
+    names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no C compiler: install gcc or clang, or set CC")
+    return found
+
+
+@pytest.fixture(params=["numpy", "c"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each back end in turn; "c" is only missing where nothing could have compiled it."""
+    if request.param == "c" and edge_centernet.decoder.BACKEND != "c":
+        request.getfixturevalue("compiler")
+        pytest.fail("there is a C compiler, but no extension: python setup.py build_ext --inplace")
+    return str(request.param)
+
+
+@pytest.fixture
+def decode_boxes(backend: str) -> Callable[..., Any]:
+    """`decode_boxes` of each back end in turn."""
+    if backend == "numpy":
+        return reference.decode_boxes
+    from edge_centernet.decoder import native
+
+    return native.decode_boxes
+
+
+@pytest.fixture(scope="session")
+def goldens() -> ModuleType:
+    """scripts/make_goldens.py as a module."""
+    spec = importlib.util.spec_from_file_location("make_goldens", ROOT / "scripts" / "make_goldens.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout these tests belong to."""
+    return ROOT

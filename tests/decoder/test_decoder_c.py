@@ -1,0 +1,79 @@
+"""The C library on its own: strict compilers, goldens without Python, sanitizers, no outside symbols."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import edge_centernet.decoder
+
+SOURCES = Path(edge_centernet.decoder.__file__).parent
+LIBRARY = SOURCES / "edgecn_decode.c"
+STRICT = ["-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Werror"]
+BUILDS = {
+    "plain": ["-std=c99", "-O2"],
+    "sanitized": ["-std=c99", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    # What a careless firmware build does; rounded() must keep the bits anyway.
+    "contracting": ["-std=gnu99", "-O3", "-ffp-contract=fast", "-march=native"],
+}
+
+
+def run(*command: str | Path) -> str:
+    """Standard output; fails the test with everything the command said."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_c_program_finds_the_golden_boxes(build: str, compiler: str, root: Path, tmp_path: Path) -> None:
+    """Compiled without a warning, the C test passes all goldens and its own checks of every error code."""
+    program = tmp_path / "test_decode"
+    test = root / "tests" / "c" / "test_decode.c"
+    run(compiler, *BUILDS[build], *STRICT, f"-I{SOURCES}", test, LIBRARY, "-o", program)
+    out = run(program, root / "tests" / "golden" / "decoder_v1.bin")
+    assert out.startswith("12 golden cases, ")
+    assert out.endswith(" checks, 0 failures\n")
+
+
+def test_c_program_notices_a_wrong_golden(compiler: str, root: Path, tmp_path: Path) -> None:
+    """A changed class number in the last golden box is found: the program above can fail."""
+    program, changed = tmp_path / "test_decode", tmp_path / "changed.bin"
+    run(compiler, "-std=c99", f"-I{SOURCES}", root / "tests" / "c" / "test_decode.c", LIBRARY, "-o", program)
+    golden = bytearray((root / "tests" / "golden" / "decoder_v1.bin").read_bytes())
+    golden[-8] ^= 1
+    changed.write_bytes(golden)
+    done = subprocess.run([program, changed], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.endswith(" 1 failures\n")
+
+
+def test_c_source_is_also_cpp(compiler: str, tmp_path: Path) -> None:
+    """A C++ compiler takes the same file without a warning."""
+    cpp = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+    if cpp is None:
+        pytest.skip("no C++ compiler: install g++ or clang++")
+    run(cpp, "-x", "c++", *STRICT, "-c", LIBRARY, "-o", tmp_path / "decode.o")
+
+
+@pytest.mark.parametrize("level", ["-O0", "-Os", "-O2", "-O3"])
+def test_library_needs_no_outside_symbol(level: str, compiler: str, tmp_path: Path) -> None:
+    """No libm, no malloc, not even memcpy: the object file has no undefined symbol and no data of its own."""
+    library = tmp_path / "decode.o"
+    flags = ["-std=c99", level, "-fno-stack-protector", "-fno-pic"]
+    run(compiler, *flags, *STRICT, "-c", LIBRARY, "-o", library)
+    symbols = [line.split() for line in run("nm", library).splitlines()]
+    assert [symbol for symbol in symbols if symbol[-2] in "UDdBbC"] == []
+    assert sorted(symbol[-1] for symbol in symbols if symbol[-2] == "T") == [
+        "ecn_decode",
+        "ecn_strerror",
+        "ecn_version",
+    ]
+
+
+def test_extension_is_active_where_it_can_be_built(compiler: str) -> None:
+    """With a C compiler at hand the C decoder is the one in use: build with `python setup.py build_ext --inplace`."""
+    assert edge_centernet.decoder.BACKEND == "c"
