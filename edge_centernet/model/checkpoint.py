@@ -22,17 +22,21 @@ from edge_centernet.model.layers import ConvUnit
 Stage = Literal["float", "qat"]
 
 
-def save_checkpoint(path: Path, model: CenterNet, stage: Stage, info: dict[str, str] | None = None) -> None:
-    """Write atomically. stage "qat": BatchNorm folded, quantizers present. info: free text for the header."""
+def save_checkpoint(path: Path, model: CenterNet, stage: Stage, half: bool = False) -> None:
+    """Write atomically. stage "qat": BatchNorm folded, quantizers present.
+
+    half: store convolution weights as float16 (half the file; 11 bits, where the int8 network keeps 7 or 8).
+    """
     from safetensors.torch import save_file
 
     header = {
         "edge_centernet": json.dumps(
-            {"spec": asdict(model.spec), "arch": model.arch.to_dict(), "stage": stage, "info": info or {}},
-            sort_keys=True,
+            {"spec": asdict(model.spec), "arch": model.arch.to_dict(), "stage": stage}, sort_keys=True
         )
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        state = {name: t.half() if t.ndim == 4 else t for name, t in state.items()}
     temporary = path.with_name(path.name + ".tmp")
     save_file(state, str(temporary), metadata=header)
     os.replace(temporary, path)

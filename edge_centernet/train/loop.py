@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,7 @@ class Trainer:
         self.device = torch.device(device)
         spec = ModelSpec(name=name, version="1", height=config.size, width=config.size, classes=train.classes)
         torch.manual_seed(config.seed)
+        cv2.setNumThreads(1)  # the warps are small, and its threads fight the ones that train
         arch = Architecture(config.backbone, config.width)
         self.model = CenterNet(spec, arch)
         if weights is not None:

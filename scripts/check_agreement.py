@@ -1,0 +1,85 @@
+r"""How far do the converted files agree with the PyTorch QAT simulation, on a real validation set?
+
+    python scripts/check_agreement.py --data ../shared/data/voc2007/instances_val.json \
+        --out docs/benchmarks/agreement.json
+
+For every image the simulation (fake quantizers in float32) and each artifact (in its own engine) decode their heads.
+A detection above 0.3 agrees if the other side has one of its class with IoU >= 0.9 and a score within 0.05
+(`edge_centernet.converters.verify.agreement`). Exit code 1 if any artifact stays below --minimum.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+import torch
+from tqdm import tqdm
+
+from edge_centernet.artifact import sha256
+from edge_centernet.converters.verify import agreement
+from edge_centernet.data import read_dataset
+from edge_centernet.heads import Heads
+from edge_centernet.image import letterbox, prepare, read_image
+from edge_centernet.model.checkpoint import load_checkpoint
+from edge_centernet.models import find_model
+from edge_centernet.runtimes import open_runtime
+from edge_centernet.train.validate import torch_manifest
+
+
+@click.command()
+@click.option("--name", default="centernet-mbv2-320", show_default=True, help="A shipped model.")
+@click.option("--artifacts", type=click.Path(path_type=Path), help="Folder with NAME.onnx, .xml, .tflite; the shipped.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Data set to take the images from.")
+@click.option("--limit", type=int, default=0, help="Only the first N images; 0 for all.")
+@click.option("--minimum", type=float, default=0.99, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="JSON record.")
+def main(name: str, artifacts: Path | None, data: Path, limit: int, minimum: float, out: Path | None) -> None:
+    """Print the share of agreeing detections for OpenVINO, TFLite and ONNX."""
+    checkpoint = find_model(name, ".safetensors")
+    model, stage = load_checkpoint(checkpoint)
+    assert stage == "qat", "the simulation needs a QAT checkpoint"
+    files = {s: (artifacts / f"{name}{s}" if artifacts else find_model(name, s)) for s in (".onnx", ".xml", ".tflite")}
+    runtimes = {suffix: open_runtime(path, threads=1) for suffix, path in files.items()}
+    manifest = torch_manifest(model.spec)
+    counts = {suffix: [0, 0] for suffix in files}
+    samples = read_dataset(data).samples[: limit or None]
+    for sample in tqdm(samples, unit="image"):
+        image = read_image(sample.path)
+        rgb, _ = letterbox(image, model.spec)
+        with torch.no_grad():
+            simulated = model(torch.from_numpy(rgb).permute(2, 0, 1)[None].float())  # (1, 3, H, W)
+        reference = Heads(*(t[0].numpy() for t in simulated))
+        for suffix, runtime in runtimes.items():
+            heads = runtime.run(prepare(image, runtime.manifest)[0])
+            found, matched = agreement((reference, manifest), (heads, runtime.manifest))
+            counts[suffix][0] += found
+            counts[suffix][1] += matched
+    record = {
+        "images": len(samples),
+        "checkpoint_sha256": sha256(checkpoint),
+        "results": [
+            {
+                "artifact": files[s].name,
+                "sha256": sha256(files[s]),
+                "detections": n,
+                "agree": k,
+                "share": round(k / n, 5),
+            }
+            for s, (n, k) in counts.items()
+        ],
+    }
+    for row in record["results"]:
+        click.echo(f"{row['artifact']:28} {row['share']:.4%} ({row['agree']} of {row['detections']})")
+    if out:
+        temporary = out.with_suffix(".tmp")
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        os.replace(temporary, out)
+    sys.exit(0 if all(row["share"] >= minimum for row in rows) else 1)
+
+
+if __name__ == "__main__":
+    main()
