@@ -23,11 +23,15 @@ def draw(image_bgr: NDArray[np.uint8], found: Detections, classes: Sequence[str]
     canvas = np.ascontiguousarray(image_bgr).copy()
     side = max(canvas.shape[:2])
     line = max(1, round(side / 400))
-    for xyxy, score, class_id in reversed(list(zip(found.xyxy, found.score, found.class_id, strict=True))):
-        color = class_color(int(class_id))
-        x1, y1, x2, y2 = (round(float(v)) for v in xyxy)
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), color, line)
-        _label(canvas, f"{classes[class_id]} {score:.2f}", (x1, y1), color, max(0.45, side / 1400))
+    order = range(len(found) - 1, -1, -1)
+    corners = [[round(float(v)) for v in xyxy] for xyxy in found.xyxy]
+    for i in order:
+        x1, y1, x2, y2 = corners[i]
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), class_color(int(found.class_id[i])), line)
+    for i in order:  # after all boxes, so that no line runs through a label
+        text = f"{classes[found.class_id[i]]} {found.score[i]:.2f}"
+        corner = (corners[i][0], corners[i][1])
+        _label(canvas, text, corner, class_color(int(found.class_id[i])), max(0.45, side / 1400))
     return canvas
 
 

@@ -117,9 +117,9 @@ class _Kept:
 def _write(text: str, kept: _Kept | None) -> None:
     if not text:
         return
-    click.echo(text, nl=False)  # flushes, so that a reader sees each frame at once
-    if kept is not None:
+    if kept is not None:  # first, so that an interruption leaves the file with all that was shown
         kept.write(text)
+    click.echo(text, nl=False)  # flushes, so that a reader sees each frame at once
 
 
 def _warn(line: str) -> None:

@@ -251,7 +251,9 @@ def test_ctrl_c_is_clean(tmp_path: Path, onnx_model: Path) -> None:
     assert err.splitlines()[-1] == "Interrupted."
     assert "Traceback" not in err
     assert not [p for p in (tmp_path / "o").iterdir() if p.name.startswith(".")]
-    assert (tmp_path / "o" / "detections.jsonl").read_text().splitlines() == lines
+    kept = (tmp_path / "o" / "detections.jsonl").read_text().splitlines()
+    assert kept[: len(lines)] == lines
+    assert len(kept) <= len(lines) + 1
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path, onnx_model: Path, write_image: Write) -> None:

