@@ -1,0 +1,138 @@
+"""From the interchange file (QDQ ONNX) to what devices run; torch is not needed.
+
+Importing this imports no engine and no writer; a target's module is loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_centernet.artifact import files_of
+from edge_centernet.errors import ConfigError, ConversionError
+
+if TYPE_CHECKING:
+    from edge_centernet.converters.base import Artifact, Precision, Progress, Save
+    from edge_centernet.converters.qdq import Network
+    from edge_centernet.converters.verify import Reference
+
+# target -> "module:function"; the function is `convert(network, precision) -> Save` (base.py)
+CONVERTERS = {
+    "openvino": "edge_centernet.converters.to_openvino:convert",
+    "tflite": "edge_centernet.converters.to_tflite:convert",
+    "onnx": "edge_centernet.converters.to_onnx:convert",
+}
+SUFFIXES = {"openvino": ".xml", "tflite": ".tflite", "onnx": ".onnx"}
+
+
+def convert(
+    source: Path,
+    targets: Sequence[str],
+    precision: Precision,
+    out: Path,
+    *,
+    progress: Progress = lambda line: None,
+    pictures: Sequence[Any] | None = None,
+) -> list[Artifact]:
+    """Write one verified file for each target into the folder `out`, named after the source.
+
+    source: the interchange file. targets: names of CONVERTERS. precision: "int8", or "fp32" (files named NAME-fp32).
+    progress: called with one line of text as work goes on. pictures: what to verify with, (H, W, 3) uint8 BGR;
+    the packaged sample photos unless given.
+
+    An artifact appears under its name complete and verified, or not at all; the others are still written.
+
+    Raises:
+        ArtifactError: the source is missing or damaged.
+        ConversionError: the source is another network, or an artifact does not answer as the source does.
+        ConfigError: a target is unknown or `out` cannot be used.
+        MissingDependency: a target's packages are not installed.
+    """
+    from edge_centernet.converters import qdq, verify
+
+    _check_targets(targets)
+    network = qdq.load(source)
+    names = {target: _name(source, target, precision) for target in targets}
+    _check_folder(source, out, list(names.values()))
+    progress(f"Running {source.name} on the verification images")
+    reference = verify.Reference(network, precision, verify.sample_pictures() if pictures is None else pictures)
+    artifacts, failures = [], []
+    for target, name in names.items():
+        progress(f"Writing and verifying {out / name}")
+        try:
+            artifacts.append(_make(network, reference, target, precision, out / name))
+        except ConversionError as error:
+            failures.append(f"{target}: {error}")
+    if failures:
+        raise ConversionError(f"not written: {'; '.join(failures)}")
+    return artifacts
+
+
+def _make(network: Network, reference: Reference, target: str, precision: Precision, path: Path) -> Artifact:
+    """Write beside the final place, verify, write again with `verified` in the manifest, move into place."""
+    from edge_centernet.converters.base import Artifact
+
+    start = time.perf_counter()
+    save = _converter(target)(network, precision)
+    with _scratch_folder(path.parent) as scratch:
+        draft = scratch / path.name
+        save(draft, False)
+        report = reference.compare(draft)
+        if report.failures:
+            raise ConversionError(f"does not answer as the source does: {', '.join(report.failures)}")
+        manifest = save(draft, True)
+        _move(draft, path)
+    return Artifact(target, path, manifest, report, time.perf_counter() - start)
+
+
+def _converter(target: str) -> Callable[[Network, Precision], Save]:
+    module, function = CONVERTERS[target].split(":")
+    converter: Callable[[Network, Precision], Save] = getattr(import_module(module), function)
+    return converter
+
+
+@contextmanager
+def _scratch_folder(beside: Path) -> Iterator[Path]:
+    """A hidden folder on the same file system, so that moving out of it is a rename."""
+    folder = Path(tempfile.mkdtemp(prefix=".convert-", dir=beside))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(draft: Path, path: Path) -> None:
+    """Rename all files of an artifact; the one that is opened by name goes first away and comes last."""
+    if len(files_of(path)) > 1:  # never an old .xml with a new .bin
+        path.unlink(missing_ok=True)
+    for old, new in zip(reversed(files_of(draft)), reversed(files_of(path)), strict=True):
+        os.replace(old, new)
+
+
+def _name(source: Path, target: str, precision: Precision) -> str:
+    return f"{source.stem}{'' if precision == 'int8' else '-fp32'}{SUFFIXES[target]}"
+
+
+def _check_targets(targets: Sequence[str]) -> None:
+    unknown = [target for target in targets if target not in CONVERTERS]
+    if unknown or not targets:
+        raise ConfigError(f"target: expected {', '.join(CONVERTERS)}, got {', '.join(unknown) or 'none'}")
+
+
+def _check_folder(source: Path, out: Path, names: list[str]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out}: expected a folder to write to ({error.strerror}); choose another --out") from None
+    if not os.access(out, os.W_OK):
+        raise ConfigError(f"{out}: expected a folder to write to, got one without permission; choose another --out")
+    for path in (out / name for name in names):
+        if path.exists() and path.samefile(source):
+            raise ConfigError(f"{path}: would overwrite the source; choose another --out")

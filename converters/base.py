@@ -1,0 +1,48 @@
+"""What all converters share: names, the artifact record, the stamp in the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edge_centernet import __version__
+from edge_centernet.manifest import Manifest
+
+if TYPE_CHECKING:
+    from edge_centernet.converters.verify import Report
+
+Precision = Literal["int8", "fp32"]
+Progress = Callable[[str], None]
+# What a converter returns: write the file (path, verified) and return the manifest inside it.
+Save = Callable[[Path, bool], Manifest]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file that was written and verified.
+
+    path: the file to open (.onnx, .xml, .tflite; a .xml has its .bin beside it). seconds: writing plus verifying.
+    """
+
+    target: str
+    path: Path
+    manifest: Manifest
+    report: Report
+    seconds: float
+
+
+def stamp(manifest: Manifest, changes: dict[str, Any], tool: str, version: str, verified: bool) -> Manifest:
+    """The manifest of a file written by `tool`: made_by grows, `verified` is set, `changes` replace other fields."""
+    made_by = {**manifest.made_by, "edge-centernet": __version__, tool: version}
+    return replace(manifest, **changes, made_by=made_by, verified=verified)
+
+
+def nchw_specs(manifest: Manifest, precision: Precision) -> dict[str, Any]:
+    """What changes in the manifest of a file that keeps the interchange file's layout."""
+    if precision == "int8":
+        return {"precision": precision}
+    heads = (manifest.heat, manifest.size, manifest.offset)
+    floats = {spec.name: replace(spec, dtype="float32", quant=None) for spec in heads}
+    return {**floats, "precision": precision}

@@ -1,0 +1,417 @@
+"""The interchange file, a QDQ ONNX, as a small typed graph that every writer shares.
+
+Only what our networks are made of is understood: Conv (dense or depthwise), Add, nearest Resize, MaxPool, with an
+optional Relu or ReLU6 and one QuantizeLinear/DequantizeLinear pair behind each. Anything else raises ConversionError
+naming the node, so that no writer ever has to guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.errors import ArtifactError, ConversionError, ManifestError, MissingDependency
+from edge_centernet.manifest import KEY, Manifest, Quant
+
+Array = NDArray[Any]
+Activation = Literal["linear", "relu", "relu6"]
+HEADS = ("heat", "size", "offset")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One activation: its name, (C, H, W), and how int8 stores it."""
+
+    name: str
+    shape: tuple[int, int, int]
+    quant: Quant
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """Convolution, bias and activation; dense (groups 1) or depthwise (groups = input channels).
+
+    weight: (O, I/groups, kh, kw) float32 as trained; weight_scale: (O,) float32, zero point 0; bias: (O,) float32.
+    pads: top, left, bottom, right in pixels.
+    """
+
+    name: str
+    x: Tensor
+    y: Tensor
+    weight: Array
+    weight_scale: Array
+    bias: Array
+    stride: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    groups: int
+    act: Activation
+
+    @property
+    def weight_int8(self) -> NDArray[np.int8]:
+        """(O, I/groups, kh, kw) as QuantizeLinear stores them: round half to even, in float32."""
+        return quantize_weight(self.weight, self.weight_scale)
+
+
+@dataclass(frozen=True)
+class Add:
+    """Elementwise addition of two activations of one shape, with activation."""
+
+    name: str
+    a: Tensor
+    b: Tensor
+    y: Tensor
+    act: Activation
+
+
+@dataclass(frozen=True)
+class Upsample:
+    """Nearest-neighbour enlargement by a whole factor; y is stored exactly as x."""
+
+    name: str
+    x: Tensor
+    y: Tensor
+    factor: int
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """Maximum over a window; y is stored exactly as x. Padding never wins: x is never negative."""
+
+    name: str
+    x: Tensor
+    y: Tensor
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+
+Op = Conv | Add | Upsample | MaxPool
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The whole network in execution order. model: the onnx.ModelProto it was read from."""
+
+    model: Any
+    manifest: Manifest
+    input: Tensor
+    ops: tuple[Op, ...]
+    heads: dict[str, Tensor]
+
+
+def quantize_weight(weight: Array, scale: Array) -> NDArray[np.int8]:
+    """(O, ...) float32 and (O,) scales -> int8, as ONNX QuantizeLinear with zero point 0."""
+    per_channel = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    return np.clip(np.rint(weight / per_channel), -128, 127).astype(np.int8)
+
+
+def load(path: Path) -> Network:
+    """Read and check an interchange file.
+
+    Raises:
+        ArtifactError: the file is missing or is not a readable ONNX file.
+        ConversionError: it is ONNX, but not one of our networks.
+        MissingDependency: the extra `convert` is not installed.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise MissingDependency.for_extra("convert", "convert") from None
+    if not path.is_file():
+        raise ArtifactError(f"{path}: expected a QDQ ONNX file, found no such file")
+    try:
+        model: Any = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf, onnx.checker and the file system each raise their own kind
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ArtifactError(f"{path}: expected a complete ONNX file, got a damaged one ({reason[:120]})") from None
+    try:
+        return parse(model)
+    except (ConversionError, ManifestError) as error:
+        raise ConversionError(f"{path}: {error}") from None
+
+
+def parse(model: Any) -> Network:
+    """The typed graph of an onnx.ModelProto; raises ConversionError naming the node that does not fit."""
+    manifest = _manifest(model)
+    reader = _Reader(model.graph)
+    for node in model.graph.node:
+        reader.read(node)
+    heads = {role: reader.head(role) for role in HEADS}
+    assert reader.image is not None  # heads exist, so the input was read
+    network = Network(model, manifest, reader.image, tuple(reader.ops), heads)
+    _check_manifest(network)
+    return network
+
+
+def _manifest(model: Any) -> Manifest:
+    for entry in model.metadata_props:
+        if entry.key == KEY:
+            return Manifest.from_json(entry.value)
+    raise ConversionError(f"expected an edge-centernet network (metadata {KEY!r}), got some other ONNX network")
+
+
+def _check_manifest(network: Network) -> None:
+    """The graph and the manifest must tell the same story, or every device would decode nonsense."""
+    manifest = network.manifest
+    if manifest.precision != "int8":
+        raise ConversionError(f"expected the quantized (QDQ) network, got a {manifest.precision} one: it has no scales")
+    if network.input.shape != manifest.input.chw:
+        raise ConversionError(f"input: the manifest says {manifest.input.chw}, the graph {network.input.shape}")
+    for role in HEADS:
+        tensor, spec = network.heads[role], getattr(manifest, role)
+        if (tensor.shape, tensor.quant) != (spec.chw, spec.quant):
+            raise ConversionError(
+                f"output {role}: the manifest says {spec.chw} {spec.quant}, the graph {tensor.shape} {tensor.quant}"
+            )
+
+
+@dataclass
+class _Weight:
+    """A quantized weight on its way from its initializer to its Conv."""
+
+    value: Array
+    scale: Array
+
+
+@dataclass
+class _Reader:
+    """Walks the nodes in graph order; each `_read_...` handles one op type."""
+
+    graph: Any
+    image: Tensor | None = None
+    ops: list[Op] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        from onnx import numpy_helper
+
+        self.consts: dict[str, Array] = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
+        self.weights: dict[str, _Weight] = {}
+        self.stored: dict[str, Tensor] = {}  # int8 side: behind QuantizeLinear, before DequantizeLinear
+        self.real: dict[str, Tensor] = {}  # float side: what Conv, Add, Resize and MaxPool read
+        self.consumers: dict[str, list[Any]] = {}
+        self.done: set[str] = set()  # activations and QuantizeLinears that belong to the op in front of them
+        for node in self.graph.node:
+            for name in node.input:
+                self.consumers.setdefault(name, []).append(node)
+
+    def read(self, node: Any) -> None:
+        """Dispatch on the op type."""
+        if node.output[0] in self.done:
+            return
+        handlers: dict[str, Callable[[Any], None]] = {
+            "QuantizeLinear": self._read_quantize,
+            "DequantizeLinear": self._read_dequantize,
+            "Conv": self._read_conv,
+            "Add": self._read_add,
+            "Resize": self._read_resize,
+            "MaxPool": self._read_maxpool,
+            "Constant": self._read_constant,
+            "Identity": self._read_identity,
+        }
+        if node.op_type not in handlers:
+            raise _error(node, f"this operation is not supported; expected one of {', '.join(sorted(handlers))}")
+        handlers[node.op_type](node)
+
+    def head(self, role: str) -> Tensor:
+        """The int8 graph output named `role`."""
+        if role not in {o.name for o in self.graph.output} or role not in self.stored:
+            found = ", ".join(o.name for o in self.graph.output)
+            raise ConversionError(f"expected an int8 graph output named {role!r}, found: {found}")
+        return self.stored[role]
+
+    def _read_constant(self, node: Any) -> None:
+        from onnx import numpy_helper
+
+        self.consts[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+
+    def _read_identity(self, node: Any) -> None:
+        """Exporters share equal initializers through Identity."""
+        self.consts[node.output[0]] = self._const(node, 0)
+
+    def _read_quantize(self, node: Any) -> None:
+        """Of a weight; those behind activations were taken by `_finish`."""
+        value = self.consts.get(node.input[0])
+        if value is None:
+            raise _error(node, f"input {node.input[0]!r} is neither a weight nor the result of a supported operation")
+        scale, zero = self._const(node, 1).reshape(-1), self._const(node, 2)
+        if zero.dtype != np.int8 or zero.any():
+            raise _error(node, "weights must be int8 with zero point 0")
+        if len(scale) not in (1, len(value)) or (len(scale) > 1 and _attrs(node).get("axis", 1) != 0):
+            raise _error(node, "weight scales must be one for all or one per output channel (axis 0)")
+        self.weights[node.output[0]] = _Weight(value, np.broadcast_to(scale, (len(value),)).astype(np.float32))
+
+    def _read_dequantize(self, node: Any) -> None:
+        source, result = node.input[0], node.output[0]
+        if source in self.weights:
+            self.weights[result] = self.weights[source]
+        elif source in self.stored:
+            if self._quant(node) != self.stored[source].quant:
+                raise _error(node, "its scale and zero point differ from those of its QuantizeLinear")
+            self.real[result] = self.stored[source]
+        elif source in {i.name for i in self.graph.input}:
+            self.image = self._image(node)
+            self.real[result] = self.image
+        else:
+            raise _error(node, f"input {source!r} is neither the image nor the result of a QuantizeLinear")
+
+    def _image(self, node: Any) -> Tensor:
+        """The uint8 graph input; int8 engines store pixel - 128, hence the zero point moves by 128."""
+        info = next(i for i in self.graph.input if i.name == node.input[0])
+        shape = tuple(d.dim_value for d in info.type.tensor_type.shape.dim)
+        zero = self._const(node, 2)
+        if len(shape) != 4 or shape[0] != 1 or min(shape) < 1 or zero.dtype != np.uint8:
+            raise _error(node, f"the image must be uint8 [1, 3, height, width], got {zero.dtype} {list(shape)}")
+        quant = Quant(float(self._const(node, 1)), int(zero) - 128)
+        return Tensor(info.name, (shape[1], shape[2], shape[3]), quant)
+
+    def _read_conv(self, node: Any) -> None:
+        attrs, x = _attrs(node), self._input(node, 0)
+        weight = self.weights.get(node.input[1])
+        if weight is None:
+            raise _error(node, f"weight {node.input[1]!r} has no QuantizeLinear/DequantizeLinear pair")
+        out, per_group, *kernel = weight.value.shape
+        groups = attrs.get("group", 1)
+        if groups != 1 and (groups != x.shape[0] or per_group != 1):
+            raise _error(
+                node, f"expected 1 group or one per channel (depthwise), got {groups} for {x.shape[0]} channels"
+            )
+        if any(d != 1 for d in attrs.get("dilations", [1, 1])):
+            raise _error(node, "dilated convolutions are not supported")
+        stride, pads, size = _window(node, x, kernel)
+        bias = self._const(node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(out)
+        act, y = self._finish(node, (out, *size))
+        self.ops.append(
+            Conv(
+                node.name, x, y, weight.value.astype(np.float32), weight.scale, bias.astype(np.float32),
+                stride, pads, groups, act,
+            )
+        )  # fmt: skip
+
+    def _read_add(self, node: Any) -> None:
+        a, b = self._input(node, 0), self._input(node, 1)
+        if a.shape != b.shape:
+            raise _error(node, f"expected two tensors of one shape, got {a.shape} and {b.shape}")
+        act, y = self._finish(node, a.shape)
+        self.ops.append(Add(node.name, a, b, y, act))
+
+    def _read_resize(self, node: Any) -> None:
+        attrs, x = _attrs(node), self._input(node, 0)
+        rule = (
+            attrs.get("coordinate_transformation_mode", b"half_pixel"),
+            attrs.get("nearest_mode", b"round_prefer_floor"),
+        )
+        # at whole factors both rules read source pixel floor(i / factor)
+        if attrs.get("mode", b"nearest") != b"nearest" or rule not in (
+            (b"asymmetric", b"floor"),
+            (b"half_pixel", b"round_prefer_floor"),
+        ):
+            raise _error(
+                node, "expected a nearest Resize (asymmetric with floor, or half_pixel with round_prefer_floor)"
+            )
+        if len(node.input) > 2 and node.input[2]:
+            factors = [float(f) for f in self._const(node, 2)]
+        else:
+            factors = [float(s) / d for s, d in zip(self._const(node, 3), (1, *x.shape), strict=True)]
+        factor = int(factors[2])
+        if factors != [1, 1, factor, factor] or factor < 2:
+            raise _error(node, f"expected one whole factor for height and width, got {factors}")
+        y = self._same_storage(node, x, (x.shape[0], x.shape[1] * factor, x.shape[2] * factor))
+        self.ops.append(Upsample(node.name, x, y, factor))
+
+    def _read_maxpool(self, node: Any) -> None:
+        attrs, x = _attrs(node), self._input(node, 0)
+        if attrs.get("ceil_mode", 0) or any(d != 1 for d in attrs.get("dilations", [1, 1])):
+            raise _error(node, "ceil_mode and dilations are not supported")
+        kernel = attrs["kernel_shape"]
+        stride, pads, size = _window(node, x, kernel)
+        producer = next((op for op in self.ops if op.y is x), None)
+        if any(pads) and getattr(producer, "act", "linear") == "linear":
+            raise _error(node, "padding is supported behind a Relu only (zeros must never win)")
+        y = self._same_storage(node, x, (x.shape[0], *size))
+        self.ops.append(MaxPool(node.name, x, y, (kernel[0], kernel[1]), stride, pads))
+
+    def _finish(self, node: Any, shape: tuple[int, ...]) -> tuple[Activation, Tensor]:
+        """Follow Relu or Clip and QuantizeLinear behind `node`; returns the activation and the stored tensor."""
+        act: Activation = "linear"
+        last = self._only_consumer(node)
+        if last.op_type in ("Relu", "Clip"):
+            act = "relu" if last.op_type == "Relu" else self._clip(last)
+            self.done.add(last.output[0])
+            last = self._only_consumer(last)
+        if last.op_type != "QuantizeLinear":
+            raise _error(node, f"expected QuantizeLinear behind it, found {last.op_type} {last.name!r}")
+        self.done.add(last.output[0])
+        y = Tensor(last.output[0], (shape[0], shape[1], shape[2]), self._quant(last))
+        self.stored[y.name] = y
+        return act, y
+
+    def _same_storage(self, node: Any, x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        """The result of an operation that moves stored integers; a Q/DQ pair behind it must not change them."""
+        y = Tensor(node.output[0], shape, x.quant)
+        self.real[y.name] = y
+        for after in self.consumers.get(y.name, []):
+            if after.op_type == "QuantizeLinear":
+                if self._quant(after) != x.quant:
+                    raise _error(after, f"behind {node.op_type} the scale and zero point must not change")
+                self.stored[after.output[0]] = y
+                self.done.add(after.output[0])
+        return y
+
+    def _clip(self, node: Any) -> Activation:
+        low = float(self._const(node, 1)) if len(node.input) > 1 and node.input[1] else -np.inf
+        high = float(self._const(node, 2)) if len(node.input) > 2 and node.input[2] else np.inf
+        if low == 0 and high in (6, np.inf):
+            return "relu6" if high == 6 else "relu"
+        raise _error(node, f"expected limits 0 and 6, got {low} and {high}")
+
+    def _only_consumer(self, node: Any) -> Any:
+        after = self.consumers.get(node.output[0], [])
+        if len(after) != 1:
+            raise _error(node, f"expected one reader of its result (Relu, Clip or QuantizeLinear), found {len(after)}")
+        return after[0]
+
+    def _quant(self, node: Any) -> Quant:
+        scale, zero = self._const(node, 1), self._const(node, 2)
+        if scale.size != 1 or zero.dtype != np.int8:
+            raise _error(node, f"activations must be int8 with one scale, got {zero.dtype} with {scale.size}")
+        return Quant(float(scale.reshape(())), int(zero.reshape(())))
+
+    def _input(self, node: Any, index: int) -> Tensor:
+        if (x := self.real.get(node.input[index])) is None:
+            raise _error(
+                node, f"input {node.input[index]!r} is not quantized: expected the result of a DequantizeLinear"
+            )
+        return x
+
+    def _const(self, node: Any, index: int) -> Array:
+        if index >= len(node.input) or (value := self.consts.get(node.input[index])) is None:
+            raise _error(node, f"input {index} must be a constant")
+        return value
+
+
+def _attrs(node: Any) -> dict[str, Any]:
+    from onnx import helper
+
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _window(
+    node: Any, x: Tensor, kernel: list[int]
+) -> tuple[tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:
+    """(stride, pads top left bottom right, output height and width) of a Conv or MaxPool."""
+    attrs = _attrs(node)
+    if attrs.get("auto_pad", b"NOTSET") != b"NOTSET":
+        raise _error(node, "expected explicit pads, got auto_pad")
+    stride, pads = attrs.get("strides", [1, 1]), attrs.get("pads", [0, 0, 0, 0])
+    height, width = ((x.shape[1 + i] + pads[i] + pads[2 + i] - kernel[i]) // stride[i] + 1 for i in (0, 1))
+    return (stride[0], stride[1]), (pads[0], pads[1], pads[2], pads[3]), (height, width)
+
+
+def _error(node: Any, why: str) -> ConversionError:
+    return ConversionError(f"{node.op_type} node {node.name or node.output[0]!r}: {why}")

@@ -1,0 +1,119 @@
+"""QDQ network -> ONNX for deployment: a copy with its own manifest, or the float network without any Q/DQ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edge_centernet.converters.base import Precision, Save, nchw_specs, stamp
+from edge_centernet.converters.qdq import HEADS, Network
+from edge_centernet.manifest import KEY, Manifest
+
+
+def convert(network: Network, precision: Precision) -> Save:
+    """Build and check the model; the result writes it to a .onnx."""
+    import onnx
+
+    model = quantized_model(network) if precision == "int8" else float_model(network)
+    onnx.checker.check_model(model, full_check=True)
+    specs = nchw_specs(network.manifest, precision)
+
+    def save(out: Path, verified: bool) -> Manifest:
+        manifest = stamp(network.manifest, specs, "onnx", onnx.__version__, verified)
+        onnx.helper.set_model_props(model, {KEY: manifest.to_json()})
+        out.write_bytes(model.SerializeToString(deterministic=True))
+        return manifest
+
+    return save
+
+
+def copy_of(model: Any) -> Any:
+    """A ModelProto that can be changed without changing `model`."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def quantized_model(network: Network) -> Any:
+    """The interchange network, where every Q and DQ node has a scale and a zero point of its own.
+
+    Exporters share equal constants; ONNX Runtime 1.32 cannot open such a file with `session.x64quantprecision`, which
+    it needs for exact answers on x86 without VNNI.
+    """
+    import onnx
+
+    model = copy_of(network.model)
+    graph = model.graph
+    values = {i.name: i for i in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            for index in (1, 2):
+                own = onnx.TensorProto()
+                own.CopyFrom(values[node.input[index]])
+                own.name = f"{node.output[0]}/{('scale', 'zero')[index - 1]}"
+                graph.initializer.append(own)
+                node.input[index] = own.name
+    _drop_unused(graph)
+    return model
+
+
+def float_model(network: Network) -> Any:
+    """The network as trained, float32 weights, no Q/DQ; still uint8 in, heads float32 under the same names."""
+    from onnx import TensorProto, helper
+
+    model = copy_of(network.model)
+    graph = model.graph
+    real = _real_names(graph)
+    nodes = _normalise(graph, network)
+    for node in network.model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            plain = type(node)()
+            plain.CopyFrom(node)
+            plain.input[:] = [real.get(name, name) for name in node.input]
+            plain.output[:] = [real.get(name, name) for name in node.output]
+            nodes.append(plain)
+    for stale in (graph.node, graph.output, graph.value_info):
+        del stale[:]
+    graph.node.extend(nodes)
+    for role in HEADS:
+        shape = [1, *network.heads[role].shape]
+        graph.output.append(helper.make_tensor_value_info(role, TensorProto.FLOAT, shape))
+    _drop_unused(graph)
+    return model
+
+
+def _real_names(graph: Any) -> dict[str, str]:
+    """Tensor name -> the name that replaces it: what DequantizeLinear made becomes what QuantizeLinear read."""
+    quantized = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    real = {
+        node.output[0]: quantized.get(node.input[0], f"{node.input[0]}/real")
+        for node in graph.node
+        if node.op_type == "DequantizeLinear"
+    }
+    return real | {quantized[role]: role for role in HEADS}
+
+
+def _normalise(graph: Any, network: Network) -> list[Any]:
+    """(pixel - 128) / 128 in three nodes: a DequantizeLinear would count as quantized in some engines."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    name, quant = network.input.name, network.manifest.input.quant
+    assert quant is not None  # checked by TensorSpec: uint8 carries its quantization
+    graph.initializer.append(numpy_helper.from_array(np.array(quant.zero_point, np.float32), "image/zero"))
+    graph.initializer.append(numpy_helper.from_array(np.array(quant.scale, np.float32), "image/scale"))
+    return [
+        helper.make_node("Cast", [name], ["image/float"], name="image/cast", to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["image/float", "image/zero"], ["image/centred"], name="image/sub"),
+        helper.make_node("Mul", ["image/centred", "image/scale"], [f"{name}/real"], name="image/mul"),
+    ]
+
+
+def _drop_unused(graph: Any) -> None:
+    """Remove the constants that only Q/DQ needed."""
+    used = {name for node in graph.node for name in node.input}
+    kept = [i for i in graph.initializer if i.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

@@ -1,0 +1,70 @@
+"""QDQ network -> OpenVINO IR (.xml with its .bin), int8 or float32.
+
+uint8 picture in, int8 heads out: OpenVINO runs every convolution in int8, the first one too (`proof.py` asks it).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_centernet.converters.base import Precision, Save, nchw_specs, stamp
+from edge_centernet.converters.qdq import Conv, Network
+from edge_centernet.converters.to_onnx import copy_of, float_model
+from edge_centernet.errors import ConversionError, MissingDependency
+from edge_centernet.manifest import KEY, Manifest
+
+# x86 without VNNI adds two products u8 * s8 in int16 (vpmaddubsw) and saturates: 255 * (64 + 64) = 32640 just fits.
+PAIR_SAFE = 64
+
+
+def convert(network: Network, precision: Precision) -> Save:
+    """Build the IR; the result writes it to a .xml and its weights to the .bin beside it.
+
+    Raises ConversionError where 8-bit weights would make the answer depend on the processor.
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise MissingDependency.for_extra("converting to OpenVINO", "convert") from None
+    if precision == "int8":
+        _check_weights(network)
+    model = copy_of(network.model) if precision == "int8" else float_model(network)
+    # OpenVINO copies ONNX metadata into rt_info: the source's manifest would stand beside this file's own.
+    del model.metadata_props[:]
+    ir = _to_ir(openvino, model)
+    version: str = openvino.get_version().split("-")[0]
+    specs = nchw_specs(network.manifest, precision)
+
+    def save(out: Path, verified: bool) -> Manifest:
+        manifest = stamp(network.manifest, specs, "openvino", version, verified)
+        ir.set_rt_info(manifest.to_json(), [KEY])
+        openvino.save_model(ir, out, compress_to_fp16=False)
+        return manifest
+
+    return save
+
+
+def saturating(network: Network) -> list[str]:
+    """Dense convolutions whose weights can overflow int16 pair sums; depthwise kernels multiply one by one."""
+    dense = [op for op in network.ops if isinstance(op, Conv) and op.groups == 1]
+    return [op.name for op in dense if np.abs(op.weight_int8.astype(int)).max() > PAIR_SAFE]
+
+
+def _check_weights(network: Network) -> None:
+    if wide := saturating(network):
+        raise ConversionError(
+            f"expected weights within [-{PAIR_SAFE}, {PAIR_SAFE}] in every dense convolution, got larger ones in "
+            f"{len(wide)} ({wide[0]!r} first), which overflow on processors without VNNI: train for int8 again"
+        )
+
+
+def _to_ir(openvino: Any, model: Any) -> Any:
+    """convert_model reads files only."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source.onnx"
+        source.write_bytes(model.SerializeToString())
+        return openvino.convert_model(source)

@@ -1,0 +1,202 @@
+"""Does an artifact, run by its real engine, say what the source network says?
+
+The reference is the source network run by ONNX Runtime with graph optimisations disabled: plain float arithmetic
+between the Q/DQ pairs, exactly what was trained. Float artifacts are compared with the float network instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet import image as images
+from edge_centernet.converters.base import Precision, nchw_specs
+from edge_centernet.converters.qdq import HEADS, Network
+from edge_centernet.converters.to_onnx import float_model
+from edge_centernet.decoder import decode
+from edge_centernet.detections import Detections
+from edge_centernet.errors import ConversionError, MissingDependency
+from edge_centernet.heads import Heads
+from edge_centernet.manifest import Manifest, TensorSpec
+from edge_centernet.runtimes import open_runtime
+
+Array = NDArray[Any]
+ASSETS = Path(images.__file__).resolve().parent / "assets"
+THRESHOLD = 0.3
+# Two detections agree: same class, boxes overlapping by MATCH_IOU or more, scores at most MATCH_SCORE apart.
+MATCH_IOU = 0.9
+MATCH_SCORE = 0.05
+# An artifact passes: so much of what either side finds has its partner on the other side. Engines round an addition
+# differently by one step, and in a sample of some 50 detections each one counts 2 %.
+MIN_AGREEMENT = 0.95
+# An artifact passes: mean |difference| of each head, in steps of the source's int8 outputs.
+MAX_MEAN_STEPS = {"int8": 1.5, "fp32": 0.1}
+
+
+@dataclass(frozen=True)
+class HeadError:
+    """Difference of one head from the reference, in steps of the source's int8 output."""
+
+    mean: float
+    max: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome for one artifact.
+
+    found: detections above THRESHOLD of reference and artifact together; matched: those that have a partner.
+    failures: empty when the artifact passed.
+    """
+
+    images: int
+    heads: dict[str, HeadError]
+    found: int
+    matched: int
+    failures: tuple[str, ...]
+
+    @property
+    def agreement(self) -> float:
+        """Share of detections with a partner, 0..1; 1 when nothing was found on either side."""
+        return self.matched / self.found if self.found else 1.0
+
+
+class Reference:
+    """The source network's answers for a set of pictures, computed once for all targets."""
+
+    def __init__(self, network: Network, precision: Precision, pictures: Sequence[Array]) -> None:
+        """pictures: (H, W, 3) uint8 BGR of any size. Raises ConversionError when there are none."""
+        if not pictures:
+            raise ConversionError("verification: expected at least one image, got none")
+        self.network, self.precision, self.pictures = network, precision, pictures
+        self.manifest = replace(network.manifest, **nchw_specs(network.manifest, precision))
+        session = _plain_session(network.model if precision == "int8" else float_model(network))
+        self.answers = [self._run(session, picture) for picture in pictures]
+
+    def _run(self, session: Any, picture: Array) -> Heads:
+        x, _ = images.prepare(picture, self.network.manifest)
+        return Heads(*(y[0] for y in session.run(list(HEADS), {self.manifest.input.name: x})))
+
+    def compare(self, path: Path) -> Report:
+        """Run an artifact through its engine, single-threaded, and compare."""
+        runtime = open_runtime(path, threads=1)
+        try:
+            errors: dict[str, list[Array]] = {role: [] for role in HEADS}
+            found = matched = 0
+            for picture, expected in zip(self.pictures, self.answers, strict=True):
+                x, _ = images.prepare(picture, runtime.manifest)
+                got = Heads(*(np.array(head) for head in runtime.run(x)))
+                for role, values in self._errors(expected, got, runtime.manifest).items():
+                    errors[role].append(values)
+                counts = agreement((expected, self.manifest), (got, runtime.manifest))
+                found, matched = found + counts[0], matched + counts[1]
+        finally:
+            runtime.close()
+        heads = {role: HeadError(float(np.mean(e)), float(np.max(e))) for role, e in errors.items()}
+        failures = _failures(heads, found, matched, MAX_MEAN_STEPS[self.precision])
+        return Report(len(self.pictures), heads, found, matched, failures)
+
+    def _errors(self, expected: Heads, got: Heads, manifest: Manifest) -> dict[str, Array]:
+        """Role -> (C, H, W) |difference| in steps."""
+        errors = {}
+        for role in HEADS:
+            a = real_values(getattr(expected, role), getattr(self.manifest, role))
+            b = real_values(getattr(got, role), getattr(manifest, role))
+            errors[role] = np.abs(a - b) / self.network.heads[role].quant.scale
+        return errors
+
+
+def real_values(stored: Array, spec: TensorSpec) -> Array:
+    """What a stored head means: scale * (stored - zero point), or the floats themselves."""
+    if spec.quant is None:
+        return stored.astype(np.float64)
+    return (stored.astype(np.float64) - spec.quant.zero_point) * spec.quant.scale
+
+
+def agreement(one: tuple[Heads, Manifest], other: tuple[Heads, Manifest]) -> tuple[int, int]:
+    """(detections of both sides above THRESHOLD, those with a partner on the other side).
+
+    Partners are sought down to THRESHOLD - MATCH_SCORE, so that a score at the threshold does not count as a miss.
+    """
+    sure = [decode(*side, threshold=THRESHOLD) for side in (one, other)]
+    wide = [decode(*side, threshold=THRESHOLD - MATCH_SCORE) for side in (one, other)]
+    return len(sure[0]) + len(sure[1]), matches(sure[0], wide[1]) + matches(sure[1], wide[0])
+
+
+def matches(wanted: Detections, offered: Detections) -> int:
+    """How many of `wanted` find a partner of their own in `offered`: greedy, best score first, largest overlap."""
+    free, count = np.ones(len(offered), bool), 0
+    for box, score, class_id in zip(wanted.xyxy, wanted.score, wanted.class_id, strict=True):
+        near = free & (offered.class_id == class_id) & (np.abs(offered.score - score) <= MATCH_SCORE)
+        overlap = np.where(near, iou(box, offered.xyxy), -1.0)
+        if len(overlap) and overlap.max() >= MATCH_IOU:
+            free[overlap.argmax()] = False
+            count += 1
+    return count
+
+
+def iou(box: Array, boxes: Array) -> Array:
+    """(4,) against (N, 4) -> (N,) intersection over union; two empty boxes at one place overlap by 1."""
+    if np.ptp(box[::2]) == 0 or np.ptp(box[1::2]) == 0:
+        return np.asarray(np.all(np.isclose(boxes, box), axis=1), np.float64)
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])  # (N, 2)
+    shared = np.prod(np.maximum(sides, 0), axis=1)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    return np.asarray(shared / (np.prod(box[2:] - box[:2]) + areas - shared))
+
+
+def sample_pictures(folder: Path | None = None) -> list[Array]:
+    """The pictures to verify with, (H, W, 3) uint8 BGR: each file whole, mirrored, and its four corners enlarged.
+
+    folder: the packaged sample photos when None, 18 inputs of three photos.
+    """
+    files = sorted(p for p in (folder or ASSETS).iterdir() if p.suffix.lower() in images.IMAGE_SUFFIXES)
+    pictures: list[Array] = []
+    for file in files:
+        whole = images.read_image(file)
+        height, width = (side * 3 // 5 for side in whole.shape[:2])
+        corners = [
+            whole[y, x] for y in (slice(height), slice(-height, None)) for x in (slice(width), slice(-width, None))
+        ]
+        pictures += [whole, cv2.flip(whole, 1), *(np.ascontiguousarray(c) for c in corners)]
+    return pictures
+
+
+def table(reports: dict[str, Report]) -> str:
+    """One line a target: head errors in output steps (mean / max), agreement of detections above THRESHOLD."""
+    lines = [f"{'':10} {'heat':>14} {'size':>14} {'offset':>14}  detections > {THRESHOLD:g} that agree"]
+    for target, report in reports.items():
+        errors = [report.heads[role] for role in HEADS]
+        cells = " ".join(f"{f'{e.mean:.3f} / {e.max:.1f}':>14}" for e in errors)
+        share = f"{report.agreement:.1%} ({report.matched} of {report.found})" if report.found else "none found"
+        lines.append(f"{target:10} {cells}  {share}")
+    count = next(iter(reports.values())).images if reports else 0
+    return "\n".join([*lines, f"Difference from the source network in output steps, mean / max over {count} images."])
+
+
+def _failures(heads: dict[str, HeadError], found: int, matched: int, limit: float) -> tuple[str, ...]:
+    failures = [
+        f"{role} differs by {error.mean:.2f} output steps on average (at most {limit:g})"
+        for role, error in heads.items()
+        if not error.mean <= limit  # NaN fails too
+    ]
+    if found and matched / found < MIN_AGREEMENT:
+        failures.append(f"{matched} of {found} detections agree (at least {MIN_AGREEMENT:.0%})")
+    return tuple(failures)
+
+
+def _plain_session(model: Any) -> Any:
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise MissingDependency.for_extra("verifying", "convert") from None
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3  # warnings about constants are of no use to anyone here
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

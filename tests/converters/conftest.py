@@ -1,0 +1,45 @@
+"""Networks that several converter tests share, built once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import qdq_factory
+
+from edge_centernet.converters import qdq, verify
+
+
+@pytest.fixture(autouse=True)
+def _random_networks_have_plateaus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random heatmaps are full of near ties, where one rounding step moves a peak; trained ones are not.
+
+    Head errors are held to much less than users' limits instead, and fp32 to full agreement.
+    """
+    monkeypatch.setattr(verify, "MIN_AGREEMENT", 0.6)
+
+
+@pytest.fixture(scope="session")
+def mobilenet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MobileNetV2-like interchange file, 96x128, 7-bit dense weights."""
+    return qdq_factory.write(tmp_path_factory.mktemp("mobilenet") / "mobilenet.onnx", weight_max=63)
+
+
+@pytest.fixture(scope="session")
+def resnet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-like interchange file: symmetric padding, 7x7 stem, padded MaxPool."""
+    how = {"backbone": "resnet", "scale": 0.25, "weight_max": 63}
+    return qdq_factory.write(tmp_path_factory.mktemp("resnet") / "resnet.onnx", **how)
+
+
+@pytest.fixture(scope="session", params=["mobilenet", "resnet"])
+def network_file(request: pytest.FixtureRequest) -> Path:
+    """Both of them, one after the other."""
+    path: Path = request.getfixturevalue(f"{request.param}_file")
+    return path
+
+
+@pytest.fixture(scope="session")
+def network(network_file: Path) -> qdq.Network:
+    """The typed graph of `network_file`."""
+    return qdq.load(network_file)

@@ -1,0 +1,203 @@
+"""Converting end to end: every target agrees with its source, and nothing half-done is left behind."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import qdq_factory
+from click.testing import CliRunner
+
+from edge_centernet.artifact import read_manifest
+from edge_centernet.cli.convert import command
+from edge_centernet.converters import CONVERTERS, convert, proof, qdq, to_openvino, to_tflite, verify
+from edge_centernet.detections import Detections
+from edge_centernet.errors import ArtifactError, ConfigError, ConversionError
+from edge_centernet.models import find_model
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Any]:
+    """Pictures like those the test networks were calibrated with, (H, W, 3) uint8."""
+    return qdq_factory.photos(6, 96, 128, seed=7)
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_all_targets_agree_with_the_source(
+    network_file: Path, tmp_path: Path, pictures: list[Any], precision: Any
+) -> None:
+    """Each engine answers as the source network does: a quarter step off on average in int8, float rounding in fp32."""
+    limit, agreement = {"int8": (0.25, 0.6), "fp32": (0.001, 1.0)}[precision]
+    artifacts = convert(network_file, list(CONVERTERS), precision, tmp_path, pictures=pictures)
+    assert [a.target for a in artifacts] == ["openvino", "tflite", "onnx"]
+    for artifact in artifacts:
+        assert max(error.mean for error in artifact.report.heads.values()) < limit, artifact.target
+        assert artifact.report.found > 30
+        assert artifact.report.agreement >= agreement
+        assert read_manifest(artifact.path) == artifact.manifest
+        assert (artifact.manifest.verified, artifact.manifest.precision) == (True, precision)
+
+
+def test_folder_holds_the_artifacts_only(mobilenet_file: Path, tmp_path: Path, pictures: list[Any]) -> None:
+    """No temporary file or folder remains."""
+    convert(mobilenet_file, list(CONVERTERS), "int8", tmp_path, pictures=pictures)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["mobilenet.bin", "mobilenet.onnx", "mobilenet.tflite", "mobilenet.xml"]
+
+
+def test_onnx_copy_is_the_same_network(mobilenet_file: Path, tmp_path: Path, pictures: list[Any]) -> None:
+    """The int8 ONNX can be converted again and answers bit for bit as the interchange file does."""
+    convert(mobilenet_file, ["onnx"], "int8", tmp_path, pictures=pictures)
+    before, after = (
+        verify.Reference(qdq.load(path), "int8", pictures) for path in (mobilenet_file, tmp_path / "mobilenet.onnx")
+    )
+    for one, other in zip(before.answers, after.answers, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_onnx_with_shared_constants_opens(mobilenet_file: Path, tmp_path: Path, pictures: list[Any]) -> None:
+    """Exporters share equal zero points between weights, which ONNX Runtime cannot open as we need it."""
+    model = onnx.load(mobilenet_file)
+    seen: dict[bytes, str] = {}
+    values = {i.name: i for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zero = onnx.numpy_helper.to_array(values[node.input[2]])
+            node.input[2] = seen.setdefault(f"{zero.dtype}{zero.shape}".encode() + zero.tobytes(), node.input[2])
+    onnx.save(model, tmp_path / "shared.onnx")
+    artifacts = convert(tmp_path / "shared.onnx", ["onnx"], "int8", tmp_path / "out", pictures=pictures)
+    assert artifacts[0].report.failures == ()
+
+
+def test_float_onnx_has_no_quantization_left(mobilenet_file: Path, tmp_path: Path, pictures: list[Any]) -> None:
+    """All Q/DQ pairs are gone, ReLU6 is not, and the checker accepts the file."""
+    convert(mobilenet_file, ["onnx"], "fp32", tmp_path, pictures=pictures)
+    model = onnx.load(tmp_path / "mobilenet-fp32.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {node.op_type for node in model.graph.node}
+    assert kinds == {"Cast", "Sub", "Mul", "Conv", "Clip", "Relu", "Add", "Resize"}
+
+
+def test_wrong_artifact_is_not_left_behind(
+    mobilenet_file: Path, tmp_path: Path, pictures: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that damages one layer is caught by verification; the sound targets are still written."""
+    right = to_tflite.convert
+
+    def wrong(network: qdq.Network, precision: Any) -> Any:
+        ops = list(network.ops)
+        at = next(i for i, op in enumerate(ops) if op.y.name == "size")
+        ops[at] = replace(ops[at], bias=ops[at].bias + 20 * ops[at].y.quant.scale)
+        return right(replace(network, ops=tuple(ops)), precision)
+
+    monkeypatch.setattr(to_tflite, "convert", wrong)
+    with pytest.raises(ConversionError, match=r"tflite: does not answer as the source does: size differs by \d+"):
+        convert(mobilenet_file, ["tflite", "onnx"], "int8", tmp_path, pictures=pictures)
+    assert [path.name for path in tmp_path.iterdir()] == ["mobilenet.onnx"]
+
+
+def test_swapped_heads_are_caught(mobilenet_file: Path, pictures: list[Any], tmp_path: Path) -> None:
+    """Size and offset share a shape; an artifact that exchanged them fails verification or does not open."""
+    network = qdq.load(mobilenet_file)
+    heads = {**network.heads, "size": network.heads["offset"], "offset": network.heads["size"]}
+    to_tflite.convert(replace(network, heads=heads), "int8")(tmp_path / "x.tflite", False)
+    try:
+        failures = verify.Reference(network, "int8", pictures).compare(tmp_path / "x.tflite").failures
+    except ArtifactError:
+        return
+    assert failures
+
+
+def test_source_is_never_overwritten(mobilenet_file: Path) -> None:
+    """Writing ONNX into the source's folder under its name is refused before any work."""
+    before = mobilenet_file.read_bytes()
+    with pytest.raises(ConfigError, match="overwrite the source"):
+        convert(mobilenet_file, ["onnx"], "int8", mobilenet_file.parent)
+    assert mobilenet_file.read_bytes() == before
+
+
+def test_unknown_target_is_named(mobilenet_file: Path, tmp_path: Path) -> None:
+    """The message lists what there is."""
+    with pytest.raises(ConfigError, match="expected openvino, tflite, onnx, got tensorrt"):
+        convert(mobilenet_file, ["tensorrt"], "int8", tmp_path)
+
+
+def test_output_folder_that_is_a_file_is_refused(mobilenet_file: Path, tmp_path: Path) -> None:
+    """One clear line instead of a traceback."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="expected a folder to write to"):
+        convert(mobilenet_file, ["onnx"], "int8", tmp_path / "file")
+
+
+def test_default_pictures_are_enough() -> None:
+    """The packaged photos give at least 16 inputs."""
+    pictures = verify.sample_pictures()
+    assert len(pictures) >= 16
+    assert all(p.ndim == 3 and p.dtype == np.uint8 for p in pictures)
+
+
+def detections(*rows: tuple[float, float, float, float, float, int]) -> Detections:
+    """x1, y1, x2, y2, score, class."""
+    table = np.array(rows, np.float32).reshape(-1, 6)
+    return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int32))
+
+
+@pytest.mark.parametrize(
+    ("offered", "expected"),
+    [
+        (detections((10, 10, 50, 50, 0.58, 1)), 1),
+        (detections((10, 10, 50, 50, 0.58, 2)), 0),  # another class
+        (detections((10, 10, 50, 40, 0.60, 1)), 0),  # IoU 0.75
+        (detections((10, 10, 50, 50, 0.54, 1)), 0),  # score 0.06 away
+        (detections(), 0),
+    ],
+)
+def test_a_partner_is_same_class_box_and_score(offered: Detections, expected: int) -> None:
+    """Same class, IoU >= 0.9, score within 0.05."""
+    assert verify.matches(detections((10, 10, 50, 50, 0.6, 1)), offered) == expected
+
+
+def test_a_partner_is_used_once() -> None:
+    """Two equal detections against one: only one finds its partner."""
+    twice = detections((10, 10, 50, 50, 0.6, 1), (10, 10, 50, 50, 0.6, 1))
+    assert verify.matches(twice, detections((10, 10, 50, 50, 0.6, 1))) == 1
+
+
+def test_command_prints_the_table(mobilenet_file: Path, tmp_path: Path) -> None:
+    """One line for each target with head errors and agreement, then the files."""
+    result = CliRunner().invoke(command, [str(mobilenet_file), "--fp32", "--target", "tflite", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "tflite" in result.output
+    assert "0.000 / 0.0" in result.output
+    assert str(tmp_path / "mobilenet-fp32.tflite") in result.output
+
+
+def test_shipped_model_converts_within_20_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The promise of `edge-centernet convert --int8 --target all`, with the default pictures and limits."""
+    monkeypatch.setattr(verify, "MIN_AGREEMENT", 0.95)
+    try:
+        source = find_model(suffix=".onnx")
+    except ArtifactError:
+        pytest.skip("the shipped model is not there yet")
+    start = time.process_time()  # a busy machine must not fail the test
+    artifacts = convert(source, list(CONVERTERS), "int8", tmp_path)
+    assert time.process_time() - start < 20
+    assert all(artifact.manifest.verified for artifact in artifacts)
+
+
+def test_shipped_model_is_int8_throughout(tmp_path: Path) -> None:
+    """OpenVINO executes every convolution of the shipped network in int8; its .tflite holds integers only."""
+    try:
+        network = qdq.load(find_model(suffix=".onnx"))
+    except ArtifactError:
+        pytest.skip("the shipped model is not there yet")
+    to_openvino.convert(network, "int8")(tmp_path / "x.xml", False)
+    to_tflite.convert(network, "int8")(tmp_path / "x.tflite", False)
+    assert proof.openvino_floats(tmp_path / "x.xml") == []
+    assert len(proof.openvino_kernels(tmp_path / "x.xml")) == sum(isinstance(op, qdq.Conv) for op in network.ops)
+    assert proof.tflite_floats(tmp_path / "x.tflite") == []
