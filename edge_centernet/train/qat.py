@@ -20,6 +20,7 @@ from edge_centernet.model.layers import Add, ConvUnit, fold_batchnorm
 DENSE_MAX = 64
 DEPTHWISE_MAX = 127
 MOMENTUM = 0.05  # of the moving average of minimum and maximum
+WEIGHT_FLOOR = 1e-4  # a dead channel's scale stays so large that its bias / (s_in * s_w) fits int32
 HEAT_LOW = -8.0  # logits below are all background (p < 0.0004): spend the 256 steps above
 
 
@@ -33,7 +34,7 @@ class WeightQuant(nn.Module):
 
     def scale(self, weight: Tensor) -> Tensor:
         """(C_out, C_in / groups, kh, kw) -> (C_out,) real value of one step."""
-        return weight.detach().abs().amax(dim=(1, 2, 3)).clamp(min=1e-6) / self.limit
+        return weight.detach().abs().amax(dim=(1, 2, 3)).clamp(min=WEIGHT_FLOOR) / self.limit
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight as the device will see it, same shape."""
