@@ -58,21 +58,12 @@ def main(name: str, artifacts: Path | None, data: Path, limit: int, minimum: flo
             found, matched = agreement((reference, manifest), (heads, runtime.manifest))
             counts[suffix][0] += found
             counts[suffix][1] += matched
-    record = {
-        "images": len(samples),
-        "checkpoint_sha256": sha256(checkpoint),
-        "results": [
-            {
-                "artifact": files[s].name,
-                "sha256": sha256(files[s]),
-                "detections": n,
-                "agree": k,
-                "share": round(k / n, 5),
-            }
-            for s, (n, k) in counts.items()
-        ],
-    }
-    for row in record["results"]:
+    rows = [
+        {"artifact": files[s].name, "sha256": sha256(files[s]), "detections": n, "agree": k, "share": round(k / n, 5)}
+        for s, (n, k) in counts.items()
+    ]
+    record = {"images": len(samples), "checkpoint_sha256": sha256(checkpoint), "results": rows}
+    for row in rows:
         click.echo(f"{row['artifact']:28} {row['share']:.4%} ({row['agree']} of {row['detections']})")
     if out:
         temporary = out.with_suffix(".tmp")

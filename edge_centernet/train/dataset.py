@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -86,6 +88,13 @@ def collate(items: list[dict[str, NDArray[Any]]]) -> Batch:
     return batch
 
 
+def _release_worker(_: int) -> None:
+    """A worker inherits its parent's processor affinity, which OpenMP may have pinned to a single core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    cv2.setNumThreads(1)
+
+
 def make_loader(data: TrainingSet, sampler: EpochSampler, batch_size: int, workers: int) -> DataLoader[Any]:
     """Batches of exactly `batch_size` (BatchNorm dislikes a rest of one); workers = 0 loads in this process."""
     return DataLoader(
@@ -96,5 +105,6 @@ def make_loader(data: TrainingSet, sampler: EpochSampler, batch_size: int, worke
         collate_fn=collate,
         drop_last=len(data) >= batch_size,
         persistent_workers=workers > 0,
+        worker_init_fn=_release_worker,
         pin_memory=torch.cuda.is_available(),
     )

@@ -1,11 +1,11 @@
 """Quantization-aware training: put fake quantizers into the slots the layers provide.
 
 Scheme (what OpenVINO, TFLite, ONNX Runtime and TensorRT's QDQ readers all execute exactly):
-  weights      per output channel, symmetric int8; depthwise in [-127, 127], all others in [-64, 64]
+  weights      per output channel, symmetric int8; depthwise in [-127, 127], all others in [-63, 63]
   activations  per tensor, affine int8, ranges from a moving average of minimum and maximum
   bias         int32 with scale s_in * s_w, rounded by the converters
 Dense weights use 7 bits because x86 processors without VNNI multiply with `vpmaddubsw`, which adds pairs of
-products in 16 bits: 255 * (64 + 64) = 32,640 fits, 255 * (127 + 127) saturates and ruins the boxes silently.
+products in 16 bits: 255 * (63 + 63) = 32,130 fits, 255 * (127 + 127) saturates and ruins the boxes silently.
 Straight-through gradients: Jacob et al., arXiv 1712.05877.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.layers import Add, ConvUnit, fold_batchnorm
 
-DENSE_MAX = 64
+DENSE_MAX = 63
 DEPTHWISE_MAX = 127
 MOMENTUM = 0.05  # of the moving average of minimum and maximum
 WEIGHT_FLOOR = 1e-4  # a dead channel's scale stays so large that its bias / (s_in * s_w) fits int32
@@ -28,7 +28,7 @@ class WeightQuant(nn.Module):
     """Per-channel symmetric fake quantization; the scale follows the weights."""
 
     def __init__(self, limit: int) -> None:
-        """limit: the largest stored magnitude, 64 or 127."""
+        """limit: the largest stored magnitude, 63 or 127."""
         super().__init__()
         self.limit = limit
 
