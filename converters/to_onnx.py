@@ -14,7 +14,7 @@ def convert(network: Network, precision: Precision) -> Save:
     """Build and check the model; the result writes it to a .onnx."""
     import onnx
 
-    model = quantized_model(network) if precision == "int8" else float_model(network)
+    model = copy_of(network.model) if precision == "int8" else float_model(network)
     onnx.checker.check_model(model, full_check=True)
     specs = nchw_specs(network.manifest, precision)
 
@@ -34,29 +34,6 @@ def copy_of(model: Any) -> Any:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
-
-
-def quantized_model(network: Network) -> Any:
-    """The interchange network, where every Q and DQ node has a scale and a zero point of its own.
-
-    Exporters share equal constants; ONNX Runtime 1.32 cannot open such a file with `session.x64quantprecision`, which
-    it needs for exact answers on x86 without VNNI.
-    """
-    import onnx
-
-    model = copy_of(network.model)
-    graph = model.graph
-    values = {i.name: i for i in graph.initializer}
-    for node in graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            for index in (1, 2):
-                own = onnx.TensorProto()
-                own.CopyFrom(values[node.input[index]])
-                own.name = f"{node.output[0]}/{('scale', 'zero')[index - 1]}"
-                graph.initializer.append(own)
-                node.input[index] = own.name
-    _drop_unused(graph)
-    return model
 
 
 def float_model(network: Network) -> Any:

@@ -61,7 +61,7 @@ def test_onnx_copy_is_the_same_network(mobilenet_file: Path, tmp_path: Path, pic
 
 
 def test_onnx_with_shared_constants_opens(mobilenet_file: Path, tmp_path: Path, pictures: list[Any]) -> None:
-    """Exporters share equal zero points between weights, which ONNX Runtime cannot open as we need it."""
+    """Exporters share equal zero points between weights; some of ONNX Runtime's options cannot open such files."""
     model = onnx.load(mobilenet_file)
     seen: dict[bytes, str] = {}
     values = {i.name: i for i in model.graph.initializer}
