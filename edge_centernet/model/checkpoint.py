@@ -27,7 +27,7 @@ def save_checkpoint(path: Path, model: CenterNet, stage: Stage, half: bool = Fal
 
     half: store convolution weights as float16 (half the file; 11 bits, where the int8 network keeps 7 or 8).
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     header = {
         "edge_centernet": json.dumps(
@@ -38,7 +38,7 @@ def save_checkpoint(path: Path, model: CenterNet, stage: Stage, half: bool = Fal
     if half:
         state = {name: t.half() if t.ndim == 4 else t for name, t in state.items()}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(state, str(temporary), metadata=header)
+    temporary.write_bytes(save(state, metadata=header))  # save_file would make a file only its owner can read
     os.replace(temporary, path)
 
 

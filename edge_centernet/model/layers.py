@@ -45,6 +45,7 @@ class ConvUnit(nn.Module):
         self.bn: nn.BatchNorm2d | None = nn.BatchNorm2d(c_out) if batchnorm else None
         self.act = act
         self.weight_quant: nn.Module = nn.Identity()
+        self.bias_quant: nn.Module | None = None
         self.out_quant: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +54,8 @@ class ConvUnit(nn.Module):
             x = F.pad(x, (0, 1, 0, 1))
         conv = self.conv
         weight = self.weight_quant(conv.weight)
-        x = F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        bias = conv.bias if self.bias_quant is None else self.bias_quant(conv.bias, conv.weight)
+        x = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         if self.bn is not None:
             x = self.bn(x)
         if self.act == "relu":

@@ -58,6 +58,7 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
     _integer_input(proto, model.spec)
     _integer_outputs(proto)
     _merge_pads(proto)
+    _snap_weights(proto)
     manifest = make_manifest(model, hashlib.sha256(checkpoint.read_bytes()).hexdigest())
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, manifest.to_json()
@@ -158,6 +159,24 @@ def _integer_outputs(proto: Any) -> None:
         graph.node.remove(dequantize)
         quantize.output[0] = output.name
         output.type.tensor_type.elem_type = TensorProto.INT8
+
+
+def _snap_weights(proto: Any) -> None:
+    """Replace each weight by the multiple of its scale it is rounded to, so that no reader can round it otherwise.
+
+    Weights that were quantized before (pretrained ones often were) lie exactly between two steps of the new scale
+    remarkably often, and engines break such ties differently: one weight off is a whole channel off.
+    """
+    import numpy as np
+    from onnx import numpy_helper
+
+    initializers = {i.name: i for i in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] in initializers:
+            weight = numpy_helper.to_array(initializers[node.input[0]])  # (C_out, C_in / groups, kh, kw)
+            scale = numpy_helper.to_array(initializers[node.input[1]]).reshape(-1, 1, 1, 1)
+            snapped = np.rint(weight / scale) * scale  # rint: ties to even, as PyTorch's fake quantizer
+            initializers[node.input[0]].CopyFrom(numpy_helper.from_array(snapped, node.input[0]))
 
 
 def _merge_pads(proto: Any) -> None:

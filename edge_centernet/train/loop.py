@@ -37,11 +37,11 @@ from edge_centernet.model.losses import centernet_loss
 from edge_centernet.train.augment import Augment
 from edge_centernet.train.config import TrainConfig
 from edge_centernet.train.dataset import EpochSampler, TrainingSet, make_loader
-from edge_centernet.train.qat import freeze_ranges, prepare_qat, set_observing
+from edge_centernet.train.qat import freeze_ranges, prepare_qat, set_observing, settle_weights
 from edge_centernet.train.validate import validate
 
 METRICS = ("stage", "epoch", "side", "lr", "loss", "heat", "size", "offset", "AP50", "AP", "images_per_s", "seconds")
-CALIBRATION_BATCHES = 32
+CALIBRATION_BATCHES = 24
 
 
 class TrainingDiverged(EdgeCenterNetError):
@@ -101,6 +101,7 @@ class Trainer:
             self._start_qat()
             self.save()
         self._stage(self.config.qat_epochs)
+        settle_weights(self.ema)
         save_checkpoint(self.out / "qat.safetensors", self.ema, "qat")
 
     # ---- one stage, one epoch, one step ------------------------------------------------------------------------

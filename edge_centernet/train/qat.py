@@ -2,18 +2,24 @@
 
 Scheme (what OpenVINO, TFLite, ONNX Runtime and TensorRT's QDQ readers all execute exactly):
   weights      per output channel, symmetric int8; depthwise in [-127, 127], all others in [-63, 63]
-  activations  per tensor, affine int8, ranges from a moving average of minimum and maximum
-  bias         int32 with scale s_in * s_w, rounded by the converters
+  activations  per tensor, affine int8, ranges from a moving average of minimum and maximum;
+               the two inputs and the output of an addition share one scale (each has its own zero point)
+  bias         int32 with scale s_in * s_w
 Dense weights use 7 bits because x86 processors without VNNI multiply with `vpmaddubsw`, which adds pairs of
 products in 16 bits: 255 * (63 + 63) = 32,130 fits, 255 * (127 + 127) saturates and ruins the boxes silently.
+With one scale an addition of stored integers is exact, in whatever order an engine rounds: OpenVINO fuses it into the
+convolution in front and skips that one's rounding, which otherwise puts a fifth of its outputs one step off.
 Straight-through gradients: Jacob et al., arXiv 1712.05877.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
+from edge_centernet.model.backbones import BasicBlock, InvertedResidual
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.layers import Add, ConvUnit, fold_batchnorm
 
@@ -49,19 +55,22 @@ class ActivationQuant(nn.Module):
     low: Tensor
     high: Tensor
     seen: Tensor
+    peers: list[ActivationQuant]  # those that share this one's scale, itself included; a list, so not submodules
 
     def __init__(self, floor: float = -float("inf")) -> None:
         """floor: the range never reaches below it."""
         super().__init__()
         self.floor = floor
         self.observing = False
+        self.peers = [self]
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.ones(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def scale_zero_point(self) -> tuple[Tensor, Tensor]:
         """Scalars: scale float32 > 0 and zero point int32 in [-128, 127]."""
-        scale = ((self.high - self.low) / 255).clamp(min=1e-6)
+        widest = torch.stack([peer.high - peer.low for peer in self.peers]).max()
+        scale = (widest / 255).clamp(min=1e-6)
         zero_point = (-128 - self.low / scale).round().clamp(-128, 127).to(torch.int32)
         return scale, zero_point
 
@@ -83,6 +92,24 @@ class ActivationQuant(nn.Module):
         self.seen += 1
 
 
+class BiasQuant(nn.Module):
+    """Rounds a bias to multiples of s_in * s_w, as int32 hardware holds it.
+
+    Where a depthwise layer's weights are large such a step is a tenth of an output step: worth training with.
+    """
+
+    def __init__(self, entering: ActivationQuant, weight_quant: WeightQuant) -> None:
+        """entering: the quantizer of the convolution's input."""
+        super().__init__()
+        self.weight_quant = weight_quant
+        self._entering = [entering]  # in a list: it belongs to another layer and is no submodule of this one
+
+    def forward(self, bias: Tensor, weight: Tensor) -> Tensor:
+        """(C_out,) -> (C_out,), straight-through gradient."""
+        step = self._entering[0].scale_zero_point()[0].detach() * self.weight_quant.scale(weight)
+        return bias + ((bias / step).round() * step - bias).detach()
+
+
 def prepare_qat(model: CenterNet) -> None:
     """Fold BatchNorm and fill every quantizer slot, in place. Ranges start unmeasured: observe, then train."""
     fold_batchnorm(model)
@@ -95,6 +122,82 @@ def prepare_qat(model: CenterNet) -> None:
             module.out_quant = ActivationQuant()
     model.heat.out_quant = ActivationQuant(HEAT_LOW)
     model.size.out_quant = ActivationQuant(0.0)
+    _wire(model)
+
+
+def _wire(model: CenterNet) -> None:
+    """Tie the quantizers around every addition, and tell every convolution the scale of its input."""
+    image = ActivationQuant()
+    image.low, image.high = torch.tensor(-1.0), torch.tensor(127 / 128)  # scale 1/128, zero point 0
+    backbone = model.backbone
+    outputs: list[ActivationQuant] = []  # behind each backbone layer
+    last = image
+    for layer in backbone.layers:
+        for block in layer if isinstance(layer, nn.Sequential) else (layer,):
+            last = _wire_block(block, last)
+        outputs.append(last)
+    q4, q8, q16, q32 = (outputs[backbone.last[stride]] for stride in (4, 8, 16, 32))
+    neck = model.neck
+    last = _wire_chain([neck.top], q32)
+    for source, lateral, add, mix in zip((q16, q8, q4), neck.lateral, neck.add, neck.mix, strict=True):
+        assert isinstance(add, Add)
+        assert isinstance(mix, nn.Sequential)
+        last = _wire_chain(mix, _tie(last, _wire_chain([lateral], source), add.out_quant))
+    _wire_chain([*model.heat_mix, model.heat], last)
+    box = _wire_chain(model.box_mix, last)
+    _wire_chain([model.size], box)
+    _wire_chain([model.offset], box)
+
+
+def _wire_block(block: nn.Module, entering: ActivationQuant) -> ActivationQuant:
+    """One backbone block whose input is behind `entering`; returns the quantizer of its output."""
+    if isinstance(block, ConvUnit):
+        return _wire_chain([block], entering)
+    if isinstance(block, InvertedResidual):
+        assert isinstance(block.units, nn.Sequential)
+        out = _wire_chain(block.units, entering)
+        return out if block.add is None else _tie(entering, out, block.add.out_quant)
+    if isinstance(block, BasicBlock):
+        out = _wire_chain([block.unit1, block.unit2], entering)
+        shortcut = entering if block.shortcut is None else _wire_chain([block.shortcut], entering)
+        return _tie(shortcut, out, block.add.out_quant)
+    assert isinstance(block, nn.MaxPool2d), block  # keeps values and scale
+    return entering
+
+
+def _wire_chain(units: Iterable[nn.Module], entering: ActivationQuant) -> ActivationQuant:
+    """Convolution units one behind the other; returns the last one's quantizer."""
+    for unit in units:
+        assert isinstance(unit, ConvUnit)
+        assert isinstance(unit.weight_quant, WeightQuant)
+        assert isinstance(unit.out_quant, ActivationQuant)
+        unit.bias_quant = BiasQuant(entering, unit.weight_quant)
+        entering = unit.out_quant
+    return entering
+
+
+def _tie(*quantizers: nn.Module) -> ActivationQuant:
+    """Make one group of these quantizers' groups; returns the last of them."""
+    group: list[ActivationQuant] = []
+    for quantizer in quantizers:
+        assert isinstance(quantizer, ActivationQuant)
+        group.extend(peer for peer in quantizer.peers if peer not in group)
+        last = quantizer
+    for peer in group:
+        peer.peers = group
+    return last
+
+
+@torch.no_grad()
+def settle_weights(model: nn.Module) -> None:
+    """Replace every weight by what it is rounded to, when training is over.
+
+    Pretrained weights that were quantized before often lie exactly between two steps, and every engine breaks such ties
+    in its own way: one weight off is a whole channel off. After this there are no ties left.
+    """
+    for module in model.modules():
+        if isinstance(module, ConvUnit):
+            module.conv.weight.copy_(module.weight_quant(module.conv.weight))
 
 
 def set_observing(model: nn.Module, observing: bool) -> None:
