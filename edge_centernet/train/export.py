@@ -24,6 +24,7 @@ from edge_centernet.manifest import KEY, Manifest, ModelSpec, Quant, TensorSpec
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import load_checkpoint
 from edge_centernet.model.layers import ConvUnit
+from edge_centernet.train.qat import bake
 
 OPSET = 17
 HEADS = ("heat", "size", "offset")
@@ -54,12 +55,12 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
     model, stage = load_checkpoint(checkpoint)
     if stage != "qat":
         raise ConversionError(f"{checkpoint}: expected a QAT checkpoint, got a {stage} one: train with qat_epochs >= 0")
+    manifest = make_manifest(model, hashlib.sha256(checkpoint.read_bytes()).hexdigest())
+    bake(model)
     proto = _simplify(_trace(model))
     _integer_input(proto, model.spec)
     _integer_outputs(proto)
     _merge_pads(proto)
-    _snap_weights(proto)
-    manifest = make_manifest(model, hashlib.sha256(checkpoint.read_bytes()).hexdigest())
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, manifest.to_json()
     onnx.checker.check_model(proto, full_check=True)
@@ -159,24 +160,6 @@ def _integer_outputs(proto: Any) -> None:
         graph.node.remove(dequantize)
         quantize.output[0] = output.name
         output.type.tensor_type.elem_type = TensorProto.INT8
-
-
-def _snap_weights(proto: Any) -> None:
-    """Replace each weight by the multiple of its scale it is rounded to, so that no reader can round it otherwise.
-
-    Weights that were quantized before (pretrained ones often were) lie exactly between two steps of the new scale
-    remarkably often, and engines break such ties differently: one weight off is a whole channel off.
-    """
-    import numpy as np
-    from onnx import numpy_helper
-
-    initializers = {i.name: i for i in proto.graph.initializer}
-    for node in proto.graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] in initializers:
-            weight = numpy_helper.to_array(initializers[node.input[0]])  # (C_out, C_in / groups, kh, kw)
-            scale = numpy_helper.to_array(initializers[node.input[1]]).reshape(-1, 1, 1, 1)
-            snapped = np.rint(weight / scale) * scale  # rint: ties to even, as PyTorch's fake quantizer
-            initializers[node.input[0]].CopyFrom(numpy_helper.from_array(snapped, node.input[0]))
 
 
 def _merge_pads(proto: Any) -> None:

@@ -37,9 +37,12 @@ class WeightQuant(nn.Module):
         """limit: the largest stored magnitude, 63 or 127."""
         super().__init__()
         self.limit = limit
+        self.fixed: Tensor | None = None
 
     def scale(self, weight: Tensor) -> Tensor:
         """(C_out, C_in / groups, kh, kw) -> (C_out,) real value of one step."""
+        if self.fixed is not None:
+            return self.fixed
         return weight.detach().abs().amax(dim=(1, 2, 3)).clamp(min=WEIGHT_FLOOR) / self.limit
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -62,6 +65,7 @@ class ActivationQuant(nn.Module):
         super().__init__()
         self.floor = floor
         self.observing = False
+        self.fixed: tuple[float, int] | None = None
         self.peers = [self]
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.ones(()))
@@ -76,6 +80,8 @@ class ActivationQuant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape; values rounded to the 256 representable ones."""
+        if self.fixed is not None:
+            return torch.fake_quantize_per_tensor_affine(x, *self.fixed, -128, 127)
         if self.observing:
             self._observe(x.detach())
         scale, zero_point = self.scale_zero_point()
@@ -197,6 +203,22 @@ def settle_weights(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, ConvUnit):
+            module.conv.weight.copy_(module.weight_quant(module.conv.weight))
+
+
+@torch.no_grad()
+def bake(model: nn.Module) -> None:
+    """Turn everything that is computed from weights and ranges into constants, for tracing: the end of training."""
+    for module in model.modules():
+        if isinstance(module, ActivationQuant):
+            scale, zero_point = module.scale_zero_point()
+            module.fixed = float(scale), int(zero_point)
+        if isinstance(module, ConvUnit) and isinstance(module.bias_quant, BiasQuant):
+            assert isinstance(module.weight_quant, WeightQuant)
+            assert module.conv.bias is not None
+            module.conv.bias.copy_(module.bias_quant(module.conv.bias, module.conv.weight))
+            module.bias_quant = None
+            module.weight_quant.fixed = module.weight_quant.scale(module.conv.weight).clone()
             module.conv.weight.copy_(module.weight_quant(module.conv.weight))
 
 

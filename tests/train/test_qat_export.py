@@ -18,6 +18,12 @@ from edge_centernet.train.export import export_onnx  # noqa: E402
 from edge_centernet.train.qat import ActivationQuant, WeightQuant, prepare_qat, set_observing  # noqa: E402
 
 
+def _blocks(count: int) -> np.ndarray:
+    """(count, 3, 64, 64) uint8 patches of random colours; pixel noise would average out to one grey."""
+    patches = np.random.default_rng(0).integers(0, 256, (count, 3, 4, 4), np.uint8)
+    return patches.repeat(16, axis=2).repeat(16, axis=3)
+
+
 def _quantized(backbone: str) -> CenterNet:
     """A small network with random BatchNorm statistics, folded, its ranges measured on noise."""
     torch.manual_seed(3)
@@ -29,11 +35,12 @@ def _quantized(backbone: str) -> CenterNet:
             module.running_var.uniform_(0.3, 1.0)
     for head in (model.heat, model.size, model.offset):
         torch.nn.init.normal_(head.conv.weight, std=0.5)  # otherwise every output rests at its bias
+        torch.nn.init.zeros_(head.conv.bias)
     prepare_qat(model)
     set_observing(model, True)
     with torch.no_grad():
         for _ in range(2):
-            model(torch.randint(0, 256, (2, 3, 64, 64)).float())
+            model(torch.from_numpy(_blocks(2)).float())
     set_observing(model, False)
     return model
 
@@ -47,7 +54,7 @@ def test_the_interchange_file_computes_what_training_simulated(backbone: str, tm
     path = export_onnx(tmp_path / "qat.safetensors", tmp_path / "tiny.onnx")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    image = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64), np.uint8)
+    image = _blocks(1)
     outputs = ort.InferenceSession(str(path), options).run(["heat", "size", "offset"], {"image": image})
     with torch.no_grad():
         simulated = model(torch.from_numpy(image).float())
