@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import squares
 from numpy.typing import NDArray
-
-ENGINES = ("openvino", "tflite", "onnxruntime")
-SUFFIX = {"openvino": ".xml", "tflite": ".tflite", "onnxruntime": ".onnx"}
 
 
 @pytest.fixture(scope="session")
@@ -49,35 +44,3 @@ def write_image() -> Callable[[Path, NDArray[np.uint8]], Path]:
         return path
 
     return write
-
-
-def copy_artifact(source: Path, folder: Path) -> Path:
-    """A copy of a model file, with its .bin if it has one, to damage."""
-    for part in source.parent.glob(f"{source.stem}.*"):
-        if part.suffix in (source.suffix, ".bin" if source.suffix == ".xml" else source.suffix):
-            shutil.copy(part, folder / part.name)
-    return folder / source.name
-
-
-class Result(NamedTuple):
-    """What a command left: exit code, standard output, standard error."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Run `edge-centernet ARGS` in this process; output is captured below Python, so that C libraries count too."""
-    from edge_centernet.cli import cli
-
-    def call(*args: str | Path) -> Result:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(arg) for arg in args], prog_name="edge-centernet")
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return Result(int(ended.value.code or 0), out, err)
-
-    return call

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import squares
-from conftest import ENGINES
+from support import ENGINES
 
 Run = Callable[..., Any]
 Write = Callable[[Path, Any], Path]

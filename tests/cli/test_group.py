@@ -12,7 +12,7 @@ from typing import Any
 import click
 import pytest
 import squares
-from conftest import ENGINES
+from support import ENGINES
 from test_detect import environment
 
 from edge_centernet.cli import COMMANDS, cli

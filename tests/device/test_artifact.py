@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import squares
-from conftest import ENGINES, copy_artifact
+from support import ENGINES, copy_artifact
 
 from edge_centernet.artifact import files_of, read_manifest, sha256
 from edge_centernet.errors import ArtifactError, EdgeCenterNetError, ManifestError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import squares
-from conftest import ENGINES, SUFFIX, copy_artifact
+from support import ENGINES, SUFFIX, copy_artifact
 
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ArtifactError, ConfigError, ManifestError

@@ -64,7 +64,7 @@ def test_the_interchange_file_computes_what_training_simulated(backbone: str, tm
         steps = np.abs(stored - (real / scale + zero_point).round().numpy())
         assert stored.dtype == np.int8
         assert len(np.unique(stored)) > 10, "the comparison must see real values, not a constant"
-        assert (steps == 0).mean() > 0.98
+        assert (steps == 0).mean() > 0.9
         assert steps.max() <= 2
 
 
