@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import squares
 from numpy.typing import NDArray
+from support import Result
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +45,19 @@ def write_image() -> Callable[[Path, NDArray[np.uint8]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run `edge-centernet ARGS` in this process; output is captured below Python, so that C libraries count too."""
+    from edge_centernet.cli import cli
+
+    def call(*args: str | Path) -> Result:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(arg) for arg in args], prog_name="edge-centernet")
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return Result(int(ended.value.code or 0), out, err)
+
+    return call

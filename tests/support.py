@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 ENGINES = ("openvino", "tflite", "onnxruntime")
 SUFFIX = {"openvino": ".xml", "tflite": ".tflite", "onnxruntime": ".onnx"}
@@ -23,19 +24,3 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Run `edge-centernet ARGS` in this process; output is captured below Python, so that C libraries count too."""
-    from edge_centernet.cli import cli
-
-    def call(*args: str | Path) -> Result:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(arg) for arg in args], prog_name="edge-centernet")
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return Result(int(ended.value.code or 0), out, err)
-
-    return call
