@@ -1,0 +1,48 @@
+"""The model in the package, measured on real validation images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge_centernet.detector import Detector
+from edge_centernet.models import find_model
+from edge_centernet.runtimes import choose, open_runtime
+
+VAL = Path(__file__).resolve().parents[2] / "shared/data/voc2007/instances_val.json"
+IMAGES = 150  # of 1,002: seconds instead of minutes; the whole set is in docs/benchmarks
+
+
+@pytest.mark.parametrize("engine", ["openvino", "tflite", "onnxruntime"])
+def test_int8_finds_objects_in_photos_it_never_saw(engine: str) -> None:
+    """AP50 of at least 0.30 on VOC 2007 validation photos, in every engine."""
+    if not VAL.is_file():
+        pytest.skip("needs ../shared/data/voc2007 (see its SOURCES.md)")
+    pytest.importorskip("faster_coco_eval", reason="needs the eval extra")
+    from edge_centernet.data import Dataset, read_dataset
+    from edge_centernet.evaluate import evaluate_dataset
+
+    data = read_dataset(VAL)
+    few = Dataset(data.classes, data.samples[:IMAGES])
+    runtime = open_runtime(*choose("centernet-mbv2-320", engine), threads=1)
+    try:
+        detector = Detector(runtime, threshold=0.01)
+        result = evaluate_dataset(detector.detect, few, runtime.manifest.model.classes)
+    finally:
+        runtime.close()
+
+    assert result["images"] == IMAGES
+    assert result["AP50"] >= 0.30
+
+
+def test_the_checkpoint_is_the_network_of_the_other_files() -> None:
+    """The sha256 that every artifact carries is that of the shipped checkpoint."""
+    from edge_centernet.artifact import read_manifest, sha256
+
+    checkpoint = sha256(find_model("centernet-mbv2-320", ".safetensors"))
+    carried = {
+        read_manifest(find_model("centernet-mbv2-320", s)).checkpoint_sha256 for s in (".onnx", ".xml", ".tflite")
+    }
+
+    assert carried == {checkpoint}
