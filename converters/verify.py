@@ -119,23 +119,26 @@ def real_values(stored: Array, spec: TensorSpec) -> Array:
     return (stored.astype(np.float64) - spec.quant.zero_point) * spec.quant.scale
 
 
-def agreement(one: tuple[Heads, Manifest], other: tuple[Heads, Manifest]) -> tuple[int, int]:
+def agreement(
+    one: tuple[Heads, Manifest], other: tuple[Heads, Manifest], min_iou: float = MATCH_IOU
+) -> tuple[int, int]:
     """(detections of both sides above THRESHOLD, those with a partner on the other side).
 
-    Partners are sought down to THRESHOLD - MATCH_SCORE, so that a score at the threshold does not count as a miss.
+    min_iou: how much partners must overlap, 0..1. They are sought down to THRESHOLD - MATCH_SCORE, so that a score at
+    the threshold does not count as a miss.
     """
     sure = [decode(*side, threshold=THRESHOLD) for side in (one, other)]
     wide = [decode(*side, threshold=THRESHOLD - MATCH_SCORE) for side in (one, other)]
-    return len(sure[0]) + len(sure[1]), matches(sure[0], wide[1]) + matches(sure[1], wide[0])
+    return len(sure[0]) + len(sure[1]), sum(matches(sure[i], wide[1 - i], min_iou) for i in (0, 1))
 
 
-def matches(wanted: Detections, offered: Detections) -> int:
+def matches(wanted: Detections, offered: Detections, min_iou: float = MATCH_IOU) -> int:
     """How many of `wanted` find a partner of their own in `offered`: greedy, best score first, largest overlap."""
     free, count = np.ones(len(offered), bool), 0
     for box, score, class_id in zip(wanted.xyxy, wanted.score, wanted.class_id, strict=True):
         near = free & (offered.class_id == class_id) & (np.abs(offered.score - score) <= MATCH_SCORE)
         overlap = np.where(near, iou(box, offered.xyxy), -1.0)
-        if len(overlap) and overlap.max() >= MATCH_IOU:
+        if len(overlap) and overlap.max() >= min_iou:
             free[overlap.argmax()] = False
             count += 1
     return count
