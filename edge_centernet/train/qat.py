@@ -28,6 +28,7 @@ DEPTHWISE_MAX = 127
 MOMENTUM = 0.05  # of the moving average of minimum and maximum
 WEIGHT_FLOOR = 1e-4  # a dead channel's scale stays so large that its bias / (s_in * s_w) fits int32
 HEAT_LOW = -8.0  # logits below are all background (p < 0.0004): spend the 256 steps above
+HEAT_HIGH = 3.0  # p = 0.95: an average of maxima would clip the surest peaks into plateaus
 
 
 class WeightQuant(nn.Module):
@@ -60,10 +61,10 @@ class ActivationQuant(nn.Module):
     seen: Tensor
     peers: list[ActivationQuant]  # those that share this one's scale, itself included; a list, so not submodules
 
-    def __init__(self, floor: float = -float("inf")) -> None:
-        """floor: the range never reaches below it."""
+    def __init__(self, floor: float = -float("inf"), reach: float = 1e-3) -> None:
+        """floor: the range never goes below it; reach: it goes at least up to it."""
         super().__init__()
-        self.floor = floor
+        self.floor, self.reach = floor, reach
         self.observing = False
         self.fixed: tuple[float, int] | None = None
         self.peers = [self]
@@ -73,7 +74,7 @@ class ActivationQuant(nn.Module):
 
     def scale_zero_point(self) -> tuple[Tensor, Tensor]:
         """Scalars: scale float32 > 0 and zero point int32 in [-128, 127]."""
-        widest = torch.stack([peer.high - peer.low for peer in self.peers]).max()
+        widest = torch.stack([peer.high.clamp(min=peer.reach) - peer.low for peer in self.peers]).max()
         scale = (widest / 255).clamp(min=1e-6)
         zero_point = (-128 - self.low / scale).round().clamp(-128, 127).to(torch.int32)
         return scale, zero_point
@@ -90,7 +91,7 @@ class ActivationQuant(nn.Module):
     def _observe(self, x: Tensor) -> None:
         low, high = torch.aminmax(x)
         low = low.float().clamp(min=self.floor, max=0.0)
-        high = high.float().clamp(min=1e-3)
+        high = high.float().clamp(min=self.reach)
         # The first batches count fully, then a moving average.
         momentum = max(MOMENTUM, 1.0 / (int(self.seen) + 1))
         self.low.lerp_(low, momentum)
@@ -126,7 +127,7 @@ def prepare_qat(model: CenterNet) -> None:
             module.out_quant = ActivationQuant()
         elif isinstance(module, Add):
             module.out_quant = ActivationQuant()
-    model.heat.out_quant = ActivationQuant(HEAT_LOW)
+    model.heat.out_quant = ActivationQuant(HEAT_LOW, HEAT_HIGH)
     model.size.out_quant = ActivationQuant(0.0)
     _wire(model)
 
