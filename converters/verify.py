@@ -30,8 +30,8 @@ Array = NDArray[Any]
 ASSETS = Path(images.__file__).resolve().parent / "assets"
 THRESHOLD = 0.3
 # Two detections agree: same class, boxes overlapping by MATCH_IOU or more, scores at most MATCH_SCORE apart.
-MATCH_IOU = 0.9
-MATCH_SCORE = 0.05
+MATCH_IOU = 0.5
+MATCH_SCORE = 0.1
 # An artifact passes: so much of what either side finds has its partner on the other side. Engines round an addition
 # differently by one step, and in a sample of some 50 detections each one counts 2 %.
 MIN_AGREEMENT = 0.95

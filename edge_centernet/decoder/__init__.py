@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edge_centernet.decoder import reference
 from edge_centernet.decoder.head import BOX, Head
+from edge_centernet.decoder.twins import without_twins
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.heads import Heads
@@ -48,7 +49,8 @@ def decode(
     threshold: probability 0..1. It is turned into the heatmap's unit once, float32(log(t / (1 - t))) for
         logits (0: everything, 1: nothing but +inf), and from there, for integers, into the lowest stored
         value whose float32 real value reaches it; a peak is kept if its stored value is at least that.
-    max_detections: at most so many boxes, >= 0.
+    max_detections: at most so many boxes, >= 0. Twins, the weaker of two concentric boxes of one class (twins.py),
+        are dropped first, out of twice as many peaks.
     backend: "c", "numpy" or None for BACKEND.
     Returns scores as probabilities: sigmoid of the logit, or the stored probability within 0..1.
 
@@ -65,10 +67,11 @@ def decode(
         offset,
         cell_px=float(manifest.model.stride),
         threshold=_in_heat_unit(float(threshold), unit),
-        capacity=min(_count(max_detections), heat.data.size),
+        capacity=min(2 * _count(max_detections), heat.data.size),
     )
     rows = boxes.view(np.float32).reshape(-1, BOX.itemsize // 4)  # (N, 7); the last two columns are integers
-    return Detections(rows[:, :4], _scores(heat, boxes, unit), boxes["class_id"])
+    found = Detections(rows[:, :4], _scores(heat, boxes, unit), boxes["class_id"])
+    return found[without_twins(found.xyxy, found.class_id)][:max_detections]
 
 
 def _pick(backend: str | None) -> Callable[..., NDArray[np.void]]:
