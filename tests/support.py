@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,3 +25,8 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def allow_interrupts() -> None:
+    """For Popen(preexec_fn=): let Ctrl-C through even where these tests run as a background job, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import squares
-from support import ENGINES
+from support import ENGINES, allow_interrupts
 
 Run = Callable[..., Any]
 Write = Callable[[Path, Any], Path]
@@ -239,6 +239,7 @@ def test_ctrl_c_is_clean(tmp_path: Path, onnx_model: Path) -> None:
         text=True,
         cwd=tmp_path,
         env=environment(),
+        preexec_fn=allow_interrupts,
     )
     assert child.stdout is not None
     first = child.stdout.readline()

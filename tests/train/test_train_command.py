@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the train extra")
 import cv2
+from support import allow_interrupts
 
 SETTINGS = (
     "width=0.25", "size=64", "early_side=64", "epochs=3", "qat_epochs=1", "batch_size=4", "freeze=0", "workers=0",
@@ -73,7 +74,7 @@ def test_a_run_leaves_weights_metrics_and_the_interchange_file(finished: Path) -
     """Four lines of metrics (3 float, 1 QAT), both checkpoints, NAME.onnx with the class names."""
     from edge_centernet.artifact import read_manifest
 
-    rows = list(csv.DictReader((finished / "metrics.csv").open()))
+    rows = list(csv.DictReader((finished / "metrics.csv").read_text().splitlines()))
 
     assert [(r["stage"], r["epoch"]) for r in rows] == [("float", "1"), ("float", "2"), ("float", "3"), ("qat", "1")]
     assert float(rows[2]["loss"]) < float(rows[0]["loss"])
@@ -86,7 +87,13 @@ def test_a_run_leaves_weights_metrics_and_the_interchange_file(finished: Path) -
 def test_an_interrupted_run_goes_on_to_the_same_weights(drawn: Path, finished: Path, tmp_path: Path) -> None:
     """Ctrl-C after the first epoch, --resume, and qat.safetensors equals the uninterrupted run's to the byte."""
     out = tmp_path / "cut"
-    process = subprocess.Popen(_command(drawn, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        _command(drawn, out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=allow_interrupts,
+    )
     deadline = time.monotonic() + 200
     while not (out / "state.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
