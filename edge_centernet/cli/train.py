@@ -51,15 +51,12 @@ def command(
     data: Path, val: Path | None, images: Path | None, val_images: Path | None, out: Path, name: str,
     weights: Path | None, epochs: int | None, settings: tuple[str, ...], device: str, threads: int | None, resume: bool,
 ) -> None:  # fmt: skip
-    r"""Train a CenterNet on your own classes, float first, then quantization-aware.
+    """Train a CenterNet on your own classes, float first, then quantization-aware.
 
     Stop with Ctrl-C and go on with --resume. Writes float.safetensors, qat.safetensors, metrics.csv
     and NAME.onnx, the interchange file that `edge-centernet convert` takes.
 
-    \b
-    Example:
-      edge-centernet train --data instances_train.json --val instances_val.json --out runs/mine \
-          --weights mobilenet_v2_1.0_imagenet.safetensors
+    Example: edge-centernet train --data train.json --val val.json --out runs/mine --weights mobilenet_v2.safetensors
     """
     try:
         import torch
