@@ -85,6 +85,7 @@ class Trainer:
         self.model = self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).eval()
         self.progress = Progress()
+        self._steps_done = 0  # in this stage; the average's decay grows with it
         dataset = TrainingSet(train, spec, Augment(), config.seed)
         self.sampler = EpochSampler(len(dataset), config.seed)
         self.loader = make_loader(dataset, self.sampler, config.batch_size, config.workers)
@@ -129,7 +130,7 @@ class Trainer:
         side = self.config.early_side if early else self.config.size
         # Epoch numbers go on through the stages, so that QAT sees other crops than the first float epochs.
         self.sampler.set_epoch(epoch + (self.config.epochs if qat else 0), side)
-        self._train_mode()
+        self.model.train()
         start, sums, lr = time.perf_counter(), np.zeros(4), 0.0
         title = f"{self.progress.stage} {epoch + 1}/{epochs} {side}px"
         bar = tqdm(self.loader, desc=title, unit="batch", dynamic_ncols=True, mininterval=2.0)
@@ -214,9 +215,6 @@ class Trainer:
         torch._foreach_lerp_([ours[k] for k in floats], [theirs[k] for k in floats], 1 - decay)
         for key in ours.keys() - set(floats):
             ours[key].copy_(theirs[key])
-
-    def _train_mode(self) -> None:
-        self.model.train()
 
     # ---- quantization-aware stage ------------------------------------------------------------------------------
 
