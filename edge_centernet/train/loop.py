@@ -266,6 +266,25 @@ class Trainer:
         load_state(self.model, state["model"], path)
         load_state(self.ema, state["ema"], path)
         self.optimizer.load_state_dict(state["optimizer"])
+        self._drop_repeated_rows()
+
+    def _drop_repeated_rows(self) -> None:
+        """Remove metrics of epochs that finished, but not in time for state.pt."""
+        path = self.out / "metrics.csv"
+        if not path.exists():
+            return
+        header, *rows = path.read_text().splitlines(keepends=True)
+        now = self.progress
+
+        def finished(row: str) -> bool:
+            stage, epoch = row.split(",")[:2]
+            earlier_stage = stage == "float" and now.stage == "qat"
+            return earlier_stage or (stage == now.stage and int(epoch) <= now.epoch)
+
+        kept = [row for row in rows if finished(row)]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(header + "".join(kept))
+        os.replace(temporary, path)
 
     def _log(self, row: dict[str, Any]) -> None:
         path = self.out / "metrics.csv"

@@ -109,6 +109,8 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(drawn: Path, finished: P
         return hashlib.sha256((folder / "qat.safetensors").read_bytes()).hexdigest()
 
     assert digest(out) == digest(finished)
+    epochs = [row.split(",")[:2] for row in (out / "metrics.csv").read_text().splitlines()[1:]]
+    assert epochs == [["float", "1"], ["float", "2"], ["float", "3"], ["qat", "1"]]
 
 
 @pytest.mark.parametrize(
