@@ -11,7 +11,6 @@ import hashlib
 import os
 import tempfile
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ def make_manifest(model: CenterNet, checkpoint_sha256: str) -> Manifest:
         return TensorSpec(name, (1, channels, height, width), "NCHW", "int8", Quant(float(scale), int(zero_point)))
 
     return Manifest(
-        model=replace(spec),
+        model=spec,
         input=TensorSpec("image", (1, 3, spec.height, spec.width), "NCHW", "uint8", Quant(1 / 128, 128)),
         heat=head("heat", model.heat, len(spec.classes)),
         size=head("size", model.size, 2),

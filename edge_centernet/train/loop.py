@@ -95,7 +95,8 @@ class Trainer:
 
     def run(self) -> None:
         """Both stages, from wherever `progress` stands."""
-        _write_json(self.out / "config.json", {**self.config.to_dict(), "classes": list(self.model.spec.classes)})
+        options = {**self.config.to_dict(), "classes": list(self.model.spec.classes)}
+        _write_text(self.out / "config.json", json.dumps(options, indent=1) + "\n")
         if self.progress.stage == "float":
             self._stage(self.config.epochs)
             save_checkpoint(self.out / "float.safetensors", self.ema, "float")
@@ -282,9 +283,7 @@ class Trainer:
             return earlier_stage or (stage == now.stage and int(epoch) <= now.epoch)
 
         kept = [row for row in rows if finished(row)]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(header + "".join(kept))
-        os.replace(temporary, path)
+        _write_text(path, header + "".join(kept))
 
     def _log(self, row: dict[str, Any]) -> None:
         path = self.out / "metrics.csv"
@@ -309,7 +308,8 @@ def _use_amp(wanted: str, device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _write_json(path: Path, data: dict[str, Any]) -> None:
+def _write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
+    temporary.write_text(text)
     os.replace(temporary, path)
