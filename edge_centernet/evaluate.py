@@ -7,24 +7,29 @@ Objects marked ignore (COCO's iscrowd or ignore, VOC's difficult) go in as COCO 
 covers one is not counted, however many there are, and a crowd nobody found is not a miss. COCO's overlap
 with a crowd is intersection over the detection's own area. The `ignore` key itself would not do: both
 packages overwrite it with `iscrowd`.
+
+Recall in crowds needs to know which objects were found, which that engine does not tell: `edge_centernet.crowds`
+matches once more by the same rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.crowds import MAX_DETECTIONS, Matches, crowd_recall, match
 from edge_centernet.data import Dataset, Sample, read_dataset
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
 from edge_centernet.image import read_image
+from edge_centernet.manifest import ModelSpec
 
 THRESHOLD = 0.01  # detections below it change AP in the third digit and cost most of the time
-MAX_DETECTIONS = 100  # of one image; what COCO counts
+RECALLS = tuple(i / 100 for i in range(101))  # COCO's points on the precision-recall curve
 
 Detect = Callable[[NDArray[np.uint8]], tuple[Detections, dict[str, float]]]
 Progress = Callable[[Sequence[Sample]], Iterable[Sample]]
@@ -42,7 +47,11 @@ def evaluate(
 
 
 def evaluate_dataset(
-    detect: Detect, dataset: Dataset, classes: Sequence[str], progress: Progress = iter
+    detect: Detect,
+    dataset: Dataset,
+    classes: Sequence[str],
+    progress: Progress = iter,
+    spec: ModelSpec | None = None,
 ) -> dict[str, Any]:
     """Run `detect` over a data set and measure it.
 
@@ -50,6 +59,7 @@ def evaluate_dataset(
         milliseconds of each stage. It should use THRESHOLD and MAX_DETECTIONS.
     classes: the model's, matched with the data set's by name; only those that both have are evaluated.
     progress: wraps the samples as they are iterated, to show a bar.
+    spec: the model's input and stride, to find centre collisions; None leaves them out.
 
     Returns what `evaluate_samples` returns and ms_median (of one image, all stages), ms (stage -> median).
     Raises SourceError for an image that cannot be read or has not the size its annotation says; ConfigError
@@ -63,7 +73,7 @@ def evaluate_dataset(
         found, ms = detect(_read(sample))
         predictions.append(found)
         times.append(ms)
-    result = evaluate_samples(predictions, dataset, classes)
+    result = evaluate_samples(predictions, dataset, classes, spec)
     result["ms_median"] = float(np.median([sum(ms.values()) for ms in times]))
     result["ms"] = {stage: float(np.median([ms[stage] for ms in times])) for stage in times[0]}
     return result
@@ -81,15 +91,21 @@ def _read(sample: Sample) -> NDArray[np.uint8]:
 
 
 def evaluate_samples(
-    predictions: Sequence[Detections], dataset: Dataset, classes: Sequence[str] | None = None
+    predictions: Sequence[Detections],
+    dataset: Dataset,
+    classes: Sequence[str] | None = None,
+    spec: ModelSpec | None = None,
 ) -> dict[str, Any]:
     """COCO box metrics of one `Detections` per sample, in the sample's pixels.
 
     classes: what class_id indexes; default dataset.classes. Only names that both have are evaluated.
+    spec: the model's input and stride, to find centre collisions; None leaves them out.
 
     Returns AP (IoU 0.50 to 0.95), AP50, AP75, AP_small (area below 32^2 pixels), AP_medium, AP_large
     (above 96^2), each 0..1 or None where the data set has no such object; per_class: name -> {AP, AP50};
-    images: their number. Raises ConfigError without a common class, SourceError without any object.
+    images: their number; crowds: see `edge_centernet.crowds.crowd_recall`; precision_recall: at IoU 0.5,
+    recall (101 points) and per_class: name -> {precision, score (of the detection that reaches it, 0 beyond the
+    last)} or None, four digits. Raises ConfigError without a common class, SourceError without any object.
     """
     if len(predictions) != len(dataset.samples):
         raise ValueError(f"expected one Detections for each of {len(dataset.samples)} samples, got {len(predictions)}")
@@ -98,7 +114,8 @@ def evaluate_samples(
     truth = _truth(dataset, names)
     if all(annotation["iscrowd"] for annotation in truth):
         raise SourceError(f"data set: expected at least one object of {', '.join(names)}, found none to evaluate on")
-    precision = _precision(len(dataset.samples), names, truth, _results(predictions, model_classes, names))
+    curves = _curves(len(dataset.samples), names, truth, _results(predictions, model_classes, names))
+    precision = curves.precision
     return {
         "AP": _mean(precision[:, :, :, 0]),
         "AP50": _mean(precision[0, :, :, 0]),
@@ -111,7 +128,31 @@ def evaluate_samples(
             for k, name in enumerate(names)
         },
         "images": len(dataset.samples),
+        "crowds": crowd_recall(
+            dataset.samples,
+            match_samples(predictions, dataset, model_classes),
+            [dataset.classes.index(name) for name in names],
+            spec,
+        ),
+        "precision_recall": {
+            "iou": 0.5,
+            "recall": list(RECALLS),
+            "per_class": {name: _curve(curves, k) for k, name in enumerate(names)},
+        },
     }
+
+
+def match_samples(
+    predictions: Sequence[Detections], dataset: Dataset, classes: Sequence[str] | None = None
+) -> list[Matches]:
+    """`edge_centernet.crowds.match` of one `Detections` per sample; `classes` as in `evaluate_samples`."""
+    model_classes = dataset.classes if classes is None else tuple(classes)
+    position = {name: i for i, name in enumerate(dataset.classes)}
+    to_data = np.array([position.get(name, -1) for name in model_classes], np.int64)
+    return [
+        match(found, to_data[found.class_id], sample)
+        for found, sample in zip(predictions, dataset.samples, strict=True)
+    ]
 
 
 def common_classes(model_classes: Sequence[str], data_classes: Sequence[str]) -> tuple[str, ...]:
@@ -168,10 +209,17 @@ def _xywh(xyxy: NDArray[np.float32]) -> list[list[float]]:
     return result
 
 
-def _precision(
-    images: int, names: Sequence[str], truth: list[dict[str, Any]], results: list[dict[str, Any]]
-) -> NDArray[np.float64]:
-    """(10 IoU thresholds, 101 recalls, K classes, 4 area ranges): COCO's precision, -1 where there is no object."""
+class _Curves(NamedTuple):
+    """What COCO's engine accumulates, (10 IoU thresholds, 101 recalls, K classes, 4 area ranges): -1 without objects.
+
+    precision: the best at this recall or beyond. score: of the detection that reaches this recall.
+    """
+
+    precision: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+
+def _curves(images: int, names: Sequence[str], truth: list[dict[str, Any]], results: list[dict[str, Any]]) -> _Curves:
     engine = _engine()
     head = {
         "info": {},
@@ -188,7 +236,15 @@ def _precision(
     run.params.maxDets = [MAX_DETECTIONS]
     run.evaluate()
     run.accumulate()
-    return np.asarray(run.eval["precision"], np.float64)[..., 0]
+    return _Curves(*(np.asarray(run.eval[key], np.float64)[..., 0] for key in ("precision", "scores")))
+
+
+def _curve(curves: _Curves, k: int) -> dict[str, list[float]] | None:
+    """At IoU 0.5, all sizes."""
+    precision, score = curves.precision[0, :, k, 0], curves.score[0, :, k, 0]  # (101,)
+    if (precision < 0).all():
+        return None
+    return {"precision": precision.round(4).tolist(), "score": score.round(4).tolist()}
 
 
 def _mean(precision: NDArray[np.float64]) -> float | None:

@@ -17,7 +17,9 @@ COMMANDS = {
     "eval": ("edge_centernet.cli.eval:command", "Measure a model on a COCO data set.", "eval"),
     "inspect": ("edge_centernet.cli.inspect:command", "Show what a model file is.", ""),
     "convert": ("edge_centernet.cli.convert:command", "Make OpenVINO, TFLite and ONNX files.", "convert"),
+    "data": ("edge_centernet.cli.data:command", "Look into a data set before training.", ""),
     "train": ("edge_centernet.cli.train:command", "Train a network: float, then for INT8.", "train"),
+    "import": ("edge_centernet.cli.import_:command", "Take over a checkpoint of the original CenterNet.", "train"),
 }
 # For commands without an extra of their own: module that could not be imported -> extra that brings it.
 _EXTRAS = {
@@ -30,6 +32,8 @@ _EXTRAS = {
     "pycocotools": "eval",
     "faster_coco_eval": "eval",
     "torch": "train",
+    "matplotlib": "train",
+    "tensorboard": "train",
     "onnxsim": "train",
     "safetensors": "train",
     "tqdm": "train",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -12,13 +13,20 @@ from typing import Any
 
 import click
 
+from edge_centernet.artifact import sha256
 from edge_centernet.cli.options import model_options, open_model
+from edge_centernet.crowds import MAX_DETECTIONS, OVERLAPS, THRESHOLDS
 from edge_centernet.data import Sample, read_dataset
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
-from edge_centernet.evaluate import MAX_DETECTIONS, THRESHOLD, common_classes, evaluate_dataset
+from edge_centernet.evaluate import THRESHOLD, common_classes, evaluate_dataset
+from edge_centernet.runtimes import choose
 
 KEYS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+# key of the record's "crowds" -> how the table calls those objects
+CROWDS = {f"overlap_{limit:g}": f"overlap another by IoU > {limit:g}" for limit in OVERLAPS}
+CROWDS["centre_collision"] = "share a heatmap cell"
+_NUMBERS = re.compile(r"\[\n([-\d.,\seE]+?)\n\s*\]")  # strings in JSON hold no line break: none can match
 
 
 @click.command(short_help="Measure a model on labelled images (COCO metrics).")
@@ -32,7 +40,9 @@ def command(model: str, runtime: str, threads: int | None, data: Path, images: P
     """Measure a model on labelled images: average precision as COCO defines it, and the time of an image.
 
     Classes are matched by name; only those that the model and the data set both have are evaluated. Objects marked
-    as crowd, ignored or difficult count neither as a miss nor as a false alarm.
+    as crowd, ignored or difficult count neither as a miss nor as a false alarm. The last table is about crowds: how
+    many of the objects that overlap another of their class, or have their centre in the same heatmap cell, are found
+    (IoU 0.5) at two score thresholds, and how many of all others. The JSON file holds the precision-recall curves too.
 
     Example: edge-centernet eval --data instances_val.json --images val --runtime tflite --json metrics.json
     """
@@ -44,8 +54,9 @@ def command(model: str, runtime: str, threads: int | None, data: Path, images: P
         names = common_classes(classes, dataset.classes)
         only = None if set(names) == set(classes) else names  # the decoder's own limit is per image, all classes
         detector = Detector(opened, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, classes=only)
-        result = evaluate_dataset(detector.detect, dataset, classes, progress=_bar)
+        result = evaluate_dataset(detector.detect, dataset, classes, _bar, opened.manifest.model)
         about = {"model": model, "runtime": opened.name, "precision": opened.manifest.precision, "data": str(data)}
+        about["sha256"] = sha256(choose(model, runtime)[0])
     click.echo(_table(result, f"{model}, {about['precision']}, {about['runtime']}, on {data}"))
     if out is not None:
         _write(out, {**about, **result})
@@ -64,8 +75,21 @@ def _table(result: dict[str, Any], title: str) -> str:
     lines += [f"{'all':<{wide}}  {_show(result['AP'])}  {_show(result['AP50'])}", ""]
     lines += ["  ".join(f"{key} {_show(result[key]).strip()}" for key in KEYS)]
     stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in result["ms"].items())
+    lines += ["", *_crowd_lines(result["crowds"]), ""]
     lines += [f"{result['images']} images, median {result['ms_median']:.1f} ms each ({stages})"]
     return "\n".join(lines)
+
+
+def _crowd_lines(crowds: dict[str, Any]) -> list[str]:
+    """Recall of each kind of object at each score threshold, against that of all others."""
+    wide = max(map(len, CROWDS.values()))
+    lines = [f"{'recall of objects that':<{wide}}  number" + "".join(f"  score {t:<5g} others" for t in THRESHOLDS)]
+    for key, title in CROWDS.items():
+        one = crowds[key]
+        pairs = [(one["recall"][f"{t:g}"], one["recall_others"][f"{t:g}"]) for t in THRESHOLDS]
+        shown = "".join(f"  {_show(mine):>11} {_show(others)}" for mine, others in pairs)
+        lines.append(f"{title:<{wide}}  {one['objects']:6}{shown}")
+    return lines
 
 
 def _show(value: float | None) -> str:
@@ -87,7 +111,8 @@ def _check_writable(out: Path) -> None:
 
 def _write(out: Path, result: dict[str, Any]) -> None:
     temporary = _temporary(out)
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
+    text = json.dumps(result, indent=2) + "\n"
+    temporary.write_text(_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text))  # a list a line
     os.replace(temporary, out)
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_centernet.data.base import Dataset, Sample
+from edge_centernet.data.base import Annotations, Dataset, Problem, Sample, assemble
 from edge_centernet.errors import SourceError
 
-__all__ = ["Dataset", "Sample", "read_dataset"]
+__all__ = ["Dataset", "Sample", "read_annotations", "read_dataset"]
 
 _EXPECTED = (
     "expected a COCO .json, a PASCAL VOC folder (Annotations/, JPEGImages/) or its ImageSets/Main/*.txt, "
@@ -36,6 +36,21 @@ def read_dataset(
     "edge_centernet.data"). COCO's iscrowd or ignore and VOC's difficult become Sample.ignore.
     Raises SourceError naming file and line, key or element; MissingDependency for YAML without PyYAML.
     """
+    return assemble(read_annotations(path, images, classes, split))
+
+
+def read_annotations(
+    path: Path,
+    images: Path | None = None,
+    classes: Sequence[str] | None = None,
+    split: str | None = None,
+    problems: list[Problem] | None = None,
+) -> Annotations:
+    """What `read_dataset` reads, before boxes are clipped and dropped.
+
+    problems: an entry or image that cannot be read is left out and added to this list; only what makes the whole
+        data set unreadable is still raised. None: the first one is raised, and so is the first missing image.
+    """
     path = Path(path)
     images = None if images is None else Path(images)
     if not path.exists():
@@ -46,13 +61,13 @@ def read_dataset(
     if suffix == ".json":
         from edge_centernet.data.coco import read_coco
 
-        return read_coco(path, images, classes)
+        return read_coco(path, images, classes, problems)
     if suffix == ".txt" or (path / "Annotations").is_dir():
         from edge_centernet.data.voc import read_voc
 
-        return read_voc(path, images, classes, split)
+        return read_voc(path, images, classes, split, problems)
     if suffix in (".yaml", ".yml") or (path / "labels").is_dir() or (path / "data.yaml").is_file():
         from edge_centernet.data.yolo import read_yolo
 
-        return read_yolo(path, images, classes, split)
+        return read_yolo(path, images, classes, split, problems)
     raise SourceError(f"{path}: {_EXPECTED}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,17 +65,43 @@ class Dataset:
         return len(self.samples)
 
 
+class Problem(NamedTuple):
+    """A part of a data set that cannot be read, and why.
+
+    kind: whether the annotation or the image file is at fault; "orphan" for labels without an image, which no reader
+        looks for unless asked for problems. text: one line that names the place.
+    """
+
+    kind: Literal["annotation", "image", "orphan"]
+    text: str
+
+
+@contextmanager
+def note(problems: list[Problem] | None, kind: Literal["annotation", "image"] = "annotation") -> Iterator[None]:
+    """Let a SourceError of the block pass; or, where there is a list, add it there and go on after the block.
+
+    Training reads strictly (None). `edge-centernet data check` wants to see every problem, not the first alone.
+    """
+    try:
+        yield
+    except SourceError as error:
+        if problems is None:
+            raise
+        problems.append(Problem(kind, str(error)))
+
+
 @dataclass
 class Objects:
     """All objects of a data set as flat parallel lists, while a reader collects them.
 
     image: index into the reader's list of images; box: x1, y1, x2, y2 in pixels, not yet clipped;
-    area: pixels or None where the file does not say.
+    place: where in its file the object stands, as "line 3"; area: pixels or None where the file does not say.
     """
 
     image: list[int] = field(default_factory=list)
     label: list[int] = field(default_factory=list)
     box: list[tuple[float, float, float, float]] = field(default_factory=list)
+    place: list[str] = field(default_factory=list)
     ignore: list[bool] = field(default_factory=list)
     area: list[float | None] = field(default_factory=list)
 
@@ -82,6 +110,7 @@ class Objects:
         image: int,
         label: int,
         box: tuple[float, float, float, float],
+        place: str,
         ignore: bool = False,
         area: float | None = None,
     ) -> None:
@@ -89,23 +118,43 @@ class Objects:
         self.image.append(image)
         self.label.append(label)
         self.box.append(box)
+        self.place.append(place)
         self.ignore.append(ignore)
         self.area.append(area)
 
 
-def assemble(
-    source: Path, classes: Sequence[str], images: Sequence[tuple[Path, int, int]], objects: Objects
-) -> Dataset:
+@dataclass(frozen=True)
+class Annotations:
+    """What a data set's files say, as every reader returns it: nothing is clipped or dropped yet.
+
+    source: the file or folder that was read. images: (path, width, height) of each image.
+    """
+
+    source: Path
+    classes: tuple[str, ...]
+    images: tuple[tuple[Path, int, int], ...]
+    objects: Objects
+
+
+def clip_boxes(found: Annotations) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """((M, 4) all boxes clipped to their images, (M,) whether anything is left of them)."""
+    index = np.asarray(found.objects.image, np.int64)  # (M,)
+    size = np.asarray([(w, h) for _, w, h in found.images], np.float64).reshape(-1, 2)[index]  # (M, 2)
+    raw = np.asarray(found.objects.box, np.float64).reshape(-1, 4)
+    boxes = np.clip(raw, 0, np.hstack([size, size])).astype(np.float32)  # (M, 4)
+    keep: NDArray[np.bool_] = np.all(boxes[:, 2:] - boxes[:, :2] > MIN_SIDE, axis=1)
+    return boxes, keep
+
+
+def assemble(found: Annotations) -> Dataset:
     """Clip, drop what is empty (with one counted warning) and group the objects by image.
 
-    images: (path, width, height) each. The order of images, and of objects inside an image, is kept.
+    The order of images, and of objects inside an image, is kept.
     """
+    source, images, objects = found.source, found.images, found.objects
     index = np.asarray(objects.image, np.int64)  # (M,)
-    size = np.asarray([(w, h) for _, w, h in images], np.float64).reshape(-1, 2)[index]  # (M, 2)
-    raw = np.asarray(objects.box, np.float64).reshape(-1, 4)
-    boxes = np.clip(raw, 0, np.hstack([size, size])).astype(np.float32)  # (M, 4)
+    boxes, keep = clip_boxes(found)
     sides = boxes[:, 2:] - boxes[:, :2]
-    keep = (sides > MIN_SIDE).all(axis=1)
     if dropped := int((~keep).sum()):
         log.warning(
             "%s: dropped %d of %d boxes that are empty or lie outside their image", source, dropped, len(objects.box)
@@ -124,7 +173,7 @@ def assemble(
     for i, (path, width, height) in enumerate(images):
         own = slice(int(starts[i]), int(starts[i + 1]))
         samples.append(Sample(path, width, height, boxes[own], labels[own], ignore[own], area[own]))
-    return Dataset(tuple(classes), tuple(samples))
+    return Dataset(found.classes, tuple(samples))
 
 
 def choose_classes(source: Path, declared: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:

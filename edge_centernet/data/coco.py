@@ -8,41 +8,51 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from edge_centernet.data.base import Dataset, Objects, assemble, choose_classes, require_files
+from edge_centernet.data.base import Annotations, Objects, Problem, choose_classes, note, require_files
 from edge_centernet.errors import SourceError
 
 _PROBE = 16  # how many images decide which folder holds them
 
 
-def read_coco(path: Path, images: Path | None = None, classes: Sequence[str] | None = None) -> Dataset:
-    """Read `instances_*.json`; see `edge_centernet.data.read_dataset`.
+def read_coco(
+    path: Path,
+    images: Path | None = None,
+    classes: Sequence[str] | None = None,
+    problems: list[Problem] | None = None,
+) -> Annotations:
+    """Read `instances_*.json`; see `edge_centernet.data.read_annotations`.
 
     images: default is the first of these that holds the files: a folder named like the split
         (instances_train.json -> train/) beside the file, beside its folder or in an images/ folder
         there, images/ itself, or the file's own folder.
+    problems: with a list, missing image files are left to its owner to find.
     Raises SourceError naming the line (broken JSON) or the entry, as annotations[3].bbox.
     """
     data = _load(path)
     names = _categories(path, data["categories"])
     chosen = choose_classes(path, list(names.values()), classes)
     label_of = {name: i for i, name in enumerate(chosen)}
-    entries, index_of = _images(path, data["images"])
+    entries, index_of = _images(path, data["images"], problems)
     root = images if images is not None else _find_root(path, entries)
     files = [_resolve(root, name) for name, _, _ in entries]
-    require_files(path, files, lambda i: f"images[{i}].file_name {entries[i][0]!r}")
+    if problems is None:
+        require_files(path, files, lambda i: f"images[{i}].file_name {entries[i][0]!r}")
 
     objects = Objects()
     for i, annotation in enumerate(data["annotations"]):
-        where = f"{path}: annotations[{i}]"
-        if not isinstance(annotation, dict):
-            raise SourceError(f"{where}: expected an object, got {annotation!r}")
-        image = _lookup(where, annotation, "image_id", index_of, "images")
-        label = label_of.get(_lookup(where, annotation, "category_id", names, "categories"))
-        box = _box(where, annotation.get("bbox"))
-        if label is not None:
-            ignore = bool(annotation.get("iscrowd")) or bool(annotation.get("ignore"))
-            objects.add(image, label, box, ignore, _area(where, annotation.get("area")))
-    return assemble(path, chosen, [(file, w, h) for file, (_, w, h) in zip(files, entries, strict=True)], objects)
+        with note(problems):
+            place = f"annotations[{i}]"
+            where = f"{path}: {place}"
+            if not isinstance(annotation, dict):
+                raise SourceError(f"{where}: expected an object, got {annotation!r}")
+            image = _lookup(where, annotation, "image_id", index_of, "images")
+            label = label_of.get(_lookup(where, annotation, "category_id", names, "categories"))
+            box = _box(where, annotation.get("bbox"))
+            if label is not None:
+                ignore = bool(annotation.get("iscrowd")) or bool(annotation.get("ignore"))
+                objects.add(image, label, box, place, ignore, _area(where, annotation.get("area")))
+    sized = tuple((file, width, height) for file, (_, width, height) in zip(files, entries, strict=True))
+    return Annotations(path, chosen, sized, objects)
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
@@ -84,30 +94,37 @@ def _categories(path: Path, categories: list[Any]) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def _images(path: Path, images: list[Any]) -> tuple[list[tuple[str, int, int]], dict[Any, int]]:
+def _images(
+    path: Path, images: list[Any], problems: list[Problem] | None
+) -> tuple[list[tuple[str, int, int]], dict[Any, int]]:
     """(file name, width, height) of each image, and image id -> index."""
     entries: list[tuple[str, int, int]] = []
     index_of: dict[Any, int] = {}
-    first_use: dict[str, int] = {}
+    id_use: dict[Any, int] = {}  # where in the file
+    name_use: dict[str, int] = {}
     for i, image in enumerate(images):
-        where = f"{path}: images[{i}]"
-        if not isinstance(image, dict):
-            raise SourceError(f"{where}: expected an object, got {image!r}")
-        name, key = image.get("file_name"), image.get("id")
-        if not _is_name(name):
-            raise SourceError(f"{where}.file_name: expected a file name, got {name!r}")
-        if not isinstance(key, int | str) or isinstance(key, bool):
-            raise SourceError(f"{where}.id: expected an integer, got {key!r}")
-        if key in index_of:
-            raise SourceError(f"{where}.id: {key!r} is already the id of images[{index_of[key]}]")
-        if name in first_use:
-            raise SourceError(f"{where}.file_name: {name!r} is already the file of images[{first_use[name]}]")
-        for side in ("width", "height"):
-            value = image.get(side)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value < 1e6:
-                raise SourceError(f"{where}.{side}: expected the image's {side} in pixels, got {value!r}")
-        index_of[key], first_use[name] = i, i
-        entries.append((name, int(image["width"]), int(image["height"])))
+        with note(problems):
+            where = f"{path}: images[{i}]"
+            if not isinstance(image, dict):
+                raise SourceError(f"{where}: expected an object, got {image!r}")
+            name, key = image.get("file_name"), image.get("id")
+            if not _is_name(name):
+                raise SourceError(f"{where}.file_name: expected a file name, got {name!r}")
+            if not isinstance(key, int | str) or isinstance(key, bool):
+                raise SourceError(f"{where}.id: expected an integer, got {key!r}")
+            if key in id_use:
+                raise SourceError(f"{where}.id: {key!r} is already the id of images[{id_use[key]}]")
+            if name in name_use:
+                raise SourceError(f"{where}.file_name: {name!r} is already the file of images[{name_use[name]}]")
+            for side in ("width", "height"):
+                value = image.get(side)
+                if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value < 1e6:
+                    raise SourceError(f"{where}.{side}: expected the image's {side} in pixels, got {value!r}")
+            id_use[key] = name_use[name] = i
+            index_of[key] = len(entries)
+            entries.append((name, int(image["width"]), int(image["height"])))
+    if problems and not entries:  # nothing to go on with
+        raise SourceError(problems[0].text)
     return entries, index_of
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_centernet.data.base import Dataset, Objects, assemble, choose_classes
+from edge_centernet.data.base import Annotations, Objects, Problem, choose_classes, note
 from edge_centernet.data.image_size import image_size
 from edge_centernet.errors import SourceError
 from edge_centernet.image import IMAGE_SUFFIXES
@@ -22,9 +22,13 @@ class _Object(NamedTuple):
 
 
 def read_voc(
-    path: Path, images: Path | None = None, classes: Sequence[str] | None = None, split: str | None = None
-) -> Dataset:
-    """Read a VOC folder or one of its image sets; see `edge_centernet.data.read_dataset`.
+    path: Path,
+    images: Path | None = None,
+    classes: Sequence[str] | None = None,
+    split: str | None = None,
+    problems: list[Problem] | None = None,
+) -> Annotations:
+    """Read a VOC folder or one of its image sets; see `edge_centernet.data.read_annotations`.
 
     path: the folder (with `split`: its ImageSets/Main/SPLIT.txt, without: every annotation) or such a .txt.
     images: default JPEGImages/. A missing or zero <size> is read from the image.
@@ -36,7 +40,8 @@ def read_voc(
         if not path.is_file():
             raise SourceError(f"{path}: expected the image set of split {split!r}, found no such file")
     root = _root(path)
-    names = _image_set(path) if path.is_file() else sorted(p.stem for p in (root / "Annotations").glob("*.xml"))
+    every = sorted(p.stem for p in (root / "Annotations").glob("*.xml"))
+    names = _image_set(path, problems) if path.is_file() else every
     if not names:
         raise SourceError(f"{path}: expected at least one image, found none")
     folder = images if images is not None else root / "JPEGImages"
@@ -45,30 +50,34 @@ def read_voc(
     present = _index(folder)
 
     entries: list[tuple[Path, int, int]] = []
-    found: list[list[_Object]] = []
+    found: list[dict[str, _Object]] = []
     used: dict[Path, Path] = {}
     for name in names:
         xml = root / "Annotations" / f"{name}.xml"
-        tree = _parse(xml)
-        file = folder / _image_name(xml, tree, present, folder)
-        if file in used:
-            raise SourceError(f"{xml}: filename: image {file.name!r} already belongs to {used[file].name}")
-        used[file] = xml
-        width, height = _size(xml, tree) or image_size(file)
-        entries.append((file, width, height))
-        found.append([_object(f"{xml}: object[{i}]", item) for i, item in enumerate(tree.findall("object"))])
+        with note(problems):
+            tree = _parse(xml)
+            size = _size(xml, tree)
+            with note(problems, "image"):
+                file = folder / _image_name(xml, tree, present, folder)
+                if file in used:
+                    raise SourceError(f"{xml}: filename: image {file.name!r} already belongs to {used[file].name}")
+                used[file] = xml
+                width, height = size or image_size(file)
+                entries.append((file, width, height))
+                found.append(_objects(xml, tree, problems))
 
-    declared = sorted({item.name for items in found for item in items})
+    declared = sorted({item.name for items in found for item in items.values()})
     if not declared:
-        raise SourceError(f"{path}: expected at least one object in {len(names)} annotations, found none")
+        why = f"; {problems[0].text}" if problems else ""
+        raise SourceError(f"{path}: expected at least one object in {len(names)} annotations, found none{why}")
     chosen = choose_classes(path, declared, classes)
     label_of = {name: i for i, name in enumerate(chosen)}
     objects = Objects()
     for i, items in enumerate(found):
-        for item in items:
+        for place, item in items.items():
             if item.name in label_of:
-                objects.add(i, label_of[item.name], item.box, item.difficult)
-    return assemble(path, chosen, entries, objects)
+                objects.add(i, label_of[item.name], item.box, place, item.difficult)
+    return Annotations(path, chosen, tuple(entries), objects)
 
 
 def _root(path: Path) -> Path:
@@ -79,7 +88,7 @@ def _root(path: Path) -> Path:
     raise SourceError(f"{path}: expected a VOC image set (ImageSets/Main/NAME.txt) with Annotations/ beside ImageSets/")
 
 
-def _image_set(path: Path) -> list[str]:
+def _image_set(path: Path, problems: list[Problem] | None) -> list[str]:
     """Names from lines of `NAME` or, in the sets of one class, `NAME -1|0|1`."""
     seen: dict[str, int] = {}
     try:
@@ -90,11 +99,12 @@ def _image_set(path: Path) -> list[str]:
         words = line.split()
         if not words:
             continue
-        if len(words) > 2 or (len(words) == 2 and words[1] not in ("-1", "0", "1")):
-            raise SourceError(f"{path}: line {number}: expected an image name, got {line.strip()!r}")
-        if words[0] in seen:
-            raise SourceError(f"{path}: line {number}: {words[0]!r} is already in line {seen[words[0]]}")
-        seen[words[0]] = number
+        with note(problems):
+            if len(words) > 2 or (len(words) == 2 and words[1] not in ("-1", "0", "1")):
+                raise SourceError(f"{path}: line {number}: expected an image name, got {line.strip()!r}")
+            if words[0] in seen:
+                raise SourceError(f"{path}: line {number}: {words[0]!r} is already in line {seen[words[0]]}")
+            seen[words[0]] = number
     return list(seen)
 
 
@@ -134,6 +144,15 @@ def _size(xml: Path, tree: ElementTree.Element) -> tuple[int, int] | None:
         return None
     width, height = (int(_number(f"{xml}: size", size, side)) for side in ("width", "height"))
     return (width, height) if width > 0 and height > 0 else None
+
+
+def _objects(xml: Path, tree: ElementTree.Element, problems: list[Problem] | None) -> dict[str, _Object]:
+    """Place in the file, as object[2] -> object."""
+    found = {}
+    for i, item in enumerate(tree.findall("object")):
+        with note(problems):
+            found[f"object[{i}]"] = _object(f"{xml}: object[{i}]", item)
+    return found
 
 
 def _object(where: str, item: ElementTree.Element) -> _Object:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_centernet.data.base import Dataset, Objects, assemble, choose_classes
+from edge_centernet.data.base import Annotations, Objects, Problem, choose_classes, note
 from edge_centernet.data.image_size import image_size
 from edge_centernet.errors import MissingDependency, SourceError
 from edge_centernet.image import IMAGE_SUFFIXES
@@ -18,14 +18,19 @@ _SLACK = 0.02  # tools round, and draw a little over the edge; pixels instead of
 
 
 def read_yolo(
-    path: Path, images: Path | None = None, classes: Sequence[str] | None = None, split: str | None = None
-) -> Dataset:
-    """Read a data.yaml or a folder with images/ and labels/; see `edge_centernet.data.read_dataset`.
+    path: Path,
+    images: Path | None = None,
+    classes: Sequence[str] | None = None,
+    split: str | None = None,
+    problems: list[Problem] | None = None,
+) -> Annotations:
+    """Read a data.yaml or a folder with images/ and labels/; see `edge_centernet.data.read_annotations`.
 
     images: a folder of images (labels: its path with the last `images` replaced by `labels`, or the same
         folder). Default: the yaml's `split` ("train"), or images/ (images/SPLIT/ with a split).
     classes: in a folder without classes.txt or data.yaml these are the names of class 0, 1, ...
     An image without a label file has no objects; polygons become their bounding boxes.
+    problems: with a list, label files without an image are added to it too.
     Raises SourceError naming file and line; MissingDependency for a .yaml without PyYAML.
     """
     config = _yaml(path) if path.is_file() else _yaml_of_folder(path)
@@ -33,32 +38,55 @@ def read_yolo(
     declared = _names(path, config["names"]) if "names" in config else _listed(root, classes)
     chosen = choose_classes(path, declared, classes)
     label_of = {declared.index(name): i for i, name in enumerate(chosen) if name in declared}
-    files = _images(path, root, config, images, split)
+    files = _images(path, root, config, images, split, problems)
 
     entries: list[tuple[Path, int, int]] = []
     objects = Objects()
     labelled: dict[Path, Path] = {}
     some = False
-    for i, file in enumerate(files):
-        label_file = _label_file(file)
-        if label_file in labelled:
-            raise SourceError(f"{file}: its labels {label_file} already belong to {labelled[label_file].name}")
-        labelled[label_file] = file
-        width, height = image_size(file)
-        entries.append((file, width, height))
-        if not label_file.is_file():
-            continue
-        some = True
-        for index, box in _labels(label_file, len(declared)):
-            if index in label_of:
-                x1, y1, x2, y2 = box
-                objects.add(i, label_of[index], (x1 * width, y1 * height, x2 * width, y2 * height))
+    for file in files:
+        with note(problems, "image"):
+            label_file = _label_file(file)
+            if label_file in labelled:
+                raise SourceError(f"{file}: its labels {label_file} already belong to {labelled[label_file].name}")
+            labelled[label_file] = file
+            some = some or label_file.is_file()
+            width, height = image_size(file)
+            entries.append((file, width, height))
+            if not label_file.is_file():
+                continue
+            with note(problems):
+                for number, index, (x1, y1, x2, y2) in _labels(label_file, len(declared), problems):
+                    if index in label_of:
+                        box = x1 * width, y1 * height, x2 * width, y2 * height
+                        objects.add(len(entries) - 1, label_of[index], box, f"line {number}")
     if not some:
         raise SourceError(f"{path}: expected label files such as {_label_file(files[0])}, found none")
-    return assemble(path, chosen, entries, objects)
+    if problems is not None:
+        problems += _orphans(labelled)
+    return Annotations(path, chosen, tuple(entries), objects)
 
 
-def _images(path: Path, root: Path, config: Mapping[str, Any], images: Path | None, split: str | None) -> list[Path]:
+def _orphans(labelled: Mapping[Path, Path]) -> list[Problem]:
+    """Label files in the folders of `labelled` (label file -> image) to which no image belongs."""
+    folders = {label.parent: image.parent for label, image in labelled.items() if label.parent != image.parent}
+    found = []
+    for labels, images in folders.items():
+        stems = {p.stem for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES}
+        for file in sorted(labels.glob("*.txt")):
+            if file.stem not in stems and not any(Path(name).name == file.name for name in _LISTS):
+                found.append(Problem("orphan", f"{file}: expected its image in {images}, found none of that name"))
+    return found
+
+
+def _images(
+    path: Path,
+    root: Path,
+    config: Mapping[str, Any],
+    images: Path | None,
+    split: str | None,
+    problems: list[Problem] | None,
+) -> list[Path]:
     if images is not None:
         return _files_in(images)
     if path.is_dir() and (root / "images").is_dir():
@@ -70,11 +98,11 @@ def _images(path: Path, root: Path, config: Mapping[str, Any], images: Path | No
     base = root / str(config.get("path") or ".")
     found: list[Path] = []
     for place in places if isinstance(places, list) else [places]:
-        found += _place(path, key, root, base, str(place))
+        found += _place(path, key, root, base, str(place), problems)
     return found
 
 
-def _place(path: Path, key: str, root: Path, base: Path, place: str) -> list[Path]:
+def _place(path: Path, key: str, root: Path, base: Path, place: str, problems: list[Problem] | None) -> list[Path]:
     """The images of one entry of the yaml: a folder, or a .txt with one image a line."""
     # Exporters write ../train/images relative to the yaml's own folder or to one level below it.
     candidates = [base / place, root / place, root / place.removeprefix("../")]
@@ -84,10 +112,13 @@ def _place(path: Path, key: str, root: Path, base: Path, place: str) -> list[Pat
         if target.is_file() and target.suffix == ".txt":
             lines = target.read_text("utf-8").splitlines()
             files = [(n, target.parent / line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
+            present = []
             for number, file in files:
-                if not file.is_file():
-                    raise SourceError(f"{target}: line {number}: image {file} does not exist")
-            return [file for _, file in files]
+                with note(problems, "image"):
+                    if not file.is_file():
+                        raise SourceError(f"{target}: line {number}: image {file} does not exist")
+                    present.append(file)
+            return present
     raise SourceError(f"{path}: {key!r}: {place!r} is neither a folder nor a .txt list; looked at {candidates[0]}")
 
 
@@ -110,8 +141,10 @@ def _label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _labels(file: Path, count: int) -> list[tuple[int, tuple[float, float, float, float]]]:
-    """(class index, x1 y1 x2 y2 as fractions of the image) of each line."""
+def _labels(
+    file: Path, count: int, problems: list[Problem] | None
+) -> list[tuple[int, int, tuple[float, float, float, float]]]:
+    """(line number, class index, x1 y1 x2 y2 as fractions of the image) of each line."""
     found = []
     try:
         lines = file.read_text("utf-8").splitlines()
@@ -122,11 +155,12 @@ def _labels(file: Path, count: int) -> list[tuple[int, tuple[float, float, float
         if not words:
             continue
         where = f"{file}: line {number}"
-        if len(words) != 5 and not (len(words) >= 7 and len(words) % 2):
-            raise SourceError(
-                f"{where}: expected 5 numbers, class cx cy width height; got {len(words)}: {line.strip()!r}"
-            )
-        found.append((_class_index(where, words[0], count), _fractions(where, words[1:])))
+        with note(problems):
+            if len(words) != 5 and not (len(words) >= 7 and len(words) % 2):
+                raise SourceError(
+                    f"{where}: expected 5 numbers, class cx cy width height; got {len(words)}: {line.strip()!r}"
+                )
+            found.append((number, _class_index(where, words[0], count), _fractions(where, words[1:])))
     return found
 
 

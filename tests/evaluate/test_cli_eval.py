@@ -11,6 +11,8 @@ import cv2
 import pytest
 import squares
 
+from edge_centernet.artifact import sha256
+
 NAMES = ["green", "kite", "red"]  # another order than the model's, one that it lacks, one of its own missing
 # (class, left, top): where the network answers exactly, 2 pixels after a multiple of 4.
 SCENES = [[("red", 10, 14), ("green", 70, 50)], [("green", 42, 30)], [("red", 90, 62), ("blue sky", 6, 6)]]
@@ -58,6 +60,29 @@ def test_a_perfect_detector_has_ap_1(run: Callable[..., Any], model: Path, data:
         ["all", "1.000", "1.000"],
     ]
     assert [path.name for path in out.parent.iterdir()] == ["metrics.json"]
+
+
+def test_crowds_and_curves_are_in_table_and_json(
+    run: Callable[..., Any], model: Path, data: Path, tmp_path: Path
+) -> None:
+    """Two annotations of one square overlap by IoU 1 and share a cell: one of them is found, and so are both others.
+
+    The record names the file measured by its hash, and holds a list of numbers on one line.
+    """
+    content = json.loads(data.read_text())
+    content["annotations"].append({**content["annotations"][0], "id": 99})
+    data.write_text(json.dumps(content))
+    out = tmp_path / "metrics.json"
+    result = run("eval", "--model", model, "--data", data, "--json", out)
+    metrics = json.loads(out.read_text())
+    crowds = metrics["crowds"]
+    half = {"objects": 2, "others": 3, "recall": {"0.3": 0.5, "0.01": 0.5}, "recall_others": {"0.3": 1.0, "0.01": 1.0}}
+    assert crowds["overlap_0.5"] == crowds["centre_collision"] == half
+    row = next(line for line in result.out.splitlines() if line.startswith("share a heatmap cell"))
+    assert row.split()[4:] == ["2", "0.500", "1.000", "0.500", "1.000"]
+    assert metrics["precision_recall"]["per_class"]["green"]["precision"] == [1.0] * 101
+    assert metrics["sha256"] == sha256(model)
+    assert max(map(len, out.read_text().splitlines())) > 500
 
 
 def test_a_moved_box_lowers_ap(run: Callable[..., Any], model: Path, data: Path, tmp_path: Path) -> None:

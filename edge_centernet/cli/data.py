@@ -1,0 +1,161 @@
+"""`edge-centernet data`: what is in a data set, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_centernet.data.check import KINDS, PERCENTILES, STRIDE, Report, check_dataset
+from edge_centernet.errors import ConfigError
+from edge_centernet.files import write_atomic
+from edge_centernet.output import prepare_folder
+
+SHOWN = 5  # findings of a kind on the screen; the JSON file has all
+
+
+@click.group(short_help="Look into a data set before training.")
+def command() -> None:
+    """Look into a data set before training on it.
+
+    Example: edge-centernet data check instances_train.json --val instances_val.json
+    """
+
+
+def _input_size(_: click.Context, __: click.Parameter, size: int) -> int:
+    """What a model can have as the side of its input."""
+    if size < 64 or size % 32:
+        raise click.BadParameter(f"expected a multiple of 32, at least 64 pixels; got {size}")
+    return size
+
+
+@command.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--val", type=click.Path(path_type=Path), help="Validation set, to compare with the training set DATA.")
+@click.option("--images", type=click.Path(path_type=Path), help="Image folder of DATA, where it is not the usual one.")
+@click.option("--val-images", type=click.Path(path_type=Path), help="Image folder of --val.")
+@click.option(
+    "--size", default=320, show_default=True, callback=_input_size, help="Side of the network's input, pixels."
+)
+@click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write everything here too.")
+@click.pass_context
+def check(
+    ctx: click.Context,
+    data: Path,
+    val: Path | None,
+    images: Path | None,
+    val_images: Path | None,
+    size: int,
+    out: Path | None,
+) -> None:
+    """Check a data set: COCO JSON, PASCAL VOC (folder or ImageSets/Main/*.txt) or YOLO (data.yaml or folder).
+
+    Prints how many images and objects of each class there are, how large objects are for the network, how many share
+    a heatmap cell, and what is wrong: with errors training fails or learns nonsense, warnings are for you to judge.
+    The first few of a kind are named; --json names all. Exit code: 0 without errors, 1 with errors, 2 if the data
+    set cannot be read at all.
+
+    Example: edge-centernet data check instances_train.json --val instances_val.json --json check.json
+    """
+    if val_images is not None and val is None:
+        raise ConfigError("--val-images: is the image folder of --val; name that too")
+    if out is not None:
+        prepare_folder(out.parent)
+    report = check_dataset(data, val, images, val_images, size, _bar)
+    click.echo(_text(report))
+    if out is not None:
+        write_atomic(out, json.dumps(report.to_json(), indent=1) + "\n")
+    ctx.exit(1 if report.errors else 0)
+
+
+def _bar(items: Sequence[int], label: str) -> Iterator[int]:
+    """The items, with a progress bar and the time left on stderr."""
+    with click.progressbar(items, label=label, show_eta=True, show_pos=True, file=sys.stderr) as bar:
+        yield from bar
+
+
+def _text(report: Report) -> str:
+    sets = report.sets
+    cell = f"input {report.size}x{report.size}, heatmap cells of {STRIDE}x{STRIDE} pixels"
+    head = [f"{name}: {figures['data']}" for name, figures in sets.items()] + [cell]
+    blocks = [head, _counts(sets), _classes(sets), _sizes(sets), _collisions(sets)]
+    blocks += [_findings(report, kind) for kind in KINDS]
+    blocks += [[f"{_number(report.errors, 'error')}, {_number(report.warnings, 'warning')}"]]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _counts(sets: dict[str, dict[str, Any]]) -> list[str]:
+    columns = ("images", "readable", "empty_images", "objects", "ignored")
+    rows = [[name, *(f"{figures[column]}" for column in columns)] for name, figures in sets.items()]
+    return _table([["set", "images", "readable", "without boxes", "objects", "ignored"], *rows])
+
+
+def _classes(sets: dict[str, dict[str, Any]]) -> list[str]:
+    """A row a class, four columns a set; the classes of the first set first."""
+    head = ["class", *(text for name in sets for text in (f"{name}: objects", "images", "share", "ignored"))]
+    rows = []
+    for name in dict.fromkeys(name for figures in sets.values() for name in figures["classes"]):
+        row = [name]
+        for figures in sets.values():
+            one = figures["classes"].get(name)
+            row += (
+                [f"{one['objects']}", f"{one['images']}", f"{one['share']:.1%}", f"{one['ignored']}"]
+                if one
+                else ["-"] * 4
+            )
+        rows.append(row)
+    return _table([head, *rows])
+
+
+def _sizes(sets: dict[str, dict[str, Any]]) -> list[str]:
+    """Objects by size: percentiles, COCO's three kinds, and those hardly larger than a cell."""
+    spread = ("min", *(f"p{p}" for p in PERCENTILES), "max")
+    counted = ("small", "medium", "large", "under_1_cell", "under_2_cells")
+    head = ["sqrt(area), px", *spread, "small", "medium", "large", "< 1 cell", "< 2 cells"]
+    rows = []
+    for name, figures in sets.items():
+        size = figures["box_px"]
+        shown = ["-" if size[key] is None else f"{size[key]:.1f}" for key in spread]
+        rows.append([name, *shown, *(_part(size[key], figures["objects"]) for key in counted)])
+    return _table([head, *rows])
+
+
+def _collisions(sets: dict[str, dict[str, Any]]) -> list[str]:
+    """How many objects have their centre in one cell with another's."""
+    rows = [["centres in a shared cell", "of one class", "so lost", "of any class"]]
+    for name, figures in sets.items():
+        same, either = figures["collisions"]["same_class"], figures["collisions"]["any_class"]
+        shown = [f"{one['objects']} ({one['rate']:.2%})" for one in (same, either)]
+        rows.append([name, shown[0], f"{same['lost']}", shown[1]])
+    return _table(rows)
+
+
+def _findings(report: Report, kind: str) -> list[str]:
+    found = [finding for finding in report.findings if finding.kind == kind]
+    if not found:
+        return []
+    severity, title = KINDS[kind]
+    lines = [f"{severity.upper()} {kind} ({len(found)}): {title}"]
+    lines += [f"  {finding.part}: {finding.text}" for finding in found[:SHOWN]]
+    return lines + ([f"  ... and {len(found) - SHOWN} more (--json FILE names all)"] if len(found) > SHOWN else [])
+
+
+def _part(count: int, whole: int) -> str:
+    return f"{count} ({count / whole:.1%})" if whole else "0"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Columns as wide as they must be, the first to the left, the others to the right."""
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(wide[0]), *(text.rjust(w) for text, w in zip(row[1:], wide[1:], strict=True))])
+        for row in rows
+    ]

@@ -1,0 +1,396 @@
+"""What is in a data set and what is wrong with it, before hours of training find out.
+
+report = check_dataset(Path("instances_train.json"), Path("instances_val.json"))
+report.errors, report.findings[0].text, report.sets["train"]["classes"]
+
+Reads with the readers that training uses, but notes what they would refuse or drop instead of stopping at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.artifact import sha256
+from edge_centernet.crowds import iou
+from edge_centernet.data import read_annotations
+from edge_centernet.data.base import MIN_SIDE, Annotations, Problem, clip_boxes
+from edge_centernet.data.duplicates import Alike, find_alike, thumbnail
+from edge_centernet.errors import ConfigError, SourceError
+from edge_centernet.image import Letterbox, read_image
+from edge_centernet.manifest import ModelSpec
+from edge_centernet.sources import quiet_libraries
+
+STRIDE = ModelSpec.stride  # input pixels per heatmap cell, of every model of ours
+SMALL, MEDIUM = 32, 96  # square root of the area, pixels; COCO's limits, https://cocodataset.org/#detection-eval
+PERCENTILES = (5, 25, 50, 75, 95)
+OVERHANG = 1.0  # pixels outside the image that are rounding: VOC counts from 1, some of its tools from 0
+SAME_OBJECT = 0.9  # IoU; two annotators differ more, and two objects do not hide each other that well
+
+Severity = Literal["error", "warning"]
+Progress = Callable[[Sequence[int], str], Iterable[int]]  # (what to go through, what is being done)
+
+
+class Kind(NamedTuple):
+    """One kind of finding: does it spoil training or what validation says (error), or is it to be known (warning)."""
+
+    severity: Severity
+    title: str
+
+
+KINDS = {
+    "annotation": Kind("error", "annotations that cannot be read; training refuses them"),
+    "image": Kind("error", "images that are missing or cannot be read"),
+    "size": Kind("error", "images of another size than their annotation says: boxes are in the wrong place"),
+    "degenerate": Kind("error", "boxes without width or height"),
+    "outside": Kind("error", "boxes wholly outside their image"),
+    "leak": Kind("error", "images of val that are in train too (same file)"),
+    "class_missing": Kind("error", "classes of val that train has no object of"),
+    "near_leak": Kind("warning", "images of val that look like one of train"),
+    "duplicate": Kind("warning", "images that are in the set twice (same file)"),
+    "near_duplicate": Kind("warning", "images that look like another one of the set"),
+    "orphan": Kind("warning", "label files without an image"),
+    "over_edge": Kind("warning", f"boxes more than {OVERHANG:g} pixel over the edge; training clips them"),
+    "duplicate_box": Kind("warning", f"objects that have two boxes (IoU above {SAME_OBJECT})"),
+    "tiny": Kind("warning", "objects smaller than a heatmap cell: often a slip of the mouse"),
+    "collision": Kind("warning", "cells with the centres of several objects of one class: the network can find one"),
+    "empty_image": Kind("warning", "images without boxes: right if nothing is on them"),
+    "empty_class": Kind("warning", "classes of train without an object"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to look at. kind: a key of KINDS. part: "train" or "val". image: the file, where it is one."""
+
+    kind: str
+    part: str
+    image: Path | None
+    text: str
+
+    @property
+    def severity(self) -> Severity:
+        """Whether it spoils the training."""
+        return KINDS[self.kind].severity
+
+    def to_json(self) -> dict[str, Any]:
+        """For the report."""
+        image = None if self.image is None else str(self.image)
+        return {"kind": self.kind, "severity": self.severity, "set": self.part, "image": image, "text": self.text}
+
+
+@dataclass(frozen=True)
+class Report:
+    """sets: "train" and, if asked for, "val" -> figures as `_figures` describes them. size: the input's, in pixels."""
+
+    size: int
+    sets: dict[str, dict[str, Any]]
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> int:
+        """How many findings spoil training."""
+        return sum(finding.severity == "error" for finding in self.findings)
+
+    @property
+    def warnings(self) -> int:
+        """How many do not."""
+        return len(self.findings) - self.errors
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for a JSON file."""
+        return {
+            "input_size": self.size,
+            "stride": STRIDE,
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "sets": self.sets,
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+@dataclass
+class _Part:
+    """One set while it is checked. Arrays have one row an object as annotated (M), or one an image (N).
+
+    boxes: (M, 4) float32 clipped to the image, input: (M, 4) float32 the same after letterbox, both in pixels.
+    kept: (M,) bool, what training sees; counted: (M,) bool, kept and not ignored (crowd, difficult).
+    files: index of image -> sha256, of those that can be read; thumbnails: (their number, 8, 9) uint8.
+    """
+
+    name: str
+    found: Annotations
+    boxes: NDArray[np.float32]
+    input: NDArray[np.float32]
+    kept: NDArray[np.bool_]
+    image: NDArray[np.int64]
+    label: NDArray[np.int64]
+    counted: NDArray[np.bool_]
+    files: dict[int, str] = field(default_factory=dict)
+    thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    def path(self, image: int) -> Path:
+        """File of an image."""
+        return self.found.images[image][0]
+
+    def object(self, i: int) -> str:
+        """Where an object stands and of which class it is: `line 3 (dog)`."""
+        return f"{self.found.objects.place[i]} ({self.found.classes[self.label[i]]})"
+
+    def finding(self, kind: str, image: int, text: str) -> Finding:
+        """About one image."""
+        path = self.path(image)
+        return Finding(kind, self.name, path, f"{path}: {text}")
+
+    def labelled(self) -> set[str]:
+        """Names of the classes that have an object to learn."""
+        return {self.found.classes[i] for i in np.unique(self.label[self.counted])}
+
+
+def check_dataset(
+    data: Path,
+    val: Path | None = None,
+    images: Path | None = None,
+    val_images: Path | None = None,
+    size: int = 320,
+    progress: Progress = lambda items, _: items,
+) -> Report:
+    """Check a training set and, if there is one, its validation set.
+
+    data, val, images, val_images: as `edge_centernet.data.read_dataset` takes them. size: side of the network's
+    input in pixels, a multiple of 32. progress: shows a bar while images are read and compared.
+    Raises SourceError where a set cannot be read at all, ConfigError for a size that no model can have.
+    """
+    if size < 64 or size % 32:
+        raise ConfigError(f"size: expected a multiple of 32, at least 64 pixels; got {size}")
+    if val is not None and (val, val_images) == (data, images):
+        raise ConfigError(f"val: {val} is the training set itself; name another set, or the images folder of its part")
+    findings: list[Finding] = []
+    parts = []
+    for name, path, folder in (("train", data, images), ("val", val, val_images)):
+        if path is None:
+            continue
+        problems: list[Problem] = []
+        part = _part(name, read_annotations(path, folder, problems=problems), size)
+        parts.append(part)
+        findings += [Finding(problem.kind, name, None, problem.text) for problem in problems]
+        findings += _files(part, progress)
+        findings += [*_boxes(part), *_twice(part), *_tiny(part), *_collisions(part, size), *_empty(part)]
+        findings += _duplicates(part, progress)
+    if len(parts) == 2:
+        findings += _across(parts[0], parts[1], progress)
+    findings.sort(key=lambda finding: list(KINDS).index(finding.kind))  # stable: in the order of the files
+    return Report(size, {part.name: _figures(part, size) for part in parts}, tuple(findings))
+
+
+def _part(name: str, found: Annotations, size: int) -> _Part:
+    """The arrays of a set."""
+    boxes, kept = clip_boxes(found)
+    image = np.asarray(found.objects.image, np.int64)
+    counted = kept & ~np.asarray(found.objects.ignore, np.bool_)
+    scaled = np.zeros_like(boxes)
+    for i, own in _by_image(image, np.arange(len(image))):
+        _, width, height = found.images[i]
+        scaled[own] = Letterbox(width, height, size, size).to_input(boxes[own])
+    return _Part(name, found, boxes, scaled, kept, image, np.asarray(found.objects.label, np.int64), counted)
+
+
+def _by_image(image: NDArray[np.int64], chosen: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """(image, its objects) for each image that has some of the objects `chosen`, in the order of the images."""
+    chosen = chosen[np.argsort(image[chosen], kind="stable")]
+    names, starts = np.unique(image[chosen], return_index=True)
+    return zip(names.tolist(), np.split(chosen, starts[1:]), strict=True) if len(chosen) else iter(())
+
+
+def _files(part: _Part, progress: Progress) -> Iterator[Finding]:
+    """Read every image: it must open, have the annotated size, and leaves its hash and its thumbnail in `part`."""
+    for i in progress(range(len(part.found.images)), f"read {part.name}"):
+        path, width, height = part.found.images[i]
+        try:
+            with quiet_libraries():
+                image = read_image(path)
+            part.files[i] = sha256(path)
+        except SourceError as error:
+            yield Finding("image", part.name, path, str(error))
+            continue
+        part.thumbnails.append(thumbnail(image))
+        if image.shape[:2] != (height, width):
+            is_ = f"{image.shape[1]}x{image.shape[0]}"
+            yield part.finding("size", i, f"is {is_} pixels (turned as EXIF says), annotated as {width}x{height}")
+
+
+def _boxes(part: _Part) -> Iterator[Finding]:
+    """Boxes that are empty, outside, or over the edge."""
+    for i, (x1, y1, x2, y2) in enumerate(part.found.objects.box):
+        image = int(part.image[i])
+        _, width, height = part.found.images[image]
+        over = max(-x1, -y1, x2 - width, y2 - height)
+        at = f"{part.object(i)}: left {x1:g}, top {y1:g}, right {x2:g}, bottom {y2:g}"
+        if min(x2 - x1, y2 - y1) <= MIN_SIDE:
+            yield part.finding("degenerate", image, f"{at} is {x2 - x1:g} wide and {y2 - y1:g} high")
+        elif not part.kept[i]:
+            yield part.finding("outside", image, f"{at} has nothing inside the image of {width}x{height}")
+        elif over > OVERHANG:
+            yield part.finding("over_edge", image, f"{at} is {over:.3g} pixels over the edge of {width}x{height}")
+
+
+def _twice(part: _Part) -> Iterator[Finding]:
+    """Pairs of boxes of one image that are the same box, whatever their classes."""
+    for image, own in _by_image(part.image, np.flatnonzero(part.counted)):
+        overlap = np.triu(iou(part.boxes[own], part.boxes[own]), 1)  # (n, n)
+        for a, b in zip(*np.nonzero(overlap > SAME_OBJECT), strict=True):
+            pair = f"{part.object(own[a])} and {part.object(own[b])}"
+            yield part.finding("duplicate_box", image, f"{pair}: IoU {overlap[a, b]:.2f}")
+
+
+def _cells(part: _Part, size: int, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(K, 3) image, row, column of the cell that holds the centre of each object `chosen`, as training places it."""
+    cells = part.input[chosen] / np.float32(STRIDE)
+    centre = ((cells[:, :2] + cells[:, 2:]) / 2).astype(np.int64)
+    x, y = np.minimum(centre, size // STRIDE - 1).T
+    return np.stack([part.image[chosen], y, x], axis=1)
+
+
+def _tiny(part: _Part) -> Iterator[Finding]:
+    """Objects that the network can hardly see."""
+    chosen = np.flatnonzero(part.counted)
+    side = _side(part, chosen)
+    for i, pixels in zip(chosen[side < STRIDE], side[side < STRIDE], strict=True):
+        width, height = part.boxes[i, 2:] - part.boxes[i, :2]
+        seen = f"{pixels:.1f} pixels (square root of the area) in the network's input"
+        yield part.finding("tiny", int(part.image[i]), f"{part.object(i)}: {width:g} wide, {height:g} high is {seen}")
+
+
+def _side(part: _Part, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(K,) sqrt(width * height) of the objects `chosen` in input pixels."""
+    sides = (part.input[chosen, 2:] - part.input[chosen, :2]).astype(np.float64)
+    area: NDArray[np.float64] = sides[:, 0] * sides[:, 1]
+    return np.sqrt(area)
+
+
+def _collisions(part: _Part, size: int) -> Iterator[Finding]:
+    """Cells that hold the centres of two or more objects of one class."""
+    chosen = np.flatnonzero(part.counted)
+    keys = np.concatenate([_cells(part, size, chosen), part.label[chosen, None]], axis=1)
+    shared: dict[tuple[int, ...], list[int]] = {}
+    for i, key in zip(chosen, keys.tolist(), strict=True):
+        shared.setdefault(tuple(key), []).append(int(i))
+    for (image, row, column, _), objects in shared.items():
+        if len(objects) > 1:
+            names = ", ".join(part.object(i) for i in objects)
+            yield part.finding("collision", image, f"{names} in the cell of row {row}, column {column}")
+
+
+def _empty(part: _Part) -> Iterator[Finding]:
+    """Images without a box and, in train, classes without an object."""
+    full = set(part.image[part.kept].tolist())
+    for i in range(len(part.found.images)):
+        if i not in full:
+            yield part.finding("empty_image", i, "has no box")
+    if part.name == "train":
+        for name in sorted(set(part.found.classes) - part.labelled()):
+            yield Finding("empty_class", part.name, None, f"{name}: has no object to learn from")
+
+
+def _duplicates(part: _Part, progress: Progress) -> Iterator[Finding]:
+    """Images twice in one set: the same file, or nearly the same picture."""
+    first: dict[str, int] = {}
+    for i, digest in part.files.items():
+        if digest in first:
+            yield part.finding("duplicate", i, f"is the same file as {part.path(first[digest])}")
+        else:
+            first[digest] = i
+    unique = list(first.values())
+    thumbnails = _thumbnails(part, unique)
+    for alike in find_alike(thumbnails, None, lambda rows: progress(rows, f"compare {part.name}")):
+        yield part.finding("near_duplicate", unique[alike.image], _looks_like(part.path(unique[alike.other]), alike))
+
+
+def _across(train: _Part, val: _Part, progress: Progress) -> Iterator[Finding]:
+    """What val shares with train, and what train does not know."""
+    first = {digest: i for i, digest in reversed(train.files.items())}
+    fresh = []
+    for i, digest in val.files.items():
+        if digest in first:
+            yield val.finding("leak", i, f"is the same file as {train.path(first[digest])}")
+        else:
+            fresh.append(i)
+    known = list(train.files)
+    images, others = _thumbnails(val, fresh), _thumbnails(train, known)
+    for alike in find_alike(images, others, lambda rows: progress(rows, "compare val to train")):
+        yield val.finding("near_leak", fresh[alike.image], _looks_like(train.path(known[alike.other]), alike))
+    for name in sorted(val.labelled() - train.labelled()):
+        yield Finding("class_missing", val.name, None, f"{name}: has objects in val, none in train")
+
+
+def _thumbnails(part: _Part, images: list[int]) -> NDArray[np.uint8]:
+    """(len(images), 8, 9) of these images, all of which could be read."""
+    row = {image: i for i, image in enumerate(part.files)}
+    return np.asarray(part.thumbnails, np.uint8).reshape(-1, 8, 9)[[row[i] for i in images]]
+
+
+def _looks_like(other: Path, alike: Alike) -> str:
+    return f"looks like {other} ({alike.distance} of 64 hash bits differ, correlation {alike.correlation:.3f})"
+
+
+def _figures(part: _Part, size: int) -> dict[str, Any]:
+    """What is in a set; objects are what training learns from: inside their image, not ignored.
+
+    images, readable, empty_images, objects, ignored: numbers.
+    classes: name -> objects, images, share (of the objects), ignored.
+    box_px: of sqrt(width * height) in input pixels, min, p5 ... p95, max (None without objects); how many are small,
+        medium, large by COCO's limits; under_1_cell, under_2_cells.
+    collisions: same_class, any_class -> objects that share their centre's cell with another, their rate among all
+        objects, and lost: all but one of each cell, which the network cannot tell apart.
+    """
+    chosen = np.flatnonzero(part.counted)
+    cells = _cells(part, size, chosen)
+    typed = np.concatenate([cells, part.label[chosen, None]], axis=1)
+    return {
+        "data": str(part.found.source),
+        "images": len(part.found.images),
+        "readable": len(part.files),
+        "empty_images": len(part.found.images) - len(np.unique(part.image[part.kept])),
+        "objects": len(chosen),
+        "ignored": int((part.kept & ~part.counted).sum()),
+        "classes": {name: _class_figures(part, i) for i, name in enumerate(part.found.classes)},
+        "box_px": _size_figures(_side(part, chosen)),
+        "collisions": {"same_class": _shared(typed), "any_class": _shared(cells)},
+    }
+
+
+def _class_figures(part: _Part, label: int) -> dict[str, Any]:
+    own = part.counted & (part.label == label)
+    count = int(own.sum())
+    return {
+        "objects": count,
+        "images": len(np.unique(part.image[own])),
+        "share": count / max(1, int(part.counted.sum())),
+        "ignored": int((part.kept & ~part.counted & (part.label == label)).sum()),
+    }
+
+
+def _size_figures(side: NDArray[np.float64]) -> dict[str, Any]:
+    """side: (K,) square root of each area, in input pixels."""
+    names = ("min", *(f"p{p}" for p in PERCENTILES), "max")
+    values = np.percentile(side, (0, *PERCENTILES, 100)).tolist() if len(side) else [None] * len(names)
+    return {
+        **dict(zip(names, values, strict=True)),
+        "small": int((side < SMALL).sum()),
+        "medium": int(((side >= SMALL) & (side < MEDIUM)).sum()),
+        "large": int((side >= MEDIUM).sum()),
+        "under_1_cell": int((side < STRIDE).sum()),
+        "under_2_cells": int((side < 2 * STRIDE).sum()),
+    }
+
+
+def _shared(cells: NDArray[np.int64]) -> dict[str, Any]:
+    """cells: (K, n) rows; how many are there more than once."""
+    _, count = np.unique(cells, axis=0, return_counts=True)
+    objects = int(count[count > 1].sum())
+    return {"objects": objects, "rate": objects / max(1, len(cells)), "lost": len(cells) - len(count)}

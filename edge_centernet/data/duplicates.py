@@ -1,0 +1,77 @@
+"""Which images are nearly the same picture: resized, compressed again, or the next frame of the same scene.
+
+Two images are alike if both hold for their 9x8 grey thumbnails:
+- their difference hashes differ in at most HASH_DISTANCE of 64 bits. A bit says whether a pixel is brighter than its
+  left neighbour (dHash, http://www.hackerfactor.com/blog/?/archives/529-Kind-of-Like-That.html).
+- their pixels correlate by at least CORRELATION. The hash alone takes every photo of an even sky for the same: such
+  bits are noise. The correlation alone takes every bright sky above dark ground for the same.
+A frame of the same scene in which much has moved is not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.image import Image
+
+# Looked at by eye: in 5,235 photos (VOC 2007, BCCD blood cells, playing cards) all nine pairs within both limits show
+# one scene. The next below them in correlation, 0.969, are other cards on the same table.
+HASH_DISTANCE = 10
+CORRELATION = 0.975
+
+_BLOCK = 256  # rows at a time: 100 MB of distances where there are 100,000 images
+
+
+class Alike(NamedTuple):
+    """Image number `image` is nearly the same as `other`: hash distance in bits, correlation of the thumbnails."""
+
+    image: int
+    other: int
+    distance: int
+    correlation: float
+
+
+def thumbnail(image_bgr: Image) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 -> (8, 9) uint8 grey, each pixel the mean of what it covers."""
+    grey = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2GRAY)
+    return cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
+def find_alike(
+    images: NDArray[np.uint8],
+    others: NDArray[np.uint8] | None = None,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> Iterator[Alike]:
+    """For each image that has one, the most alike of `others`; by default the most alike image before it.
+
+    images: (N, 8, 9), others: (M, 8, 9) thumbnails. One finding for each image, so that a thousand frames of a still
+    scene give a thousand findings, not a million. progress: wraps the blocks of images.
+    """
+    bits, unit = _features(images)
+    other_bits, other_unit = (bits, unit) if others is None else _features(others)
+    for start in progress(range(0, len(images) if len(other_bits) else 0, _BLOCK)):
+        rows = np.arange(start, min(start + _BLOCK, len(images)))
+        end = rows[-1] + 1 if others is None else len(other_bits)
+        distance = (64 - bits[rows] @ other_bits[:end].T) / 2  # (B, M), whole numbers: dot = equal bits - unequal
+        correlation = unit[rows] @ other_unit[:end].T  # (B, M)
+        correlation[distance > HASH_DISTANCE] = -1
+        if others is None:
+            correlation[np.arange(end) >= rows[:, None]] = -1
+        best = correlation.argmax(axis=1)
+        for row in np.flatnonzero(correlation.max(axis=1) >= CORRELATION):
+            other = best[row]
+            yield Alike(int(rows[row]), int(other), int(distance[row, other]), float(correlation[row, other]))
+
+
+def _features(grey: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(N, 64) hash bits as -1 or 1, (N, 72) pixels less their mean, of length 1 (0 where all pixels are equal)."""
+    bits = np.where(grey[:, :, 1:] > grey[:, :, :-1], 1, -1).reshape(len(grey), 64).astype(np.float32)
+    flat = grey.reshape(len(grey), 72).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return bits, np.divide(flat, length, out=np.zeros_like(flat), where=length > 0)
