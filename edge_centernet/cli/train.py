@@ -3,31 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 from edge_centernet.errors import ConfigError, MissingDependency
-
-
-def _parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    """("lr=0.001", "epochs=3") -> typed options."""
-    from edge_centernet.train.config import TrainConfig
-
-    types = {f.name: str(f.type) for f in fields(TrainConfig)}
-    convert: dict[str, type] = {"int": int, "float": float, "str": str}
-    parsed: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals or name not in types:
-            raise ConfigError(f"--set: expected NAME=VALUE with one of {', '.join(sorted(types))}; got {setting!r}")
-        try:
-            parsed[name] = convert[types[name]](text)
-        except ValueError:
-            raise ConfigError(f"--set {name}: expected {types[name]}, got {text!r}") from None
-    return parsed
+from edge_centernet.models import DEFAULT, find_model
 
 
 @click.command()
@@ -38,10 +20,15 @@ def _parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
 )
 @click.option("--val-images", type=click.Path(path_type=Path), help="Image folder of --val.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; made if absent.")
-@click.option("--name", default="centernet-mbv2-320", show_default=True, help="The model's name in its manifest.")
+@click.option("--name", default=DEFAULT, show_default=True, help="The model's name in its manifest.")
 @click.option(
-    "--weights", type=click.Path(path_type=Path), help="Pretrained backbone (.safetensors, torchvision names)."
+    "--weights",
+    default=DEFAULT,
+    show_default=True,
+    help="Where to start: a checkpoint of ours or the name of a shipped model (classes of the same name are kept), "
+    "a pretrained backbone (.pth or .safetensors, torchvision names), or 'none'.",
 )
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with options of TrainConfig.")
 @click.option("--epochs", type=int, help="Float epochs; shorthand for --set epochs=N.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any option of TrainConfig; repeatable.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
@@ -49,31 +36,50 @@ def _parse_settings(settings: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--resume", is_flag=True, help="Go on from the last finished epoch in --out.")
 def command(
     data: Path, val: Path | None, images: Path | None, val_images: Path | None, out: Path, name: str,
-    weights: Path | None, epochs: int | None, settings: tuple[str, ...], device: str, threads: int | None, resume: bool,
+    weights: str, config_file: Path | None, epochs: int | None, settings: tuple[str, ...], device: str,
+    threads: int | None, resume: bool,
 ) -> None:  # fmt: skip
     """Train a CenterNet on your own classes, float first, then quantization-aware.
 
-    Stop with Ctrl-C and go on with --resume. Writes float.safetensors, qat.safetensors, metrics.csv
-    and NAME.onnx, the interchange file that `edge-centernet convert` takes.
+    Starts from the shipped model unless --weights says otherwise. Stop with Ctrl-C and go on with --resume.
+    Writes float.safetensors, qat.safetensors, metrics.csv, curves.png, pr.png, contact_sheet.jpg and NAME.onnx,
+    the interchange file that `edge-centernet convert` takes. On several GPUs or machines:
+    torchrun ... -m edge_centernet train ...
 
-    Example: edge-centernet train --data train.json --val val.json --out runs/mine --weights mobilenet_v2.safetensors
+    Example: edge-centernet train --data train.json --val val.json --out runs/mine
     """
     try:
         import torch
         import torch.utils.data
     except ImportError:
         raise MissingDependency.for_extra("Training", "train") from None
+    from edge_centernet.train import distributed
+    from edge_centernet.train.config import TrainConfig
+
+    if threads:
+        torch.set_num_threads(threads)
+    wanted = TrainConfig.read_yaml(config_file) if config_file is not None else {}
+    wanted |= TrainConfig.parse(settings) | ({"epochs": epochs} if epochs is not None else {})
+    chosen = torch.device(device) if device != "auto" else distributed.default_device()
+    with distributed.process_group(chosen):
+        _train(data, val, images, val_images, out, name, weights, wanted, device, resume)
+
+
+def _train(
+    data: Path, val: Path | None, images: Path | None, val_images: Path | None, out: Path, name: str,
+    weights: str, wanted: dict[str, Any], device: str, resume: bool,
+) -> None:  # fmt: skip
+    """Everything between reading the options and the interchange file, in every process."""
     from edge_centernet.data import read_dataset
+    from edge_centernet.train import distributed
     from edge_centernet.train.config import TrainConfig
     from edge_centernet.train.export import export_onnx
     from edge_centernet.train.loop import Trainer
 
-    if threads:
-        torch.set_num_threads(threads)
-    saved = _saved_config(out) if resume else {}
-    wanted = saved | _parse_settings(settings) | ({"epochs": epochs} if epochs is not None else {})
-    config = TrainConfig.from_dict(wanted)
-    if not resume and (out / "state.pt").exists():
+    first = distributed.rank() == 0
+    start = None if resume or weights == "none" else _find_weights(weights)
+    config = TrainConfig.from_dict(_saved_config(out, first) | wanted if resume else _defaults(start) | wanted)
+    if first and not resume and (out / "state.pt").exists():
         raise ConfigError(f"{out} already holds a run: go on with --resume, or choose another --out")
     train_set = read_dataset(data, images)
     val_set = read_dataset(val, val_images, classes=train_set.classes) if val is not None else None
@@ -81,19 +87,46 @@ def command(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out: cannot make {out}: {error.strerror}") from None
-    click.echo(f"{len(train_set)} training images, {len(train_set.classes)} classes, run folder {out}", err=True)
-    trainer = Trainer(config, train_set, val_set, out, name, weights, device)
+    if first:
+        source = "resuming" if resume else f"starting from {start or 'nothing'}"
+        click.echo(
+            f"{len(train_set)} training images, {len(train_set.classes)} classes, {source}, run folder {out}",
+            err=True,
+        )
+    trainer = Trainer(config, train_set, val_set, out, name, start, device)
     if resume:
         trainer.resume()
     trainer.run()
-    path = export_onnx(out / "qat.safetensors", out / f"{name}.onnx")
-    click.echo(f"Trained. Convert it with: edge-centernet convert {path} --int8 --target all --out artifacts")
+    if first:
+        path = export_onnx(out / "qat.safetensors", out / f"{name}.onnx")
+        click.echo(f"Trained. Convert it with: edge-centernet convert {path} --int8 --target all --out artifacts")
 
 
-def _saved_config(out: Path) -> dict[str, Any]:
+def _find_weights(weights: str) -> Path:
+    """A file, or the checkpoint of a shipped model."""
+    path = Path(weights)
+    if path.suffix in (".safetensors", ".pth", ".pt", ".tar") or path.exists():
+        return path
+    return find_model(weights, ".safetensors")
+
+
+def _defaults(start: Path | None) -> dict[str, Any]:
+    """Options that follow from the checkpoint to start from: its input size."""
+    from edge_centernet.train.start import is_checkpoint
+
+    if start is None or not is_checkpoint(start):
+        return {}
+    from edge_centernet.model.checkpoint import read_header
+
+    return {"size": read_header(start)[0].height}
+
+
+def _saved_config(out: Path, first: bool) -> dict[str, Any]:
+    from edge_centernet.train import distributed
+
     path = out / "config.json"
-    if not path.is_file():
+    if first and not path.is_file():
         raise ConfigError(f"--resume: expected an earlier run, found no {path}")
-    saved: dict[str, Any] = json.loads(path.read_text())
+    saved: Any = distributed.from_first(json.loads(path.read_text()) if first else None)
     saved.pop("classes", None)
-    return saved
+    return dict(saved)

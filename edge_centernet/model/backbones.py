@@ -13,7 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from edge_centernet.errors import ConfigError
-from edge_centernet.model.layers import Add, ConvUnit
+from edge_centernet.model.layers import Activation, Add, ConvUnit, Padding
+from edge_centernet.model.weights import read_state
+
+# RGB, of pixel / 255: what torchvision's weights were trained with.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # (t expansion, c channels at width 1, n blocks, s stride of the first)
 _MBV2_TABLE = (
@@ -30,12 +35,20 @@ _MBV2_TABLE = (
 class InvertedResidual(nn.Module):
     """1x1 expand -> 3x3 depthwise -> 1x1 project (linear), with a shortcut where shapes allow."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int, expand: int) -> None:
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        stride: int,
+        expand: int,
+        act: Activation = "relu6",
+        padding: Padding = "same_tf",
+    ) -> None:
         """(B, c_in, H, W) -> (B, c_out, H / stride, W / stride)."""
         super().__init__()
         hidden = c_in * expand
-        units = [ConvUnit(c_in, hidden, act="relu6")] if expand != 1 else []
-        units.append(ConvUnit(hidden, hidden, 3, stride, groups=hidden, act="relu6"))
+        units = [ConvUnit(c_in, hidden, act=act)] if expand != 1 else []
+        units.append(ConvUnit(hidden, hidden, 3, stride, groups=hidden, act=act, padding=padding))
         units.append(ConvUnit(hidden, c_out, act="none"))
         self.units = nn.Sequential(*units)
         self.add = Add() if stride == 1 and c_in == c_out else None
@@ -59,14 +72,16 @@ class MobileNetV2(nn.Module):
     (not rounded to 16) and no 320-channel stage; other widths follow the paper.
     """
 
-    def __init__(self, width: float = 1.0) -> None:
-        """width: multiplier of every channel count, 0.25 to 1.4."""
+    def __init__(self, width: float = 1.0, act: Activation = "relu6", padding: Padding = "same_tf") -> None:
+        """width: multiplier of every channel count, 0.25 to 1.4; act and padding: as the weights were trained."""
         super().__init__()
         if not 0.25 <= width <= 1.4:
             raise ConfigError(f"MobileNetV2 width: expected 0.25 to 1.4, got {width}")
         table = _MBV2_TABLE[:-1] if width <= 0.5 else _MBV2_TABLE
         channels = _round_channels(32 * width)
-        layers: list[nn.Module] = [ConvUnit(3, channels, 3, 2, act="relu6")]  # (B, 16, H/2, W/2) at width 0.5
+        layers: list[nn.Module] = [
+            ConvUnit(3, channels, 3, 2, act=act, padding=padding)
+        ]  # (B, 16, H/2, W/2) at width 0.5
         self.last: dict[int, int] = {}  # stride -> index of the last layer at that stride
         self.channels: dict[int, int] = {}
         stride_now = 2
@@ -74,7 +89,7 @@ class MobileNetV2(nn.Module):
             c_out = 12 if width == 0.5 and c == 24 else _round_channels(c * width)
             stride_now *= s
             for i in range(n):
-                layers.append(InvertedResidual(channels, c_out, s if i == 0 else 1, t))
+                layers.append(InvertedResidual(channels, c_out, s if i == 0 else 1, t, act, padding))
                 channels = c_out
             self.last[stride_now] = len(layers) - 1
             self.channels[stride_now] = c_out
@@ -138,26 +153,26 @@ class ResNet18(nn.Module):
         return _feature_maps(self.layers, self.last, x)
 
 
-def build_backbone(name: str, width: float = 1.0) -> MobileNetV2 | ResNet18:
-    """name: "mobilenet_v2" or "resnet18"; width: MobileNetV2's multiplier."""
+def build_backbone(
+    name: str, width: float = 1.0, act: Activation = "relu6", padding: Padding = "same_tf"
+) -> MobileNetV2 | ResNet18:
+    """name: "mobilenet_v2" or "resnet18"; width, act, padding: MobileNetV2's."""
     if name == "mobilenet_v2":
-        return MobileNetV2(width)
+        return MobileNetV2(width, act, padding)
     if name == "resnet18":
         return ResNet18()
     raise ConfigError(f"backbone: expected mobilenet_v2 or resnet18, got {name!r}")
 
 
 def load_pretrained(backbone: MobileNetV2 | ResNet18, path: Path) -> None:
-    """Load a torchvision-named safetensors state dict into `backbone` by position, shapes checked.
+    """Load a torchvision-named state dict into `backbone` by position, shapes checked.
 
-    Layers beyond the backbone's last one (a classifier's 1x1 convolution) are ignored.
-    Raises ConfigError with the first convolution that does not fit.
+    path: a .pth as torchvision publishes it, for RGB (pixel / 255 - mean) / std with ImageNet's mean and std, which is
+    folded into the first convolution; or a .safetensors, for our own input (pixel - 128) / 128.
+    Layers beyond the backbone's last one (a classifier) are ignored.
+    Raises ConfigError with the first convolution that does not fit, ArtifactError for a file without weights.
     """
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise ConfigError(f"pretrained weights: expected a safetensors file, found nothing at {path}")
-    state = load_file(str(path))
+    state = read_state(path)
     convs = [k for k in state if k.endswith(".weight") and state[k].ndim == 4]
     units = [m for m in backbone.modules() if isinstance(m, ConvUnit)]
     ordered = sorted(convs, key=_torchvision_order)
@@ -176,6 +191,22 @@ def load_pretrained(backbone: MobileNetV2 | ResNet18, path: Path) -> None:
         if missing:
             raise ConfigError(f"{path}: {bn_prefix}: BatchNorm without {', '.join(missing)}")
         unit.bn.load_state_dict(dict(_bn_items(bn_prefix, state)), strict=False)
+    if path.suffix != ".safetensors":
+        _fold_imagenet_input(units[0])
+
+
+@torch.no_grad()
+def _fold_imagenet_input(stem: ConvUnit) -> None:
+    """Make a convolution for RGB (pixel / 255 - mean) / std answer the same to (pixel - 128) / 128.
+
+    Exact but where the window reaches over the border: padding, zero for both, was the mean colour and is now grey 128, at
+    most 24 levels away. The constant goes into the BatchNorm's mean, so that training statistics stay right too.
+    """
+    assert stem.bn is not None and stem.bn.running_mean is not None
+    weight = stem.conv.weight  # (O, 3, k, k)
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    stem.bn.running_mean.sub_((weight * ((128 / 255 - mean) / std)).sum(dim=(1, 2, 3)))
+    weight.mul_(128 / 255 / std)
 
 
 def _torchvision_order(key: str) -> tuple[int, tuple[int, ...]]:

@@ -8,35 +8,47 @@
 
 The paper's deformable convolutions are left out: they neither quantize nor export.
 The neck upsamples by nearest and adds (FPN, arXiv 1612.03144): both are exact or near-exact in int8.
+Of the paper's own networks the plain ResNet-18 can be built too, for its weights (`model.original`): kind "original".
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from edge_centernet.errors import ConfigError
 from edge_centernet.manifest import ModelSpec
-from edge_centernet.model.backbones import build_backbone
-from edge_centernet.model.layers import Add, ConvUnit, upsample2x
+from edge_centernet.model.backbones import InvertedResidual, build_backbone
+from edge_centernet.model.deconv import DeconvNeck
+from edge_centernet.model.layers import Activation, Add, ConvUnit, Padding, upsample2x
 
 
 @dataclass(frozen=True)
 class Architecture:
     """Everything needed to build the same network again; saved in every checkpoint.
 
-    backbone: "mobilenet_v2" or "resnet18"; width: MobileNetV2's multiplier.
+    backbone: "mobilenet_v2" or "resnet18"; width: MobileNetV2's multiplier; act, padding: what MobileNetV2's
+        weights were trained with (ImageNet's: relu6, TensorFlow's SAME; the COCO-trained 0.5: relu, symmetric).
     neck: channels at strides 16, 8 and 4. head: channels inside the heads.
+    context: inverted residual blocks at stride 32, where they cost next to nothing and see the whole image.
+    expand: expansion of the blocks that mix at strides 16 and 8; 0: a separable convolution.
+    kind: "fpn", or "original": a colour transform in front, a neck of transposed convolutions, 3x3 convolutions in the
+        heads, as in the plain ResNets of the paper's code. context and expand are for "fpn" only.
     """
 
     backbone: str = "mobilenet_v2"
     width: float = 0.5
     neck: tuple[int, int, int] = (96, 64, 48)
     head: int = 64
+    context: int = 0
+    expand: int = 0
+    act: Activation = "relu6"
+    padding: Padding = "same_tf"
+    kind: Literal["fpn", "original"] = "fpn"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
@@ -76,22 +88,38 @@ def _separable(c_in: int, c_out: int) -> nn.Sequential:
     return nn.Sequential(ConvUnit(c_in, c_in, 3, groups=c_in), ConvUnit(c_in, c_out))
 
 
+def _dense(c_in: int, c_out: int) -> nn.Sequential:
+    """A 3x3 convolution with bias: what stands in front of each head of the original network."""
+    return nn.Sequential(ConvUnit(c_in, c_out, 3, batchnorm=False))
+
+
+def _mix(c_in: int, c_out: int, expand: int) -> nn.Sequential:
+    """What follows an addition in the neck: (B, c_in, H, W) -> (B, c_out, H, W)."""
+    if not expand:
+        return _separable(c_in, c_out)
+    hidden = c_in * expand
+    return nn.Sequential(
+        ConvUnit(c_in, hidden), ConvUnit(hidden, hidden, 3, groups=hidden), ConvUnit(hidden, c_out, act="none")
+    )
+
+
 class Neck(nn.Module):
     """Top-down fusion to stride 4."""
 
-    def __init__(self, c_in: dict[int, int], channels: tuple[int, int, int]) -> None:
-        """c_in: backbone channels by stride; channels: at strides 16, 8, 4."""
+    def __init__(self, c_in: dict[int, int], arch: Architecture) -> None:
+        """c_in: backbone channels by stride."""
         super().__init__()
-        c16, c8, c4 = channels
+        c16, c8, c4 = arch.neck
         self.top = ConvUnit(c_in[32], c16)  # (B, c16, H/32, W/32)
+        self.context = nn.Sequential(*(InvertedResidual(c16, c16, 1, 2) for _ in range(arch.context)))
         self.lateral = nn.ModuleList(ConvUnit(c_in[s], c, act="none") for s, c in ((16, c16), (8, c8), (4, c4)))
         self.add = nn.ModuleList(Add() for _ in range(3))
-        self.mix = nn.ModuleList([_separable(c16, c8), _separable(c8, c4), _separable(c4, c4)])
+        self.mix = nn.ModuleList([_mix(c16, c8, arch.expand), _mix(c8, c4, arch.expand), _separable(c4, c4)])
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps at strides 4, 8, 16, 32 -> (B, c4, H/4, W/4)."""
         m4, m8, m16, m32 = maps
-        x = self.top(m32)
+        x = self.context(self.top(m32))
         for shallow, lateral, add, mix in zip((m16, m8, m4), self.lateral, self.add, self.mix, strict=True):
             x = mix(add(upsample2x(x), lateral(shallow)))  # twice the height and width
         out: Tensor = x
@@ -106,13 +134,23 @@ class CenterNet(nn.Module):
         super().__init__()
         if spec.stride != 4 or spec.heat_unit != "logit":
             raise ConfigError(f"CenterNet: expected stride 4 and logits, got {spec.stride} and {spec.heat_unit}")
+        if arch.kind not in ("fpn", "original"):
+            raise ConfigError(f"architecture kind: expected fpn or original, got {arch.kind!r}")
         self.spec, self.arch = spec, arch
         self.normalize = Normalize(spec.mean, spec.std)
-        self.backbone = build_backbone(arch.backbone, arch.width)
-        self.neck = Neck(self.backbone.channels, arch.neck)
+        self.backbone = build_backbone(arch.backbone, arch.width, arch.act, arch.padding)
+        original = arch.kind == "original"
+        # (B, 3, H, W) -> (B, 3, H, W): from our channel order and scale to the one the weights were trained with.
+        self.recolor = ConvUnit(3, 3, act="none", batchnorm=False) if original else nn.Identity()
+        self.recolor.requires_grad_(False)
+        channels = self.backbone.channels
+        self.neck = DeconvNeck(channels[32], arch.neck) if original else Neck(channels, arch)
         c4, mid = arch.neck[2], arch.head
-        self.heat_mix = _separable(c4, mid)
-        self.box_mix = _separable(c4, mid)
+        self.heat_mix = _dense(c4, mid) if original else _separable(c4, mid)
+        if original:
+            self.size_mix, self.offset_mix = _dense(c4, mid), _dense(c4, mid)
+        else:
+            self.box_mix = _separable(c4, mid)
         self.heat = ConvUnit(mid, len(spec.classes), act="none", batchnorm=False)
         self.size = ConvUnit(mid, 2, act="none", batchnorm=False)
         self.offset = ConvUnit(mid, 2, act="none", batchnorm=False)
@@ -126,6 +164,24 @@ class CenterNet(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, H, W) raw 0..255 in spec.color order -> heat, size, offset."""
-        x = self.neck(self.backbone(self.normalize(image)))  # (B, c4, H/4, W/4)
-        box = self.box_mix(x)
-        return self.heat(self.heat_mix(x)), self.size(box), self.offset(box)
+        return self.core(self.normalize(image))
+
+    def core(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Everything behind the normalisation: (B, 3, H, W) -> heat, size, offset."""
+        return self.predict(self.backbone(self.recolor(x)))
+
+    def predict(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The backbone's maps at strides 4, 8, 16, 32 -> heat, size, offset."""
+        x = self.neck(maps)  # (B, c4, H/4, W/4)
+        outputs: list[Tensor] = []
+        for mix, heads in self.branches():
+            mixed = mix(x)
+            outputs += [head(mixed) for head in heads]
+        heat, size, offset = outputs
+        return heat, size, offset
+
+    def branches(self) -> tuple[tuple[nn.Sequential, tuple[ConvUnit, ...]], ...]:
+        """What follows the neck: (mixing layers, heads behind them), in the order heat, size, offset."""
+        if self.arch.kind == "original":
+            return (self.heat_mix, (self.heat,)), (self.size_mix, (self.size,)), (self.offset_mix, (self.offset,))
+        return (self.heat_mix, (self.heat,)), (self.box_mix, (self.size, self.offset))

@@ -1,4 +1,8 @@
-"""The three losses of CenterNet (arXiv 1904.07850, equations 1 to 4)."""
+"""The losses of CenterNet (arXiv 1904.07850, equations 1 to 4), and an overlap loss for the size.
+
+L1 in cells is dominated by large objects; the overlap of boxes around one centre judges all sizes alike, and is
+what detections are judged by in the end (IoU losses: arXiv 1608.01471). A little L1 stays, for boxes far off.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIZE_WEIGHT = 0.1  # lambda_size of the paper, for sizes in cells
+OVERLAP_WEIGHT = 2.0
+SIZE_WEIGHT = 0.01  # lambda_size of the paper, for sizes in cells: a tenth of its value, beside the overlap
 OFFSET_WEIGHT = 1.0  # lambda_off
+SMALLEST = 0.01  # cells: a side that is predicted smaller, or negative, counts as this
 
 
 class Loss(NamedTuple):
-    """total = heat + SIZE_WEIGHT * size + OFFSET_WEIGHT * offset; all scalars."""
+    """Scalars: total = heat + OVERLAP_WEIGHT * overlap + SIZE_WEIGHT * size + OFFSET_WEIGHT * offset."""
 
     total: Tensor
     heat: Tensor
+    overlap: Tensor
     size: Tensor
     offset: Tensor
 
@@ -42,15 +49,27 @@ def weighted_l1(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return ((prediction - target).abs() * weight.unsqueeze(1)).sum()
 
 
-def centernet_loss(outputs: tuple[Tensor, Tensor, Tensor], targets: dict[str, Tensor]) -> Loss:
+def side_iou(prediction: Tensor, target: Tensor) -> Tensor:
+    """IoU of boxes around one centre, 0..1: (B, 2, H, W) sides -> (B, H, W)."""
+    sides, wanted = prediction.clamp(min=SMALLEST), target.clamp(min=SMALLEST)
+    common = torch.minimum(sides, wanted).prod(dim=1)
+    return common / (sides.prod(dim=1) + wanted.prod(dim=1) - common)
+
+
+def centernet_loss(
+    outputs: tuple[Tensor, Tensor, Tensor], targets: dict[str, Tensor], objects: Tensor | None = None
+) -> Loss:
     """outputs: heat logits, size, offset; targets: the fields of `targets.Targets`, batched.
 
-    Every term is divided by the number of objects in the batch (at least 1).
+    Every term is divided by `objects`: the number of objects in the batch (at least 1), if not given.
     """
     heat, size, offset = (t.float() for t in outputs)
-    objects = targets["centre"].sum().clamp(min=1)
+    if objects is None:
+        objects = targets["centre"].sum().clamp(min=1)
+    weight = targets["size_weight"]
     heat_loss = focal_loss(heat, targets["heat"]) / objects
-    size_loss = weighted_l1(size, targets["size"], targets["size_weight"]) / objects
+    overlap_loss = ((1 - side_iou(size, targets["size"])) * weight).sum() / objects
+    size_loss = weighted_l1(size, targets["size"], weight) / objects
     offset_loss = weighted_l1(offset, targets["offset"], targets["centre"]) / objects
-    total = heat_loss + SIZE_WEIGHT * size_loss + OFFSET_WEIGHT * offset_loss
-    return Loss(total, heat_loss, size_loss, offset_loss)
+    total = heat_loss + OVERLAP_WEIGHT * overlap_loss + SIZE_WEIGHT * size_loss + OFFSET_WEIGHT * offset_loss
+    return Loss(total, heat_loss, overlap_loss, size_loss, offset_loss)

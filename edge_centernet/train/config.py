@@ -2,75 +2,116 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from edge_centernet.errors import ConfigError
+from edge_centernet.model.centernet import Architecture
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Saved with every run as config.json.
 
-    Model
-      backbone, width: see `model.centernet.Architecture`. size: network input side in pixels, multiple of 32.
+    Model (taken from the checkpoint instead, where training starts from one of ours)
+      backbone, width, act, padding, neck, head, context, expand: see `model.centernet.Architecture`.
+      size: network input side in pixels, multiple of 32.
+    Data
+      scale_min, scale_max: range of the random scale on top of the letterbox; 1 and 1 for none.
+      mosaic: probability (0..1) that an image is made of four, during the first `mosaic_part` (0..1) of the float
+        epochs; 0: never.
     Float stage
-      epochs: passes over the data. batch_size: images a step.
+      epochs: passes over the data. batch_size: images a step, over all processes together.
       lr: peak learning rate of neck and heads (AdamW); backbone_lr: factor on it for the backbone.
-      warmup: steps of linear warm-up, then cosine to 1 % of the peak. weight_decay: on convolution weights only.
-      clip: largest gradient norm; 0 turns clipping off. ema: decay of the averaged weights that are evaluated and kept.
+      warmup: steps of linear warm-up (at most a tenth of the stage), then cosine to 1 % of the peak.
+      weight_decay: on convolution weights only. clip: largest gradient norm; 0 turns clipping off.
+      ema: decay of the averaged weights that are evaluated and kept.
       freeze: with pretrained weights, backbone layers up to this stride (4, 8, 16, 32) stay as they are; 0: none.
       early_side: image side in pixels for the first `early_part` (0..1) of the epochs: cheaper, and coarser
-        first is no worse; early_part 0 turns it off.
+        first is no worse; early_part 0 turns it off. Where `size` is smaller, that is used.
+      guide: file with the weights of a MobileNetV2 0.5 that was trained to detect, whose features are to be learned
+        too (see `train.guide`); empty: none. guide_weight: weight of that loss at the start, falling to zero.
     Quantization-aware stage, from the float stage's averaged weights
       qat_epochs; qat_lr: peak learning rate, cosine to 1 %; qat_freeze: part (0..1) of the stage after which the
-        activation ranges stand still. qat_epochs 0 calibrates only.
+        activation ranges stand still. qat_epochs 0 calibrates only (post-training quantization).
     General
       seed; workers: loading processes (0: this one); eval_every: epochs between evaluations, 0 for the last only;
+      save_every: seconds between writes of state.pt inside an epoch;
       amp: bfloat16 autocast "on", "off" or "auto" (where the processor or GPU has it in hardware).
     """
 
     backbone: str = "mobilenet_v2"
     width: float = 1.0
+    act: str = "relu6"
+    padding: str = "same_tf"
+    neck: tuple[int, int, int] = (128, 96, 64)
+    head: int = 64
+    context: int = 2
+    expand: int = 2
     size: int = 320
+    scale_min: float = 0.5
+    scale_max: float = 1.6
+    mosaic: float = 0.5
+    mosaic_part: float = 0.75
     epochs: int = 60
     batch_size: int = 16
-    lr: float = 1.5e-3
-    backbone_lr: float = 0.3
+    lr: float = 4e-3
+    backbone_lr: float = 0.15
     warmup: int = 300
     weight_decay: float = 0.02
     clip: float = 10.0
-    ema: float = 0.998
+    ema: float = 0.999
     freeze: int = 8
     early_side: int = 256
     early_part: float = 0.75
-    qat_epochs: int = 4
+    guide: str = ""
+    guide_weight: float = 3.0
+    qat_epochs: int = 3
     qat_lr: float = 2e-4
     qat_freeze: float = 0.5
     seed: int = 0
     workers: int = 1
     eval_every: int = 5
+    save_every: float = 300.0
     amp: str = "auto"
 
     def __post_init__(self) -> None:
         """Reject values outside the documented limits, naming option and limit."""
         checks = (
             ("size", self.size >= 64 and self.size % 32 == 0, "a multiple of 32, at least 64"),
+            ("neck", len(self.neck) == 3 and min(self.neck) >= 8, "three channel counts, each at least 8"),
+            ("head", self.head >= 8, "at least 8"),
+            ("context", self.context >= 0, "at least 0"),
+            ("expand", self.expand >= 0, "at least 0"),
+            ("scale_min", 0 < self.scale_min <= self.scale_max, "above 0 and at most scale_max"),
+            ("mosaic", 0 <= self.mosaic <= 1, "0 to 1"),
+            ("mosaic_part", 0 <= self.mosaic_part <= 1, "0 to 1"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("lr", self.lr > 0, "a positive number"),
             ("early_side", self.early_side >= 64 and self.early_side % 32 == 0, "a multiple of 32, at least 64"),
             ("freeze", self.freeze in (0, 4, 8, 16, 32), "0, 4, 8, 16 or 32"),
             ("early_part", 0 <= self.early_part <= 1, "0 to 1"),
+            ("guide_weight", self.guide_weight >= 0, "at least 0"),
             ("qat_epochs", self.qat_epochs >= 0, "at least 0"),
             ("qat_freeze", 0 <= self.qat_freeze <= 1, "0 to 1"),
             ("ema", 0 <= self.ema < 1, "0 to below 1"),
             ("workers", self.workers >= 0, "at least 0"),
+            ("save_every", self.save_every > 0, "a positive number of seconds"),
             ("amp", self.amp in ("on", "off", "auto"), "on, off or auto"),
         )
         for name, good, expected in checks:
             if not good:
                 raise ConfigError(f"training option {name}: expected {expected}, got {getattr(self, name)}")
+
+    def architecture(self) -> Architecture:
+        """The network these options describe."""
+        return Architecture.from_dict({f.name: getattr(self, f.name) for f in fields(Architecture) if f.name != "kind"})
+
+    def with_architecture(self, arch: Architecture) -> TrainConfig:
+        """The same options for a network that is given."""
+        return replace(self, **{k: v for k, v in asdict(arch).items() if k != "kind"})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
@@ -78,9 +119,48 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TrainConfig:
-        """The inverse of `to_dict`; raises ConfigError for unknown options."""
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(data) - known)
+        """The inverse of `to_dict`; raises ConfigError for unknown options and wrong types."""
+        known = {f.name: str(f.type) for f in fields(cls)}
+        unknown = sorted(set(data) - set(known))
         if unknown:
             raise ConfigError(f"training options: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        return cls(**data)
+        return cls(**{name: _typed(name, known[name], value) for name, value in data.items()})
+
+    @classmethod
+    def parse(cls, settings: tuple[str, ...]) -> dict[str, Any]:
+        """("lr=0.001", "neck=96,64,48") -> typed options; raises ConfigError naming what is wrong."""
+        known = {f.name: str(f.type) for f in fields(cls)}
+        parsed: dict[str, Any] = {}
+        for setting in settings:
+            name, equals, text = setting.partition("=")
+            if not equals or name not in known:
+                raise ConfigError(f"--set: expected NAME=VALUE with one of {', '.join(sorted(known))}; got {setting!r}")
+            value: Any = text.split(",") if known[name].startswith("tuple") else text
+            parsed[name] = _typed(f"--set {name}", known[name], value)
+        return parsed
+
+    @classmethod
+    def read_yaml(cls, path: Path) -> dict[str, Any]:
+        """Options from a YAML mapping; raises ConfigError for a file that is not one."""
+        import yaml  # type: ignore[import-untyped]
+
+        try:
+            data = yaml.safe_load(path.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"--config {path}: expected a YAML file ({' '.join(str(error).split())})") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"--config {path}: expected NAME: VALUE lines, got a {type(data).__name__}")
+        checked = cls.from_dict(data)
+        return {name: getattr(checked, name) for name in data}
+
+
+def _typed(name: str, kind: str, value: Any) -> Any:
+    """`value` (a string, or what JSON or YAML made of one) as the type an option has."""
+    try:
+        if kind.startswith("tuple"):
+            return tuple(int(v) for v in value)
+        if kind == "int" and isinstance(value, float) and value != int(value):
+            raise ValueError
+        return {"int": int, "float": float, "str": str}[kind](value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name}: expected {kind}, got {value!r}") from None

@@ -38,10 +38,7 @@ class _Core(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        m = self.model
-        features = m.neck(m.backbone(x))
-        box = m.box_mix(features)
-        return m.heat(m.heat_mix(features)), m.size(box), m.offset(box)
+        return self.model.core(x)
 
 
 def export_onnx(checkpoint: Path, out: Path) -> Path:

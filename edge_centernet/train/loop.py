@@ -1,46 +1,56 @@
-"""One readable training loop: float, then quantization-aware. Resumable, on a CPU or a GPU.
+"""One readable training loop: float, then quantization-aware. Resumable, on a CPU, a GPU or several of either.
 
 A run folder holds
     config.json            options and classes
-    metrics.csv            one line an epoch
+    metrics.csv            one line an epoch; the same in tensorboard/
     state.pt               everything needed to go on (kept current; torch.load with weights_only=True)
     float.safetensors      averaged float weights
     qat.safetensors        averaged quantization-aware weights, BatchNorm folded
+    curves.png, pr.png, contact_sheet.jpg   what there is to look at, when it is done
 """
 
 from __future__ import annotations
 
 import copy
 import csv
+import errno
+import io
 import json
 import math
-import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from edge_centernet.data import Dataset
 from edge_centernet.errors import ConfigError, EdgeCenterNetError
+from edge_centernet.files import write_atomic
 from edge_centernet.manifest import ModelSpec
-from edge_centernet.model.backbones import load_pretrained
-from edge_centernet.model.centernet import Architecture, CenterNet
+from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import load_state, save_checkpoint
-from edge_centernet.model.layers import fold_batchnorm
 from edge_centernet.model.losses import centernet_loss
+from edge_centernet.train import distributed
 from edge_centernet.train.augment import Augment
 from edge_centernet.train.config import TrainConfig
-from edge_centernet.train.dataset import EpochSampler, TrainingSet, make_loader
+from edge_centernet.train.dataset import BatchSampler, TrainingSet, make_loader
+from edge_centernet.train.guide import Guide
 from edge_centernet.train.qat import freeze_ranges, prepare_qat, set_observing, settle_weights
+from edge_centernet.train.start import freeze_layers, start_network
 from edge_centernet.train.validate import validate
 
-METRICS = ("stage", "epoch", "side", "lr", "loss", "heat", "size", "offset", "AP50", "AP", "images_per_s", "seconds")
+LOSSES = ("loss", "heat", "overlap", "size", "offset", "guide")  # Loss's fields, and the guide's
+METRICS = ("stage", "epoch", "side", "lr", *LOSSES, "AP50", "AP", "images_per_s", "seconds")
 CALIBRATION_BATCHES = 24
 
 
@@ -48,12 +58,42 @@ class TrainingDiverged(EdgeCenterNetError):
     """The loss is not a number; the last good state is kept."""
 
 
+class CannotSave(EdgeCenterNetError):
+    """The disk is full, or the folder has gone; what was saved before is intact."""
+
+
 @dataclass
 class Progress:
-    """Where the run stands: `epoch` epochs of `stage` are done."""
+    """Where the run stands: `epoch` epochs of `stage` are done, and `step` batches of the next one."""
 
     stage: str = "float"
     epoch: int = 0
+    step: int = 0
+
+
+class Step(nn.Module):
+    """Forward pass and losses of one batch: what is shared between processes."""
+
+    def __init__(self, model: CenterNet, guide: Guide | None) -> None:
+        """guide: feature distillation, or None."""
+        super().__init__()
+        self.model, self.guide = model, guide
+
+    def forward(self, batch: dict[str, Tensor], guide_weight: float, amp: bool) -> Tensor:
+        """Images (B, 3, H, W) uint8 and the fields of Targets -> (6,) losses of the global batch, as in LOSSES.
+
+        Each process's part of them: their sum over all processes is the loss of the global batch.
+        """
+        images = batch["image"].to(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+            x = self.model.normalize(images.float())
+            maps = self.model.backbone(self.model.recolor(x))
+            outputs = self.model.predict(maps)
+            guided = self.guide(x, maps) if self.guide is not None else torch.zeros((), device=images.device)
+        objects = distributed.total(batch["centre"].sum()).clamp(min=1)
+        loss = centernet_loss(outputs, batch, objects)
+        guided = guided / distributed.processes()
+        return torch.stack([loss.total + guide_weight * guided, *loss[1:], guided])
 
 
 class Trainer:
@@ -69,42 +109,59 @@ class Trainer:
         weights: Path | None = None,
         device: str = "auto",
     ) -> None:
-        """name: the model's name in the manifest. weights: pretrained backbone, torchvision names."""
-        self.config, self.out, self.val = config, out, val
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        """name: the model's name in the manifest. weights: see `start_network`."""
+        self.out, self.val = out, val
+        self.device = distributed.default_device() if device == "auto" else torch.device(device)
         spec = ModelSpec(name=name, version="1", height=config.size, width=config.size, classes=train.classes)
         torch.manual_seed(config.seed)
         cv2.setNumThreads(1)  # the warps are small, and its threads fight the ones that train
-        arch = Architecture(config.backbone, config.width)
-        self.model = CenterNet(spec, arch)
-        if weights is not None:
-            load_pretrained(self.model.backbone, weights)
-            self._freeze()
-        self.model = self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = copy.deepcopy(self.model).eval()
+        model, self.config = start_network(config, spec, weights)
+        self.frozen = config.freeze if weights is not None else 0  # backbone layers up to this stride
         self.progress = Progress()
-        self._steps_done = 0  # in this stage; the average's decay grows with it
-        dataset = TrainingSet(train, spec, Augment(), config.seed)
-        self.sampler = EpochSampler(len(dataset), config.seed)
-        self.loader = make_loader(dataset, self.sampler, config.batch_size, config.workers)
-        self.steps = len(self.loader)  # per epoch
-        self.optimizer = self._optimizer()
+        self._sums = np.zeros(len(LOSSES))  # of the losses in this epoch
+        self._stopped = False
         self.amp = _use_amp(config.amp, self.device)
+        self._set_model(model)
+        augment = Augment(scale=(config.scale_min, config.scale_max))
+        mosaic_epochs = int(config.mosaic_part * config.epochs)
+        dataset = TrainingSet(train, spec, augment, config.seed, config.mosaic, mosaic_epochs)
+        self.sampler = BatchSampler(
+            len(dataset), config.batch_size, config.seed, distributed.rank(), distributed.processes()
+        )
+        self.loader = make_loader(dataset, self.sampler, config.workers)
+        self.steps = len(self.sampler)  # per epoch
+
+    def _set_model(self, model: CenterNet) -> None:
+        """Prepare a network for the float stage: frozen layers, its average, the guide, the optimizer."""
+        freeze_layers(model, self.frozen)
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = copy.deepcopy(self.model).eval()
+        distributed.share_batchnorm(self.model)
+        guide = None
+        if self.config.guide:
+            guide = Guide(Path(self.config.guide), self.model.backbone.channels)
+            guide = guide.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._set_step(guide)
+
+    def _set_step(self, guide: Guide | None) -> None:
+        self.guide = guide
+        self.step: nn.Module = Step(self.model, guide)
+        self.optimizer = self._optimizer(self.step)
+        if distributed.processes() > 1:
+            self.step = DistributedDataParallel(self.step, broadcast_buffers=False)
 
     def run(self) -> None:
-        """Both stages, from wherever `progress` stands."""
+        """Both stages, from wherever `progress` stands. Ctrl-C ends it after the current step, saved."""
         options = {**self.config.to_dict(), "classes": list(self.model.spec.classes)}
-        _write_text(self.out / "config.json", json.dumps(options, indent=1) + "\n")
-        if self.progress.stage == "float":
-            self._stage(self.config.epochs)
-            save_checkpoint(self.out / "float.safetensors", self.ema, "float")
-            self._start_qat()
-            self.save()
-        self._stage(self.config.qat_epochs)
+        self._write(self.out / "config.json", json.dumps(options, indent=1) + "\n")
+        with self._stop_on_signal():
+            if self.progress.stage == "float":
+                self._stage(self.config.epochs)
+                self._start_qat()
+                self.save()
+            self._stage(self.config.qat_epochs)
         settle_weights(self.ema)
-        save_checkpoint(self.out / "qat.safetensors", self.ema, "qat")
+        self._save_weights("qat")
 
     # ---- one stage, one epoch, one step ------------------------------------------------------------------------
 
@@ -114,76 +171,85 @@ class Trainer:
             if self.progress.stage == "qat" and epoch >= self.config.qat_freeze * epochs:
                 freeze_ranges(self.model)
             row = self._epoch(epoch, epochs)
-            self.progress.epoch += 1
+            self.progress.epoch, self.progress.step = epoch + 1, 0
             last = self.progress.epoch == epochs
             every = self.config.eval_every
-            if self.val is not None and (last or (every and self.progress.epoch % every == 0)):
+            if self.val is not None and (last or (every and self.progress.epoch % every == 0)) and self._first():
                 metrics = validate(self.ema, self.val)
                 row.update(AP50=round(metrics["AP50"], 4), AP=round(metrics["AP"], 4))
             self._log(row)
-            self.save()
             if self.progress.stage == "float":
-                save_checkpoint(self.out / "float.safetensors", self.ema, "float")
+                self._save_weights("float")
+            self.save()
 
     def _epoch(self, epoch: int, epochs: int) -> dict[str, Any]:
         qat = self.progress.stage == "qat"
         early = not qat and epoch < self.config.early_part * epochs
-        side = self.config.early_side if early else self.config.size
+        side = min(self.config.early_side, self.config.size) if early else self.config.size
+        first = self.progress.step
         # Epoch numbers go on through the stages, so that QAT sees other crops than the first float epochs.
-        self.sampler.set_epoch(epoch + (self.config.epochs if qat else 0), side)
+        self.sampler.set_epoch(epoch + (self.config.epochs if qat else 0), side, first)
         self.model.train()
-        start, sums, lr = time.perf_counter(), np.zeros(4), 0.0
+        start = saved = time.perf_counter()
         title = f"{self.progress.stage} {epoch + 1}/{epochs} {side}px"
-        bar = tqdm(self.loader, desc=title, unit="batch", dynamic_ncols=True, mininterval=2.0)
-        for i, batch in enumerate(bar):
-            lr = self._set_lr(epoch * self.steps + i, epochs * self.steps)
-            losses = self._step({k: v.to(self.device, non_blocking=True) for k, v in batch.items()})
-            sums += losses
-            mean = sums / (i + 1)
-            bar.set_postfix(loss=f"{mean[0]:.3f}", heat=f"{mean[1]:.3f}", size=f"{mean[2]:.2f}", refresh=False)
-        seconds = time.perf_counter() - start
-        total, heat, size, offset = (round(float(v), 5) for v in sums / self.steps)
+        bar = tqdm(
+            self.loader, desc=title, unit="batch", initial=first, total=self.steps, dynamic_ncols=True, mininterval=2.0,
+            disable=not self._first(),
+        )  # fmt: skip
+        for batch in bar:
+            lr = self._set_lr(epoch * self.steps + self.progress.step, epochs * self.steps)
+            self._sums += self._train_step({k: v.to(self.device, non_blocking=True) for k, v in batch.items()})
+            self.progress.step += 1
+            mean = dict(zip(LOSSES, self._sums / self.progress.step, strict=True))
+            images_per_s = (self.progress.step - first) * self.config.batch_size / (time.perf_counter() - start)
+            bar.set_postfix(
+                loss=f"{mean['loss']:.3f}", heat=f"{mean['heat']:.3f}", IoU=f"{1 - mean['overlap']:.3f}",
+                img_s=f"{images_per_s:.0f}", refresh=False,
+            )  # fmt: skip
+            stop = distributed.anywhere(self._stopped)
+            if stop or time.perf_counter() - saved > self.config.save_every:
+                self.save()
+                saved = time.perf_counter()
+            if stop:
+                bar.close()
+                raise KeyboardInterrupt
+        self._sums[:] = 0
         return {
             "stage": self.progress.stage, "epoch": epoch + 1, "side": side, "lr": f"{lr:.3g}",
-            "loss": total, "heat": heat, "size": size, "offset": offset,
-            "images_per_s": round(self.steps * self.config.batch_size / seconds, 1), "seconds": round(seconds, 1),
+            **{k: round(float(v), 5) for k, v in mean.items()},
+            "images_per_s": round(images_per_s, 1), "seconds": round(time.perf_counter() - start, 1),
         }  # fmt: skip
 
-    def _step(self, batch: dict[str, Tensor]) -> list[float]:
-        images = batch["image"].to(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            outputs = self.model(images.float())
-        loss = centernet_loss(outputs, batch)
-        values = torch.stack([v.detach() for v in loss]).tolist()
+    def _train_step(self, batch: dict[str, Tensor]) -> list[float]:
+        """One update; returns the global batch's losses, in the order of LOSSES."""
+        losses = self.step(batch, self._guide_weight(), self._amp_now())
+        values: list[float] = distributed.total(losses.detach().clone()).tolist()
         if not math.isfinite(values[0]):
             raise TrainingDiverged(
-                f"the loss became {values[0]} in {self.progress.stage} epoch {self.progress.epoch + 1}: "
-                f"the last good state is {self.out / 'state.pt'}; go on from it with --resume and a lower --set lr"
+                f"the loss became {values[0]} in {self.progress.stage} epoch {self.progress.epoch + 1}, "
+                f"step {self.progress.step + 1}: the last good state is {self.out / 'state.pt'}; "
+                "go on from it with --resume and a lower --set lr"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        # Gradients are averaged over the processes; those of the sum are wanted.
+        (losses[0] * distributed.processes()).backward()
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.optimizer.step()
         self._update_ema()
         return values
 
+    def _amp_now(self) -> bool:
+        """bfloat16 has 8 significant bits: too few to simulate rounding to 256 steps."""
+        return self.amp and self.progress.stage == "float"
+
     # ---- optimizer, schedule, averaging ------------------------------------------------------------------------
 
-    def _freeze(self) -> None:
-        """Leading layers stay as pretrained; folding their BatchNorm is exact and saves its time."""
-        if not self.config.freeze:
-            return
-        backbone = self.model.backbone
-        for layer in list(backbone.layers)[: backbone.last[self.config.freeze] + 1]:
-            fold_batchnorm(layer)
-            layer.requires_grad_(False)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def _optimizer(self, step: nn.Module) -> torch.optim.Optimizer:
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in step.named_parameters():
             if parameter.requires_grad:
-                key = (name.startswith("backbone."), parameter.ndim > 1)  # no decay for biases and BatchNorm
+                key = (name.startswith("model.backbone."), parameter.ndim > 1)  # no decay for biases and BatchNorm
                 groups.setdefault(key, []).append(parameter)
         return torch.optim.AdamW(
             [
@@ -197,20 +263,28 @@ class Trainer:
             lr=self.config.lr,
         )
 
+    def _steps_done(self) -> int:
+        """In this stage."""
+        return self.progress.epoch * self.steps + self.progress.step
+
     def _set_lr(self, step: int, steps: int) -> float:
         """Linear warm-up, then cosine to 1 % (arXiv 1608.03983)."""
         qat = self.progress.stage == "qat"
         peak = self.config.qat_lr if qat else self.config.lr
         warm = min(1.0, (step + 1) / max(1, min(self.config.warmup, steps // 10)))
-        lr = peak * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        lr = peak * warm * (0.01 + 0.99 * _half_cosine(step / steps))
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
-        self._steps_done = step + 1
         return lr
+
+    def _guide_weight(self) -> float:
+        """First learn what the guide sees, then more and more what the labels say."""
+        return self.config.guide_weight * _half_cosine(self._steps_done() / (self.config.epochs * self.steps))
 
     @torch.no_grad()
     def _update_ema(self) -> None:
-        decay = min(self.config.ema, (1 + self._steps_done) / (10 + self._steps_done))
+        steps = self._steps_done()
+        decay = min(self.config.ema, (1 + steps) / (10 + steps))  # the first ones count little
         ours, theirs = self.ema.state_dict(), self.model.state_dict()
         floats = [k for k, v in ours.items() if v.is_floating_point()]
         torch._foreach_lerp_([ours[k] for k in floats], [theirs[k] for k in floats], 1 - decay)
@@ -223,51 +297,71 @@ class Trainer:
         """Averaged float weights, BatchNorm folded, quantizers inserted and their ranges measured."""
         self.model.load_state_dict(self.ema.state_dict())
         self.model.eval()
-        prepare_qat(self.model)
-        self.model.to(self.device)
-        set_observing(self.model, True)
+        self._quantize()
         self.sampler.set_epoch(0, self.config.size)
         with torch.no_grad():
             for _, batch in zip(range(CALIBRATION_BATCHES), self.loader, strict=False):
                 self.model(batch["image"].to(self.device).float())
         self.ema = copy.deepcopy(self.model).eval()
         set_observing(self.ema, False)
-        self.progress = Progress("qat", 0)
-        self.optimizer = self._optimizer()
+        self.progress = Progress("qat")
+
+    def _quantize(self) -> None:
+        """Insert quantizers, observing, into the network and its average."""
+        prepare_qat(self.model)
+        self.model.to(self.device)
+        self.ema = copy.deepcopy(self.model).eval()
+        set_observing(self.model, True)
+        self._set_step(None)
 
     # ---- files -------------------------------------------------------------------------------------------------
 
+    def _first(self) -> bool:
+        """Whether this process writes files and talks."""
+        return distributed.rank() == 0
+
     def save(self) -> None:
-        """Write state.pt atomically."""
+        """Write state.pt atomically: weights, average, optimizer, position, random state."""
+        if not self._first():
+            return
         state = {
             "stage": self.progress.stage,
             "epoch": self.progress.epoch,
+            "step": self.progress.step,
+            "frozen": self.frozen,
+            "sums": self._sums.tolist(),
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
+            "guide": {} if self.guide is None else self.guide.translate.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
         }
-        path = self.out / "state.pt"
-        temporary = path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self._write(self.out / "state.pt", buffer.getvalue())
 
     def resume(self) -> None:
         """Go on from state.pt; metrics of epochs that will be repeated are dropped."""
         path = self.out / "state.pt"
-        if not path.is_file():
+        if self._first() and not path.is_file():
             raise ConfigError(f"--resume: expected an earlier run, found no {path}")
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        self.progress = Progress(state["stage"], state["epoch"])
+        content = path.read_bytes() if self._first() else b""
+        content = cast(bytes, distributed.from_first(content))
+        state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+        self.progress = Progress(state["stage"], state["epoch"], state["step"])
+        self.frozen = state["frozen"]
+        self._sums = np.array(state["sums"])
+        self._set_model(CenterNet(self.model.spec, self.model.arch))
         if self.progress.stage == "qat":
-            prepare_qat(self.model)
-            self.model.to(self.device)
-            self.ema = copy.deepcopy(self.model).eval()
-            set_observing(self.model, True)
-            self.optimizer = self._optimizer()
+            self._quantize()
         load_state(self.model, state["model"], path)
         load_state(self.ema, state["ema"], path)
+        if self.guide is not None:
+            self.guide.translate.load_state_dict(state["guide"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._drop_repeated_rows()
+        torch.set_rng_state(state["random"].cpu())
+        if self._first():
+            self._drop_repeated_rows()
 
     def _drop_repeated_rows(self) -> None:
         """Remove metrics of epochs that finished, but not in time for state.pt."""
@@ -282,17 +376,58 @@ class Trainer:
             earlier_stage = stage == "float" and now.stage == "qat"
             return earlier_stage or (stage == now.stage and int(epoch) <= now.epoch)
 
-        kept = [row for row in rows if finished(row)]
-        _write_text(path, header + "".join(kept))
+        self._write(path, header + "".join(row for row in rows if finished(row)))
 
     def _log(self, row: dict[str, Any]) -> None:
+        if not self._first():
+            return
         path = self.out / "metrics.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, METRICS)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        before = path.read_text() if path.exists() else ",".join(METRICS) + "\n"
+        line = io.StringIO(newline="")
+        csv.DictWriter(line, METRICS, lineterminator="\n").writerow(row)
+        self._write(path, before + line.getvalue())
+
+    def _save_weights(self, stage: str) -> None:
+        if self._first():
+            try:
+                save_checkpoint(self.out / f"{stage}.safetensors", self.ema, "qat" if stage == "qat" else "float")
+            except OSError as error:
+                raise self._cannot_save(error) from None
+
+    def _write(self, path: Path, content: str | bytes) -> None:
+        if not self._first():
+            return
+        try:
+            write_atomic(path, content)
+        except OSError as error:
+            raise self._cannot_save(error) from None
+
+    def _cannot_save(self, error: OSError) -> CannotSave:
+        advice = "free some space" if error.errno == errno.ENOSPC else "check the folder"
+        return CannotSave(
+            f"{error.filename}: {error.strerror}; what was saved before is intact: {advice}, then go on with --resume"
+        )
+
+    @contextmanager
+    def _stop_on_signal(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM let the current step finish and be saved; a second Ctrl-C does not wait."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self._stopped:
+                raise KeyboardInterrupt
+            self._stopped = True
+
+        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _half_cosine(done: float) -> float:
+    """1 at 0, falling to 0 at 1."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def _use_amp(wanted: str, device: torch.device) -> bool:
@@ -306,10 +441,3 @@ def _use_amp(wanted: str, device: torch.device) -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

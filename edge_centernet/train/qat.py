@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from edge_centernet.model.backbones import BasicBlock, InvertedResidual
-from edge_centernet.model.centernet import CenterNet
+from edge_centernet.model.centernet import CenterNet, Neck
+from edge_centernet.model.deconv import DeconvNeck
 from edge_centernet.model.layers import Add, ConvUnit, fold_batchnorm
+from edge_centernet.train.distributed import extremes
 
 DENSE_MAX = 63
 DEPTHWISE_MAX = 127
@@ -89,7 +91,7 @@ class ActivationQuant(nn.Module):
         return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, -128, 127)
 
     def _observe(self, x: Tensor) -> None:
-        low, high = torch.aminmax(x)
+        low, high = extremes(*torch.aminmax(x.float()))
         low = low.float().clamp(min=self.floor, max=0.0)
         high = high.float().clamp(min=self.reach)
         # The first batches count fully, then a moving average.
@@ -138,22 +140,33 @@ def _wire(model: CenterNet) -> None:
     image.low, image.high = torch.tensor(-1.0), torch.tensor(127 / 128)  # scale 1/128, zero point 0
     backbone = model.backbone
     outputs: list[ActivationQuant] = []  # behind each backbone layer
-    last = image
+    last = image if isinstance(model.recolor, nn.Identity) else _wire_chain([model.recolor], image)
     for layer in backbone.layers:
         for block in layer if isinstance(layer, nn.Sequential) else (layer,):
             last = _wire_block(block, last)
         outputs.append(last)
     q4, q8, q16, q32 = (outputs[backbone.last[stride]] for stride in (4, 8, 16, 32))
-    neck = model.neck
+    last = _wire_neck(model.neck, q4, q8, q16, q32)
+    for mixing, heads in model.branches():
+        mixed = _wire_chain(mixing, last)
+        for head in heads:
+            _wire_chain([head], mixed)
+
+
+def _wire_neck(
+    neck: Neck | DeconvNeck, q4: ActivationQuant, q8: ActivationQuant, q16: ActivationQuant, q32: ActivationQuant
+) -> ActivationQuant:
+    """The neck behind the four maps of the backbone; returns the quantizer of its output."""
+    if isinstance(neck, DeconvNeck):
+        return _wire_chain(neck.units, q32)  # interleaving keeps values and scale
     last = _wire_chain([neck.top], q32)
+    for block in neck.context:
+        last = _wire_block(block, last)
     for source, lateral, add, mix in zip((q16, q8, q4), neck.lateral, neck.add, neck.mix, strict=True):
         assert isinstance(add, Add)
         assert isinstance(mix, nn.Sequential)
         last = _wire_chain(mix, _tie(last, _wire_chain([lateral], source), add.out_quant))
-    _wire_chain([*model.heat_mix, model.heat], last)
-    box = _wire_chain(model.box_mix, last)
-    _wire_chain([model.size], box)
-    _wire_chain([model.offset], box)
+    return last
 
 
 def _wire_block(block: nn.Module, entering: ActivationQuant) -> ActivationQuant:

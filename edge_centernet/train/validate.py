@@ -42,7 +42,8 @@ def validate(model: CenterNet, data: Dataset) -> dict[str, Any]:
     """COCO metrics of `model` (put into evaluation mode) on `data`: the dict of `edge_centernet.evaluate`."""
     from edge_centernet.evaluate import evaluate_samples  # its COCO library is not needed to train
 
-    return evaluate_samples(list(predict(model, data, THRESHOLD)), data, classes=model.spec.classes)
+    found = list(predict(model, data, THRESHOLD))
+    return evaluate_samples(found, data, model.spec.classes, model.spec)
 
 
 @torch.no_grad()

@@ -30,19 +30,38 @@ def test_focal_loss_is_finite_for_any_logit() -> None:
     assert torch.isfinite(logits.grad).all()
 
 
-def test_the_total_weighs_size_by_a_tenth() -> None:
-    """A size error of 10 cells and an offset error of 0.5 on one object cost 1 and 0.5."""
+def test_the_total_is_the_weighted_sum() -> None:
+    """Sides 4 x 6 instead of 4 x 3 (IoU 0.5, 3 cells off), offset 0.5 off: 2 x 0.5 + 0.01 x 3 + 0.5."""
     shape = (1, 2, 1, 1)
-    outputs = (torch.full((1, 1, 1, 1), 50.0), torch.tensor([10.0, 0.0]).reshape(shape), torch.zeros(shape))
+    outputs = (torch.full((1, 1, 1, 1), 50.0), torch.tensor([4.0, 6.0]).reshape(shape), torch.zeros(shape))
     targets = {
         "heat": torch.ones(1, 1, 1, 1),
-        "size": torch.zeros(shape),
+        "size": torch.tensor([4.0, 3.0]).reshape(shape),
         "size_weight": torch.ones(1, 1, 1),
         "offset": torch.tensor([0.5, 0.0]).reshape(shape),
         "centre": torch.ones(1, 1, 1),
     }
+    loss = centernet_loss(outputs, targets)
 
-    assert centernet_loss(outputs, targets).total.item() == pytest.approx(1.5)
+    assert (loss.overlap.item(), loss.size.item(), loss.offset.item()) == pytest.approx((0.5, 3.0, 0.5))
+    assert loss.total.item() == pytest.approx(1.53)
+
+
+def test_a_negative_side_has_a_finite_loss_and_is_pulled_up() -> None:
+    """A predicted width of -3 for a true 4: the gradient says larger."""
+    size = torch.tensor([-3.0, 4.0]).reshape(1, 2, 1, 1).requires_grad_()
+    targets = {
+        "heat": torch.zeros(1, 1, 1, 1),
+        "size": torch.full((1, 2, 1, 1), 4.0),
+        "size_weight": torch.ones(1, 1, 1),
+        "offset": torch.zeros(1, 2, 1, 1),
+        "centre": torch.ones(1, 1, 1),
+    }
+    loss = centernet_loss((torch.zeros(1, 1, 1, 1), size, torch.zeros(1, 2, 1, 1)), targets)
+    loss.total.backward()
+
+    assert 0.99 < loss.overlap.item() <= 1
+    assert size.grad[0, 0, 0, 0].item() < 0
 
 
 def test_an_image_without_objects_is_only_background() -> None:

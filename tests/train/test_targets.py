@@ -8,20 +8,19 @@ import pytest
 from edge_centernet.decoder import decode
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Manifest, ModelSpec, TensorSpec
-from edge_centernet.train.targets import gaussian_radius, make_targets
+from edge_centernet.train.targets import Targets, make_targets
 
 BOXES = np.array([[10, 20, 50, 100], [200, 40, 290, 70], [100.5, 200.25, 140, 300]], np.float32)
 LABELS = np.array([0, 1, 2])
 
 
-def _targets(ignore: tuple[bool, ...] = (False, False, False), spread: bool = True):  # type: ignore[no-untyped-def]
-    return make_targets(BOXES, LABELS, np.array(ignore), 3, 80, 80, 4, spread)
+def _targets(ignore: tuple[bool, ...] = (False, False, False)) -> Targets:
+    return make_targets(BOXES, LABELS, np.array(ignore), 3, 80, 80, 4)
 
 
-@pytest.mark.parametrize("spread", [True, False])
-def test_decoding_perfect_heads_returns_the_boxes(spread: bool) -> None:
+def test_decoding_perfect_heads_returns_the_boxes() -> None:
     """Targets fed to the decoder give the boxes they were made from, to a thousandth of a pixel."""
-    t = _targets(spread=spread)
+    t = _targets()
     spec = ModelSpec("t", "1", 320, 320, ("a", "b", "c"), heat_unit="probability")
     manifest = Manifest(
         spec,
@@ -59,14 +58,12 @@ def test_size_weights_of_an_object_sum_to_one() -> None:
     assert _targets().size_weight.sum() == pytest.approx(3, abs=1e-5)
 
 
-@pytest.mark.parametrize(("height", "width"), [(10, 10), (50, 50), (3, 40)])
-def test_the_radius_keeps_the_promised_overlap(height: int, width: int) -> None:
-    """Moving both corners diagonally by the radius leaves exactly, or more than, the minimum IoU."""
-    r = gaussian_radius(height, width, 0.7)
-    shifted = (width - r) * (height - r)
-    smaller = (width - 2 * r) * (height - 2 * r)
-    larger = (width + 2 * r) * (height + 2 * r)
-    area = width * height
-    overlaps = [shifted / (2 * area - shifted), smaller / area, area / larger]
+def test_a_splat_is_as_elongated_as_its_box() -> None:
+    """A 40 x 160 px box: 0.54 of it is covered, 5 cells across and 21 along, three sigma each way."""
+    box = np.array([[100, 80, 140, 240]], np.float32)  # centre cell (30, 40)
+    heat = make_targets(box, np.array([0]), np.array([False]), 1, 80, 80, 4).heat[0]
+    rows, columns = np.nonzero(heat)
 
-    assert min(overlaps) == pytest.approx(0.7, abs=1e-6)
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (28, 32, 30, 50)
+    assert heat[40, 32] == pytest.approx(np.exp(-(2**2) / (2 * (5 / 6) ** 2)))
+    assert heat[50, 30] == pytest.approx(np.exp(-(10**2) / (2 * (21 / 6) ** 2)))

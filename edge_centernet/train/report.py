@@ -1,0 +1,397 @@
+"""Training to look at: curves.png, pr.png, contact_sheet.jpg and TensorBoard logs in the run folder.
+
+    curves.png             losses, learning rate and accuracy of every epoch in metrics.csv
+    pr.png                 precision against recall of every class on the validation set
+    contact_sheet.jpg      the best and the worst validation images, with predictions and truth
+    eval.json              the figures behind pr.png: what `edge_centernet.evaluate.evaluate_samples` returns
+    tensorboard/           for `tensorboard --logdir`
+
+Drawn with matplotlib's Agg canvas: no display is needed and no global state touched.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from edge_centernet.crowds import RIGHT, WRONG, Matches
+from edge_centernet.data import Dataset, Sample
+from edge_centernet.detections import Detections
+from edge_centernet.draw import class_color, draw
+from edge_centernet.errors import ConfigError, MissingDependency
+from edge_centernet.image import read_image
+from edge_centernet.model.centernet import CenterNet
+from edge_centernet.train.validate import THRESHOLD, predict
+
+Image = NDArray[np.uint8]  # (H, W, 3) BGR
+Row = dict[str, str]  # of metrics.csv
+
+SHOWN = 0.3  # score from which on a detection is drawn and counted in an image's score
+TILES = 12  # best images, and as many worst
+_COLUMNS = 6
+_TILE = 320  # pixels, side of a picture in the contact sheet
+_GAP = 4  # pixels around a picture
+_CAPTION = 40  # pixels below it
+# Columns of metrics.csv that are not a loss; all others are drawn as one.
+_NO_LOSS = ("stage", "epoch", "side", "lr", "AP50", "AP", "images_per_s", "seconds")
+# TensorBoard puts what is named alike beside each other.
+_GROUPS = {"AP50": "val", "AP": "val", "side": "run", "images_per_s": "run", "seconds": "run"}
+_STAGES = {"float": "float", "qat": "QAT"}
+_WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (150, 150, 150)  # BGR
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def write_report(run: Path, found: CenterNet | Sequence[Detections], data: Dataset | None) -> dict[str, Any] | None:
+    """Everything there is to look at after a run, into its folder; each file is complete or not there.
+
+    found: the network, or one `Detections` per image of `data` in its pixels, down to THRESHOLD, class_id indexing
+        data.classes. data: the validation set; without one there are only curves.
+
+    Returns the metrics that eval.json holds. Raises ConfigError for a folder without a readable metrics.csv, and
+    what `evaluate_samples` and `read_image` raise.
+    """
+    write_curves(run / "metrics.csv", run / "curves.png")
+    if data is None:
+        return None
+    from edge_centernet.evaluate import evaluate_samples, match_samples  # needs the eval extra
+
+    if isinstance(found, CenterNet):
+        classes, spec = found.spec.classes, found.spec
+        found = list(predict(found, data, THRESHOLD))
+    else:
+        classes, spec = data.classes, None
+    metrics = evaluate_samples(found, data, classes, spec)
+    _write(run / "eval.json", (json.dumps(metrics) + "\n").encode())
+    write_precision_recall(metrics, run / "pr.png")
+    write_contact_sheet(data, found, classes, match_samples(found, data, classes), run / "contact_sheet.jpg")
+    return metrics
+
+
+# ---- curves ----------------------------------------------------------------------------------------------------
+
+
+def write_curves(metrics_csv: Path, out: Path) -> None:
+    """Losses (logarithmic where all are above 0), learning rate and AP over the epochs, stages marked.
+
+    A vertical line stands where the stage or the image side changes: losses on both sides of it do not compare.
+    Every column that is not known to be something else is taken for a loss.
+    """
+    rows = _rows(metrics_csv)
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    losses, rate, accuracy = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 2))
+    for name in rows[0]:
+        if name not in _NO_LOSS:
+            _line(losses, rows, name, linewidth=2.0 if name == "loss" else 1.2)
+    values = [float(np.min(line.get_ydata())) for line in losses.get_lines()]
+    losses.set_yscale("log" if values and min(values) > 0 else "linear")
+    losses.set_ylabel("loss")
+    _line(rate, rows, "lr", color="black")
+    rate.set_ylabel("learning rate")
+    for name in ("AP50", "AP"):
+        _line(accuracy, rows, name, marker="o", markersize=3)
+    accuracy.set_ylim(0, 1)
+    accuracy.set_ylabel("accuracy, validation")
+    accuracy.set_xlabel("epoch")
+    if not accuracy.get_lines():
+        accuracy.text(0.5, 0.5, "not evaluated", transform=accuracy.transAxes, ha="center", va="center")
+    for axes in (losses, rate, accuracy):
+        axes.grid(alpha=0.3)
+        if len(axes.get_lines()) > 1:
+            axes.legend(loc="upper right" if axes is losses else "upper left", fontsize=8)
+        _mark_parts(axes, rows, titles=axes is losses)
+    _save(figure, out)
+
+
+def _rows(path: Path) -> list[Row]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: expected the metrics of a training run, cannot read them ({why})") from None
+    if not rows or "stage" not in rows[0]:
+        raise ConfigError(f"{path}: expected one line of metrics an epoch, got none; train at least one epoch")
+    for number, row in enumerate(rows, 2):
+        for name, text in row.items():
+            if name != "stage" and text and not _is_number(text):
+                raise ConfigError(f"{path}: line {number}, {name}: expected a number, got {text!r}")
+    return rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except (TypeError, ValueError):  # a line with more cells than the header has a list
+        return False
+    return True
+
+
+def _line(axes: Axes, rows: list[Row], name: str, **style: Any) -> None:
+    """One column over the epochs, where it has a value."""
+    points = [(x, float(row[name])) for x, row in enumerate(rows, 1) if row.get(name)]
+    points = [(x, y) for x, y in points if math.isfinite(y)]
+    if points:
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, label=name, **({"marker": "."} | style))
+
+
+def _mark_parts(axes: Axes, rows: list[Row], titles: bool) -> None:
+    """QAT on grey; a dotted line where stage or image side change, and what begins there."""
+    parts = [(row["stage"], row.get("side")) for row in rows]
+    starts = [i for i in range(len(parts)) if i == 0 or parts[i] != parts[i - 1]]
+    for start, end in zip(starts, [*starts[1:], len(parts)], strict=True):
+        stage, side = parts[start]
+        if start:
+            axes.axvline(start + 0.5, color="black", linestyle=":", linewidth=1)
+        if stage == "qat":
+            axes.axvspan(start + 0.5, end + 0.5, color="black", alpha=0.07, linewidth=0)
+        if titles:
+            name = _STAGES.get(stage, stage) + (f"\n{side} px" if side else "")
+            middle = (start + 1 + end) / 2
+            axes.text(middle, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
+    axes.set_xlim(0.5, len(rows) + 0.5)
+
+
+# ---- precision and recall --------------------------------------------------------------------------------------
+
+
+def write_precision_recall(metrics: Mapping[str, Any], out: Path) -> None:
+    """One small plot a class: precision over recall at IoU 0.5, and a dot where the score is SHOWN.
+
+    metrics: what `evaluate_samples` returns, or the JSON file of `edge-centernet eval`.
+    """
+    curves = metrics["precision_recall"]
+    names = list(curves["per_class"])
+    columns = min(5, len(names))
+    lines = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(2.2 * columns + 0.4, 2.2 * lines + 0.6), layout="constrained")
+    plots = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, name in zip(plots, names, strict=False):
+        curve, ap50 = curves["per_class"][name], metrics["per_class"][name]["AP50"]
+        axes.set_title(f"{name}  {'-' if ap50 is None else f'{ap50:.3f}'}", fontsize=9)
+        axes.grid(alpha=0.3)
+        if curve is None:
+            axes.text(0.5, 0.5, "no object", ha="center", va="center")
+        else:
+            _curve(axes, curves["recall"], curve)
+    for axes in plots[len(names) :]:
+        axes.set_visible(False)
+    plots[0].set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1))
+    figure.supxlabel("recall", fontsize=9)
+    figure.supylabel("precision", fontsize=9)
+    total = metrics["AP50"]
+    figure.suptitle(f"AP50 by class; of all {total:.3f}. Dot: score {SHOWN:g}", fontsize=10)
+    _save(figure, out)
+
+
+def _curve(axes: Axes, recall: Sequence[float], curve: Mapping[str, Sequence[float]]) -> None:
+    reached = [i for i, precision in enumerate(curve["precision"]) if precision > 0]
+    x, y = [recall[i] for i in reached], [curve["precision"][i] for i in reached]
+    axes.plot(x, y, drawstyle="steps-pre")
+    axes.fill_between(x, y, step="pre", alpha=0.15)
+    shown = [i for i in reached if curve["score"][i] >= SHOWN]
+    if shown:
+        axes.plot(recall[shown[-1]], curve["precision"][shown[-1]], "o", color="black", markersize=4)
+
+
+# ---- contact sheet ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """How well one image went. Detections from SHOWN on, IoU 0.5, ignored objects left out.
+
+    right, wrong, missed: detections that found an object, false alarms, objects nobody found.
+    confidence: mean score of the right detections minus mean score of the wrong ones, -1..1; 0 for none.
+    """
+
+    right: int
+    wrong: int
+    missed: int
+    confidence: float
+
+    @property
+    def f1(self) -> float | None:
+        """2 right / (2 right + wrong + missed), 0..1; None for an image with nothing to find and nothing found."""
+        total = 2 * self.right + self.wrong + self.missed
+        return 2 * self.right / total if total else None
+
+
+def score_image(matches: Matches, sample: Sample, found: Detections) -> ImageScore:
+    """Count the matches of one image."""
+    shown = found.score >= SHOWN
+    right, wrong = (found.score[shown & (matches.verdict == verdict)] for verdict in (RIGHT, WRONG))
+    missed = int((~sample.ignore & (matches.found_at < SHOWN)).sum())
+    confidence = (float(right.mean()) if len(right) else 0.0) - (float(wrong.mean()) if len(wrong) else 0.0)
+    return ImageScore(len(right), len(wrong), missed, confidence)
+
+
+def rank(scores: Sequence[ImageScore]) -> list[int]:
+    """Indices of images, best first: by F1, images of equal F1 by confidence, then in their own order.
+
+    So the best images have every object, nothing else, and high scores; the worst have false alarms with high scores
+    and no object. Images with nothing to find and nothing found are left out.
+    """
+    judged = [(one.f1, one.confidence, i) for i, one in enumerate(scores) if one.f1 is not None]
+    return [i for _, _, i in sorted(judged, key=lambda key: (-key[0], -key[1], key[2]))]
+
+
+def write_contact_sheet(
+    data: Dataset,
+    found: Sequence[Detections],
+    classes: Sequence[str],
+    matches: Sequence[Matches],
+    out: Path,
+) -> None:
+    """The TILES best images above the TILES worst, worst first; fewer of each where there are few images.
+
+    Predictions from SHOWN on are drawn in the colour of their class with their score; objects are white (grey where
+    ignored), with the name of their class where no detection found them. `rank` says what best and worst are.
+    """
+    scores = [score_image(*one) for one in zip(matches, data.samples, found, strict=True)]
+    order = rank(scores)
+    count = min(TILES, (len(order) + 1) // 2)
+    best, worst = order[:count], order[count:][::-1][:count]
+    bands = []
+    for title, chosen in (("best", best), ("worst", worst)):
+        tiles = [_tile(data, i, found[i], classes, matches[i], scores[i]) for i in chosen]
+        if tiles:
+            bands += [_banner(f"{title} of {len(data)} validation images"), _grid(tiles)]
+    if not bands:
+        bands = [_banner("no validation image with an object or a detection")]
+    ok, jpeg = cv2.imencode(".jpg", np.vstack(bands), [cv2.IMWRITE_JPEG_QUALITY, 88])
+    assert ok, "OpenCV always writes JPEG"
+    _write(out, jpeg.tobytes())
+
+
+def _tile(
+    data: Dataset, index: int, found: Detections, classes: Sequence[str], matches: Matches, score: ImageScore
+) -> Image:
+    """One image at _TILE pixels with boxes and a caption: (_TILE + _CAPTION, _TILE, 3)."""
+    sample = data.samples[index]
+    original = read_image(sample.path)  # (H, W, 3)
+    scale = (_TILE - 2 * _GAP) / max(sample.width, sample.height)
+    width, height = max(1, round(sample.width * scale)), max(1, round(sample.height * scale))
+    image = np.empty((height, width, 3), np.uint8)
+    cv2.resize(original, (width, height), image, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    found = found[found.score >= SHOWN]
+    shown = Detections(found.xyxy * np.float32(scale), found.score, found.class_id)
+    for box, class_id in zip(shown.xyxy, shown.class_id, strict=True):  # thicker than `draw` has it at this size
+        x1, y1, x2, y2 = (round(float(v)) for v in box)
+        cv2.rectangle(image, (x1, y1), (x2, y2), class_color(int(class_id)), 3)
+    _truth(image, sample, data.classes, matches.found_at < SHOWN, scale)
+    image = draw(image, shown, classes)
+    tile = np.full((_TILE + _CAPTION, _TILE, 3), 40, np.uint8)
+    top, left = (_TILE - height) // 2, (_TILE - width) // 2
+    tile[top : top + height, left : left + width] = image
+    counts = f"{score.right} right, {score.wrong} wrong, {score.missed} missed"
+    _text(tile, f"F1 {score.f1:.2f}  {counts}", (6, _TILE + 15))
+    _text(tile, sample.path.name, (6, _TILE + 33))
+    return tile
+
+
+def _truth(image: Image, sample: Sample, classes: Sequence[str], missed: NDArray[np.bool_], scale: float) -> None:
+    """Objects as thin boxes, white on black so that they show on any ground."""
+    for i, box in enumerate(sample.boxes):
+        x1, y1, x2, y2 = (round(float(v) * scale) for v in box)
+        cv2.rectangle(image, (x1, y1), (x2, y2), _BLACK, 2)
+        cv2.rectangle(image, (x1, y1), (x2, y2), _GREY if sample.ignore[i] else _WHITE, 1)
+        if missed[i] and not sample.ignore[i]:
+            _text(image, classes[sample.labels[i]], (x1 + 3, y2 - 4), 0.4)
+
+
+def _banner(text: str) -> Image:
+    band = np.full((36, _COLUMNS * _TILE, 3), 0, np.uint8)
+    _text(band, text, (8, 25), 0.7)
+    return band
+
+
+def _grid(tiles: Sequence[Image]) -> Image:
+    """_COLUMNS tiles a row; the last row is filled up with grey."""
+    blank = np.full_like(tiles[0], 40)
+    full = [*tiles, *[blank] * (-len(tiles) % _COLUMNS)]
+    return np.vstack([np.hstack(full[i : i + _COLUMNS]) for i in range(0, len(full), _COLUMNS)])
+
+
+def _text(image: Image, text: str, corner: tuple[int, int], scale: float = 0.45) -> None:
+    printable = text.encode("ascii", "replace").decode()  # OpenCV's font has nothing else
+    shadow = (corner[0] + 1, corner[1] + 1)
+    cv2.putText(image, printable, shadow, _FONT, scale, _BLACK, 1, cv2.LINE_AA)
+    cv2.putText(image, printable, corner, _FONT, scale, _WHITE, 1, cv2.LINE_AA)
+
+
+# ---- TensorBoard -----------------------------------------------------------------------------------------------
+
+
+class TensorBoardLog:
+    """RUN/tensorboard: one scalar an epoch for each number of a line of metrics.csv.
+
+    Epochs are counted through both stages. A resumed run goes on behind the epochs that metrics.csv holds; what an
+    interrupted run logged beyond them is hidden (TensorBoard's purge_step).
+    """
+
+    def __init__(self, run: Path) -> None:
+        """run: the run folder, metrics.csv already cut back to the epochs that stand."""
+        try:
+            import tensorboard  # noqa: F401  # what torch's writer needs
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise MissingDependency.for_extra("TensorBoard logging", "train") from None
+        path = run / "metrics.csv"
+        self._epochs = max(0, len(path.read_text(encoding="utf-8").splitlines()) - 1) if path.is_file() else 0
+        purge = self._epochs + 1 if (run / "tensorboard").is_dir() else None
+        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """The next epoch's line of metrics; a cell that is not a number is left out."""
+        self._epochs += 1
+        for name, value in row.items():
+            if name not in ("stage", "epoch") and _is_number(str(value)):
+                self._writer.add_scalar(f"{_GROUPS.get(name, 'train')}/{name}", float(value), self._epochs)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
+    def __enter__(self) -> TensorBoardLog:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close, also after Ctrl-C."""
+        self.close()
+
+
+# ---- files -----------------------------------------------------------------------------------------------------
+
+
+def _save(figure: Figure, out: Path) -> None:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", metadata={"Software": None})  # no version: equal figures, equal bytes
+    _write(out, buffer.getvalue())
+
+
+def _write(out: Path, content: bytes) -> None:
+    """Under a temporary name beside it, then renamed."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, out)

@@ -1,0 +1,80 @@
+"""Where training starts: an empty network, a pretrained backbone, or a whole network of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from edge_centernet.errors import ArtifactError
+from edge_centernet.manifest import ModelSpec
+from edge_centernet.model.backbones import load_pretrained
+from edge_centernet.model.centernet import CenterNet
+from edge_centernet.model.checkpoint import load_checkpoint
+from edge_centernet.model.layers import ConvUnit, fold_batchnorm
+from edge_centernet.train.config import TrainConfig
+
+
+def start_network(config: TrainConfig, spec: ModelSpec, weights: Path | None) -> tuple[CenterNet, TrainConfig]:
+    """The network to train, and the options with its architecture.
+
+    weights: None; a backbone (torchvision's names, .pth or .safetensors); or a checkpoint of ours, whose architecture
+    is taken over and whose heatmap channels go to the classes of the same name. Raises ConfigError or ArtifactError.
+    """
+    if weights is not None and is_checkpoint(weights):
+        model = _adapted(weights, spec)
+        return model, config.with_architecture(model.arch)
+    model = CenterNet(spec, config.architecture())
+    if weights is not None:
+        load_pretrained(model.backbone, weights)
+    return model, config
+
+
+def freeze_layers(model: CenterNet, stride: int) -> None:
+    """Backbone layers up to `stride` (0: none) stand still; folding their BatchNorm is exact and saves its time."""
+    if not stride:
+        return
+    for layer in list(model.backbone.layers)[: model.backbone.last[stride] + 1]:
+        fold_batchnorm(layer)
+        layer.requires_grad_(False)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a safetensors file carries our header."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return "edge_centernet" in (file.metadata() or {})
+    except SafetensorError:
+        return False
+
+
+def _adapted(path: Path, spec: ModelSpec) -> CenterNet:
+    """The checkpoint's float network for the classes of `spec`."""
+    source, stage = load_checkpoint(path)
+    if stage != "float":
+        raise ArtifactError(f"{path}: expected a float checkpoint to start from, got one with stage {stage}")
+    model = CenterNet(spec, source.arch)
+    state = source.state_dict()
+    for name, unit in model.named_modules():  # frozen layers were saved with their BatchNorm folded
+        if isinstance(unit, ConvUnit) and f"{name}.bn.weight" not in state:
+            unit.fold_batchnorm()
+    model.load_state_dict(_heat_rows(state, model, source.spec.classes))
+    return model
+
+
+@torch.no_grad()
+def _heat_rows(state: dict[str, Tensor], model: CenterNet, known: tuple[str, ...]) -> dict[str, Tensor]:
+    """`state` with the last heatmap layer's rows in the order of the model's classes; new classes start as they are."""
+    fresh = model.state_dict()
+    for key in ("heat.conv.weight", "heat.conv.bias"):
+        rows = fresh[key].clone()  # (C, ...)
+        for i, name in enumerate(model.spec.classes):
+            if name in known:
+                rows[i] = state[key][known.index(name)]
+        state[key] = rows
+    return state

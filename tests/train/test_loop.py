@@ -1,0 +1,85 @@
+"""Long work is safe: a diverging loss and a full disk stop with one line and leave the last good state."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+import cv2  # noqa: E402
+
+from edge_centernet.data import Dataset, Sample  # noqa: E402
+from edge_centernet.train.config import TrainConfig  # noqa: E402
+from edge_centernet.train.dataset import BatchSampler  # noqa: E402
+from edge_centernet.train.loop import CannotSave, Trainer, TrainingDiverged  # noqa: E402
+
+TINY = TrainConfig(
+    width=0.25, neck=(16, 16, 16), head=16, context=0, size=64, early_side=64, epochs=2, qat_epochs=0, batch_size=4,
+    workers=0, eval_every=0, amp="off",
+)  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    """Eight grey images with one box each."""
+    samples = []
+    for i in range(8):
+        path = tmp_path / f"{i}.png"
+        cv2.imwrite(str(path), np.full((64, 64, 3), 20 * i, np.uint8))
+        box = np.array([[10, 10, 40, 40]], np.float32)
+        samples.append(Sample(path, 64, 64, box, np.array([0]), np.array([False])))
+    return Dataset(("thing",), tuple(samples))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_state(data: Dataset, tmp_path: Path) -> None:
+    """A weight becomes NaN after the first epoch: TrainingDiverged, and state.pt is still the first epoch's."""
+    trainer = Trainer(TINY, data, None, tmp_path, "t")
+    trainer._stage(1)
+    saved = (tmp_path / "state.pt").read_bytes()
+    with torch.no_grad():
+        trainer.model.heat.conv.weight[0] = float("nan")
+
+    with pytest.raises(TrainingDiverged, match=r"the loss became nan in float epoch 2, step 1.*--resume"):
+        trainer._stage(2)
+    assert (tmp_path / "state.pt").read_bytes() == saved
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 64 KiB, as on a disk with no more space."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_one_clear_error_and_the_old_state_stays(
+    data: Dataset, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """state.pt cannot be written again: CannotSave names it, the old file and nothing else is there."""
+    trainer = Trainer(TINY, data, None, tmp_path, "t")
+    trainer.save()
+    saved = (tmp_path / "state.pt").read_bytes()
+    trainer.progress.epoch = 1
+    request.getfixturevalue("full_disk")
+
+    with pytest.raises(CannotSave, match=r"state\.pt: cannot write: File too large; what was saved before is intact"):
+        trainer.save()
+    assert (tmp_path / "state.pt").read_bytes() == saved
+    assert not (tmp_path / "state.pt.tmp").exists()
+
+
+def test_processes_share_every_batch_of_the_same_order() -> None:
+    """Two processes with batches of 4 see the two halves of what one sees, also from the second batch on."""
+    alone = BatchSampler(10, 4, seed=3)
+    parts = [BatchSampler(10, 4, seed=3, rank=r, processes=2) for r in range(2)]
+    for sampler in (alone, *parts):
+        sampler.set_epoch(5, side=64, start=1)
+
+    assert [a + b for a, b in zip(*parts, strict=True)] == list(alone)
+    assert len(list(alone)) == 1
+    assert len(alone) == 2
