@@ -31,13 +31,14 @@ from edge_centernet.models import DEFAULT, find_model
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with options of TrainConfig.")
 @click.option("--epochs", type=int, help="Float epochs; shorthand for --set epochs=N.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any option of TrainConfig; repeatable.")
+@click.option("--symmetric", is_flag=True, help="All zero points 0, for TensorRT; short for --set symmetric=true.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; PyTorch's choice by default.")
 @click.option("--resume", is_flag=True, help="Go on from the last finished epoch in --out.")
 def command(
     data: Path, val: Path | None, images: Path | None, val_images: Path | None, out: Path, name: str,
-    weights: str, config_file: Path | None, epochs: int | None, settings: tuple[str, ...], device: str,
-    threads: int | None, resume: bool,
+    weights: str, config_file: Path | None, epochs: int | None, settings: tuple[str, ...], symmetric: bool,
+    device: str, threads: int | None, resume: bool,
 ) -> None:  # fmt: skip
     """Train a CenterNet on your own classes, float first, then quantization-aware.
 
@@ -60,6 +61,7 @@ def command(
         torch.set_num_threads(threads)
     wanted = TrainConfig.read_yaml(config_file) if config_file is not None else {}
     wanted |= TrainConfig.parse(settings) | ({"epochs": epochs} if epochs is not None else {})
+    wanted |= {"symmetric": True} if symmetric else {}
     chosen = torch.device(device) if device != "auto" else distributed.default_device()
     with distributed.process_group(chosen):
         _train(data, val, images, val_images, out, name, weights, wanted, device, resume)

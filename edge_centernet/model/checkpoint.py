@@ -19,11 +19,11 @@ from edge_centernet.manifest import ModelSpec, spec_from_dict
 from edge_centernet.model.centernet import Architecture, CenterNet
 from edge_centernet.model.layers import ConvUnit
 
-Stage = Literal["float", "qat"]
+Stage = Literal["float", "qat", "qat_symmetric"]
 
 
 def save_checkpoint(path: Path, model: CenterNet, stage: Stage, half: bool = False) -> None:
-    """Write atomically. stage "qat": BatchNorm folded, quantizers present.
+    """Write atomically. stage "qat" and "qat_symmetric": BatchNorm folded, quantizers present.
 
     half: store convolution weights as float16 (half the file; 11 bits, where the int8 network keeps 7 or 8).
     """
@@ -58,15 +58,15 @@ def read_header(path: Path) -> tuple[ModelSpec, Architecture, Stage]:
 
 
 def load_checkpoint(path: Path) -> tuple[CenterNet, Stage]:
-    """The network in evaluation mode. A "qat" checkpoint comes with folded BatchNorm and its quantizers."""
+    """The network in evaluation mode. A quantized checkpoint comes with folded BatchNorm and its quantizers."""
     from safetensors.torch import load_file
 
     spec, arch, stage = read_header(path)
     model = CenterNet(spec, arch)
-    if stage == "qat":
+    if stage != "float":
         from edge_centernet.train.qat import prepare_qat
 
-        prepare_qat(model)
+        prepare_qat(model, symmetric=stage == "qat_symmetric")
     load_state(model, load_file(str(path)), path)
     return model.eval(), stage
 

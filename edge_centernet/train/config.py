@@ -35,6 +35,7 @@ class TrainConfig:
     Quantization-aware stage, from the float stage's averaged weights
       qat_epochs; qat_lr: peak learning rate, cosine to 1 %; qat_freeze: part (0..1) of the stage after which the
         activation ranges stand still. qat_epochs 0 calibrates only (post-training quantization).
+      symmetric: every zero point 0, as TensorRT wants it.
     General
       seed; workers: loading processes (0: this one); eval_every: epochs between evaluations, 0 for the last only;
       save_every: seconds between writes of state.pt inside an epoch;
@@ -70,6 +71,7 @@ class TrainConfig:
     qat_epochs: int = 3
     qat_lr: float = 2e-4
     qat_freeze: float = 0.5
+    symmetric: bool = False
     seed: int = 0
     workers: int = 1
     eval_every: int = 5
@@ -159,8 +161,10 @@ def _typed(name: str, kind: str, value: Any) -> Any:
     try:
         if kind.startswith("tuple"):
             return tuple(int(v) for v in value)
+        if kind == "bool":
+            return {True: True, False: False, "true": True, "false": False}[value]
         if kind == "int" and isinstance(value, float) and value != int(value):
             raise ValueError
         return {"int": int, "float": float, "str": str}[kind](value)
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         raise ConfigError(f"{name}: expected {kind}, got {value!r}") from None

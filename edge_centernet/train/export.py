@@ -49,7 +49,7 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
     import onnx
 
     model, stage = load_checkpoint(checkpoint)
-    if stage != "qat":
+    if stage == "float":
         raise ConversionError(f"{checkpoint}: expected a QAT checkpoint, got a {stage} one: train with qat_epochs >= 0")
     manifest = make_manifest(model, hashlib.sha256(checkpoint.read_bytes()).hexdigest())
     bake(model)

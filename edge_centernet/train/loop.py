@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
@@ -38,7 +38,7 @@ from edge_centernet.errors import ConfigError, EdgeCenterNetError
 from edge_centernet.files import write_atomic
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.model.centernet import CenterNet
-from edge_centernet.model.checkpoint import load_state, save_checkpoint
+from edge_centernet.model.checkpoint import Stage, load_state, save_checkpoint
 from edge_centernet.model.losses import centernet_loss
 from edge_centernet.train import distributed
 from edge_centernet.train.augment import Augment
@@ -222,7 +222,7 @@ class Trainer:
 
     def _train_step(self, batch: dict[str, Tensor]) -> list[float]:
         """One update; returns the global batch's losses, in the order of LOSSES."""
-        losses = self.step(batch, self._guide_weight(), self._amp_now())
+        losses = self.step(batch, self._guide_weight(), self.amp)
         values: list[float] = distributed.total(losses.detach().clone()).tolist()
         if not math.isfinite(values[0]):
             raise TrainingDiverged(
@@ -238,10 +238,6 @@ class Trainer:
         self.optimizer.step()
         self._update_ema()
         return values
-
-    def _amp_now(self) -> bool:
-        """bfloat16 has 8 significant bits: too few to simulate rounding to 256 steps."""
-        return self.amp and self.progress.stage == "float"
 
     # ---- optimizer, schedule, averaging ------------------------------------------------------------------------
 
@@ -308,7 +304,7 @@ class Trainer:
 
     def _quantize(self) -> None:
         """Insert quantizers, observing, into the network and its average."""
-        prepare_qat(self.model)
+        prepare_qat(self.model, self.config.symmetric)
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval()
         set_observing(self.model, True)
@@ -387,10 +383,11 @@ class Trainer:
         csv.DictWriter(line, METRICS, lineterminator="\n").writerow(row)
         self._write(path, before + line.getvalue())
 
-    def _save_weights(self, stage: str) -> None:
+    def _save_weights(self, name: Literal["float", "qat"]) -> None:
+        stage: Stage = "qat_symmetric" if name == "qat" and self.config.symmetric else name
         if self._first():
             try:
-                save_checkpoint(self.out / f"{stage}.safetensors", self.ema, "qat" if stage == "qat" else "float")
+                save_checkpoint(self.out / f"{name}.safetensors", self.ema, stage)
             except OSError as error:
                 raise self._cannot_save(error) from None
 

@@ -2,7 +2,8 @@
 
 Scheme (what OpenVINO, TFLite, ONNX Runtime and TensorRT's QDQ readers all execute exactly):
   weights      per output channel, symmetric int8; depthwise in [-127, 127], all others in [-63, 63]
-  activations  per tensor, affine int8, ranges from a moving average of minimum and maximum;
+  activations  per tensor, affine int8, ranges from a moving average of minimum and maximum (symmetric: every zero
+               point is 0, for TensorRT, which knows no other);
                the two inputs and the output of an addition share one scale (each has its own zero point)
   bias         int32 with scale s_in * s_w
 Dense weights use 7 bits because x86 processors without VNNI multiply with `vpmaddubsw`, which adds pairs of
@@ -63,10 +64,10 @@ class ActivationQuant(nn.Module):
     seen: Tensor
     peers: list[ActivationQuant]  # those that share this one's scale, itself included; a list, so not submodules
 
-    def __init__(self, floor: float = -float("inf"), reach: float = 1e-3) -> None:
-        """floor: the range never goes below it; reach: it goes at least up to it."""
+    def __init__(self, symmetric: bool = False, floor: float = -float("inf"), reach: float = 1e-3) -> None:
+        """symmetric: zero point 0; floor: the range never goes below it; reach: it goes at least up to it."""
         super().__init__()
-        self.floor, self.reach = floor, reach
+        self.symmetric, self.floor, self.reach = symmetric, floor, reach
         self.observing = False
         self.fixed: tuple[float, int] | None = None
         self.peers = [self]
@@ -76,7 +77,11 @@ class ActivationQuant(nn.Module):
 
     def scale_zero_point(self) -> tuple[Tensor, Tensor]:
         """Scalars: scale float32 > 0 and zero point int32 in [-128, 127]."""
-        widest = torch.stack([peer.high.clamp(min=peer.reach) - peer.low for peer in self.peers]).max()
+        highs = [peer.high.clamp(min=peer.reach) for peer in self.peers]
+        if self.symmetric:
+            widest = torch.stack([torch.maximum(h, -peer.low) for h, peer in zip(highs, self.peers, strict=True)]).max()
+            return (widest / 127).clamp(min=1e-6), torch.zeros_like(widest, dtype=torch.int32)
+        widest = torch.stack([high - peer.low for high, peer in zip(highs, self.peers, strict=True)]).max()
         scale = (widest / 255).clamp(min=1e-6)
         zero_point = (-128 - self.low / scale).round().clamp(-128, 127).to(torch.int32)
         return scale, zero_point
@@ -119,18 +124,21 @@ class BiasQuant(nn.Module):
         return bias + ((bias / step).round() * step - bias).detach()
 
 
-def prepare_qat(model: CenterNet) -> None:
-    """Fold BatchNorm and fill every quantizer slot, in place. Ranges start unmeasured: observe, then train."""
+def prepare_qat(model: CenterNet, symmetric: bool = False) -> None:
+    """Fold BatchNorm and fill every quantizer slot, in place. Ranges start unmeasured: observe, then train.
+
+    symmetric: activations with zero point 0 throughout (checkpoint stage "qat_symmetric").
+    """
     fold_batchnorm(model)
     for module in model.modules():
         if isinstance(module, ConvUnit):
             dense = module.conv.groups == 1
             module.weight_quant = WeightQuant(DENSE_MAX if dense else DEPTHWISE_MAX)
-            module.out_quant = ActivationQuant()
+            module.out_quant = ActivationQuant(symmetric)
         elif isinstance(module, Add):
-            module.out_quant = ActivationQuant()
-    model.heat.out_quant = ActivationQuant(HEAT_LOW, HEAT_HIGH)
-    model.size.out_quant = ActivationQuant(0.0)
+            module.out_quant = ActivationQuant(symmetric)
+    model.heat.out_quant = ActivationQuant(symmetric, HEAT_LOW, HEAT_HIGH)
+    model.size.out_quant = ActivationQuant(symmetric, 0.0)
     _wire(model)
 
 
