@@ -1,13 +1,15 @@
 """From a finished training run to the files that ship: checkpoint, QDQ ONNX, OpenVINO, TFLite.
 
-    python scripts/release_model.py runs/voc/qat.safetensors
+    python scripts/release_model.py runs/voc
 
-Writes edge_centernet/models/NAME.{safetensors,onnx,xml,bin,tflite}, NAME from the checkpoint. The checkpoint's weights
-are stored as float16; the other files are made from that file, so that all of them hold one network.
+Writes edge_centernet/models/NAME.{safetensors,onnx,xml,bin,tflite}, NAME from the checkpoint: the float checkpoint to
+train on from, its weights as float16, and what is made from the quantized one. That one goes, as float16 too, with the
+run's options, metrics and pictures to docs/benchmarks/NAME/: the INT8 files can be made again from it.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -19,18 +21,28 @@ from edge_centernet.model.checkpoint import load_checkpoint, save_checkpoint
 from edge_centernet.models import FOLDER
 from edge_centernet.train.export import export_onnx
 
+BENCHMARKS = Path(__file__).resolve().parents[1] / "docs/benchmarks"
+RECORDS = ("config.json", "metrics.csv", "curves.png", "pr.png")
+
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-def main(checkpoint: Path) -> None:
-    """Write and verify the shipped files of a QAT CHECKPOINT."""
-    model, stage = load_checkpoint(checkpoint)
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def main(run: Path) -> None:
+    """Write and verify the shipped files of a finished RUN folder."""
+    model, stage = load_checkpoint(run / "qat.safetensors")
     name = model.spec.name
-    weights = FOLDER / f"{name}.safetensors"
-    save_checkpoint(weights, model, stage, half=True)
+    records = BENCHMARKS / name
+    records.mkdir(parents=True, exist_ok=True)
+    quantized = records / "qat.safetensors"
+    save_checkpoint(quantized, model, stage, half=True)
+    start, start_stage = load_checkpoint(run / "float.safetensors")
+    save_checkpoint(FOLDER / f"{name}.safetensors", start, start_stage, half=True)
     with tempfile.TemporaryDirectory() as folder:
-        source = export_onnx(weights, Path(folder) / f"{name}.onnx")
+        source = export_onnx(quantized, Path(folder) / f"{name}.onnx")
         artifacts = convert(source, ("onnx", "openvino", "tflite"), "int8", FOLDER)
+    for record in RECORDS:
+        if (run / record).is_file():
+            shutil.copy(run / record, records / record)
     click.echo(table({a.target: a.report for a in artifacts}))
     for path in sorted(FOLDER.glob(f"{name}.*")):
         click.echo(f"{path.stat().st_size / 1e6:7.2f} MB  {path.name}")

@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": ("edge_centernet.cli.inspect:command", "Show what a model file is.", ""),
     "convert": ("edge_centernet.cli.convert:command", "Make OpenVINO, TFLite and ONNX files.", "convert"),
     "data": ("edge_centernet.cli.data:command", "Look into a data set before training.", ""),
+    "models": ("edge_centernet.cli.models:command", "List the models that ship with the package.", ""),
     "train": ("edge_centernet.cli.train:command", "Train a network: float, then for INT8.", "train"),
     "import": ("edge_centernet.cli.import_:command", "Take over a checkpoint of the original CenterNet.", "train"),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from edge_centernet.errors import ArtifactError
 
@@ -15,6 +17,20 @@ SUFFIXES = (".onnx", ".xml", ".tflite", ".safetensors")
 def names() -> tuple[str, ...]:
     """Names of the shipped models."""
     return tuple(sorted({path.stem for path in FOLDER.iterdir() if path.suffix in SUFFIXES}))
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """What is known of each shipped model, the default first, as NAME.json says, with the sizes of its files in bytes.
+
+    Keys: name, version, width, height, classes (how many), licence, data, note, accuracy (runtime -> AP, AP50) and
+    bytes (openvino, tflite, onnx, checkpoint).
+    """
+    records: list[dict[str, Any]] = [json.loads(path.read_text()) for path in FOLDER.glob("*.json")]
+    endings = {"openvino": (".xml", ".bin"), "tflite": (".tflite",), "onnx": (".onnx",), "checkpoint": (".safetensors",)}
+    for record in records:
+        files = {kind: [FOLDER / (record["name"] + ending) for ending in end] for kind, end in endings.items()}
+        record["bytes"] = {kind: sum(p.stat().st_size for p in paths if p.is_file()) for kind, paths in files.items()}
+    return sorted(records, key=lambda record: (record["name"] != DEFAULT, record["name"]))
 
 
 def find_model(name_or_path: str | Path = DEFAULT, suffix: str | None = None) -> Path:
