@@ -63,7 +63,7 @@ def make_targets(
             continue
         cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
         ix, iy = min(int(cx), width - 1), min(int(cy), height - 1)
-        ys, xs, splat = _splat(ix, iy, int(w / 2 * REACH), int(h / 2 * REACH), height, width)
+        ys, xs, splat = _splat(ix, iy, *splat_reach(w, h), height, width)
         window = heat[labels[i], ys, xs]
         if ignore[i]:
             np.maximum(window, splat * np.float32(IGNORED_PEAK), out=window)
@@ -77,6 +77,11 @@ def make_targets(
         offset[:, iy, ix] = cx - ix, cy - iy
         centre[iy, ix] = 1
     return Targets(heat, size, size_weight, offset, centre)
+
+
+def splat_reach(width: float, height: float) -> tuple[int, int]:
+    """How far the splat of a box of this size reaches to each side of its centre cell: cells along x, along y."""
+    return int(width / 2 * REACH), int(height / 2 * REACH)
 
 
 def _splat(ix: int, iy: int, rx: int, ry: int, height: int, width: int) -> tuple[slice, slice, NDArray[np.float32]]:
