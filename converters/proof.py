@@ -7,7 +7,10 @@ from typing import Any
 
 # int32 holds biases, pad widths and sizes.
 _INTEGER_TYPES = ("INT8", "INT32")
-_INTEGER_OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "PAD", "RESIZE_NEAREST_NEIGHBOR", "MAX_POOL_2D")
+_INTEGER_OPS = (
+    *("CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "PAD", "RESIZE_NEAREST_NEIGHBOR", "MAX_POOL_2D"),
+    *("DEPTH_TO_SPACE", "SLICE"),
+)
 
 
 def tflite_floats(path: Path) -> list[str]:

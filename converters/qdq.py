@@ -1,8 +1,8 @@
 """The interchange file, a QDQ ONNX, as a small typed graph that every writer shares.
 
-Only what our networks are made of is understood: Conv (dense or depthwise), Add, nearest Resize, MaxPool, with an
-optional Relu or ReLU6 and one QuantizeLinear/DequantizeLinear pair behind each. Anything else raises ConversionError
-naming the node, so that no writer ever has to guess.
+Only what our networks are made of is understood: Conv (dense or depthwise), Add, nearest Resize, MaxPool, DepthToSpace
+and cropping Slices, with an optional Relu or ReLU6 and one QuantizeLinear/DequantizeLinear pair behind each. Anything
+else raises ConversionError naming the node, so that no writer ever has to guess.
 """
 
 from __future__ import annotations
@@ -90,7 +90,28 @@ class MaxPool:
     pads: tuple[int, int, int, int]
 
 
-Op = Conv | Add | Upsample | MaxPool
+@dataclass(frozen=True)
+class DepthToSpace:
+    """(block^2 C, H, W) -> (C, block H, block W), channels as [row in block, column in block, C]; y is stored as x."""
+
+    name: str
+    x: Tensor
+    y: Tensor
+    block: int
+
+
+@dataclass(frozen=True)
+class Crop:
+    """y is the part of x that begins `top` rows down and `left` columns right; stored exactly as x."""
+
+    name: str
+    x: Tensor
+    y: Tensor
+    top: int
+    left: int
+
+
+Op = Conv | Add | Upsample | MaxPool | DepthToSpace | Crop
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +214,7 @@ class _Reader:
         self.consts: dict[str, Array] = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
         self.weights: dict[str, _Weight] = {}
         self.stored: dict[str, Tensor] = {}  # int8 side: behind QuantizeLinear, before DequantizeLinear
-        self.real: dict[str, Tensor] = {}  # float side: what Conv, Add, Resize and MaxPool read
+        self.real: dict[str, Tensor] = {}  # float side: what Conv, Add, Resize and the like read
         self.consumers: dict[str, list[Any]] = {}
         self.done: set[str] = set()  # activations and QuantizeLinears that belong to the op in front of them
         for node in self.graph.node:
@@ -211,6 +232,8 @@ class _Reader:
             "Add": self._read_add,
             "Resize": self._read_resize,
             "MaxPool": self._read_maxpool,
+            "DepthToSpace": self._read_depth_to_space,
+            "Slice": self._read_slice,
             "Constant": self._read_constant,
             "Identity": self._read_identity,
         }
@@ -335,6 +358,29 @@ class _Reader:
             raise _error(node, "padding is supported behind a Relu only (zeros must never win)")
         y = self._same_storage(node, x, (x.shape[0], *size))
         self.ops.append(MaxPool(node.name, x, y, (kernel[0], kernel[1]), stride, pads))
+
+    def _read_depth_to_space(self, node: Any) -> None:
+        attrs, x = _attrs(node), self._input(node, 0)
+        block, (channels, height, width) = attrs["blocksize"], x.shape
+        if attrs.get("mode", b"DCR") != b"DCR" or channels % block**2:
+            raise _error(node, f"expected mode DCR and a multiple of {block**2} channels, got {channels}")
+        y = self._same_storage(node, x, (channels // block**2, height * block, width * block))
+        self.ops.append(DepthToSpace(node.name, x, y, block))
+
+    def _read_slice(self, node: Any) -> None:
+        x = self._input(node, 0)
+        begins, ends, axes = (self._const(node, i).tolist() for i in (1, 2, 3))
+        steps = self._const(node, 4).tolist() if len(node.input) > 4 and node.input[4] else [1] * len(axes)
+        if not set(axes) <= {2, 3} or set(steps) != {1}:
+            raise _error(node, f"expected a crop of height and width, got axes {axes} with steps {steps}")
+        rows, columns = range(x.shape[1]), range(x.shape[2])
+        for axis, begin, end in zip(axes, begins, ends, strict=True):
+            part = slice(begin, end)
+            rows, columns = (rows[part], columns) if axis == 2 else (rows, columns[part])
+        if not rows or not columns:
+            raise _error(node, "nothing is left of height or width")
+        y = self._same_storage(node, x, (x.shape[0], len(rows), len(columns)))
+        self.ops.append(Crop(node.name, x, y, rows[0], columns[0]))
 
     def _finish(self, node: Any, shape: tuple[int, ...]) -> tuple[Activation, Tensor]:
         """Follow Relu or Clip and QuantizeLinear behind `node`; returns the activation and the stored tensor."""

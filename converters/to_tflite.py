@@ -21,6 +21,8 @@ from edge_centernet.converters.qdq import (
     Activation,
     Add,
     Conv,
+    Crop,
+    DepthToSpace,
     MaxPool,
     Network,
     Op,
@@ -171,6 +173,14 @@ class Graph:
                 window = {"FilterHeight": op.kernel[0], "FilterWidth": op.kernel[1], **_strides(op.stride)}
                 self.step("MAX_POOL_2D", 2, [x], self.activation(op.y), Padding=padding, **window)
 
+            case DepthToSpace():
+                self.step("DEPTH_TO_SPACE", 1, [self.activation(op.x)], self.activation(op.y), BlockSize=op.block)
+            case Crop():
+                channels, height, width = op.y.shape
+                begin = self.row(f"{op.name}/begin", (4,), "INT32", np.array([0, op.top, op.left, 0], np.int32))
+                size = self.row(f"{op.name}/size", (4,), "INT32", np.array([1, height, width, channels], np.int32))
+                self.step("SLICE", 2, [self.activation(op.x), begin, size], self.activation(op.y))
+
     def add_conv(self, op: Conv) -> None:
         """CONV_2D or DEPTHWISE_CONV_2D, with a PAD in front where SAME and VALID do not fit."""
         kernel = (op.weight.shape[2], op.weight.shape[3])
@@ -289,6 +299,8 @@ _OPTIONS = {
     "PAD": "PadOptions",
     "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
     "MAX_POOL_2D": "Pool2DOptions",
+    "DEPTH_TO_SPACE": "DepthToSpaceOptions",
+    "SLICE": "SliceOptions",
     "DEQUANTIZE": "DequantizeOptions",
 }
 

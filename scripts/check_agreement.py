@@ -30,6 +30,7 @@ from edge_centernet.models import find_model
 from edge_centernet.runtimes import open_runtime
 from edge_centernet.train.validate import torch_manifest
 
+BENCHMARKS = Path(__file__).resolve().parents[1] / "docs/benchmarks"
 OVERLAPS = (0.5, 0.75, 0.9)
 
 
@@ -42,7 +43,7 @@ OVERLAPS = (0.5, 0.75, 0.9)
 @click.option("--out", type=click.Path(path_type=Path), help="JSON record.")
 def main(name: str, artifacts: Path | None, data: Path, limit: int, minimum: float, out: Path | None) -> None:
     """Print the share of agreeing detections for OpenVINO, TFLite and ONNX."""
-    checkpoint = find_model(name, ".safetensors")
+    checkpoint = BENCHMARKS / name / "qat.safetensors"
     model, stage = load_checkpoint(checkpoint)
     assert stage == "qat", "the simulation needs a QAT checkpoint"
     files = {s: (artifacts / f"{name}{s}" if artifacts else find_model(name, s)) for s in (".onnx", ".xml", ".tflite")}

@@ -24,7 +24,9 @@ SUFFIX = {"openvino": ".xml", "tflite": ".tflite"}
 
 @click.command()
 @click.argument("name")
-@click.option("--data", default="VOC 2007 validation (1,002 images)", show_default=True, help="What it was measured on.")
+@click.option(
+    "--data", default="VOC 2007 validation (1,002 images)", show_default=True, help="What it was measured on."
+)
 @click.option("--licence", default="Apache-2.0", show_default=True)
 @click.option("--note", required=True, help="What it is for, in a few words.")
 def main(name: str, data: str, licence: str, note: str) -> None:

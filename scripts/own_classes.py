@@ -32,7 +32,7 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "playing_cards": Task("train/annotations.json", "val/annotations.json", "val/annotations.json", 0.95, 20),
+    "playing_cards": Task("instances_train.json", "instances_val.json", "instances_val.json", 0.95, 20),
     "bccd": Task("ImageSets/Main/train.txt", "ImageSets/Main/val.txt", "ImageSets/Main/test.txt", 0.85, 40),
 }
 

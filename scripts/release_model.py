@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -27,15 +28,18 @@ RECORDS = ("config.json", "metrics.csv", "curves.png", "pr.png")
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-def main(run: Path) -> None:
+@click.option("--version", default="1", show_default=True, help="The model's version, for its manifest.")
+def main(run: Path, version: str) -> None:
     """Write and verify the shipped files of a finished RUN folder."""
     model, stage = load_checkpoint(run / "qat.safetensors")
     name = model.spec.name
+    model.spec = replace(model.spec, version=version)
     records = BENCHMARKS / name
     records.mkdir(parents=True, exist_ok=True)
     quantized = records / "qat.safetensors"
     save_checkpoint(quantized, model, stage, half=True)
     start, start_stage = load_checkpoint(run / "float.safetensors")
+    start.spec = model.spec
     save_checkpoint(FOLDER / f"{name}.safetensors", start, start_stage, half=True)
     with tempfile.TemporaryDirectory() as folder:
         source = export_onnx(quantized, Path(folder) / f"{name}.onnx")

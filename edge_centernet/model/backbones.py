@@ -199,8 +199,8 @@ def load_pretrained(backbone: MobileNetV2 | ResNet18, path: Path) -> None:
 def _fold_imagenet_input(stem: ConvUnit) -> None:
     """Make a convolution for RGB (pixel / 255 - mean) / std answer the same to (pixel - 128) / 128.
 
-    Exact but where the window reaches over the border: padding, zero for both, was the mean colour and is now grey 128, at
-    most 24 levels away. The constant goes into the BatchNorm's mean, so that training statistics stay right too.
+    Exact but where the window reaches over the border: padding, zero for both, was the mean colour and is now grey 128,
+    at most 24 levels away. The constant goes into the BatchNorm's mean, so that training statistics stay right too.
     """
     assert stem.bn is not None and stem.bn.running_mean is not None
     weight = stem.conv.weight  # (O, 3, k, k)

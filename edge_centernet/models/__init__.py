@@ -26,7 +26,12 @@ def catalogue() -> list[dict[str, Any]]:
     bytes (openvino, tflite, onnx, checkpoint).
     """
     records: list[dict[str, Any]] = [json.loads(path.read_text()) for path in FOLDER.glob("*.json")]
-    endings = {"openvino": (".xml", ".bin"), "tflite": (".tflite",), "onnx": (".onnx",), "checkpoint": (".safetensors",)}
+    endings = {
+        "openvino": (".xml", ".bin"),
+        "tflite": (".tflite",),
+        "onnx": (".onnx",),
+        "checkpoint": (".safetensors",),
+    }
     for record in records:
         files = {kind: [FOLDER / (record["name"] + ending) for ending in end] for kind, end in endings.items()}
         record["bytes"] = {kind: sum(p.stat().st_size for p in paths if p.is_file()) for kind, paths in files.items()}

@@ -15,14 +15,15 @@ class TrainConfig:
     """Saved with every run as config.json.
 
     Model (taken from the checkpoint instead, where training starts from one of ours)
-      backbone, width, act, padding, neck, head, context, expand: see `model.centernet.Architecture`.
+      backbone, width, act, padding, neck, head, context, expand, kind: see `model.centernet.Architecture`.
       size: network input side in pixels, multiple of 32.
     Data
       scale_min, scale_max: range of the random scale on top of the letterbox; 1 and 1 for none.
       mosaic: probability (0..1) that an image is made of four, during the first `mosaic_part` (0..1) of the float
         epochs; 0: never.
     Float stage
-      epochs: passes over the data. batch_size: images a step, over all processes together.
+      epochs: passes over the data; 0 quantizes what training starts from.
+      batch_size: images a step, over all processes together.
       lr: peak learning rate of neck and heads (AdamW); backbone_lr: factor on it for the backbone.
       warmup: steps of linear warm-up (at most a tenth of the stage), then cosine to 1 % of the peak.
       weight_decay: on convolution weights only. clip: largest gradient norm; 0 turns clipping off.
@@ -50,6 +51,7 @@ class TrainConfig:
     head: int = 64
     context: int = 2
     expand: int = 2
+    kind: str = "fpn"
     size: int = 320
     scale_min: float = 0.5
     scale_max: float = 1.6
@@ -89,7 +91,7 @@ class TrainConfig:
             ("scale_min", 0 < self.scale_min <= self.scale_max, "above 0 and at most scale_max"),
             ("mosaic", 0 <= self.mosaic <= 1, "0 to 1"),
             ("mosaic_part", 0 <= self.mosaic_part <= 1, "0 to 1"),
-            ("epochs", self.epochs >= 1, "at least 1"),
+            ("epochs", self.epochs >= 0, "at least 0"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("lr", self.lr > 0, "a positive number"),
             ("early_side", self.early_side >= 64 and self.early_side % 32 == 0, "a multiple of 32, at least 64"),
@@ -109,11 +111,11 @@ class TrainConfig:
 
     def architecture(self) -> Architecture:
         """The network these options describe."""
-        return Architecture.from_dict({f.name: getattr(self, f.name) for f in fields(Architecture) if f.name != "kind"})
+        return Architecture.from_dict({f.name: getattr(self, f.name) for f in fields(Architecture)})
 
     def with_architecture(self, arch: Architecture) -> TrainConfig:
         """The same options for a network that is given."""
-        return replace(self, **{k: v for k, v in asdict(arch).items() if k != "kind"})
+        return replace(self, **asdict(arch))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""

@@ -46,6 +46,7 @@ from edge_centernet.train.config import TrainConfig
 from edge_centernet.train.dataset import BatchSampler, TrainingSet, make_loader
 from edge_centernet.train.guide import Guide
 from edge_centernet.train.qat import freeze_ranges, prepare_qat, set_observing, settle_weights
+from edge_centernet.train.report import TensorBoardLog, write_report
 from edge_centernet.train.start import freeze_layers, start_network
 from edge_centernet.train.validate import validate
 
@@ -120,6 +121,7 @@ class Trainer:
         self.progress = Progress()
         self._sums = np.zeros(len(LOSSES))  # of the losses in this epoch
         self._stopped = False
+        self._board: TensorBoardLog | None = None
         self.amp = _use_amp(config.amp, self.device)
         self._set_model(model)
         augment = Augment(scale=(config.scale_min, config.scale_max))
@@ -154,14 +156,17 @@ class Trainer:
         """Both stages, from wherever `progress` stands. Ctrl-C ends it after the current step, saved."""
         options = {**self.config.to_dict(), "classes": list(self.model.spec.classes)}
         self._write(self.out / "config.json", json.dumps(options, indent=1) + "\n")
-        with self._stop_on_signal():
+        with self._stop_on_signal(), self._logging():
             if self.progress.stage == "float":
                 self._stage(self.config.epochs)
+                self._save_weights("float")
                 self._start_qat()
                 self.save()
             self._stage(self.config.qat_epochs)
         settle_weights(self.ema)
         self._save_weights("qat")
+        if self._first():
+            write_report(self.out, self.ema, self.val)
 
     # ---- one stage, one epoch, one step ------------------------------------------------------------------------
 
@@ -181,6 +186,8 @@ class Trainer:
             if self.progress.stage == "float":
                 self._save_weights("float")
             self.save()
+            if distributed.anywhere(self._stopped):
+                raise KeyboardInterrupt
 
     def _epoch(self, epoch: int, epochs: int) -> dict[str, Any]:
         qat = self.progress.stage == "qat"
@@ -206,6 +213,8 @@ class Trainer:
                 loss=f"{mean['loss']:.3f}", heat=f"{mean['heat']:.3f}", IoU=f"{1 - mean['overlap']:.3f}",
                 img_s=f"{images_per_s:.0f}", refresh=False,
             )  # fmt: skip
+            if self.progress.step == self.steps:
+                continue  # saved as a finished epoch, in a moment
             stop = distributed.anywhere(self._stopped)
             if stop or time.perf_counter() - saved > self.config.save_every:
                 self.save()
@@ -275,6 +284,8 @@ class Trainer:
 
     def _guide_weight(self) -> float:
         """First learn what the guide sees, then more and more what the labels say."""
+        if self.guide is None:
+            return 0.0
         return self.config.guide_weight * _half_cosine(self._steps_done() / (self.config.epochs * self.steps))
 
     @torch.no_grad()
@@ -382,6 +393,8 @@ class Trainer:
         line = io.StringIO(newline="")
         csv.DictWriter(line, METRICS, lineterminator="\n").writerow(row)
         self._write(path, before + line.getvalue())
+        if self._board is not None:
+            self._board.add(row)
 
     def _save_weights(self, name: Literal["float", "qat"]) -> None:
         stage: Stage = "qat_symmetric" if name == "qat" and self.config.symmetric else name
@@ -404,6 +417,16 @@ class Trainer:
         return CannotSave(
             f"{error.filename}: {error.strerror}; what was saved before is intact: {advice}, then go on with --resume"
         )
+
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        """TensorBoard's file, open in the first process."""
+        if not self._first():
+            yield
+            return
+        with TensorBoardLog(self.out) as self._board:
+            yield
+        self._board = None
 
     @contextmanager
     def _stop_on_signal(self) -> Iterator[None]:

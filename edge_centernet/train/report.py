@@ -15,7 +15,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from edge_centernet.data import Dataset, Sample
 from edge_centernet.detections import Detections
 from edge_centernet.draw import class_color, draw
 from edge_centernet.errors import ConfigError, MissingDependency
+from edge_centernet.files import write_atomic
 from edge_centernet.image import read_image
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.train.validate import THRESHOLD, predict
@@ -76,7 +76,7 @@ def write_report(run: Path, found: CenterNet | Sequence[Detections], data: Datas
     else:
         classes, spec = data.classes, None
     metrics = evaluate_samples(found, data, classes, spec)
-    _write(run / "eval.json", (json.dumps(metrics) + "\n").encode())
+    write_atomic(run / "eval.json", (json.dumps(metrics) + "\n").encode())
     write_precision_recall(metrics, run / "pr.png")
     write_contact_sheet(data, found, classes, match_samples(found, data, classes), run / "contact_sheet.jpg")
     return metrics
@@ -276,7 +276,7 @@ def write_contact_sheet(
         bands = [_banner("no validation image with an object or a detection")]
     ok, jpeg = cv2.imencode(".jpg", np.vstack(bands), [cv2.IMWRITE_JPEG_QUALITY, 88])
     assert ok, "OpenCV always writes JPEG"
-    _write(out, jpeg.tobytes())
+    write_atomic(out, jpeg.tobytes())
 
 
 def _tile(
@@ -387,11 +387,4 @@ def _save(figure: Figure, out: Path) -> None:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", metadata={"Software": None})  # no version: equal figures, equal bytes
-    _write(out, buffer.getvalue())
-
-
-def _write(out: Path, content: bytes) -> None:
-    """Under a temporary name beside it, then renamed."""
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, out)
+    write_atomic(out, buffer.getvalue())

@@ -32,9 +32,16 @@ def resnet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return qdq_factory.write(tmp_path_factory.mktemp("resnet") / "resnet.onnx", **how)
 
 
-@pytest.fixture(scope="session", params=["mobilenet", "resnet"])
+@pytest.fixture(scope="session")
+def deconv_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-like interchange file with the original CenterNet's neck."""
+    how = {"backbone": "resnet", "scale": 0.25, "weight_max": 63, "neck_kind": "deconv"}
+    return qdq_factory.write(tmp_path_factory.mktemp("deconv") / "deconv.onnx", **how)
+
+
+@pytest.fixture(scope="session", params=["mobilenet", "resnet", "deconv"])
 def network_file(request: pytest.FixtureRequest) -> Path:
-    """Both of them, one after the other."""
+    """All of them, one after the other."""
     path: Path = request.getfixturevalue(f"{request.param}_file")
     return path
 

@@ -156,12 +156,27 @@ def resnet(net: Network, x: str, width: float) -> list[str]:
     return features
 
 
-def centernet(net: Network, features: list[str], classes: int, neck: int) -> None:
-    """Neck of nearest x2 and lateral additions, then the heads `heat`, `size`, `offset`."""
+def lateral_neck(net: Network, features: list[str], neck: int) -> str:
+    """Nearest x2 and lateral additions, up to stride 4."""
     x = net.conv(features[-1], neck, act="linear")
     for feature in reversed(features[:-1]):
         x = net.add(net.upsample(x), net.conv(feature, neck, act="linear"), "relu")
         x = net.conv(net.conv(x, neck, 3, groups=neck), neck)
+    return x
+
+
+def deconv_neck(net: Network, features: list[str], neck: int) -> str:
+    """Three transposed convolutions as the original CenterNet has them, each a 2x2 convolution and an interleaving."""
+    x = features[-1]
+    for _ in range(3):
+        x = net.conv(x, 4 * neck, 2, act="relu", pads=[1] * 4)  # (B, 4 * neck, H + 1, W + 1)
+        x = net.node("DepthToSpace", [x], blocksize=2, mode="DCR")
+        x = net.node("Slice", [x, *(net.const("cut", np.array(v)) for v in ([1, 1], [-1, -1], [2, 3]))])
+    return x
+
+
+def heads(net: Network, x: str, classes: int, neck: int) -> None:
+    """The heads `heat`, `size`, `offset`."""
     for role, channels, mean, std in (("heat", classes, -2.0, 2.0), ("size", 2, 6.0, 2.0), ("offset", 2, 0.5, 0.2)):
         y = net.conv(net.conv(x, neck, 3, groups=neck), neck)
         net.conv(y, channels, act="linear", output=f"{role}_float", mean=mean, std=std)
@@ -234,6 +249,7 @@ def build(
     backbone: str = "mobilenet",
     scale: float = 0.5,
     neck: int = 32,
+    neck_kind: str = "lateral",
     weight_max: int = 127,
     depthwise_max: int = 127,
     seed: int = 1,
@@ -247,19 +263,19 @@ def build(
     images = np.stack(photos(4, height, width, seed)).transpose(0, 3, 1, 2)
     net.values["image_float"] = (images.astype(np.float32) - 128) / 128
     features = {"mobilenet": mobilenet, "resnet": resnet}[backbone](net, "image_float", scale)
-    centernet(net, features, classes, neck)
+    heads(net, {"lateral": lateral_neck, "deconv": deconv_neck}[neck_kind](net, features, neck), classes, neck)
     nodes = quantize(net)
     cells = (height // 4, width // 4)
-    heads = {"heat": classes, "size": 2, "offset": 2}
+    outputs = {"heat": classes, "size": 2, "offset": 2}
     graph = helper.make_graph(
         nodes,
         "centernet",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 3, height, width])],
-        [helper.make_tensor_value_info(n, TensorProto.INT8, [1, c, *cells]) for n, c in heads.items()],
+        [helper.make_tensor_value_info(n, TensorProto.INT8, [1, c, *cells]) for n, c in outputs.items()],
         [numpy_helper.from_array(v, n) for n, v in (net.consts | net.weights).items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    specs = {n: TensorSpec(n, (1, c, *cells), "NCHW", "int8", net.quants[f"{n}_float"]) for n, c in heads.items()}
+    specs = {n: TensorSpec(n, (1, c, *cells), "NCHW", "int8", net.quants[f"{n}_float"]) for n, c in outputs.items()}
     spec = ModelSpec("test", "0", height, width, tuple(f"class {i}" for i in range(classes)))
     manifest = Manifest(
         spec,

@@ -123,6 +123,30 @@ def test_bilinear_resize_is_refused(mobilenet_file: Path, tmp_path: Path) -> Non
         qdq.load(path)
 
 
+@pytest.mark.parametrize(
+    ("op", "attribute", "axes", "message"),
+    [
+        ("DepthToSpace", b"CRD", None, "DepthToSpace node .*expected mode DCR"),
+        ("Slice", None, [1, 2], "Slice node .*a crop of height and width, got axes"),
+    ],
+)
+def test_other_interleavings_and_slices_are_refused(
+    deconv_file: Path, tmp_path: Path, op: str, attribute: bytes | None, axes: list[int] | None, message: str
+) -> None:
+    """Another order of channels, or a slice of them, would shuffle the picture."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        node = first(graph, op)
+        for mode in (a for a in node.attribute if a.name == "mode" and attribute):
+            mode.s = attribute
+        for constant in (i for i in graph.initializer if axes and i.name == node.input[3]):
+            constant.CopyFrom(onnx.numpy_helper.from_array(np.array(axes), constant.name))
+
+    path = changed(deconv_file, tmp_path / "x.onnx", change)
+    with pytest.raises(ConversionError, match=message):
+        qdq.load(path)
+
+
 def test_changed_scale_is_noticed(mobilenet_file: Path, tmp_path: Path) -> None:
     """A head whose scale differs from the manifest's would make every device decode wrong boxes."""
 

@@ -49,11 +49,10 @@ def _quantized(backbone: str, symmetric: bool = False) -> CenterNet:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "symmetric"), [("mobilenet_v2", False), ("resnet18", False), ("mobilenet_v2", True), ("resnet18", True)]
+    ("backbone", "symmetric"),
+    [("mobilenet_v2", False), ("resnet18", False), ("mobilenet_v2", True), ("resnet18", True)],
 )
-def test_the_interchange_file_computes_what_training_simulated(
-    backbone: str, symmetric: bool, tmp_path: Path
-) -> None:
+def test_the_interchange_file_computes_what_training_simulated(backbone: str, symmetric: bool, tmp_path: Path) -> None:
     """ONNX Runtime (unoptimised) and PyTorch give the same stored integers, but for rare ties of one step."""
     ort = pytest.importorskip("onnxruntime", reason="needs the onnxruntime extra")
     model = _quantized(backbone, symmetric)
