@@ -188,7 +188,7 @@ def test_a_yaml_file_sets_options_and_the_command_line_wins(drawn: Path, tmp_pat
 
 
 def test_training_can_start_from_a_checkpoint_of_ours(drawn: Path, finished: Path, tmp_path: Path) -> None:
-    """No architecture is given: it is the checkpoint's, and the loss starts near where it ended."""
+    """No architecture is given: it is the checkpoint's, and the loss is nearer to where that ended."""
     done = subprocess.run(
         [sys.executable, "-m", "edge_centernet", "train", "--data", str(drawn), "--out", str(tmp_path),
          "--device", "cpu", "--weights", str(finished / "float.safetensors"), "--set", "epochs=1",
@@ -200,7 +200,8 @@ def test_training_can_start_from_a_checkpoint_of_ours(drawn: Path, finished: Pat
     config = json.loads((tmp_path / "config.json").read_text())
 
     assert (config["width"], config["neck"], config["size"]) == (0.25, [16, 16, 16], 64)
-    assert float(_rows(tmp_path)[0]["loss"]) < 0.8 * float(_rows(finished)[0]["loss"])
+    first, last = float(_rows(finished)[0]["loss"]), float(_rows(finished)[2]["loss"])
+    assert float(_rows(tmp_path)[0]["loss"]) < (first + last) / 2
 
 
 @pytest.mark.parametrize(
