@@ -9,6 +9,7 @@ run's options, metrics and pictures to docs/benchmarks/NAME/: the INT8 files can
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from dataclasses import replace
@@ -18,12 +19,13 @@ import click
 
 from edge_centernet.converters import convert
 from edge_centernet.converters.verify import table
+from edge_centernet.files import write_atomic
 from edge_centernet.model.checkpoint import load_checkpoint, save_checkpoint
 from edge_centernet.models import FOLDER
 from edge_centernet.train.export import export_onnx
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "docs/benchmarks"
-RECORDS = ("config.json", "metrics.csv", "curves.png", "pr.png")
+RECORDS = ("metrics.csv", "curves.png")
 
 
 @click.command()
@@ -44,6 +46,9 @@ def main(run: Path, version: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = export_onnx(quantized, Path(folder) / f"{name}.onnx")
         artifacts = convert(source, ("onnx", "openvino", "tflite"), "int8", FOLDER)
+    config = json.loads((run / "config.json").read_text())
+    config["guide"] = Path(config["guide"]).name  # where it lay is nobody's business
+    write_atomic(records / "config.json", json.dumps(config, indent=1) + "\n")
     for record in RECORDS:
         if (run / record).is_file():
             shutil.copy(run / record, records / record)

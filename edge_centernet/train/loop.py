@@ -165,7 +165,7 @@ class Trainer:
             self._stage(self.config.qat_epochs)
         settle_weights(self.ema)
         self._save_weights("qat")
-        if self._first():
+        if self._first() and self.config.epochs + self.config.qat_epochs > 0:
             write_report(self.out, self.ema, self.val)
 
     # ---- one stage, one epoch, one step ------------------------------------------------------------------------
