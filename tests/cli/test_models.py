@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edge_centernet.artifact import sha256
+from edge_centernet.artifact import read_manifest, sha256
 from edge_centernet.cli import cli
 from edge_centernet.models import DEFAULT, find_model, names
 
@@ -54,5 +54,6 @@ def test_the_table_names_version_input_and_licence() -> None:
     lines = CliRunner().invoke(cli, ["models"]).output.splitlines()
 
     assert lines[0].split() == ["NAME", "VERSION", "INPUT", "CLASSES", "AP50", "AP", "OPENVINO", "TFLITE", "LICENCE"]
-    assert lines[1].split()[:4] == [DEFAULT, "1", "320x320", "20"]
+    version = read_manifest(find_model(DEFAULT, ".onnx")).model.version
+    assert lines[1].split()[:4] == [DEFAULT, version, "320x320", "20"]
     assert lines[1].endswith("Apache-2.0")
