@@ -12,7 +12,6 @@ degree: IoU 0.5 is the same object as AP50 counts it. Exit code 1 if any artifac
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from edge_centernet.artifact import sha256
 from edge_centernet.converters.verify import MATCH_IOU, MATCH_SCORE, agreement
 from edge_centernet.data import read_dataset
+from edge_centernet.files import write_atomic
 from edge_centernet.heads import Heads
 from edge_centernet.image import letterbox, prepare, read_image
 from edge_centernet.model.checkpoint import load_checkpoint
@@ -83,9 +83,7 @@ def main(name: str, artifacts: Path | None, data: Path, limit: int, minimum: flo
         shares = ", ".join(f"IoU {overlap}: {share:.2%}" for overlap, share in row["share_by_iou"].items())
         click.echo(f"{row['artifact']:28} {row['detections']} detections on both sides; {shares}")
     if out:
-        temporary = out.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(temporary, out)
+        write_atomic(out, json.dumps(record, indent=1) + "\n")
     sys.exit(0 if all(row["share_by_iou"][f"{MATCH_IOU:g}"] >= minimum for row in rows) else 1)
 
 

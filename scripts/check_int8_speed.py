@@ -22,6 +22,7 @@ from typing import Any
 from edge_centernet.artifact import sha256
 from edge_centernet.converters import convert, verify
 from edge_centernet.converters.base import Precision
+from edge_centernet.files import write_atomic
 from edge_centernet.image import prepare
 from edge_centernet.models import DEFAULT, find_model
 from edge_centernet.runtimes import open_runtime
@@ -49,9 +50,7 @@ def main() -> int:
     record = report(source, options, times)
     path = options.out or ROOT / "docs/benchmarks" / f"int8-speed-{platform.machine()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(record, indent=2) + "\n")
-    draft.replace(path)
+    write_atomic(path, json.dumps(record, indent=2) + "\n")
     for name, row in record["engines"].items():
         print(f"{name:10} int8 {row['int8_ms']:7.2f} ms  fp32 {row['fp32_ms']:7.2f} ms  {row['speedup']:.2f} x")
     print(path)

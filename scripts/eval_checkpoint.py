@@ -6,13 +6,13 @@ python scripts/eval_checkpoint.py runs/voc/float.safetensors --data ../shared/da
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import click
 
 from edge_centernet.artifact import sha256
 from edge_centernet.data import read_dataset
+from edge_centernet.files import write_atomic
 from edge_centernet.model.checkpoint import load_checkpoint
 from edge_centernet.train.validate import validate
 
@@ -28,9 +28,7 @@ def main(checkpoint: Path, data: Path, out: Path | None) -> None:
     record = {"stage": stage, "checkpoint_sha256": sha256(checkpoint), **metrics}
     click.echo(f"{stage}: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f} on {metrics['images']} images")
     if out:
-        temporary = out.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(temporary, out)
+        write_atomic(out, json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from edge_centernet.decoder import reference
 from edge_centernet.decoder.head import Head
+from edge_centernet.files import write_atomic
 from edge_centernet.manifest import Quant
 
 VERSION = 1
@@ -59,9 +60,7 @@ def main() -> None:
     temporary = FOLDER / "new.npz"
     np.savez_compressed(temporary, **arrays)
     os.replace(temporary, FOLDER / f"decoder_v{VERSION}.npz")
-    temporary = FOLDER / "new.bin"
-    temporary.write_bytes(pack(cases))
-    os.replace(temporary, FOLDER / f"decoder_v{VERSION}.bin")
+    write_atomic(FOLDER / f"decoder_v{VERSION}.bin", pack(cases))
     for case, boxes in cases:
         print(f"{case.name:24} {case.heads[0].data.dtype!s:8} {case.heads[0].data.shape!s:14} {len(boxes):4} boxes")
 

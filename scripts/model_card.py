@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -33,6 +32,7 @@ import click
 
 from edge_centernet.artifact import sha256
 from edge_centernet.errors import EdgeCenterNetError
+from edge_centernet.files import write_atomic
 from edge_centernet.models import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,9 +88,7 @@ def main(name: str, check: bool) -> None:
     write_curves(results / "metrics.csv", results / "curves.png")
     write_precision_recall(_json(results / "eval-openvino.json"), results / "pr.png")
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomic(path, text)
     click.echo(path)
 
 

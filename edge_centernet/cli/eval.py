@@ -20,6 +20,7 @@ from edge_centernet.data import Sample, read_dataset
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
 from edge_centernet.evaluate import THRESHOLD, common_classes, evaluate_dataset
+from edge_centernet.files import write_atomic
 from edge_centernet.runtimes import choose
 
 KEYS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -98,7 +99,7 @@ def _show(value: float | None) -> str:
 
 def _check_writable(out: Path) -> None:
     """Find out before the evaluation, not after it, that the result cannot be written."""
-    probe = _temporary(out)
+    probe = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -110,11 +111,5 @@ def _check_writable(out: Path) -> None:
 
 
 def _write(out: Path, result: dict[str, Any]) -> None:
-    temporary = _temporary(out)
     text = json.dumps(result, indent=2) + "\n"
-    temporary.write_text(_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text))  # a list a line
-    os.replace(temporary, out)
-
-
-def _temporary(out: Path) -> Path:
-    return out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    write_atomic(out, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text))  # a list a line

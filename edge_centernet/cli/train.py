@@ -34,7 +34,7 @@ from edge_centernet.models import DEFAULT, find_model
 @click.option("--symmetric", is_flag=True, help="All zero points 0, for TensorRT; short for --set symmetric=true.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; PyTorch's choice by default.")
-@click.option("--resume", is_flag=True, help="Go on from the last finished epoch in --out.")
+@click.option("--resume", is_flag=True, help="Go on where the run in --out was saved last.")
 def command(
     data: Path, val: Path | None, images: Path | None, val_images: Path | None, out: Path, name: str,
     weights: str, config_file: Path | None, epochs: int | None, settings: tuple[str, ...], symmetric: bool,

@@ -7,7 +7,6 @@ and holds no code (unlike a pickle). Training state (optimizer, EMA, epoch) is k
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from typing import Literal
 from torch import Tensor
 
 from edge_centernet.errors import ArtifactError
+from edge_centernet.files import write_atomic
 from edge_centernet.manifest import ModelSpec, spec_from_dict
 from edge_centernet.model.centernet import Architecture, CenterNet
 from edge_centernet.model.layers import ConvUnit
@@ -37,9 +37,7 @@ def save_checkpoint(path: Path, model: CenterNet, stage: Stage, half: bool = Fal
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         state = {name: t.half() if t.ndim == 4 else t for name, t in state.items()}
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(save(state, metadata=header))  # save_file would make a file only its owner can read
-    os.replace(temporary, path)
+    write_atomic(path, save(state, metadata=header))  # save_file would make a file only its owner can read
 
 
 def read_header(path: Path) -> tuple[ModelSpec, Architecture, Stage]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import edge_centernet
 from edge_centernet.errors import ConversionError
+from edge_centernet.files import write_atomic
 from edge_centernet.manifest import KEY, Manifest, ModelSpec, Quant, TensorSpec
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import load_checkpoint
@@ -60,9 +61,7 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, manifest.to_json()
     onnx.checker.check_model(proto, full_check=True)
-    temporary = out.with_name(out.name + ".tmp")
-    temporary.write_bytes(proto.SerializeToString(deterministic=True))
-    os.replace(temporary, out)
+    write_atomic(out, proto.SerializeToString(deterministic=True))
     return out
 
 
