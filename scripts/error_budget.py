@@ -51,7 +51,7 @@ def main(checkpoint: Path, data: Path) -> None:
 
 
 def mend(found: Detections, sample: Sample, perfect: str) -> Detections:
-    """`found` with what `perfect` names taken from the objects of `sample`."""
+    """`found` with what `perfect` names taken from the objects of `sample`, ignored ones too: then nobody counts it."""
     if perfect == "nothing" or not len(found.score) or not len(sample.boxes):
         return found
     overlaps = iou(found.xyxy, sample.boxes)  # (N, M)
