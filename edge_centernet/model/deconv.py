@@ -22,7 +22,7 @@ from edge_centernet.model.layers import ConvUnit
 class DeconvNeck(nn.Module):
     """From the deepest map alone to stride 4, doubling three times."""
 
-    def __init__(self, c_in: int, channels: tuple[int, int, int]) -> None:
+    def __init__(self, c_in: int, channels: tuple[int, ...]) -> None:
         """c_in: channels at stride 32; channels: at strides 16, 8 and 4."""
         super().__init__()
         pairs = zip((c_in, *channels[:2]), channels, strict=True)

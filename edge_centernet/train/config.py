@@ -47,7 +47,7 @@ class TrainConfig:
     width: float = 1.0
     act: str = "relu6"
     padding: str = "same_tf"
-    neck: tuple[int, int, int] = (128, 96, 64)
+    neck: tuple[int, ...] = (128, 96, 64)
     head: int = 64
     context: int = 2
     expand: int = 2
@@ -84,7 +84,7 @@ class TrainConfig:
         """Reject values outside the documented limits, naming option and limit."""
         checks = (
             ("size", self.size >= 64 and self.size % 32 == 0, "a multiple of 32, at least 64"),
-            ("neck", len(self.neck) == 3 and min(self.neck) >= 8, "three channel counts, each at least 8"),
+            ("neck", len(self.neck) in (2, 3) and min(self.neck) >= 8, "two or three channel counts, each at least 8"),
             ("head", self.head >= 8, "at least 8"),
             ("context", self.context >= 0, "at least 0"),
             ("expand", self.expand >= 0, "at least 0"),

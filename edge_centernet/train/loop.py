@@ -113,7 +113,7 @@ class Trainer:
         """name: the model's name in the manifest. weights: see `start_network`."""
         self.out, self.val = out, val
         self.device = distributed.default_device() if device == "auto" else torch.device(device)
-        spec = ModelSpec(name=name, version="1", height=config.size, width=config.size, classes=train.classes)
+        spec = ModelSpec(name, "1", config.size, config.size, train.classes)  # the stride follows from the network
         torch.manual_seed(config.seed)
         cv2.setNumThreads(1)  # the warps are small, and its threads fight the ones that train
         model, self.config = start_network(config, spec, weights)
@@ -126,7 +126,7 @@ class Trainer:
         self._set_model(model)
         augment = Augment(scale=(config.scale_min, config.scale_max))
         mosaic_epochs = int(config.mosaic_part * config.epochs)
-        dataset = TrainingSet(train, spec, augment, config.seed, config.mosaic, mosaic_epochs)
+        dataset = TrainingSet(train, model.spec, augment, config.seed, config.mosaic, mosaic_epochs)
         self.sampler = BatchSampler(
             len(dataset), config.batch_size, config.seed, distributed.rank(), distributed.processes()
         )

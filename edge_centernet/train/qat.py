@@ -153,24 +153,23 @@ def _wire(model: CenterNet) -> None:
         for block in layer if isinstance(layer, nn.Sequential) else (layer,):
             last = _wire_block(block, last)
         outputs.append(last)
-    q4, q8, q16, q32 = (outputs[backbone.last[stride]] for stride in (4, 8, 16, 32))
-    last = _wire_neck(model.neck, q4, q8, q16, q32)
+    last = _wire_neck(model.neck, [outputs[backbone.last[stride]] for stride in (32, 16, 8, 4)])
     for mixing, heads in model.branches():
         mixed = _wire_chain(mixing, last)
         for head in heads:
             _wire_chain([head], mixed)
 
 
-def _wire_neck(
-    neck: Neck | DeconvNeck, q4: ActivationQuant, q8: ActivationQuant, q16: ActivationQuant, q32: ActivationQuant
-) -> ActivationQuant:
-    """The neck behind the four maps of the backbone; returns the quantizer of its output."""
+def _wire_neck(neck: Neck | DeconvNeck, maps: list[ActivationQuant]) -> ActivationQuant:
+    """The neck behind the backbone's maps (strides 32, 16, 8, 4); returns the quantizer of its output."""
+    deepest, *shallower = maps
     if isinstance(neck, DeconvNeck):
-        return _wire_chain(neck.units, q32)  # interleaving keeps values and scale
-    last = _wire_chain([neck.top], q32)
+        return _wire_chain(neck.units, deepest)  # interleaving keeps values and scale
+    last = _wire_chain([neck.top], deepest)
     for block in neck.context:
         last = _wire_block(block, last)
-    for source, lateral, add, mix in zip((q16, q8, q4), neck.lateral, neck.add, neck.mix, strict=True):
+    levels = zip(shallower[: len(neck.lateral)], neck.lateral, neck.add, neck.mix, strict=True)
+    for source, lateral, add, mix in levels:
         assert isinstance(add, Add)
         assert isinstance(mix, nn.Sequential)
         last = _wire_chain(mix, _tie(last, _wire_chain([lateral], source), add.out_quant))

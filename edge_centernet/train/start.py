@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ def start_network(config: TrainConfig, spec: ModelSpec, weights: Path | None) ->
     if weights is not None and is_checkpoint(weights):
         model = _adapted(weights, spec)
         return model, config.with_architecture(model.arch)
-    model = CenterNet(spec, config.architecture())
+    arch = config.architecture()
+    model = CenterNet(replace(spec, stride=arch.stride), arch)
     if weights is not None:
         load_pretrained(model.backbone, weights)
     return model, config
@@ -58,7 +60,7 @@ def _adapted(path: Path, spec: ModelSpec) -> CenterNet:
     source, stage = load_checkpoint(path)
     if stage != "float":
         raise ArtifactError(f"{path}: expected a float checkpoint to start from, got one with stage {stage}")
-    model = CenterNet(spec, source.arch)
+    model = CenterNet(replace(spec, stride=source.arch.stride), source.arch)
     state = source.state_dict()
     for name, unit in model.named_modules():  # frozen layers were saved with their BatchNorm folded
         if isinstance(unit, ConvUnit) and f"{name}.bn.weight" not in state:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -30,6 +31,25 @@ def test_heads_have_a_quarter_of_the_input_side(backbone: str, width: float) -> 
     heat, size, offset = _network(backbone, width)(torch.zeros(2, 3, 64, 96))
 
     assert [tuple(t.shape) for t in (heat, size, offset)] == [(2, 3, 16, 24), (2, 2, 16, 24), (2, 2, 16, 24)]
+
+
+def test_without_the_last_neck_level_heads_stand_at_stride_eight() -> None:
+    """Two neck widths: a 64x96 image gives 8x12 maps, and a spec of another stride is refused."""
+    arch = Architecture("mobilenet_v2", 0.25, (16, 24), 16)
+    heat, size, offset = CenterNet(ModelSpec("tiny", "1", 64, 96, ("circle",), stride=8), arch)(
+        torch.zeros(2, 3, 64, 96)
+    )
+
+    assert [tuple(t.shape) for t in (heat, size, offset)] == [(2, 1, 8, 12), (2, 2, 8, 12), (2, 2, 8, 12)]
+    with pytest.raises(ConfigError, match="expected stride 8 and logits, got 4"):
+        CenterNet(ModelSpec("tiny", "1", 64, 96, ("circle",)), arch)
+
+
+@pytest.mark.parametrize(("kind", "neck"), [("fpn", (16,)), ("fpn", (16, 16, 16, 16)), ("original", (16, 16))])
+def test_a_neck_of_another_depth_is_refused(kind: Literal["fpn", "original"], neck: tuple[int, ...]) -> None:
+    """One line names what a neck may be."""
+    with pytest.raises(ConfigError, match="neck: expected channels at strides 16, 8 and 4, got"):
+        CenterNet(ModelSpec("tiny", "1", 64, 64, ("circle",)), Architecture("resnet18", neck=neck, kind=kind))
 
 
 def test_normalisation_is_part_of_the_network() -> None:
