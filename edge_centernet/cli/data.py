@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from edge_centernet.data.check import KINDS, PERCENTILES, STRIDE, Report, check_dataset
+from edge_centernet.data.check import KINDS, PERCENTILES, STRIDES, Report, check_dataset
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
 from edge_centernet.output import prepare_folder
@@ -41,6 +41,13 @@ def _input_size(_: click.Context, __: click.Parameter, size: int) -> int:
 @click.option(
     "--size", default=320, show_default=True, callback=_input_size, help="Side of the network's input, pixels."
 )
+@click.option(
+    "--stride",
+    default="4",
+    show_default=True,
+    type=click.Choice([str(stride) for stride in STRIDES]),
+    help="Input pixels per heatmap cell; 8 for the nano model.",
+)
 @click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write everything here too.")
 @click.pass_context
 def check(
@@ -50,6 +57,7 @@ def check(
     images: Path | None,
     val_images: Path | None,
     size: int,
+    stride: str,
     out: Path | None,
 ) -> None:
     """Check a data set: COCO JSON, PASCAL VOC (folder or ImageSets/Main/*.txt) or YOLO (data.yaml or folder).
@@ -65,7 +73,7 @@ def check(
         raise ConfigError("--val-images: is the image folder of --val; name that too")
     if out is not None:
         prepare_folder(out.parent)
-    report = check_dataset(data, val, images, val_images, size, _bar)
+    report = check_dataset(data, val, images, val_images, size, int(stride), _bar)
     click.echo(_text(report))
     if out is not None:
         write_atomic(out, json.dumps(report.to_json(), indent=1) + "\n")
@@ -80,7 +88,7 @@ def _bar(items: Sequence[int], label: str) -> Iterator[int]:
 
 def _text(report: Report) -> str:
     sets = report.sets
-    cell = f"input {report.size}x{report.size}, heatmap cells of {STRIDE}x{STRIDE} pixels"
+    cell = f"input {report.size}x{report.size}, heatmap cells of {report.stride}x{report.stride} pixels"
     head = [f"{name}: {figures['data']}" for name, figures in sets.items()] + [cell]
     blocks = [head, _counts(sets), _classes(sets), _sizes(sets), _collisions(sets)]
     blocks += [_findings(report, kind) for kind in KINDS]

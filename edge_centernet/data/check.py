@@ -23,10 +23,9 @@ from edge_centernet.data.base import MIN_SIDE, Annotations, Problem, clip_boxes
 from edge_centernet.data.duplicates import Alike, find_alike, thumbnail
 from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.image import Letterbox, read_image
-from edge_centernet.manifest import ModelSpec
 from edge_centernet.sources import quiet_libraries
 
-STRIDE = ModelSpec.stride  # input pixels per heatmap cell, of every model of ours
+STRIDES = (4, 8)  # input pixels per heatmap cell, of our models
 SMALL, MEDIUM = 32, 96  # square root of the area, pixels; COCO's limits, https://cocodataset.org/#detection-eval
 PERCENTILES = (5, 25, 50, 75, 95)
 OVERHANG = 1.0  # pixels outside the image that are rounding: VOC counts from 1, some of its tools from 0
@@ -86,9 +85,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """sets: "train" and, if asked for, "val" -> figures as `_figures` describes them. size: the input's, in pixels."""
+    """sets: "train" and, if asked for, "val" -> figures as `_figures` describes them.
+
+    size, stride: side of the network's input and of a heatmap cell, in pixels.
+    """
 
     size: int
+    stride: int
     sets: dict[str, dict[str, Any]]
     findings: tuple[Finding, ...]
 
@@ -106,7 +109,7 @@ class Report:
         """Everything, for a JSON file."""
         return {
             "input_size": self.size,
-            "stride": STRIDE,
+            "stride": self.stride,
             "errors": self.errors,
             "warnings": self.warnings,
             "sets": self.sets,
@@ -118,6 +121,7 @@ class Report:
 class _Part:
     """One set while it is checked. Arrays have one row an object as annotated (M), or one an image (N).
 
+    size, stride: side of the network's input and of a heatmap cell, in pixels.
     boxes: (M, 4) float32 clipped to the image, input: (M, 4) float32 the same after letterbox, both in pixels.
     kept: (M,) bool, what training sees; counted: (M,) bool, kept and not ignored (crowd, difficult).
     files: index of image -> sha256, of those that can be read; thumbnails: (their number, 8, 9) uint8.
@@ -125,6 +129,8 @@ class _Part:
 
     name: str
     found: Annotations
+    size: int
+    stride: int
     boxes: NDArray[np.float32]
     input: NDArray[np.float32]
     kept: NDArray[np.bool_]
@@ -158,16 +164,20 @@ def check_dataset(
     images: Path | None = None,
     val_images: Path | None = None,
     size: int = 320,
+    stride: int = 4,
     progress: Progress = lambda items, _: items,
 ) -> Report:
     """Check a training set and, if there is one, its validation set.
 
     data, val, images, val_images: as `edge_centernet.data.read_dataset` takes them. size: side of the network's
-    input in pixels, a multiple of 32. progress: shows a bar while images are read and compared.
-    Raises SourceError where a set cannot be read at all, ConfigError for a size that no model can have.
+    input in pixels, a multiple of 32. stride: input pixels per heatmap cell, 4 or 8.
+    progress: shows a bar while images are read and compared.
+    Raises SourceError where a set cannot be read at all, ConfigError for a size or stride that no model has.
     """
     if size < 64 or size % 32:
         raise ConfigError(f"size: expected a multiple of 32, at least 64 pixels; got {size}")
+    if stride not in STRIDES:
+        raise ConfigError(f"stride: expected 4 or 8 pixels, got {stride}")
     if val is not None and (val, val_images) == (data, images):
         raise ConfigError(f"val: {val} is the training set itself; name another set, or the images folder of its part")
     findings: list[Finding] = []
@@ -176,19 +186,19 @@ def check_dataset(
         if path is None:
             continue
         problems: list[Problem] = []
-        part = _part(name, read_annotations(path, folder, problems=problems), size)
+        part = _part(name, read_annotations(path, folder, problems=problems), size, stride)
         parts.append(part)
         findings += [Finding(problem.kind, name, None, problem.text) for problem in problems]
         findings += _files(part, progress)
-        findings += [*_boxes(part), *_twice(part), *_tiny(part), *_collisions(part, size), *_empty(part)]
+        findings += [*_boxes(part), *_twice(part), *_tiny(part), *_collisions(part), *_empty(part)]
         findings += _duplicates(part, progress)
     if len(parts) == 2:
         findings += _across(parts[0], parts[1], progress)
     findings.sort(key=lambda finding: list(KINDS).index(finding.kind))  # stable: in the order of the files
-    return Report(size, {part.name: _figures(part, size) for part in parts}, tuple(findings))
+    return Report(size, stride, {part.name: _figures(part) for part in parts}, tuple(findings))
 
 
-def _part(name: str, found: Annotations, size: int) -> _Part:
+def _part(name: str, found: Annotations, size: int, stride: int) -> _Part:
     """The arrays of a set."""
     boxes, kept = clip_boxes(found)
     image = np.asarray(found.objects.image, np.int64)
@@ -197,7 +207,8 @@ def _part(name: str, found: Annotations, size: int) -> _Part:
     for i, own in _by_image(image, np.arange(len(image))):
         _, width, height = found.images[i]
         scaled[own] = Letterbox(width, height, size, size).to_input(boxes[own])
-    return _Part(name, found, boxes, scaled, kept, image, np.asarray(found.objects.label, np.int64), counted)
+    label = np.asarray(found.objects.label, np.int64)
+    return _Part(name, found, size, stride, boxes, scaled, kept, image, label, counted)
 
 
 def _by_image(image: NDArray[np.int64], chosen: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -248,11 +259,11 @@ def _twice(part: _Part) -> Iterator[Finding]:
             yield part.finding("duplicate_box", image, f"{pair}: IoU {overlap[a, b]:.2f}")
 
 
-def _cells(part: _Part, size: int, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+def _cells(part: _Part, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     """(K, 3) image, row, column of the cell that holds the centre of each object `chosen`, as training places it."""
-    cells = part.input[chosen] / np.float32(STRIDE)
+    cells = part.input[chosen] / np.float32(part.stride)
     centre = ((cells[:, :2] + cells[:, 2:]) / 2).astype(np.int64)
-    x, y = np.minimum(centre, size // STRIDE - 1).T
+    x, y = np.minimum(centre, part.size // part.stride - 1).T
     return np.stack([part.image[chosen], y, x], axis=1)
 
 
@@ -260,7 +271,7 @@ def _tiny(part: _Part) -> Iterator[Finding]:
     """Objects that the network can hardly see."""
     chosen = np.flatnonzero(part.counted)
     side = _side(part, chosen)
-    for i, pixels in zip(chosen[side < STRIDE], side[side < STRIDE], strict=True):
+    for i, pixels in zip(chosen[side < part.stride], side[side < part.stride], strict=True):
         width, height = part.boxes[i, 2:] - part.boxes[i, :2]
         seen = f"{pixels:.1f} pixels (square root of the area) in the network's input"
         yield part.finding("tiny", int(part.image[i]), f"{part.object(i)}: {width:g} wide, {height:g} high is {seen}")
@@ -273,10 +284,10 @@ def _side(part: _Part, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.sqrt(area)
 
 
-def _collisions(part: _Part, size: int) -> Iterator[Finding]:
+def _collisions(part: _Part) -> Iterator[Finding]:
     """Cells that hold the centres of two or more objects of one class."""
     chosen = np.flatnonzero(part.counted)
-    keys = np.concatenate([_cells(part, size, chosen), part.label[chosen, None]], axis=1)
+    keys = np.concatenate([_cells(part, chosen), part.label[chosen, None]], axis=1)
     shared: dict[tuple[int, ...], list[int]] = {}
     for i, key in zip(chosen, keys.tolist(), strict=True):
         shared.setdefault(tuple(key), []).append(int(i))
@@ -338,7 +349,7 @@ def _looks_like(other: Path, alike: Alike) -> str:
     return f"looks like {other} ({alike.distance} of 64 hash bits differ, correlation {alike.correlation:.3f})"
 
 
-def _figures(part: _Part, size: int) -> dict[str, Any]:
+def _figures(part: _Part) -> dict[str, Any]:
     """What is in a set; objects are what training learns from: inside their image, not ignored.
 
     images, readable, empty_images, objects, ignored: numbers.
@@ -349,7 +360,7 @@ def _figures(part: _Part, size: int) -> dict[str, Any]:
         objects, and lost: all but one of each cell, which the network cannot tell apart.
     """
     chosen = np.flatnonzero(part.counted)
-    cells = _cells(part, size, chosen)
+    cells = _cells(part, chosen)
     typed = np.concatenate([cells, part.label[chosen, None]], axis=1)
     return {
         "data": str(part.found.source),
@@ -359,7 +370,7 @@ def _figures(part: _Part, size: int) -> dict[str, Any]:
         "objects": len(chosen),
         "ignored": int((part.kept & ~part.counted).sum()),
         "classes": {name: _class_figures(part, i) for i, name in enumerate(part.found.classes)},
-        "box_px": _size_figures(_side(part, chosen)),
+        "box_px": _size_figures(_side(part, chosen), part.stride),
         "collisions": {"same_class": _shared(typed), "any_class": _shared(cells)},
     }
 
@@ -375,8 +386,8 @@ def _class_figures(part: _Part, label: int) -> dict[str, Any]:
     }
 
 
-def _size_figures(side: NDArray[np.float64]) -> dict[str, Any]:
-    """side: (K,) square root of each area, in input pixels."""
+def _size_figures(side: NDArray[np.float64], stride: int) -> dict[str, Any]:
+    """side: (K,) square root of each area, and stride, in input pixels."""
     names = ("min", *(f"p{p}" for p in PERCENTILES), "max")
     values = np.percentile(side, (0, *PERCENTILES, 100)).tolist() if len(side) else [None] * len(names)
     return {
@@ -384,8 +395,8 @@ def _size_figures(side: NDArray[np.float64]) -> dict[str, Any]:
         "small": int((side < SMALL).sum()),
         "medium": int(((side >= SMALL) & (side < MEDIUM)).sum()),
         "large": int((side >= MEDIUM).sum()),
-        "under_1_cell": int((side < STRIDE).sum()),
-        "under_2_cells": int((side < 2 * STRIDE).sum()),
+        "under_1_cell": int((side < stride).sum()),
+        "under_2_cells": int((side < 2 * stride).sum()),
     }
 
 

@@ -221,6 +221,11 @@ def test_centres_in_one_cell_are_counted_by_class_and_in_all(tmp_path: Path) -> 
     assert [finding.text.split(": ", 1)[1] for finding in report.findings] == [
         "annotations[0] (car), annotations[1] (car) in the cell of row 30, column 10"
     ]
+    wide = check_dataset(coco(tmp_path, boxes), stride=8).sets["train"]
+    assert wide["collisions"]["same_class"] == {"objects": 3, "rate": 0.5, "lost": 2}, "cells are twice as wide"
+    assert wide["collisions"]["any_class"] == {"objects": 4, "rate": 4 / 6, "lost": 3}
+    with pytest.raises(ConfigError, match="stride: expected 4 or 8 pixels, got 16"):
+        check_dataset(coco(tmp_path, boxes), stride=16)
 
 
 class TestDuplicates:
