@@ -33,6 +33,8 @@ class TrainConfig:
         first is no worse; early_part 0 turns it off. Where `size` is smaller, that is used.
       guide: file with the weights of a MobileNetV2 0.5 that was trained to detect, whose features are to be learned
         too (see `train.guide`); empty: none. guide_weight: weight of that loss at the start, falling to zero.
+      teacher: float checkpoint of ours, or the name of a shipped model, whose heatmap is to be learned beside the
+        labels in both stages (see `train.teacher`); empty: none. teacher_weight: of that loss.
     Quantization-aware stage, from the float stage's averaged weights
       qat_epochs; qat_lr: peak learning rate, cosine to 1 %; qat_freeze: part (0..1) of the stage after which the
         activation ranges stand still. qat_epochs 0 calibrates only (post-training quantization).
@@ -70,6 +72,8 @@ class TrainConfig:
     early_part: float = 0.75
     guide: str = ""
     guide_weight: float = 3.0
+    teacher: str = ""
+    teacher_weight: float = 1.0
     qat_epochs: int = 3
     qat_lr: float = 2e-4
     qat_freeze: float = 0.5
@@ -98,6 +102,7 @@ class TrainConfig:
             ("freeze", self.freeze in (0, 4, 8, 16, 32), "0, 4, 8, 16 or 32"),
             ("early_part", 0 <= self.early_part <= 1, "0 to 1"),
             ("guide_weight", self.guide_weight >= 0, "at least 0"),
+            ("teacher_weight", self.teacher_weight >= 0, "at least 0"),
             ("qat_epochs", self.qat_epochs >= 0, "at least 0"),
             ("qat_freeze", 0 <= self.qat_freeze <= 1, "0 to 1"),
             ("ema", 0 <= self.ema < 1, "0 to below 1"),

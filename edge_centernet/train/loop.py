@@ -48,9 +48,10 @@ from edge_centernet.train.guide import Guide
 from edge_centernet.train.qat import freeze_ranges, prepare_qat, set_observing, settle_weights
 from edge_centernet.train.report import TensorBoardLog, write_report
 from edge_centernet.train.start import freeze_layers, start_network
+from edge_centernet.train.teacher import Teacher
 from edge_centernet.train.validate import validate
 
-LOSSES = ("loss", "heat", "overlap", "size", "offset", "guide")  # Loss's fields, and the guide's
+LOSSES = ("loss", "heat", "overlap", "size", "offset", "guide", "teacher")  # Loss's fields, and the helpers'
 METRICS = ("stage", "epoch", "side", "lr", *LOSSES, "AP50", "AP", "images_per_s", "seconds")
 CALIBRATION_BATCHES = 24
 
@@ -75,13 +76,13 @@ class Progress:
 class Step(nn.Module):
     """Forward pass and losses of one batch: what is shared between processes."""
 
-    def __init__(self, model: CenterNet, guide: Guide | None) -> None:
-        """guide: feature distillation, or None."""
+    def __init__(self, model: CenterNet, guide: Guide | None, teacher: Teacher | None) -> None:
+        """guide: feature distillation, or None; teacher: distillation of the heatmap, or None."""
         super().__init__()
-        self.model, self.guide = model, guide
+        self.model, self.guide, self.teacher = model, guide, teacher
 
-    def forward(self, batch: dict[str, Tensor], guide_weight: float, amp: bool) -> Tensor:
-        """Images (B, 3, H, W) uint8 and the fields of Targets -> (6,) losses of the global batch, as in LOSSES.
+    def forward(self, batch: dict[str, Tensor], guide_weight: float, teacher_weight: float, amp: bool) -> Tensor:
+        """Images (B, 3, H, W) uint8 and the fields of Targets -> (7,) losses of the global batch, as in LOSSES.
 
         Each process's part of them: their sum over all processes is the loss of the global batch.
         """
@@ -90,11 +91,14 @@ class Step(nn.Module):
             x = self.model.normalize(images.float())
             maps = self.model.backbone(self.model.recolor(x))
             outputs = self.model.predict(maps)
-            guided = self.guide(x, maps) if self.guide is not None else torch.zeros((), device=images.device)
+            zero = torch.zeros((), device=images.device)
+            guided = self.guide(x, maps) if self.guide is not None else zero
+            taught = self.teacher(x, outputs[0]) if self.teacher is not None else zero
         objects = distributed.total(batch["centre"].sum()).clamp(min=1)
         loss = centernet_loss(outputs, batch, objects)
         guided = guided / distributed.processes()
-        return torch.stack([loss.total + guide_weight * guided, *loss[1:], guided])
+        taught = taught / objects
+        return torch.stack([loss.total + guide_weight * guided + teacher_weight * taught, *loss[1:], guided, taught])
 
 
 class Trainer:
@@ -139,15 +143,16 @@ class Trainer:
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).eval()
         distributed.share_batchnorm(self.model)
-        guide = None
-        if self.config.guide:
-            guide = Guide(Path(self.config.guide), self.model.backbone.channels)
-            guide = guide.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        guide = Guide(Path(self.config.guide), self.model.backbone.channels) if self.config.guide else None
         self._set_step(guide)
 
     def _set_step(self, guide: Guide | None) -> None:
         self.guide = guide
-        self.step: nn.Module = Step(self.model, guide)
+        teacher = Teacher(self.config.teacher, self.model.spec) if self.config.teacher else None
+        for helper in (guide, teacher):
+            if helper is not None:
+                helper.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.step: nn.Module = Step(self.model, guide, teacher)
         self.optimizer = self._optimizer(self.step)
         if distributed.processes() > 1:
             self.step = DistributedDataParallel(self.step, broadcast_buffers=False)
@@ -231,7 +236,7 @@ class Trainer:
 
     def _train_step(self, batch: dict[str, Tensor]) -> list[float]:
         """One update; returns the global batch's losses, in the order of LOSSES."""
-        losses = self.step(batch, self._guide_weight(), self.amp)
+        losses = self.step(batch, self._guide_weight(), self.config.teacher_weight, self.amp)
         values: list[float] = distributed.total(losses.detach().clone()).tolist()
         if not math.isfinite(values[0]):
             raise TrainingDiverged(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,10 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 import cv2  # noqa: E402
 
 from edge_centernet.data import Dataset, Sample  # noqa: E402
+from edge_centernet.manifest import ModelSpec  # noqa: E402
+from edge_centernet.model.centernet import CenterNet  # noqa: E402
+from edge_centernet.model.checkpoint import save_checkpoint  # noqa: E402
+from edge_centernet.model.losses import OFFSET_WEIGHT, OVERLAP_WEIGHT, SIZE_WEIGHT  # noqa: E402
 from edge_centernet.train.config import TrainConfig  # noqa: E402
 from edge_centernet.train.dataset import BatchSampler  # noqa: E402
 from edge_centernet.train.loop import CannotSave, Trainer, TrainingDiverged  # noqa: E402
@@ -46,6 +52,22 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_state(data
     with pytest.raises(TrainingDiverged, match=r"the loss became nan in float epoch 2, step 1.*--resume"):
         trainer._stage(2)
     assert (tmp_path / "state.pt").read_bytes() == saved
+
+
+def test_a_teacher_s_part_of_the_loss_is_learned_and_logged(data: Dataset, tmp_path: Path) -> None:
+    """The total is the labels' losses and three times the teacher's, who says 0.5 in every cell."""
+    network = CenterNet(ModelSpec("teacher", "1", 64, 64, ("thing",)), TINY.architecture())
+    torch.nn.init.zeros_(network.heat.conv.weight)
+    torch.nn.init.zeros_(network.heat.conv.bias)
+    save_checkpoint(tmp_path / "teacher.safetensors", network, "float")
+    config = replace(TINY, epochs=1, teacher=str(tmp_path / "teacher.safetensors"), teacher_weight=3.0)
+    Trainer(config, data, None, tmp_path, "student").run()
+    with (tmp_path / "metrics.csv").open() as file:
+        row = {k: float(v) for k, v in next(csv.DictReader(file)).items() if v and k != "stage"}
+
+    labels = row["heat"] + OVERLAP_WEIGHT * row["overlap"] + SIZE_WEIGHT * row["size"] + OFFSET_WEIGHT * row["offset"]
+    assert row["teacher"] > 10, "256 cells, each about 0.1 or more away"
+    assert row["loss"] == pytest.approx(labels + 3 * row["teacher"], rel=1e-3)
 
 
 @pytest.fixture

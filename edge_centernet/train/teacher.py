@@ -1,0 +1,62 @@
+"""Distillation: a trained network of ours says how sure one can be of each class in each cell.
+
+The labels say 1 at a centre and nothing of what else it looks like; a teacher says 0.6 cat and 0.2 dog (Hinton et al.,
+arXiv 1503.02531). Cells count by the square of the distance between the two, as in the quality focal loss (Li et al.,
+arXiv 2006.04388, equation 3): the many empty ones, where both agree, weigh nothing. Only used in training.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edge_centernet.errors import ConfigError
+from edge_centernet.manifest import ModelSpec
+from edge_centernet.model.checkpoint import load_checkpoint
+from edge_centernet.model.layers import fold_batchnorm
+from edge_centernet.models import find_model
+
+
+class Teacher(nn.Module):
+    """Holds the frozen network; only classes that both know are taught."""
+
+    taught: Tensor
+    known: Tensor
+
+    def __init__(self, checkpoint: str, spec: ModelSpec) -> None:
+        """checkpoint: a float .safetensors of ours, or the name of a shipped model; spec: the student's.
+
+        Raises ConfigError where the two have no class in common, or see other colours, or the student's cells are
+        smaller than the teacher's; ArtifactError for another kind of file.
+        """
+        super().__init__()
+        self.network, _ = load_checkpoint(find_model(checkpoint, ".safetensors"))
+        fold_batchnorm(self.network)
+        self.network.requires_grad_(False)
+        own = self.network.spec
+        if (own.mean, own.std, own.color) != (spec.mean, spec.std, spec.color) or spec.stride % own.stride:
+            raise ConfigError(
+                f"teacher {checkpoint}: expected mean, std and color as the student's and a stride that divides "
+                f"{spec.stride}, got {own.mean}, {own.std}, {own.color} and {own.stride}"
+            )
+        common = [name for name in spec.classes if name in own.classes]
+        if not common:
+            wanted, got = ", ".join(spec.classes), ", ".join(own.classes)
+            raise ConfigError(f"teacher {checkpoint}: expected a network that knows {wanted}, got {got}")
+        self.pool = spec.stride // own.stride
+        self.register_buffer("taught", torch.tensor([spec.classes.index(name) for name in common]), persistent=False)
+        self.register_buffer("known", torch.tensor([own.classes.index(name) for name in common]), persistent=False)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """The teacher stays as it is."""
+        return super().train(False)
+
+    def forward(self, x: Tensor, heat: Tensor) -> Tensor:
+        """x: (B, 3, H, W) normalised; heat: (B, C, h, w), the student's logits -> sum over cells, a scalar."""
+        with torch.no_grad():
+            theirs = self.network.core(x)[0][:, self.known].float().sigmoid()  # (B, K, pool * h, pool * w)
+            theirs = F.max_pool2d(theirs, self.pool) if self.pool > 1 else theirs
+        ours = heat[:, self.taught].float()
+        weight = (theirs - ours.sigmoid()).square()
+        return (weight * F.binary_cross_entropy_with_logits(ours, theirs, reduction="none")).sum()
