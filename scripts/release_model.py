@@ -47,7 +47,7 @@ def main(run: Path, version: str) -> None:
         source = export_onnx(quantized, Path(folder) / f"{name}.onnx")
         artifacts = convert(source, ("onnx", "openvino", "tflite"), "int8", FOLDER)
     config = json.loads((run / "config.json").read_text())
-    for helper in ("guide", "teacher"):
+    for helper in ("guide", "teacher", "tower_weights"):
         config[helper] = Path(config[helper]).name  # where it lay is nobody's business
     write_atomic(records / "config.json", json.dumps(config, indent=1) + "\n")
     for record in RECORDS:

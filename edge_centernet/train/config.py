@@ -15,7 +15,8 @@ class TrainConfig:
     """Saved with every run as config.json.
 
     Model (taken from the checkpoint instead, where training starts from one of ours)
-      backbone, width, act, padding, neck, head, context, expand, kind: see `model.centernet.Architecture`.
+      backbone, width, act, padding, neck, head, context, expand, kind, tower: see `model.centernet.Architecture`.
+      tower_weights: file with what the tower starts from (torchvision's names), beside --weights for the backbone.
       size: network input side in pixels, multiple of 32.
     Data
       scale_min, scale_max: range of the random scale on top of the letterbox; 1 and 1 for none.
@@ -28,7 +29,8 @@ class TrainConfig:
       warmup: steps of linear warm-up (at most a tenth of the stage), then cosine to 1 % of the peak.
       weight_decay: on convolution weights only. clip: largest gradient norm; 0 turns clipping off.
       ema: decay of the averaged weights that are evaluated and kept.
-      freeze: with pretrained weights, backbone layers up to this stride (4, 8, 16, 32) stay as they are; 0: none.
+      freeze: with pretrained weights, backbone layers up to this stride (4, 8, 16, 32) stay as they are, and the whole
+        tower; 0: none.
       early_side: image side in pixels for the first `early_part` (0..1) of the epochs: cheaper, and coarser
         first is no worse; early_part 0 turns it off. Where `size` is smaller, that is used.
       guide: file with the weights of a MobileNetV2 0.5 that was trained to detect, whose features are to be learned
@@ -54,6 +56,8 @@ class TrainConfig:
     context: int = 2
     expand: int = 2
     kind: str = "fpn"
+    tower: float = 0.0
+    tower_weights: str = ""
     size: int = 320
     scale_min: float = 0.5
     scale_max: float = 1.6

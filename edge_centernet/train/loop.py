@@ -90,7 +90,7 @@ class Step(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             x = self.model.normalize(images.float())
             maps = self.model.backbone(self.model.recolor(x))
-            outputs = self.model.predict(maps)
+            outputs = self.model.predict(maps, self.model.tower(x) if self.model.tower is not None else [])
             zero = torch.zeros((), device=images.device)
             guided = self.guide(x, maps) if self.guide is not None else zero
             taught = self.teacher(x, outputs[0]) if self.teacher is not None else zero
@@ -259,7 +259,10 @@ class Trainer:
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in step.named_parameters():
             if parameter.requires_grad:
-                key = (name.startswith("model.backbone."), parameter.ndim > 1)  # no decay for biases and BatchNorm
+                key = (
+                    name.startswith(("model.backbone.", "model.tower.")),
+                    parameter.ndim > 1,
+                )  # no decay for biases and BatchNorm
                 groups.setdefault(key, []).append(parameter)
         return torch.optim.AdamW(
             [

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from edge_centernet.model.backbones import BasicBlock, InvertedResidual
+from edge_centernet.model.backbones import BasicBlock, InvertedResidual, MobileNetV2, ResNet18
 from edge_centernet.model.centernet import CenterNet, Neck
 from edge_centernet.model.deconv import DeconvNeck
 from edge_centernet.model.layers import Add, ConvUnit, fold_batchnorm
@@ -146,33 +146,41 @@ def _wire(model: CenterNet) -> None:
     """Tie the quantizers around every addition, and tell every convolution the scale of its input."""
     image = ActivationQuant()
     image.low, image.high = torch.tensor(-1.0), torch.tensor(127 / 128)  # scale 1/128, zero point 0
-    backbone = model.backbone
-    outputs: list[ActivationQuant] = []  # behind each backbone layer
-    last = image if isinstance(model.recolor, nn.Identity) else _wire_chain([model.recolor], image)
-    for layer in backbone.layers:
-        for block in layer if isinstance(layer, nn.Sequential) else (layer,):
-            last = _wire_block(block, last)
-        outputs.append(last)
-    last = _wire_neck(model.neck, [outputs[backbone.last[stride]] for stride in (32, 16, 8, 4)])
+    colours = image if isinstance(model.recolor, nn.Identity) else _wire_chain([model.recolor], image)
+    maps = _wire_backbone(model.backbone, colours)
+    last = _wire_neck(model.neck, maps, _wire_backbone(model.tower, image) if model.tower is not None else [])
     for mixing, heads in model.branches():
         mixed = _wire_chain(mixing, last)
         for head in heads:
             _wire_chain([head], mixed)
 
 
-def _wire_neck(neck: Neck | DeconvNeck, maps: list[ActivationQuant]) -> ActivationQuant:
-    """The neck behind the backbone's maps (strides 32, 16, 8, 4); returns the quantizer of its output."""
-    deepest, *shallower = maps
+def _wire_backbone(backbone: MobileNetV2 | ResNet18, last: ActivationQuant) -> list[ActivationQuant]:
+    """The quantizers of the maps at strides 32, 16, 8 and 4 of a backbone whose input is behind `last`."""
+    outputs: list[ActivationQuant] = []  # behind each layer
+    for layer in backbone.layers:
+        for block in layer if isinstance(layer, nn.Sequential) else (layer,):
+            last = _wire_block(block, last)
+        outputs.append(last)
+    return [outputs[backbone.last[stride]] for stride in (32, 16, 8, 4)]
+
+
+def _wire_neck(neck: Neck | DeconvNeck, maps: list[ActivationQuant], beside: list[ActivationQuant]) -> ActivationQuant:
+    """The neck behind the maps of one or two backbones (strides 32, 16, 8, 4); returns the quantizer of its output."""
     if isinstance(neck, DeconvNeck):
-        return _wire_chain(neck.units, deepest)  # interleaving keeps values and scale
-    last = _wire_chain([neck.top], deepest)
+        return _wire_chain(neck.units, maps[0])  # interleaving keeps values and scale
+    entering = [_wire_chain([unit], m) for unit, m in zip((neck.top, *neck.lateral), maps, strict=False)]
+    if neck.beside is not None:
+        others = [_wire_chain([unit], m) for unit, m in zip(neck.beside, beside, strict=False)]
+        joins = [join for join in neck.join if isinstance(join, Add)]
+        entering = [_tie(a, b, join.out_quant) for join, a, b in zip(joins, entering, others, strict=True)]
+    last, *laterals = entering
     for block in neck.context:
         last = _wire_block(block, last)
-    levels = zip(shallower[: len(neck.lateral)], neck.lateral, neck.add, neck.mix, strict=True)
-    for source, lateral, add, mix in levels:
+    for lateral, add, mix in zip(laterals, neck.add, neck.mix, strict=True):
         assert isinstance(add, Add)
         assert isinstance(mix, nn.Sequential)
-        last = _wire_chain(mix, _tie(last, _wire_chain([lateral], source), add.out_quant))
+        last = _wire_chain(mix, _tie(last, lateral, add.out_quant))
     return last
 
 

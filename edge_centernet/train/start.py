@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edge_centernet.errors import ArtifactError
+from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.model.backbones import load_pretrained
 from edge_centernet.model.centernet import CenterNet
@@ -30,14 +30,27 @@ def start_network(config: TrainConfig, spec: ModelSpec, weights: Path | None) ->
     model = CenterNet(replace(spec, stride=arch.stride), arch)
     if weights is not None:
         load_pretrained(model.backbone, weights)
+    if model.tower is not None and (weights is not None or config.tower_weights):
+        load_pretrained(model.tower, _tower_weights(config))
     return model, config
 
 
+def _tower_weights(config: TrainConfig) -> Path:
+    """Their file: a tower without pretrained weights beside a backbone with them would stand still at random ones."""
+    if not config.tower_weights:
+        raise ConfigError("tower: expected --set tower_weights=FILE with what the second backbone starts from")
+    return Path(config.tower_weights)
+
+
 def freeze_layers(model: CenterNet, stride: int) -> None:
-    """Backbone layers up to `stride` (0: none) stand still; folding their BatchNorm is exact and saves its time."""
+    """Backbone layers up to `stride` (0: none), and all of the tower, stand still.
+
+    Folding their BatchNorm is exact and saves its time.
+    """
     if not stride:
         return
-    for layer in list(model.backbone.layers)[: model.backbone.last[stride] + 1]:
+    still = list(model.backbone.layers)[: model.backbone.last[stride] + 1]
+    for layer in still + ([model.tower] if model.tower is not None else []):
         fold_batchnorm(layer)
         layer.requires_grad_(False)
 

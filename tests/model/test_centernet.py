@@ -45,6 +45,29 @@ def test_without_the_last_neck_level_heads_stand_at_stride_eight() -> None:
         CenterNet(ModelSpec("tiny", "1", 64, 96, ("circle",)), arch)
 
 
+@pytest.mark.parametrize("neck", [(16, 24), (16, 24, 32)])
+def test_a_second_backbone_is_added_at_every_stride_of_the_neck(neck: tuple[int, ...]) -> None:
+    """Another map of it at any one of these strides changes what the neck puts out, at stride 4 of a neck of two not."""
+    torch.manual_seed(0)
+    arch = Architecture("mobilenet_v2", 0.25, neck, 16, tower=0.35)
+    model = CenterNet(ModelSpec("two", "1", 64, 64, ("circle",), stride=arch.stride), arch).eval()
+    assert model.tower is not None
+    maps, beside = (
+        [torch.randn(1, net.channels[s], 64 // s, 64 // s) for s in (4, 8, 16, 32)]
+        for net in (model.backbone, model.tower)
+    )
+    whole = model.neck(maps, beside)
+
+    changed = [not torch.equal(model.neck(maps, [*beside[:i], -beside[i], *beside[i + 1 :]]), whole) for i in range(4)]
+    assert changed == [len(neck) == 3, True, True, True]
+
+
+def test_the_original_network_has_no_room_for_a_second_backbone() -> None:
+    """Refused in one line."""
+    with pytest.raises(ConfigError, match=r"architecture tower: expected 0 for kind original, got 0\.5"):
+        CenterNet(ModelSpec("two", "1", 64, 64, ("circle",)), Architecture("resnet18", kind="original", tower=0.5))
+
+
 @pytest.mark.parametrize(("kind", "neck"), [("fpn", (16,)), ("fpn", (16, 16, 16, 16)), ("original", (16, 16))])
 def test_a_neck_of_another_depth_is_refused(kind: Literal["fpn", "original"], neck: tuple[int, ...]) -> None:
     """One line names what a neck may be."""
