@@ -47,7 +47,7 @@ def test_without_the_last_neck_level_heads_stand_at_stride_eight() -> None:
 
 @pytest.mark.parametrize("neck", [(16, 24), (16, 24, 32)])
 def test_a_second_backbone_is_added_at_every_stride_of_the_neck(neck: tuple[int, ...]) -> None:
-    """Another map of it at any one of these strides changes what the neck puts out, at stride 4 of a neck of two not."""
+    """Another map of it at any of them changes what the neck puts out; at stride 4 of a neck of two it does not."""
     torch.manual_seed(0)
     arch = Architecture("mobilenet_v2", 0.25, neck, 16, tower=0.35)
     model = CenterNet(ModelSpec("two", "1", 64, 64, ("circle",), stride=arch.stride), arch).eval()
