@@ -36,7 +36,7 @@ MATCH_SCORE = 0.1
 # An artifact passes: so much of what either side finds has its partner on the other side. Engines round an addition
 # differently by one step, and in a sample of some 50 detections each one counts 2 %.
 MIN_AGREEMENT = 0.95
-# An artifact passes: mean |difference| of each head, in steps of the source's int8 outputs. In a deep and narrow network
+# An artifact passes: mean |difference| of each head, in steps of the source's int8 outputs. In a deep narrow network
 # more is noise: one value rounded the other way changes as much behind it as quantization itself did. There an int8
 # artifact may be as far from the source as the source is from its own float network (docs/decisions/0006).
 MAX_MEAN_STEPS = {"int8": 1.5, "fp32": 0.1}
