@@ -36,8 +36,8 @@ class TrainConfig:
       guide: file with the weights of a MobileNetV2 0.5 that was trained to detect, whose features are to be learned
         too (see `train.guide`); empty: none. guide_weight: weight of that loss at the start, falling to zero.
       teacher: float checkpoint of ours, or the name of a shipped model, whose heatmap is to be learned beside the
-        labels in both stages (see `train.teacher`); empty: none. teacher_weight: of that loss.
-    Quantization-aware stage, from the float stage's averaged weights
+        labels (see `train.teacher`); empty: none. teacher_weight: of that loss.
+    Quantization-aware stage, from the float stage's averaged weights, with the float network as the teacher
       qat_epochs; qat_lr: peak learning rate, cosine to 1 %; qat_freeze: part (0..1) of the stage after which the
         activation ranges stand still. qat_epochs 0 calibrates only (post-training quantization).
       symmetric: every zero point 0, as TensorRT wants it.

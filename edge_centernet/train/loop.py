@@ -144,11 +144,11 @@ class Trainer:
         self.ema = copy.deepcopy(self.model).eval()
         distributed.share_batchnorm(self.model)
         guide = Guide(Path(self.config.guide), self.model.backbone.channels) if self.config.guide else None
-        self._set_step(guide)
+        teacher = Teacher.load(self.config.teacher, self.model.spec) if self.config.teacher else None
+        self._set_step(guide, teacher)
 
-    def _set_step(self, guide: Guide | None) -> None:
+    def _set_step(self, guide: Guide | None, teacher: Teacher | None) -> None:
         self.guide = guide
-        teacher = Teacher(self.config.teacher, self.model.spec) if self.config.teacher else None
         for helper in (guide, teacher):
             if helper is not None:
                 helper.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -322,12 +322,25 @@ class Trainer:
         self.progress = Progress("qat")
 
     def _quantize(self) -> None:
-        """Insert quantizers, observing, into the network and its average."""
+        """Insert quantizers, observing, into the network and its average; the float network becomes the teacher."""
+        teacher = Teacher(self._float_network(), self.model.spec) if self.config.qat_epochs else None
         prepare_qat(self.model, self.config.symmetric)
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval()
         set_observing(self.model, True)
-        self._set_step(None)
+        self._set_step(None, teacher)
+
+    def _float_network(self) -> CenterNet:
+        """What the float stage ended with."""
+        from safetensors.torch import load
+
+        path = self.out / "float.safetensors"
+        if self._first() and not path.is_file():
+            raise ConfigError(f"--resume: expected the float stage's result, found no {path}")
+        content = cast(bytes, distributed.from_first(path.read_bytes() if self._first() else b""))
+        network = CenterNet(self.model.spec, self.model.arch)
+        load_state(network, load(content), path)
+        return network
 
     # ---- files -------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edge_centernet.errors import ConfigError
+from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.manifest import ModelSpec
+from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import load_checkpoint
 from edge_centernet.model.layers import fold_batchnorm
 from edge_centernet.models import find_model
@@ -24,29 +25,38 @@ class Teacher(nn.Module):
     taught: Tensor
     known: Tensor
 
-    def __init__(self, checkpoint: str, spec: ModelSpec) -> None:
-        """checkpoint: a float .safetensors of ours, or the name of a shipped model; spec: the student's.
+    def __init__(self, network: CenterNet, spec: ModelSpec) -> None:
+        """network: a float one, kept and changed (frozen, BatchNorm folded); spec: the student's.
 
         Raises ConfigError where the two have no class in common, or see other colours, or the student's cells are
-        smaller than the teacher's; ArtifactError for another kind of file.
+        smaller than the teacher's.
         """
         super().__init__()
-        self.network, _ = load_checkpoint(find_model(checkpoint, ".safetensors"))
+        self.network = network.eval()
         fold_batchnorm(self.network)
         self.network.requires_grad_(False)
         own = self.network.spec
         if (own.mean, own.std, own.color) != (spec.mean, spec.std, spec.color) or spec.stride % own.stride:
             raise ConfigError(
-                f"teacher {checkpoint}: expected mean, std and color as the student's and a stride that divides "
+                f"teacher {own.name}: expected mean, std and color as the student's and a stride that divides "
                 f"{spec.stride}, got {own.mean}, {own.std}, {own.color} and {own.stride}"
             )
         common = [name for name in spec.classes if name in own.classes]
         if not common:
             wanted, got = ", ".join(spec.classes), ", ".join(own.classes)
-            raise ConfigError(f"teacher {checkpoint}: expected a network that knows {wanted}, got {got}")
+            raise ConfigError(f"teacher {own.name}: expected a network that knows {wanted}, got {got}")
         self.pool = spec.stride // own.stride
         self.register_buffer("taught", torch.tensor([spec.classes.index(name) for name in common]), persistent=False)
         self.register_buffer("known", torch.tensor([own.classes.index(name) for name in common]), persistent=False)
+
+    @classmethod
+    def load(cls, checkpoint: str, spec: ModelSpec) -> Teacher:
+        """From a float .safetensors of ours or the name of a shipped model; raises ArtifactError for another file."""
+        path = find_model(checkpoint, ".safetensors")
+        network, stage = load_checkpoint(path)
+        if stage != "float":
+            raise ArtifactError(f"{path}: expected a float checkpoint as teacher, got one with stage {stage}")
+        return cls(network, spec)
 
     def train(self, mode: bool = True) -> Teacher:
         """The teacher stays as it is."""

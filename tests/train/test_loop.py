@@ -15,13 +15,14 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 import cv2  # noqa: E402
 
 from edge_centernet.data import Dataset, Sample  # noqa: E402
+from edge_centernet.errors import ConfigError  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
 from edge_centernet.model.centernet import CenterNet  # noqa: E402
-from edge_centernet.model.checkpoint import save_checkpoint  # noqa: E402
+from edge_centernet.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from edge_centernet.model.losses import OFFSET_WEIGHT, OVERLAP_WEIGHT, SIZE_WEIGHT  # noqa: E402
 from edge_centernet.train.config import TrainConfig  # noqa: E402
 from edge_centernet.train.dataset import BatchSampler  # noqa: E402
-from edge_centernet.train.loop import CannotSave, Trainer, TrainingDiverged  # noqa: E402
+from edge_centernet.train.loop import CannotSave, Step, Trainer, TrainingDiverged  # noqa: E402
 
 TINY = TrainConfig(
     width=0.25, neck=(16, 16, 16), head=16, context=0, size=64, early_side=64, epochs=2, qat_epochs=0, batch_size=4,
@@ -68,6 +69,26 @@ def test_a_teacher_s_part_of_the_loss_is_learned_and_logged(data: Dataset, tmp_p
     labels = row["heat"] + OVERLAP_WEIGHT * row["overlap"] + SIZE_WEIGHT * row["size"] + OFFSET_WEIGHT * row["offset"]
     assert row["teacher"] > 10, "256 cells, each about 0.1 or more away"
     assert row["loss"] == pytest.approx(labels + 3 * row["teacher"], rel=1e-3)
+
+
+def test_int8_learns_from_the_float_network_after_resuming_too(data: Dataset, tmp_path: Path) -> None:
+    """The teacher of the quantization-aware stage answers as float.safetensors; without that file it cannot go on."""
+    config = replace(TINY, epochs=1, qat_epochs=1)
+    whole = Trainer(config, data, None, tmp_path, "t")
+    whole.run()
+    resumed = Trainer(config, data, None, tmp_path, "t")
+    resumed.resume()
+    wanted, _ = load_checkpoint(tmp_path / "float.safetensors")
+    image = torch.rand(1, 3, 64, 64) * 255
+
+    for trainer in (whole, resumed):
+        assert isinstance(trainer.step, Step)
+        assert trainer.step.teacher is not None
+        for ours, theirs in zip(trainer.step.teacher.network(image), wanted(image), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    (tmp_path / "float.safetensors").unlink()
+    with pytest.raises(ConfigError, match="expected the float stage's result, found no"):
+        Trainer(config, data, None, tmp_path, "t").resume()
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def checkpoint(tmp_path: Path) -> str:
 
 def test_a_student_that_says_the_same_has_nothing_to_learn(checkpoint: str) -> None:
     """The teacher's own logits give a loss of 0; opposite ones give more than 1 a cell where it is sure."""
-    teacher = Teacher(checkpoint, SPEC)
+    teacher = Teacher.load(checkpoint, SPEC)
     x = torch.rand(2, 3, 64, 64) * 2 - 1
     heat = teacher.network.core(x)[0].detach()
 
@@ -44,7 +44,7 @@ def test_a_student_that_says_the_same_has_nothing_to_learn(checkpoint: str) -> N
 def test_coarser_cells_take_the_highest_of_theirs_and_classes_go_by_name(checkpoint: str) -> None:
     """Student: stride 8, dog, fox, cat. The maxima of 2x2 cells of dog and cat give 0; the fox is not taught."""
     spec = replace(SPEC, classes=("dog", "fox", "cat"), stride=8)
-    teacher = Teacher(checkpoint, spec)
+    teacher = Teacher.load(checkpoint, spec)
     x = torch.rand(1, 3, 64, 64) * 2 - 1
     cat, dog, _ = torch.nn.functional.max_pool2d(teacher.network.core(x)[0].detach(), 2)[0]
     heat = torch.stack([dog, torch.full_like(dog, 50.0), cat])[None].requires_grad_()
@@ -59,7 +59,7 @@ def test_coarser_cells_take_the_highest_of_theirs_and_classes_go_by_name(checkpo
 
 def test_the_teacher_never_changes(checkpoint: str) -> None:
     """It stays in evaluation mode, has no BatchNorm left and wants no gradient."""
-    teacher = Teacher(checkpoint, SPEC).train()
+    teacher = Teacher.load(checkpoint, SPEC).train()
 
     assert not teacher.network.training
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in teacher.modules())
@@ -77,10 +77,10 @@ def test_the_teacher_never_changes(checkpoint: str) -> None:
 def test_a_teacher_that_does_not_fit_is_refused(checkpoint: str, change: dict[str, object], reason: str) -> None:
     """One line says what was expected and what came."""
     with pytest.raises(ConfigError, match=reason):
-        Teacher(checkpoint, replace(SPEC, **change))  # type: ignore[arg-type]
+        Teacher.load(checkpoint, replace(SPEC, **change))  # type: ignore[arg-type]
 
 
 def test_a_teacher_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """One line, not a traceback."""
     with pytest.raises(ArtifactError, match="expected a model file, got no such file"):
-        Teacher(str(tmp_path / "gone.safetensors"), SPEC)
+        Teacher.load(str(tmp_path / "gone.safetensors"), SPEC)
