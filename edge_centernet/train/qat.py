@@ -6,8 +6,11 @@ Scheme (what OpenVINO, TFLite, ONNX Runtime and TensorRT's QDQ readers all execu
                point is 0, for TensorRT, which knows no other);
                the two inputs and the output of an addition share one scale (each has its own zero point)
   bias         int32 with scale s_in * s_w
+  rescaling    s_in * s_w / s_out of every convolution is a fraction q / p with an odd p
 Dense weights use 7 bits because x86 processors without VNNI multiply with `vpmaddubsw`, which adds pairs of
 products in 16 bits: 255 * (63 + 63) = 32,130 fits, 255 * (127 + 127) saturates and ruins the boxes silently.
+A sum of integers times q / p is never half-way between two integers, so that no engine's last bit decides how it is
+rounded: all of them, and this simulation, answer alike (docs/decisions/0006).
 With one scale an addition of stored integers is exact, in whatever order an engine rounds: OpenVINO fuses it into the
 convolution in front and skips that one's rounding, which otherwise puts a fifth of its outputs one step off.
 Straight-through gradients: Jacob et al., arXiv 1712.05877.
@@ -16,6 +19,7 @@ Straight-through gradients: Jacob et al., arXiv 1712.05877.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,20 +38,54 @@ HEAT_LOW = -8.0  # logits below are all background (p < 0.0004): spend the 256 s
 HEAT_HIGH = 3.0  # p = 0.95: an average of maxima would clip the surest peaks into plateaus
 
 
-class WeightQuant(nn.Module):
-    """Per-channel symmetric fake quantization; the scale follows the weights."""
+def exact_rescale(wanted: Tensor) -> Tensor:
+    """The smallest good rescaling factor q / p that is not below `wanted`, p odd: (C,) > 0 -> (C,) float64.
 
-    def __init__(self, limit: int) -> None:
-        """limit: the largest stored magnitude, 63 or 127."""
+    Good: at most 1 % above it, with p as small as possible: the next half-way point is 1 / (2 p) away. Where no p up to
+    255 is good enough, 1 / p, which is at most 2 * wanted (so 1 %) above it.
+    """
+    wanted = wanted.double()
+    p = torch.arange(1, 256, 2, dtype=torch.float64, device=wanted.device)
+    fractions = torch.ceil(wanted[:, None] * p - 1e-9) / p  # (C, 128)
+    good = fractions <= wanted[:, None] * 1.01
+    smallest = fractions.gather(1, good.int().argmax(dim=1, keepdim=True)).squeeze(1)
+    inverse = 1 / (2 * torch.floor((1 / wanted - 1) / 2) + 1).clamp(min=1)
+    return torch.where(good.any(dim=1), smallest, inverse)
+
+
+class WeightQuant(nn.Module):
+    """Per-channel symmetric fake quantization; the scale follows the weights until they are settled."""
+
+    step: Tensor
+
+    def __init__(self, limit: int, channels: int) -> None:
+        """limit: the largest stored magnitude, 63 or 127; channels: C_out."""
         super().__init__()
         self.limit = limit
-        self.fixed: Tensor | None = None
+        self._around: list[ActivationQuant] = []  # in front of and behind the convolution; a list: not submodules
+        self.settled = False
+        self.register_buffer("step", torch.zeros(channels))  # (C_out,) the scale once settled, until then 0
+
+    def between(self, entering: ActivationQuant, leaving: ActivationQuant) -> None:
+        """Tell whose scales the rescaling depends on."""
+        self._around = [entering, leaving]
 
     def scale(self, weight: Tensor) -> Tensor:
         """(C_out, C_in / groups, kh, kw) -> (C_out,) real value of one step."""
-        if self.fixed is not None:
-            return self.fixed
-        return weight.detach().abs().amax(dim=(1, 2, 3)).clamp(min=WEIGHT_FLOOR) / self.limit
+        if self.settled:
+            return self.step
+        least = weight.detach().abs().amax(dim=(1, 2, 3)).clamp(min=WEIGHT_FLOOR) / self.limit
+        s_in, s_out = (quantizer.scale_zero_point()[0].detach().double() for quantizer in self._around)
+        return (exact_rescale(least * s_in / s_out) * s_out / s_in).to(least.dtype)
+
+    def settle(self, weight: Tensor) -> None:
+        """Keep the scale that this weight asks for."""
+        self.step.copy_(self.scale(weight))
+        self.settled = True
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state, prefix, *rest)
+        self.settled = bool(self.step.any())
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight as the device will see it, same shape."""
@@ -115,12 +153,12 @@ class BiasQuant(nn.Module):
     def __init__(self, entering: ActivationQuant, weight_quant: WeightQuant) -> None:
         """entering: the quantizer of the convolution's input."""
         super().__init__()
-        self.weight_quant = weight_quant
-        self._entering = [entering]  # in a list: it belongs to another layer and is no submodule of this one
+        # In lists: they belong to others and are no submodules of this one.
+        self._entering, self._weight_quant = [entering], [weight_quant]
 
     def forward(self, bias: Tensor, weight: Tensor) -> Tensor:
         """(C_out,) -> (C_out,), straight-through gradient."""
-        step = self._entering[0].scale_zero_point()[0].detach() * self.weight_quant.scale(weight)
+        step = self._entering[0].scale_zero_point()[0].detach() * self._weight_quant[0].scale(weight)
         return bias + ((bias / step).round() * step - bias).detach()
 
 
@@ -133,7 +171,7 @@ def prepare_qat(model: CenterNet, symmetric: bool = False) -> None:
     for module in model.modules():
         if isinstance(module, ConvUnit):
             dense = module.conv.groups == 1
-            module.weight_quant = WeightQuant(DENSE_MAX if dense else DEPTHWISE_MAX)
+            module.weight_quant = WeightQuant(DENSE_MAX if dense else DEPTHWISE_MAX, module.conv.out_channels)
             module.out_quant = ActivationQuant(symmetric)
         elif isinstance(module, Add):
             module.out_quant = ActivationQuant(symmetric)
@@ -206,6 +244,7 @@ def _wire_chain(units: Iterable[nn.Module], entering: ActivationQuant) -> Activa
         assert isinstance(unit, ConvUnit)
         assert isinstance(unit.weight_quant, WeightQuant)
         assert isinstance(unit.out_quant, ActivationQuant)
+        unit.weight_quant.between(entering, unit.out_quant)
         unit.bias_quant = BiasQuant(entering, unit.weight_quant)
         entering = unit.out_quant
     return entering
@@ -225,13 +264,15 @@ def _tie(*quantizers: nn.Module) -> ActivationQuant:
 
 @torch.no_grad()
 def settle_weights(model: nn.Module) -> None:
-    """Replace every weight by what it is rounded to, when training is over.
+    """Replace every weight by what it is rounded to and keep the scales, when training is over.
 
     Pretrained weights that were quantized before often lie exactly between two steps, and every engine breaks such ties
     in its own way: one weight off is a whole channel off. After this there are no ties left.
     """
     for module in model.modules():
         if isinstance(module, ConvUnit):
+            assert isinstance(module.weight_quant, WeightQuant)
+            module.weight_quant.settle(module.conv.weight)
             module.conv.weight.copy_(module.weight_quant(module.conv.weight))
 
 
@@ -247,7 +288,7 @@ def bake(model: nn.Module) -> None:
             assert module.conv.bias is not None
             module.conv.bias.copy_(module.bias_quant(module.conv.bias, module.conv.weight))
             module.bias_quant = None
-            module.weight_quant.fixed = module.weight_quant.scale(module.conv.weight).clone()
+            module.weight_quant.settle(module.conv.weight)
             module.conv.weight.copy_(module.weight_quant(module.conv.weight))
 
 
