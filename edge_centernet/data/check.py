@@ -164,7 +164,7 @@ def check_dataset(
     images: Path | None = None,
     val_images: Path | None = None,
     size: int = 320,
-    stride: int = 4,
+    stride: int = 8,
     progress: Progress = lambda items, _: items,
 ) -> Report:
     """Check a training set and, if there is one, its validation set.

@@ -103,7 +103,7 @@ def test_a_good_set_has_no_finding_and_is_described(tmp_path: Path) -> None:
 
 def test_the_input_size_decides_what_is_small(tmp_path: Path) -> None:
     """At 64 pixels the box of 9x9 is 3.6 pixels large, under a cell of 4, and that of 10x10 is 4.0, under two."""
-    report = check_dataset(coco(tmp_path, [*GOOD[:2], (1, "car", [0, 0, 9, 9]), (2, "car", [9, 9, 60, 60])]), size=64)
+    report = check_dataset(coco(tmp_path, [*GOOD[:2], (1, "car", [0, 0, 9, 9]), (2, "car", [9, 9, 60, 60])]), size=64, stride=4)
     size = report.sets["train"]["box_px"]
     assert [round(size[key], 1) for key in ("min", "p50", "max")] == [3.6, 10.0, 24.0]
     assert (size["under_1_cell"], size["under_2_cells"], size["small"]) == (1, 2, 4)
@@ -214,7 +214,7 @@ def test_centres_in_one_cell_are_counted_by_class_and_in_all(tmp_path: Path) -> 
         (1, "car", [10.0, 10, 20, 20]),  # another image
         (2, "dog", [10.0, 10, 20, 20]),
     ]
-    report = check_dataset(coco(tmp_path, boxes))
+    report = check_dataset(coco(tmp_path, boxes), stride=4)
     collisions = report.sets["train"]["collisions"]
     assert collisions["same_class"] == {"objects": 2, "rate": 2 / 6, "lost": 1}
     assert collisions["any_class"] == {"objects": 3, "rate": 0.5, "lost": 2}
@@ -412,7 +412,7 @@ def test_the_report_is_json_and_sorted_errors_first(tmp_path: Path) -> None:
     report = check_dataset(coco(tmp_path, boxes))
     record = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert [finding["kind"] for finding in record["findings"]] == ["degenerate", "outside", "over_edge"]
-    assert (record["errors"], record["warnings"], record["stride"], record["input_size"]) == (2, 1, 4, 320)
+    assert (record["errors"], record["warnings"], record["stride"], record["input_size"]) == (2, 1, 8, 320)
     assert record["findings"][0]["image"] == str(tmp_path / "images" / "cat.jpg")
     severities = [kind.severity for kind in KINDS.values()]
     assert severities == sorted(severities)
@@ -430,7 +430,7 @@ def test_playing_cards_have_no_errors() -> None:
 @pytest.mark.skipif(not BCCD.is_dir(), reason="needs ../shared/data/bccd")
 def test_bccd_holds_two_specks_and_seven_cells_annotated_twice() -> None:
     """VOC XML; its collisions are those that `edge_centernet.crowds` counts for model cards."""
-    report = check_dataset(BCCD)
+    report = check_dataset(BCCD, stride=4)
     assert kinds(report) == {"near_duplicate": 1, "duplicate_box": 7, "tiny": 2, "collision": 5}
     assert [finding.text.split("/")[-1].split(":")[0] for finding in report.findings if finding.kind == "tiny"] == [
         "BloodImage_00338.jpg",
