@@ -34,7 +34,7 @@ class Architecture:
 
     backbone: "mobilenet_v2" or "resnet18"; width: MobileNetV2's multiplier; act, padding: what MobileNetV2's
         weights were trained with (ImageNet's: relu6, TensorFlow's SAME; the COCO-trained 0.5: relu, symmetric).
-    neck: channels at strides 16, 8 and 4; without the last the heads stand at stride 8, which saves a third of the time
+    neck: channels at strides 16, 8 and 4; without the last the heads stand at stride 8, which saves a fifth of the time
         and tells close objects and small ones apart less well. head: channels inside the heads.
     context: inverted residual blocks at stride 32, where they cost next to nothing and see the whole image.
     expand: expansion of the blocks that mix at strides 16 and 8; 0: a separable convolution.

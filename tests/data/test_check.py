@@ -103,7 +103,8 @@ def test_a_good_set_has_no_finding_and_is_described(tmp_path: Path) -> None:
 
 def test_the_input_size_decides_what_is_small(tmp_path: Path) -> None:
     """At 64 pixels the box of 9x9 is 3.6 pixels large, under a cell of 4, and that of 10x10 is 4.0, under two."""
-    report = check_dataset(coco(tmp_path, [*GOOD[:2], (1, "car", [0, 0, 9, 9]), (2, "car", [9, 9, 60, 60])]), size=64, stride=4)
+    boxes = [*GOOD[:2], (1, "car", [0, 0, 9, 9]), (2, "car", [9, 9, 60, 60])]
+    report = check_dataset(coco(tmp_path, boxes), size=64, stride=4)
     size = report.sets["train"]["box_px"]
     assert [round(size[key], 1) for key in ("min", "p50", "max")] == [3.6, 10.0, 24.0]
     assert (size["under_1_cell"], size["under_2_cells"], size["small"]) == (1, 2, 4)
