@@ -129,7 +129,8 @@ def test_the_picture_s_border_is_padded_as_in_training(imported: Path) -> None:
     assert isinstance(recolor, qdq.Conv)
 
     assert (recolor.weight != 0).sum() == 3
-    assert np.abs(recolor.weight_int8).max(axis=(1, 2, 3)).tolist() == [63, 63, 63]  # one weight a channel: exact
+    # One weight a channel; scales up to 1 % coarser than it needs (docs/decisions/0006) may store it as 62.
+    assert set(np.abs(recolor.weight_int8).max(axis=(1, 2, 3)).tolist()) <= {62, 63}
     assert -128 < recolor.y.quant.zero_point < 127
 
 
