@@ -27,11 +27,9 @@ from edge_centernet.artifact import sha256
 from edge_centernet.converters import verify
 from edge_centernet.files import write_atomic
 from edge_centernet.image import prepare
-from edge_centernet.models import find_model
-from edge_centernet.runtimes import open_runtime
+from edge_centernet.runtimes import choose, open_runtime
 from edge_centernet.runtimes.base import Runtime
 
-SUFFIX = {"openvino": ".xml", "tflite": ".tflite"}
 BLOCK, UNCOUNTED = 25, 5  # inferences
 
 
@@ -44,12 +42,12 @@ BLOCK, UNCOUNTED = 25, 5  # inferences
     "--out", type=click.Path(path_type=Path), default=ROOT / f"docs/benchmarks/speed-{platform.machine()}.json"
 )
 def main(models: tuple[str, ...], blocks: int, threads: int, most: float, out: Path) -> None:
-    """Measure MODELS (names, or files that end like .xml), write and print."""
+    """Measure the shipped MODELS, write and print."""
     pictures = verify.sample_pictures()
     engines = {engine: _engine(engine, models, blocks, threads, pictures) for engine in ENGINES}
     record = {
         "engines": engines, "threads": threads, "blocks": blocks, "counted_per_block": BLOCK - UNCOUNTED,
-        "sha256": {m: {e: sha256(find_model(m, SUFFIX[e])) for e in ENGINES} for m in models},
+        "sha256": {m: {e: sha256(choose(m, e)[0]) for e in ENGINES} for m in models},
         "versions": {package: installed(package) for package in ENGINES.values()},
         "machine": {"arch": platform.machine(), "cpu": cpu_name(), "python": platform.python_version()},
         "commit": commit(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -64,7 +62,7 @@ def _engine(
     engine: str, models: tuple[str, ...], blocks: int, threads: int, pictures: list[NDArray[np.uint8]]
 ) -> dict[str, Any]:
     """Model -> median ms, 10th and 90th percentile, ratio of its median to the first model's; printed too."""
-    runtimes = {model: open_runtime(find_model(model, SUFFIX[engine]), threads=threads) for model in models}
+    runtimes = {model: open_runtime(*choose(model, engine), threads=threads) for model in models}
     times = _measure(runtimes, blocks, pictures)
     first = statistics.median(times[models[0]])
     rows = {}

@@ -198,7 +198,11 @@ class CenterNet(nn.Module):
 
     def core(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Everything behind the normalisation: (B, 3, H, W) -> heat, size, offset."""
-        return self.predict(self.backbone(self.recolor(x)), self.tower(x) if self.tower is not None else [])
+        return self.predict(*self.features(x))
+
+    def features(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """(B, 3, H, W) -> maps at strides 4, 8, 16, 32 of the backbone, and of the one beside it (none without)."""
+        return self.backbone(self.recolor(x)), self.tower(x) if self.tower is not None else []
 
     def predict(self, maps: list[Tensor], beside: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Both backbones' maps at strides 4, 8, 16, 32 -> heat, size, offset."""

@@ -89,8 +89,8 @@ class Step(nn.Module):
         images = batch["image"].to(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             x = self.model.normalize(images.float())
-            maps = self.model.backbone(self.model.recolor(x))
-            outputs = self.model.predict(maps, self.model.tower(x) if self.model.tower is not None else [])
+            maps, beside = self.model.features(x)
+            outputs = self.model.predict(maps, beside)
             zero = torch.zeros((), device=images.device)
             guided = self.guide(x, maps) if self.guide is not None else zero
             taught = self.teacher(x, outputs[0]) if self.teacher is not None else zero
