@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edge_centernet.errors import SourceError
-from edge_centernet.image import IMAGE_SUFFIXES
+from edge_centernet.image import IMAGE_SUFFIXES, read_image
 
 # Ranges of activations hardly move after this many; four, a common default elsewhere, are far too few.
-CALIBRATION_IMAGES = 128
+CALIBRATION_IMAGES = 200
 
 
-def pick_images(folder: Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
-    """At most `count` image files below `folder`, evenly spread over their sorted paths: every subfolder counts.
+def pick_images(source: Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
+    """At most `count` images, evenly spread.
 
-    Raises SourceError when there is none.
+    source: a folder (every image below it, by sorted path: every subfolder counts) or a labelled data set as
+    `edge_centernet.data.read_dataset` takes it. Raises SourceError when there is no image.
     """
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if source.suffix.lower() in (".json", ".txt", ".yaml", ".yml"):
+        from edge_centernet.data import read_dataset
+
+        found = [sample.path for sample in read_dataset(source).samples]
+    else:
+        found = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not found:
-        what = "none in it" if folder.is_dir() else "no such folder"
-        raise SourceError(f"{folder}: expected a folder of images ({', '.join(IMAGE_SUFFIXES)}), found {what}")
+        what = "none in it" if source.exists() else "no such folder"
+        raise SourceError(f"{source}: expected a folder of images ({', '.join(IMAGE_SUFFIXES)}), found {what}")
     count = min(count, len(found))
     return [found[i * len(found) // count] for i in range(count)]
+
+
+def readers(files: Sequence[Path]) -> list[Callable[[], Any]]:
+    """Functions that read one image each, (H, W, 3) uint8 BGR: memory holds one at a time."""
+    return [partial(read_image, file) for file in files]
+
+
+def digest(files: Sequence[Path]) -> str:
+    """Hexadecimal SHA-256 of the images' contents in their order: the manifest says what a file was calibrated on."""
+    total = hashlib.sha256()
+    for file in files:
+        total.update(hashlib.sha256(file.read_bytes()).digest())
+    return total.hexdigest()

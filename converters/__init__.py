@@ -38,12 +38,14 @@ def convert(
     precision: Precision,
     out: Path,
     *,
+    network: Network | None = None,
     progress: Progress = lambda line: None,
     pictures: Sequence[Any] | None = None,
 ) -> list[Artifact]:
     """Write one verified file for each target into the folder `out`, named after the source.
 
-    source: the interchange file. targets: names of CONVERTERS. precision: "int8", or "fp32" (files named NAME-fp32).
+    source: the interchange file, or whatever else `network` was made from (`source.open_network`).
+    targets: names of CONVERTERS. precision: "int8", or "fp32" (files named NAME-fp32).
     progress: called with one line of text as work goes on. pictures: what to verify with, (H, W, 3) uint8 BGR;
     the packaged sample photos unless given.
 
@@ -57,8 +59,8 @@ def convert(
     """
     from edge_centernet.converters import qdq, verify
 
-    _check_targets(targets)
-    network = qdq.load(source)
+    check_targets(targets)
+    network = network or qdq.load(source)
     names = {target: _name(source, target, precision) for target in targets}
     _check_folder(source, out, list(names.values()))
     progress(f"Running {source.name} on the verification images")
@@ -120,7 +122,8 @@ def _name(source: Path, target: str, precision: Precision) -> str:
     return f"{source.stem}{'' if precision == 'int8' else '-fp32'}{SUFFIXES[target]}"
 
 
-def _check_targets(targets: Sequence[str]) -> None:
+def check_targets(targets: Sequence[str]) -> None:
+    """ConfigError unless all are known."""
     unknown = [target for target in targets if target not in CONVERTERS]
     if unknown or not targets:
         raise ConfigError(f"target: expected {', '.join(CONVERTERS)}, got {', '.join(unknown) or 'none'}")

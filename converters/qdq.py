@@ -1,8 +1,8 @@
 """The interchange file, a QDQ ONNX, as a small typed graph that every writer shares.
 
-Only what our networks are made of is understood: Conv (dense or depthwise), Add, nearest Resize, MaxPool, DepthToSpace
-and cropping Slices, with an optional Relu or ReLU6 and one QuantizeLinear/DequantizeLinear pair behind each. Anything
-else raises ConversionError naming the node, so that no writer ever has to guess.
+Only what our networks are made of is understood: Conv (dense or depthwise), Add, Concat, Resize (nearest or bilinear),
+MaxPool, DepthToSpace and cropping Slices, with an optional Relu or ReLU6 and one QuantizeLinear/DequantizeLinear pair
+behind each. Anything else raises ConversionError naming the node, so that no writer ever has to guess.
 """
 
 from __future__ import annotations
@@ -70,12 +70,27 @@ class Add:
 
 @dataclass(frozen=True)
 class Upsample:
-    """Nearest-neighbour enlargement by a whole factor; y is stored exactly as x."""
+    """Enlargement by a whole factor, nearest neighbour or bilinear (half-pixel centres); y is stored as x is."""
 
     name: str
     x: Tensor
     y: Tensor
     factor: int
+    linear: bool = False
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Channels of several activations of one height and width, one behind the other; all are stored as y is."""
+
+    name: str
+    parts: tuple[Tensor, ...]
+    y: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """The first part: it is stored as all the others are."""
+        return self.parts[0]
 
 
 @dataclass(frozen=True)
@@ -111,7 +126,7 @@ class Crop:
     left: int
 
 
-Op = Conv | Add | Upsample | MaxPool | DepthToSpace | Crop
+Op = Conv | Add | Upsample | Concat | MaxPool | DepthToSpace | Crop
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +245,7 @@ class _Reader:
             "DequantizeLinear": self._read_dequantize,
             "Conv": self._read_conv,
             "Add": self._read_add,
+            "Concat": self._read_concat,
             "Resize": self._read_resize,
             "MaxPool": self._read_maxpool,
             "DepthToSpace": self._read_depth_to_space,
@@ -323,19 +339,31 @@ class _Reader:
         act, y = self._finish(node, a.shape)
         self.ops.append(Add(node.name, a, b, y, act))
 
+    def _read_concat(self, node: Any) -> None:
+        parts = tuple(self._input(node, i) for i in range(len(node.input)))
+        first = parts[0]
+        if _attrs(node).get("axis") != 1 or any(part.shape[1:] != first.shape[1:] for part in parts):
+            raise _error(node, f"expected channels of maps of one size, got {[part.shape for part in parts]}")
+        if any(part.quant != first.quant for part in parts):
+            raise _error(node, "expected one scale and zero point for all its inputs")
+        y = self._same_storage(node, first, (sum(part.shape[0] for part in parts), *first.shape[1:]))
+        self.ops.append(Concat(node.name, parts, y))
+
     def _read_resize(self, node: Any) -> None:
         attrs, x = _attrs(node), self._input(node, 0)
+        mode = attrs.get("mode", b"nearest")
         rule = (
             attrs.get("coordinate_transformation_mode", b"half_pixel"),
             attrs.get("nearest_mode", b"round_prefer_floor"),
         )
+        linear = mode == b"linear" and rule[0] in (b"half_pixel", b"pytorch_half_pixel")
         # at whole factors both rules read source pixel floor(i / factor)
-        if attrs.get("mode", b"nearest") != b"nearest" or rule not in (
-            (b"asymmetric", b"floor"),
-            (b"half_pixel", b"round_prefer_floor"),
-        ):
+        nearest = mode == b"nearest" and rule in ((b"asymmetric", b"floor"), (b"half_pixel", b"round_prefer_floor"))
+        if not linear and not nearest:
             raise _error(
-                node, "expected a nearest Resize (asymmetric with floor, or half_pixel with round_prefer_floor)"
+                node,
+                "expected a nearest Resize (asymmetric with floor, or half_pixel with round_prefer_floor) or a linear "
+                "one (half_pixel; align_corners is not supported)",
             )
         if len(node.input) > 2 and node.input[2]:
             factors = [float(f) for f in self._const(node, 2)]
@@ -345,7 +373,7 @@ class _Reader:
         if factors != [1, 1, factor, factor] or factor < 2:
             raise _error(node, f"expected one whole factor for height and width, got {factors}")
         y = self._same_storage(node, x, (x.shape[0], x.shape[1] * factor, x.shape[2] * factor))
-        self.ops.append(Upsample(node.name, x, y, factor))
+        self.ops.append(Upsample(node.name, x, y, factor, linear))
 
     def _read_maxpool(self, node: Any) -> None:
         attrs, x = _attrs(node), self._input(node, 0)

@@ -20,6 +20,7 @@ from edge_centernet.converters.qdq import (
     HEADS,
     Activation,
     Add,
+    Concat,
     Conv,
     Crop,
     DepthToSpace,
@@ -167,7 +168,15 @@ class Graph:
                 self.step("ADD", 2, inputs, self.activation(op.y), FusedActivationFunction=_fused(op.act))
             case Upsample():
                 size = self.row(f"{op.name}/size", (2,), "INT32", np.array(op.y.shape[1:], np.int32))
-                self.step("RESIZE_NEAREST_NEIGHBOR", 2, [self.activation(op.x), size], self.activation(op.y))
+                inputs = [self.activation(op.x), size]
+                if op.linear:
+                    self.step("RESIZE_BILINEAR", 3, inputs, self.activation(op.y), HalfPixelCenters=True)
+                else:
+                    self.step("RESIZE_NEAREST_NEIGHBOR", 2, inputs, self.activation(op.y))
+            case Concat():
+                self.step(
+                    "CONCATENATION", 2, [self.activation(part) for part in op.parts], self.activation(op.y), Axis=3
+                )
             case MaxPool():
                 x, padding = self.padded(op.x, op.kernel, op.stride, op.pads, op.y.shape, op.name)
                 window = {"FilterHeight": op.kernel[0], "FilterWidth": op.kernel[1], **_strides(op.stride)}
@@ -298,6 +307,8 @@ _OPTIONS = {
     "ADD": "AddOptions",
     "PAD": "PadOptions",
     "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
+    "RESIZE_BILINEAR": "ResizeBilinearOptions",
+    "CONCATENATION": "ConcatenationOptions",
     "MAX_POOL_2D": "Pool2DOptions",
     "DEPTH_TO_SPACE": "DepthToSpaceOptions",
     "SLICE": "SliceOptions",

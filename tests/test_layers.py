@@ -15,7 +15,7 @@ import pytest
 import edge_centernet
 
 PACKAGE = Path(edge_centernet.__file__).parent
-HOST = ("calibration", "converters", "model", "train", "cli.train", "cli.convert", "cli.calibrate", "cli.verify")
+HOST = ("calibration", "converters", "model", "train", "cli.train", "cli.convert", "cli.import_", "cli.verify")
 # Each engine may be imported by its adapter and by nobody else.
 ADAPTERS = {
     "runtimes.ov": ("openvino",),

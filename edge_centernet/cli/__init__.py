@@ -20,7 +20,11 @@ COMMANDS = {
     "data": ("edge_centernet.cli.data:command", "Look into a data set before training.", ""),
     "models": ("edge_centernet.cli.models:command", "List the models that ship with the package.", ""),
     "train": ("edge_centernet.cli.train:command", "Train a network: float, then for INT8.", "train"),
-    "import": ("edge_centernet.cli.import_:command", "Take over a checkpoint of the original CenterNet.", "train"),
+    "import": (
+        "edge_centernet.cli.import_:command",
+        "Take over a CenterNet made elsewhere.",
+        "convert",
+    ),
 }
 # For commands without an extra of their own: module that could not be imported -> extra that brings it.
 _EXTRAS = {

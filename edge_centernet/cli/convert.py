@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from edge_centernet.cli.options import bars
 from edge_centernet.converters import CONVERTERS, convert
+from edge_centernet.errors import ConfigError
+from edge_centernet.files import write_atomic
 from edge_centernet.models import DEFAULT, find_model
 from edge_centernet.sources import quiet_libraries
+
+if TYPE_CHECKING:
+    from edge_centernet.calibration.report import CalibrationReport
+
+METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.ranges.METHODS, without importing it
 
 
 @click.command(short_help="Make OpenVINO, TFLite and ONNX files.")
@@ -27,20 +37,59 @@ from edge_centernet.sources import quiet_libraries
     default=Path(),
     help="Folder to write to, made if missing.  [default: the current one]",
 )
-def command(model: str, int8: bool, target: str, out: Path) -> None:
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="IMAGES",
+    help="Folder of images, or a data set (COCO JSON, VOC list, YOLO .yaml), like those to detect on, to measure int8's"
+    " ranges on. A float MODEL needs it; of a shipped model it takes the float weights.",
+)
+@click.option(
+    "--calibration-images", type=click.IntRange(min=1), default=200, show_default=True, help="How many, evenly spread."
+)
+@click.option(
+    "--method", type=click.Choice(METHODS), default="average", show_default=True, help="How ranges are chosen."
+)
+@click.option("--symmetric", is_flag=True, help="Every zero point 0, as TensorRT wants it. Needs --calibration.")
+def command(
+    model: str, int8: bool, target: str, out: Path, calibration: Path | None, calibration_images: int, method: str,
+    symmetric: bool,
+) -> None:  # fmt: skip
     """Convert a network and verify every file against it.
 
-    MODEL: a quantized (QDQ) .onnx file made by 'edge-centernet train', or the name of a shipped model (the default).
-    Each file is run by its real engine on sample photos and must answer as the source does, or it is not left behind.
+    MODEL: the name of a shipped model (the default), a checkpoint (.safetensors), or an .onnx file of 'edge-centernet
+    train', 'import' or 'convert'. Quantized ones keep the scales they learned; float ones are quantized on the images
+    of --calibration. Each file is run by its real engine on sample photos and must answer as the source does, or it is
+    not left behind.
 
     Example: edge-centernet convert --int8 --target all --out converted
     """
+    from edge_centernet.calibration.quantize import Options
+    from edge_centernet.converters.source import Calibration, open_network
     from edge_centernet.converters.verify import table
 
-    source = find_model(model, ".onnx")
+    if symmetric and calibration is None:
+        raise ConfigError("--symmetric: expected --calibration with it: the ranges are measured anew")
+    source = find_model(model, ".onnx" if calibration is None else ".safetensors")
+    wanted = None
+    if calibration is not None:
+        wanted = Calibration(calibration, calibration_images, Options(method, symmetric=symmetric))
     targets = list(CONVERTERS) if target == "all" else [target]
     with quiet_libraries():
-        artifacts = convert(source, targets, "int8" if int8 else "fp32", out, progress=click.echo)
+        with bars() as progress:
+            network, report = open_network(source, wanted, progress=progress, fp32=not int8)
+        artifacts = convert(source, targets, "int8" if int8 else "fp32", out, network=network, progress=click.echo)
+    if report is not None and int8:
+        _tell(report, out / f"{source.stem}-calibration.json")
     click.echo(table({artifact.target: artifact.report for artifact in artifacts}))
     for artifact in artifacts:
         click.echo(f"{artifact.path}  {artifact.path.stat().st_size} bytes, {artifact.seconds:.1f} s")
+
+
+def _tell(report: CalibrationReport, path: Path) -> None:
+    """The figures on the screen, warnings on stderr, everything in a file."""
+    write_atomic(path, json.dumps(report.to_json(), indent=1) + "\n")
+    first, agreement, *warnings = report.lines()
+    click.echo(f"Calibration: {first}; {path}\n{agreement}")
+    for line in warnings:
+        click.echo(line, err=True)

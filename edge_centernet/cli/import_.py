@@ -1,15 +1,21 @@
-"""`edge-centernet import`: checkpoints of the original CenterNet."""
+"""`edge-centernet import`: CenterNets that were made elsewhere."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edge_centernet.cli.options import bars
+from edge_centernet.converters.float_onnx import Description, adopt, read_model
 from edge_centernet.errors import ConfigError, MissingDependency
+from edge_centernet.manifest import ModelSpec
+from edge_centernet.model.published import PUBLISHED
 from edge_centernet.output import prepare_folder
+from edge_centernet.sources import quiet_libraries
 
 
 def _triple(_: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
@@ -21,7 +27,7 @@ def _triple(_: click.Context, option: click.Parameter, text: str | None) -> tupl
     except ValueError:
         numbers = ()
     if len(numbers) != 3:
-        raise click.BadParameter(f"expected three numbers B,G,R, got {text!r}", param=option)
+        raise click.BadParameter(f"expected three numbers with commas between them, got {text!r}", param=option)
     return numbers
 
 
@@ -36,49 +42,95 @@ def _triple(_: click.Context, option: click.Parameter, text: str | None) -> tupl
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
 @click.option("--name", help="The model's name in its manifest.  [default: the checkpoint's file name]")
 @click.option("--size", type=int, help="Input side in pixels, a multiple of 32.  [default: 512; pascal: 384]")
-@click.option("--mean", callback=_triple, metavar="B,G,R", help="Of pixel / 255.  [default: those of COCO; pascal's]")
-@click.option("--std", callback=_triple, metavar="B,G,R", help="Of pixel / 255.  [default: those of COCO; pascal's]")
 @click.option(
-    "--calibrate",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="FOLDER",
-    help="Images like those to detect on; 128 of them are used.  [default: the packaged sample photos, a rough start]",
+    "--mean",
+    callback=_triple,
+    metavar="X,Y,Z",
+    help="Of pixel / 255, in the order of --color.  [default: those of COCO; pascal's]",
+)
+@click.option(
+    "--std",
+    callback=_triple,
+    metavar="X,Y,Z",
+    help="Of pixel / 255, in the order of --color.  [default: those of COCO; pascal's]",
+)
+@click.option(
+    "--color", type=click.Choice(["rgb", "bgr"]), default="bgr", show_default=True, help="Order of channels; ONNX only."
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="IMAGES",
+    help="Folder of images, or a data set, like those to detect on: int8's ranges are measured on 200 of them. Needed.",
 )
 def command(
-    checkpoint: Path, classes: str, out: Path, name: str | None, size: int | None, mean: Any, std: Any,
-    calibrate: Path | None,
+    checkpoint: Path, classes: str, out: Path, name: str | None, size: int | None, mean: Any, std: Any, color: Any,
+    calibration: Path | None,
 ) -> None:  # fmt: skip
-    """Take over a checkpoint of the original CenterNet and quantize it.
+    """Take over a CenterNet that was made elsewhere and quantize it.
 
-    CHECKPOINT: a .pth of github.com/xingyizhou/CenterNet, task ctdet, arch res_18. Writes NAME-float.safetensors,
-    NAME-int8.safetensors and NAME.onnx, the interchange file that `edge-centernet convert` takes.
+    CHECKPOINT: a .pth of github.com/xingyizhou/CenterNet, task ctdet, arch res_18, or a float ONNX file with outputs
+    named hm (or heat, heatmap), wh (or size) and reg (or offset). Writes NAME.onnx, the interchange file that
+    `edge-centernet convert` takes, and of a .pth NAME.safetensors, the float weights.
 
-    Example: edge-centernet import ctdet_res18.pth --classes coco --calibrate photos --out imported
+    Example: edge-centernet import ctdet_res18.pth --classes coco --calibration photos --out imported
     """
+    from edge_centernet.calibration.images import pick_images
+    from edge_centernet.converters.source import Calibration, quantized
+    from edge_centernet.files import write_atomic
+
+    if calibration is None:
+        raise ConfigError(
+            "--calibration: expected a folder or a data set; int8 needs ranges measured on images like those it will "
+            "see (200 are good)"
+        )
+    pick_images(calibration, 1)  # a mistyped folder is told before the network is read
+    published = PUBLISHED.get(classes, PUBLISHED["coco"])
+    names = published.classes if classes in PUBLISHED else _names(classes)
+    name = name or checkpoint.stem
+    given = Description(
+        name, names, size or published.size, mean or published.mean, std or published.std, color, pad_value=0
+    )  # the original pads with black
+    model, spec, weights = (_from_onnx if checkpoint.suffix.lower() == ".onnx" else _from_pth)(checkpoint, given)
+    with bars() as progress, quiet_libraries():
+        network, report = quantized(checkpoint, model, spec, Calibration(calibration), progress)
+    prepare_folder(out)
+    weights(out / f"{name}.safetensors")
+    write_atomic(out / f"{name}.onnx", network.model.SerializeToString(deterministic=True))
+    for line in report.lines():
+        click.echo(line)
+    click.echo(
+        f"Imported. Convert it with: edge-centernet convert {out / name}.onnx --int8 --target all --out artifacts"
+    )
+
+
+Save = Callable[[Path], None]  # write the float weights there, if there are any
+
+
+def _from_pth(path: Path, given: Description) -> tuple[Any, ModelSpec, Save]:
+    """(float ONNX, what it means, how to save its weights) of a checkpoint of the original code."""
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise MissingDependency.for_extra("Importing", "train") from None
+        raise MissingDependency.for_extra("Importing a .pth", "train") from None
     from edge_centernet.model.checkpoint import save_checkpoint
-    from edge_centernet.model.original import PUBLISHED, load_original
-    from edge_centernet.train.export import export_onnx
-    from edge_centernet.train.ptq import quantize
+    from edge_centernet.model.original import load_original
+    from edge_centernet.train.export import float_onnx
 
-    published = PUBLISHED.get(classes, PUBLISHED["coco"])
-    names = PUBLISHED[classes].classes if classes in PUBLISHED else _names(classes)
-    name = name or checkpoint.stem
-    model = load_original(checkpoint, name, names, size or published.size, mean or published.mean, std or published.std)
-    pictures, count = _pictures(calibrate)
-    prepare_folder(out)
-    quantized, found, matched = quantize(model, pictures(), count)
-    save_checkpoint(out / f"{name}-float.safetensors", model, "float")
-    save_checkpoint(out / f"{name}-int8.safetensors", quantized, "qat")
-    path = export_onnx(out / f"{name}-int8.safetensors", out / f"{name}.onnx")
-    click.echo(
-        f"INT8 against float: {matched} of {found} detections above 0.3 agree "
-        "(same class, IoU >= 0.5, score within 0.1)"
-    )
-    click.echo(f"Imported. Convert it with: edge-centernet convert {path} --int8 --target all --out artifacts")
+    model = load_original(path, given.name, given.classes, given.size, given.mean, given.std)
+
+    def save(weights: Path) -> None:
+        save_checkpoint(weights, copy.deepcopy(model), "float")
+
+    folded = copy.deepcopy(model)
+    return float_onnx(folded), model.spec, save
+
+
+def _from_onnx(path: Path, given: Description) -> tuple[Any, ModelSpec, Save]:
+    """(float ONNX in our form, what it means, nothing to save)."""
+    with quiet_libraries():
+        model, spec = adopt(read_model(path), given)
+    return model, spec, lambda weights: None
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -89,17 +141,3 @@ def _names(text: str) -> tuple[str, ...]:
     except UnicodeDecodeError:
         raise ConfigError(f"--classes: expected a text file with one name a line, got something else: {file}") from None
     return tuple(part.strip() for part in parts if part.strip())
-
-
-def _pictures(folder: Path | None) -> tuple[Callable[[], Any], int]:
-    """(a function that reads the pictures one by one, how many they are)."""
-    from edge_centernet.calibration.images import pick_images
-    from edge_centernet.converters.verify import sample_pictures
-    from edge_centernet.image import read_image
-
-    if folder is None:
-        click.echo("Calibrating on the packaged sample photos: give your own with --calibrate FOLDER", err=True)
-        samples = sample_pictures()
-        return lambda: samples, len(samples)
-    files = pick_images(folder)
-    return lambda: map(read_image, files), len(files)

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 import edge_centernet
+from edge_centernet.converters.float_onnx import merge_pads
 from edge_centernet.errors import ConversionError
 from edge_centernet.files import write_atomic
 from edge_centernet.manifest import KEY, Manifest, ModelSpec, Quant, TensorSpec
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import load_checkpoint
-from edge_centernet.model.layers import ConvUnit
+from edge_centernet.model.layers import ConvUnit, fold_batchnorm
 from edge_centernet.train.qat import bake
 
 OPSET = 17
@@ -57,12 +58,23 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
     proto = _simplify(_trace(model))
     _integer_input(proto, model.spec)
     _integer_outputs(proto)
-    _merge_pads(proto)
+    merge_pads(proto.graph)
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, manifest.to_json()
     onnx.checker.check_model(proto, full_check=True)
     write_atomic(out, proto.SerializeToString(deterministic=True))
     return out
+
+
+def float_onnx(model: CenterNet) -> Any:
+    """A float network as onnx.ModelProto: (pixel - 128) / 128 in, float32 heads out; folds its BatchNorm in place."""
+    import onnx
+
+    fold_batchnorm(model.eval())
+    proto = _simplify(_trace(model))
+    merge_pads(proto.graph)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
 
 
 def make_manifest(model: CenterNet, checkpoint_sha256: str) -> Manifest:
@@ -155,35 +167,3 @@ def _integer_outputs(proto: Any) -> None:
         graph.node.remove(dequantize)
         quantize.output[0] = output.name
         output.type.tensor_type.elem_type = TensorProto.INT8
-
-
-def _merge_pads(proto: Any) -> None:
-    """Pad -> Conv becomes Conv with asymmetric pads (PyTorch's convolution cannot say TensorFlow's SAME)."""
-    from onnx import numpy_helper
-
-    graph = proto.graph
-    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-    producers = {name: node for node in graph.node for name in node.output}
-    for conv in [n for n in graph.node if n.op_type == "Conv"]:
-        pad = producers.get(conv.input[0])
-        if pad is None or pad.op_type != "Pad":
-            continue
-        amounts = constants[pad.input[1]].tolist()  # begins then ends, for N, C, H, W
-        pads = next(a for a in conv.attribute if a.name == "pads")
-        pads.ints[:] = [p + a for p, a in zip(pads.ints, (*amounts[2:4], *amounts[6:8]), strict=True)]
-        conv.input[0] = pad.input[0]
-        graph.node.remove(pad)
-    _drop_unused(graph)
-
-
-def _drop_unused(graph: Any) -> None:
-    """Remove nodes and initializers nothing reads any more."""
-    while True:
-        used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-        dead = [n for n in graph.node if not used.intersection(n.output)]
-        for node in dead:
-            graph.node.remove(node)
-        if not dead:
-            break
-    for initializer in [i for i in graph.initializer if i.name not in used]:
-        graph.initializer.remove(initializer)

@@ -93,7 +93,7 @@ class Step(nn.Module):
             outputs = self.model.predict(maps, beside)
             zero = torch.zeros((), device=images.device)
             guided = self.guide(x, maps) if self.guide is not None else zero
-            taught = self.teacher(x, outputs[0]) if self.teacher is not None else zero
+            taught = self.teacher(x, outputs) if self.teacher is not None else zero
         objects = distributed.total(batch["centre"].sum()).clamp(min=1)
         loss = centernet_loss(outputs, batch, objects)
         guided = guided / distributed.processes()
@@ -323,7 +323,7 @@ class Trainer:
 
     def _quantize(self) -> None:
         """Insert quantizers, observing, into the network and its average; the float network becomes the teacher."""
-        teacher = Teacher(self._float_network(), self.model.spec) if self.config.qat_epochs else None
+        teacher = Teacher(self._float_network(), self.model.spec, copied=True) if self.config.qat_epochs else None
         prepare_qat(self.model, self.config.symmetric)
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval()

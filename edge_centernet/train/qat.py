@@ -24,26 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edge_centernet.calibration.scheme import DENSE_MAX, DEPTHWISE_MAX, HEAT_HIGH, HEAT_LOW, WEIGHT_FLOOR
 from edge_centernet.model.backbones import BasicBlock, InvertedResidual, MobileNetV2, ResNet18
 from edge_centernet.model.centernet import CenterNet, Neck
 from edge_centernet.model.deconv import DeconvNeck
 from edge_centernet.model.layers import Add, ConvUnit, fold_batchnorm
 from edge_centernet.train.distributed import extremes
 
-DENSE_MAX = 63
-DEPTHWISE_MAX = 127
 MOMENTUM = 0.05  # of the moving average of minimum and maximum
-WEIGHT_FLOOR = 1e-4  # a dead channel's scale stays so large that its bias / (s_in * s_w) fits int32
-HEAT_LOW = -8.0  # logits below are all background (p < 0.0004): spend the 256 steps above
-HEAT_HIGH = 3.0  # p = 0.95: an average of maxima would clip the surest peaks into plateaus
 
 
 def exact_rescale(wanted: Tensor) -> Tensor:
-    """The smallest good rescaling factor q / p that is not below `wanted`, p odd: (C,) > 0 -> (C,) float64.
-
-    Good: at most 1 % above it, with p as small as possible: the next half-way point is 1 / (2 p) away. Where no p up to
-    255 is good enough, 1 / p with the largest p that will do: at most 2.1 % above, near 0.015, else less than 1 %.
-    """
+    """`scheme.exact_rescale` on tensors, wherever they are: (C,) > 0 -> (C,) float64."""
     wanted = wanted.double()
     p = torch.arange(1, 256, 2, dtype=torch.float64, device=wanted.device)
     fractions = torch.ceil(wanted[:, None] * p - 1e-9) / p  # (C, 128)

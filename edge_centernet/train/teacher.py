@@ -2,7 +2,9 @@
 
 The labels say 1 at a centre and nothing of what else it looks like; a teacher says 0.6 cat and 0.2 dog (Hinton et al.,
 arXiv 1503.02531). Cells count by the square of the distance between the two, as in the quality focal loss (Li et al.,
-arXiv 2006.04388, equation 3): the many empty ones, where both agree, weigh nothing. Only used in training.
+arXiv 2006.04388, equation 3): the many empty ones, where both agree, weigh nothing. The teacher looks at the mirror
+image: where it is unsure, it errs differently there than the student, who may be its copy, errs here. Only used in
+training.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from edge_centernet.manifest import ModelSpec
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import load_checkpoint
 from edge_centernet.model.layers import fold_batchnorm
+from edge_centernet.model.losses import OFFSET_WEIGHT, OVERLAP_WEIGHT, side_iou
 from edge_centernet.models import find_model
 
 
@@ -25,8 +28,10 @@ class Teacher(nn.Module):
     taught: Tensor
     known: Tensor
 
-    def __init__(self, network: CenterNet, spec: ModelSpec) -> None:
+    def __init__(self, network: CenterNet, spec: ModelSpec, copied: bool = False) -> None:
         """network: a float one, kept and changed (frozen, BatchNorm folded); spec: the student's.
+
+        copied: the student is to answer as the teacher does, sizes and offsets too, not to learn from its mirror image.
 
         Raises ConfigError where the two have no class in common, or see other colours, or the student's cells are
         smaller than the teacher's.
@@ -45,6 +50,7 @@ class Teacher(nn.Module):
         if not common:
             wanted, got = ", ".join(spec.classes), ", ".join(own.classes)
             raise ConfigError(f"teacher {own.name}: expected a network that knows {wanted}, got {got}")
+        self.copied = copied
         self.pool = spec.stride // own.stride
         self.register_buffer("taught", torch.tensor([spec.classes.index(name) for name in common]), persistent=False)
         self.register_buffer("known", torch.tensor([own.classes.index(name) for name in common]), persistent=False)
@@ -62,11 +68,19 @@ class Teacher(nn.Module):
         """The teacher stays as it is."""
         return super().train(False)
 
-    def forward(self, x: Tensor, heat: Tensor) -> Tensor:
-        """x: (B, 3, H, W) normalised; heat: (B, C, h, w), the student's logits -> sum over cells, a scalar."""
+    def forward(self, x: Tensor, outputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """x: (B, 3, H, W) normalised; outputs: the student's heat (B, C, h, w), size and offset -> a scalar, summed."""
+        heat, size, offset = (t.float() for t in outputs)
         with torch.no_grad():
-            theirs = self.network.core(x)[0][:, self.known].float().sigmoid()  # (B, K, pool * h, pool * w)
+            seen = [t.float() for t in self.network.core(x if self.copied else x.flip(3))]
+            theirs = seen[0][:, self.known].sigmoid()  # (B, K, pool * h, pool * w)
+            theirs = theirs if self.copied else theirs.flip(3)
             theirs = F.max_pool2d(theirs, self.pool) if self.pool > 1 else theirs
-        ours = heat[:, self.taught].float()
+        ours = heat[:, self.taught]
         weight = (theirs - ours.sigmoid()).square()
-        return (weight * F.binary_cross_entropy_with_logits(ours, theirs, reduction="none")).sum()
+        loss = (weight * F.binary_cross_entropy_with_logits(ours, theirs, reduction="none")).sum()
+        if not self.copied:
+            return loss
+        sure = theirs.amax(dim=1)  # (B, h, w)
+        boxes = OVERLAP_WEIGHT * (1 - side_iou(size, seen[1])) + OFFSET_WEIGHT * (offset - seen[2]).abs().sum(dim=1)
+        return loss + (sure * boxes).sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 import reference_ctdet  # noqa: E402
 from reference_ctdet import CLASSES, draw_squares  # noqa: E402
 
+from edge_centernet.artifact import read_manifest  # noqa: E402
 from edge_centernet.calibration.images import pick_images  # noqa: E402
 from edge_centernet.cli import cli  # noqa: E402
 from edge_centernet.converters import convert, proof, qdq  # noqa: E402
-from edge_centernet.converters.verify import iou, real_values  # noqa: E402
+from edge_centernet.converters.verify import ASSETS, iou, real_values  # noqa: E402
 from edge_centernet.errors import SourceError  # noqa: E402
 from edge_centernet.image import prepare  # noqa: E402
 from edge_centernet.model.checkpoint import read_header  # noqa: E402
@@ -52,7 +54,7 @@ def imported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("imported")
     for seed in range(8):
         cv2.imwrite(str(photos / f"{seed}.png"), draw_squares(seed)[0])
-    options = ("--classes", ",".join(CLASSES), "--size", "128", "--calibrate", photos, "--out", out)
+    options = ("--classes", ",".join(CLASSES), "--size", "128", "--calibration", photos, "--out", out)
     cli.main([str(word) for word in ("import", checkpoint, *options)], standalone_mode=False)
     return out
 
@@ -65,10 +67,37 @@ def artifacts(imported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return dict(zip(ENGINES, (artifact.path for artifact in made), strict=True))
 
 
-def test_it_writes_float_int8_and_interchange_files(imported: Path) -> None:
-    """Named after the checkpoint."""
-    assert sorted(os.listdir(imported)) == ["squares-float.safetensors", "squares-int8.safetensors", "squares.onnx"]
-    assert [read_header(imported / f"squares-{kind}.safetensors")[2] for kind in ("float", "int8")] == ["float", "qat"]
+def test_it_writes_float_weights_and_the_interchange_file(imported: Path) -> None:
+    """Named after the checkpoint; the manifest says which pictures it was calibrated on."""
+    assert sorted(os.listdir(imported)) == ["squares.onnx", "squares.safetensors"]
+    assert read_header(imported / "squares.safetensors")[2] == "float"
+    assert len(read_manifest(imported / "squares.onnx").calibration_sha256) == 64
+
+
+def test_onnx_of_the_original_becomes_the_same_network(
+    run: Run, reference: Any, imported: Path, tmp_path: Path
+) -> None:
+    """Exported by PyTorch and imported as ONNX: weights, scales and biases equal those from the checkpoint."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter announces its retirement
+        torch.onnx.export(
+            reference.eval(), (torch.zeros(1, 3, 128, 128),), str(tmp_path / "squares.onnx"), dynamo=False,
+            input_names=["input"], output_names=["hm", "wh", "reg"],
+        )  # fmt: skip
+    for seed in range(8):
+        cv2.imwrite(str(tmp_path / f"{seed}.png"), draw_squares(seed)[0])
+    options = ("--classes", ",".join(CLASSES), "--size", "128", "--calibration", tmp_path, "--out", tmp_path / "out")
+    done = run("import", tmp_path / "squares.onnx", *options)
+    assert done.code == 0, done.err
+    ours, theirs = (qdq.load(folder / "squares.onnx") for folder in (tmp_path / "out", imported))
+
+    assert "detections above 0.3 agree" in done.out
+    for one, other in zip(ours.ops, theirs.ops, strict=True):
+        assert type(one) is type(other)
+        assert one.y.shape == other.y.shape
+        if isinstance(one, qdq.Conv) and isinstance(other, qdq.Conv):
+            np.testing.assert_allclose(one.weight, other.weight, atol=2 * float(other.weight_scale.max()))
+            assert one.y.quant.scale == pytest.approx(other.y.quant.scale, rel=0.01)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -134,16 +163,23 @@ def test_the_picture_s_border_is_padded_as_in_training(imported: Path) -> None:
     assert -128 < recolor.y.quant.zero_point < 127
 
 
+PHOTOS = ("--calibration", str(ASSETS))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--classes", "a,b"), "--classes: expected 3 names, as many as squares.pth has, got 2"),
-        (("--classes", "coco"), "--classes: expected 3 names, as many as squares.pth has, got 80"),
-        (("--classes", "a,b,b"), "expected distinct names"),
-        (("--classes", "a,b,c", "--size", "100"), "expected a multiple of 32 pixels, got 100"),
-        (("--classes", "a,b,c", "--mean", "0.4"), "expected three numbers B,G,R, got '0.4'"),
-        (("--classes", "a,b,c", "--std", "0,1,1"), "expected three numbers each, std > 0"),
-        (("--classes", "a,b,c", "--calibrate", "nowhere"), "nowhere: expected a folder of images"),
+        (("--classes", "a,b,c"), "--calibration: expected a folder or a data set; int8 needs ranges measured on"),
+        (("--classes", "a,b", *PHOTOS), "--classes: expected 3 names, as many as squares.pth has, got 2"),
+        (("--classes", "coco", *PHOTOS), "--classes: expected 3 names, as many as squares.pth has, got 80"),
+        (("--classes", "a,b,b", *PHOTOS), "expected distinct names"),
+        (("--classes", "a,b,c", "--size", "100", *PHOTOS), "expected a multiple of 32 pixels, got 100"),
+        (
+            ("--classes", "a,b,c", "--mean", "0.4", *PHOTOS),
+            "expected three numbers with commas between them, got '0.4'",
+        ),
+        (("--classes", "a,b,c", "--std", "0,1,1", *PHOTOS), "expected three numbers each, std > 0"),
+        (("--classes", "a,b,c", "--calibration", "nowhere"), "nowhere: expected a folder of images"),
     ],
 )
 def test_bad_options_are_one_line(
@@ -160,7 +196,7 @@ def test_bad_options_are_one_line(
 def test_class_names_come_from_a_file_too(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     """One a line; the message counts them."""
     (tmp_path / "names.txt").write_text("red\n\ngreen apple\n", encoding="utf-8")
-    done = run("import", checkpoint, "--classes", tmp_path / "names.txt", "--out", tmp_path / "out")
+    done = run("import", checkpoint, "--classes", tmp_path / "names.txt", *PHOTOS, "--out", tmp_path / "out")
 
     assert "expected 3 names, as many as squares.pth has, got 2" in done.err
 
@@ -170,7 +206,7 @@ def test_the_documentation_uses_options_that_exist(run: Run) -> None:
     page = (Path(__file__).parents[2] / "docs/import.md").read_text(encoding="utf-8")
     used = {word for line in re.findall(r"edge-centernet import .*", page) for word in re.findall(r"--\w+", line)}
 
-    assert used >= {"--classes", "--calibrate", "--out"}
+    assert used >= {"--classes", "--calibration", "--out"}
     assert used <= set(re.findall(r"--\w+", run("import", "--help").out))
 
 

@@ -31,14 +31,32 @@ def checkpoint(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_student_that_says_the_same_has_nothing_to_learn(checkpoint: str) -> None:
-    """The teacher's own logits give a loss of 0; opposite ones give more than 1 a cell where it is sure."""
+def _mirrored(teacher: Teacher, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What the teacher sees in the mirror image, turned back: (B, C, h, w) each."""
+    return tuple(t.detach().flip(3) for t in teacher.network.core(x.flip(3)))
+
+
+def test_a_student_that_says_what_the_teacher_sees_in_the_mirror_has_nothing_to_learn(checkpoint: str) -> None:
+    """Those logits give a loss of 0; opposite ones more than 1 a cell where it is sure; sizes do not count."""
     teacher = Teacher.load(checkpoint, SPEC)
     x = torch.rand(2, 3, 64, 64) * 2 - 1
-    heat = teacher.network.core(x)[0].detach()
+    heat, size, offset = _mirrored(teacher, x)
 
-    assert float(teacher(x, heat)) == pytest.approx(0, abs=1e-4)
-    assert float(teacher(x, -heat)) > (heat.abs() > 4).sum() > 0
+    assert float(teacher(x, (heat, size + 1, offset))) == pytest.approx(0, abs=1e-4)
+    assert float(teacher(x, (-heat, size, offset))) > (heat.abs() > 4).sum() > 0
+
+
+def test_a_copy_has_nothing_to_learn_only_where_all_heads_are_equal(checkpoint: str) -> None:
+    """The teacher's own outputs give 0; an offset 1 cell off costs 1 in every cell, times the best class's score."""
+    own = Teacher.load(checkpoint, SPEC).network
+    teacher = Teacher(own, SPEC, copied=True)
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    heat, size, offset = (t.detach() for t in own.core(x))
+    moved = offset + torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
+
+    assert float(teacher(x, (heat, size, offset))) == pytest.approx(0, abs=1e-3)
+    assert float(teacher(x, (heat, size, moved))) == pytest.approx(float(heat.amax(dim=1).sigmoid().sum()), rel=1e-4)
+    assert float(teacher(x, (heat, size * 0.5, offset))) > 10, "boxes of a quarter of the area, 512 cells"
 
 
 def test_coarser_cells_take_the_highest_of_theirs_and_classes_go_by_name(checkpoint: str) -> None:
@@ -46,9 +64,9 @@ def test_coarser_cells_take_the_highest_of_theirs_and_classes_go_by_name(checkpo
     spec = replace(SPEC, classes=("dog", "fox", "cat"), stride=8)
     teacher = Teacher.load(checkpoint, spec)
     x = torch.rand(1, 3, 64, 64) * 2 - 1
-    cat, dog, _ = torch.nn.functional.max_pool2d(teacher.network.core(x)[0].detach(), 2)[0]
+    cat, dog, _ = torch.nn.functional.max_pool2d(_mirrored(teacher, x)[0], 2)[0]
     heat = torch.stack([dog, torch.full_like(dog, 50.0), cat])[None].requires_grad_()
-    loss = teacher(x, heat)
+    loss = teacher(x, (heat, torch.ones(1, 2, 8, 8), torch.ones(1, 2, 8, 8)))
     loss.backward()
 
     assert heat.shape == (1, 3, 8, 8)

@@ -1,0 +1,222 @@
+"""Post-training quantization: a float ONNX network and pictures -> the interchange file (QDQ ONNX). No torch.
+
+The arithmetic is that of quantization-aware training (`scheme.py`), so that every engine answers alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet import __version__
+from edge_centernet.calibration import scheme
+from edge_centernet.calibration.insert import HEADS, fill, with_quantizers
+from edge_centernet.calibration.observe import Pictures, Probe, Progress, channel_means, observe
+from edge_centernet.calibration.ranges import NEEDS_COUNTS, Range, choose
+from edge_centernet.calibration.report import CalibrationReport, make_report, split
+from edge_centernet.converters import qdq
+from edge_centernet.errors import SourceError
+from edge_centernet.manifest import KEY, Manifest, ModelSpec, Quant, TensorSpec
+
+DEFAULT_METHOD = "average"
+STORED = "/stored"  # suffix of a quantized tensor's name; the real one is the name without it
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to quantize.
+
+    method: one of `ranges.METHODS`. bias_correction: move every bias by what rounding the weights does to its channel
+    on average. symmetric: every zero point 0, for TensorRT.
+    """
+
+    method: str = DEFAULT_METHOD
+    bias_correction: bool = True
+    symmetric: bool = False
+
+
+def quantize(
+    float_model: Any,
+    spec: ModelSpec,
+    pictures: Pictures,
+    options: Options = Options(),
+    progress: Progress = lambda title, done, total: None,
+) -> tuple[Any, CalibrationReport]:
+    """(the QDQ onnx.ModelProto with its manifest, how far its ranges can be trusted).
+
+    float_model: see `insert.with_quantizers`. Raises SourceError when there are no pictures, ConversionError for a
+    network that cannot be quantized, naming the node.
+    """
+    if not pictures:
+        raise SourceError("calibration: expected at least one image, got none")
+    model = with_quantizers(float_model, spec)
+    _set_manifest(model, _placeholder(spec))
+    network = qdq.parse(model)
+    probe = Probe(float_model, [real_name(op.y) for op in _measured(network)], spec)
+    measured, held_out = split(pictures)
+    seen = observe(probe, measured, options.method in NEEDS_COUNTS, progress)
+    quants = activation_quants(
+        network, {name: choose(options.method, s) for name, s in seen.items()}, options.symmetric
+    )
+    means = {}
+    if options.bias_correction:
+        entering = {real_name(op.x) for op in network.ops if isinstance(op, qdq.Conv) and op.x is not network.input}
+        means = channel_means(Probe(float_model, sorted(entering), spec), measured, progress)
+    fill(model, constants(network, quants, means))
+    _set_manifest(model, _filled(network.manifest, quants))
+    report = make_report(options.method, seen, quants, qdq.parse(model), probe, (measured, held_out), progress)
+    return model, report
+
+
+def real_name(tensor: qdq.Tensor) -> str:
+    """The name of a stored tensor in the float network."""
+    return tensor.name.removesuffix(STORED)
+
+
+def _measured(network: qdq.Network) -> list[qdq.Conv | qdq.Add]:
+    """The operations whose results are stored anew; all others move stored values."""
+    return [op for op in network.ops if isinstance(op, qdq.Conv | qdq.Add)]
+
+
+# ---- activations -------------------------------------------------------------------------------------------------
+
+
+def activation_quants(network: qdq.Network, ranges: dict[str, Range], symmetric: bool) -> dict[str, Quant]:
+    """Real name -> Quant of every tensor behind an operation; those that `shared_scales` names share theirs."""
+    limited = {**ranges, **_head_ranges(ranges)}
+    quants: dict[str, Quant] = {}
+    for group in shared_scales(network):
+        measured = [[limited[name] for name in names if name in limited] for names in group]
+        spans = [(min(r[0] for r in seen), max(r[1] for r in seen)) for seen in measured]
+        for names, quant in zip(group, scheme.activation_quants(spans, symmetric), strict=True):
+            quants.update(dict.fromkeys(names, quant))
+    return quants
+
+
+def _head_ranges(ranges: dict[str, Range]) -> dict[str, Range]:
+    """Logits far below 0 are all background, sizes are never negative."""
+    low, high = ranges["heat"]
+    return {
+        "heat": (max(low, scheme.HEAT_LOW), max(high, scheme.HEAT_HIGH)),
+        "size": (max(ranges["size"][0], 0.0), ranges["size"][1]),
+    }
+
+
+def shared_scales(network: qdq.Network) -> list[list[list[str]]]:
+    """Groups of tensors that must share a scale; each is a list of sets that share their zero point too.
+
+    Names are real ones, in the order of the network. Tensors of one set hold integers that are moved from one to the
+    other (Concat, Resize); the sets of one group meet in an addition.
+    """
+    stored, scaled = _Union(), _Union()
+    for op in network.ops:
+        if isinstance(op, qdq.Concat):
+            stored.join(*(part.name for part in op.parts), op.y.name)
+        elif not isinstance(op, qdq.Conv | qdq.Add):
+            stored.join(op.x.name, op.y.name)
+    for op in network.ops:
+        if isinstance(op, qdq.Add):
+            scaled.join(*(stored.root(t.name) for t in (op.a, op.b, op.y)))
+    groups: dict[str, dict[str, list[str]]] = {}
+    for op in network.ops:
+        own = stored.root(op.y.name)
+        groups.setdefault(scaled.root(own), {}).setdefault(own, []).append(real_name(op.y))
+    return [list(sets.values()) for sets in groups.values()]
+
+
+class _Union:
+    """Names that belong together."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+
+    def root(self, name: str) -> str:
+        """The one name that stands for all that were joined with `name`."""
+        while (parent := self._parent.get(name, name)) != name:
+            name = parent
+        return name
+
+    def join(self, *names: str) -> None:
+        """Make one of these names' groups; the first one's root stands for it."""
+        for name in names[1:]:
+            self._parent[self.root(name)] = self.root(names[0])
+
+
+# ---- weights and biases ------------------------------------------------------------------------------------------
+
+
+def constants(
+    network: qdq.Network, quants: dict[str, Quant], means: dict[str, NDArray[np.float64]]
+) -> dict[str, NDArray[Any]]:
+    """Initializer name -> value: every scale and zero point, weights on their grid, biases on theirs.
+
+    means: (C,) of what every convolution reads, for bias correction; empty: none.
+    """
+    values: dict[str, NDArray[Any]] = {}
+    for name, quant in quants.items():
+        values[f"{name}/scale"] = np.array(quant.scale, np.float32)
+        values[f"{name}/zero"] = np.array(quant.zero_point, np.int8)
+    for op in network.ops:
+        if isinstance(op, qdq.Conv):
+            s_in = quants[real_name(op.x)].scale if real_name(op.x) in quants else op.x.quant.scale  # the image's
+            values.update(conv_constants(op, s_in, quants[real_name(op.y)].scale, means.get(real_name(op.x))))
+    return values
+
+
+def conv_constants(
+    op: qdq.Conv, s_in: float, s_out: float, mean: NDArray[np.float64] | None
+) -> dict[str, NDArray[Any]]:
+    """One convolution's weight, its scale and its bias; mean: (C,) of what it reads, None for no bias correction."""
+    scale = scheme.weight_scales(op.weight, op.groups > 1, s_in, s_out)  # (O,)
+    per_channel = scale.reshape(-1, 1, 1, 1)
+    settled = (np.clip(np.rint(op.weight / per_channel), -128, 127) * per_channel).astype(np.float32)
+    bias = op.bias.astype(np.float64)
+    if mean is not None:
+        bias = bias + _lost(op, op.weight - settled, mean)
+    step = np.float32(s_in) * scale.astype(np.float64)
+    bias = np.rint(bias / step) * step
+    return {
+        f"{op.name}/weight": settled,
+        f"{op.name}/weight/scale": scale,
+        f"{op.name}/bias": bias.astype(np.float32),
+    }
+
+
+def _lost(op: qdq.Conv, error: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(O,) what a weight error takes from each output channel on average (Nagel et al., arXiv 1906.04721, 4.2)."""
+    per_input: NDArray[np.float64] = error.sum(axis=(2, 3), dtype=np.float64)  # (O, I / groups)
+    return np.asarray(per_input[:, 0] * mean if op.groups > 1 else per_input @ mean)
+
+
+# ---- manifest ----------------------------------------------------------------------------------------------------
+
+
+def _placeholder(spec: ModelSpec) -> Manifest:
+    """A manifest whose heads have scale 1 and zero point 0, as `with_quantizers` leaves them."""
+    height, width = spec.cells
+
+    def head(name: str, channels: int) -> TensorSpec:
+        return TensorSpec(name, (1, channels, height, width), "NCHW", "int8", Quant(1.0, 0))
+
+    return Manifest(
+        model=spec,
+        input=TensorSpec("image", (1, 3, spec.height, spec.width), "NCHW", "uint8", Quant(1 / 128, 128)),
+        heat=head("heat", len(spec.classes)),
+        size=head("size", 2),
+        offset=head("offset", 2),
+        precision="int8",
+        made_by={"edge-centernet": __version__},
+    )
+
+
+def _filled(manifest: Manifest, quants: dict[str, Quant]) -> Manifest:
+    return manifest.with_tensors(**{role: replace(getattr(manifest, role), quant=quants[role]) for role in HEADS})
+
+
+def _set_manifest(model: Any, manifest: Manifest) -> None:
+    import onnx
+
+    onnx.helper.set_model_props(model, {KEY: manifest.to_json()})

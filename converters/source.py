@@ -1,0 +1,119 @@
+"""Whatever a user has -> the interchange network that every writer takes.
+
+From                                                 it is made by
+NAME-like .onnx with Q/DQ (trained for int8)     as it is: its scales were learned
+.safetensors, stage qat                          exported (torch)
+.safetensors, stage float                        exported (torch), then quantized on the user's images
+float .onnx of ours                              quantized on the user's images
+float .onnx made elsewhere                       adopted by a Description, then quantized on the user's images
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edge_centernet.calibration.images import CALIBRATION_IMAGES, digest, pick_images, readers
+from edge_centernet.calibration.observe import Progress
+from edge_centernet.calibration.quantize import Options, quantize
+from edge_centernet.calibration.report import CalibrationReport
+from edge_centernet.converters import qdq
+from edge_centernet.converters.float_onnx import Description, adopt, manifest_of, read_model, without_normalisation
+from edge_centernet.converters.to_onnx import float_model
+from edge_centernet.converters.verify import ASSETS
+from edge_centernet.errors import ConfigError, MissingDependency
+from edge_centernet.manifest import KEY, ModelSpec
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Images to measure ranges on, and how. source: see `calibration.images.pick_images`; count: how many at most."""
+
+    source: Path
+    count: int = CALIBRATION_IMAGES
+    options: Options = field(default_factory=Options)
+
+
+def open_network(
+    path: Path,
+    calibration: Calibration | None = None,
+    description: Description | None = None,
+    progress: Progress = lambda title, done, total: None,
+    fp32: bool = False,
+) -> tuple[qdq.Network, CalibrationReport | None]:
+    """The network in `path` (see above), and the calibration's report where there was one.
+
+    A network that is quantized already is measured anew where `calibration` is given. fp32: only float files will be
+    made of it; without `calibration` the scales of a float network come from the packaged photos and serve to compare.
+    Raises ConfigError where images are needed and none were given, ArtifactError and ConversionError as `qdq.load`.
+    """
+    if path.suffix.lower() == ".safetensors":
+        return _from_checkpoint(path, calibration, progress, fp32)
+    model = read_model(path)
+    manifest = manifest_of(model)
+    if manifest is None and description is not None:
+        wanted = _require(path, calibration, fp32)
+        return quantized(path, *adopt(model, description), wanted, progress)
+    if manifest is not None and manifest.precision == "fp32":
+        wanted = _require(path, calibration, fp32)
+        return quantized(path, without_normalisation(model), manifest.model, wanted, progress)
+    network = qdq.load(path)
+    if calibration is None:
+        return network, None
+    model = without_normalisation(float_model(network))
+    return quantized(path, model, network.manifest.model, calibration, progress)
+
+
+def _from_checkpoint(
+    path: Path, calibration: Calibration | None, progress: Progress, fp32: bool
+) -> tuple[qdq.Network, CalibrationReport | None]:
+    try:
+        from edge_centernet.model.checkpoint import load_checkpoint, read_header
+        from edge_centernet.train.export import export_onnx, float_onnx
+    except ImportError:
+        raise MissingDependency.for_extra(f"{path.name}: reading a checkpoint", "train") from None
+    if read_header(path)[2] == "float":
+        wanted = _require(path, calibration, fp32)  # before the export, which takes seconds
+        network = load_checkpoint(path)[0]
+        return quantized(path, float_onnx(network), network.spec, wanted, progress)
+    if calibration is not None:
+        raise ConfigError(
+            f"{path}: it was quantized in training and keeps those scales; leave --calibration out, or give the float "
+            "checkpoint"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        return qdq.load(export_onnx(path, Path(folder) / f"{path.stem}.onnx")), None
+
+
+def _require(path: Path, calibration: Calibration | None, fp32: bool) -> Calibration:
+    if calibration is None and fp32:
+        return Calibration(ASSETS)
+    if calibration is None:
+        raise ConfigError(
+            f"{path}: a float network; int8 needs ranges measured on images like those it will see: add --calibration "
+            "with a folder or a data set (200 images are good), or --fp32"
+        )
+    return calibration
+
+
+def quantized(
+    path: Path, model: Any, spec: ModelSpec, calibration: Calibration, progress: Progress
+) -> tuple[qdq.Network, CalibrationReport]:
+    """A float network measured on images; path: what it was read from, for the manifest. See `calibration.quantize`."""
+    files = pick_images(calibration.source, calibration.count)
+    result, report = quantize(model, spec, readers(files), calibration.options, progress)
+    manifest = manifest_of(result)
+    assert manifest is not None  # quantize wrote it
+    manifest = replace(
+        manifest,
+        checkpoint_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        calibration_sha256=digest(files),
+    )
+    import onnx
+
+    onnx.helper.set_model_props(result, {KEY: manifest.to_json()})
+    onnx.checker.check_model(result, full_check=True)
+    return qdq.parse(result), report
