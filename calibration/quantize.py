@@ -53,7 +53,7 @@ def quantize(
     if not pictures:
         raise SourceError("calibration: expected at least one image, got none")
     model = with_quantizers(float_model, spec)
-    _set_manifest(model, _placeholder(spec))
+    set_manifest(model, placeholder(spec))
     network = qdq.parse(model)
     probe = Probe(float_model, [real_name(op.y) for op in _measured(network)], spec)
     measured, held_out = split(pictures)
@@ -66,7 +66,7 @@ def quantize(
         entering = {real_name(op.x) for op in network.ops if isinstance(op, qdq.Conv) and op.x is not network.input}
         means = channel_means(Probe(float_model, sorted(entering), spec), measured, progress)
     fill(model, constants(network, quants, means))
-    _set_manifest(model, _filled(network.manifest, quants))
+    set_manifest(model, _filled(network.manifest, quants))
     report = make_report(options.method, seen, quants, qdq.parse(model), probe, (measured, held_out), progress)
     return model, report
 
@@ -194,7 +194,7 @@ def _lost(op: qdq.Conv, error: NDArray[np.float32], mean: NDArray[np.float64]) -
 # ---- manifest ----------------------------------------------------------------------------------------------------
 
 
-def _placeholder(spec: ModelSpec) -> Manifest:
+def placeholder(spec: ModelSpec) -> Manifest:
     """A manifest whose heads have scale 1 and zero point 0, as `with_quantizers` leaves them."""
     height, width = spec.cells
 
@@ -216,7 +216,8 @@ def _filled(manifest: Manifest, quants: dict[str, Quant]) -> Manifest:
     return manifest.with_tensors(**{role: replace(getattr(manifest, role), quant=quants[role]) for role in HEADS})
 
 
-def _set_manifest(model: Any, manifest: Manifest) -> None:
+def set_manifest(model: Any, manifest: Manifest) -> None:
+    """Write what the network means into its metadata, in place."""
     import onnx
 
     onnx.helper.set_model_props(model, {KEY: manifest.to_json()})

@@ -8,7 +8,7 @@ behind each. Anything else raises ConversionError naming the node, so that no wr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +23,12 @@ Activation = Literal["linear", "relu", "relu6"]
 HEADS = ("heat", "size", "offset")
 
 
+UNUSED = Quant(1.0, 0)  # of a tensor that float operations alone read: it is never stored
+
+
 @dataclass(frozen=True)
 class Tensor:
-    """One activation: its name, (C, H, W), and how int8 stores it."""
+    """One activation: its name, (C, H, W), and how int8 stores it (UNUSED where it never does)."""
 
     name: str
     shape: tuple[int, int, int]
@@ -37,7 +40,7 @@ class Conv:
     """Convolution, bias and activation; dense (groups 1) or depthwise (groups = input channels).
 
     weight: (O, I/groups, kh, kw) float32 as trained; weight_scale: (O,) float32, zero point 0; bias: (O,) float32.
-    pads: top, left, bottom, right in pixels.
+    pads: top, left, bottom, right in pixels. real: computed in float32 (`calibration.mixed`); the scale means nothing.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Conv:
     pads: tuple[int, int, int, int]
     groups: int
     act: Activation
+    real: bool = False
 
     @property
     def weight_int8(self) -> NDArray[np.int8]:
@@ -59,13 +63,14 @@ class Conv:
 
 @dataclass(frozen=True)
 class Add:
-    """Elementwise addition of two activations of one shape, with activation."""
+    """Elementwise addition of two activations of one shape, with activation; real: of floats."""
 
     name: str
     a: Tensor
     b: Tensor
     y: Tensor
     act: Activation
+    real: bool = False
 
 
 @dataclass(frozen=True)
@@ -231,6 +236,7 @@ class _Reader:
         self.stored: dict[str, Tensor] = {}  # int8 side: behind QuantizeLinear, before DequantizeLinear
         self.real: dict[str, Tensor] = {}  # float side: what Conv, Add, Resize and the like read
         self.consumers: dict[str, list[Any]] = {}
+        self.floats: set[str] = set()  # those of `real` that were never stored
         self.done: set[str] = set()  # activations and QuantizeLinears that belong to the op in front of them
         for node in self.graph.node:
             for name in node.input:
@@ -310,10 +316,11 @@ class _Reader:
         return Tensor(info.name, (shape[1], shape[2], shape[3]), quant)
 
     def _read_conv(self, node: Any) -> None:
-        attrs, x = _attrs(node), self._input(node, 0)
-        weight = self.weights.get(node.input[1])
-        if weight is None:
-            raise _error(node, f"weight {node.input[1]!r} has no QuantizeLinear/DequantizeLinear pair")
+        attrs, weight = _attrs(node), self.weights.get(node.input[1])
+        if real := weight is None:
+            value = self._const(node, 1)
+            weight = _Weight(value, np.ones(len(value), np.float32))
+        x = self._input(node, 0, real)
         out, per_group, *kernel = weight.value.shape
         groups = attrs.get("group", 1)
         if groups != 1 and (groups != x.shape[0] or per_group != 1):
@@ -324,20 +331,28 @@ class _Reader:
             raise _error(node, "dilated convolutions are not supported")
         stride, pads, size = _window(node, x, kernel)
         bias = self._const(node, 2) if len(node.input) > 2 and node.input[2] else np.zeros(out)
-        act, y = self._finish(node, (out, *size))
+        act, y = self._finish(node, (out, *size), real)
         self.ops.append(
             Conv(
                 node.name, x, y, weight.value.astype(np.float32), weight.scale, bias.astype(np.float32),
-                stride, pads, groups, act,
+                stride, pads, groups, act, real,
             )
         )  # fmt: skip
 
     def _read_add(self, node: Any) -> None:
-        a, b = self._input(node, 0), self._input(node, 1)
+        real = any(name in self.floats for name in node.input) or self._read_as_float(node)
+        a, b = self._input(node, 0, real), self._input(node, 1, real)
         if a.shape != b.shape:
             raise _error(node, f"expected two tensors of one shape, got {a.shape} and {b.shape}")
-        act, y = self._finish(node, a.shape)
-        self.ops.append(Add(node.name, a, b, y, act))
+        act, y = self._finish(node, a.shape, real)
+        self.ops.append(Add(node.name, a, b, y, act, real))
+
+    def _read_as_float(self, node: Any) -> bool:
+        """Whether somebody reads the result, behind its activation, without a QuantizeLinear in between."""
+        after = self.consumers.get(node.output[0], [])
+        if len(after) == 1 and after[0].op_type in ("Relu", "Clip"):
+            after = self.consumers.get(after[0].output[0], [])
+        return any(reader.op_type in ("Conv", "Add") for reader in after)
 
     def _read_concat(self, node: Any) -> None:
         parts = tuple(self._input(node, i) for i in range(len(node.input)))
@@ -410,20 +425,38 @@ class _Reader:
         y = self._same_storage(node, x, (x.shape[0], len(rows), len(columns)))
         self.ops.append(Crop(node.name, x, y, rows[0], columns[0]))
 
-    def _finish(self, node: Any, shape: tuple[int, ...]) -> tuple[Activation, Tensor]:
+    def _finish(self, node: Any, shape: tuple[int, ...], real: bool) -> tuple[Activation, Tensor]:
         """Follow Relu or Clip and QuantizeLinear behind `node`; returns the activation and the stored tensor."""
         act: Activation = "linear"
+        after = self.consumers.get(node.output[0], [])
+        if len(after) == 1 and after[0].op_type in ("Relu", "Clip"):
+            node = after[0]
+            act = "relu" if node.op_type == "Relu" else self._clip(node)
+            self.done.add(node.output[0])
+        if real:
+            return act, self._float_result(node, shape)
         last = self._only_consumer(node)
-        if last.op_type in ("Relu", "Clip"):
-            act = "relu" if last.op_type == "Relu" else self._clip(last)
-            self.done.add(last.output[0])
-            last = self._only_consumer(last)
         if last.op_type != "QuantizeLinear":
             raise _error(node, f"expected QuantizeLinear behind it, found {last.op_type} {last.name!r}")
         self.done.add(last.output[0])
         y = Tensor(last.output[0], (shape[0], shape[1], shape[2]), self._quant(last))
         self.stored[y.name] = y
         return act, y
+
+    def _float_result(self, node: Any, shape: tuple[int, ...]) -> Tensor:
+        """What a float operation puts out: read as it is by other float ones, through QuantizeLinear by all others."""
+        name = node.output[0]
+        stores = [n for n in self.consumers.get(name, []) if n.op_type == "QuantizeLinear"]
+        if len(stores) > 1:
+            raise _error(node, f"expected one QuantizeLinear behind it, found {len(stores)}")
+        y = Tensor(name, (shape[0], shape[1], shape[2]), UNUSED)
+        if stores:
+            y = replace(y, name=stores[0].output[0], quant=self._quant(stores[0]))
+            self.done.add(y.name)
+            self.stored[y.name] = y
+        self.real[name] = y
+        self.floats.add(name)
+        return y
 
     def _same_storage(self, node: Any, x: Tensor, shape: tuple[int, int, int]) -> Tensor:
         """The result of an operation that moves stored integers; a Q/DQ pair behind it must not change them."""
@@ -456,8 +489,9 @@ class _Reader:
             raise _error(node, f"activations must be int8 with one scale, got {zero.dtype} with {scale.size}")
         return Quant(float(scale.reshape(())), int(zero.reshape(())))
 
-    def _input(self, node: Any, index: int) -> Tensor:
-        if (x := self.real.get(node.input[index])) is None:
+    def _input(self, node: Any, index: int, real: bool = False) -> Tensor:
+        x = self.real.get(node.input[index])
+        if x is None or (node.input[index] in self.floats and not real):
             raise _error(
                 node, f"input {node.input[index]!r} is not quantized: expected the result of a DequantizeLinear"
             )

@@ -50,7 +50,7 @@ def convert(network: Network, precision: Precision) -> Save:
 
 def saturating(network: Network) -> list[str]:
     """Dense convolutions whose weights can overflow int16 pair sums; depthwise kernels multiply one by one."""
-    dense = [op for op in network.ops if isinstance(op, Conv) and op.groups == 1]
+    dense = [op for op in network.ops if isinstance(op, Conv) and op.groups == 1 and not op.real]
     return [op.name for op in dense if np.abs(op.weight_int8.astype(int)).max() > PAIR_SAFE]
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edge_centernet.converters.base import Precision, Save, stamp
 from edge_centernet.converters.qdq import (
     HEADS,
+    UNUSED,
     Activation,
     Add,
     Concat,
@@ -229,7 +230,24 @@ class Graph:
 
 
 class Int8Graph(Graph):
-    """Everything int8; biases int32 with scale s_in * s_w."""
+    """Everything int8, but for operations that are to stay in float; biases int32 with scale s_in * s_w."""
+
+    def __init__(self, network: Network) -> None:
+        """Start with the input tensor alone."""
+        super().__init__(network)
+        self.island = _Island(self)
+
+    def add_op(self, op: Op) -> None:
+        """Append one operation; a float one between DEQUANTIZE and QUANTIZE."""
+        if not isinstance(op, Conv | Add) or not op.real:
+            super().add_op(op)
+            return
+        for x in (op.x,) if isinstance(op, Conv) else (op.a, op.b):
+            if x.name not in self.island.index:
+                self.step("DEQUANTIZE", 3, [self.activation(x)], self.island.activation(x))
+        self.island.add_op(op)
+        if op.y.quant is not UNUSED:
+            self.step("QUANTIZE", 2, [self.island.activation(op.y)], self.activation(op.y))
 
     def weights(self, conv: Conv) -> tuple[int, int]:
         """Kernel [O, kh, kw, I] or, depthwise, [1, kh, kw, O]; bias [O]."""
@@ -266,6 +284,21 @@ class FloatGraph(Graph):
         kernel, _ = _kernel_layout(conv, conv.weight)
         stored = self.row(f"{conv.name}/weight", kernel.shape, "FLOAT32", kernel)
         return stored, self.row(f"{conv.name}/bias", conv.bias.shape, "FLOAT32", conv.bias)
+
+
+class _Island(FloatGraph):
+    """The float operations inside an int8 graph: its tables and operators, activations of their own."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.network, self.rows, self.steps = graph.network, graph.rows, graph.steps
+        self.index: dict[str, int] = {}
+
+    def activation(self, tensor: Tensor, name: str = "") -> int:
+        """The index of the float tensor, made on first use."""
+        name = name or tensor.name
+        if name not in self.index:
+            self.index[name] = super().activation(tensor, f"{name}/float")
+        return self.index[name]
 
 
 def safe_scale(conv: Conv) -> Array:
@@ -313,6 +346,7 @@ _OPTIONS = {
     "DEPTH_TO_SPACE": "DepthToSpaceOptions",
     "SLICE": "SliceOptions",
     "DEQUANTIZE": "DequantizeOptions",
+    "QUANTIZE": "QuantizeOptions",
 }
 
 
