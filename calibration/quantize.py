@@ -52,9 +52,8 @@ def quantize(
     """
     if not pictures:
         raise SourceError("calibration: expected at least one image, got none")
-    model = with_quantizers(float_model, spec)
-    set_manifest(model, placeholder(spec))
-    network = qdq.parse(model)
+    network = unmeasured(float_model, spec)
+    model = network.model
     probe = Probe(float_model, [real_name(op.y) for op in _measured(network)], spec)
     measured, held_out = split(pictures)
     seen = observe(probe, measured, options.method in NEEDS_COUNTS, progress)
@@ -69,6 +68,13 @@ def quantize(
     set_manifest(model, _filled(network.manifest, quants))
     report = make_report(options.method, seen, quants, qdq.parse(model), probe, (measured, held_out), progress)
     return model, report
+
+
+def unmeasured(float_model: Any, spec: ModelSpec) -> qdq.Network:
+    """The network with its quantizers in place, all scales 1, and its float weights."""
+    model = with_quantizers(float_model, spec)
+    set_manifest(model, _placeholder(spec))
+    return qdq.parse(model)
 
 
 def real_name(tensor: qdq.Tensor) -> str:
@@ -194,7 +200,7 @@ def _lost(op: qdq.Conv, error: NDArray[np.float32], mean: NDArray[np.float64]) -
 # ---- manifest ----------------------------------------------------------------------------------------------------
 
 
-def placeholder(spec: ModelSpec) -> Manifest:
+def _placeholder(spec: ModelSpec) -> Manifest:
     """A manifest whose heads have scale 1 and zero point 0, as `with_quantizers` leaves them."""
     height, width = spec.cells
 

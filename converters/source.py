@@ -14,11 +14,11 @@ import hashlib
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edge_centernet.calibration.images import CALIBRATION_IMAGES, digest, pick_images, readers
 from edge_centernet.calibration.observe import Progress
-from edge_centernet.calibration.quantize import Options, quantize
+from edge_centernet.calibration.quantize import Options, quantize, unmeasured
 from edge_centernet.calibration.report import CalibrationReport
 from edge_centernet.converters import qdq
 from edge_centernet.converters.float_onnx import Description, adopt, manifest_of, read_model, without_normalisation
@@ -37,14 +37,25 @@ class Calibration:
     options: Options = field(default_factory=Options)
 
 
+class Opened(NamedTuple):
+    """network: in int8. original: the same operations with the float weights, where there were any; else `network`.
+
+    report: of the calibration, where there was one.
+    """
+
+    network: qdq.Network
+    original: qdq.Network
+    report: CalibrationReport | None
+
+
 def open_network(
     path: Path,
     calibration: Calibration | None = None,
     description: Description | None = None,
     progress: Progress = lambda title, done, total: None,
     fp32: bool = False,
-) -> tuple[qdq.Network, CalibrationReport | None]:
-    """The network in `path` (see above), and the calibration's report where there was one.
+) -> Opened:
+    """The network in `path` (see above).
 
     A network that is quantized already is measured anew where `calibration` is given. fp32: only float files will be
     made of it; without `calibration` the scales of a float network come from the packaged photos and serve to compare.
@@ -62,14 +73,12 @@ def open_network(
         return quantized(path, without_normalisation(model), manifest.model, wanted, progress)
     network = qdq.load(path)
     if calibration is None:
-        return network, None
+        return Opened(network, network, None)
     model = without_normalisation(float_model(network))
     return quantized(path, model, network.manifest.model, calibration, progress)
 
 
-def _from_checkpoint(
-    path: Path, calibration: Calibration | None, progress: Progress, fp32: bool
-) -> tuple[qdq.Network, CalibrationReport | None]:
+def _from_checkpoint(path: Path, calibration: Calibration | None, progress: Progress, fp32: bool) -> Opened:
     try:
         from edge_centernet.model.checkpoint import load_checkpoint, read_header
         from edge_centernet.train.export import export_onnx, float_onnx
@@ -77,15 +86,16 @@ def _from_checkpoint(
         raise MissingDependency.for_extra(f"{path.name}: reading a checkpoint", "train") from None
     if read_header(path)[2] == "float":
         wanted = _require(path, calibration, fp32)  # before the export, which takes seconds
-        network = load_checkpoint(path)[0]
-        return quantized(path, float_onnx(network), network.spec, wanted, progress)
+        model = load_checkpoint(path)[0]
+        return quantized(path, float_onnx(model), model.spec, wanted, progress)
     if calibration is not None:
         raise ConfigError(
             f"{path}: it was quantized in training and keeps those scales; leave --calibration out, or give the float "
             "checkpoint"
         )
     with tempfile.TemporaryDirectory() as folder:
-        return qdq.load(export_onnx(path, Path(folder) / f"{path.stem}.onnx")), None
+        network = qdq.load(export_onnx(path, Path(folder) / f"{path.stem}.onnx"))
+    return Opened(network, network, None)
 
 
 def _require(path: Path, calibration: Calibration | None, fp32: bool) -> Calibration:
@@ -99,9 +109,7 @@ def _require(path: Path, calibration: Calibration | None, fp32: bool) -> Calibra
     return calibration
 
 
-def quantized(
-    path: Path, model: Any, spec: ModelSpec, calibration: Calibration, progress: Progress
-) -> tuple[qdq.Network, CalibrationReport]:
+def quantized(path: Path, model: Any, spec: ModelSpec, calibration: Calibration, progress: Progress) -> Opened:
     """A float network measured on images; path: what it was read from, for the manifest. See `calibration.quantize`."""
     files = pick_images(calibration.source, calibration.count)
     result, report = quantize(model, spec, readers(files), calibration.options, progress)
@@ -116,4 +124,4 @@ def quantized(
 
     onnx.helper.set_model_props(result, {KEY: manifest.to_json()})
     onnx.checker.check_model(result, full_check=True)
-    return qdq.parse(result), report
+    return Opened(qdq.parse(result), unmeasured(model, spec), report)

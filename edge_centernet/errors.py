@@ -6,9 +6,10 @@ EdgeCenterNetError
 ├── SourceError          an image, video, camera or data set cannot be read
 ├── MissingDependency    an optional package is not installed
 ├── ConversionError      a network cannot be converted, or the result failed verification
+├── AccuracyError        a network in int8 is worse than its user allows (exit code 3)
 └── ConfigError          an option, class name or output folder cannot be used
 
-The command line catches the root only: one line on stderr, exit code 2, no traceback.
+The command line catches the root only: one line on stderr, exit code 2 unless said otherwise, no traceback.
 Messages follow one pattern: what was expected, what came, what to do next.
 """
 
@@ -16,7 +17,9 @@ from __future__ import annotations
 
 
 class EdgeCenterNetError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Root of every error this package raises on purpose. exit_code: the command line's."""
+
+    exit_code = 2
 
 
 class ManifestError(EdgeCenterNetError):
@@ -42,6 +45,12 @@ class MissingDependency(EdgeCenterNetError):
 
 class ConversionError(EdgeCenterNetError):
     """A network cannot be converted, or the converted file failed verification."""
+
+
+class AccuracyError(EdgeCenterNetError):
+    """A network in int8 is worse than its user allows."""
+
+    exit_code = 3
 
 
 class ConfigError(EdgeCenterNetError):

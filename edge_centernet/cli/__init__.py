@@ -84,7 +84,7 @@ class LazyGroup(click.Group):
         try:
             code = run(*args, standalone_mode=False, **extra)
         except EdgeCenterNetError as error:
-            _fail(str(error))
+            _fail(str(error), error.exit_code)
         except click.ClickException as error:
             error.show()
             sys.exit(2)
@@ -111,9 +111,9 @@ def main() -> NoReturn:
     raise AssertionError("click returned")  # pragma: no cover
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = 2) -> NoReturn:
     click.echo(f"Error: {' '.join(message.split())}", err=True)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def _missing(error: ImportError, command: str) -> EdgeCenterNetError | ImportError:

@@ -10,6 +10,7 @@ import click
 
 from edge_centernet.cli.options import bars
 from edge_centernet.converters import CONVERTERS, convert
+from edge_centernet.data import read_dataset
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
 from edge_centernet.models import DEFAULT, find_model
@@ -51,9 +52,16 @@ METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.r
     "--method", type=click.Choice(METHODS), default="average", show_default=True, help="How ranges are chosen."
 )
 @click.option("--symmetric", is_flag=True, help="Every zero point 0, as TensorRT wants it. Needs --calibration.")
+@click.option(
+    "--accuracy-budget",
+    type=click.FloatRange(0, 1),
+    help="How far AP50 may fall below float, measured on --data: over it, the most sensitive layers stay in float;"
+    " where half of them do not suffice, exit code 3 and no file.",
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled images for --accuracy-budget.")
 def command(
     model: str, int8: bool, target: str, out: Path, calibration: Path | None, calibration_images: int, method: str,
-    symmetric: bool,
+    symmetric: bool, accuracy_budget: float | None, data: Path | None,
 ) -> None:  # fmt: skip
     """Convert a network and verify every file against it.
 
@@ -65,11 +73,17 @@ def command(
     Example: edge-centernet convert --int8 --target all --out converted
     """
     from edge_centernet.calibration.quantize import Options
+    from edge_centernet.converters import budget
     from edge_centernet.converters.source import Calibration, open_network
     from edge_centernet.converters.verify import table
 
     if symmetric and calibration is None:
         raise ConfigError("--symmetric: expected --calibration with it: the ranges are measured anew")
+    if (accuracy_budget is None) != (data is None):
+        raise ConfigError(
+            "--accuracy-budget and --data: expected both, the limit and the labelled images to measure on"
+        )
+    dataset = None if data is None else read_dataset(data)
     source = find_model(model, ".onnx" if calibration is None else ".safetensors")
     wanted = None
     if calibration is not None:
@@ -77,7 +91,9 @@ def command(
     targets = list(CONVERTERS) if target == "all" else [target]
     with quiet_libraries():
         with bars() as progress:
-            network, report = open_network(source, wanted, progress=progress, fp32=not int8)
+            network, original, report = open_network(source, wanted, progress=progress, fp32=not int8)
+            if dataset is not None and accuracy_budget is not None and int8:
+                network = budget.meet(network, original, dataset, accuracy_budget, click.echo, progress)
         artifacts = convert(source, targets, "int8" if int8 else "fp32", out, network=network, progress=click.echo)
     if report is not None and int8:
         _tell(report, out / f"{source.stem}-calibration.json")

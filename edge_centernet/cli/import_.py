@@ -93,10 +93,11 @@ def command(
     )  # the original pads with black
     model, spec, weights = (_from_onnx if checkpoint.suffix.lower() == ".onnx" else _from_pth)(checkpoint, given)
     with bars() as progress, quiet_libraries():
-        network, report = quantized(checkpoint, model, spec, Calibration(calibration), progress)
+        network, _, report = quantized(checkpoint, model, spec, Calibration(calibration), progress)
     prepare_folder(out)
     weights(out / f"{name}.safetensors")
     write_atomic(out / f"{name}.onnx", network.model.SerializeToString(deterministic=True))
+    assert report is not None  # a float network was measured
     for line in report.lines():
         click.echo(line)
     click.echo(

@@ -40,6 +40,7 @@ class TrainConfig:
     Quantization-aware stage, from the float stage's averaged weights, with the float network as the teacher
       qat_epochs; qat_lr: peak learning rate, cosine to 1 %; qat_freeze: part (0..1) of the stage after which the
         activation ranges stand still. qat_epochs 0 calibrates only (post-training quantization).
+      qat_labels: weight of the labels' losses beside the float network's answers; 0: learn from those alone.
       symmetric: every zero point 0, as TensorRT wants it.
     General
       seed; workers: loading processes (0: this one); eval_every: epochs between evaluations, 0 for the last only;
@@ -81,6 +82,7 @@ class TrainConfig:
     qat_epochs: int = 3
     qat_lr: float = 2e-4
     qat_freeze: float = 0.5
+    qat_labels: float = 1.0
     symmetric: bool = False
     seed: int = 0
     workers: int = 1
@@ -108,6 +110,7 @@ class TrainConfig:
             ("guide_weight", self.guide_weight >= 0, "at least 0"),
             ("teacher_weight", self.teacher_weight >= 0, "at least 0"),
             ("qat_epochs", self.qat_epochs >= 0, "at least 0"),
+            ("qat_labels", self.qat_labels >= 0, "at least 0"),
             ("qat_freeze", 0 <= self.qat_freeze <= 1, "0 to 1"),
             ("ema", 0 <= self.ema < 1, "0 to below 1"),
             ("workers", self.workers >= 0, "at least 0"),

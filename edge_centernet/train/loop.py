@@ -81,7 +81,9 @@ class Step(nn.Module):
         super().__init__()
         self.model, self.guide, self.teacher = model, guide, teacher
 
-    def forward(self, batch: dict[str, Tensor], guide_weight: float, teacher_weight: float, amp: bool) -> Tensor:
+    def forward(
+        self, batch: dict[str, Tensor], label_weight: float, guide_weight: float, teacher_weight: float, amp: bool
+    ) -> Tensor:
         """Images (B, 3, H, W) uint8 and the fields of Targets -> (7,) losses of the global batch, as in LOSSES.
 
         Each process's part of them: their sum over all processes is the loss of the global batch.
@@ -236,7 +238,8 @@ class Trainer:
 
     def _train_step(self, batch: dict[str, Tensor]) -> list[float]:
         """One update; returns the global batch's losses, in the order of LOSSES."""
-        losses = self.step(batch, self._guide_weight(), self.config.teacher_weight, self.amp)
+        labels = self.config.qat_labels if self.progress.stage == "qat" else 1.0
+        losses = self.step(batch, labels, self._guide_weight(), self.config.teacher_weight, self.amp)
         values: list[float] = distributed.total(losses.detach().clone()).tolist()
         if not math.isfinite(values[0]):
             raise TrainingDiverged(

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import qdq_factory
 
-from edge_centernet.calibration.insert import with_quantizers
 from edge_centernet.calibration.mixed import with_floats
 from edge_centernet.calibration.observe import Probe
-from edge_centernet.calibration.quantize import Options, quantize
+from edge_centernet.calibration.quantize import Options, quantize, unmeasured
 from edge_centernet.converters import CONVERTERS, convert, proof, qdq, verify
 from edge_centernet.converters.float_onnx import without_normalisation
 from edge_centernet.converters.to_onnx import float_model
@@ -52,21 +51,12 @@ def _error(network: qdq.Network, source: Any) -> float:
 
 def test_all_layers_in_float_leave_the_rounding_of_the_heads(quantized: qdq.Network, source: Any) -> None:
     """With every convolution and addition in float the heads are at most half a step from the float network's."""
-    original = qdq.parse(with_quantizers_of(source, quantized))
+    original = unmeasured(source, quantized.manifest.model)
     names = {op.name for op in quantized.ops if isinstance(op, qdq.Conv | qdq.Add)}
     mixed = qdq.parse(with_floats(quantized, names, original))
 
     assert all(op.real for op in mixed.ops if isinstance(op, qdq.Conv))
     assert _error(mixed, source) < 0.3 < _error(quantized, source)
-
-
-def with_quantizers_of(source: Any, like: qdq.Network) -> Any:
-    """The float network with placeholders, with the manifest that goes with them."""
-    from edge_centernet.calibration.quantize import placeholder, set_manifest
-
-    model = with_quantizers(source, like.manifest.model)
-    set_manifest(model, placeholder(like.manifest.model))
-    return model
 
 
 @pytest.mark.parametrize("part", ["stem", "middle", "heads"])

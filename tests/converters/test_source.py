@@ -49,16 +49,16 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_float_checkpoint_is_quantized_on_the_users_images(checkpoints: dict[str, Path], photos: Path) -> None:
     """The manifest names the images by their hash; another set of images is another hash."""
     networks = [open_network(checkpoints["float"], Calibration(photos, count)) for count in (10, 5)]
-    hashes = {network.manifest.calibration_sha256 for network, _ in networks}
+    hashes = {network.manifest.calibration_sha256 for network, _, _ in networks}
 
     assert len(hashes) == 2
     assert all(len(digest) == 64 for digest in hashes)
-    assert [report.images for _, report in networks if report is not None] == [10, 5]
+    assert [report.images for _, _, report in networks if report is not None] == [10, 5]
 
 
 def test_a_quantized_checkpoint_keeps_its_scales(checkpoints: dict[str, Path]) -> None:
     """No images are needed, and none were used."""
-    network, report = open_network(checkpoints["qat"])
+    network, _, report = open_network(checkpoints["qat"])
 
     assert report is None
     assert network.manifest.calibration_sha256 == ""
@@ -90,8 +90,8 @@ def test_a_float_onnx_of_ours_can_be_quantized_again(mobilenet_file: Path, photo
     with pytest.raises(ConfigError, match="add --calibration"):
         open_network(fp32)
     before = qdq.load(mobilenet_file)
-    again = open_network(fp32, Calibration(photos))[0]
-    symmetric = open_network(mobilenet_file, Calibration(photos, options=Options(symmetric=True)))[0]
+    again = open_network(fp32, Calibration(photos)).network
+    symmetric = open_network(mobilenet_file, Calibration(photos, options=Options(symmetric=True))).network
 
     assert [type(op) for op in again.ops] == [type(op) for op in before.ops]
     assert {op.y.quant.zero_point for op in again.ops} != {0}
@@ -100,7 +100,7 @@ def test_a_float_onnx_of_ours_can_be_quantized_again(mobilenet_file: Path, photo
 
 def test_float_files_need_no_images(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """`convert --fp32` of a float checkpoint: what was trained, in every engine."""
-    network, _ = open_network(checkpoints["float"], fp32=True)
+    network, _, _ = open_network(checkpoints["float"], fp32=True)
     made = convert(checkpoints["float"], ["onnx", "tflite"], "fp32", tmp_path, network=network)
 
     assert {a.path.name for a in made} == {"float-fp32.onnx", "float-fp32.tflite"}

@@ -1,0 +1,103 @@
+"""`convert --accuracy-budget`: as many layers in float as it takes to stay near the float network, and no more."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from edge_centernet.calibration.mixed import with_floats
+from edge_centernet.calibration.sensitivity import PICTURES, layers, sensitivity
+from edge_centernet.converters import qdq, to_onnx
+from edge_centernet.converters.base import Precision
+from edge_centernet.crowds import MAX_DETECTIONS
+from edge_centernet.data import Dataset
+from edge_centernet.detector import Detector
+from edge_centernet.errors import AccuracyError
+from edge_centernet.evaluate import THRESHOLD, common_classes, evaluate_dataset
+from edge_centernet.image import read_image
+from edge_centernet.runtimes import open_runtime
+
+Bars = Callable[[str, int, int], None]
+MOST = 0.5  # of all layers: beyond, int8 has nothing left to offer
+
+
+def meet(
+    network: qdq.Network,
+    original: qdq.Network,
+    data: Dataset,
+    budget: float,
+    tell: Callable[[str], None],
+    progress: Bars,
+) -> qdq.Network:
+    """`network`, with its most sensitive layers in float if that is what it takes.
+
+    original: the float weights (see `mixed.with_floats`). budget: how far AP50 on `data` may fall below the float
+    network's, 0..1. tell: called with a line for each step. Raises AccuracyError when half of the layers in float do
+    not suffice.
+    """
+    names = layers(network)
+    everything = qdq.parse(with_floats(network, names, original))
+    goal = ap50(everything, "fp32", data, progress, "float") - budget
+    tell(f"AP50 {goal + budget:.4f} in float: int8 may fall to {goal:.4f}")
+    reached = ap50(network, "int8", data, progress, "int8")
+    tell(f"AP50 {reached:.4f} in int8: {_verdict(reached, goal)}")
+    if reached >= goal:
+        return network
+    errors = sensitivity(network, original, _pictures(data), progress)
+    ranking = sorted(errors, key=lambda name: -errors[name])
+    for count in _counts(int(MOST * len(names))):
+        chosen = ranking[:count]
+        mixed = qdq.parse(with_floats(network, chosen, original))
+        reached = ap50(mixed, "int8", data, progress, f"{count} in float")
+        more = f"{count} of {len(names)} layers in float, now also {_added(chosen)}"
+        tell(f"AP50 {reached:.4f} with {more}: {_verdict(reached, goal)}")
+        if reached >= goal:
+            return mixed
+    raise AccuracyError(
+        f"accuracy budget {budget:g}: expected AP50 of at least {goal:.4f}, got {reached:.4f} with half of the layers "
+        f"in float; the worst are {', '.join(ranking[:3])}: calibrate on more images, or train for int8"
+    )
+
+
+def _counts(most: int) -> list[int]:
+    """1, 2, 4 ... up to `most`."""
+    return [1 << i for i in range(most.bit_length()) if 1 << i <= most]
+
+
+def _added(chosen: Sequence[str]) -> str:
+    new = chosen[len(chosen) // 2 :]
+    return ", ".join(new[:4]) + (" ..." if len(new) > 4 else "")
+
+
+def _verdict(reached: float, goal: float) -> str:
+    return "within the budget" if reached >= goal else f"{goal - reached:.4f} too little"
+
+
+def _pictures(data: Dataset) -> list[Any]:
+    """A few images, evenly spread."""
+    count = min(PICTURES, len(data.samples))
+    return [read_image(data.samples[i * len(data.samples) // count].path) for i in range(count)]
+
+
+def ap50(network: qdq.Network, precision: Precision, data: Dataset, progress: Bars, title: str) -> float:
+    """AP50 of a network on labelled images, run by ONNX Runtime."""
+    classes = network.manifest.model.classes
+    names = common_classes(classes, data.classes)
+    only = None if set(names) == set(classes) else names
+    done = 0
+
+    def detect(picture: Any) -> Any:
+        nonlocal done
+        done += 1
+        progress(title, done, len(data.samples))
+        return detector.detect(picture)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        to_onnx.convert(network, precision)(path, False)
+        with closing(open_runtime(path)) as runtime:
+            detector = Detector(runtime, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, classes=only)
+            return float(evaluate_dataset(detect, data, classes)["AP50"])
