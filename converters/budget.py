@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from edge_centernet.calibration.sensitivity import PICTURES, layers, sensitivity
 from edge_centernet.converters import qdq, to_onnx
 from edge_centernet.converters.base import Precision
 from edge_centernet.crowds import MAX_DETECTIONS
-from edge_centernet.data import Dataset
+from edge_centernet.data import Dataset, Sample
 from edge_centernet.detector import Detector
 from edge_centernet.errors import AccuracyError
 from edge_centernet.evaluate import THRESHOLD, common_classes, evaluate_dataset
 from edge_centernet.image import read_image
 from edge_centernet.runtimes import open_runtime
+from edge_centernet.runtimes.base import Runtime
 
 Bars = Callable[[str, int, int], None]
 MOST = 0.5  # of all layers: beyond, int8 has nothing left to offer
@@ -40,9 +41,9 @@ def meet(
     """
     names = layers(network)
     everything = qdq.parse(with_floats(network, names, original))
-    goal = ap50(everything, "fp32", data, progress, "float") - budget
+    goal = accuracy(everything, "fp32", data, progress, "float")["AP50"] - budget
     tell(f"AP50 {goal + budget:.4f} in float: int8 may fall to {goal:.4f}")
-    reached = ap50(network, "int8", data, progress, "int8")
+    reached = accuracy(network, "int8", data, progress, "int8")["AP50"]
     tell(f"AP50 {reached:.4f} in int8: {_verdict(reached, goal)}")
     if reached >= goal:
         return network
@@ -51,7 +52,7 @@ def meet(
     for count in _counts(int(MOST * len(names))):
         chosen = ranking[:count]
         mixed = qdq.parse(with_floats(network, chosen, original))
-        reached = ap50(mixed, "int8", data, progress, f"{count} in float")
+        reached = accuracy(mixed, "int8", data, progress, f"{count} in float")["AP50"]
         more = f"{count} of {len(names)} layers in float, now also {_added(chosen)}"
         tell(f"AP50 {reached:.4f} with {more}: {_verdict(reached, goal)}")
         if reached >= goal:
@@ -82,22 +83,26 @@ def _pictures(data: Dataset) -> list[Any]:
     return [read_image(data.samples[i * len(data.samples) // count].path) for i in range(count)]
 
 
-def ap50(network: qdq.Network, precision: Precision, data: Dataset, progress: Bars, title: str) -> float:
-    """AP50 of a network on labelled images, run by ONNX Runtime."""
-    classes = network.manifest.model.classes
-    names = common_classes(classes, data.classes)
-    only = None if set(names) == set(classes) else names
-    done = 0
-
-    def detect(picture: Any) -> Any:
-        nonlocal done
-        done += 1
-        progress(title, done, len(data.samples))
-        return detector.detect(picture)
-
+def accuracy(network: qdq.Network, precision: Precision, data: Dataset, progress: Bars, title: str) -> dict[str, float]:
+    """AP and AP50 of a network on labelled images, run by ONNX Runtime."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         to_onnx.convert(network, precision)(path, False)
         with closing(open_runtime(path)) as runtime:
-            detector = Detector(runtime, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, classes=only)
-            return float(evaluate_dataset(detect, data, classes)["AP50"])
+            return measure(runtime, data, progress, title)
+
+
+def measure(runtime: Runtime, data: Dataset, progress: Bars, title: str) -> dict[str, float]:
+    """AP and AP50 of what a runtime runs, on labelled images; title: of the progress bar."""
+    classes = runtime.manifest.model.classes
+    names = common_classes(classes, data.classes)
+    only = None if set(names) == set(classes) else names
+    detector = Detector(runtime, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, classes=only)
+
+    def shown(samples: Sequence[Sample]) -> Iterator[Sample]:
+        for i, sample in enumerate(samples):
+            yield sample
+            progress(title, i + 1, len(samples))
+
+    found = evaluate_dataset(detector.detect, data, classes, shown)
+    return {key: float(found[key]) for key in ("AP", "AP50")}

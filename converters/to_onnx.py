@@ -79,12 +79,12 @@ def _normalise(graph: Any, network: Network) -> list[Any]:
 
     name, quant = network.input.name, network.manifest.input.quant
     assert quant is not None  # checked by TensorSpec: uint8 carries its quantization
-    graph.initializer.append(numpy_helper.from_array(np.array(quant.zero_point, np.float32), "image/zero"))
-    graph.initializer.append(numpy_helper.from_array(np.array(quant.scale, np.float32), "image/scale"))
+    graph.initializer.append(numpy_helper.from_array(np.array(quant.zero_point, np.float32), "image/sub/zero"))
+    graph.initializer.append(numpy_helper.from_array(np.array(quant.scale, np.float32), "image/mul/scale"))
     return [
         helper.make_node("Cast", [name], ["image/float"], name="image/cast", to=TensorProto.FLOAT),
-        helper.make_node("Sub", ["image/float", "image/zero"], ["image/centred"], name="image/sub"),
-        helper.make_node("Mul", ["image/centred", "image/scale"], [f"{name}/real"], name="image/mul"),
+        helper.make_node("Sub", ["image/float", "image/sub/zero"], ["image/centred"], name="image/sub"),
+        helper.make_node("Mul", ["image/centred", "image/mul/scale"], [f"{name}/real"], name="image/mul"),
     ]
 
 

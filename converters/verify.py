@@ -77,7 +77,7 @@ class Reference:
             raise ConversionError("verification: expected at least one image, got none")
         self.network, self.precision, self.pictures = network, precision, pictures
         self.manifest = replace(network.manifest, **nchw_specs(network.manifest, precision))
-        session = _plain_session(network.model if precision == "int8" else float_model(network))
+        session = plain_session(network.model if precision == "int8" else float_model(network))
         self.answers = [self._run(session, picture) for picture in pictures]
 
     def _run(self, session: Any, picture: Array) -> Heads:
@@ -195,7 +195,8 @@ def _failures(heads: dict[str, HeadError], found: int, matched: int, limit: floa
     return tuple(failures)
 
 
-def _plain_session(model: Any) -> Any:
+def plain_session(model: Any) -> Any:
+    """ONNX Runtime without graph optimisations: plain float arithmetic between the Q/DQ pairs."""
     try:
         import onnxruntime as ort
     except ImportError:

@@ -20,6 +20,7 @@ COMMANDS = {
     "data": ("edge_centernet.cli.data:command", "Look into a data set before training.", ""),
     "models": ("edge_centernet.cli.models:command", "List the models that ship with the package.", ""),
     "train": ("edge_centernet.cli.train:command", "Train a network: float, then for INT8.", "train"),
+    "verify": ("edge_centernet.cli.verify:command", "Compare a model file with its source, layer by layer.", "convert"),
     "import": (
         "edge_centernet.cli.import_:command",
         "Take over a CenterNet made elsewhere.",

@@ -1,0 +1,107 @@
+"""`edge-centernet verify`."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_centernet.artifact import read_manifest
+from edge_centernet.cli.options import bars
+from edge_centernet.data import read_dataset
+from edge_centernet.errors import ConfigError, ConversionError
+from edge_centernet.files import write_atomic
+from edge_centernet.models import find_model, names
+from edge_centernet.sources import quiet_libraries
+
+if TYPE_CHECKING:
+    from edge_centernet.converters import qdq
+    from edge_centernet.data import Dataset
+
+
+@click.command(short_help="Compare a model file with its source.")
+@click.argument("artifact", metavar="ARTIFACT")
+@click.option(
+    "--against",
+    metavar="PATH|NAME",
+    help="The network it was made from: an interchange .onnx, a checkpoint, or a shipped name.  [default: the shipped"
+    " model of the same name; an int8 .onnx is compared with its own float weights]",
+)
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of images.  [default: the packaged photos]")
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled images: the difference in AP too.")
+@click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write everything here too.")
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="PNG of the error over the layers.")
+def command(
+    artifact: str, against: str | None, images: Path | None, data: Path | None, out: Path | None, picture: Path | None
+) -> None:
+    """Compare a model file with the network it was made from, on real images by its real engine.
+
+    Prints the difference of each head in steps of its int8 output, how many detections agree, the layers at which int8
+    loses most of float's signal, and with --data the difference in AP. Exit code 2 when the file does not answer as
+    its source does.
+
+    Example: edge-centernet verify converted/centernet-mbv2-320.tflite --picture layers.png
+    """
+    from edge_centernet.converters import diagnosis, verify
+
+    path = find_model(artifact, ".onnx")
+    dataset = None if data is None else read_dataset(data)
+    with quiet_libraries(), bars() as progress:
+        network = _source(path, against)
+        pictures = _pictures(images)
+        precision = read_manifest(path).precision
+        reference = verify.Reference(network, precision, pictures)
+        report = reference.compare(path)
+        layers = diagnosis.diagnose(network, None, pictures)
+        accuracy = {} if dataset is None else _accuracy(path, network, dataset, progress)
+    click.echo(verify.table({path.suffix[1:]: report}))
+    click.echo(diagnosis.table(layers))
+    for name, value in accuracy.items():
+        click.echo(f"{name}: AP50 {value['AP50']:.4f}, AP {value['AP']:.4f}")
+    if picture is not None:
+        diagnosis.draw(layers, f"{network.manifest.model.name}: int8 against float", picture)
+        click.echo(picture)
+    if out is not None:
+        found = {"artifact": str(path), "heads": asdict(report), "layers": [asdict(layer) for layer in layers]}
+        write_atomic(out, json.dumps({**found, "accuracy": accuracy}, indent=1) + "\n")
+    if report.failures:
+        raise ConversionError(f"{path}: does not answer as its source does: {', '.join(report.failures)}")
+
+
+def _source(path: Path, against: str | None) -> qdq.Network:
+    """The interchange network to compare with."""
+    from edge_centernet.converters.source import open_network
+
+    if against is None:
+        manifest = read_manifest(path)
+        if path.suffix.lower() == ".onnx" and manifest.precision == "int8":
+            against = str(path)
+        elif manifest.model.name in names():
+            against = manifest.model.name
+        else:
+            raise ConfigError(
+                f"{path}: made from {manifest.model.name!r}, which does not ship: name the network with --against"
+            )
+    return open_network(find_model(against, ".onnx"), fp32=True).network
+
+
+def _pictures(folder: Path | None) -> list[Any]:
+    from edge_centernet.calibration.images import pick_images
+    from edge_centernet.converters.verify import sample_pictures
+    from edge_centernet.image import read_image
+
+    return sample_pictures() if folder is None else [read_image(p) for p in pick_images(folder, 32)]
+
+
+def _accuracy(path: Path, network: qdq.Network, dataset: Dataset, progress: Any) -> dict[str, dict[str, float]]:
+    """AP and AP50 of the file and of the float network."""
+    from edge_centernet.converters import budget
+    from edge_centernet.runtimes import open_runtime
+
+    with closing(open_runtime(path)) as runtime:
+        own = budget.measure(runtime, dataset, progress, path.suffix[1:])
+    return {path.name: own, "float": budget.accuracy(network, "fp32", dataset, progress, "float")}

@@ -1,0 +1,114 @@
+"""Where int8 loses the signal: the layer that was damaged is the one that is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import qdq_factory
+from support import Result
+
+from edge_centernet.calibration.insert import fill
+from edge_centernet.converters import convert, qdq, verify
+from edge_centernet.converters.diagnosis import CLEAN, decibels, diagnose
+from edge_centernet.converters.to_onnx import float_model
+
+PICTURES = qdq_factory.photos(3, 96, 128)
+
+
+@pytest.fixture(scope="module")
+def network() -> qdq.Network:
+    """A sound int8 network."""
+    return qdq.parse(qdq_factory.build(weight_max=63))
+
+
+def _coarser(network: qdq.Network, op: qdq.Conv, factor: float) -> qdq.Network:
+    """The same with the weights of one convolution stored in coarser steps."""
+    model = onnx.ModelProto()
+    model.CopyFrom(network.model)
+    producers = {name: node for node in model.graph.node for name in node.output}
+    conv = next(node for node in model.graph.node if node.name == op.name)
+    scale = producers[conv.input[1]].input[1]
+    value = next(i for i in model.graph.initializer if i.name == scale)
+    fill(model, {scale: onnx.numpy_helper.to_array(value) * np.float32(factor)})
+    return qdq.parse(model)
+
+
+def test_decibels_count_powers_of_ten() -> None:
+    """A hundred to one is 20 dB; no noise is CLEAN, no signal minus CLEAN at worst."""
+    assert decibels(100.0, 1.0) == pytest.approx(20)
+    assert decibels(1.0, 0.0) == CLEAN
+    assert decibels(0.0, 1.0) == -CLEAN
+
+
+def test_the_damaged_layer_loses_most(network: qdq.Network) -> None:
+    """Weights of one layer in the middle in sixteen times coarser steps: 4 dB more than before are lost there."""
+    convolutions = [op for op in network.ops if isinstance(op, qdq.Conv) and op.groups == 1]
+    victim = convolutions[len(convolutions) // 2]
+    sound = {layer.name: layer for layer in diagnose(network, None, PICTURES)}
+    layers = diagnose(_coarser(network, victim, 16.0), float_model(network), PICTURES)
+    worst = max(layers, key=lambda layer: layer.lost - sound[layer.name].lost)
+
+    assert worst.name == victim.name
+    assert worst.lost > sound[victim.name].lost + 4
+
+
+def test_storing_alone_never_loses_more_than_everything_together(network: qdq.Network) -> None:
+    """Rounding is a part of what happens; every layer and every addition is listed once, in order."""
+    layers = diagnose(network, None, PICTURES)
+
+    assert [layer.name for layer in layers] == [op.name for op in network.ops if isinstance(op, qdq.Conv | qdq.Add)]
+    assert all(layer.snr <= layer.rounding + 1.0 for layer in layers)
+    assert all(5 < layer.rounding < 60 for layer in layers)
+
+
+@pytest.fixture
+def artifact(network: qdq.Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its .tflite, and the interchange file beside it."""
+    monkeypatch.setattr(verify, "MIN_AGREEMENT", 0.6)
+    onnx.save(network.model, tmp_path / "net.onnx")
+    made = convert(tmp_path / "net.onnx", ["tflite"], "int8", tmp_path, network=network, pictures=PICTURES)
+    for i, picture in enumerate(PICTURES):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), picture)
+    return made[0].path
+
+
+def test_the_command_compares_and_draws(run: Callable[..., Result], artifact: Path, tmp_path: Path) -> None:
+    """Heads, agreement and layers on the screen and in the file; the picture shows something."""
+    options = ("--against", tmp_path / "net.onnx", "--images", tmp_path, "--json", tmp_path / "v.json")
+    done = run("verify", artifact, *options, "--picture", tmp_path / "v.png")
+    assert done.code == 0, done.err
+    found: Any = json.loads((tmp_path / "v.json").read_text())
+    picture = cv2.imread(str(tmp_path / "v.png"))
+
+    assert found["heads"]["images"] == 3
+    assert len(found["layers"]) > 30
+    assert "layers that lose most" in done.out
+    assert picture is not None
+    assert picture.std() > 10
+
+
+def test_another_network_is_told(
+    run: Callable[..., Result], network: qdq.Network, artifact: Path, tmp_path: Path
+) -> None:
+    """A file that does not answer as its source: exit code 2 and how far off it is."""
+    heads = next(op for op in network.ops if isinstance(op, qdq.Conv) and op.y.name == "heat")
+    onnx.save(_coarser(network, heads, 60.0).model, tmp_path / "other.onnx")
+    done = run("verify", artifact, "--against", tmp_path / "other.onnx", "--images", tmp_path)
+
+    assert done.code == 2
+    assert "does not answer as its source does: heat differs by" in done.err
+
+
+def test_a_file_of_unknown_origin_needs_its_source(run: Callable[..., Result], artifact: Path) -> None:
+    """Its manifest names a model that does not ship."""
+    done = run("verify", artifact)
+
+    assert done.code == 2
+    assert "name the network with --against" in done.err
