@@ -15,7 +15,7 @@ from edge_centernet.converters.base import Precision, Save, nchw_specs, stamp
 from edge_centernet.converters.qdq import Conv, Network
 from edge_centernet.converters.to_onnx import copy_of, float_model
 from edge_centernet.errors import ConversionError, MissingDependency
-from edge_centernet.manifest import KEY, Manifest
+from edge_centernet.manifest import KEY, Manifest, ModelSpec
 
 # x86 without VNNI adds two products u8 * s8 in int16 (vpmaddubsw) and saturates: 255 * (64 + 64) = 32640 just fits.
 PAIR_SAFE = 64
@@ -42,10 +42,27 @@ def convert(network: Network, precision: Precision) -> Save:
     def save(out: Path, verified: bool) -> Manifest:
         manifest = stamp(network.manifest, specs, "openvino", version, verified)
         ir.set_rt_info(manifest.to_json(), [KEY])
+        for key, value in model_info(manifest.model).items():
+            ir.set_rt_info(value, ["model_info", key])
         openvino.save_model(ir, out, compress_to_fp16=False)
         return manifest
 
     return save
+
+
+def model_info(spec: ModelSpec) -> dict[str, str]:
+    """What Open Model Zoo's Model API and DL Streamer look for in rt_info/model_info: labels and preprocessing.
+
+    Normalisation is in the graph, hence no mean_values and scale_values; they feed BGR. Labels are separated by spaces.
+    """
+    return {
+        "model_type": "CenterNet",
+        "labels": " ".join("_".join(name.split()) for name in spec.classes),
+        "resize_type": "fit_to_window_letterbox",
+        "pad_value": str(spec.pad_value),
+        "reverse_input_channels": str(spec.color == "rgb"),
+        "confidence_threshold": f"{spec.threshold:g}",
+    }
 
 
 def saturating(network: Network) -> list[str]:

@@ -36,6 +36,24 @@ def test_proof_finds_float_convolutions(mobilenet_file: Path, tmp_path: Path) ->
     assert len(found) == sum(isinstance(op, qdq.Conv) for op in network.ops)
 
 
+def test_model_api_finds_labels_and_preprocessing(network: qdq.Network, int8_file: Path) -> None:
+    """rt_info/model_info as Open Model Zoo writes it: strings; class names with spaces become one word."""
+    section = ElementTree.parse(int8_file).getroot().find("rt_info/model_info")
+    assert section is not None
+    found = {entry.tag: entry.get("value") for entry in section}
+        entry.tag: entry.get("value") for entry in ElementTree.parse(int8_file).getroot().find("rt_info/model_info")
+    }
+
+    assert found == {
+        "model_type": "CenterNet",
+        "labels": " ".join(name.replace(" ", "_") for name in network.manifest.model.classes),
+        "resize_type": "fit_to_window_letterbox",
+        "pad_value": "128",
+        "reverse_input_channels": "True",
+        "confidence_threshold": "0.3",
+    }
+
+
 def test_weights_take_a_byte_each(network: qdq.Network, int8_file: Path) -> None:
     """The .bin holds int8 weights, not their floats: about the count of weights in bytes."""
     weights = sum(op.weight.size for op in network.ops if isinstance(op, qdq.Conv))
