@@ -41,8 +41,6 @@ def test_model_api_finds_labels_and_preprocessing(network: qdq.Network, int8_fil
     section = ElementTree.parse(int8_file).getroot().find("rt_info/model_info")
     assert section is not None
     found = {entry.tag: entry.get("value") for entry in section}
-        entry.tag: entry.get("value") for entry in ElementTree.parse(int8_file).getroot().find("rt_info/model_info")
-    }
 
     assert found == {
         "model_type": "CenterNet",
