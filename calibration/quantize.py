@@ -17,11 +17,12 @@ from edge_centernet.calibration.insert import HEADS, fill, with_quantizers
 from edge_centernet.calibration.observe import Pictures, Probe, Progress, channel_means, observe
 from edge_centernet.calibration.ranges import NEEDS_COUNTS, Range, choose
 from edge_centernet.calibration.report import CalibrationReport, make_report, split
+from edge_centernet.calibration.rounding import rounded, second_moments
 from edge_centernet.converters import qdq
 from edge_centernet.errors import SourceError
 from edge_centernet.manifest import KEY, Manifest, ModelSpec, Quant, TensorSpec
 
-DEFAULT_METHOD = "average"
+DEFAULT_METHOD = "mse"
 STORED = "/stored"  # suffix of a quantized tensor's name; the real one is the name without it
 
 
@@ -30,11 +31,13 @@ class Options:
     """How to quantize.
 
     method: one of `ranges.METHODS`. bias_correction: move every bias by what rounding the weights does to its channel
-    on average. symmetric: every zero point 0, for TensorRT.
+    on average. compensation: round every weight with its channel in mind (`rounding`), not to the nearest step.
+    symmetric: every zero point 0, for TensorRT.
     """
 
     method: str = DEFAULT_METHOD
     bias_correction: bool = True
+    compensation: bool = True
     symmetric: bool = False
 
 
@@ -60,11 +63,11 @@ def quantize(
     quants = activation_quants(
         network, {name: choose(options.method, s) for name, s in seen.items()}, options.symmetric
     )
-    means = {}
-    if options.bias_correction:
-        entering = {real_name(op.x) for op in network.ops if isinstance(op, qdq.Conv) and op.x is not network.input}
-        means = channel_means(Probe(float_model, sorted(entering), spec), measured, progress)
-    fill(model, constants(network, quants, means))
+    entering = {real_name(op.x) for op in network.ops if isinstance(op, qdq.Conv) and op.x is not network.input}
+    inputs = Probe(float_model, sorted(entering), spec)
+    means = channel_means(inputs, measured, progress) if options.bias_correction else {}
+    moments = second_moments(inputs, network, measured, progress) if options.compensation else {}
+    fill(model, constants(network, quants, means, moments))
     set_manifest(model, _filled(network.manifest, quants))
     report = make_report(options.method, seen, quants, qdq.parse(model), probe, (measured, held_out), progress)
     return model, report
@@ -155,11 +158,15 @@ class _Union:
 
 
 def constants(
-    network: qdq.Network, quants: dict[str, Quant], means: dict[str, NDArray[np.float64]]
+    network: qdq.Network,
+    quants: dict[str, Quant],
+    means: dict[str, NDArray[np.float64]],
+    moments: dict[str, NDArray[np.float64]],
 ) -> dict[str, NDArray[Any]]:
     """Initializer name -> value: every scale and zero point, weights on their grid, biases on theirs.
 
-    means: (C,) of what every convolution reads, for bias correction; empty: none.
+    means: (C,) of what every convolution reads, for bias correction; moments: `rounding.second_moments`, to round with.
+    What is not in them is neither corrected nor rounded but to the nearest step.
     """
     values: dict[str, NDArray[Any]] = {}
     for name, quant in quants.items():
@@ -168,17 +175,28 @@ def constants(
     for op in network.ops:
         if isinstance(op, qdq.Conv):
             s_in = quants[real_name(op.x)].scale if real_name(op.x) in quants else op.x.quant.scale  # the image's
-            values.update(conv_constants(op, s_in, quants[real_name(op.y)].scale, means.get(real_name(op.x))))
+            values.update(
+                conv_constants(
+                    op, s_in, quants[real_name(op.y)].scale, means.get(real_name(op.x)), moments.get(op.name)
+                )
+            )
     return values
 
 
 def conv_constants(
-    op: qdq.Conv, s_in: float, s_out: float, mean: NDArray[np.float64] | None
+    op: qdq.Conv,
+    s_in: float,
+    s_out: float,
+    mean: NDArray[np.float64] | None,
+    moments: NDArray[np.float64] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """One convolution's weight, its scale and its bias; mean: (C,) of what it reads, None for no bias correction."""
+    """One convolution's weight, its scale and its bias; mean, moments: of what it reads, see `constants`."""
     scale = scheme.weight_scales(op.weight, op.groups > 1, s_in, s_out)  # (O,)
-    per_channel = scale.reshape(-1, 1, 1, 1)
-    settled = (np.clip(np.rint(op.weight / per_channel), -128, 127) * per_channel).astype(np.float32)
+    if moments is None:
+        per_channel = scale.reshape(-1, 1, 1, 1)
+        settled = (np.clip(np.rint(op.weight / per_channel), -128, 127) * per_channel).astype(np.float32)
+    else:
+        settled = rounded(op, scale, moments, scheme.DEPTHWISE_MAX if op.groups > 1 else scheme.DENSE_MAX)
     bias = op.bias.astype(np.float64)
     if mean is not None:
         bias = bias + _lost(op, op.weight - settled, mean)

@@ -48,9 +48,7 @@ METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.r
 @click.option(
     "--calibration-images", type=click.IntRange(min=1), default=200, show_default=True, help="How many, evenly spread."
 )
-@click.option(
-    "--method", type=click.Choice(METHODS), default="average", show_default=True, help="How ranges are chosen."
-)
+@click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="How ranges are chosen.")
 @click.option("--symmetric", is_flag=True, help="Every zero point 0, as TensorRT wants it. Needs --calibration.")
 @click.option(
     "--accuracy-budget",

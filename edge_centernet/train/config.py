@@ -38,8 +38,9 @@ class TrainConfig:
       teacher: float checkpoint of ours, or the name of a shipped model, whose heatmap is to be learned beside the
         labels (see `train.teacher`); empty: none. teacher_weight: of that loss.
     Quantization-aware stage, from the float stage's averaged weights, with the float network as the teacher
-      qat_epochs; qat_lr: peak learning rate, cosine to 1 %; qat_freeze: part (0..1) of the stage after which the
-        activation ranges stand still. qat_epochs 0 calibrates only (post-training quantization).
+      qat_epochs: 0 calibrates only (post-training quantization). qat_lr: peak learning rate, cosine to 1 %, relative to
+        the largest weight of each channel. qat_freeze: part (0..1) of the stage during which the activation ranges
+        follow a moving average of extremes; 0: they stay as measured.
       qat_labels: weight of the labels' losses beside the float network's answers; 0: learn from those alone.
       symmetric: every zero point 0, as TensorRT wants it.
     General
@@ -80,8 +81,8 @@ class TrainConfig:
     teacher: str = ""
     teacher_weight: float = 1.0
     qat_epochs: int = 3
-    qat_lr: float = 2e-4
-    qat_freeze: float = 0.5
+    qat_lr: float = 1e-4
+    qat_freeze: float = 0.0
     qat_labels: float = 1.0
     symmetric: bool = False
     seed: int = 0

