@@ -1,7 +1,7 @@
 """From what a tensor was seen to hold to the range that int8 spends its 256 steps on. NumPy only.
 
 Wide ranges clip nothing and have coarse steps; narrow ones are fine and clip the rare large values. Each method draws
-the line elsewhere; `docs/calibration.md` compares them on the shipped models.
+the line elsewhere (docs/calibration.md).
 """
 
 from __future__ import annotations
