@@ -20,7 +20,8 @@ from edge_centernet.errors import ArtifactError, ConfigError  # noqa: E402
 from edge_centernet.image import letterbox, read_image  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
 from edge_centernet.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from edge_centernet.model.original import PUBLISHED, load_original  # noqa: E402
+from edge_centernet.model.original import load_original  # noqa: E402
+from edge_centernet.model.published import PUBLISHED  # noqa: E402
 
 State = dict[str, Any]
 PHOTO = Path(__file__).parents[2] / "edge_centernet/assets/sample.jpg"
