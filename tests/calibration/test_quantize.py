@@ -150,7 +150,7 @@ def test_the_report_says_what_the_ranges_rest_on(network: qdq.Network, source: A
     assert (report.images, report.held_out) == (24 - 24 // HELD_OUT, 24 // HELD_OUT)
     assert any("22 images are few" in line for line in report.warnings)
     assert all(0 <= t.split_half < 1 and t.clipped is not None and 0 <= t.clipped < 0.5 for t in inner)
-    assert report.lines()[0].startswith("22 images, method average; split halves differ by ")
+    assert report.lines()[0].startswith("22 images, method mse; split halves differ by ")
 
 
 def test_images_of_another_kind_are_noticed(network: qdq.Network, source: Any) -> None:
