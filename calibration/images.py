@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edge_centernet.errors import SourceError
 from edge_centernet.image import IMAGE_SUFFIXES, read_image
 
 # Ranges of activations hardly move after this many; four, a common default elsewhere, are far too few.
 CALIBRATION_IMAGES = 200
+Item = TypeVar("Item")
 
 
 def pick_images(source: Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
@@ -30,8 +31,13 @@ def pick_images(source: Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
     if not found:
         what = "none in it" if source.exists() else "no such folder"
         raise SourceError(f"{source}: expected a folder of images ({', '.join(IMAGE_SUFFIXES)}), found {what}")
-    count = min(count, len(found))
-    return [found[i * len(found) // count] for i in range(count)]
+    return spread(found, count)
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of them, evenly spread, in their order."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def readers(files: Sequence[Path]) -> list[Callable[[], Any]]:

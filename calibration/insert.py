@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_centernet.converters import qdq
 from edge_centernet.converters.to_onnx import copy_of
 from edge_centernet.errors import ConversionError
 from edge_centernet.manifest import ModelSpec
@@ -21,6 +22,12 @@ from edge_centernet.manifest import ModelSpec
 HEADS = ("heat", "size", "offset")
 _ACTIVATIONS = ("Relu", "Clip")
 IMAGE = "image"
+STORED = "/stored"  # suffix of a quantized tensor's name; the real one is the name without it
+
+
+def real_name(tensor: qdq.Tensor) -> str:
+    """The name of a stored tensor in the float network."""
+    return tensor.name.removesuffix(STORED)
 
 
 def with_quantizers(float_model: Any, spec: ModelSpec) -> Any:
@@ -80,8 +87,8 @@ class _Inserter:
         self.constant(f"{name}/bias", bias.astype(np.float32))
         self.constant(scale, np.ones(channels, np.float32))
         self.constant(zero, np.zeros(channels, np.int8))
-        self.before(conv, "QuantizeLinear", [f"{name}/weight", scale, zero], f"{name}/weight/stored", axis=0)
-        self.before(conv, "DequantizeLinear", [f"{name}/weight/stored", scale, zero], f"{name}/weight/real", axis=0)
+        self.before(conv, "QuantizeLinear", [f"{name}/weight", scale, zero], f"{name}/weight{STORED}", axis=0)
+        self.before(conv, "DequantizeLinear", [f"{name}/weight{STORED}", scale, zero], f"{name}/weight/real", axis=0)
         del conv.input[1:]
         conv.input.extend([f"{name}/weight/real", f"{name}/bias"])
 
@@ -98,8 +105,8 @@ class _Inserter:
             last.output[0] = f"{name}/float"
             self.behind(last, "QuantizeLinear", [f"{name}/float", scale, zero], name)
             return
-        quantize = self.behind(last, "QuantizeLinear", [name, scale, zero], f"{name}/stored")
-        self.behind(quantize, "DequantizeLinear", [f"{name}/stored", scale, zero], f"{name}/real")
+        quantize = self.behind(last, "QuantizeLinear", [name, scale, zero], f"{name}{STORED}")
+        self.behind(quantize, "DequantizeLinear", [f"{name}{STORED}", scale, zero], f"{name}/real")
         for reader in self.consumers.get(name, []):
             reader.input[:] = [f"{name}/real" if n == name else n for n in reader.input]
 

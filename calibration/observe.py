@@ -13,10 +13,10 @@ from edge_centernet.converters.to_onnx import copy_of
 from edge_centernet.errors import MissingDependency
 from edge_centernet.image import letterbox
 from edge_centernet.manifest import ModelSpec
+from edge_centernet.progress import Progress
 
 Picture = NDArray[np.uint8]  # (H, W, 3) BGR
 Pictures = Sequence[Callable[[], Picture]]  # read one by one, and again for the second pass
-Progress = Callable[[str, int, int], None]  # title, done, of how many
 
 
 class Probe:

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 from edge_centernet import __version__
 from edge_centernet.calibration import scheme
-from edge_centernet.calibration.insert import HEADS, fill, with_quantizers
-from edge_centernet.calibration.observe import Pictures, Probe, Progress, channel_means, observe
+from edge_centernet.calibration.insert import HEADS, fill, real_name, with_quantizers
+from edge_centernet.calibration.observe import Pictures, Probe, channel_means, observe
 from edge_centernet.calibration.ranges import NEEDS_COUNTS, Range, choose
 from edge_centernet.calibration.report import CalibrationReport, make_report, split
 from edge_centernet.calibration.rounding import rounded, second_moments
 from edge_centernet.converters import qdq
 from edge_centernet.errors import SourceError
 from edge_centernet.manifest import KEY, Manifest, ModelSpec, Quant, TensorSpec
+from edge_centernet.progress import Progress, unseen
 
 DEFAULT_METHOD = "mse"
-STORED = "/stored"  # suffix of a quantized tensor's name; the real one is the name without it
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def quantize(
     spec: ModelSpec,
     pictures: Pictures,
     options: Options = Options(),
-    progress: Progress = lambda title, done, total: None,
+    progress: Progress = unseen,
 ) -> tuple[Any, CalibrationReport]:
     """(the QDQ onnx.ModelProto with its manifest, how far its ranges can be trusted).
 
@@ -78,11 +78,6 @@ def unmeasured(float_model: Any, spec: ModelSpec) -> qdq.Network:
     model = with_quantizers(float_model, spec)
     set_manifest(model, _placeholder(spec))
     return qdq.parse(model)
-
-
-def real_name(tensor: qdq.Tensor) -> str:
-    """The name of a stored tensor in the float network."""
-    return tensor.name.removesuffix(STORED)
 
 
 def _measured(network: qdq.Network) -> list[qdq.Conv | qdq.Add]:

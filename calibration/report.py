@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from edge_centernet.calibration.observe import Pictures, Probe, Progress
+from edge_centernet.calibration.observe import Pictures, Probe
 from edge_centernet.calibration.ranges import Range, Seen, choose
 from edge_centernet.converters.base import nchw_specs
 from edge_centernet.converters.qdq import HEADS, Network
 from edge_centernet.converters.verify import MATCH_IOU, MATCH_SCORE, THRESHOLD, Reference, agreement
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Quant
+from edge_centernet.progress import Progress
 
 COMPARED = 16  # images on which int8 and float are compared
 LOST = 0.8  # of the detections that must agree

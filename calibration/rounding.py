@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.calibration.observe import Pictures, Probe, Progress
+from edge_centernet.calibration.insert import real_name
+from edge_centernet.calibration.observe import Pictures, Probe
 from edge_centernet.converters import qdq
+from edge_centernet.progress import Progress
 
 Floats = NDArray[np.float64]
 POSITIONS = 1024  # cells a picture and layer, evenly spread: neighbours say the same
@@ -32,15 +34,11 @@ def second_moments(probe: Probe, network: qdq.Network, pictures: Pictures, progr
     for i, read in enumerate(pictures):
         values = probe(read())
         for op in convolutions:
-            x = values.get(_name(op))
+            x = values.get(real_name(op.x))
             if x is not None:
                 sums[op.name] = sums[op.name] + _moments(op, x)
         progress("second moments", i + 1, len(pictures))
     return {name: total / len(pictures) for name, total in sums.items() if not isinstance(total, float)}
-
-
-def _name(op: qdq.Conv) -> str:
-    return op.x.name.removesuffix("/stored")
 
 
 def _inputs(op: qdq.Conv) -> int:

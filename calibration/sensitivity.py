@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.calibration.mixed import with_floats
 from edge_centernet.converters import qdq
 from edge_centernet.converters.verify import Reference, real_values
+from edge_centernet.progress import Progress
 
 PICTURES = 4  # enough to rank layers: heads have thousands of cells
-Progress = Callable[[str, int, int], None]
 
 
 def layers(network: qdq.Network) -> list[str]:

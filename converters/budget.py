@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from edge_centernet.calibration.images import spread
 from edge_centernet.calibration.mixed import with_floats
 from edge_centernet.calibration.sensitivity import PICTURES, layers, sensitivity
 from edge_centernet.converters import qdq, to_onnx
@@ -18,10 +19,10 @@ from edge_centernet.detector import Detector
 from edge_centernet.errors import AccuracyError
 from edge_centernet.evaluate import THRESHOLD, common_classes, evaluate_dataset
 from edge_centernet.image import read_image
+from edge_centernet.progress import Progress
 from edge_centernet.runtimes import open_runtime
 from edge_centernet.runtimes.base import Runtime
 
-Bars = Callable[[str, int, int], None]
 MOST = 0.5  # of all layers: beyond, int8 has nothing left to offer
 
 
@@ -31,7 +32,7 @@ def meet(
     data: Dataset,
     budget: float,
     tell: Callable[[str], None],
-    progress: Bars,
+    progress: Progress,
 ) -> qdq.Network:
     """`network`, with its most sensitive layers in float if that is what it takes.
 
@@ -79,11 +80,12 @@ def _verdict(reached: float, goal: float) -> str:
 
 def _pictures(data: Dataset) -> list[Any]:
     """A few images, evenly spread."""
-    count = min(PICTURES, len(data.samples))
-    return [read_image(data.samples[i * len(data.samples) // count].path) for i in range(count)]
+    return [read_image(sample.path) for sample in spread(data.samples, PICTURES)]
 
 
-def accuracy(network: qdq.Network, precision: Precision, data: Dataset, progress: Bars, title: str) -> dict[str, float]:
+def accuracy(
+    network: qdq.Network, precision: Precision, data: Dataset, progress: Progress, title: str
+) -> dict[str, float]:
     """AP and AP50 of a network on labelled images, run by ONNX Runtime."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
@@ -92,7 +94,7 @@ def accuracy(network: qdq.Network, precision: Precision, data: Dataset, progress
             return measure(runtime, data, progress, title)
 
 
-def measure(runtime: Runtime, data: Dataset, progress: Bars, title: str) -> dict[str, float]:
+def measure(runtime: Runtime, data: Dataset, progress: Progress, title: str) -> dict[str, float]:
     """AP and AP50 of what a runtime runs, on labelled images; title: of the progress bar."""
     classes = runtime.manifest.model.classes
     names = common_classes(classes, data.classes)

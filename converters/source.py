@@ -1,11 +1,11 @@
 """Whatever a user has -> the interchange network that every writer takes.
 
-From                                                 it is made by
-NAME-like .onnx with Q/DQ (trained for int8)     as it is: its scales were learned
-.safetensors, stage qat                          exported (torch)
-.safetensors, stage float                        exported (torch), then quantized on the user's images
-float .onnx of ours                              quantized on the user's images
-float .onnx made elsewhere                       adopted by a Description, then quantized on the user's images
+From                            it is made by
+.onnx with Q/DQ                 taking it as it is: its scales were learned
+.safetensors, stage qat         exporting it (torch)
+.safetensors, stage float       exporting it (torch), then quantizing on the user's images
+float .onnx of ours             quantizing on the user's images
+float .onnx made elsewhere      adopting it by a Description, then quantizing on the user's images
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edge_centernet.calibration.images import CALIBRATION_IMAGES, digest, pick_images, readers
-from edge_centernet.calibration.observe import Progress
-from edge_centernet.calibration.quantize import Options, quantize, unmeasured
+from edge_centernet.calibration.quantize import Options, quantize, set_manifest, unmeasured
 from edge_centernet.calibration.report import CalibrationReport
 from edge_centernet.converters import qdq
 from edge_centernet.converters.float_onnx import Description, adopt, manifest_of, read_model, without_normalisation
 from edge_centernet.converters.to_onnx import float_model
 from edge_centernet.converters.verify import ASSETS
 from edge_centernet.errors import ConfigError, MissingDependency
-from edge_centernet.manifest import KEY, ModelSpec
+from edge_centernet.manifest import ModelSpec
+from edge_centernet.progress import Progress, unseen
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def open_network(
     path: Path,
     calibration: Calibration | None = None,
     description: Description | None = None,
-    progress: Progress = lambda title, done, total: None,
+    progress: Progress = unseen,
     fp32: bool = False,
 ) -> Opened:
     """The network in `path` (see above).
@@ -122,6 +122,6 @@ def quantized(path: Path, model: Any, spec: ModelSpec, calibration: Calibration,
     )
     import onnx
 
-    onnx.helper.set_model_props(result, {KEY: manifest.to_json()})
+    set_manifest(result, manifest)
     onnx.checker.check_model(result, full_check=True)
     return Opened(qdq.parse(result), unmeasured(model, spec), report)

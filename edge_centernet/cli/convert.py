@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_centernet.cli.options import bars
 from edge_centernet.converters import CONVERTERS, convert
 from edge_centernet.data import read_dataset
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
 from edge_centernet.models import DEFAULT, find_model
+from edge_centernet.progress import bars
 from edge_centernet.sources import quiet_libraries
 
 if TYPE_CHECKING:

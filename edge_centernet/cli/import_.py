@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from edge_centernet.cli.options import bars
 from edge_centernet.converters.float_onnx import Description, adopt, read_model
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.model.published import PUBLISHED
 from edge_centernet.output import prepare_folder
+from edge_centernet.progress import bars
 from edge_centernet.sources import quiet_libraries
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +46,3 @@ def open_model(model: str | Path, runtime: str = "auto", threads: int | None = N
         opened = open_runtime(path, name, threads)
     click.echo(f"Using {ENGINES[name].title}, {opened.manifest.precision}: {path}", err=True)
     return opened
-
-
-@contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A function (title, done, of how many) that shows a progress bar for every title."""
-    shown: dict[str, Any] = {}
-
-    def progress(title: str, done: int, total: int) -> None:
-        if title not in shown:
-            shown[title] = click.progressbar(length=total, label=title, show_eta=True, show_pos=True, file=sys.stderr)
-            shown[title].__enter__()
-        shown[title].update(1)
-        if done == total:
-            shown[title].__exit__(None, None, None)
-
-    yield progress

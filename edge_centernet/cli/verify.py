@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_centernet.artifact import read_manifest
-from edge_centernet.cli.options import bars
 from edge_centernet.data import read_dataset
 from edge_centernet.errors import ConfigError, ConversionError
 from edge_centernet.files import write_atomic
 from edge_centernet.models import find_model, names
+from edge_centernet.progress import bars
 from edge_centernet.sources import quiet_libraries
 
 if TYPE_CHECKING:

@@ -33,30 +33,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from edge_centernet.calibration.images import CALIBRATION_IMAGES
+from edge_centernet.calibration.images import CALIBRATION_IMAGES, readers, spread
+from edge_centernet.calibration.quantize import Options, quantize
+from edge_centernet.converters import qdq
 from edge_centernet.data import Dataset
 from edge_centernet.errors import ConfigError, EdgeCenterNetError
 from edge_centernet.files import write_atomic
-from edge_centernet.image import letterbox, read_image
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import Stage, load_state, save_checkpoint
 from edge_centernet.model.losses import centernet_loss
+from edge_centernet.progress import bars
 from edge_centernet.train import distributed
 from edge_centernet.train.augment import Augment
 from edge_centernet.train.config import TrainConfig
 from edge_centernet.train.dataset import BatchSampler, TrainingSet, make_loader
+from edge_centernet.train.export import float_onnx
 from edge_centernet.train.guide import Guide
-from edge_centernet.train.qat import (
-    correct_biases,
-    freeze_ranges,
-    measure_means,
-    measure_ranges,
-    prepare_qat,
-    set_observing,
-    set_ranges,
-    settle_weights,
-)
+from edge_centernet.train.qat import freeze_ranges, prepare_qat, set_observing, settle_weights, start_from
 from edge_centernet.train.report import TensorBoardLog, write_report
 from edge_centernet.train.start import freeze_layers, start_network
 from edge_centernet.train.teacher import Teacher
@@ -64,7 +58,6 @@ from edge_centernet.train.validate import validate
 
 LOSSES = ("loss", "heat", "overlap", "size", "offset", "guide", "teacher")  # Loss's fields, and the helpers'
 METRICS = ("stage", "epoch", "side", "lr", *LOSSES, "AP50", "AP", "images_per_s", "seconds")
-CALIBRATION_BATCH = 8
 
 
 class TrainingDiverged(EdgeCenterNetError):
@@ -326,27 +319,31 @@ class Trainer:
     # ---- quantization-aware stage ------------------------------------------------------------------------------
 
     def _start_qat(self) -> None:
-        """Averaged float weights, BatchNorm folded, quantizers inserted and their ranges measured."""
+        """The averaged float network, quantized as `convert --calibration` does it: training goes on from there."""
         self.model.load_state_dict(self.ema.state_dict())
-        self.model.eval()
-        batches = self._calibration_batches()
-        ranges, means = measure_ranges(self.model, batches), measure_means(self.model, batches)
+        quantized = self._post_training()
         self._quantize()
-        set_ranges(self.model, ranges)
-        correct_biases(self.model, means)
+        start_from(self.model, quantized, fixed=self.config.qat_freeze == 0)
         self.ema = copy.deepcopy(self.model).eval()
         set_observing(self.ema, False)
         self.progress = Progress("qat")
 
-    def _calibration_batches(self) -> list[Tensor]:
-        """CALIBRATION_IMAGES of the training set as a device will see them, (B, 3, H, W) uint8; alike everywhere."""
-        dataset = cast(TrainingSet, self.loader.dataset)
-        samples = dataset.data.samples
-        count = min(CALIBRATION_IMAGES, len(samples))
-        paths = [samples[i * len(samples) // count].path for i in range(count)]
-        images = [letterbox(read_image(path), self.model.spec)[0].transpose(2, 0, 1) for path in paths]
-        stacked = torch.from_numpy(np.stack(images)).to(self.device)
-        return [stacked[i : i + CALIBRATION_BATCH] for i in range(0, count, CALIBRATION_BATCH)]
+    def _post_training(self) -> qdq.Network:
+        """Measured on images of the training set as a device will see them, by the first process; alike everywhere."""
+        content = b""
+        if self._first():
+            dataset = cast(TrainingSet, self.loader.dataset)
+            files = [sample.path for sample in spread(dataset.data.samples, CALIBRATION_IMAGES)]
+            network = float_onnx(copy.deepcopy(self.model).cpu())
+            options = Options(symmetric=self.config.symmetric)
+            with bars() as progress:
+                proto, report = quantize(network, self.model.spec, readers(files), options, progress)
+            for line in report.lines():
+                tqdm.write(line)
+            content = proto.SerializeToString()
+        import onnx
+
+        return qdq.parse(onnx.load_from_string(cast(bytes, distributed.from_first(content))))
 
     def _quantize(self) -> None:
         """Insert quantizers, observing, into the network and its average; the float network becomes the teacher."""

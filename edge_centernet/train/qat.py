@@ -18,23 +18,23 @@ Straight-through gradients: Jacob et al., arXiv 1712.05877.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edge_centernet.calibration.ranges import Range, Seen, choose
 from edge_centernet.calibration.scheme import DENSE_MAX, DEPTHWISE_MAX, HEAT_HIGH, HEAT_LOW, WEIGHT_FLOOR
+from edge_centernet.converters import qdq
+from edge_centernet.manifest import Quant
 from edge_centernet.model.backbones import BasicBlock, InvertedResidual, MobileNetV2, ResNet18
 from edge_centernet.model.centernet import CenterNet, Neck
 from edge_centernet.model.deconv import DeconvNeck
 from edge_centernet.model.layers import Add, ConvUnit, fold_batchnorm
-from edge_centernet.train.distributed import extremes, processes, total
+from edge_centernet.train.distributed import extremes
 
 MOMENTUM = 0.05  # of the moving average of minimum and maximum
 CONFIDENCE = 20  # batches that measured ranges count as, where a moving average goes on from them
-SAMPLED = 4  # every so many-th value goes into a histogram
 
 
 def exact_rescale(wanted: Tensor) -> Tensor:
@@ -75,7 +75,11 @@ class WeightQuant(nn.Module):
 
     def settle(self, weight: Tensor) -> None:
         """Keep the scale that this weight asks for."""
-        self.step.copy_(self.scale(weight))
+        self.keep(self.scale(weight))
+
+    def keep(self, step: Tensor) -> None:
+        """Set the scale for good, (C_out,): from now on weights beyond `limit` steps are clipped."""
+        self.step.copy_(step)
         self.settled = True
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
@@ -85,8 +89,10 @@ class WeightQuant(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """The weight as the device will see it, same shape."""
         zero = torch.zeros(weight.shape[0], dtype=torch.int32, device=weight.device)
-        # -128..127 never clips: the scale already maps the largest magnitude to `limit`.
-        return torch.fake_quantize_per_channel_affine(weight, self.scale(weight), zero, 0, -128, 127)
+        low, high = -self.limit, self.limit
+        if torch.onnx.is_in_onnx_export():  # knows whole bytes only; exported weights are settled, inside the limit
+            low, high = -128, 127
+        return torch.fake_quantize_per_channel_affine(weight, self.scale(weight), zero, 0, low, high)
 
 
 class ActivationQuant(nn.Module):
@@ -107,6 +113,13 @@ class ActivationQuant(nn.Module):
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.ones(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def keep(self, quant: Quant) -> None:
+        """Take the range that gives this scale and zero point."""
+        lowest = -127 if self.symmetric else -128
+        self.low.fill_((lowest - quant.zero_point) * quant.scale)
+        self.high.fill_((127 - quant.zero_point) * quant.scale)
+        self.seen.fill_(CONFIDENCE)
 
     def scale_zero_point(self) -> tuple[Tensor, Tensor]:
         """Scalars: scale float32 > 0 and zero point int32 in [-128, 127]."""
@@ -286,83 +299,38 @@ def bake(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def measure_means(model: nn.Module, batches: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Convolution unit -> (C_in,) mean of what it reads, over all cells, batches and processes."""
-    units = {name: module for name, module in model.named_modules() if isinstance(module, ConvUnit)}
-    sums: dict[str, Tensor] = {}
+def start_from(model: nn.Module, quantized: qdq.Network, fixed: bool) -> None:
+    """Give every quantizer what post-training quantization found for it, and the layers its weights and biases.
 
-    def mean_of(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(unit: nn.Module, inputs: Any) -> None:
-            sums[name] = sums.get(name, torch.zeros(())) + inputs[0].double().mean(dim=(0, 2, 3)).cpu()
-
-        return hook
-
-    hooks = [unit.register_forward_pre_hook(mean_of(name)) for name, unit in units.items()]
-    for batch in batches:
-        model(batch.float())
-    for hook in hooks:
-        hook.remove()
-    return {name: total(value) / (len(batches) * processes()) for name, value in sums.items()}
-
-
-@torch.no_grad()
-def correct_biases(model: nn.Module, means: dict[str, Tensor]) -> None:
-    """Move every bias by what rounding the weights takes from its channel on average (arXiv 1906.04721, 4.2), in place.
-
-    means: of `measure_means`. Worth 0.01 AP50 on the default model, as much as a quantization-aware epoch.
+    model: behind `prepare_qat`; quantized: of `calibration.quantize` from the same network. fixed: weight scales stay;
+    otherwise they follow the weights and the ranges, as they must while ranges are still observed.
     """
-    for name, unit in model.named_modules():
-        if isinstance(unit, ConvUnit):
-            assert isinstance(unit.weight_quant, WeightQuant)
-            assert unit.conv.bias is not None
-            weight, mean = unit.conv.weight, means[name].to(unit.conv.weight)
-            error = (weight - unit.weight_quant(weight)).sum(dim=(2, 3))  # (C_out, C_in / groups)
-            unit.conv.bias += error[:, 0] * mean if unit.conv.groups > 1 else error @ mean
+    modules = dict(model.named_modules())
+    for op in quantized.ops:
+        if not isinstance(op, qdq.Conv | qdq.Add):
+            continue
+        module = modules[module_name(op.name)]
+        assert isinstance(module, ConvUnit | Add)
+        assert isinstance(module.out_quant, ActivationQuant)
+        module.out_quant.keep(op.y.quant)
+        if isinstance(op, qdq.Conv):
+            assert isinstance(module, ConvUnit)
+            assert isinstance(module.weight_quant, WeightQuant)
+            assert module.conv.bias is not None
+            module.conv.weight.copy_(torch.from_numpy(op.weight))
+            module.conv.bias.copy_(torch.from_numpy(op.bias))
+            if fixed:
+                module.weight_quant.keep(torch.from_numpy(op.weight_scale))
 
 
-@torch.no_grad()
-def measure_ranges(model: nn.Module, batches: Sequence[Tensor]) -> dict[str, Range]:
-    """Quantizer slot -> the range with the smallest squared error, of a network that has no quantizers yet.
+def module_name(node: str) -> str:
+    """Name of a traced ONNX node -> of the module it was traced in.
 
-    batches: (B, 3, H, W) raw pixels; seen twice, for extremes and for histograms. All processes give the same answer.
+    '/neck/mix.0/mix.0.1/Conv' -> 'neck.mix.0.1': tracing repeats the name of a container that was itself called.
     """
-    slots = {name: module for name, module in model.named_modules() if name.endswith("out_quant")}
-    seen = {name: Seen() for name in slots}
-
-    def extremes_of(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(slot: nn.Module, inputs: Any, x: Tensor) -> None:
-            low, high = extremes(*torch.aminmax(x.float()))
-            seen[name].lows.append(float(low))
-            seen[name].highs.append(float(high))
-
-        return hook
-
-    def counts_of(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(slot: nn.Module, inputs: Any, x: Tensor) -> None:
-            seen[name].count(x.float().flatten()[::SAMPLED].cpu().numpy())
-
-        return hook
-
-    for make in (extremes_of, counts_of):
-        hooks = [slot.register_forward_hook(make(name)) for name, slot in slots.items()]
-        for batch in batches:
-            model(batch.float())
-        for hook in hooks:
-            hook.remove()
-    for held in seen.values():
-        assert held.counts is not None
-        held.counts = total(torch.from_numpy(held.counts)).numpy()
-    return {name: choose("mse", held) for name, held in seen.items()}
-
-
-def set_ranges(model: nn.Module, ranges: dict[str, Range]) -> None:
-    """Give every quantizer the range that was measured in its slot, within its own limits."""
-    for name, module in model.named_modules():
-        if isinstance(module, ActivationQuant):
-            low, high = ranges[name]
-            module.low.fill_(max(low, module.floor))
-            module.high.fill_(max(high, module.reach))
-            module.seen.fill_(CONFIDENCE)
+    scopes = node.strip("/").split("/")[:-1]
+    kept = [a for a, b in zip(scopes, [*scopes[1:], ""], strict=True) if not b.startswith(f"{a}.")]
+    return ".".join(kept)
 
 
 def set_observing(model: nn.Module, observing: bool) -> None:

@@ -1,4 +1,4 @@
-"""What quantization-aware training starts from: measured ranges and corrected biases."""
+"""What quantization-aware training starts from: the post-training quantized network."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import copy
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+from edge_centernet.calibration.quantize import Options, quantize  # noqa: E402
+from edge_centernet.converters import qdq  # noqa: E402
+from edge_centernet.converters.verify import Reference, real_values  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
 from edge_centernet.model.centernet import Architecture, CenterNet  # noqa: E402
 from edge_centernet.train import qat  # noqa: E402
+from edge_centernet.train.export import float_onnx  # noqa: E402
 
 
 @pytest.fixture
@@ -27,51 +32,82 @@ def network() -> CenterNet:
 
 
 @pytest.fixture
-def batches() -> list[torch.Tensor]:
-    """Two batches of blocks of colour, (4, 3, 64, 64) uint8."""
-    blocks = np.random.default_rng(0).integers(0, 256, (8, 3, 4, 4), np.uint8)
-    return list(torch.from_numpy(blocks.repeat(16, axis=2).repeat(16, axis=3)).split(4))  # type: ignore[no-untyped-call]
+def pictures() -> list[NDArray[np.uint8]]:
+    """Eight pictures of blocks of colour, (64, 64, 3) BGR."""
+    blocks = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), np.uint8)
+    return list(blocks.repeat(16, axis=1).repeat(16, axis=2))
 
 
-def test_every_quantizer_gets_the_range_of_its_slot(network: CenterNet, batches: list[torch.Tensor]) -> None:
-    """Within the extremes of what passes there; the heat head reaches at least from -8 to 3."""
-    ranges = qat.measure_ranges(network, batches)
-    quantized = copy.deepcopy(network)
-    qat.prepare_qat(quantized)
-    qat.set_ranges(quantized, ranges)
-    quantizers = {n: m for n, m in quantized.named_modules() if isinstance(m, qat.ActivationQuant)}
-    with torch.no_grad():
-        heat = network(torch.cat(batches).float())[0]
-
-    assert set(quantizers) == set(ranges)
-    assert float(quantized.heat.out_quant.high) >= 3.0
-    assert float(heat.min()) - 1e-3 <= ranges["heat.out_quant"][0] <= 0.0
+def started(network: CenterNet, ptq: qdq.Network, fixed: bool = True) -> CenterNet:
+    """A copy of the network that begins quantization-aware training where `ptq` stands."""
+    model = copy.deepcopy(network)
+    qat.prepare_qat(model, symmetric=ptq.heads["heat"].quant.zero_point == 0)
+    qat.start_from(model, ptq, fixed)
+    return model.eval()
 
 
-def test_corrected_biases_bring_the_heads_back_to_their_mean(
-    network: CenterNet, batches: list[torch.Tensor], monkeypatch: pytest.MonkeyPatch
+def quantized(network: CenterNet, pictures: list[NDArray[np.uint8]], symmetric: bool = False) -> qdq.Network:
+    """As `convert --calibration` would."""
+    model = float_onnx(copy.deepcopy(network))
+    read = [lambda picture=picture: picture for picture in pictures]
+    return qdq.parse(quantize(model, network.spec, read, Options(symmetric=symmetric))[0])
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_training_starts_where_post_training_quantization_ended(
+    network: CenterNet, pictures: list[NDArray[np.uint8]], symmetric: bool
 ) -> None:
-    """With weights of 4 bits, the first layer's channels are off by rounding alone; corrected, by a tenth of that."""
-    monkeypatch.setattr(qat, "DENSE_MAX", 7)
-    ranges, means = qat.measure_ranges(network, batches), qat.measure_means(network, batches)
-    image = network.normalize(torch.cat(batches).float())
-    wanted = copy.deepcopy(network)
-    qat.fold_batchnorm(wanted)
-    quantized = copy.deepcopy(network)
-    qat.prepare_qat(quantized)
-    qat.set_ranges(quantized, ranges)
-
-    def first(model: CenterNet) -> torch.Tensor:
-        unit = model.backbone.layers[0]
-        weight = unit.conv.weight if model is wanted else unit.weight_quant(unit.conv.weight)
-        return torch.nn.functional.conv2d(image, weight, unit.conv.bias, 2).mean(dim=(0, 2, 3))
-
+    """The first forward pass answers what ONNX Runtime answers for the converted network, to the step."""
+    ptq = quantized(network, pictures, symmetric)
+    model = started(network, ptq)
     with torch.no_grad():
-        before = (first(quantized) - first(wanted)).abs().max()
-        qat.correct_biases(quantized, means)
-        after = (first(quantized) - first(wanted)).abs().max()
+        heads = model(torch.from_numpy(pictures[0][:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32)))
+    answer = Reference(ptq, "int8", pictures[:1]).answers[0]
 
-    assert float(after) < 0.1 * float(before)
+    for role, head in zip(qdq.HEADS, heads, strict=True):
+        steps = head.numpy() / ptq.heads[role].quant.scale
+        theirs = real_values(getattr(answer, role), getattr(ptq.manifest, role)) / ptq.heads[role].quant.scale
+        assert np.abs(steps - theirs).max() < 0.01, role
+
+
+def test_weights_stay_on_the_grid_they_were_rounded_to(network: CenterNet, pictures: list[NDArray[np.uint8]]) -> None:
+    """A weight that training moves beyond 63 steps is clipped to them: the scale does not follow it."""
+    ptq = quantized(network, pictures)
+    unit = started(network, ptq).neck.top
+    scale = unit.weight_quant.scale(unit.conv.weight)
+    with torch.no_grad():
+        unit.conv.weight[0, 0] = 100 * scale[0]
+        clipped = unit.weight_quant(unit.conv.weight)[0, 0]
+
+    assert float(clipped / scale[0]) == pytest.approx(63)
+    assert torch.equal(scale, unit.weight_quant.scale(unit.conv.weight))
+
+
+def test_scales_follow_the_weights_while_ranges_are_observed(
+    network: CenterNet, pictures: list[NDArray[np.uint8]]
+) -> None:
+    """Not fixed: a weight of twice the largest doubles its channel's scale, within the 2.1 % of the exact fraction."""
+    unit = started(network, quantized(network, pictures), fixed=False).neck.top
+    before = unit.weight_quant.scale(unit.conv.weight)[0]
+    with torch.no_grad():
+        unit.conv.weight[0, 0] = 2 * unit.conv.weight[0].abs().max()
+
+    assert float(unit.weight_quant.scale(unit.conv.weight)[0] / before) == pytest.approx(2, rel=0.021)
+
+
+@pytest.mark.parametrize(
+    ("node", "module"),
+    [
+        ("/backbone/layers.0/Conv", "backbone.layers.0"),
+        ("/backbone/layers.1/units/units.0/Conv", "backbone.layers.1.units.0"),
+        ("/neck/mix.0/mix.0.1/Conv", "neck.mix.0.1"),
+        ("/neck/add.1/Add", "neck.add.1"),
+        ("/heat/Conv", "heat"),
+    ],
+)
+def test_nodes_carry_the_names_of_their_modules(node: str, module: str) -> None:
+    """Tracing repeats the name of a container that was itself called."""
+    assert qat.module_name(node) == module
 
 
 def test_a_step_is_as_large_as_its_channel(network: CenterNet) -> None:
