@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from edge_centernet.converters import qdq
-from edge_centernet.converters.to_onnx import copy_of
+from edge_centernet.converters.graphs import HEADS, copy_of, drop_unused
 from edge_centernet.errors import ConversionError
 from edge_centernet.manifest import ModelSpec
 
-HEADS = ("heat", "size", "offset")
 _ACTIVATIONS = ("Relu", "Clip")
 IMAGE = "image"
 STORED = "/stored"  # suffix of a quantized tensor's name; the real one is the name without it
@@ -125,7 +124,7 @@ class _Inserter:
         for output in self.graph.output:
             output.type.tensor_type.elem_type = TensorProto.INT8
         del self.graph.value_info[:]
-        _drop_unused_constants(self.graph)
+        drop_unused(self.graph)
 
     def constant(self, name: str, value: Any) -> None:
         """Add an initializer."""
@@ -153,12 +152,6 @@ class _Inserter:
 
 def _is_linear(resize: Any) -> bool:
     return any(a.name == "mode" and a.s == b"linear" for a in resize.attribute)
-
-
-def _drop_unused_constants(graph: Any) -> None:
-    used = {name for node in graph.node for name in node.input}
-    for initializer in [i for i in graph.initializer if i.name not in used]:
-        graph.initializer.remove(initializer)
 
 
 def fill(model: Any, values: dict[str, Any]) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 from edge_centernet.calibration.insert import fill
 from edge_centernet.converters import qdq
-from edge_centernet.converters.float_onnx import drop_unused
-from edge_centernet.converters.to_onnx import copy_of
+from edge_centernet.converters.graphs import copy_of, drop_unused
 
 
 def with_floats(network: qdq.Network, names: Collection[str], original: qdq.Network | None = None) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.calibration.ranges import Seen
-from edge_centernet.converters.to_onnx import copy_of
+from edge_centernet.converters.graphs import copy_of
 from edge_centernet.errors import MissingDependency
 from edge_centernet.image import letterbox
 from edge_centernet.manifest import ModelSpec

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from edge_centernet import __version__
 from edge_centernet.calibration import scheme
-from edge_centernet.calibration.insert import HEADS, fill, real_name, with_quantizers
+from edge_centernet.calibration.insert import fill, real_name, with_quantizers
 from edge_centernet.calibration.observe import Pictures, Probe, channel_means, observe
 from edge_centernet.calibration.ranges import NEEDS_COUNTS, Range, choose
 from edge_centernet.calibration.report import CalibrationReport, make_report, split
 from edge_centernet.calibration.rounding import rounded, second_moments
 from edge_centernet.converters import qdq
+from edge_centernet.converters.graphs import HEADS, set_manifest
 from edge_centernet.errors import SourceError
-from edge_centernet.manifest import KEY, Manifest, ModelSpec, Quant, TensorSpec
+from edge_centernet.manifest import Manifest, ModelSpec, Quant, TensorSpec
 from edge_centernet.progress import Progress, unseen
 
 DEFAULT_METHOD = "mse"
@@ -233,10 +234,3 @@ def _placeholder(spec: ModelSpec) -> Manifest:
 
 def _filled(manifest: Manifest, quants: dict[str, Quant]) -> Manifest:
     return manifest.with_tensors(**{role: replace(getattr(manifest, role), quant=quants[role]) for role in HEADS})
-
-
-def set_manifest(model: Any, manifest: Manifest) -> None:
-    """Write what the network means into its metadata, in place."""
-    import onnx
-
-    onnx.helper.set_model_props(model, {KEY: manifest.to_json()})

@@ -10,7 +10,8 @@ import numpy as np
 from edge_centernet.calibration.observe import Pictures, Probe
 from edge_centernet.calibration.ranges import Range, Seen, choose
 from edge_centernet.converters.base import nchw_specs
-from edge_centernet.converters.qdq import HEADS, Network
+from edge_centernet.converters.graphs import HEADS
+from edge_centernet.converters.qdq import Network
 from edge_centernet.converters.verify import MATCH_IOU, MATCH_SCORE, THRESHOLD, Reference, agreement
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Quant

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from edge_centernet.calibration.mixed import with_floats
 from edge_centernet.converters import qdq
+from edge_centernet.converters.graphs import HEADS
 from edge_centernet.converters.verify import Reference, real_values
 from edge_centernet.progress import Progress
 
@@ -44,5 +45,5 @@ def _heads(network: qdq.Network, pictures: list[NDArray[np.uint8]]) -> list[NDAr
     return [
         real_values(getattr(answer, role), getattr(manifest, role)) / network.heads[role].quant.scale
         for answer in answers
-        for role in qdq.HEADS
+        for role in HEADS
     ]

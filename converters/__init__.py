@@ -59,17 +59,16 @@ def convert(
     """
     from edge_centernet.converters import qdq, verify
 
-    check_targets(targets)
+    paths = artifact_paths(source, targets, precision, out)
     network = network or qdq.load(source)
-    names = {target: _name(source, target, precision) for target in targets}
-    _check_folder(source, out, list(names.values()))
+    out.mkdir(parents=True, exist_ok=True)
     progress(f"Running {source.name} on the verification images")
     reference = verify.Reference(network, precision, verify.sample_pictures() if pictures is None else pictures)
     artifacts, failures = [], []
-    for target, name in names.items():
-        progress(f"Writing and verifying {out / name}")
+    for target, path in paths.items():
+        progress(f"Writing and verifying {path}")
         try:
-            artifacts.append(_make(network, reference, target, precision, out / name))
+            artifacts.append(_make(network, reference, target, precision, path))
         except ConversionError as error:
             failures.append(f"{target}: {error}")
     if failures:
@@ -122,20 +121,26 @@ def _name(source: Path, target: str, precision: Precision) -> str:
     return f"{source.stem}{'' if precision == 'int8' else '-fp32'}{SUFFIXES[target]}"
 
 
-def check_targets(targets: Sequence[str]) -> None:
-    """ConfigError unless all are known."""
+def artifact_paths(source: Path, targets: Sequence[str], precision: Precision, out: Path) -> dict[str, Path]:
+    """Target -> where its file goes, in the folder `out`, which need not be there yet.
+
+    Raises ConfigError for an unknown target, or where they cannot be written.
+    """
     unknown = [target for target in targets if target not in CONVERTERS]
     if unknown or not targets:
         raise ConfigError(f"target: expected {', '.join(CONVERTERS)}, got {', '.join(unknown) or 'none'}")
 
-
-def _check_folder(source: Path, out: Path, names: list[str]) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out}: expected a folder to write to ({error.strerror}); choose another --out") from None
-    if not os.access(out, os.W_OK):
-        raise ConfigError(f"{out}: expected a folder to write to, got one without permission; choose another --out")
-    for path in (out / name for name in names):
-        if path.exists() and path.samefile(source):
+    _check_folder(out)
+    paths = {target: out / _name(source, target, precision) for target in targets}
+    for path in paths.values():
+        if path.exists() and source.exists() and path.samefile(source):
             raise ConfigError(f"{path}: would overwrite the source; choose another --out")
+    return paths
+
+
+def _check_folder(out: Path) -> None:
+    """ConfigError unless files can be written into `out`, or it can be made."""
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        what = "got one without permission" if nearest.is_dir() else f"{nearest} is a file"
+        raise ConfigError(f"{out}: expected a folder to write to, {what}; choose another --out")

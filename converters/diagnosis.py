@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.converters import qdq
-from edge_centernet.converters.to_onnx import copy_of, float_model
+from edge_centernet.converters.graphs import HEADS, copy_of
+from edge_centernet.converters.to_onnx import float_model
 from edge_centernet.converters.verify import plain_session
 from edge_centernet.files import write_atomic
 from edge_centernet.image import prepare
@@ -44,7 +45,7 @@ def diagnose(network: qdq.Network, float_network: Any, pictures: Sequence[NDArra
     """
     ops = [op for op in network.ops if isinstance(op, qdq.Conv | qdq.Add) and op.y.quant is not qdq.UNUSED]
     before = {node.output[0]: node.input[0] for node in network.model.graph.node if node.op_type == "QuantizeLinear"}
-    names = {op.y.name: op.y.name if op.y.name in qdq.HEADS else before[op.y.name] for op in ops}
+    names = {op.y.name: op.y.name if op.y.name in HEADS else before[op.y.name] for op in ops}
     real = _probe(float_network or float_model(network), list(names.values()))
     stored = _probe(copy_of(network.model), list(names))
     power = {name: np.zeros(3) for name in names}  # signal, noise, noise of rounding alone

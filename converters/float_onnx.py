@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.errors import ArtifactError, ConversionError, MissingDependency
-from edge_centernet.manifest import KEY, Manifest, ModelSpec
+from edge_centernet.converters.graphs import HEADS, constants_as_initializers, drop_unused
+from edge_centernet.errors import ConversionError, MissingDependency
+from edge_centernet.manifest import ModelSpec
 
-HEADS = ("heat", "size", "offset")
 # What other CenterNets call them; the first row is ours.
 SYNONYMS = {"heat": ("heat", "hm", "heatmap"), "size": ("size", "wh"), "offset": ("offset", "reg", "off")}
 INPUT = "normalized"
@@ -39,29 +38,6 @@ class Description:
     std: Triple
     color: Literal["rgb", "bgr"] = "rgb"
     pad_value: int = 128
-
-
-def read_model(path: Path) -> Any:
-    """A checked onnx.ModelProto; raises ArtifactError for a file that is missing, damaged or something else."""
-    try:
-        import onnx
-    except ImportError:
-        raise MissingDependency.for_extra("convert", "convert") from None
-    if not path.is_file():
-        raise ArtifactError(f"{path}: expected an ONNX file, found no such file")
-    try:
-        model: Any = onnx.load(path)
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf, onnx.checker and the file system each raise their own kind
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ArtifactError(f"{path}: expected a complete ONNX file, got a damaged one ({reason[:120]})") from None
-    return model
-
-
-def manifest_of(model: Any) -> Manifest | None:
-    """The manifest in an ONNX file of ours; None in others."""
-    entry = next((e for e in model.metadata_props if e.key == KEY), None)
-    return None if entry is None else Manifest.from_json(entry.value)
 
 
 def without_normalisation(model: Any) -> Any:
@@ -118,12 +94,7 @@ def _simplify(model: Any, size: int) -> Any:
         raise ConversionError(f"onnxsim cannot simplify it at {size}x{size}: {str(error).splitlines()[0]}") from None
     if not ok:
         raise ConversionError("onnxsim's simplified network does not compute the same")
-    graph = simple.graph
-    for node in [n for n in graph.node if n.op_type == "Constant"]:
-        tensor = node.attribute[0].t
-        tensor.name = node.output[0]
-        graph.initializer.append(tensor)
-        graph.node.remove(node)
+    constants_as_initializers(simple.graph)
     return simple
 
 
@@ -362,16 +333,3 @@ def _put(graph: Any, place: Any, nodes: Sequence[Any], behind: bool = False) -> 
     at = next(i for i, other in enumerate(graph.node) if other.output[0] == place.output[0]) + behind
     for offset, node in enumerate(nodes):
         graph.node.insert(at + offset, node)
-
-
-def drop_unused(graph: Any) -> None:
-    """Remove nodes and initializers nothing reads any more."""
-    while True:
-        used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-        dead = [n for n in graph.node if not used.intersection(n.output)]
-        for node in dead:
-            graph.node.remove(node)
-        if not dead:
-            break
-    for initializer in [i for i in graph.initializer if i.name not in used]:
-        graph.initializer.remove(initializer)

@@ -15,12 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.errors import ArtifactError, ConversionError, ManifestError, MissingDependency
+from edge_centernet.converters.graphs import HEADS, manifest_of, read_model
+from edge_centernet.errors import ConversionError, ManifestError
 from edge_centernet.manifest import KEY, Manifest, Quant
 
 Array = NDArray[Any]
 Activation = Literal["linear", "relu", "relu6"]
-HEADS = ("heat", "size", "offset")
 
 
 UNUSED = Quant(1.0, 0)  # of a tensor that float operations alone read: it is never stored
@@ -159,18 +159,7 @@ def load(path: Path) -> Network:
         ConversionError: it is ONNX, but not one of our networks.
         MissingDependency: the extra `convert` is not installed.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise MissingDependency.for_extra("convert", "convert") from None
-    if not path.is_file():
-        raise ArtifactError(f"{path}: expected a QDQ ONNX file, found no such file")
-    try:
-        model: Any = onnx.load(path)
-        onnx.checker.check_model(model)
-    except Exception as error:  # protobuf, onnx.checker and the file system each raise their own kind
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ArtifactError(f"{path}: expected a complete ONNX file, got a damaged one ({reason[:120]})") from None
+    model = read_model(path)
     try:
         return parse(model)
     except (ConversionError, ManifestError) as error:
@@ -191,10 +180,10 @@ def parse(model: Any) -> Network:
 
 
 def _manifest(model: Any) -> Manifest:
-    for entry in model.metadata_props:
-        if entry.key == KEY:
-            return Manifest.from_json(entry.value)
-    raise ConversionError(f"expected an edge-centernet network (metadata {KEY!r}), got some other ONNX network")
+    manifest = manifest_of(model)
+    if manifest is None:
+        raise ConversionError(f"expected an edge-centernet network (metadata {KEY!r}), got some other ONNX network")
+    return manifest
 
 
 def _check_manifest(network: Network) -> None:

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edge_centernet.calibration.images import CALIBRATION_IMAGES, digest, pick_images, readers
-from edge_centernet.calibration.quantize import Options, quantize, set_manifest, unmeasured
+from edge_centernet.calibration.quantize import Options, quantize, unmeasured
 from edge_centernet.calibration.report import CalibrationReport
 from edge_centernet.converters import qdq
-from edge_centernet.converters.float_onnx import Description, adopt, manifest_of, read_model, without_normalisation
+from edge_centernet.converters.float_onnx import Description, adopt, without_normalisation
+from edge_centernet.converters.graphs import manifest_of, read_model, set_manifest
 from edge_centernet.converters.to_onnx import float_model
 from edge_centernet.converters.verify import ASSETS
 from edge_centernet.errors import ConfigError, MissingDependency

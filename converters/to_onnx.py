@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet.converters.base import Precision, Save, nchw_specs, stamp
-from edge_centernet.converters.qdq import HEADS, Network
-from edge_centernet.manifest import KEY, Manifest
+from edge_centernet.converters.graphs import HEADS, copy_of, drop_unused, set_manifest
+from edge_centernet.converters.qdq import Network
+from edge_centernet.manifest import Manifest
 
 
 def convert(network: Network, precision: Precision) -> Save:
@@ -20,20 +21,11 @@ def convert(network: Network, precision: Precision) -> Save:
 
     def save(out: Path, verified: bool) -> Manifest:
         manifest = stamp(network.manifest, specs, "onnx", onnx.__version__, verified)
-        onnx.helper.set_model_props(model, {KEY: manifest.to_json()})
+        set_manifest(model, manifest)
         out.write_bytes(model.SerializeToString(deterministic=True))
         return manifest
 
     return save
-
-
-def copy_of(model: Any) -> Any:
-    """A ModelProto that can be changed without changing `model`."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 def float_model(network: Network) -> Any:
@@ -57,7 +49,7 @@ def float_model(network: Network) -> Any:
     for role in HEADS:
         shape = [1, *network.heads[role].shape]
         graph.output.append(helper.make_tensor_value_info(role, TensorProto.FLOAT, shape))
-    _drop_unused(graph)
+    drop_unused(graph)
     return model
 
 
@@ -86,11 +78,3 @@ def _normalise(graph: Any, network: Network) -> list[Any]:
         helper.make_node("Sub", ["image/float", "image/sub/zero"], ["image/centred"], name="image/sub"),
         helper.make_node("Mul", ["image/centred", "image/mul/scale"], [f"{name}/real"], name="image/mul"),
     ]
-
-
-def _drop_unused(graph: Any) -> None:
-    """Remove the constants that only Q/DQ needed."""
-    used = {name for node in graph.node for name in node.input}
-    kept = [i for i in graph.initializer if i.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)

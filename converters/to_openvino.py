@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from edge_centernet.converters.base import Precision, Save, nchw_specs, stamp
+from edge_centernet.converters.graphs import copy_of
 from edge_centernet.converters.qdq import Conv, Network
-from edge_centernet.converters.to_onnx import copy_of, float_model
+from edge_centernet.converters.to_onnx import float_model
 from edge_centernet.errors import ConversionError, MissingDependency
 from edge_centernet.manifest import KEY, Manifest, ModelSpec
 

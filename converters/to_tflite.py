@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.converters.base import Precision, Save, stamp
+from edge_centernet.converters.graphs import HEADS
 from edge_centernet.converters.qdq import (
-    HEADS,
     UNUSED,
     Activation,
     Add,

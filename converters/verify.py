@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from edge_centernet import image as images
 from edge_centernet.converters.base import Precision, nchw_specs
-from edge_centernet.converters.qdq import HEADS, Network
+from edge_centernet.converters.graphs import HEADS
+from edge_centernet.converters.qdq import Network
 from edge_centernet.converters.to_onnx import float_model
 from edge_centernet.decoder import decode
 from edge_centernet.detections import Detections

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_centernet.converters import CONVERTERS, convert
+from edge_centernet.converters import CONVERTERS, artifact_paths, convert
 from edge_centernet.data import read_dataset
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
@@ -18,6 +18,7 @@ from edge_centernet.sources import quiet_libraries
 
 if TYPE_CHECKING:
     from edge_centernet.calibration.report import CalibrationReport
+    from edge_centernet.converters.base import Precision
 
 METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.ranges.METHODS, without importing it
 
@@ -87,12 +88,14 @@ def command(
     if calibration is not None:
         wanted = Calibration(calibration, calibration_images, Options(method, symmetric=symmetric))
     targets = list(CONVERTERS) if target == "all" else [target]
+    precision: Precision = "int8" if int8 else "fp32"
+    artifact_paths(source, targets, precision, out)  # before minutes of calibration
     with quiet_libraries():
         with bars() as progress:
             network, original, report = open_network(source, wanted, progress=progress, fp32=not int8)
             if dataset is not None and accuracy_budget is not None and int8:
                 network = budget.meet(network, original, dataset, accuracy_budget, click.echo, progress)
-        artifacts = convert(source, targets, "int8" if int8 else "fp32", out, network=network, progress=click.echo)
+        artifacts = convert(source, targets, precision, out, network=network, progress=click.echo)
     if report is not None and int8:
         _tell(report, out / f"{source.stem}-calibration.json")
     click.echo(table({artifact.target: artifact.report for artifact in artifacts}))

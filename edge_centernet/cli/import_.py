@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from edge_centernet.converters.float_onnx import Description, adopt, read_model
+from edge_centernet.converters.float_onnx import Description, adopt
+from edge_centernet.converters.graphs import read_model
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.model.published import PUBLISHED

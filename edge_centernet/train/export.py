@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 import edge_centernet
 from edge_centernet.converters.float_onnx import merge_pads
+from edge_centernet.converters.graphs import HEADS, constants_as_initializers, set_manifest
 from edge_centernet.errors import ConversionError
 from edge_centernet.files import write_atomic
-from edge_centernet.manifest import KEY, Manifest, ModelSpec, Quant, TensorSpec
+from edge_centernet.manifest import Manifest, ModelSpec, Quant, TensorSpec
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import load_checkpoint
 from edge_centernet.model.layers import ConvUnit, fold_batchnorm
 from edge_centernet.train.qat import bake
 
 OPSET = 17
-HEADS = ("heat", "size", "offset")
 _REAL_INPUT = "normalized"  # what Normalize puts out; the DequantizeLinear in front of it replaces Normalize
 
 
@@ -59,8 +59,7 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
     _integer_input(proto, model.spec)
     _integer_outputs(proto)
     merge_pads(proto.graph)
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = KEY, manifest.to_json()
+    set_manifest(proto, manifest)
     onnx.checker.check_model(proto, full_check=True)
     write_atomic(out, proto.SerializeToString(deterministic=True))
     return out
@@ -123,12 +122,7 @@ def _simplify(proto: Any) -> Any:
     simplified, ok = onnxsim.simplify(proto)
     if not ok:
         raise ConversionError("export: onnxsim's simplified graph does not compute the same as the traced one")
-    graph = simplified.graph
-    for node in [n for n in graph.node if n.op_type == "Constant"]:
-        tensor = node.attribute[0].t
-        tensor.name = node.output[0]
-        graph.initializer.append(tensor)
-        graph.node.remove(node)
+    constants_as_initializers(simplified.graph)
     return simplified
 
 

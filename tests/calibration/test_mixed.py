@@ -15,6 +15,7 @@ from edge_centernet.calibration.observe import Probe
 from edge_centernet.calibration.quantize import Options, quantize, unmeasured
 from edge_centernet.converters import CONVERTERS, convert, proof, qdq, verify
 from edge_centernet.converters.float_onnx import without_normalisation
+from edge_centernet.converters.graphs import HEADS
 from edge_centernet.converters.to_onnx import float_model
 
 PICTURES = qdq_factory.photos(8, 96, 128)
@@ -36,12 +37,12 @@ def quantized(source: Any) -> qdq.Network:
 
 def _error(network: qdq.Network, source: Any) -> float:
     """Mean difference from the float network, in output steps, over the heads."""
-    probe = Probe(source, qdq.HEADS, network.manifest.model)
+    probe = Probe(source, HEADS, network.manifest.model)
     answers = verify.Reference(network, "int8", PICTURES[:2]).answers
     errors = []
     for picture, answer in zip(PICTURES, answers, strict=False):
         real = probe(picture)
-        for role in qdq.HEADS:
+        for role in HEADS:
             spec = getattr(network.manifest, role)
             low, high = ((end - spec.quant.zero_point) * spec.quant.scale for end in (-128, 127))
             difference = verify.real_values(getattr(answer, role), spec) - np.clip(real[role], low, high)

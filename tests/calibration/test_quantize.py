@@ -17,6 +17,7 @@ from edge_centernet.calibration.quantize import Options, conv_constants, quantiz
 from edge_centernet.calibration.report import HELD_OUT
 from edge_centernet.converters import CONVERTERS, convert, qdq, verify
 from edge_centernet.converters.float_onnx import without_normalisation
+from edge_centernet.converters.graphs import HEADS
 from edge_centernet.converters.to_onnx import float_model
 from edge_centernet.errors import ConversionError, SourceError
 from edge_centernet.manifest import Quant
@@ -63,9 +64,9 @@ def test_every_engine_answers_to_the_bit(quantized: qdq.Network, tmp_path: Path,
 def test_heads_stay_close_to_float(quantized: qdq.Network, source: Any) -> None:
     """The heads' mean difference from the float network is below 4 % of the range they are stored with."""
     picture = qdq_factory.photos(1, 96, 128, seed=7)[0]
-    expected = Probe(source, qdq.HEADS, quantized.manifest.model)(picture)
+    expected = Probe(source, HEADS, quantized.manifest.model)(picture)
     answer = verify.Reference(quantized, "int8", [picture]).answers[0]
-    for role in qdq.HEADS:
+    for role in HEADS:
         spec = getattr(quantized.manifest, role)
         low, high = ((end - spec.quant.zero_point) * spec.quant.scale for end in (-128, 127))
         error = np.abs(verify.real_values(getattr(answer, role), spec) - np.clip(expected[role], low, high))
@@ -145,7 +146,7 @@ def test_an_operation_that_int8_does_not_know_is_named() -> None:
 def test_the_report_says_what_the_ranges_rest_on(network: qdq.Network, source: Any) -> None:
     """24 pictures: every tenth is held out; 22 are few, and a warning says so."""
     report = quantize(source, network.manifest.model, _pictures(24))[1]
-    inner = [tensor for name, tensor in report.tensors.items() if name not in qdq.HEADS]
+    inner = [tensor for name, tensor in report.tensors.items() if name not in HEADS]
 
     assert (report.images, report.held_out) == (24 - 24 // HELD_OUT, 24 // HELD_OUT)
     assert any("22 images are few" in line for line in report.warnings)

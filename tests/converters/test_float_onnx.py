@@ -18,7 +18,8 @@ torch = pytest.importorskip("torch", reason="makes the foreign networks")
 from edge_centernet.calibration.observe import Probe  # noqa: E402
 from edge_centernet.calibration.quantize import quantize  # noqa: E402
 from edge_centernet.converters import CONVERTERS, convert, qdq  # noqa: E402
-from edge_centernet.converters.float_onnx import Description, adopt, manifest_of, read_model  # noqa: E402
+from edge_centernet.converters.float_onnx import Description, adopt  # noqa: E402
+from edge_centernet.converters.graphs import HEADS, manifest_of, read_model  # noqa: E402
 from edge_centernet.errors import ArtifactError, ConversionError  # noqa: E402
 
 SIDE = 96
@@ -87,7 +88,7 @@ def test_an_adopted_network_computes_the_same(foreign: Path) -> None:
     session = ort.InferenceSession(str(foreign), providers=["CPUExecutionProvider"])
     heat, size, offset = (t[0] for t in session.run(["hm", "wh", "reg"], {"input": x}))
     model, spec = adopt(read_model(foreign), DESCRIPTION)
-    ours = Probe(model, qdq.HEADS, spec)(picture)
+    ours = Probe(model, HEADS, spec)(picture)
 
     assert (spec.stride, spec.height, spec.color) == (4, SIDE, "rgb")
     np.testing.assert_allclose(1 / (1 + np.exp(-ours["heat"])), heat, atol=1e-4)

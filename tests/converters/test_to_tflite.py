@@ -14,6 +14,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edge_centernet.artifact import read_manifest
 from edge_centernet.converters import proof, qdq, to_tflite
+from edge_centernet.converters.graphs import HEADS
 from edge_centernet.manifest import Quant
 
 
@@ -75,7 +76,7 @@ def test_float_file_takes_the_same_picture(float_file: Path) -> None:
     """The fp32 file reads uint8 pixels and answers in float32."""
     found = details(float_file)
     assert found["image"]["dtype"] == np.uint8
-    assert {found[role]["dtype"] for role in qdq.HEADS} == {np.float32}
+    assert {found[role]["dtype"] for role in HEADS} == {np.float32}
 
 
 def test_weights_stay_as_trained(network: qdq.Network, int8_file: Path) -> None:

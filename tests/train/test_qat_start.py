@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from edge_centernet.calibration.quantize import Options, quantize  # noqa: E402
 from edge_centernet.converters import qdq  # noqa: E402
+from edge_centernet.converters.graphs import HEADS  # noqa: E402
 from edge_centernet.converters.verify import Reference, real_values  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
 from edge_centernet.model.centernet import Architecture, CenterNet  # noqa: E402
@@ -64,7 +65,7 @@ def test_training_starts_where_post_training_quantization_ended(
         heads = model(torch.from_numpy(pictures[0][:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32)))
     answer = Reference(ptq, "int8", pictures[:1]).answers[0]
 
-    for role, head in zip(qdq.HEADS, heads, strict=True):
+    for role, head in zip(HEADS, heads, strict=True):
         steps = head.numpy() / ptq.heads[role].quant.scale
         theirs = real_values(getattr(answer, role), getattr(ptq.manifest, role)) / ptq.heads[role].quant.scale
         assert np.abs(steps - theirs).max() < 0.01, role
