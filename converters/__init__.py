@@ -28,8 +28,9 @@ CONVERTERS = {
     "openvino": "edge_centernet.converters.to_openvino:convert",
     "tflite": "edge_centernet.converters.to_tflite:convert",
     "onnx": "edge_centernet.converters.to_onnx:convert",
+    "tensorrt": "edge_centernet.converters.to_tensorrt:convert",
 }
-SUFFIXES = {"openvino": ".xml", "tflite": ".tflite", "onnx": ".onnx"}
+SUFFIXES = {"openvino": ".xml", "tflite": ".tflite", "onnx": ".onnx", "tensorrt": "-tensorrt.onnx"}
 
 
 def convert(
@@ -68,7 +69,8 @@ def convert(
     for target, path in paths.items():
         progress(f"Writing and verifying {path}")
         try:
-            artifacts.append(_make(network, reference, target, precision, path))
+            source_of = _symmetric(reference, progress) if (target, precision) == ("tensorrt", "int8") else reference
+            artifacts.append(_make(source_of, target, path))
         except ConversionError as error:
             failures.append(f"{target}: {error}")
     if failures:
@@ -76,12 +78,27 @@ def convert(
     return artifacts
 
 
-def _make(network: Network, reference: Reference, target: str, precision: Precision, path: Path) -> Artifact:
+def _symmetric(reference: Reference, progress: Progress) -> Reference:
+    """What a file for TensorRT is made from and compared with: the network with zero points of 0."""
+    from edge_centernet.converters import to_tensorrt
+
+    if to_tensorrt.is_symmetric(reference.network):
+        return reference
+    changed = reference.of(to_tensorrt.symmetric(reference.network))
+    found, matched = reference.agreement_with(changed)
+    progress(
+        f"TensorRT knows zero point 0 only: with wider steps {matched} of {found} detections agree with the source; "
+        "calibrate or train with --symmetric where that is too few"
+    )
+    return changed
+
+
+def _make(reference: Reference, target: str, path: Path) -> Artifact:
     """Write beside the final place, verify, write again with `verified` in the manifest, move into place."""
     from edge_centernet.converters.base import Artifact
 
     start = time.perf_counter()
-    save = _converter(target)(network, precision)
+    save = _converter(target)(reference.network, reference.precision)
     with _scratch_folder(path.parent) as scratch:
         draft = scratch / path.name
         save(draft, False)

@@ -30,7 +30,7 @@ def tflite_floats(path: Path) -> list[str]:
 
 
 def openvino_kernels(path: Path) -> dict[str, str]:
-    """Convolution -> the kernel that OpenVINO executes on this processor, "..._I8" for integer ones."""
+    """Convolution -> the kernel OpenVINO executes: "..._I8" for integers, "..._i8" where the input is signed."""
     import openvino
 
     options = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -45,4 +45,4 @@ def openvino_kernels(path: Path) -> dict[str, str]:
 
 def openvino_floats(path: Path) -> list[str]:
     """The convolutions that OpenVINO does not execute in int8, with their kernels. Empty: int8 throughout."""
-    return [f"{name} {kernel}" for name, kernel in openvino_kernels(path).items() if not kernel.endswith("_I8")]
+    return [f"{name} {kernel}" for name, kernel in openvino_kernels(path).items() if not kernel.lower().endswith("_i8")]

@@ -85,6 +85,18 @@ class Reference:
         x, _ = images.prepare(picture, self.network.manifest)
         return Heads(*(y[0] for y in session.run(list(HEADS), {self.manifest.input.name: x})))
 
+    def of(self, network: Network) -> Reference:
+        """Another network's answers for the same pictures."""
+        return Reference(network, self.precision, self.pictures)
+
+    def agreement_with(self, other: Reference) -> tuple[int, int]:
+        """(detections of both above THRESHOLD, those with a partner on the other side), over all pictures."""
+        counts = [
+            agreement((ours, self.manifest), (theirs, other.manifest))
+            for ours, theirs in zip(self.answers, other.answers, strict=True)
+        ]
+        return sum(found for found, _ in counts), sum(matched for _, matched in counts)
+
     def compare(self, path: Path) -> Report:
         """Run an artifact through its engine, single-threaded, and compare."""
         runtime = open_runtime(path, threads=1)

@@ -31,7 +31,7 @@ METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.r
     type=click.Choice([*CONVERTERS, "all"]),
     default="all",
     show_default=True,
-    help="openvino: .xml and .bin; tflite: .tflite; onnx: .onnx.",
+    help="openvino: .xml and .bin; tflite: .tflite; onnx: .onnx; tensorrt: an .onnx for trtexec.",
 )
 @click.option(
     "--out",
@@ -74,6 +74,7 @@ def command(
     from edge_centernet.calibration.quantize import Options
     from edge_centernet.converters import budget
     from edge_centernet.converters.source import Calibration, open_network
+    from edge_centernet.converters.to_tensorrt import engine_command
     from edge_centernet.converters.verify import table
 
     if symmetric and calibration is None:
@@ -101,6 +102,8 @@ def command(
     click.echo(table({artifact.target: artifact.report for artifact in artifacts}))
     for artifact in artifacts:
         click.echo(f"{artifact.path}  {artifact.path.stat().st_size} bytes, {artifact.seconds:.1f} s")
+        if artifact.target == "tensorrt":
+            click.echo(f"On the Jetson: {engine_command(artifact.path, precision)}")
 
 
 def _tell(report: CalibrationReport, path: Path) -> None:

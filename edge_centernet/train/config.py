@@ -80,10 +80,10 @@ class TrainConfig:
     guide_weight: float = 3.0
     teacher: str = ""
     teacher_weight: float = 1.0
-    qat_epochs: int = 3
-    qat_lr: float = 1e-4
+    qat_epochs: int = 1
+    qat_lr: float = 2e-5
     qat_freeze: float = 0.0
-    qat_labels: float = 1.0
+    qat_labels: float = 0.0
     symmetric: bool = False
     seed: int = 0
     workers: int = 1

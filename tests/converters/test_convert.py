@@ -34,7 +34,7 @@ def test_all_targets_agree_with_the_source(
     """Each engine answers as the source network does: a quarter step off on average in int8, float rounding in fp32."""
     limit, agreement = {"int8": (0.25, 0.6), "fp32": (0.001, 1.0)}[precision]
     artifacts = convert(network_file, list(CONVERTERS), precision, tmp_path, pictures=pictures)
-    assert [a.target for a in artifacts] == ["openvino", "tflite", "onnx"]
+    assert [a.target for a in artifacts] == ["openvino", "tflite", "onnx", "tensorrt"]
     for artifact in artifacts:
         assert max(error.mean for error in artifact.report.heads.values()) < limit, artifact.target
         assert artifact.report.found > 30
@@ -47,7 +47,9 @@ def test_folder_holds_the_artifacts_only(mobilenet_file: Path, tmp_path: Path, p
     """No temporary file or folder remains."""
     convert(mobilenet_file, list(CONVERTERS), "int8", tmp_path, pictures=pictures)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["mobilenet.bin", "mobilenet.onnx", "mobilenet.tflite", "mobilenet.xml"]
+    assert names == [
+        "mobilenet-tensorrt.onnx", "mobilenet.bin", "mobilenet.onnx", "mobilenet.tflite", "mobilenet.xml",
+    ]  # fmt: skip
 
 
 def test_onnx_copy_is_the_same_network(mobilenet_file: Path, tmp_path: Path, pictures: list[Any]) -> None:
@@ -123,8 +125,8 @@ def test_source_is_never_overwritten(mobilenet_file: Path) -> None:
 
 def test_unknown_target_is_named(mobilenet_file: Path, tmp_path: Path) -> None:
     """The message lists what there is."""
-    with pytest.raises(ConfigError, match="expected openvino, tflite, onnx, got tensorrt"):
-        convert(mobilenet_file, ["tensorrt"], "int8", tmp_path)
+    with pytest.raises(ConfigError, match="expected openvino, tflite, onnx, tensorrt, got ncnn"):
+        convert(mobilenet_file, ["ncnn"], "int8", tmp_path)
 
 
 def test_output_folder_that_is_a_file_is_refused(mobilenet_file: Path, tmp_path: Path) -> None:
