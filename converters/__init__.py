@@ -29,8 +29,13 @@ CONVERTERS = {
     "tflite": "edge_centernet.converters.to_tflite:convert",
     "onnx": "edge_centernet.converters.to_onnx:convert",
     "tensorrt": "edge_centernet.converters.to_tensorrt:convert",
+    "tflite-uint8": "edge_centernet.converters.to_tflite:convert_uint8",
 }
-SUFFIXES = {"openvino": ".xml", "tflite": ".tflite", "onnx": ".onnx", "tensorrt": "-tensorrt.onnx"}
+SUFFIXES = {
+    "openvino": ".xml", "tflite": ".tflite", "onnx": ".onnx", "tensorrt": "-tensorrt.onnx",
+    "tflite-uint8": "-uint8.tflite",
+}  # fmt: skip
+ALL = ("openvino", "tflite", "onnx", "tensorrt")  # what "all" stands for: one file for each engine
 
 
 def convert(

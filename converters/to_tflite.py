@@ -32,27 +32,38 @@ from edge_centernet.converters.qdq import (
     Upsample,
     quantize_weight,
 )
+from edge_centernet.converters.tflite_metadata import LABELS, metadata
+from edge_centernet.converters.tflite_metadata import NAME as METADATA
 from edge_centernet.errors import MissingDependency
-from edge_centernet.manifest import KEY, Manifest, Quant, TensorSpec
+from edge_centernet.manifest import KEY, Manifest, ModelSpec, Quant, TensorSpec
 
 Array = NDArray[Any]
 Pads = tuple[int, int, int, int]
 # A bias is stored as int32; beyond this it could overflow once products are added to it.
 BIAS_LIMIT = float(1 << 30)
-WRITER_VERSION = "1"  # counts changes that change the bytes
+WRITER_VERSION = "2"  # counts changes that change the bytes
 
 
 def convert(network: Network, precision: Precision) -> Save:
     """Build the flatbuffer; the result writes it to a .tflite. The same network gives the same bytes."""
+    return _convert(Int8Graph if precision == "int8" else FloatGraph, network, precision)
+
+
+def convert_uint8(network: Network, precision: Precision) -> Save:
+    """The same with pixels as they come, uint8, for programs that cannot subtract 128; one more operator."""
+    return _convert(Uint8Graph if precision == "int8" else FloatGraph, network, precision)
+
+
+def _convert(kind: type[Graph], network: Network, precision: Precision) -> Save:
     try:
         import tflite  # noqa: F401  (schema only)
     except ImportError:
         raise MissingDependency.for_extra("converting to TFLite", "convert") from None
-    graph = Int8Graph(network) if precision == "int8" else FloatGraph(network)
+    graph = kind(network)
     for op in network.ops:
         graph.add_op(op)
     flatbuffer = graph.finish()
-    specs = _tensor_specs(network, precision)
+    specs = _tensor_specs(network, precision, graph.input_dtype)
 
     def save(out: Path, verified: bool) -> Manifest:
         manifest = stamp(network.manifest, specs, "tflite-writer", WRITER_VERSION, verified)
@@ -64,7 +75,7 @@ def convert(network: Network, precision: Precision) -> Save:
 
 def append_files(flatbuffer: bytes, manifest: Manifest) -> bytes:
     """Associated files as TFLite knows them: a ZIP archive behind the flatbuffer, which readers of either ignore."""
-    files = {f"{KEY}.json": manifest.to_json(), "labels.txt": "".join(f"{c}\n" for c in manifest.model.classes)}
+    files = {f"{KEY}.json": manifest.to_json(), LABELS: "".join(f"{c}\n" for c in manifest.model.classes)}
     buffer = io.BytesIO()
     buffer.write(flatbuffer)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as archive:
@@ -75,11 +86,11 @@ def append_files(flatbuffer: bytes, manifest: Manifest) -> bytes:
     return buffer.getvalue()
 
 
-def _tensor_specs(network: Network, precision: Precision) -> dict[str, Any]:
-    """NHWC specs of what the file holds."""
+def _tensor_specs(network: Network, precision: Precision, dtype: str) -> dict[str, Any]:
+    """NHWC specs of what the file holds; dtype: of its input."""
     manifest, int8 = network.manifest, precision == "int8"
     channels, height, width = network.input.shape
-    dtype, quant = ("int8", network.input.quant) if int8 else ("uint8", manifest.input.quant)
+    quant = network.input.quant if dtype == "int8" else manifest.input.quant
     specs = {"input": TensorSpec(manifest.input.name, (1, height, width, channels), "NHWC", dtype, quant)}
     for role in HEADS:
         tensor = network.heads[role]
@@ -117,6 +128,7 @@ class Graph:
     """What both precisions share: tensor table, operators, padding, serialisation."""
 
     activation_type = "INT8"
+    input_dtype = "int8"
 
     def __init__(self, network: Network) -> None:
         """Start with the input tensor alone."""
@@ -129,6 +141,16 @@ class Graph:
     def add_input(self) -> None:
         """The graph's input, from which `activation(network.input)` is computed."""
         self.inputs = [self.activation(self.network.input)]
+
+    def add_picture(self, code: str, name: str) -> None:
+        """A uint8 input, and the operator that makes the graph's own image of it, under another name."""
+        spec, image = self.network.manifest.input, self.network.input
+        assert spec.quant is not None  # checked by TensorSpec: uint8 carries its quantization
+        channels, height, width = image.shape
+        shape, scale, zero = (1, height, width, channels), spec.quant.scale, spec.quant.zero_point
+        self.inputs = [self.row(spec.name, shape, "UINT8", scales=scale, zero_point=zero)]
+        self.step(code, 1, self.inputs, self.activation(image, name))
+        self.index[image.name] = self.index[name]
 
     def weights(self, conv: Conv) -> tuple[int, int]:
         """Tensor indices of the kernel and the bias."""
@@ -224,9 +246,7 @@ class Graph:
     def finish(self) -> bytes:
         """The flatbuffer."""
         outputs = [self.index[self.network.heads[role].name] for role in HEADS]
-        return serialise(
-            self.rows, self.steps, self.inputs, outputs, f"edge-centernet {self.network.manifest.model.name}"
-        )
+        return serialise(self.rows, self.steps, self.inputs, outputs, self.network.manifest.model)
 
 
 class Int8Graph(Graph):
@@ -260,20 +280,25 @@ class Int8Graph(Graph):
         return stored, self.row(f"{conv.name}/bias", bias.shape, "INT32", bias, scales=bias_scale)
 
 
+class Uint8Graph(Int8Graph):
+    """int8 behind a uint8 input, from which QUANTIZE takes 128."""
+
+    input_dtype = "uint8"
+
+    def add_input(self) -> None:
+        """The uint8 picture and its QUANTIZE."""
+        self.add_picture("QUANTIZE", f"{self.network.input.name}/stored")
+
+
 class FloatGraph(Graph):
     """float32 behind a uint8 input, which DEQUANTIZE turns into (pixel - 128) / 128."""
 
     activation_type = "FLOAT32"
+    input_dtype = "uint8"
 
     def add_input(self) -> None:
         """The uint8 picture and its DEQUANTIZE."""
-        spec, image = self.network.manifest.input, self.network.input
-        assert spec.quant is not None  # checked by TensorSpec: uint8 carries its quantization
-        channels, height, width = image.shape
-        quant = super().stored_as(spec.quant)
-        self.inputs = [self.row(spec.name, (1, height, width, channels), "UINT8", **quant)]
-        self.step("DEQUANTIZE", 1, self.inputs, self.activation(image, f"{image.name}/real"))
-        self.index[image.name] = self.index[f"{image.name}/real"]
+        self.add_picture("DEQUANTIZE", f"{self.network.input.name}/real")
 
     def stored_as(self, quant: Quant) -> dict[str, Any]:
         """Floats have no quantization."""
@@ -350,8 +375,8 @@ _OPTIONS = {
 }
 
 
-def serialise(rows: list[_Row], steps: list[_Step], inputs: list[int], outputs: list[int], description: str) -> bytes:
-    """The TFLite flatbuffer (schema version 3) of one subgraph."""
+def serialise(rows: list[_Row], steps: list[_Step], inputs: list[int], outputs: list[int], spec: ModelSpec) -> bytes:
+    """The TFLite flatbuffer (schema version 3) of one subgraph, with its metadata."""
     import flatbuffers
 
     b: Any = flatbuffers.Builder(1 << 20)
@@ -370,10 +395,13 @@ def serialise(rows: list[_Row], steps: list[_Step], inputs: list[int], outputs: 
         Tensors=_offsets(b, tensors), Inputs=_ints(b, inputs), Outputs=_ints(b, outputs),
         Operators=_offsets(b, operators), Name=b.CreateString("main"),
     )  # fmt: skip
+    entry = _table(b, "Metadata", Name=b.CreateString(METADATA), Buffer=len(buffers))
+    buffers.append(_buffer(b, metadata(spec, rows[inputs[0]].name)))
     model = _table(
         b, "Model",
         Version=3, OperatorCodes=_offsets(b, [_code(b, *code) for code in codes]),
-        Subgraphs=_offsets(b, [subgraph]), Description=b.CreateString(description), Buffers=_offsets(b, buffers),
+        Subgraphs=_offsets(b, [subgraph]), Description=b.CreateString(f"edge-centernet {spec.name}"),
+        Buffers=_offsets(b, buffers), Metadata=_offsets(b, [entry]),
     )  # fmt: skip
     b.Finish(model, b"TFL3")  # the schema's file identifier
     return bytes(b.Output())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_centernet.converters import CONVERTERS, artifact_paths, convert
+from edge_centernet.converters import ALL, CONVERTERS, artifact_paths, convert
 from edge_centernet.data import read_dataset
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
@@ -31,7 +31,8 @@ METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.r
     type=click.Choice([*CONVERTERS, "all"]),
     default="all",
     show_default=True,
-    help="openvino: .xml and .bin; tflite: .tflite; onnx: .onnx; tensorrt: an .onnx for trtexec.",
+    help="openvino: .xml and .bin; tflite: .tflite; onnx: .onnx; tensorrt: an .onnx for trtexec; all:"
+    " these four. tflite-uint8: a .tflite that takes pixels as they come.",
 )
 @click.option(
     "--out",
@@ -88,7 +89,7 @@ def command(
     wanted = None
     if calibration is not None:
         wanted = Calibration(calibration, calibration_images, Options(method, symmetric=symmetric))
-    targets = list(CONVERTERS) if target == "all" else [target]
+    targets = list(ALL) if target == "all" else [target]
     precision: Precision = "int8" if int8 else "fp32"
     artifact_paths(source, targets, precision, out)  # before minutes of calibration
     with quiet_libraries():

@@ -2,7 +2,7 @@
 
 Scheme (what OpenVINO, TFLite, ONNX Runtime and TensorRT's QDQ readers all execute exactly):
   weights      per output channel, symmetric int8; depthwise in [-127, 127], all others in [-63, 63]
-  activations  per tensor, affine int8, ranges of the smallest squared error, measured before training starts
+  activations  per tensor, affine int8, the ranges of post-training quantization, which is where training starts
                (symmetric: every zero point is 0, for TensorRT, which knows no other);
                the two inputs and the output of an addition share one scale (each has its own zero point)
   bias         int32 with scale s_in * s_w

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from edge_centernet.artifact import read_manifest
 from edge_centernet.cli.convert import command
-from edge_centernet.converters import CONVERTERS, convert, proof, qdq, to_openvino, to_tflite, verify
+from edge_centernet.converters import ALL, convert, proof, qdq, to_openvino, to_tflite, verify
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ArtifactError, ConfigError, ConversionError
 from edge_centernet.models import find_model
@@ -33,7 +33,7 @@ def test_all_targets_agree_with_the_source(
 ) -> None:
     """Each engine answers as the source network does: a quarter step off on average in int8, float rounding in fp32."""
     limit, agreement = {"int8": (0.25, 0.6), "fp32": (0.001, 1.0)}[precision]
-    artifacts = convert(network_file, list(CONVERTERS), precision, tmp_path, pictures=pictures)
+    artifacts = convert(network_file, list(ALL), precision, tmp_path, pictures=pictures)
     assert [a.target for a in artifacts] == ["openvino", "tflite", "onnx", "tensorrt"]
     for artifact in artifacts:
         assert max(error.mean for error in artifact.report.heads.values()) < limit, artifact.target
@@ -45,7 +45,7 @@ def test_all_targets_agree_with_the_source(
 
 def test_folder_holds_the_artifacts_only(mobilenet_file: Path, tmp_path: Path, pictures: list[Any]) -> None:
     """No temporary file or folder remains."""
-    convert(mobilenet_file, list(CONVERTERS), "int8", tmp_path, pictures=pictures)
+    convert(mobilenet_file, list(ALL), "int8", tmp_path, pictures=pictures)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [
         "mobilenet-tensorrt.onnx", "mobilenet.bin", "mobilenet.onnx", "mobilenet.tflite", "mobilenet.xml",
@@ -125,7 +125,7 @@ def test_source_is_never_overwritten(mobilenet_file: Path) -> None:
 
 def test_unknown_target_is_named(mobilenet_file: Path, tmp_path: Path) -> None:
     """The message lists what there is."""
-    with pytest.raises(ConfigError, match="expected openvino, tflite, onnx, tensorrt, got ncnn"):
+    with pytest.raises(ConfigError, match="expected openvino, tflite, onnx, tensorrt, tflite-uint8, got ncnn"):
         convert(mobilenet_file, ["ncnn"], "int8", tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_shipped_model_converts_within_20_seconds(tmp_path: Path, monkeypatch: p
     except ArtifactError:
         pytest.skip("the shipped model is not there yet")
     start = time.process_time()  # a busy machine must not fail the test
-    artifacts = convert(source, list(CONVERTERS), "int8", tmp_path)
+    artifacts = convert(source, list(ALL), "int8", tmp_path)
     assert time.process_time() - start < 20
     assert all(artifact.manifest.verified for artifact in artifacts)
 

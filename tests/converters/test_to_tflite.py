@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from edge_centernet.artifact import read_manifest
 from edge_centernet.converters import proof, qdq, to_tflite
 from edge_centernet.converters.graphs import HEADS
 from edge_centernet.manifest import Quant
+from edge_centernet.runtimes import open_runtime
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +160,33 @@ def test_dead_channel_keeps_its_bias(mobilenet_file: Path, tmp_path: Path) -> No
     channel = interpreter.get_tensor(stored["index"])[..., 0].astype(int)
     expected = round(2.0 / stem.y.quant.scale) + stem.y.quant.zero_point
     assert np.abs(channel - min(expected, 127)).max() <= 1
+
+
+def test_pixels_as_they_come_give_the_same_answer(network: qdq.Network, int8_file: Path, tmp_path: Path) -> None:
+    """The file with a uint8 input takes p where the int8 one takes p - 128, and answers to the bit; no float in it."""
+    path = tmp_path / "uint8.tflite"
+    to_tflite.convert_uint8(network, "int8")(path, False)
+    shape = read_manifest(path).input.shape
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    answers = []
+    for file, x in ((path, pixels), (int8_file, (pixels.astype(np.int16) - 128).astype(np.int8))):
+        with closing(open_runtime(file)) as runtime:
+            answers.append([head.copy() for head in runtime.run(x)])
+
+    assert read_manifest(path).input.dtype == "uint8"
+    assert proof.tflite_floats(path) == ["tensor image UINT8", "operator QUANTIZE"]  # nothing else that is not int8
+    assert all(np.array_equal(a, b) for a, b in zip(*answers, strict=True))
+
+
+def test_the_metadata_buffer_says_what_the_image_is(network: qdq.Network, int8_file: Path) -> None:
+    """Found under its name, with its own file identifier; name and labels file are in it."""
+    import tflite
+
+    model = tflite.Model.GetRootAs(int8_file.read_bytes(), 0)
+    entry = model.Metadata(0)
+    content = model.Buffers(entry.Buffer()).DataAsNumpy().tobytes()
+
+    assert entry.Name() == b"TFLITE_METADATA"
+    assert content[4:8] == b"M001"
+    for text in (network.manifest.model.name, "labels.txt", "letterbox to ", "heatmap of object centres"):
+        assert text.encode() in content
