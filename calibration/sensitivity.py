@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from edge_centernet.calibration.mixed import with_floats
 from edge_centernet.converters import qdq
 from edge_centernet.converters.graphs import HEADS
-from edge_centernet.converters.verify import Reference, real_values
+from edge_centernet.converters.verify import Reference
+from edge_centernet.heads import real_values
 from edge_centernet.progress import Progress
 
 PICTURES = 4  # enough to rank layers: heads have thousands of cells

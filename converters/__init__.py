@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,8 @@ def _make(reference: Reference, target: str, path: Path) -> Artifact:
     from edge_centernet.converters.base import Artifact
 
     start = time.perf_counter()
-    save = _converter(target)(reference.network, reference.precision)
+    manifest = replace(reference.network.manifest, golden=reference.golden)
+    save = _converter(target)(replace(reference.network, manifest=manifest), reference.precision)
     with _scratch_folder(path.parent) as scratch:
         draft = scratch / path.name
         save(draft, False)

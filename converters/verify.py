@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet import golden
 from edge_centernet import image as images
 from edge_centernet.converters.base import Precision, nchw_specs
 from edge_centernet.converters.graphs import HEADS
@@ -23,12 +24,13 @@ from edge_centernet.converters.to_onnx import float_model
 from edge_centernet.decoder import decode
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConversionError, MissingDependency
-from edge_centernet.heads import Heads
-from edge_centernet.manifest import Manifest, TensorSpec
+from edge_centernet.heads import Heads, real_values
+from edge_centernet.manifest import Manifest
 from edge_centernet.runtimes import open_runtime
 
 Array = NDArray[Any]
 ASSETS = Path(images.__file__).resolve().parent / "assets"
+THUMBNAIL = Path(__file__).resolve().parent / "golden.png"
 THRESHOLD = 0.3
 # Two detections agree: same class, boxes overlapping by MATCH_IOU or more, scores at most MATCH_SCORE apart.
 MATCH_IOU = 0.5
@@ -70,7 +72,10 @@ class Report:
 
 
 class Reference:
-    """The source network's answers for a set of pictures, computed once for all targets."""
+    """The source network's answers for a set of pictures, computed once for all targets.
+
+    golden: a small picture of its own and the answer, for the manifest of what is made of the network.
+    """
 
     def __init__(self, network: Network, precision: Precision, pictures: Sequence[Array]) -> None:
         """pictures: (H, W, 3) uint8 BGR of any size. Raises ConversionError when there are none."""
@@ -80,6 +85,10 @@ class Reference:
         self.manifest = replace(network.manifest, **nchw_specs(network.manifest, precision))
         session = plain_session(network.model if precision == "int8" else float_model(network))
         self.answers = [self._run(session, picture) for picture in pictures]
+        thumbnail = images.read_image(THUMBNAIL)
+        answer = self._run(session, golden.enlarged(thumbnail, self.manifest))
+        steps = {role: network.heads[role].quant.scale for role in HEADS}
+        self.golden = golden.as_json(thumbnail, answer, self.manifest, steps)
 
     def _run(self, session: Any, picture: Array) -> Heads:
         x, _ = images.prepare(picture, self.network.manifest)
@@ -124,13 +133,6 @@ class Reference:
             b = real_values(getattr(got, role), getattr(manifest, role))
             errors[role] = np.abs(a - b) / self.network.heads[role].quant.scale
         return errors
-
-
-def real_values(stored: Array, spec: TensorSpec) -> Array:
-    """What a stored head means: scale * (stored - zero point), or the floats themselves."""
-    if spec.quant is None:
-        return stored.astype(np.float64)
-    return (stored.astype(np.float64) - spec.quant.zero_point) * spec.quant.scale
 
 
 def agreement(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
+
+from edge_centernet.manifest import TensorSpec
 
 
 class Heads(NamedTuple):
@@ -17,3 +20,9 @@ class Heads(NamedTuple):
     heat: NDArray[Any]
     size: NDArray[Any]
     offset: NDArray[Any]
+
+
+def real_values(stored: NDArray[Any], spec: TensorSpec) -> NDArray[np.float64]:
+    """What a stored head means: scale * (stored - zero point), or the floats themselves."""
+    values = stored.astype(np.float64)
+    return values if spec.quant is None else (values - spec.quant.zero_point) * spec.quant.scale

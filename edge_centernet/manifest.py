@@ -136,6 +136,7 @@ class Manifest:
     heat (C, H, W) in `model.heat_unit`; size (2, H, W) box width, height in cells;
     offset (2, H, W) x, y of the centre inside its cell, in cells.
     made_by: tool -> version, for every tool that touched the file.
+    golden: a picture and what the heads answer to it, see `edge_centernet.golden`; None where none was made.
     """
 
     model: ModelSpec
@@ -148,6 +149,7 @@ class Manifest:
     calibration_sha256: str = ""
     verified: bool = False
     made_by: dict[str, str] = field(default_factory=dict)
+    golden: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

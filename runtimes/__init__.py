@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from edge_centernet.artifact import check_exists
 from edge_centernet.errors import ConfigError, MissingDependency
-from edge_centernet.models import find_model, is_name
+from edge_centernet.models import find_model, is_name, ships
 from edge_centernet.runtimes.base import Runtime
 
 
@@ -65,26 +65,32 @@ def open_runtime(path: str | Path, runtime: str = "auto", threads: int | None = 
 
 
 def choose(model: str | Path, runtime: str = "auto") -> tuple[Path, str]:
-    """(file, engine name) for a model path or the name of a shipped model.
+    """(file, engine name) for a model path or the name of a shipped model: the first of `candidates`."""
+    return candidates(model, runtime)[0]
+
+
+def candidates(model: str | Path, runtime: str = "auto") -> list[tuple[Path, str]]:
+    """(file, engine name), the best first, for a model path or the name of a shipped model.
 
     A file decides by its suffix. For a name, auto takes TFLite on ARM (OpenVINO's ARM plugin has no int8 kernels and
-    answered wrongly in some releases) and OpenVINO elsewhere, if it is installed, else whatever is.
+    answered wrongly in some releases) and OpenVINO elsewhere, then what else is installed.
     """
     if not is_name(model):
         path = find_model(model)
         check_exists(path)
-        return path, _by_suffix(path) if runtime == "auto" else runtime
-    name = pick() if runtime == "auto" else runtime
-    return find_model(model, _engine(name).suffix), name
+        return [(path, _by_suffix(path) if runtime == "auto" else runtime)]
+    if runtime != "auto":
+        return [(find_model(model, _engine(runtime).suffix), runtime)]
+    shipped = [name for name in pick() if ships(model, ENGINES[name].suffix)]
+    return [(find_model(model, ENGINES[name].suffix), name) for name in shipped or pick()[:1]]
 
 
-def pick(machine: str | None = None) -> str:
-    """The engine for this machine (platform.machine() unless given), among those installed."""
+def pick(machine: str | None = None) -> tuple[str, ...]:
+    """The installed engines for this machine (platform.machine() unless given), the best first; at least one."""
     arm = (machine or platform.machine()).lower().startswith(("arm", "aarch"))
     order = ("tflite", "openvino", "onnxruntime") if arm else ("openvino", "tflite", "onnxruntime")
-    for name in order:
-        if installed(name):
-            return name
+    if found := tuple(name for name in order if installed(name)):
+        return found
     best = ENGINES[order[0]]
     raise MissingDependency.for_extra(f"no inference engine found: {best.title}", best.extra)
 

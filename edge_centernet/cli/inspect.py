@@ -75,6 +75,7 @@ def _text(report: dict[str, Any]) -> str:
         f"suggested threshold {model['threshold']:g}",
         f"  classes     {len(model['classes'])}: {', '.join(model['classes'])}",
         f"  verified    {'yes' if manifest['verified'] else 'no'}",
+        f"  self-check  {'carried' if manifest['golden'] else 'none'}",
         f"  made by     {', '.join(f'{tool} {version}' for tool, version in manifest['made_by'].items()) or 'unknown'}",
         f"  checkpoint  {manifest['checkpoint_sha256'] or 'unknown'}",
         f"  calibration {manifest['calibration_sha256'] or 'none'}",

@@ -8,9 +8,11 @@ from typing import Any
 
 import click
 
+from edge_centernet.errors import ArtifactError
 from edge_centernet.models import DEFAULT
-from edge_centernet.runtimes import ENGINES, NAMES, choose, open_runtime
+from edge_centernet.runtimes import ENGINES, NAMES, candidates, open_runtime
 from edge_centernet.runtimes.base import Runtime
+from edge_centernet.runtimes.selfcheck import unfit
 from edge_centernet.sources import quiet_libraries
 
 Function = Callable[..., Any]
@@ -40,9 +42,21 @@ def model_options(function: Function) -> Function:
 
 
 def open_model(model: str | Path, runtime: str = "auto", threads: int | None = None) -> Runtime:
-    """Open what the options say, and say on stderr which engine runs which file."""
-    path, name = choose(model, runtime)
-    with quiet_libraries():
-        opened = open_runtime(path, name, threads)
-    click.echo(f"Using {ENGINES[name].title}, {opened.manifest.precision}: {path}", err=True)
-    return opened
+    """Open what the options say, and say on stderr which engine runs which file.
+
+    An engine that fails its self-check on this machine is named and, where auto leaves the choice, the next one taken.
+    Raises ArtifactError when none is left, and what `open_runtime` raises.
+    """
+    for path, name in candidates(model, runtime):
+        title = ENGINES[name].title
+        reason = unfit(path, name)
+        if reason is None:
+            with quiet_libraries():
+                opened = open_runtime(path, name, threads)
+            click.echo(f"Using {title}, {opened.manifest.precision}: {path}", err=True)
+            return opened
+        click.echo(f"{title} cannot be relied on here for {path}: it {reason}", err=True)
+    raise ArtifactError(
+        f"{model}: expected an engine that computes it on this machine, found none; try another --runtime, another "
+        "release of the engine, or convert the model again"
+    )

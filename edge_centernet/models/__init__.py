@@ -62,6 +62,11 @@ def find_model(name_or_path: str | Path = DEFAULT, suffix: str | None = None) ->
     raise ArtifactError(f"model {str(name_or_path)!r}: no such file, and no shipped model of that name ({shipped})")
 
 
+def ships(name: str | Path, suffix: str) -> bool:
+    """Whether the package holds this file of a model."""
+    return (FOLDER / f"{name}{suffix}").is_file()
+
+
 def is_name(name_or_path: str | Path) -> bool:
     """Whether the text can only be the name of a shipped model: no folder in it, no model suffix, no such file."""
     path = Path(name_or_path)

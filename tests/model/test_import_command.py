@@ -24,8 +24,9 @@ from edge_centernet.artifact import read_manifest  # noqa: E402
 from edge_centernet.calibration.images import pick_images  # noqa: E402
 from edge_centernet.cli import cli  # noqa: E402
 from edge_centernet.converters import convert, proof, qdq  # noqa: E402
-from edge_centernet.converters.verify import ASSETS, iou, real_values  # noqa: E402
+from edge_centernet.converters.verify import ASSETS, iou  # noqa: E402
 from edge_centernet.errors import SourceError  # noqa: E402
+from edge_centernet.heads import real_values  # noqa: E402
 from edge_centernet.image import prepare  # noqa: E402
 from edge_centernet.model.checkpoint import read_header  # noqa: E402
 from edge_centernet.runtimes import open_runtime  # noqa: E402

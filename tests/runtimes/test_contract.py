@@ -251,7 +251,7 @@ def test_an_unknown_runtime_is_refused(artifacts: Artifacts) -> None:
 
 def test_auto_goes_by_platform() -> None:
     """TFLite on ARM, OpenVINO elsewhere."""
-    assert [pick(m) for m in ("aarch64", "armv7l", "arm64", "x86_64")] == ["tflite", "tflite", "tflite", "openvino"]
+    assert [pick(m)[0] for m in ("aarch64", "armv7l", "arm64", "x86_64")] == ["tflite", "tflite", "tflite", "openvino"]
 
 
 def test_auto_goes_by_suffix_for_a_file(artifacts: Artifacts) -> None:

@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from edge_centernet.calibration.quantize import Options, quantize  # noqa: E402
 from edge_centernet.converters import qdq  # noqa: E402
 from edge_centernet.converters.graphs import HEADS  # noqa: E402
-from edge_centernet.converters.verify import Reference, real_values  # noqa: E402
+from edge_centernet.converters.verify import Reference  # noqa: E402
+from edge_centernet.heads import real_values  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
 from edge_centernet.model.centernet import Architecture, CenterNet  # noqa: E402
 from edge_centernet.train import qat  # noqa: E402

@@ -1,0 +1,127 @@
+"""Does an engine compute this model on this machine? Asked once, in a process of its own, before it is relied on.
+
+    python -m edge_centernet.runtimes.selfcheck MODEL ENGINE
+
+A crash or a hang takes that process down, not the one that asks. What came out is remembered for the same file, engine
+release and processor, in $XDG_CACHE_HOME/edge-centernet/selfcheck.json (~/.cache where that is not set).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from edge_centernet import golden
+from edge_centernet.artifact import files_of, read_manifest
+from edge_centernet.errors import EdgeCenterNetError
+from edge_centernet.files import write_atomic
+from edge_centernet.runtimes import ENGINES, open_runtime
+
+TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
+WRONG = 3  # exit status of a process whose engine answered wrongly
+
+
+def unfit(path: Path, engine: str) -> str | None:
+    """Why an engine must not run this file on this machine, in a few words; None where nothing speaks against it.
+
+    A file without a question (golden) is not asked, and one that cannot be opened is left to whoever opens it.
+    """
+    if read_manifest(path).golden is None:
+        return None
+    key = f"{_digest(path)} {engine} {version(engine)} {_processor()}"
+    known = _load()
+    if key not in known:
+        done, reason = ask([sys.executable, "-m", __name__, str(path.resolve()), engine], TIMEOUT)
+        if not done:
+            return None
+        known = {**_load(), key: reason}  # another process may have written meanwhile
+        _store(known)
+    return known[key] or None
+
+
+def ask(command: list[str], timeout: float) -> tuple[bool, str]:
+    """(whether the process came to a verdict, what is wrong or "")."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return True, f"did not answer within {timeout:g} s"
+    if result.returncode < 0:
+        return True, f"crashed ({signal.Signals(-result.returncode).name})"
+    if result.returncode == WRONG:
+        return True, f"answers wrongly: {result.stdout.strip().splitlines()[-1]}"
+    return result.returncode == 0, ""
+
+
+def version(engine: str) -> str:
+    """The release of the engine's package that would be imported."""
+    for module in ENGINES[engine].modules:
+        try:
+            return f"{module} {metadata.version(module.replace('_', '-'))}"
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _digest(path: Path) -> str:
+    total = hashlib.sha256()
+    for part in files_of(path):
+        total.update(part.read_bytes())
+    return total.hexdigest()
+
+
+def _processor() -> str:
+    """Short digest of what the kernel says about the first core: its model and what it can do."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        first = platform.processor()
+    names = ("model name", "vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ")
+    lines = [line for line in first.splitlines() if line.startswith(names)]
+    return hashlib.sha256("\n".join([platform.machine(), *lines]).encode()).hexdigest()[:16]
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "edge-centernet" / "selfcheck.json"
+
+
+def _load() -> dict[str, str]:
+    try:
+        content: Any = json.loads(_cache().read_text())
+    except (OSError, ValueError):
+        return {}
+    return {k: v for k, v in content.items() if isinstance(v, str)} if isinstance(content, dict) else {}
+
+
+def _store(known: dict[str, str]) -> None:
+    """A cache that cannot be written costs a second next time."""
+    try:
+        _cache().parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(_cache(), json.dumps(known, indent=1) + "\n")
+    except OSError:
+        return
+
+
+def main(path: Path, engine: str) -> int:
+    """Ask and answer in this process; returns the exit status."""
+    try:
+        with closing(open_runtime(path, engine, threads=1)) as runtime:
+            wrong = golden.problem(runtime.manifest, runtime.run(golden.question(runtime.manifest)))
+    except EdgeCenterNetError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(wrong or "right")
+    return WRONG if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

@@ -1,0 +1,166 @@
+"""Engines are asked before they are relied on: wrong answers, crashes and hangs are found out and remembered."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("onnx", reason="needs the convert extra")
+pytest.importorskip("openvino", reason="needs the openvino extra")
+pytest.importorskip("ai_edge_litert", reason="needs the tflite extra")
+
+from edge_centernet import golden
+from edge_centernet.artifact import read_manifest
+from edge_centernet.cli.detect import command
+from edge_centernet.converters import convert
+from edge_centernet.converters.verify import ASSETS
+from edge_centernet.errors import ArtifactError, ManifestError
+from edge_centernet.heads import Heads
+from edge_centernet.manifest import Manifest
+from edge_centernet.models import find_model
+from edge_centernet.runtimes import open_runtime, selfcheck
+
+NAME = "centernet-nano-256"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the nano model for OpenVINO and TFLite."""
+    out = tmp_path_factory.mktemp("selfcheck")
+    convert(find_model(NAME, ".onnx"), ["openvino", "tflite"], "int8", out)
+    return out
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it that may be spoiled; nothing is remembered from elsewhere."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Path(shutil.copytree(made, tmp_path / "models"))
+
+
+def spoil(folder: Path) -> None:
+    """Change some weights of the OpenVINO file."""
+    path = folder / f"{NAME}.bin"
+    data = np.frombuffer(path.read_bytes(), np.uint8).copy()
+    data[200_000:210_000] ^= 0x3C
+    path.write_bytes(data.tobytes())
+
+
+def test_a_right_answer_is_remembered(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked once for a file, an engine's release and a processor; the second time no process is started."""
+    path = folder / f"{NAME}.xml"
+    assert selfcheck.unfit(path, "openvino") is None
+    known = json.loads((tmp_path / "cache/edge-centernet/selfcheck.json").read_text())
+    (key,) = known
+
+    assert (known[key], selfcheck.version("openvino") in key) == ("", True)
+    monkeypatch.setattr(selfcheck, "ask", lambda *_: pytest.fail("asked again"))
+    assert selfcheck.unfit(path, "openvino") is None
+
+
+def test_changed_weights_are_a_wrong_answer(folder: Path) -> None:
+    """The reason names the head and how far it is off."""
+    spoil(folder)
+
+    reason = selfcheck.unfit(folder / f"{NAME}.xml", "openvino")
+    assert reason is not None
+    assert reason.startswith("answers wrongly: heat differs by ")
+
+
+def test_the_next_engine_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Auto finds that OpenVINO answers wrongly, says so, and detects with TFLite."""
+    spoil(folder)
+    monkeypatch.setattr("edge_centernet.models.FOLDER", folder)
+    done = CliRunner().invoke(
+        command, ["--source", str(ASSETS / "sample.jpg"), "--model", NAME, "--out", str(folder / "o")]
+    )
+
+    assert done.exit_code == 0, done.output
+    assert "OpenVINO cannot be relied on here" in done.stderr
+    assert "Using TFLite, int8" in done.stderr
+    assert '"class": "cat"' in done.stdout
+
+
+def test_where_no_engine_is_left_there_is_one_clear_line(folder: Path) -> None:
+    """A file of its own has one engine only."""
+    spoil(folder)
+    options = ["--source", str(ASSETS / "sample.jpg"), "--model", str(folder / f"{NAME}.xml")]
+    done = CliRunner().invoke(command, options)
+
+    assert isinstance(done.exception, ArtifactError)
+    assert str(done.exception).startswith(f"{folder / NAME}.xml: expected an engine that computes it on this machine")
+
+
+@pytest.mark.parametrize(
+    ("program", "verdict"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", (True, "crashed (SIGILL)")),
+        ("import time; time.sleep(60)", (True, "did not answer within 1 s")),
+        ("print('heat is off'); raise SystemExit(3)", (True, "answers wrongly: heat is off")),
+        ("raise SystemExit(2)", (False, "")),
+        ("", (True, "")),
+    ],
+)
+def test_what_a_process_says_by_how_it_ends(program: str, verdict: tuple[bool, str]) -> None:
+    """A crash and a hang are verdicts; a file that cannot be opened is not the engine's fault."""
+    assert selfcheck.ask([sys.executable, "-c", program], 1.0 if "sleep" in program else 60.0) == verdict
+
+
+def test_a_cache_that_is_nonsense_is_asked_anew(folder: Path, tmp_path: Path) -> None:
+    """Half a JSON file is no reason to stop."""
+    cache = tmp_path / "cache/edge-centernet/selfcheck.json"
+    cache.parent.mkdir(parents=True)
+    cache.write_text('{"a": ')
+
+    assert selfcheck.unfit(folder / f"{NAME}.tflite", "tflite") is None
+    assert len(json.loads(cache.read_text())) == 1
+
+
+def test_every_engine_answers_its_question_to_the_bit(folder: Path) -> None:
+    """The values in the manifest are those of the reference; both engines are at 0 steps."""
+    for suffix in (".xml", ".tflite"):
+        runtime = open_runtime(folder / f"{NAME}{suffix}", threads=1)
+        heads = runtime.run(golden.question(runtime.manifest))
+        for role in golden.ROLES:
+            answer: Any = (runtime.manifest.golden or {})[role]
+            spec = getattr(runtime.manifest, role)
+            stored = np.ascontiguousarray(getattr(heads, role)).reshape(-1)[answer["at"]].astype(int)
+            assert (stored - spec.quant.zero_point).tolist() == answer["steps"], (suffix, role)
+        runtime.close()
+
+
+def ask(manifest: Manifest, heads: Heads) -> None:
+    """Both halves of a self-check."""
+    golden.question(manifest)
+    golden.problem(manifest, heads)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"picture": "!"}, "the picture is damaged"),
+        ({"picture": "eJwDAAAAAAE="}, "expected a picture of 3072 bytes, got 0"),
+        ({"heat": {"step": 0.1, "at": [10**9], "steps": [1]}}, "the answer of heat does not fit its 20480 values"),
+        ({"heat": {"step": 0.0, "at": [1], "steps": [1]}}, "the answer of heat does not fit"),
+        ({"heat": {"step": 0.1, "at": [1, 2], "steps": [1]}}, "the answer of heat does not fit"),
+        ({"heat": "x"}, "expected step, at and steps of heat"),
+    ],
+)
+def test_tampered_questions_are_refused(folder: Path, change: dict[str, Any], message: str) -> None:
+    """What is in a file is input like any other: checked before it is used."""
+    runtime = open_runtime(folder / f"{NAME}.tflite", threads=1)
+    manifest = read_manifest(folder / f"{NAME}.tflite")
+    heads = runtime.run(golden.question(manifest))
+    tampered = replace(manifest, golden={**(manifest.golden or {}), **change})
+
+    with closing(runtime), pytest.raises(ManifestError, match=message):
+        ask(tampered, heads)
