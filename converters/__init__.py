@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_centernet.artifact import files_of
+from edge_centernet.artifact import check_content, content_sha256, files_of, read_manifest
 from edge_centernet.errors import ConfigError, ConversionError
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ def _make(reference: Reference, target: str, path: Path) -> Artifact:
         report = reference.compare(draft)
         if report.failures:
             raise ConversionError(f"does not answer as the source does: {', '.join(report.failures)}")
-        manifest = save(draft, True)
+        manifest = save(draft, True, content_sha256(draft, save(draft, True)))
+        check_content(draft, read_manifest(draft))
         _move(draft, path)
     return Artifact(target, path, manifest, report, time.perf_counter() - start)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from edge_centernet import __version__
 from edge_centernet.manifest import Manifest
@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 Precision = Literal["int8", "fp32"]
 Progress = Callable[[str], None]
-# What a converter returns: write the file (path, verified) and return the manifest inside it.
-Save = Callable[[Path, bool], Manifest]
+
+
+class Save(Protocol):
+    """What a converter returns: write the file and return the manifest inside it, with these two fields."""
+
+    def __call__(self, out: Path, verified: bool, content_sha256: str = "") -> Manifest:
+        """Write `out`, whole files each time."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,12 @@ class Artifact:
     seconds: float
 
 
-def stamp(manifest: Manifest, changes: dict[str, Any], tool: str, version: str, verified: bool) -> Manifest:
-    """The manifest of a file written by `tool`: made_by grows, `verified` is set, `changes` replace other fields."""
+def stamp(
+    manifest: Manifest, changes: dict[str, Any], tool: str, version: str, verified: bool, content_sha256: str
+) -> Manifest:
+    """The manifest of a file written by `tool`: made_by grows, `changes` and the last two replace other fields."""
     made_by = {**manifest.made_by, "edge-centernet": __version__, tool: version}
-    return replace(manifest, **changes, made_by=made_by, verified=verified)
+    return replace(manifest, **changes, made_by=made_by, verified=verified, content_sha256=content_sha256)
 
 
 def nchw_specs(manifest: Manifest, precision: Precision) -> dict[str, Any]:

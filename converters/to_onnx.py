@@ -19,8 +19,8 @@ def convert(network: Network, precision: Precision) -> Save:
     onnx.checker.check_model(model, full_check=True)
     specs = nchw_specs(network.manifest, precision)
 
-    def save(out: Path, verified: bool) -> Manifest:
-        manifest = stamp(network.manifest, specs, "onnx", onnx.__version__, verified)
+    def save(out: Path, verified: bool, content_sha256: str = "") -> Manifest:
+        manifest = stamp(network.manifest, specs, "onnx", onnx.__version__, verified, content_sha256)
         set_manifest(model, manifest)
         out.write_bytes(model.SerializeToString(deterministic=True))
         return manifest

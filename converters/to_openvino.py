@@ -40,8 +40,8 @@ def convert(network: Network, precision: Precision) -> Save:
     version: str = openvino.get_version().split("-")[0]
     specs = nchw_specs(network.manifest, precision)
 
-    def save(out: Path, verified: bool) -> Manifest:
-        manifest = stamp(network.manifest, specs, "openvino", version, verified)
+    def save(out: Path, verified: bool, content_sha256: str = "") -> Manifest:
+        manifest = stamp(network.manifest, specs, "openvino", version, verified, content_sha256)
         ir.set_rt_info(manifest.to_json(), [KEY])
         for key, value in model_info(manifest.model).items():
             ir.set_rt_info(value, ["model_info", key])

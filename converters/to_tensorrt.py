@@ -73,8 +73,8 @@ def convert(network: qdq.Network, precision: Precision) -> Save:
     specs = {**nchw_specs(network.manifest, "fp32"), "precision": precision}
     specs["input"] = replace(network.manifest.input, name=model.graph.input[0].name, dtype="float32", quant=None)
 
-    def save(out: Path, verified: bool) -> Manifest:
-        manifest = stamp(network.manifest, specs, "onnx", onnx.__version__, verified)
+    def save(out: Path, verified: bool, content_sha256: str = "") -> Manifest:
+        manifest = stamp(network.manifest, specs, "onnx", onnx.__version__, verified, content_sha256)
         set_manifest(model, manifest)
         out.write_bytes(model.SerializeToString(deterministic=True))
         return manifest

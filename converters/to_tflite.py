@@ -65,8 +65,8 @@ def _convert(kind: type[Graph], network: Network, precision: Precision) -> Save:
     flatbuffer = graph.finish()
     specs = _tensor_specs(network, precision, graph.input_dtype)
 
-    def save(out: Path, verified: bool) -> Manifest:
-        manifest = stamp(network.manifest, specs, "tflite-writer", WRITER_VERSION, verified)
+    def save(out: Path, verified: bool, content_sha256: str = "") -> Manifest:
+        manifest = stamp(network.manifest, specs, "tflite-writer", WRITER_VERSION, verified, content_sha256)
         out.write_bytes(append_files(flatbuffer, manifest))
         return manifest
 

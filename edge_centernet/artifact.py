@@ -6,7 +6,10 @@ Where it sits: ONNX `metadata_props`, OpenVINO `rt_info`, TFLite a ZIP entry app
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,6 +17,7 @@ from edge_centernet.errors import ArtifactError, ManifestError
 from edge_centernet.manifest import KEY, Manifest
 
 SUFFIXES = (".onnx", ".xml", ".tflite")
+_MANIFEST_IN_XML = re.compile(rb'<%s value="[^"]*"' % KEY.encode())
 _METADATA_PROPS = 14  # field number in ONNX's ModelProto; its entries hold key = 1, value = 2
 _REGENERATE = "copy it again, or make it with 'edge-centernet convert'"
 
@@ -60,6 +64,53 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def content_sha256(path: Path, manifest: Manifest) -> str:
+    """Hexadecimal SHA-256 of all that a model file holds but this number, which its manifest carries.
+
+    Raises ArtifactError for a file whose parts cannot be told apart.
+    """
+    data, digest = path.read_bytes(), hashlib.sha256()
+    for part in {".onnx": _onnx_parts, ".xml": _xml_parts, ".tflite": _tflite_parts}[path.suffix.lower()](path, data):
+        digest.update(part)
+    digest.update(replace(manifest, content_sha256="").to_json().encode())
+    return digest.hexdigest()
+
+
+def check_content(path: Path, manifest: Manifest) -> None:
+    """ArtifactError where a file is not, to the bit, what was written with its manifest."""
+    if manifest.content_sha256 and content_sha256(path, manifest) != manifest.content_sha256:
+        raise damaged(path, "its content is not what its manifest was written for")
+
+
+def _onnx_parts(path: Path, data: bytes) -> Iterator[bytes]:
+    try:
+        places = [place for number, _, place in _fields(memoryview(data)) if number == _METADATA_PROPS]
+    except (ValueError, IndexError) as error:
+        raise damaged(path, f"ONNX: {error}") from None
+    at = 0
+    for place in places:
+        yield data[at : place.start]
+        at = place.stop
+    yield data[at:]
+
+
+def _xml_parts(path: Path, data: bytes) -> Iterator[bytes]:
+    yield from _MANIFEST_IN_XML.split(data)
+    yield path.with_suffix(".bin").read_bytes()
+
+
+def _tflite_parts(path: Path, data: bytes) -> Iterator[bytes]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield data[: min(entry.header_offset for entry in archive.infolist())]
+            for entry in archive.infolist():
+                if entry.filename != f"{KEY}.json":
+                    yield entry.filename.encode()
+                    yield archive.read(entry)
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise damaged(path, f"ZIP: {error}") from None
+
+
 def damaged(path: Path, why: str) -> ArtifactError:
     """The error for a file that starts like a model and does not end like one."""
     return ArtifactError(f"{path}: the model file is cut off or damaged ({why}); {_REGENERATE}")
@@ -67,9 +118,9 @@ def damaged(path: Path, why: str) -> ArtifactError:
 
 def _from_onnx(path: Path) -> str | None:
     try:
-        for number, value in _fields(memoryview(path.read_bytes())):
+        for number, value, _ in _fields(memoryview(path.read_bytes())):
             if number == _METADATA_PROPS:
-                entry = {field: bytes(text) for field, text in _fields(value)}
+                entry = {field: bytes(text) for field, text, _ in _fields(value)}
                 if entry[1] == KEY.encode():
                     return entry[2].decode()
         return None
@@ -77,10 +128,14 @@ def _from_onnx(path: Path) -> str | None:
         raise damaged(path, f"ONNX: {error}") from None
 
 
-def _fields(data: memoryview) -> list[tuple[int, memoryview]]:
-    """(field number, bytes) of one protobuf message; numbers are skipped, a length beyond the end is a ValueError."""
+def _fields(data: memoryview) -> list[tuple[int, memoryview, slice]]:
+    """(field number, bytes, where in the message with its tag) of one protobuf message; numbers are skipped.
+
+    A length beyond the end is a ValueError.
+    """
     found, at = [], 0
     while at < len(data):
+        start = at
         tag, at = _varint(data, at)
         wire = tag & 7
         if wire == 0:
@@ -88,7 +143,7 @@ def _fields(data: memoryview) -> list[tuple[int, memoryview]]:
             continue
         if wire == 2:
             length, at = _varint(data, at)
-            found.append((tag >> 3, data[at : at + length]))
+            found.append((tag >> 3, data[at : at + length], slice(start, at + length)))
         elif wire in (1, 5):
             length = 8 if wire == 1 else 4
         else:

@@ -135,6 +135,7 @@ class Manifest:
 
     heat (C, H, W) in `model.heat_unit`; size (2, H, W) box width, height in cells;
     offset (2, H, W) x, y of the centre inside its cell, in cells.
+    content_sha256: of everything else in the file, see `artifact.content_sha256`; empty: unknown.
     made_by: tool -> version, for every tool that touched the file.
     golden: a picture and what the heads answer to it, see `edge_centernet.golden`; None where none was made.
     """
@@ -147,6 +148,7 @@ class Manifest:
     precision: Literal["int8", "fp32"]
     checkpoint_sha256: str = ""
     calibration_sha256: str = ""
+    content_sha256: str = ""
     verified: bool = False
     made_by: dict[str, str] = field(default_factory=dict)
     golden: dict[str, Any] | None = None

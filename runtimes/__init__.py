@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_centernet.artifact import check_exists
+from edge_centernet.artifact import check_content, check_exists, read_manifest
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.models import find_model, is_name, ships
 from edge_centernet.runtimes.base import Runtime
@@ -59,6 +59,7 @@ def open_runtime(path: str | Path, runtime: str = "auto", threads: int | None = 
     engine = ENGINES[name]
     if not installed(name):
         raise MissingDependency.for_extra(engine.title, engine.extra)
+    check_content(path, read_manifest(path))
     module, _, attribute = engine.adapter.partition(":")
     opened: Runtime = getattr(import_module(module), attribute)(path, threads)
     return opened
