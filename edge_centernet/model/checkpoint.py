@@ -6,19 +6,22 @@ and holds no code (unlike a pickle). Training state (optimizer, EMA, epoch) is k
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
-from edge_centernet.errors import ArtifactError
+from edge_centernet.errors import ArtifactError, EdgeCenterNetError
 from edge_centernet.files import write_atomic
-from edge_centernet.manifest import ModelSpec, spec_from_dict
+from edge_centernet.manifest import KEY, ModelSpec, spec_from_dict
 from edge_centernet.model.centernet import Architecture, CenterNet
 from edge_centernet.model.layers import ConvUnit
 
+SEAL = "sha256"  # header entry: of the other entry and all tensors
 Stage = Literal["float", "qat", "qat_symmetric"]
 
 
@@ -29,14 +32,11 @@ def save_checkpoint(path: Path, model: CenterNet, stage: Stage, half: bool = Fal
     """
     from safetensors.torch import save
 
-    header = {
-        "edge_centernet": json.dumps(
-            {"spec": asdict(model.spec), "arch": model.arch.to_dict(), "stage": stage}, sort_keys=True
-        )
-    }
+    meaning = json.dumps({"spec": asdict(model.spec), "arch": model.arch.to_dict(), "stage": stage}, sort_keys=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         state = {name: t.half() if t.ndim == 4 else t for name, t in state.items()}
+    header = {KEY: meaning, SEAL: _digest(meaning, state)}
     write_atomic(path, save(state, metadata=header))  # save_file would make a file only its owner can read
 
 
@@ -49,10 +49,12 @@ def read_header(path: Path) -> tuple[ModelSpec, Architecture, Stage]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-        data = json.loads(metadata["edge_centernet"])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        data = json.loads(metadata[KEY])
+        if data["stage"] not in get_args(Stage):
+            raise ValueError(f"stage {data['stage']!r}")
+        return spec_from_dict(data["spec"]), Architecture.from_dict(data["arch"]), data["stage"]
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError, EdgeCenterNetError) as error:
         raise ArtifactError(f"{path}: expected a checkpoint written by edge-centernet train ({error})") from None
-    return spec_from_dict(data["spec"]), Architecture.from_dict(data["arch"]), data["stage"]
 
 
 def load_checkpoint(path: Path) -> tuple[CenterNet, Stage]:
@@ -60,13 +62,34 @@ def load_checkpoint(path: Path) -> tuple[CenterNet, Stage]:
     from safetensors.torch import load_file
 
     spec, arch, stage = read_header(path)
+    state = load_file(str(path))
+    _check_seal(path, state)
     model = CenterNet(spec, arch)
     if stage != "float":
         from edge_centernet.train.qat import prepare_qat
 
         prepare_qat(model, symmetric=stage == "qat_symmetric")
-    load_state(model, load_file(str(path)), path)
+    load_state(model, state, path)
     return model.eval(), stage
+
+
+def _digest(meaning: str, state: dict[str, Tensor]) -> str:
+    """Hexadecimal SHA-256 of what a checkpoint says and holds."""
+    total = hashlib.sha256(meaning.encode())
+    for name, tensor in sorted(state.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _check_seal(path: Path, state: dict[str, Tensor]) -> None:
+    """ArtifactError where a file is not, to the bit, what was saved; older ones carry no seal."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata() or {}
+    if SEAL in metadata and metadata[SEAL] != _digest(metadata[KEY], state):
+        raise ArtifactError(f"{path}: the checkpoint is damaged (it does not hold what was saved); copy it again")
 
 
 def load_state(model: CenterNet, state: dict[str, Tensor], path: Path) -> None:
