@@ -14,10 +14,13 @@ from edge_centernet.converters import qdq
 from edge_centernet.converters.graphs import HEADS, copy_of
 from edge_centernet.converters.to_onnx import float_model
 from edge_centernet.converters.verify import plain_session
+from edge_centernet.errors import ConversionError
 from edge_centernet.files import write_atomic
 from edge_centernet.image import prepare
 
 SILENT = 1e-12  # power below which a tensor counts as zero
+FEW = 10  # detections: fewer say nothing
+BROKEN = 0.5  # of them must agree, or the network is not worth writing
 CLEAN = 99.0  # dB: what no noise at all is shown as
 
 
@@ -66,6 +69,24 @@ def diagnose(network: qdq.Network, float_network: Any, pictures: Sequence[NDArra
         kind = "Add" if isinstance(op, qdq.Add) else _kind(op)
         layers.append(Layer(op.name, kind, snr[own], rounding[own], worst - snr[own]))
     return layers
+
+
+def refuse_broken(
+    network: qdq.Network, float_network: Any, found: int, matched: int, pictures: Sequence[NDArray[np.uint8]]
+) -> None:
+    """ConversionError, naming the layers to blame, where int8 lost most of what the float network finds.
+
+    found, matched: detections of both together, those with a partner on the other side.
+    """
+    if found < FEW or matched >= BROKEN * found:
+        return
+    worst = sorted(diagnose(network, float_network, pictures), key=lambda layer: -layer.lost)[:3]
+    names = ", ".join(f"{layer.name} (loses {layer.lost:.0f} dB)" for layer in worst)
+    raise ConversionError(
+        f"int8 does not find what float finds: expected at least {BROKEN:.0%} of {found} detections on the calibration "
+        f"images to agree, got {matched}; the layers that lose most are {names}. Keep them in float with "
+        "--accuracy-budget, try another --method, or train for int8"
+    )
 
 
 def _probe(model: Any, names: list[str]) -> Any:

@@ -109,14 +109,15 @@ def main(data: Path, out: Path) -> None:
     rows = []
     for number, (name, variant) in enumerate(variants(weights).items()):
         folder = out / str(number)
-        if not (folder / "qat.safetensors").exists():
+        if not (folder / "done").exists():
             folder.mkdir(parents=True, exist_ok=True)
             config = TrainConfig.from_dict(ALL | variant.options)
             restore = variant.change()
             try:
-                Trainer(config, train, val, folder, "ablation", weights / variant.weights).run()
+                Trainer(config, train, val, folder, "ablation", weights / variant.weights).run(quantize=False)
             finally:
                 restore()
+            (folder / "done").touch()
         last = (folder / "metrics.csv").read_text().splitlines()
         row = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
         rows.append({"variant": name, **{key: float(row[key]) for key in ("AP50", "AP", "heat", "overlap")}})

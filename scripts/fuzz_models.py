@@ -7,10 +7,11 @@ manifest, engine, one inference, decoding; a .safetensors as a checkpoint. Half 
 wants to attack would: their content hash fits, so that the parts behind it are reached too, through the self-check's
 own process as `edge-centernet detect` goes.
 
-Outcomes: refused (one of our errors), unfit (the self-check found a crash or a wrong answer), same (opened, and the answer is that of the whole file), changed (the same of a resealed one, with another
-answer: its author's business), and what must not be: other (another exception, a traceback for the user), wrong
-(opened, another answer), crash, hang (over --seconds). Mutants that end so are kept in --corpus, and those that lie
-there are tried again first. Exit code 1 where there are any.
+Outcomes: refused (one of our errors), unfit (the self-check found a crash or a wrong answer), same (opened, and the
+answer is that of the whole file), changed (a resealed one with another answer: its author's business), and what must
+not be: other (another exception, a traceback for the user), wrong (opened, another answer), crash, hang (over
+--seconds). Mutants that end so are kept in --corpus, and those that lie there are tried again first. Exit code 1 where
+there are any.
 """
 
 from __future__ import annotations

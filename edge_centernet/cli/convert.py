@@ -12,6 +12,7 @@ from edge_centernet.converters import ALL, CONVERTERS, artifact_paths, convert
 from edge_centernet.data import read_dataset
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
+from edge_centernet.image import read_image
 from edge_centernet.models import DEFAULT, find_model
 from edge_centernet.progress import bars
 from edge_centernet.sources import quiet_libraries
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from edge_centernet.calibration.report import CalibrationReport
     from edge_centernet.converters.base import Precision
 
+DIAGNOSED = 4  # images to find the layers to blame with
 METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.ranges.METHODS, without importing it
 
 
@@ -72,9 +74,12 @@ def command(
 
     Example: edge-centernet convert --int8 --target all --out converted
     """
+    from edge_centernet.calibration.images import pick_images
     from edge_centernet.calibration.quantize import Options
     from edge_centernet.converters import budget
+    from edge_centernet.converters.diagnosis import refuse_broken
     from edge_centernet.converters.source import Calibration, open_network
+    from edge_centernet.converters.to_onnx import float_model
     from edge_centernet.converters.to_tensorrt import engine_command
     from edge_centernet.converters.verify import table
 
@@ -95,6 +100,9 @@ def command(
     with quiet_libraries():
         with bars() as progress:
             network, original, report = open_network(source, wanted, progress=progress, fp32=not int8)
+            if report is not None and calibration is not None and int8 and dataset is None:
+                few = [read_image(path) for path in pick_images(calibration, DIAGNOSED)]
+                refuse_broken(network, float_model(original), report.found, report.matched, few)
             if dataset is not None and accuracy_budget is not None and int8:
                 network = budget.meet(network, original, dataset, accuracy_budget, click.echo, progress)
         artifacts = convert(source, targets, precision, out, network=network, progress=click.echo)

@@ -13,7 +13,7 @@ from edge_centernet.models import DEFAULT, catalogue
 @click.command(short_help="List the models that ship with the package.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON list instead of a table.")
 def command(as_json: bool) -> None:
-    """List the models that ship with the package: input, accuracy, size, licence.
+    """List the models: input, accuracy, size, licence. Those without a size are not in the package, but can be trained.
 
     AP50 and AP are those of the INT8 OpenVINO and TFLite files on the data set named below the table.
 
@@ -41,6 +41,6 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
         f"{model['width']}x{model['height']}",
         str(model["classes"]),
         *("/".join(dict.fromkeys(values)) for values in both),
-        *(f"{model['bytes'][engine] / 1e6:.1f} MB" for engine in ("openvino", "tflite")),
+        *(f"{size / 1e6:.1f} MB" if (size := model["bytes"][engine]) else "-" for engine in ("openvino", "tflite")),
         model["licence"],
     )

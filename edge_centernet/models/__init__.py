@@ -20,7 +20,9 @@ def names() -> tuple[str, ...]:
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """What is known of each shipped model, the default first, as NAME.json says, with the sizes of its files in bytes.
+    """What is known of each model, the default first, as NAME.json says, with the sizes of its files in bytes.
+
+    A model whose sizes are 0 is known but not in the package: its note says where it is.
 
     Keys: name, version, width, height, classes (how many), licence, data, note, accuracy (runtime -> AP, AP50) and
     bytes (openvino, tflite, onnx, checkpoint).
@@ -58,6 +60,9 @@ def find_model(name_or_path: str | Path = DEFAULT, suffix: str | None = None) ->
         raise ArtifactError(
             f"model {str(name_or_path)!r} ships no {suffix} file: make it with 'edge-centernet convert'"
         )
+    for record in catalogue():
+        if record["name"] == str(name_or_path):
+            raise ArtifactError(f"model {str(name_or_path)!r}: {record['note']}")
     shipped = ", ".join(names()) or "none"
     raise ArtifactError(f"model {str(name_or_path)!r}: no such file, and no shipped model of that name ({shipped})")
 

@@ -163,14 +163,19 @@ class Trainer:
         if distributed.processes() > 1:
             self.step = DistributedDataParallel(self.step, broadcast_buffers=False)
 
-    def run(self) -> None:
-        """Both stages, from wherever `progress` stands. Ctrl-C ends it after the current step, saved."""
+    def run(self, quantize: bool = True) -> None:
+        """Both stages, from wherever `progress` stands. Ctrl-C ends it after the current step, saved.
+
+        quantize: False stops behind the float stage.
+        """
         options = {**self.config.to_dict(), "classes": list(self.model.spec.classes)}
         self._write(self.out / "config.json", json.dumps(options, indent=1) + "\n")
         with self._stop_on_signal(), self._logging():
             if self.progress.stage == "float":
                 self._stage(self.config.epochs)
                 self._save_weights("float")
+                if not quantize:
+                    return
                 self._start_qat()
                 self.save()
             self._stage(self.config.qat_epochs)

@@ -16,8 +16,9 @@ from support import Result
 
 from edge_centernet.calibration.insert import fill
 from edge_centernet.converters import convert, qdq, verify
-from edge_centernet.converters.diagnosis import CLEAN, decibels, diagnose
+from edge_centernet.converters.diagnosis import CLEAN, decibels, diagnose, refuse_broken
 from edge_centernet.converters.to_onnx import float_model
+from edge_centernet.errors import ConversionError
 
 PICTURES = qdq_factory.photos(3, 96, 128)
 
@@ -112,3 +113,15 @@ def test_a_file_of_unknown_origin_needs_its_source(run: Callable[..., Result], a
 
     assert done.code == 2
     assert "name the network with --against" in done.err
+
+
+def test_int8_that_lost_most_objects_is_refused_with_the_layer_to_blame(network: qdq.Network) -> None:
+    """3 of 20 agree: the damaged layer is among the three named. 10 of 20, or too few to judge: let through."""
+    victim = [op for op in network.ops if isinstance(op, qdq.Conv) and op.groups == 1][5]
+    broken = _coarser(network, victim, 60.0)
+    with pytest.raises(ConversionError, match="expected at least 50% of 20 detections") as caught:
+        refuse_broken(broken, float_model(network), 20, 3, PICTURES)
+
+    assert victim.name in str(caught.value)
+    refuse_broken(broken, float_model(network), 20, 10, PICTURES)
+    refuse_broken(broken, float_model(network), 9, 0, PICTURES)
