@@ -47,8 +47,12 @@ def diagnose(network: qdq.Network, float_network: Any, pictures: Sequence[NDArra
     weights in float. pictures: (H, W, 3) BGR.
     """
     ops = [op for op in network.ops if isinstance(op, qdq.Conv | qdq.Add) and op.y.quant is not qdq.UNUSED]
+    known = {name for node in float_network.graph.node for name in node.output} if float_network else None
     before = {node.output[0]: node.input[0] for node in network.model.graph.node if node.op_type == "QuantizeLinear"}
     names = {op.y.name: op.y.name if op.y.name in HEADS else before[op.y.name] for op in ops}
+    missing = [name for name in names.values() if known is not None and name not in known]
+    if missing:
+        raise ConversionError(f"expected the float network that was quantized, got one without tensor {missing[0]!r}")
     real = _probe(float_network or float_model(network), list(names.values()))
     stored = _probe(copy_of(network.model), list(names))
     power = {name: np.zeros(3) for name in names}  # signal, noise, noise of rounding alone

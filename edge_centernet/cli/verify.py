@@ -31,13 +31,21 @@ if TYPE_CHECKING:
     help="The network it was made from: an interchange .onnx, a checkpoint, or a shipped name.  [default: the shipped"
     " model of the same name; an int8 .onnx is compared with its own float weights]",
 )
+@click.option(
+    "--float",
+    "unrounded",
+    metavar="PATH|NAME",
+    help="The float network that was quantized (.safetensors, .onnx, a shipped name): the layers' figures, and AP, are"
+    " held against its weights before rounding.",
+)
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of images.  [default: the packaged photos]")
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled images: the difference in AP too.")
 @click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write everything here too.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="PNG of the error over the layers.")
 def command(
-    artifact: str, against: str | None, images: Path | None, data: Path | None, out: Path | None, picture: Path | None
-) -> None:
+    artifact: str, against: str | None, unrounded: str | None, images: Path | None, data: Path | None, out: Path | None,
+    picture: Path | None,
+) -> None:  # fmt: skip
     """Compare a model file with the network it was made from, on real images by its real engine.
 
     Prints the difference of each head in steps of its int8 output, how many detections agree, the layers at which int8
@@ -47,6 +55,7 @@ def command(
     Example: edge-centernet verify converted/centernet-mbv2-320.tflite --picture layers.png
     """
     from edge_centernet.converters import diagnosis, verify
+    from edge_centernet.converters.to_onnx import float_model
 
     path = find_model(artifact, ".onnx")
     dataset = None if data is None else read_dataset(data)
@@ -56,8 +65,9 @@ def command(
         precision = read_manifest(path).precision
         reference = verify.Reference(network, precision, pictures)
         report = reference.compare(path)
-        layers = diagnosis.diagnose(network, None, pictures)
-        accuracy = {} if dataset is None else _accuracy(path, network, dataset, progress)
+        original = network if unrounded is None else _float(unrounded)
+        layers = diagnosis.diagnose(network, float_model(original), pictures)
+        accuracy = {} if dataset is None else _accuracy(path, original, dataset, progress)
     click.echo(verify.table({path.suffix[1:]: report}))
     click.echo(diagnosis.table(layers))
     for name, value in accuracy.items():
@@ -87,6 +97,13 @@ def _source(path: Path, against: str | None) -> qdq.Network:
                 f"{path}: made from {manifest.model.name!r}, which does not ship: name the network with --against"
             )
     return open_network(find_model(against, ".onnx"), fp32=True).network
+
+
+def _float(name: str) -> qdq.Network:
+    """The network with the weights that `name` holds before any rounding."""
+    from edge_centernet.converters.source import open_network
+
+    return open_network(find_model(name, ".safetensors"), fp32=True).original
 
 
 def _pictures(folder: Path | None) -> list[Any]:

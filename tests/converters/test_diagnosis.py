@@ -125,3 +125,19 @@ def test_int8_that_lost_most_objects_is_refused_with_the_layer_to_blame(network:
     assert victim.name in str(caught.value)
     refuse_broken(broken, float_model(network), 20, 10, PICTURES)
     refuse_broken(broken, float_model(network), 9, 0, PICTURES)
+
+
+def test_rounded_weights_count_against_the_float_checkpoint(run: Callable[..., Result], tmp_path: Path) -> None:
+    """With --float an early layer has 1 dB less signal left than against rounded weights; another network is refused."""
+    pytest.importorskip("torch", reason="needs the train extra")
+    snr = {}
+    for name, options in (("stored", ()), ("unrounded", ("--float", "centernet-nano-256"))):
+        done = run("verify", "centernet-nano-256", *options, "--json", tmp_path / f"{name}.json")
+        assert done.code == 0, done.err
+        layers = json.loads((tmp_path / f"{name}.json").read_text())["layers"]
+        snr[name] = {layer["name"]: layer["snr"] for layer in layers}["/backbone/layers.2/units/units.2/Conv"]
+    other = run("verify", "centernet-nano-256", "--float", "centernet-mbv2-320")
+
+    assert snr["unrounded"] < snr["stored"] - 1
+    assert other.code == 2
+    assert "expected the float network that was quantized" in other.err
