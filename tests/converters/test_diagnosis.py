@@ -128,7 +128,7 @@ def test_int8_that_lost_most_objects_is_refused_with_the_layer_to_blame(network:
 
 
 def test_rounded_weights_count_against_the_float_checkpoint(run: Callable[..., Result], tmp_path: Path) -> None:
-    """With --float an early layer has 1 dB less signal left than against rounded weights; another network is refused."""
+    """With --float an early layer has 1 dB less left than against rounded weights; another network is refused."""
     pytest.importorskip("torch", reason="needs the train extra")
     snr = {}
     for name, options in (("stored", ()), ("unrounded", ("--float", "centernet-nano-256"))):
