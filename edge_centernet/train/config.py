@@ -29,8 +29,8 @@ class TrainConfig:
       warmup: steps of linear warm-up (at most a tenth of the stage), then cosine to 1 % of the peak.
       weight_decay: on convolution weights only. clip: largest gradient norm; 0 turns clipping off.
       ema: decay of the averaged weights that are evaluated and kept.
-      freeze: with pretrained weights, backbone layers up to this stride (4, 8, 16, 32) stay as they are, and the whole
-        tower; 0: none.
+      freeze: with pretrained weights, backbone layers up to this stride (4, 8, 16, 32) stay as they are; 0: none. The
+        tower does where any do, and where it starts from tower_weights.
       early_side: image side in pixels for the first `early_part` (0..1) of the epochs: cheaper, and coarser
         first is no worse; early_part 0 turns it off. Where `size` is smaller, that is used.
       guide: file with the weights of a MobileNetV2 0.5 that was trained to detect, whose features are to be learned

@@ -145,7 +145,7 @@ class Trainer:
 
     def _set_model(self, model: CenterNet) -> None:
         """Prepare a network for the float stage: frozen layers, its average, the guide, the optimizer."""
-        freeze_layers(model, self.frozen)
+        freeze_layers(model, self.frozen, bool(self.frozen or self.config.tower_weights))
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).eval()
         distributed.share_batchnorm(self.model)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.manifest import ModelSpec
@@ -42,15 +42,13 @@ def _tower_weights(config: TrainConfig) -> Path:
     return Path(config.tower_weights)
 
 
-def freeze_layers(model: CenterNet, stride: int) -> None:
-    """Backbone layers up to `stride` (0: none), and all of the tower, stand still.
+def freeze_layers(model: CenterNet, stride: int, tower: bool) -> None:
+    """Backbone layers up to `stride` (0: none), and where `tower` says so all of the tower, stand still.
 
     Folding their BatchNorm is exact and saves its time.
     """
-    if not stride:
-        return
-    still = list(model.backbone.layers)[: model.backbone.last[stride] + 1]
-    for layer in still + ([model.tower] if model.tower is not None else []):
+    still: list[nn.Module] = list(model.backbone.layers)[: model.backbone.last[stride] + 1] if stride else []
+    for layer in still + ([model.tower] if tower and model.tower is not None else []):
         fold_batchnorm(layer)
         layer.requires_grad_(False)
 

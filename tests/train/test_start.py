@@ -44,16 +44,16 @@ def test_a_tower_without_a_file_is_refused() -> None:
         start_network(TWO, SPEC, SMALL)
 
 
-@pytest.mark.parametrize("stride", [0, 8, 32])
-def test_the_tower_stands_still_with_the_first_layers(stride: int) -> None:
-    """Frozen up to stride 8 or 32: the tower too, its BatchNorm folded. 0: everything learns."""
+@pytest.mark.parametrize(("stride", "tower"), [(0, False), (0, True), (8, True), (32, True)])
+def test_what_stands_still_is_folded_and_learns_nothing(stride: int, tower: bool) -> None:
+    """Backbone layers up to the stride, and the tower where it is to; all else learns."""
     model, _ = start_network(TWO, SPEC, None)
-    freeze_layers(model, stride)
+    freeze_layers(model, stride, tower)
     assert model.tower is not None
     norms = [m for m in model.tower.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
-    assert {p.requires_grad for p in model.tower.parameters()} == {not stride}
-    assert bool(norms) == (not stride)
+    assert {p.requires_grad for p in model.tower.parameters()} == {not tower}
+    assert bool(norms) == (not tower)
     assert all(p.requires_grad for p in model.neck.parameters())
     learning = [any(p.requires_grad for p in layer.parameters()) for layer in model.backbone.layers]
     last = model.backbone.last[stride] if stride else -1
