@@ -69,12 +69,13 @@ class CardError(EdgeCenterNetError):
 
 @click.command()
 @click.argument("name", default=DEFAULT)
+@click.option("--files", type=click.Path(path_type=Path), help="Where its files lie.  [default: in the package]")
 @click.option("--check", is_flag=True, help="Write nothing; exit code 1 if the card on disk is not this one.")
-def main(name: str, check: bool) -> None:
-    """Write the card of the shipped model NAME."""
+def main(name: str, files: Path | None, check: bool) -> None:
+    """Write the card of the model NAME."""
     path = ROOT / "docs/models" / f"{name}.md"
     try:
-        text = render(name, ROOT)
+        text = render(name, ROOT, files)
     except EdgeCenterNetError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
@@ -92,31 +93,39 @@ def main(name: str, check: bool) -> None:
     click.echo(path)
 
 
-def render(name: str, root: Path) -> str:
-    """The card as Markdown. root: the repository. Raises CardError naming the file and how to make it."""
+def render(name: str, root: Path, files: Path | None = None) -> str:
+    """The card as Markdown. root: the repository; files: folder of the model's, unless they are in the package.
+
+    Raises CardError naming the file and how to make it.
+    """
     results, models = root / "docs/benchmarks" / name, root / "edge_centernet/models"
-    records = _records(name, results, models)
+    folder = files or models
+    records = _records(name, results, folder)
     config = _json(results / "config.json")
     parts = [
         f"# {name}",
         "<!-- Made by scripts/model_card.py from result files; edit those. -->",
-        *_about(name, models, config),
+        *_about(name, models, folder, config),
         *_accuracy(records),
         *_by_class(name, records),
         *_crowds(records),
-        *_agreement(name, results, models),
-        *_latency(name, results, models),
+        *_agreement(name, results, folder),
+        *_latency(name, results, folder),
         *_training(name, root, results),
         "## Limits",
         *_limits(results, records),
     ]
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
+    if config["qat_epochs"] == 0:  # post-training quantization is what it is, there is nothing beside it
+        text = text.replace("INT8, QAT, ", "INT8, PTQ, ").replace("QAT, ", "PTQ, ")
+        text = text.replace("Not measured: INT8, PTQ.\n\n", "")
+    return text
 
 
 # ---- sections --------------------------------------------------------------------------------------------------
 
 
-def _about(name: str, models: Path, config: Record) -> Iterator[str]:
+def _about(name: str, models: Path, folder: Path, config: Record) -> Iterator[str]:
     """What it is made of, and its files."""
     readme = models / "README.md"
     section = _section(readme, rf"{re.escape(name)}, version [^\n]*")
@@ -126,8 +135,11 @@ def _about(name: str, models: Path, config: Record) -> Iterator[str]:
             raise CardError(f"{readme}: expected '- **{fact}**: ...' in the section of {name}, found none; add it")
     lines = [f"- **{fact}**: {' '.join(facts[fact].split())}" for fact in FACTS]
     lines.insert(FACTS.index("Classes") + 1, f"- **Their names**: {', '.join(config['classes'])}.")
-    files = sorted(path for path in models.glob(f"{name}.*") if path.suffix != ".json")
-    lines += ["- **Files**: " + ", ".join(f"`{path.suffix}` {path.stat().st_size / 1e6:.2f} MB" for path in files)]
+    files = sorted(path for path in folder.glob(f"{name}.*") if path.suffix != ".json")
+    where = "" if folder == models else ", not in the package"
+    lines += [
+        f"- **Files**{where}: " + ", ".join(f"`{path.suffix}` {path.stat().st_size / 1e6:.2f} MB" for path in files)
+    ]
     yield "\n".join(lines)
 
 

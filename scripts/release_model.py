@@ -1,4 +1,4 @@
-"""From a finished training run to the files that ship: checkpoint, QDQ ONNX, OpenVINO, TFLite.
+"""From a finished training run to the files of a model: checkpoint, QDQ ONNX, OpenVINO, TFLite.
 
     python scripts/release_model.py runs/voc
 
@@ -31,21 +31,25 @@ RECORDS = ("metrics.csv", "curves.png")
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--version", default="1", show_default=True, help="The model's version, for its manifest.")
-def main(run: Path, version: str) -> None:
-    """Write and verify the shipped files of a finished RUN folder."""
+@click.option(
+    "--out", "folder", type=click.Path(path_type=Path), default=FOLDER, help="Elsewhere: the quantized checkpoint too."
+)
+def main(run: Path, version: str, folder: Path) -> None:
+    """Write and verify the files of a finished RUN folder."""
     model, stage = load_checkpoint(run / "qat.safetensors")
     name = model.spec.name
     model.spec = replace(model.spec, version=version)
     records = BENCHMARKS / name
     records.mkdir(parents=True, exist_ok=True)
-    quantized = records / "qat.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    quantized = (records if folder == FOLDER else folder) / "qat.safetensors"
     save_checkpoint(quantized, model, stage, half=True)
     start, start_stage = load_checkpoint(run / "float.safetensors")
     start.spec = model.spec
-    save_checkpoint(FOLDER / f"{name}.safetensors", start, start_stage, half=True)
-    with tempfile.TemporaryDirectory() as folder:
-        source = export_onnx(quantized, Path(folder) / f"{name}.onnx")
-        artifacts = convert(source, ("onnx", "openvino", "tflite"), "int8", FOLDER)
+    save_checkpoint(folder / f"{name}.safetensors", start, start_stage, half=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = export_onnx(quantized, Path(scratch) / f"{name}.onnx")
+        artifacts = convert(source, ("onnx", "openvino", "tflite"), "int8", folder)
     config = json.loads((run / "config.json").read_text())
     for helper in ("guide", "teacher", "tower_weights"):
         config[helper] = Path(config[helper]).name  # where it lay is nobody's business
@@ -54,7 +58,7 @@ def main(run: Path, version: str) -> None:
         if (run / record).is_file():
             shutil.copy(run / record, records / record)
     click.echo(table({a.target: a.report for a in artifacts}))
-    for path in sorted(FOLDER.glob(f"{name}.*")):
+    for path in sorted(folder.glob(f"{name}.*")):
         click.echo(f"{path.stat().st_size / 1e6:7.2f} MB  {path.name}")
 
 
