@@ -63,7 +63,7 @@ def _convert(kind: type[Graph], network: Network, precision: Precision) -> Save:
     for op in network.ops:
         graph.add_op(op)
     flatbuffer = graph.finish()
-    specs = _tensor_specs(network, precision, graph.input_dtype)
+    specs = tensor_specs(network, precision, graph.input_dtype)
 
     def save(out: Path, verified: bool, content_sha256: str = "") -> Manifest:
         manifest = stamp(network.manifest, specs, "tflite-writer", WRITER_VERSION, verified, content_sha256)
@@ -86,7 +86,7 @@ def append_files(flatbuffer: bytes, manifest: Manifest) -> bytes:
     return buffer.getvalue()
 
 
-def _tensor_specs(network: Network, precision: Precision, dtype: str) -> dict[str, Any]:
+def tensor_specs(network: Network, precision: Precision, dtype: str) -> dict[str, Any]:
     """NHWC specs of what the file holds; dtype: of its input."""
     manifest, int8 = network.manifest, precision == "int8"
     channels, height, width = network.input.shape
@@ -129,6 +129,7 @@ class Graph:
 
     activation_type = "INT8"
     input_dtype = "int8"
+    signature = ""  # key of the signature that names inputs and outputs, if the file is to have one
 
     def __init__(self, network: Network) -> None:
         """Start with the input tensor alone."""
@@ -246,7 +247,7 @@ class Graph:
     def finish(self) -> bytes:
         """The flatbuffer."""
         outputs = [self.index[self.network.heads[role].name] for role in HEADS]
-        return serialise(self.rows, self.steps, self.inputs, outputs, self.network.manifest.model)
+        return serialise(self.rows, self.steps, self.inputs, outputs, self.network.manifest.model, self.signature)
 
 
 class Int8Graph(Graph):
@@ -375,7 +376,9 @@ _OPTIONS = {
 }
 
 
-def serialise(rows: list[_Row], steps: list[_Step], inputs: list[int], outputs: list[int], spec: ModelSpec) -> bytes:
+def serialise(
+    rows: list[_Row], steps: list[_Step], inputs: list[int], outputs: list[int], spec: ModelSpec, signature: str
+) -> bytes:
     """The TFLite flatbuffer (schema version 3) of one subgraph, with its metadata."""
     import flatbuffers
 
@@ -395,16 +398,26 @@ def serialise(rows: list[_Row], steps: list[_Step], inputs: list[int], outputs: 
         Tensors=_offsets(b, tensors), Inputs=_ints(b, inputs), Outputs=_ints(b, outputs),
         Operators=_offsets(b, operators), Name=b.CreateString("main"),
     )  # fmt: skip
+    signatures = {}
+    if signature:
+        ends = [_offsets(b, [_tensor_map(b, rows[i].name, i) for i in indices]) for indices in (inputs, outputs)]
+        key = b.CreateString(signature)
+        table = _table(b, "SignatureDef", Inputs=ends[0], Outputs=ends[1], SignatureKey=key, SubgraphIndex=0)
+        signatures["SignatureDefs"] = _offsets(b, [table])
     entry = _table(b, "Metadata", Name=b.CreateString(METADATA), Buffer=len(buffers))
     buffers.append(_buffer(b, metadata(spec, rows[inputs[0]].name)))
     model = _table(
         b, "Model",
         Version=3, OperatorCodes=_offsets(b, [_code(b, *code) for code in codes]),
         Subgraphs=_offsets(b, [subgraph]), Description=b.CreateString(f"edge-centernet {spec.name}"),
-        Buffers=_offsets(b, buffers), Metadata=_offsets(b, [entry]),
+        Buffers=_offsets(b, buffers), Metadata=_offsets(b, [entry]), **signatures,
     )  # fmt: skip
     b.Finish(model, b"TFL3")  # the schema's file identifier
     return bytes(b.Output())
+
+
+def _tensor_map(b: Any, name: str, index: int) -> int:
+    return _table(b, "TensorMap", Name=b.CreateString(name), TensorIndex=index)
 
 
 def _tensor(b: Any, row: _Row, position: int) -> int:
