@@ -45,11 +45,14 @@ def symmetric(network: qdq.Network) -> qdq.Network:
     """
     model = copy_of(network.model)
     quants = _symmetric_quants(network)
+    owner: dict[str, str] = {}  # stored tensor -> the operation's result it holds
     for node in model.graph.node:
-        stored = {"QuantizeLinear": node.output[0], "DequantizeLinear": node.input[0]}.get(node.op_type)
-        if stored in quants:
+        if node.op_type == "QuantizeLinear":  # behind an operation that moves values it repeats their scale
+            owner[node.output[0]] = node.output[0] if node.output[0] in quants else node.input[0]
+        name = owner.get(node.output[0] if node.op_type == "QuantizeLinear" else node.input[0] if node.input else "")
+        if name in quants and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             del node.input[1:]
-            node.input.extend([f"{stored}/symmetric/scale", f"{stored}/symmetric/zero"])
+            node.input.extend([f"{name}/symmetric/scale", f"{name}/symmetric/zero"])
     biases = _biases(network, quants)
     for node in model.graph.node:
         if node.name in biases:

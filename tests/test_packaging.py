@@ -179,7 +179,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     sdist = build("sdist", copy_checkout(folder / "checkout"), folder)
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return build("wheel", folder / sdist.name.removesuffix(".tar.gz"), folder)
 
 

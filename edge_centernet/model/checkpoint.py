@@ -21,7 +21,7 @@ from edge_centernet.manifest import KEY, ModelSpec, spec_from_dict
 from edge_centernet.model.centernet import Architecture, CenterNet
 from edge_centernet.model.layers import ConvUnit
 
-SEAL = "sha256"  # header entry: of the other entry and all tensors
+SEAL = "sha256"  # in the header: of the rest of it and all tensors
 Stage = Literal["float", "qat", "qat_symmetric"]
 
 
@@ -36,7 +36,8 @@ def save_checkpoint(path: Path, model: CenterNet, stage: Stage, half: bool = Fal
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         state = {name: t.half() if t.ndim == 4 else t for name, t in state.items()}
-    header = {KEY: meaning, SEAL: _digest(meaning, state)}
+    # One entry: safetensors writes several in any order, and equal checkpoints are to be equal bytes.
+    header = {KEY: json.dumps({**json.loads(meaning), SEAL: _digest(meaning, state)}, sort_keys=True)}
     write_atomic(path, save(state, metadata=header))  # save_file would make a file only its owner can read
 
 
@@ -87,8 +88,9 @@ def _check_seal(path: Path, state: dict[str, Tensor]) -> None:
     from safetensors import safe_open
 
     with safe_open(str(path), framework="pt") as file:
-        metadata = file.metadata() or {}
-    if SEAL in metadata and metadata[SEAL] != _digest(metadata[KEY], state):
+        meaning = json.loads((file.metadata() or {})[KEY])
+    seal = meaning.pop(SEAL, None)
+    if seal is not None and seal != _digest(json.dumps(meaning, sort_keys=True), state):
         raise ArtifactError(f"{path}: the checkpoint is damaged (it does not hold what was saved); copy it again")
 
 

@@ -58,7 +58,10 @@ def test_every_engine_answers_to_the_bit(quantized: qdq.Network, tmp_path: Path,
     pictures = qdq_factory.photos(4, 96, 128, seed=7)
     made = convert(Path("net.onnx"), list(CONVERTERS), "int8", tmp_path, network=quantized, pictures=pictures)
 
-    assert {a.target: max(e.max for e in a.report.heads.values()) for a in made} == dict.fromkeys(CONVERTERS, 0.0)
+    worst = {a.target: max(e.max for e in a.report.heads.values()) for a in made}
+    # TensorRT's heads are floats: a product by the scale, not the integer itself.
+    assert worst.pop("tensorrt") < 1e-4
+    assert worst == dict.fromkeys([target for target in CONVERTERS if target != "tensorrt"], 0.0)
 
 
 def test_heads_stay_close_to_float(quantized: qdq.Network, source: Any) -> None:

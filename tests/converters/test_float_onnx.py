@@ -104,8 +104,8 @@ def test_an_adopted_network_converts_to_every_target(foreign: Path, tmp_path: Pa
     made = convert(foreign, list(CONVERTERS), "int8", tmp_path, network=network, pictures=pictures[:3])
     mean = {a.target: max(e.mean for e in a.report.heads.values()) for a in made}
 
-    assert len(made) == 3
-    assert max(mean.values()) <= (0.5 if foreign.stem == "bilinear" else 0.0), mean
+    assert list(mean) == list(CONVERTERS)
+    assert max(mean.values()) <= (0.5 if foreign.stem == "bilinear" else 1e-4), mean
 
 
 def _outputs(model: Any, names: list[str]) -> None:
