@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet.errors import ArtifactError, MissingDependency
+from edge_centernet.heads import Heads
 from edge_centernet.manifest import KEY, Manifest
 
-HEADS = ("heat", "size", "offset")
+HEADS = Heads._fields
 
 
 def read_model(path: Path) -> Any:

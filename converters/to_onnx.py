@@ -13,14 +13,18 @@ from edge_centernet.manifest import Manifest
 
 def convert(network: Network, precision: Precision) -> Save:
     """Build and check the model; the result writes it to a .onnx."""
+    model = copy_of(network.model) if precision == "int8" else float_model(network)
+    return checked_save(model, network.manifest, nchw_specs(network.manifest, precision))
+
+
+def checked_save(model: Any, source: Manifest, specs: dict[str, Any]) -> Save:
+    """Check an onnx.ModelProto; the result writes it to a .onnx. specs: what its manifest changes in the source's."""
     import onnx
 
-    model = copy_of(network.model) if precision == "int8" else float_model(network)
     onnx.checker.check_model(model, full_check=True)
-    specs = nchw_specs(network.manifest, precision)
 
     def save(out: Path, verified: bool, content_sha256: str = "") -> Manifest:
-        manifest = stamp(network.manifest, specs, "onnx", onnx.__version__, verified, content_sha256)
+        manifest = stamp(source, specs, "onnx", onnx.__version__, verified, content_sha256)
         set_manifest(model, manifest)
         out.write_bytes(model.SerializeToString(deterministic=True))
         return manifest

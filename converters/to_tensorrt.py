@@ -17,11 +17,11 @@ import numpy as np
 from edge_centernet.calibration.insert import real_name
 from edge_centernet.calibration.quantize import shared_scales
 from edge_centernet.converters import qdq
-from edge_centernet.converters.base import Precision, Save, nchw_specs, stamp
+from edge_centernet.converters.base import Precision, Save, nchw_specs
 from edge_centernet.converters.float_onnx import without_normalisation
 from edge_centernet.converters.graphs import HEADS, copy_of, drop_unused, set_manifest
-from edge_centernet.converters.to_onnx import float_model
-from edge_centernet.manifest import Manifest, Quant
+from edge_centernet.converters.to_onnx import checked_save, float_model
+from edge_centernet.manifest import Quant
 
 LARGEST = 127  # stored magnitude
 
@@ -48,9 +48,12 @@ def symmetric(network: qdq.Network) -> qdq.Network:
     owner: dict[str, str] = {}  # stored tensor -> the operation's result it holds
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear":  # behind an operation that moves values it repeats their scale
-            owner[node.output[0]] = node.output[0] if node.output[0] in quants else node.input[0]
-        name = owner.get(node.output[0] if node.op_type == "QuantizeLinear" else node.input[0] if node.input else "")
-        if name in quants and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            name = owner[node.output[0]] = node.output[0] if node.output[0] in quants else node.input[0]
+        elif node.op_type == "DequantizeLinear":
+            name = owner.get(node.input[0], "")
+        else:
+            continue
+        if name in quants:
             del node.input[1:]
             node.input.extend([f"{name}/symmetric/scale", f"{name}/symmetric/zero"])
     biases = _biases(network, quants)
@@ -69,20 +72,10 @@ def symmetric(network: qdq.Network) -> qdq.Network:
 
 def convert(network: qdq.Network, precision: Precision) -> Save:
     """Build and check the model; the result writes it to a .onnx. In int8 of a symmetric network."""
-    import onnx
-
     model = _float_ends(network) if precision == "int8" else without_normalisation(float_model(network))
-    onnx.checker.check_model(model, full_check=True)
     specs = {**nchw_specs(network.manifest, "fp32"), "precision": precision}
     specs["input"] = replace(network.manifest.input, name=model.graph.input[0].name, dtype="float32", quant=None)
-
-    def save(out: Path, verified: bool, content_sha256: str = "") -> Manifest:
-        manifest = stamp(network.manifest, specs, "onnx", onnx.__version__, verified, content_sha256)
-        set_manifest(model, manifest)
-        out.write_bytes(model.SerializeToString(deterministic=True))
-        return manifest
-
-    return save
+    return checked_save(model, network.manifest, specs)
 
 
 def _symmetric_quants(network: qdq.Network) -> dict[str, Quant]:

@@ -40,7 +40,7 @@ MATCH_SCORE = 0.1
 MIN_AGREEMENT = 0.95
 # An artifact passes: mean |difference| of each head, in steps of the source's int8 outputs. It is 0 for networks that
 # were trained here (docs/decisions/0006); others leave engines something to round.
-MAX_MEAN_STEPS = {"int8": 1.5, "fp32": 0.1}
+MAX_MEAN_STEPS = {"int8": golden.MAX_MEAN_STEPS, "fp32": 0.1}
 
 
 @dataclass(frozen=True)

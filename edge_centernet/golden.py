@@ -22,7 +22,7 @@ from edge_centernet.manifest import Manifest, TensorSpec
 SIDE = 32  # of the thumbnail: every network input is a multiple of 32
 SAMPLES = 200  # values of each head, evenly spread, and as many of the heatmap's highest
 MAX_MEAN_STEPS = 1.5  # as conversion allows; engines that agree to the bit are at 0
-ROLES = ("heat", "size", "offset")
+ROLES = Heads._fields
 
 
 @dataclass(frozen=True)

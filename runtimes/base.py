@@ -12,7 +12,7 @@ from edge_centernet.errors import ArtifactError
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Manifest, Quant, TensorSpec
 
-ROLES = ("heat", "size", "offset")
+ROLES = Heads._fields
 
 
 class Runtime(Protocol):
