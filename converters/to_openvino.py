@@ -85,4 +85,16 @@ def _to_ir(openvino: Any, model: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source.onnx"
         source.write_bytes(model.SerializeToString())
-        return openvino.convert_model(source)
+        ir = openvino.convert_model(source)
+    _number_names(ir, {name for node in model.graph.node for name in (node.name, *node.output)})
+    return ir
+
+
+def _number_names(ir: Any, keep: set[str]) -> None:
+    """Name the nodes OpenVINO made by their place in the graph, "op12".
+
+    It numbers them from a counter of the process: a second conversion would write another file.
+    """
+    for place, node in enumerate(ir.get_ordered_ops()):
+        if node.get_type_name() != "Parameter" and node.get_friendly_name() not in keep:
+            node.set_friendly_name(f"op{place}")

@@ -41,7 +41,8 @@ Array = NDArray[Any]
 Pads = tuple[int, int, int, int]
 # A bias is stored as int32; beyond this it could overflow once products are added to it.
 BIAS_LIMIT = float(1 << 30)
-WRITER_VERSION = "2"  # counts changes that change the bytes
+WRITER_VERSION = "3"  # counts changes that change the bytes
+SIGNATURE = "serving_default"  # the one that tools ask for when none is named
 
 
 def convert(network: Network, precision: Precision) -> Save:
@@ -129,7 +130,6 @@ class Graph:
 
     activation_type = "INT8"
     input_dtype = "int8"
-    signature = ""  # key of the signature that names inputs and outputs, if the file is to have one
 
     def __init__(self, network: Network) -> None:
         """Start with the input tensor alone."""
@@ -247,7 +247,7 @@ class Graph:
     def finish(self) -> bytes:
         """The flatbuffer."""
         outputs = [self.index[self.network.heads[role].name] for role in HEADS]
-        return serialise(self.rows, self.steps, self.inputs, outputs, self.network.manifest.model, self.signature)
+        return serialise(self.rows, self.steps, self.inputs, outputs, self.network.manifest.model)
 
 
 class Int8Graph(Graph):
@@ -376,9 +376,7 @@ _OPTIONS = {
 }
 
 
-def serialise(
-    rows: list[_Row], steps: list[_Step], inputs: list[int], outputs: list[int], spec: ModelSpec, signature: str
-) -> bytes:
+def serialise(rows: list[_Row], steps: list[_Step], inputs: list[int], outputs: list[int], spec: ModelSpec) -> bytes:
     """The TFLite flatbuffer (schema version 3) of one subgraph, with its metadata."""
     import flatbuffers
 
@@ -398,19 +396,16 @@ def serialise(
         Tensors=_offsets(b, tensors), Inputs=_ints(b, inputs), Outputs=_ints(b, outputs),
         Operators=_offsets(b, operators), Name=b.CreateString("main"),
     )  # fmt: skip
-    signatures = {}
-    if signature:
-        ends = [_offsets(b, [_tensor_map(b, rows[i].name, i) for i in indices]) for indices in (inputs, outputs)]
-        key = b.CreateString(signature)
-        table = _table(b, "SignatureDef", Inputs=ends[0], Outputs=ends[1], SignatureKey=key, SubgraphIndex=0)
-        signatures["SignatureDefs"] = _offsets(b, [table])
+    ends = [_offsets(b, [_tensor_map(b, rows[i].name, i) for i in indices]) for indices in (inputs, outputs)]
+    key = b.CreateString(SIGNATURE)
+    signature = _table(b, "SignatureDef", Inputs=ends[0], Outputs=ends[1], SignatureKey=key, SubgraphIndex=0)
     entry = _table(b, "Metadata", Name=b.CreateString(METADATA), Buffer=len(buffers))
     buffers.append(_buffer(b, metadata(spec, rows[inputs[0]].name)))
     model = _table(
         b, "Model",
         Version=3, OperatorCodes=_offsets(b, [_code(b, *code) for code in codes]),
         Subgraphs=_offsets(b, [subgraph]), Description=b.CreateString(f"edge-centernet {spec.name}"),
-        Buffers=_offsets(b, buffers), Metadata=_offsets(b, [entry]), **signatures,
+        Buffers=_offsets(b, buffers), Metadata=_offsets(b, [entry]), SignatureDefs=_offsets(b, [signature]),
     )  # fmt: skip
     b.Finish(model, b"TFL3")  # the schema's file identifier
     return bytes(b.Output())

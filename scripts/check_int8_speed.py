@@ -1,7 +1,8 @@
-"""Is INT8 faster? Median latency of INT8 and FP32 in OpenVINO and ai-edge-litert, interleaved in one run.
+"""Is INT8 faster? Median latency of INT8 and FP32 in OpenVINO and ai-edge-litert, in turns in one run.
 
 Example: python scripts/check_int8_speed.py --model centernet-mbv2-320 --rounds 200
-Writes docs/benchmarks/int8-speed-MACHINE.json; exit code 1 where INT8 is less than 1.6 times as fast.
+Writes docs/benchmarks/int8-speed-MACHINE.json; exit code 1 where INT8 is less than 1.8 (OpenVINO) or 1.7 (TFLite)
+times as fast.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from edge_centernet.runtimes import open_runtime
 from edge_centernet.runtimes.base import Runtime
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = 1.6
+TARGETS = {"openvino": 1.8, "tflite": 1.7}
+TURN, WARM_UP = 15, 5  # inferences of one network at a stretch; those not counted
 ENGINES = {"openvino": "openvino", "tflite": "ai-edge-litert"}
 PRECISIONS: tuple[Precision, ...] = ("int8", "fp32")
 
@@ -54,7 +56,7 @@ def main() -> int:
     for name, row in record["engines"].items():
         print(f"{name:10} int8 {row['int8_ms']:7.2f} ms  fp32 {row['fp32_ms']:7.2f} ms  {row['speedup']:.2f} x")
     print(path)
-    return 0 if all(row["speedup"] >= TARGET for row in record["engines"].values()) else 1
+    return 0 if all(row["speedup"] >= TARGETS[name] for name, row in record["engines"].items()) else 1
 
 
 def parse() -> argparse.Namespace:
@@ -72,17 +74,21 @@ def parse() -> argparse.Namespace:
 def measure(
     runtimes: dict[tuple[str, str], Runtime], pictures: list[Any], rounds: int
 ) -> dict[tuple[str, str], list[float]]:
-    """(engine, precision) -> milliseconds of each inference. Interleaved: a busy moment hits all four alike."""
+    """(engine, precision) -> milliseconds of each inference.
+
+    In turns of TURN inferences each: a busy moment of the machine hits all four alike. The first of a turn find the
+    caches full of another network's weights, which no device with one network has; they are not counted.
+    """
     inputs = {key: [prepare(p, runtime.manifest)[0] for p in pictures] for key, runtime in runtimes.items()}
     times: dict[tuple[str, str], list[float]] = {key: [] for key in runtimes}
-    warm_up = max(5, rounds // 10)
-    for i in range(warm_up + rounds):
+    for _ in range(-(-rounds // (TURN - WARM_UP))):
         for key, runtime in runtimes.items():
-            x = inputs[key][i % len(pictures)]
-            start = time.perf_counter()
-            runtime.run(x)
-            if i >= warm_up:
-                times[key].append((time.perf_counter() - start) * 1e3)
+            for i in range(TURN):
+                x = inputs[key][i % len(pictures)]
+                start = time.perf_counter()
+                runtime.run(x)
+                if i >= WARM_UP:
+                    times[key].append((time.perf_counter() - start) * 1e3)
     return times
 
 
@@ -96,7 +102,7 @@ def report(source: Path, options: argparse.Namespace, times: dict[tuple[str, str
         engines[name] = {**row, **spread}
     return {
         "engines": engines,
-        "target_speedup": TARGET,
+        "target_speedup": TARGETS,
         "model": source.name,
         "model_sha256": sha256(source),
         "rounds": options.rounds,

@@ -56,7 +56,6 @@ class PlainGraph(to_tflite.FloatGraph):
     """A float TFLite network as others make them: float32 in, no uint8 in front."""
 
     input_dtype = "float32"
-    signature = "serving_default"
 
     def add_input(self) -> None:
         """The image as (pixel - 128) / 128."""

@@ -52,6 +52,15 @@ def test_model_api_finds_labels_and_preprocessing(network: qdq.Network, int8_fil
     }
 
 
+def test_a_second_conversion_writes_the_same_file(network: qdq.Network, int8_file: Path, tmp_path: Path) -> None:
+    """Names of nodes come from their place, not from how many graphs this process has built."""
+    again = tmp_path / int8_file.name
+    to_openvino.convert(network, "int8")(again, False)
+
+    assert again.read_bytes() == int8_file.read_bytes()
+    assert again.with_suffix(".bin").read_bytes() == int8_file.with_suffix(".bin").read_bytes()
+
+
 def test_weights_take_a_byte_each(network: qdq.Network, int8_file: Path) -> None:
     """The .bin holds int8 weights, not their floats: about the count of weights in bytes."""
     weights = sum(op.weight.size for op in network.ops if isinstance(op, qdq.Conv))

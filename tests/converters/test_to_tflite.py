@@ -100,6 +100,14 @@ def test_bytes_are_reproducible(network: qdq.Network, tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_the_signature_names_the_heads(network: qdq.Network, int8_file: Path) -> None:
+    """Tools that ask for signatures find one, with the names of input and heads."""
+    signatures = Interpreter(str(int8_file)).get_signature_list()
+    heads = [network.heads[role].name for role in HEADS]
+
+    assert signatures == {"serving_default": {"inputs": ["image"], "outputs": sorted(heads)}}
+
+
 def test_labels_are_an_associated_file(network: qdq.Network, int8_file: Path) -> None:
     """TFLite tools find the class names as labels.txt, one a line."""
     with zipfile.ZipFile(int8_file) as archive:
