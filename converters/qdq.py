@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.converters.graphs import HEADS, manifest_of, read_model
+from edge_centernet.converters.stored import to_working
 from edge_centernet.errors import ConversionError, ManifestError
 from edge_centernet.manifest import KEY, Manifest, Quant
 
@@ -169,6 +170,7 @@ def load(path: Path) -> Network:
 def parse(model: Any) -> Network:
     """The typed graph of an onnx.ModelProto; raises ConversionError naming the node that does not fit."""
     manifest = _manifest(model)
+    model = to_working(model)
     reader = _Reader(model.graph)
     for node in model.graph.node:
         reader.read(node)

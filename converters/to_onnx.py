@@ -8,12 +8,13 @@ from typing import Any
 from edge_centernet.converters.base import Precision, Save, nchw_specs, stamp
 from edge_centernet.converters.graphs import HEADS, copy_of, drop_unused, set_manifest
 from edge_centernet.converters.qdq import Network
+from edge_centernet.converters.stored import to_stored
 from edge_centernet.manifest import Manifest
 
 
 def convert(network: Network, precision: Precision) -> Save:
     """Build and check the model; the result writes it to a .onnx."""
-    model = copy_of(network.model) if precision == "int8" else float_model(network)
+    model = to_stored(network.model) if precision == "int8" else float_model(network)
     return checked_save(model, network.manifest, nchw_specs(network.manifest, precision))
 
 

@@ -111,6 +111,12 @@ def _tflite_parts(path: Path, data: bytes) -> Iterator[bytes]:
         raise damaged(path, f"ZIP: {error}") from None
 
 
+def stopped(path: Path, engine: str, error: Exception) -> ArtifactError:
+    """The error for a file that an engine opened and then could not run."""
+    why = str(error).strip().splitlines() or [type(error).__name__]
+    return ArtifactError(f"{path}: {engine} opened it but stopped while it ran ({why[0]}); {_REGENERATE}")
+
+
 def damaged(path: Path, why: str) -> ArtifactError:
     """The error for a file that starts like a model and does not end like one."""
     return ArtifactError(f"{path}: the model file is cut off or damaged ({why}); {_REGENERATE}")

@@ -22,7 +22,10 @@ class Runtime(Protocol):
     manifest: Manifest
 
     def run(self, x: NDArray[Any]) -> Heads:
-        """Infer. x: exactly manifest.input's shape and dtype; the views returned are valid until the next call."""
+        """Infer. x: exactly manifest.input's shape and dtype; the views returned are valid until the next call.
+
+        Raises ArtifactError where the engine stops: a damaged file can open and still not run.
+        """
 
     def close(self) -> None:
         """Release the engine; may be called twice. `run` raises RuntimeError afterwards."""

@@ -8,7 +8,7 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
-from edge_centernet.artifact import damaged, read_manifest
+from edge_centernet.artifact import damaged, read_manifest, stopped
 from edge_centernet.heads import Heads
 from edge_centernet.runtimes.base import as_chw, check_input, check_names, check_tensor, head_specs
 
@@ -22,7 +22,7 @@ class ONNXRuntime:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Load the model. threads: None lets ONNX Runtime take every physical core."""
-        self.manifest = read_manifest(path)
+        self.manifest, self._path = read_manifest(path), path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # fatal only: what goes wrong comes back as an exception
         options.intra_op_num_threads = threads or 0
@@ -40,7 +40,10 @@ class ONNXRuntime:
             raise RuntimeError("the runtime is closed")
         check_input(self.manifest.input, x)
         specs = head_specs(self.manifest)
-        outputs = self._session.run([s.name for s in specs], {self.manifest.input.name: x})
+        try:
+            outputs = self._session.run([s.name for s in specs], {self.manifest.input.name: x})
+        except Exception as error:  # its exceptions have no base class of their own
+            raise stopped(self._path, self.name, error) from None
         return Heads(*(as_chw(output, spec) for output, spec in zip(outputs, specs, strict=True)))
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import openvino as ov
 from numpy.typing import NDArray
 
-from edge_centernet.artifact import damaged, read_manifest
+from edge_centernet.artifact import damaged, read_manifest, stopped
 from edge_centernet.heads import Heads
 from edge_centernet.runtimes.base import as_chw, check_input, check_names, check_tensor, head_specs
 
@@ -21,7 +21,7 @@ class OpenVINORuntime:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Compile the model. threads: None lets OpenVINO take every physical core."""
-        self.manifest = read_manifest(path)
+        self.manifest, self._path = read_manifest(path), path
         try:
             self._compiled = ov.Core().compile_model(str(path), "CPU", _options(threads))
         except RuntimeError as error:
@@ -34,7 +34,10 @@ class OpenVINORuntime:
         if self._request is None:
             raise RuntimeError("the runtime is closed")
         check_input(self.manifest.input, x)
-        self._request.infer({self.manifest.input.name: x}, share_inputs=True, share_outputs=True)
+        try:
+            self._request.infer({self.manifest.input.name: x}, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise stopped(self._path, self.name, error) from None
         return Heads(*(as_chw(self._request.get_tensor(s.name).data, s) for s in head_specs(self.manifest)))
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ from edge_centernet.files import write_atomic
 from edge_centernet.runtimes import ENGINES, open_runtime
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
-WRONG = 3  # exit status of a process whose engine answered wrongly
+WRONG = 3  # exit status of a process whose engine answered wrongly or not at all; its last line says how
 
 
 def unfit(path: Path, engine: str) -> str | None:
@@ -57,7 +57,7 @@ def ask(command: list[str], timeout: float) -> tuple[bool, str]:
     if result.returncode < 0:
         return True, f"crashed ({signal.Signals(-result.returncode).name})"
     if result.returncode == WRONG:
-        return True, f"answers wrongly: {result.stdout.strip().splitlines()[-1]}"
+        return True, result.stdout.strip().splitlines()[-1]
     return result.returncode == 0, ""
 
 
@@ -114,12 +114,17 @@ def _store(known: dict[str, str]) -> None:
 def main(path: Path, engine: str) -> int:
     """Ask and answer in this process; returns the exit status."""
     try:
-        with closing(open_runtime(path, engine, threads=1)) as runtime:
-            wrong = golden.problem(runtime.manifest, runtime.run(golden.question(runtime.manifest)))
+        opened = open_runtime(path, engine, threads=1)
     except EdgeCenterNetError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    print(wrong or "right")
+    with closing(opened) as runtime:
+        try:
+            wrong = golden.problem(runtime.manifest, runtime.run(golden.question(runtime.manifest)))
+        except EdgeCenterNetError as error:
+            print(f"gives no answer: {error}")
+            return WRONG
+    print(f"answers wrongly: {wrong}" if wrong else "right")
     return WRONG if wrong else 0
 
 

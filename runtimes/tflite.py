@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.artifact import damaged, read_manifest
+from edge_centernet.artifact import damaged, read_manifest, stopped
 from edge_centernet.errors import MissingDependency
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Quant
@@ -25,11 +25,11 @@ class TFLiteRuntime:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Load the model. threads: None takes the usable cores, four at most."""
-        self.manifest = read_manifest(path)
-        interpreter_class = _interpreter_class()
+        self.manifest, self._path = read_manifest(path), path
+        interpreter = interpreter_class()
         try:
             # From memory: a file that is replaced on disk while it is mapped would change under the engine.
-            self._interpreter = interpreter_class(model_content=path.read_bytes(), num_threads=threads or _cores())
+            self._interpreter = interpreter(model_content=path.read_bytes(), num_threads=threads or _cores())
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise damaged(path, str(error).strip().splitlines()[0] if str(error).strip() else "TFLite") from None
@@ -41,7 +41,10 @@ class TFLiteRuntime:
             raise RuntimeError("the runtime is closed")
         check_input(self.manifest.input, x)
         self._interpreter.set_tensor(self._index[self.manifest.input.name], x)
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise stopped(self._path, self.name, error) from None
         # Copies (some 150 kB): the interpreter refuses to run while a view of its memory is alive.
         return Heads(*(as_chw(self._interpreter.get_tensor(self._index[s.name]), s) for s in head_specs(self.manifest)))
 
@@ -66,7 +69,8 @@ def _quant(tensor: dict[str, Any]) -> Quant | None:
     return Quant(float(scale), int(zero_point)) if scale else None
 
 
-def _interpreter_class() -> Any:
+def interpreter_class() -> Any:
+    """The Interpreter of the package that is installed; raises MissingDependency."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:

@@ -2,9 +2,10 @@
 
     python scripts/compare_converters.py ../shared/data/voc2007 --peers ~/peers
 
-Peers: NNCF (OpenVINO), ONNX Runtime's quantizer, ai-edge-quantizer (TFLite), each with the defaults that its
-documentation starts from and per-channel weights. The heavy ones run in environments of their own below --peers, made
-where they are missing. What each makes of the fp32 file that we write for its engine is evaluated by that engine on
+Peers: NNCF (OpenVINO), ONNX Runtime's quantizer, ai-edge-quantizer and onnx2tf (both TFLite; the latter with
+TensorFlow's quantizer), each with the defaults that its documentation starts from and per-channel weights. The heavy
+ones run in environments of their own below --peers, made where they are missing. What each makes of the fp32 file that
+we write for its engine is evaluated by that engine on
 instances_val.json: AP50, AP, detections (score above 0.3) that agree with the fp32 file's on the first 200 images,
 size, latency at one thread as a ratio to fp32 (interleaved, medians), seconds to convert, size of the environment.
 Writes docs/benchmarks/converters.json. A peer that fails is recorded with its last line.
@@ -30,7 +31,7 @@ from check_int8_speed import ROOT, commit, cpu_name
 from edge_centernet.artifact import files_of, read_manifest
 from edge_centernet.calibration.images import pick_images
 from edge_centernet.converters import budget, convert, to_tflite
-from edge_centernet.converters.graphs import read_model, set_manifest
+from edge_centernet.converters.graphs import HEADS, read_model, set_manifest
 from edge_centernet.converters.source import Calibration, open_network
 from edge_centernet.converters.verify import agreement, sample_pictures
 from edge_centernet.data import Dataset, read_dataset
@@ -41,12 +42,14 @@ from edge_centernet.manifest import KEY, Manifest
 from edge_centernet.models import DEFAULT, find_model
 from edge_centernet.progress import Progress, bars
 from edge_centernet.runtimes import open_runtime
+from edge_centernet.runtimes.tflite import interpreter_class
 
 RECORD = ROOT / "docs/benchmarks/converters.json"
 PEERS = {  # name -> (engine's suffix, script, packages of an environment of its own)
     "NNCF": (".xml", "nncf_ptq.py", ("nncf==3.4.0", "openvino==2026.4.1")),
     "ONNX Runtime quantizer": (".onnx", "ort_ptq.py", ()),
     "ai-edge-quantizer": (".tflite", "aeq_ptq.py", ("ai-edge-quantizer==0.10.0",)),
+    "onnx2tf": (".tflite", "onnx2tf_ptq.py", ("onnx2tf==1.29.24",)),
 }
 TARGETS = {".xml": "openvino", ".onnx": "onnx", ".tflite": "tflite"}
 IMAGES, COMPARED, ROUNDS = 200, 200, 100
@@ -81,7 +84,7 @@ def label(path: Path, manifest: Manifest) -> None:
         set_manifest(model, manifest)
         path.write_bytes(model.SerializeToString())
     elif path.suffix == ".tflite":
-        path.write_bytes(to_tflite.append_files(path.read_bytes(), manifest))
+        path.write_bytes(to_tflite.append_files(path.read_bytes(), named_as_in(path, manifest)))
     else:
         import openvino
 
@@ -92,6 +95,18 @@ def label(path: Path, manifest: Manifest) -> None:
         del model
         for old, new in zip(files_of(labelled), files_of(path), strict=True):
             old.replace(new)
+
+
+def named_as_in(path: Path, manifest: Manifest) -> Manifest:
+    """With the names that a TFLite file has for input and heads, found by its signature."""
+    runner = interpreter_class()(str(path)).get_signature_runner()
+    found, fields = runner.get_output_details(), {}
+    for place, role in enumerate(HEADS):
+        spec = getattr(manifest, role)
+        tensor = found.get(spec.name) or found[f"output_{place}"]  # TensorFlow numbers what it has no names for
+        fields[role] = replace(spec, name=tensor["name"])
+    image = runner.get_input_details()[manifest.input.name]
+    return replace(manifest, input=replace(manifest.input, name=image["name"]), **fields)
 
 
 def environment(name: str, packages: tuple[str, ...], peers: Path) -> Path:
@@ -194,7 +209,7 @@ def main(data: Path, peers: Path, model: str, out: Path) -> None:
         plain = folder / "plain.tflite"
         plain_manifest = plain_tflite(network, plain)
         for name, (suffix, _, _) in PEERS.items():
-            given = plain if suffix == ".tflite" else floats[suffix]
+            given = {"onnx2tf": floats[".onnx"], "ai-edge-quantizer": plain}.get(name, floats[suffix])
             manifest = plain_manifest if suffix == ".tflite" else read_manifest(floats[suffix])
             made = folder / name.replace(" ", "-") / f"model{suffix}"
             made.parent.mkdir()
