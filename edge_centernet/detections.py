@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_DTYPES = (("xyxy", np.dtype(np.float32)), ("score", np.dtype(np.float32)), ("class_id", np.dtype(np.int32)))
+
 
 @dataclass(frozen=True, eq=False)
 class Detections:
@@ -24,9 +26,9 @@ class Detections:
 
     def __post_init__(self) -> None:
         """Convert to the documented dtypes and reject shapes that do not belong together."""
-        for name, dtype in (("xyxy", np.float32), ("score", np.float32), ("class_id", np.int32)):
-            array = np.ascontiguousarray(getattr(self, name), dtype=dtype)
-            array.setflags(write=False)
+        for name, dtype in _DTYPES:
+            array = np.ascontiguousarray(getattr(self, name), dtype)
+            array.flags.writeable = False
             object.__setattr__(self, name, array)
         n = len(self.score)
         if self.xyxy.shape != (n, 4) or self.score.shape != (n,) or self.class_id.shape != (n,):

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.decoder.reference import map_back
 from edge_centernet.errors import SourceError
 from edge_centernet.manifest import Manifest, ModelSpec, Quant
 
@@ -71,9 +72,13 @@ class Letterbox:
 
     def to_image(self, xyxy: NDArray[Any]) -> NDArray[np.float32]:
         """(N, 4) boxes in network-input pixels -> (N, 4) float32 in image pixels, clipped to the image."""
-        boxes = (np.asarray(xyxy, np.float64) - self._shift()) / self._ratio()
-        limit = np.array([self.src_width, self.src_height] * 2, np.float64)
-        return np.clip(boxes, 0.0, limit).astype(np.float32)
+        boxes = np.asarray(xyxy, np.float32).copy()
+        for column, before, src, new in (
+            (0, self.left, self.src_width, self.new_width),
+            (1, self.top, self.src_height, self.new_height),
+        ):
+            boxes[:, column::2] = map_back(boxes[:, column::2], before, src, new)
+        return boxes
 
     def _ratio(self) -> NDArray[np.float64]:
         return np.array([self.new_width / self.src_width, self.new_height / self.src_height] * 2, np.float64)

@@ -1,4 +1,4 @@
-"""Write tests/golden/decoder_v1.npz and .bin: head tensors, and the boxes that the NumPy rule finds in them.
+"""Write tests/golden/decoder_v2.npz and .bin: head tensors, and the boxes that the NumPy rule finds in them.
 
 Run from anywhere: python scripts/make_goldens.py
 The files pin the rule. Regenerate only when it changes on purpose, and raise VERSION (and the file names with it)
@@ -7,16 +7,21 @@ on a device has no unzip.
 
 The .bin, little-endian throughout: "ECNGOLD", VERSION as one byte, int32 number of cases; then for each case
     char name[32]; int32 classes, height, width, capacity; float32 cell_px, threshold;
+    int32 class thresholds (0 or classes); float32 each;
     heat, size, offset: int32 dtype, zero_point, stride_c, stride_y, stride_x; float32 scale; int32 bytes; the elements;
     int32 boxes; for each: float32 x1, y1, x2, y2, score; int32 class_id, cell
+    what follows: int32 scope of twins; the frame: int32 src_width, src_height, new_width, new_height, left, top;
+    int32 boxes; each as above, without twins, mapped to the image, the score as a probability
+and at the end int32 pairs; for each: float32 logit, its probability
 """
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +33,9 @@ from edge_centernet.decoder.head import Head
 from edge_centernet.files import write_atomic
 from edge_centernet.manifest import Quant
 
-VERSION = 1
+VERSION = 2
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "golden"
-DTYPES = ("float32", "int8", "uint8")  # their index is ecn_tensor.dtype
+DTYPES = ("float32", "int8", "uint8", "int16")  # their index is ecn_tensor.dtype
 ROLES = ("heat", "size", "offset")
 BOX_COLUMNS = ("x1", "y1", "x2", "y2", "score")
 
@@ -44,25 +49,38 @@ class Case:
     capacity: int
     cell_px: float
     threshold: float  # in the heatmap's unit, a float32 value
+    class_thresholds: tuple[float, ...] = ()  # alike
+    any_class: bool = False  # what counts as twins
+    frame: tuple[int, int, int, int, int, int] = (640, 360, 32, 18, 0, 7)  # of reference.to_image
 
-    def run(self, decode_boxes: Any) -> NDArray[np.void]:
-        """The boxes according to one of the two decoders."""
-        return decode_boxes(*self.heads, cell_px=self.cell_px, threshold=self.threshold, capacity=self.capacity)
+    def run(self, decoder: Any) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        """(the boxes, what is left of them at the end) according to one of the two decoders, a module."""
+        own = np.array(self.class_thresholds, np.float32) if self.class_thresholds else None
+        boxes = decoder.decode_boxes(
+            *self.heads,
+            cell_px=self.cell_px,
+            threshold=self.threshold,
+            capacity=self.capacity,
+            class_thresholds=own,
+        )
+        final = decoder.to_image(decoder.drop_twins(boxes.copy(), self.any_class), self.frame)
+        return boxes, decoder.to_probability(final)
 
 
 def main() -> None:
     """Write both files and say what is in them."""
-    cases = [(case, case.run(reference.decode_boxes)) for case in make_cases()]
+    cases = [(case, *case.run(reference)) for case in make_cases()]
     FOLDER.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, NDArray[Any]] = {"version": np.int32(VERSION)}  # type: ignore[dict-item]
-    for case, boxes in cases:
-        arrays.update(to_arrays(case, boxes))
+    for case, boxes, final in cases:
+        arrays.update(to_arrays(case, boxes, final))
     temporary = FOLDER / "new.npz"
     np.savez_compressed(temporary, **arrays)
     os.replace(temporary, FOLDER / f"decoder_v{VERSION}.npz")
     write_atomic(FOLDER / f"decoder_v{VERSION}.bin", pack(cases))
-    for case, boxes in cases:
-        print(f"{case.name:24} {case.heads[0].data.dtype!s:8} {case.heads[0].data.shape!s:14} {len(boxes):4} boxes")
+    for case, boxes, final in cases:
+        heat = case.heads[0].data
+        print(f"{case.name:24} {heat.dtype!s:8} {heat.shape!s:14} {len(boxes):4} boxes, {len(final):4} without twins")
 
 
 # ---- the cases ----------------------------------------------------------------------------------
@@ -95,6 +113,46 @@ def make_cases() -> Iterator[Case]:
     yield _case("int8 heat, float boxes", heads, quants, "NCHW", capacity=9, cell_px=4.0, threshold=0.0)
 
     yield from _tie_cases()
+    yield from _large_cases(rng)
+    yield from _option_cases(rng)
+
+
+def _large_cases(rng: np.random.Generator) -> Iterator[Case]:
+    """Dense maps of a few blocks of cells with a peak here and there, in every dtype and layout."""
+    for dtype, quant in (
+        ("int8", Quant(0.07, 25)),
+        ("uint8", Quant(0.07, 200)),
+        ("int16", Quant(0.001, 90)),
+        ("float32", None),
+    ):
+        limits = (-6.0, 6.0) if quant is None else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        for layout in ("NCHW", "NHWC", "padded"):
+            low, high = limits[0], limits[0] + 0.4 * (limits[1] - limits[0])
+            heat = rng.uniform(low, high, (3, 19, 33))
+            for c, y, x in rng.integers(0, (3, 19, 33), (9, 3)):
+                heat[c, y, x] = rng.uniform(0.8 * limits[1], limits[1])
+            heat[2, 18, 32] = limits[1]  # the very last cell
+            boxes = rng.integers(-5, 60, (2, 2, 19, 33)).astype(np.int8)
+            quants = (quant, Quant(0.1, 0), Quant(0.02, 0))
+            name = f"large {dtype} {layout}"
+            yield _case(name, (heat.astype(dtype), *boxes), quants, layout, capacity=40, cell_px=4.0, threshold=0.5)
+    one = rng.integers(-128, 127, (1, 20, 30)).astype(np.int8)
+    rest = (Quant(0.1, 0), Quant(0.02, 0))
+    boxes = rng.integers(0, 60, (2, 2, 20, 30)).astype(np.int8)
+    yield _case("one class", (one, *boxes), (Quant(0.05, 0), *rest), "NHWC", capacity=12, cell_px=8.0, threshold=5.0)
+
+
+def _option_cases(rng: np.random.Generator) -> Iterator[Case]:
+    """A threshold for each class; twins of one and of any class."""
+    heat = _peaks(rng, (3, 12, 10), -60, 110).astype(np.int8)
+    size = rng.integers(90, 120, (2, 12, 10)).astype(np.int8)  # large boxes of like size: many twins
+    offset = rng.integers(0, 90, (2, 12, 10)).astype(np.int8)
+    quants = (Quant(0.07, 25), Quant(0.15, -7), Quant(1 / 90, 0))
+    plain = _case("class thresholds", (heat, size, offset), quants, "NHWC", capacity=60, cell_px=4.0, threshold=9.0)
+    own = tuple(float(np.float32(value)) for value in (-1.5, 2.25, math.inf))
+    yield replace(plain, class_thresholds=own)
+    yield replace(plain, name="twins of one class", threshold=-3.0)
+    yield replace(plain, name="twins of any class", threshold=-3.0, any_class=True, frame=(1920, 1080, 40, 23, 0, 8))
 
 
 def _tie_cases() -> Iterator[Case]:
@@ -157,15 +215,18 @@ def _flat(head: Head) -> tuple[NDArray[Any], tuple[int, int, int]]:
     return np.lib.stride_tricks.as_strided(head.data, (last + 1,), (head.data.itemsize,)), (c, y, x)
 
 
-def to_arrays(case: Case, boxes: NDArray[np.void]) -> dict[str, NDArray[Any]]:
+def to_arrays(case: Case, boxes: NDArray[np.void], final: NDArray[np.void]) -> dict[str, NDArray[Any]]:
     """One case as plain arrays; `load` is the inverse."""
     shape = case.heads[0].data.shape
     arrays: dict[str, NDArray[Any]] = {
         f"{case.name}/shape, capacity": np.array([*shape, case.capacity], np.int32),
         f"{case.name}/cell_px, threshold": np.array([case.cell_px, case.threshold], np.float32),
-        f"{case.name}/boxes": np.stack([boxes[column] for column in BOX_COLUMNS], axis=1),
-        f"{case.name}/class_id, cell": np.stack([boxes["class_id"], boxes["cell"]], axis=1),
+        f"{case.name}/class thresholds": np.array(case.class_thresholds, np.float32),
+        f"{case.name}/any_class, frame": np.array([case.any_class, *case.frame], np.int32),
     }
+    for key, found in (("boxes", boxes), ("final", final)):
+        arrays[f"{case.name}/{key}"] = np.stack([found[column] for column in BOX_COLUMNS], axis=1)
+        arrays[f"{case.name}/{key} ids"] = np.stack([found["class_id"], found["cell"]], axis=1)
     for head in case.heads:
         flat, strides = _flat(head)
         quant = [head.quant.scale, head.quant.zero_point] if head.quant else []
@@ -175,8 +236,8 @@ def to_arrays(case: Case, boxes: NDArray[np.void]) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def load(path: Path) -> list[tuple[Case, NDArray[np.void]]]:
-    """The cases of a .npz and their boxes; RuntimeError if it is of another version."""
+def load(path: Path) -> list[tuple[Case, NDArray[np.void], NDArray[np.void]]]:
+    """The cases of a .npz, their boxes, and what is left at the end; RuntimeError if it is of another version."""
     with np.load(path) as file:
         arrays = dict(file)
     if arrays["version"] != VERSION:
@@ -185,7 +246,7 @@ def load(path: Path) -> list[tuple[Case, NDArray[np.void]]]:
     return [_from_arrays(name, arrays) for name in names]
 
 
-def _from_arrays(name: str, arrays: dict[str, NDArray[Any]]) -> tuple[Case, NDArray[np.void]]:
+def _from_arrays(name: str, arrays: dict[str, NDArray[Any]]) -> tuple[Case, NDArray[np.void], NDArray[np.void]]:
     *shape, capacity = (int(value) for value in arrays[f"{name}/shape, capacity"])
     cell_px, threshold = (float(value) for value in arrays[f"{name}/cell_px, threshold"])
     heads = []
@@ -194,28 +255,46 @@ def _from_arrays(name: str, arrays: dict[str, NDArray[Any]]) -> tuple[Case, NDAr
         strides = tuple(int(stride) * flat.itemsize for stride in arrays[f"{name}/{role} strides"])
         view = np.lib.stride_tricks.as_strided(flat, (shape[0] if role == "heat" else 2, *shape[1:]), strides)
         heads.append(Head(role, view, Quant(float(quant[0]), int(quant[1])) if len(quant) else None))
-    columns, ids = arrays[f"{name}/boxes"], arrays[f"{name}/class_id, cell"]
+    own = tuple(float(value) for value in arrays[f"{name}/class thresholds"])
+    any_class, *frame = (int(value) for value in arrays[f"{name}/any_class, frame"])
+    case = Case(name, (heads[0], heads[1], heads[2]), capacity, cell_px, threshold, own, bool(any_class), tuple(frame))
+    return case, _records(arrays, f"{name}/boxes"), _records(arrays, f"{name}/final")
+
+
+def _records(arrays: dict[str, NDArray[Any]], key: str) -> NDArray[np.void]:
+    columns, ids = arrays[key], arrays[f"{key} ids"]
     boxes = np.empty(len(columns), reference.BOX)
     for index, column in enumerate(BOX_COLUMNS):
         boxes[column] = columns[:, index]
     boxes["class_id"], boxes["cell"] = ids[:, 0], ids[:, 1]
-    return Case(name, (heads[0], heads[1], heads[2]), capacity, cell_px, threshold), boxes
+    return boxes
 
 
-def pack(cases: list[tuple[Case, NDArray[np.void]]]) -> bytes:
+def logits() -> NDArray[np.float32]:
+    """Numbers to try the logistic function on: a fine grid, both ends, and what is no number."""
+    odd = [0.0, -0.0, 1e-45, -1e-45, 85.99999, -85.99999, 86.0, -86.0, 1000.0, -1000.0, np.inf, -np.inf, np.nan]
+    return np.concatenate([np.linspace(-90, 90, 2001), np.linspace(-1, 1, 501), odd]).astype(np.float32)
+
+
+def pack(cases: list[tuple[Case, NDArray[np.void], NDArray[np.void]]]) -> bytes:
     """The .bin: see the module docstring."""
     parts = [b"ECNGOLD", struct.pack("<Bi", VERSION, len(cases))]
-    for case, boxes in cases:
+    for case, boxes, final in cases:
         parts.append(struct.pack("<32s4i", case.name.encode(), *case.heads[0].data.shape, case.capacity))
         parts.append(struct.pack("<2f", case.cell_px, case.threshold))
+        own = case.class_thresholds
+        parts.append(struct.pack(f"<i{len(own)}f", len(own), *own))
         for head in case.heads:
             flat, strides = _flat(head)
             scale, zero_point = (head.quant.scale, head.quant.zero_point) if head.quant else (0.0, 0)
             dtype = DTYPES.index(head.data.dtype.name)
             parts.append(struct.pack("<5ifi", dtype, zero_point, *strides, scale, flat.nbytes))
             parts.append(flat.astype(flat.dtype.newbyteorder("<")).tobytes())
-        parts.append(struct.pack("<i", len(boxes)))
-        parts += [struct.pack("<5f2i", *box.tolist()) for box in boxes]
+        parts += [struct.pack("<i", len(boxes)), *(struct.pack("<5f2i", *box.tolist()) for box in boxes)]
+        parts.append(struct.pack("<7i", case.any_class, *case.frame))
+        parts += [struct.pack("<i", len(final)), *(struct.pack("<5f2i", *box.tolist()) for box in final)]
+    pairs = np.stack([logits(), reference.logistic(logits())], axis=1)
+    parts += [struct.pack("<i", len(pairs)), pairs.astype("<f4").tobytes()]
     return b"".join(parts)
 
 

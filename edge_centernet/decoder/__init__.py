@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, Literal
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.decoder import reference
 from edge_centernet.decoder.head import BOX, Head
-from edge_centernet.decoder.twins import without_twins
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.heads import Heads
@@ -25,14 +24,17 @@ from edge_centernet.manifest import HeatUnit, Manifest, Quant, TensorSpec
 __all__ = ["BACKEND", "decode"]
 
 BACKEND: Literal["c", "numpy"]
-_BACKENDS: dict[str, Callable[..., NDArray[np.void]]] = {"numpy": reference.decode_boxes}
+_BACKENDS: dict[str, ModuleType] = {"numpy": reference}
 try:
     from edge_centernet.decoder import native
 except ImportError:  # no compiler when it was installed: slower, same boxes
     BACKEND = "numpy"
 else:
     BACKEND = "c"
-    _BACKENDS["c"] = native.decode_boxes
+    _BACKENDS["c"] = native
+
+PLANS = 64  # remembered at most
+COLUMNS = BOX.itemsize // 4  # of a box seen as float32; the last two are integers
 
 
 def decode(
@@ -41,6 +43,8 @@ def decode(
     *,
     threshold: float = 0.3,
     max_detections: int = 100,
+    class_thresholds: Mapping[str, float] | None = None,
+    any_class: bool = False,
     backend: str | None = None,
 ) -> Detections:
     """The boxes in one image's heads, best first, in network-input pixels, not clipped.
@@ -49,32 +53,92 @@ def decode(
     threshold: probability 0..1. It is turned into the heatmap's unit once, float32(log(t / (1 - t))) for
         logits (0: everything, 1: nothing but +inf), and from there, for integers, into the lowest stored
         value whose float32 real value reaches it; a peak is kept if its stored value is at least that.
-    max_detections: at most so many boxes, >= 0. Twins, the weaker of two concentric boxes of one class (twins.py),
-        are dropped first, out of twice as many peaks.
+    max_detections: at most so many boxes, >= 0. Twins, the weaker of two concentric boxes of one class
+        (reference.drop_twins), are dropped first, out of twice as many peaks.
+    class_thresholds: class name -> its own threshold.
+    any_class: boxes of different classes can be twins too.
     backend: "c", "numpy" or None for BACKEND.
-    Returns scores as probabilities: sigmoid of the logit, or the stored probability within 0..1.
+    Returns scores as probabilities: reference.logistic of the logit, or the stored probability within 0..1.
 
     Raises:
         ArtifactError: heads are not what the manifest says.
-        ConfigError: threshold, max_detections or backend cannot be used.
+        ConfigError: a threshold, max_detections or backend cannot be used.
     """
-    decode_boxes = _pick(backend)
-    heat, size, offset = (_head(role, getattr(heads, role), getattr(manifest, role)) for role in heads._fields)
-    unit = manifest.model.heat_unit
-    boxes = decode_boxes(
-        heat,
-        size,
-        offset,
-        cell_px=float(manifest.model.stride),
-        threshold=_in_heat_unit(float(threshold), unit),
-        capacity=min(2 * _count(max_detections), heat.data.size),
+    how = _pick(backend)
+    plan = _plan(manifest, threshold)
+    for data, spec in zip(heads, plan.specs, strict=True):
+        if data.shape != spec.shape or data.dtype is not spec.dtype:
+            _check_head(spec, data)
+    capacity = min(2 * _count(max_detections), plan.cells)
+    own = _each_class(class_thresholds, threshold, manifest) if class_thresholds else None
+    if how is reference:
+        boxes = reference.decode_boxes(
+            *(Head(spec.role, data, spec.quant) for data, spec in zip(heads, plan.specs, strict=True)),
+            cell_px=plan.cell_px,
+            threshold=plan.threshold,
+            capacity=capacity,
+            class_thresholds=own,
+        )
+    else:
+        boxes = np.empty(capacity, BOX)
+        boxes = boxes[: how.find(heads, plan.quants, plan.cell_px, plan.threshold, own, boxes)]
+    boxes = how.drop_twins(boxes, any_class)[:max_detections]
+    if plan.logits:
+        boxes = how.to_probability(boxes)
+    rows = boxes.view(np.float32).reshape(-1, COLUMNS)
+    score = rows[:, 4] if plan.logits else np.clip(rows[:, 4], 0, 1)
+    return Detections(rows[:, :4], score, boxes["class_id"])
+
+
+class _Spec(NamedTuple):
+    """What one head must be."""
+
+    role: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    quant: Quant | None
+
+
+class _Plan(NamedTuple):
+    """What does not change from image to image."""
+
+    manifest: Manifest
+    specs: tuple[_Spec, _Spec, _Spec]
+    quants: tuple[tuple[float, int], ...]
+    cells: int
+    cell_px: float
+    threshold: float
+    logits: bool
+
+
+_plans: dict[tuple[int, float], _Plan] = {}
+
+
+def _plan(manifest: Manifest, threshold: float) -> _Plan:
+    """Made once for each manifest, which is told by its identity: comparing two takes longer than decoding."""
+    key = (id(manifest), threshold)
+    known = _plans.get(key)
+    if known is not None and known.manifest is manifest:
+        return known
+    if len(_plans) >= PLANS:
+        _plans.clear()
+    heat, size, offset = (_spec(role, getattr(manifest, role)) for role in Heads._fields)
+    model = manifest.model
+    quants = tuple((1.0, 0) if s.quant is None else (s.quant.scale, s.quant.zero_point) for s in (heat, size, offset))
+    cells = math.prod(heat.shape)
+    in_unit = _in_heat_unit(float(threshold), model.heat_unit)
+    plan = _Plan(
+        manifest, (heat, size, offset), quants, cells, float(model.stride), in_unit, model.heat_unit == "logit"
     )
-    rows = boxes.view(np.float32).reshape(-1, BOX.itemsize // 4)  # (N, 7); the last two columns are integers
-    found = Detections(rows[:, :4], _scores(heat, boxes, unit), boxes["class_id"])
-    return found[without_twins(found.xyxy, found.class_id)][:max_detections]
+    _plans[key] = plan
+    return plan
 
 
-def _pick(backend: str | None) -> Callable[..., NDArray[np.void]]:
+def _spec(role: str, tensor: TensorSpec) -> _Spec:
+    return _Spec(role, tensor.chw, np.dtype(tensor.dtype), None if tensor.dtype == "float32" else tensor.quant)
+
+
+def _pick(backend: str | None) -> ModuleType:
     name = BACKEND if backend is None else backend
     if name not in ("c", "numpy"):
         raise ConfigError(f"decoder backend: expected 'c' or 'numpy', got {backend!r}")
@@ -86,13 +150,21 @@ def _pick(backend: str | None) -> Callable[..., NDArray[np.void]]:
     return _BACKENDS[name]
 
 
-def _head(role: str, data: NDArray[Any], spec: TensorSpec) -> Head:
-    if data.shape != spec.chw or data.dtype != spec.dtype:
+def _check_head(spec: _Spec, data: NDArray[Any]) -> None:
+    if data.shape != spec.shape or data.dtype != spec.dtype:
         raise ArtifactError(
-            f"{role} head: expected {spec.chw} {spec.dtype} as the manifest says, got {data.shape} {data.dtype}: "
-            "convert the model again"
+            f"{spec.role} head: expected {spec.shape} {spec.dtype} as the manifest says, got {data.shape} "
+            f"{data.dtype}: convert the model again"
         )
-    return Head(role, data, None if spec.dtype == "float32" else spec.quant)
+
+
+def _each_class(own: Mapping[str, float], threshold: float, manifest: Manifest) -> NDArray[np.float32]:
+    """(C,) thresholds in the heatmap's unit."""
+    spec = manifest.model
+    if unknown := sorted(set(own) - set(spec.classes)):
+        raise ConfigError(f"class thresholds: expected classes of this model, got {', '.join(unknown)}")
+    values = [_in_heat_unit(float(own.get(name, threshold)), spec.heat_unit) for name in spec.classes]
+    return np.array(values, np.float32)
 
 
 def _in_heat_unit(threshold: float, unit: HeatUnit) -> float:
@@ -114,31 +186,3 @@ def _count(max_detections: int) -> int:
     if count < 0:
         raise ConfigError(f"max_detections: expected an integer >= 0, got {max_detections!r}")
     return count
-
-
-def _scores(heat: Head, boxes: NDArray[np.void], unit: HeatUnit) -> NDArray[np.float32]:
-    """(N,) probabilities, float32: the sigmoid runs on the few results only."""
-    if heat.quant is None:
-        return _probability(boxes["score"], unit)
-    y, x = np.divmod(boxes["cell"], heat.data.shape[2])
-    stored = heat.data[boxes["class_id"], y, x].astype(np.int32)
-    table = _score_table(heat.quant, heat.data.dtype.name, unit)
-    scores: NDArray[np.float32] = table[stored - np.iinfo(heat.data.dtype).min]
-    return scores
-
-
-@lru_cache(maxsize=16)
-def _score_table(quant: Quant, dtype: str, unit: HeatUnit) -> NDArray[np.float32]:
-    """(256,) the probability of each value an 8-bit heatmap can store, from the lowest up."""
-    limits = np.iinfo(dtype)
-    integers = np.arange(limits.min, limits.max + 1).astype(dtype)
-    table = _probability(Head("heat", integers.reshape(1, 1, -1), quant).real(integers), unit)
-    table.setflags(write=False)
-    return table
-
-
-def _probability(real: NDArray[Any], unit: HeatUnit) -> NDArray[np.float32]:
-    if unit == "probability":
-        return np.asarray(np.clip(real, 0, 1), np.float32)
-    with np.errstate(over="ignore"):  # exp(1000) = inf, and 1 / inf = 0 is right
-        return np.asarray(1 / (1 + np.exp(-real.astype(np.float64))), np.float32)

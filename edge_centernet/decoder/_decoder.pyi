@@ -1,22 +1,28 @@
-from typing import Final
+from typing import Any, Final
 
-_Head = tuple[int, float, int, int, int, int, int]  # address, scale, zero_point, dtype, strides c, y, x in elements
+from numpy.typing import NDArray
+
+_Quant = tuple[float, int]  # scale, zero_point
 
 BOX_OFFSETS: Final[dict[str, int]]
 BOX_SIZE: Final[int]
+NOT_WALKABLE: Final[int]
 VERSION: Final[int]
 
 def decode(
-    heat: _Head,
-    size: _Head,
-    offset: _Head,
-    classes: int,
-    height: int,
-    width: int,
+    heat: NDArray[Any],
+    size: NDArray[Any],
+    offset: NDArray[Any],
+    heat_quant: _Quant,
+    size_quant: _Quant,
+    offset_quant: _Quant,
     cell_px: float,
     threshold: float,
-    out: int,
-    capacity: int,
+    class_thresholds: NDArray[Any] | None,
+    out: NDArray[Any],
     /,
 ) -> int: ...
+def drop_twins(boxes: NDArray[Any], count: int, scope: int, /) -> int: ...
+def to_image(boxes: NDArray[Any], count: int, frame: tuple[int, int, int, int, int, int], /) -> int: ...
+def to_probability(boxes: NDArray[Any], count: int, /) -> int: ...
 def strerror(code: int, /) -> str: ...

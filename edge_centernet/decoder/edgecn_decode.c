@@ -4,8 +4,9 @@
 
 #include <float.h>
 #include <stddef.h>
+#include <string.h>
 
-/* What the heap orders. `stored` is the heatmap's own value: an 8-bit integer is exact in a float. */
+/* What the heap orders. `stored` is the heatmap's own value: a 16-bit integer is exact in a float. */
 typedef struct {
     float   stored;
     int32_t class_id;
@@ -39,8 +40,10 @@ static float real_at(const ecn_tensor *t, int32_t index)
         value = ((const float *)t->data)[index];
     } else if (t->dtype == ECN_S8) {
         value = dequantised(t, ((const int8_t *)t->data)[index]);
-    } else {
+    } else if (t->dtype == ECN_U8) {
         value = dequantised(t, ((const uint8_t *)t->data)[index]);
+    } else {
+        value = dequantised(t, ((const int16_t *)t->data)[index]);
     }
     return is_finite(value) ? value : 0.0f;
 }
@@ -118,12 +121,112 @@ static void sort_best_first(ecn_box *heap, int32_t count)
     }
 }
 
-/* ---- finding peaks: the same two functions for each stored type ------------------------------ */
+/* ---- the order of the heatmap in memory -------------------------------------------------------- */
+
+/* The three axes from the closest in memory to the farthest. The first ones that follow each other without a gap are one
+ * run: all of a dense map, in either layout, is a single one. */
+typedef struct {
+    int32_t dim[3], stride[3];
+    int32_t axis[3];                     /* 0: class, 1: y, 2: x */
+    int32_t run;                         /* cells in a run, stride[0] apart */
+    int32_t merged;                      /* how many axes it spans */
+} walk;
+
+static walk walk_of(const ecn_heads *h)
+{
+    walk w;
+    w.dim[0] = h->width;
+    w.dim[1] = h->height;
+    w.dim[2] = h->classes;
+    w.stride[0] = h->heat.stride_x;
+    w.stride[1] = h->heat.stride_y;
+    w.stride[2] = h->heat.stride_c;
+    for (int32_t i = 0; i < 3; ++i) {
+        w.axis[i] = 2 - i;
+        w.stride[i] = w.dim[i] > 1 ? w.stride[i] : INT32_MAX;    /* never walked along: last */
+    }
+    for (int32_t pass = 0; pass < 2; ++pass) {           /* bubble sort of three */
+        for (int32_t i = 0; i < 2; ++i) {
+            if (w.stride[i] > w.stride[i + 1]) {
+                const int32_t dim = w.dim[i], stride = w.stride[i], axis = w.axis[i];
+                w.dim[i] = w.dim[i + 1];
+                w.stride[i] = w.stride[i + 1];
+                w.axis[i] = w.axis[i + 1];
+                w.dim[i + 1] = dim;
+                w.stride[i + 1] = stride;
+                w.axis[i + 1] = axis;
+            }
+        }
+    }
+    w.run = w.dim[0];
+    w.merged = 1;
+    while (w.merged < 3 && (w.dim[w.merged] == 1 || (w.stride[0] > 0 && w.stride[w.merged] % w.stride[0] == 0
+           && w.stride[w.merged] / w.stride[0] == w.run))) {
+        w.run *= w.dim[w.merged++];
+    }
+    return w;
+}
+
+/* Where cell `i` of the run at (far, near) lies: at[0] class, at[1] y, at[2] x. */
+static void locate(const walk *w, int32_t i, int32_t near, int32_t far, int32_t at[3])
+{
+    at[w->axis[0]] = w->merged > 1 ? i % w->dim[0] : i;
+    at[w->axis[1]] = w->merged > 1 ? i / w->dim[0] : near;
+    at[w->axis[2]] = far;
+    if (w->merged == 3) {
+        at[w->axis[2]] = at[w->axis[1]] / w->dim[1];
+        at[w->axis[1]] = at[w->axis[1]] % w->dim[1];
+    }
+}
+
+static float threshold_of(const ecn_heads *h, int32_t class_id)
+{
+    return h->class_threshold != NULL ? h->class_threshold[class_id] : h->threshold;
+}
+
+static float real_score(const ecn_heads *h, float stored)
+{
+    return h->heat.dtype == ECN_F32 ? stored : dequantised(&h->heat, (int32_t)stored);
+}
+
+/* ---- finding peaks: the same functions for each stored type ---------------------------------- */
+
+/* Cells are looked at LANES at a time, and the result of a BLOCK at once, where that becomes vector instructions. It
+ * changes nothing but the time: a processor without them is faster one cell at a time. */
+#define LANES 16
+#define BLOCK 256
+#if defined(__SSE2__) || defined(_M_X64) || defined(__ARM_NEON) || defined(__ALTIVEC__) || defined(__VX__) \
+    || defined(__riscv_vector)
+#define SKIPPING 1
+#else
+#define SKIPPING 0
+#endif
 
 /* is_peak: `p` points at the cell; up, down, left, right: is there a neighbour on that side?
  * Written as "a neighbour beats it" so that a NaN neighbour, which compares false, does not.
- * scan: visits classes, then cells in raster order; FLOOR is the lowest value that may pass. */
-#define DEFINE_SCAN(NAME, TYPE, FLOOR)                                                             \
+ * any: does one of COUNT cells, a constant, reach `lowest`? MASK is as wide as TYPE, so that lanes stay lanes.
+ * skip: from cell `i` on, the first of LANES cells that one of them might be, or the start of the last few, or `count`;
+ *       *tested is the end of the block that is known to hold one, first 0.
+ * scan: in the order of memory: the heap's order is total, so the K best are the same in any. */
+#define DEFINE_ANY(NAME, SIZE, TYPE, MASK, COUNT)                                                  \
+    static int any_##SIZE##_##NAME(const TYPE *p, TYPE lowest)                                     \
+    {                                                                                              \
+        MASK below[LANES];               /* all ones while no cell of the lane reaches it; NaN: it seems to */ \
+        uint64_t word[sizeof below / 8], all = ~(uint64_t)0;                                       \
+        memset(below, 0xFF, sizeof below);                                                         \
+        for (int32_t i = 0; i < (COUNT); i += LANES) {                                             \
+            for (int32_t k = 0; k < LANES; ++k) {                                                  \
+                below[k] = (MASK)(below[k] & (MASK)-(p[i + k] < lowest));                          \
+            }                                                                                      \
+        }                                                                                          \
+        memcpy(word, below, sizeof below);                                                         \
+        for (size_t k = 0; k < sizeof below / 8; ++k) {                                            \
+            all &= word[k];                                                                        \
+        }                                                                                          \
+        return all != ~(uint64_t)0;                                                                \
+    }
+
+#define DEFINE_SCAN(NAME, TYPE, MASK)                                                               \
     static int is_peak_##NAME(const TYPE *p, int32_t sy, int32_t sx, int up, int down, int left,   \
                               int right)                                                           \
     {                                                                                              \
@@ -139,47 +242,118 @@ static void sort_best_first(ecn_box *heap, int32_t count)
         return 1;                                                                                  \
     }                                                                                              \
                                                                                                    \
-    static int32_t scan_##NAME(const ecn_heads *h, FLOOR lowest, ecn_box *out, int32_t capacity)   \
+    DEFINE_ANY(NAME, block, TYPE, MASK, BLOCK)                                                     \
+    DEFINE_ANY(NAME, few, TYPE, MASK, LANES)                                                       \
+                                                                                                   \
+    static int32_t skip_##NAME(const TYPE *p, int32_t i, int32_t count, TYPE lowest, int32_t *tested) \
     {                                                                                              \
-        const int32_t sy = h->heat.stride_y, sx = h->heat.stride_x;                                \
+        while (i < count) {                                                                        \
+            if (i >= *tested) {                                                                    \
+                while (count - i >= BLOCK && !any_block_##NAME(p + i, lowest)) { i += BLOCK; }     \
+                *tested = count - i >= BLOCK ? i + BLOCK : count;                                  \
+            }                                                                                      \
+            while (*tested - i >= LANES && !any_few_##NAME(p + i, lowest)) { i += LANES; }         \
+            if (i < *tested) { break; }                                                            \
+        }                                                                                          \
+        return i;                                                                                  \
+    }                                                                                              \
+                                                                                                   \
+    static int32_t scan_##NAME(const ecn_heads *h, TYPE lowest, ecn_box *out, int32_t capacity)    \
+    {                                                                                              \
+        const walk w = walk_of(h);                                                                 \
+        const int32_t far_count = w.merged > 2 ? 1 : w.dim[2];                                     \
+        const int32_t near_count = w.merged > 1 ? 1 : w.dim[1];                                    \
+        const int32_t lines = far_count * near_count;                                              \
         int32_t count = 0;                                                                         \
-        for (int32_t c = 0; c < h->classes; ++c) {                                                 \
-            for (int32_t y = 0; y < h->height; ++y) {                                              \
-                const TYPE *row = (const TYPE *)h->heat.data + (c * h->heat.stride_c + y * sy);    \
-                for (int32_t x = 0; x < h->width; ++x) {                                           \
-                    const TYPE *cell = row + x * sx;                                               \
+        for (int32_t line = 0; line < lines; ++line) {                                             \
+            const int32_t far = line / near_count, near = line % near_count;                       \
+            const TYPE *cells = (const TYPE *)h->heat.data + (far * w.stride[2] + near * w.stride[1]); \
+            int32_t i = 0, tested = 0;                                                             \
+            while (i < w.run) {                                                                    \
+                int32_t end;                                                                       \
+                if (SKIPPING && w.stride[0] == 1) {                                                \
+                    i = skip_##NAME(cells, i, w.run, lowest, &tested);                             \
+                }                                                                                  \
+                end = w.run - i > LANES ? i + LANES : w.run;                                       \
+                for (; i < end; ++i) {                                                             \
+                    const TYPE *cell = cells + i * w.stride[0];                                    \
+                    int32_t at[3];                                                                 \
                     peak p;                                                                        \
                     if (!(*cell >= lowest)) { continue; }          /* NaN too */                   \
+                    locate(&w, i, near, far, at);                                                  \
                     p.stored = (float)*cell;                                                       \
-                    p.class_id = c;                                                                \
-                    p.cell = y * h->width + x;                                                     \
+                    p.class_id = at[0];                                                            \
+                    p.cell = at[1] * h->width + at[2];                                             \
                     if (count == capacity && !better(p, get(&out[0]))) { continue; }               \
-                    if (!is_peak_##NAME(cell, sy, sx, y > 0, y + 1 < h->height, x > 0,             \
-                                        x + 1 < h->width)) { continue; }                           \
+                    if (h->class_threshold != NULL                                                 \
+                        && !(real_score(h, p.stored) >= h->class_threshold[at[0]])) { continue; }  \
+                    if (!is_peak_##NAME(cell, h->heat.stride_y, h->heat.stride_x, at[1] > 0,       \
+                                        at[1] + 1 < h->height, at[2] > 0,                          \
+                                        at[2] + 1 < h->width)) { continue; }                       \
                     if (count < capacity) {                                                        \
                         sift_up(out, count++, p);                                                  \
                     } else {                                                                       \
                         sift_down(out, count, p);                                                  \
                     }                                                                              \
+                    if (count == capacity) { lowest = (TYPE)out[0].score; }                        \
                 }                                                                                  \
             }                                                                                      \
         }                                                                                          \
         return count;                                                                              \
     }
 
-DEFINE_SCAN(f32, float, float)
-DEFINE_SCAN(s8, int8_t, int32_t)
-DEFINE_SCAN(u8, uint8_t, int32_t)
+DEFINE_SCAN(f32, float, uint32_t)
+DEFINE_SCAN(s8, int8_t, uint8_t)
+DEFINE_SCAN(u8, uint8_t, uint8_t)
+DEFINE_SCAN(s16, int16_t, uint16_t)
 
 /* The lowest stored integer whose real value reaches the threshold; high + 1 if none does.
- * Trying all 256 is exact, which dividing by the scale is not. */
-static int32_t lowest_stored(const ecn_heads *h, int32_t low, int32_t high)
+ * Trying values is exact, which dividing by the scale is not; a larger integer is never a smaller real. */
+static int32_t lowest_stored(const ecn_tensor *heat, float threshold, int32_t low, int32_t high)
 {
-    int32_t stored = low;
-    while (stored <= high && dequantised(&h->heat, stored) < h->threshold) {
-        ++stored;
+    int32_t end = high + 1;
+    while (low < end) {
+        const int32_t middle = low + (end - low) / 2;
+        if (dequantised(heat, middle) < threshold) {
+            low = middle + 1;
+        } else {
+            end = middle;
+        }
     }
-    return stored;
+    return low;
+}
+
+/* The threshold that the easiest class has. */
+static float least_threshold(const ecn_heads *h)
+{
+    float least = threshold_of(h, 0);
+    for (int32_t c = 1; c < h->classes; ++c) {
+        const float threshold = threshold_of(h, c);
+        least = threshold < least ? threshold : least;
+    }
+    return least;
+}
+
+static int32_t scan(const ecn_heads *h, ecn_box *out, int32_t capacity)
+{
+    const float threshold = least_threshold(h);
+    const int32_t low = h->heat.dtype == ECN_S8 ? -128 : h->heat.dtype == ECN_S16 ? -32768 : 0;
+    const int32_t high = h->heat.dtype == ECN_S16 ? 32767 : low + 255;
+    int32_t lowest;
+    if (h->heat.dtype == ECN_F32) {
+        return scan_f32(h, threshold, out, capacity);
+    }
+    lowest = lowest_stored(&h->heat, threshold, low, high);
+    if (lowest > high) {
+        return 0;
+    }
+    if (h->heat.dtype == ECN_S8) {
+        return scan_s8(h, (int8_t)lowest, out, capacity);
+    }
+    if (h->heat.dtype == ECN_U8) {
+        return scan_u8(h, (uint8_t)lowest, out, capacity);
+    }
+    return scan_s16(h, (int16_t)lowest, out, capacity);
 }
 
 /* ---- peaks to boxes -------------------------------------------------------------------------- */
@@ -201,26 +375,25 @@ static void complete(const ecn_heads *h, ecn_box *box)
     const int32_t y = box->cell / h->width, x = box->cell % h->width;
     place(h, 0, y, x, &box->x1, &box->x2);
     place(h, 1, y, x, &box->y1, &box->y2);
-    if (h->heat.dtype != ECN_F32) {      /* until now the score held the stored integer */
-        box->score = dequantised(&h->heat, (int32_t)box->score);
-    }
+    box->score = real_score(h, box->score);      /* until now it held the stored integer */
 }
 
 /* ---- arguments ------------------------------------------------------------------------------- */
 
 static int32_t check_quant(const ecn_tensor *t)
 {
-    const int32_t low = t->dtype == ECN_S8 ? -128 : 0;
+    const int32_t low = t->dtype == ECN_S8 ? -128 : t->dtype == ECN_S16 ? -32768 : 0;
+    const int32_t high = t->dtype == ECN_S16 ? 32767 : low + 255;
     if (t->dtype == ECN_F32) {
         return 0;
     }
-    if (t->dtype != ECN_S8 && t->dtype != ECN_U8) {
+    if (t->dtype != ECN_S8 && t->dtype != ECN_U8 && t->dtype != ECN_S16) {
         return ECN_ERR_DTYPE;
     }
     if (!(t->scale > 0.0f) || !is_finite(t->scale)) {
         return ECN_ERR_QUANT;
     }
-    return t->zero_point >= low && t->zero_point <= low + 255 ? 0 : ECN_ERR_QUANT;
+    return t->zero_point >= low && t->zero_point <= high ? 0 : ECN_ERR_QUANT;
 }
 
 /* Take (dim - 1) * stride out of `room` elements; what is left, or -1 if it does not fit.
@@ -273,13 +446,19 @@ static int32_t check_heads(const ecn_heads *h)
     if (error != 0) {
         return error;
     }
-    if (!(h->cell_px > 0.0f) || !is_finite(h->cell_px) || h->threshold != h->threshold) {
+    if (!(h->cell_px > 0.0f) || !is_finite(h->cell_px)) {
         return ECN_ERR_ARG;
+    }
+    for (int32_t c = 0; c < h->classes; ++c) {
+        const float threshold = threshold_of(h, c);
+        if (threshold != threshold) {
+            return ECN_ERR_ARG;
+        }
     }
     return 0;
 }
 
-/* ---- the three public functions -------------------------------------------------------------- */
+/* ---- public: heads to boxes -------------------------------------------------------------------- */
 
 int32_t ecn_decode(const ecn_heads *heads, ecn_box *out, int32_t capacity)
 {
@@ -294,19 +473,148 @@ int32_t ecn_decode(const ecn_heads *heads, ecn_box *out, int32_t capacity)
     if (error != 0 || capacity == 0) {
         return error;
     }
-    if (heads->heat.dtype == ECN_F32) {
-        count = scan_f32(heads, heads->threshold, out, capacity);
-    } else if (heads->heat.dtype == ECN_S8) {
-        count = scan_s8(heads, lowest_stored(heads, -128, 127), out, capacity);
-    } else {
-        count = scan_u8(heads, lowest_stored(heads, 0, 255), out, capacity);
-    }
+    count = scan(heads, out, capacity);
     sort_best_first(out, count);
     for (int32_t i = 0; i < count; ++i) {
         complete(heads, &out[i]);
     }
     return count;
 }
+
+/* ---- public: what may follow --------------------------------------------------------------------- */
+
+static float distance(float a, float b)
+{
+    const float d = rounded(a - b);
+    return d < 0.0f ? -d : d;
+}
+
+/* Along one axis: centres close for the better box's side, and sides alike? */
+static int concentric(float low_a, float high_a, float low_b, float high_b)
+{
+    const float a = rounded(high_a - low_a), b = rounded(high_b - low_b);
+    const float centre_a = rounded(rounded(high_a + low_a) * 0.5f);
+    const float centre_b = rounded(rounded(high_b + low_b) * 0.5f);
+    return distance(centre_a, centre_b) <= rounded(0.15f * a) && b <= rounded(2.0f * a) && a <= rounded(2.0f * b);
+}
+
+int32_t ecn_drop_twins(ecn_box *boxes, int32_t count, int32_t scope)
+{
+    int32_t kept = 0;
+    if (boxes == NULL && count > 0) {
+        return ECN_ERR_NULL;
+    }
+    if (count < 0 || (scope != ECN_SAME_CLASS && scope != ECN_ANY_CLASS)) {
+        return ECN_ERR_ARG;
+    }
+    for (int32_t i = 0; i < count; ++i) {
+        const ecn_box *box = &boxes[i];
+        int twin = 0;
+        for (int32_t k = 0; k < kept && !twin; ++k) {
+            const ecn_box *best = &boxes[k];
+            twin = (scope == ECN_ANY_CLASS || best->class_id == box->class_id)
+                && concentric(best->x1, best->x2, box->x1, box->x2)
+                && concentric(best->y1, best->y2, box->y1, box->y2);
+        }
+        if (!twin) {
+            boxes[kept].x1 = box->x1;
+            boxes[kept].y1 = box->y1;
+            boxes[kept].x2 = box->x2;
+            boxes[kept].y2 = box->y2;
+            put(&boxes[kept], get(box));
+            ++kept;
+        }
+    }
+    return kept;
+}
+
+/* NaN, which no box of ecn_decode has, becomes 0. */
+static float mapped(float value, int32_t before, int32_t src, int32_t resized)
+{
+    const float moved = rounded(value - (float)before);
+    const float image = rounded(rounded(moved * (float)src) / (float)resized);
+    if (!(image > 0.0f)) {
+        return 0.0f;
+    }
+    return image > (float)src ? (float)src : image;
+}
+
+int32_t ecn_to_image(ecn_box *boxes, int32_t count, const ecn_frame *frame)
+{
+    if (frame == NULL || (boxes == NULL && count > 0)) {
+        return ECN_ERR_NULL;
+    }
+    if (count < 0 || frame->src_width <= 0 || frame->src_height <= 0 || frame->new_width <= 0
+        || frame->new_height <= 0) {
+        return ECN_ERR_ARG;
+    }
+    for (int32_t i = 0; i < count; ++i) {
+        ecn_box *box = &boxes[i];
+        box->x1 = mapped(box->x1, frame->left, frame->src_width, frame->new_width);
+        box->x2 = mapped(box->x2, frame->left, frame->src_width, frame->new_width);
+        box->y1 = mapped(box->y1, frame->top, frame->src_height, frame->new_height);
+        box->y2 = mapped(box->y2, frame->top, frame->src_height, frame->new_height);
+    }
+    return 0;
+}
+
+/* exp(-z), z in 0..86: 2^-n times a polynomial in what is left, at most ln(2) / 2 (Cody and Waite, 1980, ch. 6). */
+static float exp_of_minus(float z)
+{
+    const int32_t n = (int32_t)rounded(rounded(z * 1.44269504f) + 0.5f);
+    /* ln 2 in two parts, the first with so few digits that n times it is exact */
+    const float r = rounded(rounded(rounded((float)n * 0.693359375f) - z) + rounded((float)n * -2.12194440e-4f));
+    float p = 1.0f / 720.0f, power = 0.5f;
+    p = rounded(rounded(p * r) + 1.0f / 120.0f);
+    p = rounded(rounded(p * r) + 1.0f / 24.0f);
+    p = rounded(rounded(p * r) + 1.0f / 6.0f);
+    p = rounded(rounded(p * r) + 0.5f);
+    p = rounded(rounded(p * r) + 1.0f);
+    p = rounded(rounded(p * r) + 1.0f);
+    for (int32_t bits = n; bits > 0; bits >>= 1) {       /* powers of two are exact */
+        if ((bits & 1) != 0) {
+            p = rounded(p * power);
+        }
+        power = rounded(power * power);
+    }
+    return p;
+}
+
+float ecn_logistic(float logit)
+{
+    const float z = logit < 0.0f ? -logit : logit;
+    const float e = z < 86.0f ? exp_of_minus(z) : 0.0f;
+    const float bottom = rounded(1.0f + e);
+    if (logit != logit) {
+        return 0.0f;
+    }
+    return rounded((logit < 0.0f ? e : 1.0f) / bottom);
+}
+
+void ecn_to_probability(ecn_box *boxes, int32_t count)
+{
+    for (int32_t i = 0; boxes != NULL && i < count; ++i) {
+        boxes[i].score = ecn_logistic(boxes[i].score);
+    }
+}
+
+int32_t ecn_probability_table(const ecn_tensor *heat, float table[256])
+{
+    int32_t error;
+    if (heat == NULL || table == NULL) {
+        return ECN_ERR_NULL;
+    }
+    if (heat->dtype != ECN_S8 && heat->dtype != ECN_U8) {
+        return ECN_ERR_DTYPE;
+    }
+    error = check_quant(heat);
+    for (int32_t i = 0; i < 256 && error == 0; ++i) {
+        table[i] = ecn_logistic(dequantised(heat, heat->dtype == ECN_S8 ? i - 128 : i));
+    }
+    return error;
+}
+
+/* ---- public: about the library ------------------------------------------------------------------- */
 
 uint32_t ecn_version(void)
 {
@@ -317,10 +625,10 @@ const char *ecn_strerror(int32_t code)
 {
     switch (code) {
     case ECN_ERR_NULL:  return "a required pointer is NULL";
-    case ECN_ERR_DTYPE: return "unknown dtype: expected ECN_F32, ECN_S8 or ECN_U8";
+    case ECN_ERR_DTYPE: return "unknown dtype: expected ECN_F32, ECN_S8, ECN_U8 or ECN_S16";
     case ECN_ERR_QUANT: return "scale is not a positive finite number, or zero_point does not fit the dtype";
     case ECN_ERR_SHAPE: return "a dimension is outside 1..1024, a stride is negative, or the last index reaches 2^31";
-    case ECN_ERR_ARG:   return "capacity is negative, cell_px is not a positive finite number, or threshold is NaN";
+    case ECN_ERR_ARG:   return "a count is negative, cell_px is not a positive finite number, a threshold is NaN, or a side is not positive";
     default:            return code < 0 ? "unknown error" : "no error";
     }
 }

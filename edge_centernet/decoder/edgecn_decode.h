@@ -1,7 +1,17 @@
 /* edgecn_decode.h - CenterNet head outputs -> boxes, on anything with a C99 compiler.
+ *
  * No heap, no libm, no globals: re-entrant; thread-safe when callers do not share `out`.
- * Time O(classes*height*width); workspace none: `out` itself is the heap of the K best.
+ * Time: one pass over the heatmap, several cells at a time while none reaches the threshold.
+ * Workspace: none, `out` itself is the heap of the K best. Stack: docs/benchmarks/decoder-size.csv.
  * Needs IEEE 754 floats; do not compile with -ffast-math (NaN would no longer be one).
+ * The same input gives the same bits on every machine.
+ *
+ * From heads to what people see, each step but the first optional, all in place:
+ *   n = ecn_decode(&heads, boxes, 100);              peaks -> boxes in network-input pixels
+ *   n = ecn_drop_twins(boxes, n, ECN_SAME_CLASS);    one object, one box
+ *   ecn_to_image(boxes, n, &frame);                  -> pixels of the camera image, clipped
+ *   ecn_to_probability(boxes, n);                    logits -> 0..1
+ *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef EDGECN_DECODE_H
 #define EDGECN_DECODE_H
@@ -12,10 +22,11 @@
 extern "C" {
 #endif
 
-#define ECN_VERSION 0x00010000u          /* major << 16 | minor; compare to ecn_version() */
+#define ECN_VERSION 0x00020000u          /* major << 16 | minor; compare to ecn_version() */
 #define ECN_DIM_MAX 1024                 /* per side and classes: keeps C*H*W inside int32_t */
 
-enum { ECN_F32 = 0, ECN_S8 = 1, ECN_U8 = 2 };      /* ecn_tensor.dtype */
+enum { ECN_F32 = 0, ECN_S8 = 1, ECN_U8 = 2, ECN_S16 = 3 };  /* ecn_tensor.dtype */
+enum { ECN_SAME_CLASS = 0, ECN_ANY_CLASS = 1 };    /* who can be twins: see ecn_drop_twins */
 
 enum {                                   /* negative, so counts can share the return value */
     ECN_ERR_NULL  = -1,                  /* a required pointer is NULL */
@@ -24,7 +35,8 @@ enum {                                   /* negative, so counts can share the re
                                           * zero_point does not fit the dtype */
     ECN_ERR_SHAPE = -4,                  /* a dimension or stride is outside its limits */
     ECN_ERR_ARG   = -5                   /* capacity < 0, cell_px is not a positive finite
-                                          * number, or threshold is NaN */
+                                          * number, a threshold is NaN, or a frame has
+                                          * a side that is not positive */
 };
 
 /* A read-only view of one head. real = scale * (stored - zero_point), rounded once to float;
@@ -46,6 +58,7 @@ typedef struct {
     int32_t classes, height, width;      /* 1..ECN_DIM_MAX each */
     float   cell_px;                     /* input pixels per cell (the model's stride) */
     float   threshold;                   /* in heat's own unit: pass a logit for logits */
+    const float *class_threshold;        /* one for each class instead of it; NULL for none */
 } ecn_heads;
 
 typedef struct {
@@ -72,6 +85,35 @@ typedef struct {
  *
  * Negative: ECN_ERR_*, and nothing was written. */
 int32_t ecn_decode(const ecn_heads *heads, ecn_box *out, int32_t capacity);
+
+/* Drop every box that has a better twin, and return how many are left, in their order: a box whose centre lies within
+ * 0.15 of the better one's width and height of its centre, and whose sides are at most twice as long or short. A large
+ * object's heatmap has a broad top, which 8 bits may split into two peaks. `boxes`: best first, as ecn_decode leaves
+ * them. scope: ECN_SAME_CLASS or ECN_ANY_CLASS. Ask ecn_decode for twice as many as you want to keep: twins take room.
+ * Time O(count^2). */
+int32_t ecn_drop_twins(ecn_box *boxes, int32_t count, int32_t scope);
+
+/* How an image of src_width x src_height pixels lies in the network's input: as new_width x new_height at (left, top). */
+typedef struct {
+    int32_t src_width, src_height;       /* 1..2^24, exact in a float */
+    int32_t new_width, new_height;       /* of the resized image inside the input */
+    int32_t left, top;                   /* padding before it */
+} ecn_frame;
+
+/* Boxes in network-input pixels -> pixels of the image, clipped to it, each step rounded to float:
+ *   x = (x - left) * src_width / new_width       y alike
+ * A box that lay in the padding alone ends up with a side of 0. 0 or ECN_ERR_*, and then nothing is changed. */
+int32_t ecn_to_image(ecn_box *boxes, int32_t count, const ecn_frame *frame);
+
+/* 1 / (1 + exp(-x)) within 1e-6, without libm and the same bits everywhere; 0 for NaN. */
+float ecn_logistic(float logit);
+
+/* The scores of `count` boxes of a heatmap of logits -> probabilities. */
+void ecn_to_probability(ecn_box *boxes, int32_t count);
+
+/* For those who want no float arithmetic per box: the probability of each value an 8-bit heatmap of logits can store,
+ * table[stored - lowest] with lowest -128 for ECN_S8 and 0 for ECN_U8. 0 or ECN_ERR_*. */
+int32_t ecn_probability_table(const ecn_tensor *heat, float table[256]);
 
 uint32_t ecn_version(void);              /* ECN_VERSION of the compiled library */
 const char *ecn_strerror(int32_t code);  /* static English text, never NULL */

@@ -29,7 +29,7 @@ BOX = np.dtype(
 class Head:
     """One output map (channels, height, width), any strides, as stored.
 
-    data: int8 or uint8 with `quant`, or float32 without. Each side 1..1024.
+    data: int8, uint8 or int16 with `quant`, or float32 without. Each side 1..1024.
     Raises ArtifactError for anything else, naming `role`.
     """
 
@@ -42,12 +42,10 @@ class Head:
         shape, dtype = self.data.shape, self.data.dtype
         if len(shape) != 3 or not all(1 <= side <= DIM_MAX for side in shape):
             raise ArtifactError(f"{self.role} head: expected 3 dimensions of 1 to {DIM_MAX}, got {shape}")
-        if dtype not in (np.int8, np.uint8, np.float32):
-            raise ArtifactError(f"{self.role} head: expected int8, uint8 or float32, got {dtype}")
+        if dtype not in (np.int8, np.uint8, np.int16, np.float32):
+            raise ArtifactError(f"{self.role} head: expected int8, uint8, int16 or float32, got {dtype}")
         if (dtype == np.float32) != (self.quant is None):
-            raise ArtifactError(
-                f"{self.role} head: expected a scale for 8-bit integers only, got {self.quant} and {dtype}"
-            )
+            raise ArtifactError(f"{self.role} head: expected a scale for integers only, got {self.quant} and {dtype}")
         if self.quant is not None:
             self._check(self.quant)
 

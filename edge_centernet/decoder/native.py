@@ -1,4 +1,4 @@
-"""The C decoder behind the same function as reference.py. Importing it fails where it was not built."""
+"""The C decoder behind the same functions as reference.py. Importing it fails where it was not built."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from edge_centernet.decoder import _decoder
 from edge_centernet.decoder.head import BOX, Head
 from edge_centernet.errors import ArtifactError
+from edge_centernet.manifest import Quant
 
-VERSION = 0x00010000  # ECN_VERSION of the header this file was written for
-_DTYPES = {"float32": 0, "int8": 1, "uint8": 2}  # ECN_F32, ECN_S8, ECN_U8
-_INDEX_MAX = 2**31 - 1
+VERSION = 0x00020000  # ECN_VERSION of the header this file was written for
 
 _expected = (BOX.itemsize, {name: field[1] for name, field in (BOX.fields or {}).items()}, VERSION >> 16)
 _compiled = (_decoder.BOX_SIZE, _decoder.BOX_OFFSETS, _decoder.VERSION >> 16)
@@ -25,49 +24,76 @@ if _compiled != _expected:
 
 
 def decode_boxes(
-    heat: Head, size: Head, offset: Head, *, cell_px: float, threshold: float, capacity: int
+    heat: Head,
+    size: Head,
+    offset: Head,
+    *,
+    cell_px: float,
+    threshold: float,
+    capacity: int,
+    class_thresholds: NDArray[np.float32] | None = None,
 ) -> NDArray[np.void]:
-    """The `capacity` best peaks as BOX records (N,), best first; see reference.decode_boxes.
-
-    Releases the GIL. Views are read where they lie; only those C cannot address are copied
-    (negative strides, strides that are no multiple of the item size, unaligned).
-    """
-    classes, height, width = heat.data.shape
+    """The `capacity` best peaks as BOX records (N,), best first; see reference.decode_boxes."""
+    _, height, width = heat.data.shape
     for head in (size, offset):
         if head.data.shape != (2, height, width):  # the C side cannot see the end of an array
             raise ArtifactError(f"{head.role} head: expected shape {(2, height, width)}, got {head.data.shape}")
-    # Names, so that a copy lives until the C side has read it.
-    heat_view, size_view, offset_view = (_addressable(head.data) for head in (heat, size, offset))
-    out = np.empty(min(capacity, heat.data.size), BOX)
-    count = _decoder.decode(
-        _describe(heat, heat_view),
-        _describe(size, size_view),
-        _describe(offset, offset_view),
-        classes,
-        height,
-        width,
-        cell_px,
-        threshold,
-        out.ctypes.data,
-        len(out),
-    )
-    if count < 0:
-        raise ArtifactError(f"decoder: {_decoder.strerror(count)}")
-    return out[:count]
+    out = np.empty(max(0, min(capacity, heat.data.size)), BOX)
+    arrays = (heat.data, size.data, offset.data)
+    quants = (as_pair(heat.quant), as_pair(size.quant), as_pair(offset.quant))
+    return out[: find(arrays, quants, cell_px, threshold, class_thresholds, out)]
 
 
-def _describe(head: Head, view: NDArray[Any]) -> tuple[int, float, int, int, int, int, int]:
-    c, y, x = (
-        stride // view.itemsize if side > 1 else 0  # NumPy leaves the stride of a lone element arbitrary
-        for side, stride in zip(view.shape, view.strides, strict=True)
-    )
-    scale, zero_point = (head.quant.scale, head.quant.zero_point) if head.quant else (1.0, 0)
-    return view.ctypes.data, scale, zero_point, _DTYPES[view.dtype.name], c, y, x
+def as_pair(quant: Quant | None) -> tuple[float, int]:
+    """As the extension takes it; floats have none."""
+    return (1.0, 0) if quant is None else (quant.scale, quant.zero_point)
 
 
-def _addressable(data: NDArray[Any]) -> NDArray[Any]:
-    """`data` itself if the C side can walk it, else a copy."""
-    steps = [(side - 1, stride) for side, stride in zip(data.shape, data.strides, strict=True) if side > 1]
-    walkable = all(stride >= 0 and stride % data.itemsize == 0 for _, stride in steps)
-    last = sum(count * stride for count, stride in steps) // data.itemsize
-    return data if walkable and last <= _INDEX_MAX and data.flags.aligned else np.ascontiguousarray(data)
+def find(
+    arrays: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+    quants: tuple[tuple[float, int], tuple[float, int], tuple[float, int]],
+    cell_px: float,
+    threshold: float,
+    class_thresholds: NDArray[np.float32] | None,
+    out: NDArray[np.void],
+) -> int:
+    """Fill `out` with the best peaks; returns how many.
+
+    arrays: heat (C, H, W), size and offset (2, H, W): their shapes are not checked here. Releases the GIL. Views are
+    read where they lie; only those C cannot walk are copied (negative strides, strides that are no multiple of the
+    item size, unaligned). Raises ArtifactError for what C refuses.
+    """
+    if class_thresholds is not None:
+        class_thresholds = np.ascontiguousarray(class_thresholds, np.float32)
+        if class_thresholds.shape != arrays[0].shape[:1]:
+            raise ArtifactError(
+                f"class thresholds: expected {len(arrays[0])} numbers, got shape {class_thresholds.shape}"
+            )
+    count = _decoder.decode(*arrays, *quants, cell_px, threshold, class_thresholds, out)
+    if count == _decoder.NOT_WALKABLE:
+        heat, size, offset = (np.array(array, order="C") for array in arrays)  # a contiguous one may be unaligned
+        count = _decoder.decode(heat, size, offset, *quants, cell_px, threshold, class_thresholds, out)
+    return _checked(count)
+
+
+def drop_twins(boxes: NDArray[np.void], any_class: bool = False) -> NDArray[np.void]:
+    """See reference.drop_twins. Works in place: what is returned is the first part of `boxes`."""
+    return boxes[: _checked(_decoder.drop_twins(boxes, len(boxes), int(any_class)))]
+
+
+def to_image(boxes: NDArray[np.void], frame: tuple[int, int, int, int, int, int]) -> NDArray[np.void]:
+    """See reference.to_image. Works in place."""
+    _checked(_decoder.to_image(boxes, len(boxes), frame))
+    return boxes
+
+
+def to_probability(boxes: NDArray[np.void]) -> NDArray[np.void]:
+    """See reference.to_probability. Works in place."""
+    _decoder.to_probability(boxes, len(boxes))
+    return boxes
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        raise ArtifactError(f"decoder: {_decoder.strerror(result)}")
+    return result

@@ -1,7 +1,7 @@
 /* test_decode - edgecn_decode against the goldens and its own header, without Python.
  *
  *     cc -std=c99 -I edge_centernet/decoder tests/c/test_decode.c edge_centernet/decoder/edgecn_decode.c -o test_decode
- *     ./test_decode tests/golden/decoder_v1.bin
+ *     ./test_decode tests/golden/decoder_v2.bin
  *
  * Prints what differs and exits 1, or prints a count and exits 0. Also run under sanitizers: every
  * tensor lies in memory of exactly its own size, so one element read too far is found.
@@ -86,6 +86,12 @@ static void *read_tensor(ecn_tensor *t)
         for (int32_t i = 0; i < bytes / 4; ++i) {
             ((float *)memory)[i] = read_f32();
         }
+    } else if (t->dtype == ECN_S16) {
+        for (int32_t i = 0; i < bytes / 2; ++i) {
+            uint8_t b[2];
+            read_bytes(b, 2);
+            ((int16_t *)memory)[i] = (int16_t)((b[0] | b[1] << 8) - (b[1] > 127 ? 65536 : 0));
+        }
     } else {
         read_bytes(memory, (size_t)bytes);
     }
@@ -116,28 +122,10 @@ static void expect_box(const char *name, int32_t index, const ecn_box *expected,
            (double)actual->score, (int)actual->class_id, (int)actual->cell);
 }
 
-static void test_case(void)
+/* Compare `count` boxes with those that follow in the file. */
+static void expect_boxes(const char *name, const ecn_box *out, int32_t count)
 {
-    char name[33] = {0};
-    ecn_heads h;
-    ecn_box *out;
-    void *memory[3];
-    int32_t capacity, expected_count, count;
-
-    read_bytes(name, 32);
-    h.classes = read_i32();
-    h.height = read_i32();
-    h.width = read_i32();
-    capacity = read_i32();
-    h.cell_px = read_f32();
-    h.threshold = read_f32();
-    memory[0] = read_tensor(&h.heat);
-    memory[1] = read_tensor(&h.size);
-    memory[2] = read_tensor(&h.offset);
-
-    out = (ecn_box *)allocate((size_t)capacity * sizeof *out);
-    count = ecn_decode(&h, out, capacity);
-    expected_count = read_i32();
+    const int32_t expected_count = read_i32();
     EXPECT(expected_count, count);
     for (int32_t i = 0; i < expected_count; ++i) {
         ecn_box box;
@@ -152,10 +140,68 @@ static void test_case(void)
             expect_box(name, i, &box, &out[i]);
         }
     }
+}
+
+static void test_case(void)
+{
+    char name[33] = {0};
+    ecn_heads h;
+    ecn_box *out;
+    void *memory[4];
+    ecn_frame frame;
+    int32_t capacity, count, scope;
+
+    read_bytes(name, 32);
+    h.classes = read_i32();
+    h.height = read_i32();
+    h.width = read_i32();
+    capacity = read_i32();
+    h.cell_px = read_f32();
+    h.threshold = read_f32();
+    count = read_i32();
+    memory[3] = allocate((size_t)count * sizeof(float));
+    for (int32_t i = 0; i < count; ++i) {
+        ((float *)memory[3])[i] = read_f32();
+    }
+    h.class_threshold = count > 0 ? (const float *)memory[3] : NULL;
+    memory[0] = read_tensor(&h.heat);
+    memory[1] = read_tensor(&h.size);
+    memory[2] = read_tensor(&h.offset);
+
+    out = (ecn_box *)allocate((size_t)capacity * sizeof *out);
+    count = ecn_decode(&h, out, capacity);
+    expect_boxes(name, out, count);
+
+    scope = read_i32();
+    frame.src_width = read_i32();
+    frame.src_height = read_i32();
+    frame.new_width = read_i32();
+    frame.new_height = read_i32();
+    frame.left = read_i32();
+    frame.top = read_i32();
+    count = ecn_drop_twins(out, count, scope);
+    EXPECT(0, ecn_to_image(out, count, &frame));
+    ecn_to_probability(out, count);
+    expect_boxes(name, out, count);
     free(out);
     free(memory[0]);
     free(memory[1]);
     free(memory[2]);
+    free(memory[3]);
+}
+
+static void test_logistic(void)
+{
+    const int32_t pairs = read_i32();
+    for (int32_t i = 0; i < pairs; ++i) {
+        const float logit = read_f32(), expected = read_f32();
+        const float probability = ecn_logistic(logit);
+        ++checks;
+        if (!same_bits(expected, probability)) {
+            ++failures;
+            printf("logistic of %.9g: expected %.9g, got %.9g\n", (double)logit, (double)expected, (double)probability);
+        }
+    }
 }
 
 static int32_t test_goldens(const char *path)
@@ -168,14 +214,15 @@ static int32_t test_goldens(const char *path)
         exit(1);
     }
     read_bytes(magic, 8);
-    if (memcmp(magic, "ECNGOLD\1", 8) != 0) {
-        printf("%s: expected magic ECNGOLD, version 1: run scripts/make_goldens.py\n", path);
+    if (memcmp(magic, "ECNGOLD\2", 8) != 0) {
+        printf("%s: expected magic ECNGOLD, version 2: run scripts/make_goldens.py\n", path);
         exit(1);
     }
     cases = read_i32();
     for (int32_t i = 0; i < cases; ++i) {
         test_case();
     }
+    test_logistic();
     EXPECT(EOF, fgetc(golden));
     fclose(golden);
     return cases;
@@ -211,6 +258,7 @@ static ecn_heads good(void)
     h.width = 3;
     h.cell_px = 4.0f;
     h.threshold = 6.25f;                 /* = 50 * 0.125 */
+    h.class_threshold = NULL;
     return h;
 }
 
@@ -266,7 +314,7 @@ static void test_errors(void)
     ERROR(ECN_ERR_NULL, heat.data, NULL);
     ERROR(ECN_ERR_NULL, size.data, NULL);
     ERROR(ECN_ERR_NULL, offset.data, NULL);
-    ERROR(ECN_ERR_DTYPE, heat.dtype, 3);
+    ERROR(ECN_ERR_DTYPE, heat.dtype, 4);
     ERROR(ECN_ERR_DTYPE, size.dtype, -1);
     ERROR(ECN_ERR_DTYPE, offset.dtype, 99);
     ERROR(ECN_ERR_QUANT, heat.scale, 0.0f);
@@ -285,6 +333,7 @@ static void test_errors(void)
     ERROR(ECN_ERR_ARG, cell_px, nan);
     ERROR(ECN_ERR_ARG, cell_px, infinity);
     ERROR(ECN_ERR_ARG, threshold, nan);
+    ERROR(ECN_ERR_ARG, class_threshold, &nan);
     for (size_t i = 0; i < sizeof out; ++i) {
         EXPECT(0x5A, ((unsigned char *)out)[i]);
     }
@@ -297,6 +346,65 @@ static void test_errors(void)
     h = good();
     h.heat.stride_c = INT32_MAX;         /* one class: its stride is never used */
     EXPECT(1, ecn_decode(&h, out, 1));
+}
+
+/* A class threshold replaces the other one. */
+static void test_class_threshold(void)
+{
+    static const float ABOVE = 6.2500005f, AT = 6.25f;
+    ecn_heads h = good();
+    ecn_box out[1];
+    h.threshold = 0.0f;
+    h.class_threshold = &ABOVE;
+    EXPECT(0, ecn_decode(&h, out, 1));
+    h.threshold = 100.0f;
+    h.class_threshold = &AT;
+    EXPECT(1, ecn_decode(&h, out, 1));
+}
+
+/* What follows decoding refuses what it cannot do, and changes nothing then. */
+static void test_later_steps(void)
+{
+    const ecn_box box = {1.0f, 2.0f, 3.0f, 4.0f, 0.0f, 5, 6};
+    const ecn_frame frame = {100, 50, 10, 5, 0, 2};
+    ecn_box boxes[2];
+    ecn_frame bad;
+    float table[256];
+    ecn_tensor heat = tensor(HEAT, 0.5f);
+    boxes[0] = box;
+    boxes[1] = box;
+    EXPECT(1, ecn_drop_twins(boxes, 2, ECN_SAME_CLASS));
+    EXPECT(0, ecn_drop_twins(NULL, 0, ECN_ANY_CLASS));
+    EXPECT(ECN_ERR_NULL, ecn_drop_twins(NULL, 1, ECN_ANY_CLASS));
+    EXPECT(ECN_ERR_ARG, ecn_drop_twins(boxes, -1, ECN_ANY_CLASS));
+    EXPECT(ECN_ERR_ARG, ecn_drop_twins(boxes, 1, 2));
+    boxes[1].class_id = 4;
+    EXPECT(2, ecn_drop_twins(boxes, 2, ECN_SAME_CLASS));
+    EXPECT(1, ecn_drop_twins(boxes, 2, ECN_ANY_CLASS));
+
+    EXPECT(ECN_ERR_NULL, ecn_to_image(boxes, 1, NULL));
+    EXPECT(ECN_ERR_NULL, ecn_to_image(NULL, 1, &frame));
+    EXPECT(ECN_ERR_ARG, ecn_to_image(boxes, -1, &frame));
+    bad = frame;
+    bad.new_width = 0;
+    EXPECT(ECN_ERR_ARG, ecn_to_image(boxes, 1, &bad));
+    bad = frame;
+    bad.src_height = -1;
+    EXPECT(ECN_ERR_ARG, ecn_to_image(boxes, 1, &bad));
+    EXPECT(1, (long)boxes[0].x1);
+    EXPECT(0, ecn_to_image(boxes, 1, &frame));
+    EXPECT(10, (long)boxes[0].x1);       /* (1 - 0) * 100 / 10 */
+    EXPECT(0, (long)boxes[0].y1);        /* (2 - 2) * 50 / 5 */
+    EXPECT(20, (long)boxes[0].y2);
+
+    EXPECT(500, (long)(ecn_logistic(0.0f) * 1000.0f));
+    EXPECT(0, ecn_probability_table(&heat, table));
+    EXPECT(1, same_bits(table[128 + 50], ecn_logistic(25.0f)));
+    EXPECT(1, table[0] < 1e-6f);
+    heat.dtype = ECN_S16;
+    EXPECT(ECN_ERR_DTYPE, ecn_probability_table(&heat, table));
+    EXPECT(ECN_ERR_NULL, ecn_probability_table(&heat, NULL));
+    ecn_to_probability(NULL, 3);
 }
 
 static void test_texts(void)
@@ -315,12 +423,14 @@ int main(int argc, char **argv)
 {
     int32_t cases;
     if (argc != 2) {
-        printf("usage: %s decoder_v1.bin\n", argv[0]);
+        printf("usage: %s decoder_v2.bin\n", argv[0]);
         return 2;
     }
     cases = test_goldens(argv[1]);
     test_one_box();
     test_errors();
+    test_class_threshold();
+    test_later_steps();
     test_texts();
     printf("%d golden cases, %d checks, %d failures\n", (int)cases, checks, failures);
     return failures == 0 ? 0 : 1;

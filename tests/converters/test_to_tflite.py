@@ -17,6 +17,7 @@ from edge_centernet.artifact import read_manifest
 from edge_centernet.converters import proof, qdq, to_tflite
 from edge_centernet.converters.graphs import HEADS
 from edge_centernet.manifest import Quant
+from edge_centernet.models import DEFAULT, find_model
 from edge_centernet.runtimes import open_runtime
 
 
@@ -198,3 +199,11 @@ def test_the_metadata_buffer_says_what_the_image_is(network: qdq.Network, int8_f
     assert content[4:8] == b"M001"
     for text in (network.manifest.model.name, "labels.txt", "letterbox to ", "heatmap of object centres"):
         assert text.encode() in content
+
+
+def test_the_shipped_int8_file_is_at_most_0_30_of_float(tmp_path: Path) -> None:
+    """Manifest, self-check and metadata included: the default model's .tflite beside what fp32 takes."""
+    shipped = find_model(DEFAULT, ".tflite")
+    to_tflite.convert(qdq.load(find_model(DEFAULT, ".onnx")), "fp32")(tmp_path / "float.tflite", False)
+
+    assert shipped.stat().st_size <= 0.30 * (tmp_path / "float.tflite").stat().st_size

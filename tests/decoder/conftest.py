@@ -39,13 +39,20 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def decode_boxes(backend: str) -> Callable[..., Any]:
-    """`decode_boxes` of each back end in turn."""
+def decoder(backend: str) -> ModuleType:
+    """Each back end in turn."""
     if backend == "numpy":
-        return reference.decode_boxes
+        return reference
     from edge_centernet.decoder import native
 
-    return native.decode_boxes
+    return native
+
+
+@pytest.fixture
+def decode_boxes(decoder: ModuleType) -> Callable[..., Any]:
+    """`decode_boxes` of each back end in turn."""
+    found: Callable[..., Any] = decoder.decode_boxes
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -148,9 +148,9 @@ def test_impossible_offsets_count_as_zero(decode_boxes: Decode, bad: float) -> N
         (np.zeros((3, 3), np.int8), UNIT, "expected 3 dimensions of 1 to 1024, got (3, 3)"),
         (np.zeros((1, 0, 3), np.int8), UNIT, "expected 3 dimensions of 1 to 1024, got (1, 0, 3)"),
         (np.zeros((1, 1, 1025), np.int8), UNIT, "expected 3 dimensions of 1 to 1024, got (1, 1, 1025)"),
-        (np.zeros((1, 3, 3), np.int16), UNIT, "expected int8, uint8 or float32, got int16"),
-        (np.zeros((1, 3, 3), ">f4"), None, "expected int8, uint8 or float32, got >f4"),
-        (np.zeros((1, 3, 3), np.int8), None, "expected a scale for 8-bit integers only, got None and int8"),
+        (np.zeros((1, 3, 3), np.int32), UNIT, "expected int8, uint8, int16 or float32, got int32"),
+        (np.zeros((1, 3, 3), ">f4"), None, "expected int8, uint8, int16 or float32, got >f4"),
+        (np.zeros((1, 3, 3), np.int8), None, "expected a scale for integers only, got None and int8"),
         (np.zeros((1, 3, 3), np.int8), Quant(1e-60, 0), "expected a scale that float32 can hold, got 1e-60"),
         (np.zeros((1, 3, 3), np.int8), Quant(1e39, 0), "expected a scale that float32 can hold, got 1e+39"),
         (np.zeros((1, 3, 3), np.int8), Quant(1.0, 200), "zero point 200 does not fit int8"),
@@ -178,22 +178,19 @@ def raw(compiler: str) -> Any:
 @pytest.mark.parametrize(
     ("code", "change", "text"),
     [
-        (-1, {"address": 0}, "a required pointer is NULL"),
-        (-2, {"dtype": 3}, "unknown dtype: expected ECN_F32, ECN_S8 or ECN_U8"),
+        (-2, {"dtype": np.int32}, "unknown dtype: expected ECN_F32, ECN_S8, ECN_U8 or ECN_S16"),
         (-3, {"scale": 0.0}, "scale is not a positive finite number, or zero_point does not fit the dtype"),
-        (-4, {"stride": -1}, "a dimension is outside 1..1024, a stride is negative, or the last index reaches 2^31"),
-        (-5, {"capacity": -1}, "capacity is negative, cell_px is not a positive finite number, or threshold is NaN"),
-        (-5, {"threshold": float("nan")}, "capacity is negative, cell_px is not a positive finite number, or"),
+        (-4, {"width": 1025}, "a dimension is outside 1..1024, a stride is negative, or the last index reaches 2^31"),
+        (-5, {"cell_px": 0.0}, "a count is negative, cell_px is not a positive finite number, a threshold is NaN, or"),
+        (-5, {"threshold": float("nan")}, "a count is negative, cell_px is not a positive finite number, a threshold"),
     ],
 )
 def test_every_error_code_reaches_python(raw: Any, code: int, change: dict[str, Any], text: str) -> None:
     """The extension returns the C library's own codes and texts."""
-    memory, out = np.zeros((2, 3, 3), np.int8), np.zeros(4, BOX)
-    is_ = {"address": memory.ctypes.data, "dtype": 1, "scale": 1.0, "stride": 3, "capacity": 4, "threshold": 1.0}
-    is_ |= change
-    head = (is_["address"], is_["scale"], 0, is_["dtype"], 9, is_["stride"], 1)
-    args = (head, head, head, 2, 3, 3, 4.0, is_["threshold"], out.ctypes.data, is_["capacity"])
-    assert raw.decode(*args) == code
+    is_ = {"dtype": np.int8, "width": 3, "scale": 1.0, "cell_px": 4.0, "threshold": 1.0} | change
+    head, out = np.zeros((2, 3, is_["width"]), is_["dtype"]), np.zeros(4, BOX)
+    quant = (is_["scale"], 0)
+    assert raw.decode(head, head, head, quant, quant, quant, is_["cell_px"], is_["threshold"], None, out) == code
     assert raw.strerror(code).startswith(text)
     assert out.tobytes() == bytes(out.nbytes)
 
@@ -203,7 +200,7 @@ def test_c_errors_are_raised(raw: Any) -> None:
     from edge_centernet.decoder import native
 
     heads = [Head(role, np.zeros((2, 3, 3), np.float32)) for role in ("heat", "size", "offset")]
-    with pytest.raises(ArtifactError, match="decoder: capacity is negative, cell_px is not a positive finite number"):
+    with pytest.raises(ArtifactError, match="decoder: a count is negative, cell_px is not a positive finite number"):
         native.decode_boxes(*heads, cell_px=0.0, threshold=1.0, capacity=4)
 
 
