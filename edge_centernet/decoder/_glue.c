@@ -107,7 +107,7 @@ static PyObject *decode(PyObject *self, PyObject *args)
         result = PyLong_FromLong(NOT_WALKABLE);
     } else {
         ecn_box *const out = (ecn_box *)seen[4]->data;
-        const int32_t capacity = (int32_t)seen[4]->shape[0];
+        const int32_t capacity = (int32_t)(seen[4]->shape[0] * seen[4]->itemsize / (Py_ssize_t)sizeof(ecn_box));
         int32_t count;
         h.classes = (int32_t)seen[0]->shape[0];
         h.height = (int32_t)seen[0]->shape[1];
@@ -125,7 +125,8 @@ done:
     return result;
 }
 
-/* The rest works on the first `count` boxes of an array of them. */
+/* The rest works on the first `count` boxes of an array of them, which may come as floats: NumPy describes an array of
+ * records in Python, which takes longer than decoding. */
 static PyObject *drop_twins(PyObject *self, PyObject *args)
 {
     PyObject *boxes, *capsule, *result = NULL;
