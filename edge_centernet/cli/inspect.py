@@ -13,6 +13,7 @@ from edge_centernet.artifact import files_of, read_manifest, sha256
 from edge_centernet.manifest import Manifest
 from edge_centernet.models import find_model
 
+_DECODERS = {"c": "C", "numpy": "NumPy (no C compiler was there when edge-centernet was installed: slower, same boxes)"}
 _FORMATS = {".onnx": "ONNX", ".xml": "OpenVINO", ".tflite": "TFLite"}
 
 
@@ -43,7 +44,14 @@ def describe(path: Path) -> dict[str, Any]:
         "files": parts,
         "tensors": _tensors(manifest),
         "manifest": asdict(manifest),
+        "decoder": _decoder(),
     }
+
+
+def _decoder() -> str:
+    """Which decoder this installation has, told without importing it: nothing but click is needed here."""
+    folder = Path(__file__).resolve().parents[1] / "decoder"
+    return "c" if [*folder.glob("_decoder*.so"), *folder.glob("_decoder*.pyd")] else "numpy"
 
 
 def _tensors(manifest: Manifest) -> list[dict[str, Any]]:
@@ -79,6 +87,7 @@ def _text(report: dict[str, Any]) -> str:
         f"  made by     {', '.join(f'{tool} {version}' for tool, version in manifest['made_by'].items()) or 'unknown'}",
         f"  checkpoint  {manifest['checkpoint_sha256'] or 'unknown'}",
         f"  calibration {manifest['calibration_sha256'] or 'none'}",
+        f"  decoder     {_DECODERS[report['decoder']]}, on this machine",
         "  tensors",
         *(_tensor_line(tensor) for tensor in report["tensors"]),
     ]

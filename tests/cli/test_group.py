@@ -16,6 +16,7 @@ from support import ENGINES
 from test_detect import environment
 
 from edge_centernet.cli import COMMANDS, cli
+from edge_centernet.decoder import BACKEND
 
 Run = Callable[..., Any]
 
@@ -116,6 +117,8 @@ def test_inspect_text(run: Run, onnx_model: Path) -> None:
     out = run("inspect", onnx_model).out
     for text in ("ONNX, int8", "128x96 rgb", "red, green, blue sky", "scale 0.125, zero point 0", "sha256"):
         assert text in out
+    assert ("decoder     C, on this machine" in out) == (BACKEND == "c")
+    assert ("decoder     NumPy (no C compiler" in out) == (BACKEND == "numpy")
 
 
 def test_inspect_needs_no_engine(artifacts: dict[tuple[str, str], Path]) -> None:
