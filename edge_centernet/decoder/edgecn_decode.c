@@ -15,7 +15,8 @@ typedef struct {
 
 /* ---- arithmetic ---------------------------------------------------------------------------- */
 
-/* Round to float here and now. The volatile forbids what compilers may otherwise do on their own
+/* Constants that no float holds exactly are cast: where FLT_EVAL_METHOD is not 0 (x87, s390x) they would keep more digits.
+ * Round to float here and now. The volatile forbids what compilers may otherwise do on their own
  * (fused multiply-add, x87 extra precision), so the boxes are the same bits on every machine. */
 static float rounded(float value)
 {
@@ -495,7 +496,7 @@ static int concentric(float low_a, float high_a, float low_b, float high_b)
     const float a = rounded(high_a - low_a), b = rounded(high_b - low_b);
     const float centre_a = rounded(rounded(high_a + low_a) * 0.5f);
     const float centre_b = rounded(rounded(high_b + low_b) * 0.5f);
-    return distance(centre_a, centre_b) <= rounded(0.15f * a) && b <= rounded(2.0f * a) && a <= rounded(2.0f * b);
+    return distance(centre_a, centre_b) <= rounded((float)0.15f * a) && b <= rounded(2.0f * a) && a <= rounded(2.0f * b);
 }
 
 int32_t ecn_drop_twins(ecn_box *boxes, int32_t count, int32_t scope)
@@ -561,13 +562,13 @@ int32_t ecn_to_image(ecn_box *boxes, int32_t count, const ecn_frame *frame)
 /* exp(-z), z in 0..86: 2^-n times a polynomial in what is left, at most ln(2) / 2 (Cody and Waite, 1980, ch. 6). */
 static float exp_of_minus(float z)
 {
-    const int32_t n = (int32_t)rounded(rounded(z * 1.44269504f) + 0.5f);
+    const int32_t n = (int32_t)rounded(rounded(z * (float)1.44269504f) + 0.5f);
     /* ln 2 in two parts, the first with so few digits that n times it is exact */
-    const float r = rounded(rounded(rounded((float)n * 0.693359375f) - z) + rounded((float)n * -2.12194440e-4f));
-    float p = 1.0f / 720.0f, power = 0.5f;
-    p = rounded(rounded(p * r) + 1.0f / 120.0f);
-    p = rounded(rounded(p * r) + 1.0f / 24.0f);
-    p = rounded(rounded(p * r) + 1.0f / 6.0f);
+    const float r = rounded(rounded(rounded((float)n * 0.693359375f) - z) + rounded((float)n * (float)-2.12194440e-4f));
+    float p = (float)(1.0f / 720.0f), power = 0.5f;
+    p = rounded(rounded(p * r) + (float)(1.0f / 120.0f));
+    p = rounded(rounded(p * r) + (float)(1.0f / 24.0f));
+    p = rounded(rounded(p * r) + (float)(1.0f / 6.0f));
     p = rounded(rounded(p * r) + 0.5f);
     p = rounded(rounded(p * r) + 1.0f);
     p = rounded(rounded(p * r) + 1.0f);

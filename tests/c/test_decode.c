@@ -8,6 +8,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "edgecn_decode.h"
 
+#include <math.h>                        /* INFINITY, NAN */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -285,8 +286,7 @@ static void test_one_box(void)
 /* Every argument error, one deviation from good() at a time; `out` must stay untouched. */
 static void test_errors(void)
 {
-    const float zero = 0.0f, huge = 3e38f;
-    const float infinity = huge * 10.0f, nan = infinity * zero;
+    const float infinity = INFINITY, nan = NAN;
     static const int32_t STRIDES[][2] = {                /* y, x of a 3x3 map */
         {-1, 1},                                         /* negative */
         {INT32_MAX, 1},                                  /* (3 - 1) * stride overflows */
