@@ -1,7 +1,9 @@
-"""What device, runtime and command-line tests share: artifacts of a small network, image files, a CLI runner."""
+"""What tests in several folders share: artifacts of a small network, image files, a CLI runner, the C compiler."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,3 +63,13 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
         return Result(int(ended.value.code or 0), out, err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    """Path of the C compiler: $CC, or the first of cc, gcc, clang."""
+    names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no C compiler: install gcc or clang, or set CC")
+    return found

@@ -26,6 +26,7 @@ COMMANDS = {
         "Take over a CenterNet made elsewhere.",
         "convert",
     ),
+    "export-c": ("edge_centernet.cli.export_c:command", "Write a model's constants for the C decoder.", ""),
 }
 # For commands without an extra of their own: module that could not be imported -> extra that brings it.
 _EXTRAS = {

@@ -21,7 +21,7 @@ from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import HeatUnit, Manifest, Quant, TensorSpec
 
-__all__ = ["BACKEND", "decode"]
+__all__ = ["BACKEND", "decode", "in_heat_unit"]
 
 BACKEND: Literal["c", "numpy"]
 _BACKENDS: dict[str, ModuleType] = {"numpy": reference}
@@ -126,7 +126,7 @@ def _plan(manifest: Manifest, threshold: float) -> _Plan:
     model = manifest.model
     quants = tuple((1.0, 0) if s.quant is None else (s.quant.scale, s.quant.zero_point) for s in (heat, size, offset))
     cells = math.prod(heat.shape)
-    in_unit = _in_heat_unit(float(threshold), model.heat_unit)
+    in_unit = in_heat_unit(float(threshold), model.heat_unit)
     plan = _Plan(
         manifest, (heat, size, offset), quants, cells, float(model.stride), in_unit, model.heat_unit == "logit"
     )
@@ -163,12 +163,12 @@ def _each_class(own: Mapping[str, float], threshold: float, manifest: Manifest) 
     spec = manifest.model
     if unknown := sorted(set(own) - set(spec.classes)):
         raise ConfigError(f"class thresholds: expected classes of this model, got {', '.join(unknown)}")
-    values = [_in_heat_unit(float(own.get(name, threshold)), spec.heat_unit) for name in spec.classes]
+    values = [in_heat_unit(float(own.get(name, threshold)), spec.heat_unit) for name in spec.classes]
     return np.array(values, np.float32)
 
 
-def _in_heat_unit(threshold: float, unit: HeatUnit) -> float:
-    """A probability to the heatmap's unit, rounded to float32."""
+def in_heat_unit(threshold: float, unit: HeatUnit) -> float:
+    """A probability to the heatmap's unit, rounded to float32; ConfigError unless within 0..1."""
     if not 0 <= threshold <= 1:  # NaN too
         raise ConfigError(f"threshold: expected a probability 0..1, got {threshold}")
     if unit == "probability":

@@ -1,10 +1,8 @@
-"""What the decoder tests share: both back ends, the C compiler, the goldens' own reader."""
+"""What the decoder tests share: both back ends and the goldens' own reader."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,16 +15,6 @@ import edge_centernet.decoder
 from edge_centernet.decoder import reference
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def compiler() -> str:
-    """Path of the C compiler: $CC, or the first of cc, gcc, clang."""
-    names = [os.environ.get("CC", ""), "cc", "gcc", "clang"]
-    found = next((path for name in names if name and (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no C compiler: install gcc or clang, or set CC")
-    return found
 
 
 @pytest.fixture(params=["numpy", "c"])

@@ -1,0 +1,223 @@
+"""`edge-centernet export-c`: a model's constants as a C header, beside the C decoder."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import click
+import numpy as np
+
+import edge_centernet.decoder
+from edge_centernet import __version__
+from edge_centernet.artifact import check_content, read_manifest, sha256
+from edge_centernet.decoder import in_heat_unit
+from edge_centernet.decoder.head import Head
+from edge_centernet.decoder.reference import logistic
+from edge_centernet.errors import ManifestError
+from edge_centernet.files import write_atomic
+from edge_centernet.heads import Heads
+from edge_centernet.manifest import Manifest, TensorSpec
+from edge_centernet.models import find_model
+from edge_centernet.output import prepare_folder
+
+LIBRARY = Path(edge_centernet.decoder.__file__).parent
+C_TYPES = {"int8": ("int8_t", "ECN_S8"), "uint8": ("uint8_t", "ECN_U8"), "float32": ("float", "ECN_F32")}
+COLUMNS = 6  # numbers a line of the table
+
+
+@click.command(short_help="Write a model's constants for the C decoder.")
+@click.argument("model", metavar="MODEL")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write to, made if missing; files of the same names are replaced.",
+)
+def command(model: str, out: Path) -> None:
+    """Write what firmware needs to decode a model's outputs: NAME_model.h, and the C decoder beside it.
+
+    MODEL: the .tflite, .xml or .onnx file that will run on the device, for they differ in layout; the name of a shipped
+    model means its .tflite. docs/decoder.md tells how to go on.
+
+    Example: edge-centernet export-c centernet-nano-256 --out firmware/detector
+    """
+    path = find_model(model, ".tflite")
+    manifest = read_manifest(path)
+    check_content(path, manifest)
+    name = identifier(manifest.model.name)
+    files: dict[str, str | bytes] = {f"{name}_model.h": header(manifest, name, path)}
+    files |= {source.name: source.read_bytes() for source in sorted(LIBRARY.glob("edgecn_*.[ch]"))}
+    prepare_folder(out)
+    for file, content in files.items():
+        write_atomic(out / file, content)
+        click.echo(out / file)
+    heads = ", ".join(f"{role} {spec.dtype} {spec.layout}" for role, spec in _heads(manifest).items())
+    click.echo(f"For {path}: {heads}")
+
+
+def identifier(name: str) -> str:
+    """What the C names of a model begin with: "centernet-nano-256" gives centernet_nano_256."""
+    plain = re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
+    # No name may begin with a digit, nor be one of the library's, such as ecn_heads.
+    return plain if re.match("(?!ecn)[a-z]", plain) else f"model_{plain}".rstrip("_")
+
+
+def header(manifest: Manifest, name: str, origin: Path) -> str:
+    """The text of NAME_model.h, ASCII; the file `origin` is named in its first comment.
+
+    Raises ManifestError, ArtifactError or ConfigError for what the C decoder could not use.
+    """
+    model, specs = manifest.model, _heads(manifest)
+    if not all(map(math.isfinite, (*model.mean, *model.std))):
+        raise ManifestError(f"model mean, std: expected finite numbers, got {model.mean}, {model.std}")
+    heads = {role: _head(role, spec) for role, spec in specs.items()}
+    threshold = in_heat_unit(model.threshold, model.heat_unit)
+    guard = f"{name.upper()}_MODEL_H"
+    lines = [
+        f"/* {name}_model.h - what edgecn_decode needs to know of {_comment(model.name)} {_comment(model.version)}.",
+        f" * Written by edge-centernet {__version__} export-c from {_comment(origin.name)},",
+        f" * sha256 {sha256(origin)}.",
+        " * Tables are static: include it in one file, or each has its own. */",
+        f"#ifndef {guard}",
+        f"#define {guard}",
+        "",
+        *([] if math.isfinite(threshold) else ["#include <math.h>"]),
+        '#include "edgecn_decode.h"',
+        "",
+        "#if (ECN_VERSION >> 16) != 2",
+        '#error "expected edgecn_decode.h 2.x, the one that export-c put beside this file"',
+        "#endif",
+        "",
+        *_values(manifest, name),
+        "",
+        *_classes(model.classes, name),
+        "",
+        f"/* The suggested threshold, a probability of {model.threshold:g}, in the heatmap's unit. */",
+        f"static const float {name}_threshold = {_float(threshold)};",
+        "",
+        *(_table(heads["heat"], name) if model.heat_unit == "logit" and specs["heat"].quant else []),
+        *_function(manifest, name),
+        "",
+        "#endif",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _heads(manifest: Manifest) -> dict[str, TensorSpec]:
+    return {role: getattr(manifest, role) for role in Heads._fields}
+
+
+def _head(role: str, spec: TensorSpec) -> Head:
+    """Checked as a head is before decoding; it holds no data."""
+    nothing = np.broadcast_to(np.zeros((), spec.dtype), spec.chw)
+    return Head(role, nothing, None if spec.dtype == "float32" else spec.quant)
+
+
+def _values(manifest: Manifest, name: str) -> list[str]:
+    """The enum and the constants of the input."""
+    model, image = manifest.model, manifest.input
+    heads, (height, width) = _heads(manifest), model.cells
+    values = {
+        "input_width": (model.width, "pixels"),
+        "input_height": (model.height, "pixels"),
+        "input_count": (math.prod(image.shape), "values of input_type"),
+        "input_dtype": (C_TYPES[image.dtype][1], ""),
+        "input_is_nhwc": (int(image.layout == "NHWC"), "0: NCHW"),
+        "input_is_rgb": (int(model.color == "rgb"), "0: BGR"),
+        "input_zero_point": (image.quant.zero_point if image.quant else 0, ""),
+        "pad_value": (model.pad_value, "the pixel around the picture, in all channels"),
+        "stride": (model.stride, "input pixels per cell"),
+        "width": (width, "cells"),
+        "height": (height, "cells"),
+        "classes": (len(model.classes), ""),
+        "heat_is_logit": (int(model.heat_unit == "logit"), "0: probabilities"),
+        **{f"{role}_count": (math.prod(spec.shape), f"values of {role}_type") for role, spec in heads.items()},
+    }
+    notes = {key: f" /* {note} */" if note else "" for key, (_, note) in values.items()}
+    items = [f"    {name}_{key} = {value}," for key, (value, _) in values.items()]
+    items[-1] = items[-1].rstrip(",")  # C++98 wants none behind the last
+    return [
+        *(
+            f"typedef {C_TYPES[spec.dtype][0]} {name}_{role}_type; /* {spec.layout} {'x'.join(map(str, spec.shape))} */"
+            for role, spec in {"input": image, **heads}.items()
+        ),
+        "",
+        "enum {",
+        *(item + note for item, note in zip(items, notes.values(), strict=True)),
+        "};",
+        "",
+        "/* Input: real = (pixel - mean) / std for each channel"
+        + ("; stored = round(real / scale) + zero point. */" if image.quant else ". */"),
+        f"static const double {name}_mean[3] = {{{', '.join(repr(float(value)) for value in model.mean)}}};",
+        f"static const double {name}_std[3] = {{{', '.join(repr(float(value)) for value in model.std)}}};",
+        *([f"static const double {name}_input_scale = {float(image.quant.scale)!r};"] if image.quant else []),
+    ]
+
+
+def _classes(classes: tuple[str, ...], name: str) -> list[str]:
+    items = [f"    {_string(text)}" for text in classes]
+    return ["/* UTF-8 */", f"static const char *const {name}_class_names[{len(classes)}] = {{", ",\n".join(items), "};"]
+
+
+def _table(heat: Head, name: str) -> list[str]:
+    """What ecn_probability_table would fill in."""
+    low = np.iinfo(heat.data.dtype).min
+    stored = np.arange(low, low + 256).astype(heat.data.dtype)
+    numbers = [_float(value) for value in logistic(heat.real(stored)).tolist()]
+    rows = [", ".join(numbers[i : i + COLUMNS]) for i in range(0, 256, COLUMNS)]
+    return [
+        f"/* The probability of each value that the heatmap can store: [{'stored + 128' if low else 'stored'}]. */",
+        f"static const float {name}_probability[256] = {{",
+        ",\n".join(f"    {row}" for row in rows),
+        "};",
+        "",
+    ]
+
+
+def _function(manifest: Manifest, name: str) -> list[str]:
+    """NAME_heads."""
+    specs = _heads(manifest)
+    arguments = [f"const {name}_{role}_type *{role}" for role in specs]
+    return [
+        "/* Three outputs of the network as ecn_decode takes them. */",
+        f"static inline ecn_heads {name}_heads(",
+        ",\n".join(f"    {argument}" for argument in arguments) + ")",
+        "{",
+        "    const ecn_heads heads = {",
+        *(f"        {{{role}, {_tensor(spec)}}}," for role, spec in specs.items()),
+        f"        {name}_classes, {name}_height, {name}_width, {_float(manifest.model.stride)},",
+        f"        {name}_threshold, 0",
+        "    };",
+        "    return heads;",
+        "}",
+    ]
+
+
+def _tensor(spec: TensorSpec) -> str:
+    """The fields of ecn_tensor behind `data`."""
+    channels, height, width = spec.chw
+    strides = (height * width, width, 1) if spec.layout == "NCHW" else (1, width * channels, channels)
+    quantized = spec.quant is not None and spec.dtype != "float32"
+    scale, zero_point = (spec.quant.scale, spec.quant.zero_point) if spec.quant and quantized else (1.0, 0)
+    return f"{_float(np.float32(scale))}, {zero_point}, {C_TYPES[spec.dtype][1]}, {', '.join(map(str, strides))}"
+
+
+def _float(value: float | np.float32) -> str:
+    """A C constant of just this float32: nine digits tell all of them apart."""
+    if math.isinf(value):
+        return "INFINITY" if value > 0 else "-INFINITY"
+    digits = f"{value:.9g}"
+    return digits + ("f" if "." in digits or "e" in digits else ".0f")
+
+
+def _string(text: str) -> str:
+    """A C string constant; what is not plain ASCII becomes octal, and no trigraph is left."""
+    plain = (chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode())
+    return f'"{"".join(plain)}"'
+
+
+def _comment(text: str) -> str:
+    """Text that cannot end a comment."""
+    return re.sub(r"[^A-Za-z0-9 .,+_-]", "_", text)

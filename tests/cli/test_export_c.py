@@ -1,0 +1,278 @@
+"""`edge-centernet export-c`: its header compiles, says what the library says, and the example finds Python's boxes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edge_centernet
+from edge_centernet.artifact import read_manifest
+from edge_centernet.cli.export_c import LIBRARY, header, identifier
+from edge_centernet.converters import convert
+from edge_centernet.decoder import decode
+from edge_centernet.errors import ArtifactError
+from edge_centernet.image import prepare, read_image
+from edge_centernet.manifest import Manifest, Quant
+from edge_centernet.models import find_model
+from edge_centernet.runtimes import open_runtime
+
+Run = Callable[..., Any]
+MODEL, NAME = "centernet-nano-256", "centernet_nano_256"
+ENGINE = {"int8 NHWC": "tflite", "float NCHW": "onnxruntime"}
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "edge_centernet" / "decoder" / "example" / "detect_dump.c"
+STRICT = ["-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Werror"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The nano model in int8 for TFLite and in float for ONNX Runtime."""
+    (onnx,) = convert(find_model(MODEL, ".onnx"), ["onnx"], "fp32", tmp_path_factory.mktemp("fp32"))
+    return {"int8 NHWC": find_model(MODEL, ".tflite"), "float NCHW": onnx.path}
+
+
+def call(*command: str | Path) -> str:
+    """Standard output; fails the test with everything the command said."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def compile_and_run(compiler: str, folder: Path, text: str, name: str = NAME) -> str:
+    """What a C program prints that includes the header in `folder`."""
+    source = folder / "program.c"
+    source.write_text(f'#include <stdio.h>\n#include <string.h>\n#include "{name}_model.h"\n{text}')
+    flags = ["-std=c99", *STRICT, f"-I{LIBRARY}"]
+    call(compiler, *flags, source, LIBRARY / "edgecn_decode.c", "-o", folder / "program")
+    return call(folder / "program")
+
+
+def written(folder: Path, manifest: Manifest, name: str = NAME) -> Path:
+    """The folder, with the header of a manifest in it."""
+    (folder / f"{name}_model.h").write_text(header(manifest, name, find_model(MODEL, ".tflite")), encoding="ascii")
+    return folder
+
+
+def test_folder_holds_all_that_is_needed(run: Run, tmp_path: Path) -> None:
+    """The header and the library's files, each named on standard output, nothing else; a second run changes nothing."""
+    out = tmp_path / "firmware" / "detector"
+    done = run("export-c", MODEL, "--out", out)
+    assert done.code == 0
+    library = {path.name: path.read_bytes() for path in LIBRARY.glob("edgecn_*.[ch]")}
+    found = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert found == library | {f"{NAME}_model.h": found[f"{NAME}_model.h"]}
+    assert {"edgecn_decode.c", "edgecn_decode.h"} <= set(library)
+    assert set(done.out.splitlines()[:-1]) == {str(out / name) for name in found}
+    assert done.out.splitlines()[-1].endswith("heat int8 NHWC, size int8 NHWC, offset int8 NHWC")
+
+    run("export-c", MODEL, "--out", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == found
+
+
+@pytest.mark.parametrize("kind", ENGINE)
+def test_example_finds_the_boxes_that_python_finds(
+    run: Run, models: dict[str, Path], kind: str, compiler: str, tmp_path: Path
+) -> None:
+    """From dumped heads of the sample photo, the same classes, scores and boxes, to the last bit: person and cat."""
+    run("export-c", models[kind], "--out", tmp_path)
+    program = tmp_path / "detect_dump"
+    call(compiler, "-std=c99", *STRICT, f"-I{tmp_path}", EXAMPLE, tmp_path / "edgecn_decode.c", "-o", program)
+
+    runtime = open_runtime(models[kind], ENGINE[kind])
+    manifest = runtime.manifest
+    photo = read_image(Path(edge_centernet.__file__).parent / "assets" / "sample.jpg")
+    heads = runtime.run(prepare(photo, manifest)[0])
+    found = decode(heads, manifest, threshold=manifest.model.threshold)
+    dumps = []
+    for role, head in heads._asdict().items():
+        dumps.append(tmp_path / f"{role}.bin")
+        stored = head if getattr(manifest, role).layout == "NCHW" else head.transpose(1, 2, 0)
+        dumps[-1].write_bytes(stored.tobytes())
+    runtime.close()
+
+    names = manifest.model.classes
+    expected = [
+        f"{i} {names[i]} {' '.join(f'{value:.9g}' for value in (score, *box))}"
+        for box, score, i in zip(found.xyxy.tolist(), found.score.tolist(), found.class_id.tolist(), strict=True)
+    ]
+    assert call(program, *dumps).splitlines() == expected
+    assert {"person", "cat"} <= {line.split()[1] for line in expected}
+
+
+def test_example_refuses_a_dump_of_another_size(run: Run, compiler: str, tmp_path: Path) -> None:
+    """A heatmap one byte short is named with the 20480 bytes expected, exit code 2."""
+    run("export-c", MODEL, "--out", tmp_path)
+    call(compiler, f"-I{tmp_path}", EXAMPLE, tmp_path / "edgecn_decode.c", "-o", tmp_path / "detect_dump")
+    (tmp_path / "short").write_bytes(bytes(20479))
+    done = subprocess.run([tmp_path / "detect_dump", *[tmp_path / "short"] * 3], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, f"{tmp_path / 'short'}: expected a file of 20480 bytes\n")
+
+
+def test_c_code_of_the_docs_compiles(run: Run, compiler: str, tmp_path: Path) -> None:
+    """The block in docs/decoder.md, without a warning."""
+    block = re.search(r"```c\n(.*?)```", (ROOT / "docs" / "decoder.md").read_text(encoding="utf-8"), re.S)
+    assert block
+    run("export-c", MODEL, "--out", tmp_path)
+    (tmp_path / "find.c").write_text(block[1])
+    call(compiler, "-std=c99", *STRICT, "-c", tmp_path / "find.c", "-o", tmp_path / "find.o")
+
+
+@pytest.mark.parametrize("kind", ENGINE)
+def test_header_is_also_cpp(run: Run, models: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    """A C++ compiler takes the header without a warning."""
+    cpp = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+    if cpp is None:
+        pytest.skip("no C++ compiler: install g++ or clang++")
+    run("export-c", models[kind], "--out", tmp_path)
+    source = tmp_path / "program.cpp"
+    source.write_text(f'#include "{NAME}_model.h"\nint classes() {{ return {NAME}_classes; }}\n')
+    call(cpp, *STRICT, "-c", source, "-o", tmp_path / "program.o")
+
+
+@pytest.mark.parametrize(("dtype", "zero_point"), [("int8", 57), ("uint8", 185)])
+def test_table_is_that_of_the_library(dtype: str, zero_point: int, compiler: str, tmp_path: Path) -> None:
+    """All 256 probabilities equal those of ecn_probability_table, bit for bit."""
+    manifest = read_manifest(find_model(MODEL, ".tflite"))
+    assert manifest.heat.quant
+    heat = replace(manifest.heat, dtype=dtype, quant=Quant(manifest.heat.quant.scale, zero_point))
+    program = f"""
+int main(void)
+{{
+    static const {NAME}_heat_type heat[1];
+    float table[256];
+    const ecn_heads heads = {NAME}_heads(heat, NULL, NULL);
+    const int32_t error = ecn_probability_table(&heads.heat, table);
+    printf("%d %d", (int)error, memcmp(table, {NAME}_probability, sizeof table));
+    return 0;
+}}
+"""
+    assert compile_and_run(compiler, written(tmp_path, replace(manifest, heat=heat)), program) == "0 0"
+
+
+@pytest.mark.parametrize("kind", ENGINE)
+def test_only_a_quantized_heatmap_of_logits_has_a_table(models: dict[str, Path], kind: str) -> None:
+    """There is one for int8 logits, none for floats, and none for int8 probabilities."""
+    manifest = read_manifest(models[kind])
+    assert (f"{NAME}_probability[256]" in header(manifest, NAME, models[kind])) == (kind == "int8 NHWC")
+    probabilities = replace(manifest, model=replace(manifest.model, heat_unit="probability"))
+    assert f"{NAME}_probability[256]" not in header(probabilities, NAME, models[kind])
+
+
+@pytest.mark.parametrize(
+    ("unit", "threshold", "value"),
+    [
+        ("logit", 0.3, "-0.847297847"),
+        ("logit", 0.0, "-inf"),
+        ("logit", 1.0, "inf"),
+        ("probability", 0.3, "0.300000012"),
+    ],
+)
+def test_threshold_is_in_the_unit_of_the_heatmap(
+    unit: Any, threshold: float, value: str, compiler: str, tmp_path: Path
+) -> None:
+    """A probability of 0.3 is float32(log(0.3 / 0.7)) for logits; 0 and 1 are the infinities."""
+    manifest = read_manifest(find_model(MODEL, ".tflite"))
+    manifest = replace(manifest, model=replace(manifest.model, heat_unit=unit, threshold=threshold))
+    program = f'int main(void) {{ printf("%.9g", (double){NAME}_threshold); return 0; }}\n'
+    assert compile_and_run(compiler, written(tmp_path, manifest), program) == value
+
+
+@pytest.mark.parametrize("scale", [2.0**-149, 1 / 3, 1.0, 3e38])
+def test_scale_is_exact(scale: float, compiler: str, tmp_path: Path) -> None:
+    """The scale in the header is the manifest's, rounded to float32."""
+    manifest = read_manifest(find_model(MODEL, ".tflite"))
+    manifest = replace(manifest, size=replace(manifest.size, quant=Quant(scale, 3)))
+    program = f"""
+int main(void)
+{{
+    const ecn_heads heads = {NAME}_heads(NULL, NULL, NULL);
+    printf("%.9g", (double)heads.size.scale);
+    return 0;
+}}
+"""
+    printed = compile_and_run(compiler, written(tmp_path, manifest), program)
+    assert np.float32(printed) == np.float32(scale)
+
+
+def test_names_survive_whatever_they_hold(compiler: str, tmp_path: Path) -> None:
+    """Quotes, trigraphs, comment ends, line ends and other alphabets in names neither break the header nor get lost."""
+    names = ('a "b"', "back\\slash", "what??/", "*/ end", "two\nlines", "größe 7")
+    manifest = read_manifest(find_model(MODEL, ".tflite"))
+    model = replace(manifest.model, name="*/ 3\nD", version='1"??/', classes=names)
+    heat = replace(manifest.heat, shape=(*manifest.heat.shape[:3], len(names)))
+    name = identifier(model.name)
+    program = f"""
+int main(void)
+{{
+    for (int i = 0; i < {name}_classes; ++i) {{
+        printf("%s|", {name}_class_names[i]);
+    }}
+    return 0;
+}}
+"""
+    folder = written(tmp_path, replace(manifest, model=model, heat=heat), name)
+    assert compile_and_run(compiler, folder, program, name) == "|".join(names) + "|"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("centernet-mbv2-320", "centernet_mbv2_320"),
+        ("My  Net!", "my_net"),
+        ("3d", "model_3d"),
+        ("ecn", "model_ecn"),
+        ("größe", "gr_e"),
+        ("", "model"),
+    ],
+)
+def test_identifier_is_one_in_c(name: str, expected: str) -> None:
+    """Lower case, single underscores, a letter first, and none of the library's own names."""
+    assert identifier(name) == expected
+
+
+@pytest.mark.parametrize("name", ["none.tflite", "nonesuch", "photo.jpg", "cut.tflite", "weights.safetensors"])
+def test_what_is_no_model_is_refused(run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, exit code 2, and no folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").write_bytes(b"x")
+    (tmp_path / "weights.safetensors").write_bytes(b"x")
+    (tmp_path / "cut.tflite").write_bytes(find_model(MODEL, ".tflite").read_bytes()[:100_000])
+    done = run("export-c", name, "--out", "firmware")
+    assert done.code == 2
+    assert done.err.startswith("Error: ")
+    assert len(done.err.splitlines()) == 1
+    assert not (tmp_path / "firmware").exists()
+
+
+def test_a_changed_file_is_refused(run: Run, tmp_path: Path) -> None:
+    """One bit of the weights is enough: what the manifest says may not hold for it."""
+    data = bytearray(find_model(MODEL, ".tflite").read_bytes())
+    data[200_000] ^= 1
+    (tmp_path / "changed.tflite").write_bytes(data)
+    done = run("export-c", tmp_path / "changed.tflite", "--out", tmp_path / "firmware")
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert "not what its manifest was written for" in done.err
+
+
+def test_a_head_that_c_cannot_decode_is_refused(tmp_path: Path) -> None:
+    """A scale of 1e300 is no float: the error names the head."""
+    manifest = read_manifest(find_model(MODEL, ".tflite"))
+    manifest = replace(manifest, offset=replace(manifest.offset, quant=Quant(1e300, 0)))
+    with pytest.raises(ArtifactError, match="offset head: expected a scale that float32 can hold"):
+        header(manifest, NAME, find_model(MODEL, ".tflite"))
+
+
+def test_a_folder_that_cannot_be_written_is_refused(run: Run, tmp_path: Path) -> None:
+    """A file in place of a folder above --out: one line, exit code 2."""
+    (tmp_path / "file").write_bytes(b"")
+    done = run("export-c", MODEL, "--out", tmp_path / "file" / "firmware")
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1
