@@ -20,8 +20,7 @@ SHIFT = 128  # uint8 = int8 + SHIFT
 def to_stored(model: Any) -> Any:
     """A copy in the stored form. Heads stay int8: they are what the decoder reads."""
     stored = copy_of(model)
-    heads = {node.output[0] for node in stored.graph.node} & set(HEADS)
-    _change_activations(stored.graph, "int8", "uint8", leave=heads)
+    _change_activations(stored.graph, "int8", "uint8", leave=set(HEADS))
     _fold_weights(stored.graph)
     drop_unused(stored.graph)
     return stored

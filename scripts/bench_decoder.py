@@ -23,7 +23,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,12 +32,12 @@ import click
 import cv2
 import numpy as np
 import torch
-from check_int8_speed import ROOT, commit, cpu_name
+from check_int8_speed import ROOT, commit, cpu_name, take_turns
 from numpy.typing import NDArray
 
 from edge_centernet.artifact import read_manifest
-from edge_centernet.decoder import _decoder, decode
-from edge_centernet.decoder.head import BOX
+from edge_centernet.decoder import _decoder, decode, in_heat_unit
+from edge_centernet.decoder.head import BOX, as_pair
 from edge_centernet.files import write_atomic
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Manifest, Quant
@@ -131,14 +130,8 @@ def nms_boxes(heat: NDArray[np.int8], threshold: float) -> tuple[Callable[[], An
 
 def medians(calls: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
     """Name -> median microseconds, the calls taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(-3, turns):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn >= 0:
-                times[name].append((time.perf_counter() - start) * 1e6)
-    return {name: round(statistics.median(values), 2) for name, values in times.items()}
+    times = take_turns(calls, turns, warm_up=3)
+    return {name: round(1e6 * statistics.median(values), 2) for name, values in times.items()}
 
 
 def in_python(heat: NDArray[np.int8], turns: int) -> tuple[dict[str, float], int]:
@@ -148,7 +141,7 @@ def in_python(heat: NDArray[np.int8], turns: int) -> tuple[dict[str, float], int
     boxes = np.full((2, side, side), 30, np.int8)
     heads = Heads(heat, boxes, boxes)
     floats = [torch.from_numpy(a[None].astype(np.float32)) for a in (heat * np.float32(QUANT.scale), boxes, boxes)]
-    suppress, candidates = nms_boxes(heat, logit(THRESHOLD))
+    suppress, candidates = nms_boxes(heat, in_heat_unit(THRESHOLD, "logit"))
     calls: dict[str, Callable[[], Any]] = {
         "decode, C": lambda: decode(heads, spec, threshold=THRESHOLD, backend="c"),
         "decode, NumPy": lambda: decode(heads, spec, threshold=THRESHOLD, backend="numpy"),
@@ -164,19 +157,14 @@ def overhead(turns: int) -> dict[str, float]:
     spec = manifest(20, side)
     boxes, out = np.full((2, side, side), 30, np.int8), np.empty(200, BOX)
     heads = Heads(heat, boxes, boxes)
-    quants = [(head.quant.scale, head.quant.zero_point) for head in (spec.heat, spec.size, spec.offset) if head.quant]
-    arguments = (*heads, *quants, 4.0, logit(THRESHOLD), None, out.view(np.float32))
+    quants = [as_pair(head.quant) for head in (spec.heat, spec.size, spec.offset)]
+    arguments = (*heads, *quants, 4.0, in_heat_unit(THRESHOLD, "logit"), None, out.view(np.float32))
     calls: dict[str, Callable[[], Any]] = {
         "decode": lambda: decode(heads, spec, threshold=THRESHOLD),
         "C": lambda: _decoder.decode(*arguments),
     }
     found = medians(calls, turns)
     return {**found, "added": round(found["decode"] - found["C"], 2)}
-
-
-def logit(probability: float) -> float:
-    """Its logarithmic odds."""
-    return float(np.log(probability / (1 - probability)))
 
 
 @click.command()
@@ -187,7 +175,7 @@ def main(turns: int, out: Path | None) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     heat = heatmap(CLASSES, SIDE, OBJECTS)
-    c = in_c(heat, logit(THRESHOLD), turns)
+    c = in_c(heat, in_heat_unit(THRESHOLD, "logit"), turns)
     python, candidates = in_python(heat, max(20, turns // 10))
     added = overhead(10 * turns)
     ours = python["decode, C"]

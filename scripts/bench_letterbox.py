@@ -17,7 +17,6 @@ import platform
 import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any
 import click
 import cv2
 import numpy as np
-from check_int8_speed import ROOT, commit, cpu_name, quantiles
+from check_int8_speed import ROOT, commit, cpu_name, quantiles, take_turns
 from numpy.typing import NDArray
 
 from edge_centernet.files import write_atomic
@@ -72,7 +71,8 @@ def main(rounds: int, out: Path) -> None:
         for level in LEVELS:
             calls |= compiled(level, Path(folder), frames, table)
         check(calls)
-        times = measure(calls, rounds)
+        seconds = take_turns(calls, rounds, warm_up=5)
+    times = {name: [1e6 * value for value in values] for name, values in seconds.items()}
     record = report(times, rounds)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, json.dumps(record, indent=1) + "\n")
@@ -148,18 +148,6 @@ def check(calls: dict[str, Call]) -> None:
             wrong = int(np.count_nonzero(call() != calls[f"cv2 {name.split()[2]} full"]()))
             if wrong:
                 raise click.ClickException(f"{name}: {wrong} bytes differ from OpenCV's")
-
-
-def measure(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Microseconds of each call; in turns, so that a busy moment of the machine hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(5 + rounds):  # the first ones warm up
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn >= 5:
-                times[name].append((time.perf_counter() - start) * 1e6)
-    return times
 
 
 def report(times: dict[str, list[float]], rounds: int) -> dict[str, Any]:

@@ -15,10 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edge_centernet.artifact import sha256
 from edge_centernet.converters import convert, verify
@@ -30,6 +32,7 @@ from edge_centernet.runtimes import open_runtime
 from edge_centernet.runtimes.base import Runtime
 
 ROOT = Path(__file__).resolve().parents[1]
+Key = TypeVar("Key")
 TARGETS = {"openvino": 1.8, "tflite": 1.7}
 TURN, WARM_UP = 15, 5  # inferences of one network at a stretch; those not counted
 ENGINES = {"openvino": "openvino", "tflite": "ai-edge-litert"}
@@ -48,7 +51,7 @@ def main() -> int:
                 source, list(ENGINES), precision, Path(folder), progress=print, pictures=pictures[:2]
             ):
                 runtimes[artifact.target, precision] = open_runtime(artifact.path, threads=options.threads)
-        times = measure(runtimes, pictures, options.rounds)
+        times = inferences(runtimes, pictures, -(-options.rounds // (TURN - WARM_UP)), TURN, WARM_UP)
     record = report(source, options, times)
     path = options.out or ROOT / "docs/benchmarks" / f"int8-speed-{platform.machine()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,25 +74,35 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(
-    runtimes: dict[tuple[str, str], Runtime], pictures: list[Any], rounds: int
-) -> dict[tuple[str, str], list[float]]:
-    """(engine, precision) -> milliseconds of each inference.
+def take_turns(
+    calls: dict[Key, Callable[[], Any]], turns: int, length: int = 1, uncounted: int = 0, warm_up: int = 0
+) -> dict[Key, list[float]]:
+    """Key -> seconds of each counted call, `length` of each at a stretch: a busy moment of the machine hits all alike.
 
-    In turns of TURN inferences each: a busy moment of the machine hits all four alike. The first of a turn find the
-    caches full of another network's weights, which no device with one network has; they are not counted.
+    uncounted: of a stretch, the first ones. They find the caches full of another's data, which no device with one
+    network has. warm_up: turns before those that count.
     """
-    inputs = {key: [prepare(p, runtime.manifest)[0] for p in pictures] for key, runtime in runtimes.items()}
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in runtimes}
-    for _ in range(-(-rounds // (TURN - WARM_UP))):
-        for key, runtime in runtimes.items():
-            for i in range(TURN):
-                x = inputs[key][i % len(pictures)]
+    times: dict[Key, list[float]] = {key: [] for key in calls}
+    for turn in range(-warm_up, turns):
+        for key, call in calls.items():
+            for i in range(length):
                 start = time.perf_counter()
-                runtime.run(x)
-                if i >= WARM_UP:
-                    times[key].append((time.perf_counter() - start) * 1e3)
+                call()
+                if turn >= 0 and i >= uncounted:
+                    times[key].append(time.perf_counter() - start)
     return times
+
+
+def inferences(
+    runtimes: dict[Key, Runtime], pictures: list[Any], turns: int, length: int, uncounted: int, warm_up: int = 0
+) -> dict[Key, list[float]]:
+    """Key -> milliseconds of each counted inference, in turns; pictures come again and again."""
+    calls: dict[Key, Callable[[], Any]] = {}
+    for key, runtime in runtimes.items():
+        inputs = cycle([prepare(picture, runtime.manifest)[0] for picture in pictures])
+        calls[key] = lambda run=runtime.run, inputs=inputs: run(next(inputs))
+    times = take_turns(calls, turns, length, uncounted, warm_up)
+    return {key: [1e3 * seconds for seconds in values] for key, values in times.items()}
 
 
 def report(source: Path, options: argparse.Namespace, times: dict[tuple[str, str], list[float]]) -> dict[str, Any]:

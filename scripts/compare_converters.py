@@ -26,7 +26,7 @@ from typing import Any
 
 import click
 import numpy as np
-from check_int8_speed import ROOT, commit, cpu_name
+from check_int8_speed import ROOT, commit, cpu_name, inferences
 
 from edge_centernet.artifact import files_of, read_manifest
 from edge_centernet.calibration.images import pick_images
@@ -57,8 +57,6 @@ IMAGES, COMPARED, ROUNDS = 200, 200, 100
 
 class PlainGraph(to_tflite.FloatGraph):
     """A float TFLite network as others make them: float32 in, no uint8 in front."""
-
-    input_dtype = "float32"
 
     def add_input(self) -> None:
         """The image as (pixel - 128) / 128."""
@@ -144,17 +142,8 @@ def shared_detections(path: Path, floats: Path, data: Dataset) -> tuple[int, int
 
 def latency(paths: dict[str, Path]) -> dict[str, float]:
     """Name -> median milliseconds of one inference at one thread, files taking turns."""
-    picture = sample_pictures()[0]
     runtimes = {name: open_runtime(path, threads=1) for name, path in paths.items()}
-    times: dict[str, list[float]] = {name: [] for name in paths}
-    for turn in range(-10, ROUNDS):
-        for name, runtime in runtimes.items():
-            x, _ = prepare(picture, runtime.manifest)
-            for again in range(3):  # the first finds the others' weights in the caches
-                start = time.perf_counter()
-                runtime.run(x)
-                if turn >= 0 and again:
-                    times[name].append((time.perf_counter() - start) * 1e3)
+    times = inferences(runtimes, sample_pictures()[:1], ROUNDS, length=3, uncounted=1, warm_up=10)
     for runtime in runtimes.values():
         runtime.close()
     return {name: round(statistics.median(values), 3) for name, values in times.items()}

@@ -13,22 +13,19 @@ import json
 import platform
 import statistics
 import sys
-import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from check_int8_speed import ENGINES, ROOT, commit, cpu_name, installed, quantiles
+from check_int8_speed import ENGINES, ROOT, commit, cpu_name, inferences, installed, quantiles
 from numpy.typing import NDArray
 
 from edge_centernet.artifact import sha256
 from edge_centernet.converters import verify
 from edge_centernet.files import write_atomic
-from edge_centernet.image import prepare
 from edge_centernet.runtimes import choose, open_runtime
-from edge_centernet.runtimes.base import Runtime
 
 BLOCK, UNCOUNTED = 25, 5  # inferences
 
@@ -63,7 +60,7 @@ def _engine(
 ) -> dict[str, Any]:
     """Model -> median ms, 10th and 90th percentile, ratio of its median to the first model's; printed too."""
     runtimes = {model: open_runtime(*choose(model, engine), threads=threads) for model in models}
-    times = _measure(runtimes, blocks, pictures)
+    times = inferences(runtimes, pictures, blocks, BLOCK, UNCOUNTED, warm_up=1)
     first = statistics.median(times[models[0]])
     rows = {}
     for model, values in times.items():
@@ -72,21 +69,6 @@ def _engine(
         rows[model] = {"ms": round(median, 3), "p10_p90_ms": spread, "ratio": round(median / first, 3)}
         click.echo(f"{engine:10} {model:24} {median:7.2f} ms  {median / first:6.3f}")
     return rows
-
-
-def _measure(runtimes: dict[str, Runtime], blocks: int, pictures: list[NDArray[np.uint8]]) -> dict[str, list[float]]:
-    """Milliseconds of the counted inferences of each model."""
-    times: dict[str, list[float]] = {model: [] for model in runtimes}
-    inputs = {model: [prepare(p, r.manifest)[0] for p in pictures] for model, r in runtimes.items()}
-    for block in range(1 + blocks):  # the first warms up
-        for model, runtime in runtimes.items():
-            for i in range(BLOCK):
-                x = inputs[model][i % len(pictures)]
-                start = time.perf_counter()
-                runtime.run(x)
-                if block and i >= UNCOUNTED:
-                    times[model].append((time.perf_counter() - start) * 1e3)
-    return times
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from check_int8_speed import ROOT, commit, cpu_name, installed
+from check_int8_speed import ROOT, commit, cpu_name, installed, take_turns
 
 from edge_centernet.converters import qdq, to_tflite
 from edge_centernet.files import write_atomic
@@ -33,8 +32,6 @@ def alone(kind: type[to_tflite.Graph], network: qdq.Network, conv: qdq.Conv) -> 
     """A TFLite network of one convolution, from its stored input to its stored output."""
 
     class One(kind):  # type: ignore[misc, valid-type]
-        input_dtype = "float32" if kind is to_tflite.FloatGraph else "int8"
-
         def add_input(self) -> None:
             self.inputs = [self.activation(conv.x)]
 
@@ -52,12 +49,8 @@ def microseconds(model: bytes) -> float:
     x = interpreter.get_input_details()[0]
     values = np.random.default_rng(0).integers(-100, 100, x["shape"])
     interpreter.set_tensor(x["index"], values.astype(x["dtype"]))
-    times = []
-    for _ in range(WARM_UP + RUNS):
-        start = time.perf_counter()
-        interpreter.invoke()
-        times.append((time.perf_counter() - start) * 1e6)
-    return statistics.median(times[WARM_UP:])
+    times = take_turns({"invoke": interpreter.invoke}, RUNS, warm_up=WARM_UP)
+    return 1e6 * statistics.median(times["invoke"])
 
 
 def measure(network: qdq.Network) -> list[dict[str, Any]]:

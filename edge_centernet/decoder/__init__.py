@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.decoder import reference
-from edge_centernet.decoder.head import BOX, Head
+from edge_centernet.decoder.head import BOX, Head, as_pair
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.heads import Heads
@@ -124,7 +124,7 @@ def _plan(manifest: Manifest, threshold: float) -> _Plan:
         _plans.clear()
     heat, size, offset = (_spec(role, getattr(manifest, role)) for role in Heads._fields)
     model = manifest.model
-    quants = tuple((1.0, 0) if s.quant is None else (s.quant.scale, s.quant.zero_point) for s in (heat, size, offset))
+    quants = tuple(as_pair(spec.quant) for spec in (heat, size, offset))
     cells = math.prod(heat.shape)
     in_unit = in_heat_unit(float(threshold), model.heat_unit)
     plan = _Plan(

@@ -61,3 +61,8 @@ class Head:
         if self.quant is None:
             return stored
         return (stored.astype(np.int32) - self.quant.zero_point).astype(np.float32) * np.float32(self.quant.scale)
+
+
+def as_pair(quant: Quant | None) -> tuple[float, int]:
+    """(scale, zero point), as the extension takes it; floats have none."""
+    return (1.0, 0) if quant is None else (quant.scale, quant.zero_point)

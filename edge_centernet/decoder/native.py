@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.decoder import _decoder
-from edge_centernet.decoder.head import BOX, Head
+from edge_centernet.decoder.head import BOX, Head, as_pair
 from edge_centernet.errors import ArtifactError
-from edge_centernet.manifest import Quant
 
 VERSION = 0x00020000  # ECN_VERSION of the header this file was written for
 
@@ -42,11 +41,6 @@ def decode_boxes(
     arrays = (heat.data, size.data, offset.data)
     quants = (as_pair(heat.quant), as_pair(size.quant), as_pair(offset.quant))
     return out[: find(arrays, quants, cell_px, threshold, class_thresholds, out)]
-
-
-def as_pair(quant: Quant | None) -> tuple[float, int]:
-    """As the extension takes it; floats have none."""
-    return (1.0, 0) if quant is None else (quant.scale, quant.zero_point)
 
 
 def find(

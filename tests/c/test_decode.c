@@ -7,23 +7,12 @@
  * tensor lies in memory of exactly its own size, so one element read too far is found.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "edgecn_decode.h"
+#include "expect.h"
 
 #include <math.h>                        /* INFINITY, NAN */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int failures = 0, checks = 0;
-
-#define EXPECT(expected, actual)                                                                   \
-    do {                                                                                           \
-        const long e_ = (long)(expected), a_ = (long)(actual);                                     \
-        ++checks;                                                                                  \
-        if (e_ != a_) {                                                                            \
-            ++failures;                                                                            \
-            printf("%s:%d: %s: expected %ld, got %ld\n", __FILE__, __LINE__, #actual, e_, a_);     \
-        }                                                                                          \
-    } while (0)
 
 /* ---- reading the goldens: little-endian bytes, on a machine of any byte order ----------------- */
 
@@ -58,16 +47,6 @@ static float read_f32(void)
     float value;
     memcpy(&value, &bits, 4);
     return value;
-}
-
-static void *allocate(size_t bytes)
-{
-    void *memory = malloc(bytes > 0 ? bytes : 1);
-    if (memory == NULL) {
-        printf("out of memory\n");
-        exit(1);
-    }
-    return memory;
 }
 
 /* The caller frees what is returned; `t` points into it. */

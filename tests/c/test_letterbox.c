@@ -9,32 +9,11 @@
  * tests/decoder/test_letterbox_c.py compares with OpenCV.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "edgecn_letterbox.h"
+#include "expect.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int failures = 0, checks = 0;
-
-#define EXPECT(expected, actual)                                                                   \
-    do {                                                                                           \
-        const long e_ = (long)(expected), a_ = (long)(actual);                                     \
-        ++checks;                                                                                  \
-        if (e_ != a_) {                                                                            \
-            ++failures;                                                                            \
-            printf("%s:%d: %s: expected %ld, got %ld\n", __FILE__, __LINE__, #actual, e_, a_);     \
-        }                                                                                          \
-    } while (0)
-
-static void *allocate(size_t bytes)
-{
-    void *memory = malloc(bytes);
-    if (memory == NULL) {
-        printf("out of memory\n");
-        exit(1);
-    }
-    return memory;
-}
 
 /* A 4x2 image for a 4x4 input, without a gap; each test changes what it is about. */
 static uint8_t PIXELS[24];

@@ -8,10 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from c_library import SOURCES, run
 
-import edge_centernet.decoder
-
-SOURCES = Path(edge_centernet.decoder.__file__).parent
 VERSION = re.findall(r"#define ECN_VERSION 0x(....)(....)u", (SOURCES / "edgecn_decode.h").read_text())[0]
 MAJOR, MINOR = (int(digits, 16) for digits in VERSION)
 DOTTED = f"{MAJOR}.{MINOR}"  # 2.0
@@ -57,19 +55,19 @@ def tool(name: str) -> str:
     return found
 
 
-def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
-    """Standard output; fails the test with everything the command said."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=env)
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
 def consumer(folder: Path, lists: str) -> Path:
     """A CMake project around PROGRAM."""
     folder.mkdir()
     (folder / "CMakeLists.txt").write_text(lists)
     (folder / "app.c").write_text(PROGRAM)
     return folder
+
+
+def output(project: Path, build: Path, option: str) -> str:
+    """What the project's program prints, once it is configured and built."""
+    run(tool("cmake"), "-S", project, "-B", build, option)
+    run(tool("cmake"), "--build", build)
+    return run(build / "app")
 
 
 @pytest.fixture(scope="module", params=["static", "shared"])
@@ -98,9 +96,7 @@ def test_install_holds_headers_and_one_library(installed: Path) -> None:
 def test_find_package_builds_and_runs(installed: Path, tmp_path: Path) -> None:
     """find_package(edgecn 2) and edgecn::edgecn are all that a program needs; it prints the library's version."""
     project = consumer(tmp_path / "app", CONSUMER.format(wanted=MAJOR))
-    run(tool("cmake"), "-S", project, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={installed}")
-    run(tool("cmake"), "--build", tmp_path / "build")
-    assert run(tmp_path / "build" / "app") == f"{DOTTED}\n"
+    assert output(project, tmp_path / "build", f"-DCMAKE_PREFIX_PATH={installed}") == f"{DOTTED}\n"
 
 
 @pytest.mark.cross
@@ -131,9 +127,7 @@ def test_pkg_config_builds_and_runs(installed: Path, compiler: str, tmp_path: Pa
 def test_add_subdirectory_builds_and_runs(compiler: str, tmp_path: Path) -> None:
     """A project that carries the sources links the same target."""
     project = consumer(tmp_path / "app", PARENT.format(sources=SOURCES))
-    run(tool("cmake"), "-S", project, "-B", tmp_path / "build", f"-DCMAKE_C_COMPILER={compiler}")
-    run(tool("cmake"), "--build", tmp_path / "build")
-    assert run(tmp_path / "build" / "app") == f"{DOTTED}\n"
+    assert output(project, tmp_path / "build", f"-DCMAKE_C_COMPILER={compiler}") == f"{DOTTED}\n"
 
 
 @pytest.mark.cross

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from c_library import BUILDS, LEVELS, SOURCES, STRICT, cpp_compiler, run, symbols
 
 import edge_centernet.decoder
 
-SOURCES = Path(edge_centernet.decoder.__file__).parent
 LIBRARY = SOURCES / "edgecn_decode.c"
-STRICT = ["-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Werror"]
-BUILDS = {
-    "plain": ["-std=c99", "-O2"],
-    "sanitized": ["-std=c99", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    # What a careless firmware build does; rounded() must keep the bits anyway.
-    "contracting": ["-std=gnu99", "-O3", "-ffp-contract=fast", "-march=native"],
-}
-
-
-def run(*command: str | Path) -> str:
-    """Standard output; fails the test with everything the command said."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 @pytest.mark.parametrize("build", BUILDS)
@@ -53,22 +38,16 @@ def test_c_program_notices_a_wrong_golden(compiler: str, root: Path, tmp_path: P
 
 def test_c_source_is_also_cpp(compiler: str, tmp_path: Path) -> None:
     """A C++ compiler takes the same file without a warning."""
-    cpp = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
-    if cpp is None:
-        pytest.skip("no C++ compiler: install g++ or clang++")
-    run(cpp, "-x", "c++", *STRICT, "-c", LIBRARY, "-o", tmp_path / "decode.o")
+    run(cpp_compiler(), "-x", "c++", *STRICT, "-c", LIBRARY, "-o", tmp_path / "decode.o")
 
 
-@pytest.mark.parametrize("level", ["-O0", "-Os", "-O2", "-O3"])
+@pytest.mark.parametrize("level", LEVELS)
 def test_library_needs_no_outside_symbol(level: str, compiler: str, tmp_path: Path) -> None:
     """No libm, no malloc: memcpy and memset at most, and no data of its own."""
-    library = tmp_path / "decode.o"
-    flags = ["-std=c99", level, "-fno-stack-protector", "-fno-pic"]
-    run(compiler, *flags, *STRICT, "-c", LIBRARY, "-o", library)
-    symbols = [line.split() for line in run("nm", library).splitlines()]
-    assert [symbol for symbol in symbols if symbol[-2] in "DdBbC"] == []
-    assert {symbol[-1] for symbol in symbols if symbol[-2] == "U"} <= {"memcpy", "memset"}
-    assert sorted(symbol[-1] for symbol in symbols if symbol[-2] == "T") == [
+    found = symbols(compiler, level, LIBRARY, tmp_path / "decode.o")
+    assert [name for kind, name in found if kind in "DdBbC"] == []
+    assert {name for kind, name in found if kind == "U"} <= {"memcpy", "memset"}
+    assert sorted(name for kind, name in found if kind == "T") == [
         "ecn_decode",
         "ecn_drop_twins",
         "ecn_logistic",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -14,22 +13,15 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import pytest
+from c_library import BUILDS, LEVELS, SOURCES, STRICT, cpp_compiler, run, symbols
 from numpy.typing import NDArray
 
 import edge_centernet.decoder
 from edge_centernet.image import Letterbox, prepare, read_image
 from edge_centernet.manifest import Layout, Manifest, ModelSpec, Quant, TensorSpec
 
-SOURCES = Path(edge_centernet.decoder.__file__).parent
 LIBRARY = SOURCES / "edgecn_letterbox.c"
 ASSETS = Path(edge_centernet.__file__).parent / "assets"
-STRICT = ["-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Werror"]
-BUILDS = {
-    "plain": ["-std=c99", "-O2"],
-    "sanitized": ["-std=c99", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    # What a careless firmware build does; rounded() must keep the bits anyway.
-    "contracting": ["-std=gnu99", "-O3", "-ffp-contract=fast", "-march=native"],
-}
 RGB, BGR, YUYV, NV12 = range(4)
 FORMATS = {"rgb": RGB, "bgr": BGR, "yuyv": YUYV, "nv12": NV12}
 DTYPES = {"int8": 1, "uint8": 2}  # ECN_S8, ECN_U8
@@ -59,13 +51,6 @@ class CFrame(ctypes.Structure):
     """ecn_frame."""
 
     _fields_ = [(name, ctypes.c_int32) for name in FRAME]
-
-
-def run(*command: str | Path) -> str:
-    """Standard output; fails the test with everything the command said."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -350,22 +335,16 @@ def test_c_program_notices_a_wrong_library(compiler: str, root: Path, tmp_path: 
 
 def test_c_source_is_also_cpp(compiler: str, tmp_path: Path) -> None:
     """A C++ compiler takes the same file without a warning."""
-    cpp = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
-    if cpp is None:
-        pytest.skip("no C++ compiler: install g++ or clang++")
-    run(cpp, "-x", "c++", *STRICT, "-c", LIBRARY, "-o", tmp_path / "letterbox.o")
+    run(cpp_compiler(), "-x", "c++", *STRICT, "-c", LIBRARY, "-o", tmp_path / "letterbox.o")
 
 
-@pytest.mark.parametrize("level", ["-O0", "-Os", "-O2", "-O3"])
+@pytest.mark.parametrize("level", LEVELS)
 def test_library_needs_memcpy_and_memset_only(level: str, compiler: str, tmp_path: Path) -> None:
     """No libm, no malloc: the object file's undefined symbols are at most those two, and it has no data of its own."""
-    library = tmp_path / "letterbox.o"
-    flags = ["-std=c99", level, "-fno-stack-protector", "-fno-pic"]
-    run(compiler, *flags, *STRICT, "-c", LIBRARY, "-o", library)
-    symbols = [line.split() for line in run("nm", library).splitlines()]
-    assert {symbol[-1] for symbol in symbols if symbol[-2] == "U"} <= {"memcpy", "memset"}
-    assert [symbol for symbol in symbols if symbol[-2] in "DdBbC"] == []
-    assert sorted(symbol[-1] for symbol in symbols if symbol[-2] == "T") == [
+    found = symbols(compiler, level, LIBRARY, tmp_path / "letterbox.o")
+    assert {name for kind, name in found if kind == "U"} <= {"memcpy", "memset"}
+    assert [name for kind, name in found if kind in "DdBbC"] == []
+    assert sorted(name for kind, name in found if kind == "T") == [
         "ecn_letterbox",
         "ecn_letterbox_frame",
         "ecn_letterbox_strerror",
