@@ -192,8 +192,9 @@ static float real_score(const ecn_heads *h, float stored)
 
 /* ---- finding peaks: the same functions for each stored type ---------------------------------- */
 
-/* Cells are looked at LANES at a time, and the result of a BLOCK at once, where that becomes vector instructions. It
- * changes nothing but the time: a processor without them is faster one cell at a time. */
+/* Where it becomes vector instructions, a BLOCK of cells is tested at once, LANES at a time, and what is kept is in which
+ * lanes a cell passed: only those lanes' cells are looked at. It changes nothing but the time: a processor without them is
+ * faster one cell at a time. */
 #define LANES 16
 #define BLOCK 256
 #if defined(__SSE2__) || defined(_M_X64) || defined(__ARM_NEON) || defined(__ALTIVEC__) || defined(__VX__) \
@@ -203,31 +204,43 @@ static float real_score(const ecn_heads *h, float stored)
 #define SKIPPING 0
 #endif
 
+/* One line of the heatmap, and the heap that its peaks go to. */
+typedef struct {
+    const ecn_heads *heads;
+    walk     lines;
+    int32_t  near, far;                  /* which line: see locate() */
+    ecn_box *out;
+    int32_t  capacity, count;
+} search;
+
 /* is_peak: `p` points at the cell; up, down, left, right: is there a neighbour on that side?
  * Written as "a neighbour beats it" so that a NaN neighbour, which compares false, does not.
- * any: does one of COUNT cells, a constant, reach `lowest`? MASK is as wide as TYPE, so that lanes stay lanes.
- * skip: from cell `i` on, the first of LANES cells that one of them might be, or the start of the last few, or `count`;
- *       *tested is the end of the block that is known to hold one, first 0.
- * scan: in the order of memory: the heap's order is total, so the K best are the same in any. */
-#define DEFINE_ANY(NAME, SIZE, TYPE, MASK, COUNT)                                                  \
-    static int any_##SIZE##_##NAME(const TYPE *p, TYPE lowest)                                     \
+ * test: do any of COUNT cells, a constant, reach `lowest`? below[k]: all ones while no cell of lane k does; a NaN seems to.
+ *       MASK is as wide as TYPE, so that lanes stay lanes.
+ * visit: put the peaks among cells i, i + step, ... below `end` into the heap; what a cell must reach from then on.
+ * visit_lanes: the same for the lanes in which test found one.
+ * scan: in the order of memory, or a block's lanes in turn: the heap's order is total, so the K best are the same in any. */
+#define DEFINE_TEST(NAME, SIZE, TYPE, MASK, COUNT)                                                 \
+    static int test_##SIZE##_##NAME(const TYPE *p, TYPE lowest, MASK below[LANES])                 \
     {                                                                                              \
-        MASK below[LANES];               /* all ones while no cell of the lane reaches it; NaN: it seems to */ \
-        uint64_t word[sizeof below / 8], all = ~(uint64_t)0;                                       \
-        memset(below, 0xFF, sizeof below);                                                         \
+        uint64_t word[LANES * sizeof(MASK) / 8], all = ~(uint64_t)0;                               \
+        MASK lane[LANES];                                                                          \
+        memset(lane, 0xFF, sizeof lane);                                                           \
         for (int32_t i = 0; i < (COUNT); i += LANES) {                                             \
             for (int32_t k = 0; k < LANES; ++k) {                                                  \
-                below[k] = (MASK)(below[k] & (MASK)-(p[i + k] < lowest));                          \
+                lane[k] = (MASK)(lane[k] & (MASK)-(p[i + k] < lowest));                            \
             }                                                                                      \
         }                                                                                          \
-        memcpy(word, below, sizeof below);                                                         \
-        for (size_t k = 0; k < sizeof below / 8; ++k) {                                            \
+        memcpy(word, lane, sizeof word);                                                           \
+        for (size_t k = 0; k < sizeof word / sizeof word[0]; ++k) {                                \
             all &= word[k];                                                                        \
         }                                                                                          \
-        return all != ~(uint64_t)0;                                                                \
+        if (all == ~(uint64_t)0) { return 0; }                                                     \
+        memcpy(below, lane, sizeof lane);                                                          \
+        return 1;                                                                                  \
     }
 
-#define DEFINE_SCAN(NAME, TYPE, MASK)                                                               \
+#define DEFINE_SCAN(NAME, TYPE, MASK)                                                              \
     static int is_peak_##NAME(const TYPE *p, int32_t sy, int32_t sx, int up, int down, int left,   \
                               int right)                                                           \
     {                                                                                              \
@@ -243,64 +256,90 @@ static float real_score(const ecn_heads *h, float stored)
         return 1;                                                                                  \
     }                                                                                              \
                                                                                                    \
-    DEFINE_ANY(NAME, block, TYPE, MASK, BLOCK)                                                     \
-    DEFINE_ANY(NAME, few, TYPE, MASK, LANES)                                                       \
+    DEFINE_TEST(NAME, block, TYPE, MASK, BLOCK)                                                    \
+    DEFINE_TEST(NAME, few, TYPE, MASK, LANES)                                                      \
                                                                                                    \
-    static int32_t skip_##NAME(const TYPE *p, int32_t i, int32_t count, TYPE lowest, int32_t *tested) \
+    static TYPE visit_##NAME(search *s, const TYPE *cells, int32_t i, int32_t step, int32_t end,   \
+                             TYPE lowest)                                                          \
     {                                                                                              \
-        while (i < count) {                                                                        \
-            if (i >= *tested) {                                                                    \
-                while (count - i >= BLOCK && !any_block_##NAME(p + i, lowest)) { i += BLOCK; }     \
-                *tested = count - i >= BLOCK ? i + BLOCK : count;                                  \
+        const ecn_heads *h = s->heads;                                                             \
+        for (; i < end; i += step) {                                                               \
+            const TYPE *cell = cells + i * s->lines.stride[0];                                     \
+            int32_t at[3];                                                                         \
+            peak p;                                                                                \
+            if (!(*cell >= lowest)) { continue; }                  /* NaN too */                   \
+            locate(&s->lines, i, s->near, s->far, at);                                             \
+            p.stored = (float)*cell;                                                               \
+            p.class_id = at[0];                                                                    \
+            p.cell = at[1] * h->width + at[2];                                                     \
+            if (s->count == s->capacity && !better(p, get(&s->out[0]))) { continue; }              \
+            if (h->class_threshold != NULL                                                         \
+                && !(real_score(h, p.stored) >= h->class_threshold[at[0]])) { continue; }          \
+            if (!is_peak_##NAME(cell, h->heat.stride_y, h->heat.stride_x, at[1] > 0,               \
+                                at[1] + 1 < h->height, at[2] > 0, at[2] + 1 < h->width)) { continue; } \
+            if (s->count < s->capacity) {                                                          \
+                sift_up(s->out, s->count++, p);                                                    \
+            } else {                                                                               \
+                sift_down(s->out, s->count, p);                                                    \
             }                                                                                      \
-            while (*tested - i >= LANES && !any_few_##NAME(p + i, lowest)) { i += LANES; }         \
-            if (i < *tested) { break; }                                                            \
+            if (s->count == s->capacity) { lowest = (TYPE)s->out[0].score; }                       \
         }                                                                                          \
-        return i;                                                                                  \
+        return lowest;                                                                             \
+    }                                                                                              \
+                                                                                                   \
+    static TYPE visit_lanes_##NAME(search *s, const TYPE *cells, int32_t i, int32_t end,           \
+                                   const MASK below[LANES], TYPE lowest)                           \
+    {                                                                                              \
+        int32_t hit[LANES], hits = 0;    /* listed without a branch to mispredict */               \
+        for (int32_t k = 0; k < LANES; ++k) {                                                      \
+            hit[hits] = i + k;                                                                     \
+            hits += below[k] == 0;                                                                 \
+        }                                                                                          \
+        for (int32_t k = 0; k < hits; ++k) {                                                       \
+            lowest = visit_##NAME(s, cells, hit[k], LANES, end, lowest);                           \
+        }                                                                                          \
+        return lowest;                                                                             \
+    }                                                                                              \
+                                                                                                   \
+    static TYPE scan_line_##NAME(search *s, const TYPE *cells, TYPE lowest)                        \
+    {                                                                                              \
+        const int32_t run = s->lines.run;                                                          \
+        int32_t i = 0;                                                                             \
+        if (SKIPPING && s->lines.stride[0] == 1) {                                                 \
+            MASK below[LANES];                                                                     \
+            for (; run - i >= BLOCK; i += BLOCK) {                                                 \
+                if (test_block_##NAME(cells + i, lowest, below)) {                                 \
+                    lowest = visit_lanes_##NAME(s, cells, i, i + BLOCK, below, lowest);            \
+                }                                                                                  \
+            }                                                                                      \
+            for (; run - i >= LANES; i += LANES) {                                                 \
+                if (test_few_##NAME(cells + i, lowest, below)) {                                   \
+                    lowest = visit_lanes_##NAME(s, cells, i, i + LANES, below, lowest);            \
+                }                                                                                  \
+            }                                                                                      \
+        }                                                                                          \
+        return visit_##NAME(s, cells, i, 1, run, lowest);                                          \
     }                                                                                              \
                                                                                                    \
     static int32_t scan_##NAME(const ecn_heads *h, TYPE lowest, ecn_box *out, int32_t capacity)    \
     {                                                                                              \
-        const walk w = walk_of(h);                                                                 \
-        const int32_t far_count = w.merged > 2 ? 1 : w.dim[2];                                     \
-        const int32_t near_count = w.merged > 1 ? 1 : w.dim[1];                                    \
-        const int32_t lines = far_count * near_count;                                              \
-        int32_t count = 0;                                                                         \
-        for (int32_t line = 0; line < lines; ++line) {                                             \
-            const int32_t far = line / near_count, near = line % near_count;                       \
-            const TYPE *cells = (const TYPE *)h->heat.data + (far * w.stride[2] + near * w.stride[1]); \
-            int32_t i = 0, tested = 0;                                                             \
-            while (i < w.run) {                                                                    \
-                int32_t end;                                                                       \
-                if (SKIPPING && w.stride[0] == 1) {                                                \
-                    i = skip_##NAME(cells, i, w.run, lowest, &tested);                             \
-                }                                                                                  \
-                end = w.run - i > LANES ? i + LANES : w.run;                                       \
-                for (; i < end; ++i) {                                                             \
-                    const TYPE *cell = cells + i * w.stride[0];                                    \
-                    int32_t at[3];                                                                 \
-                    peak p;                                                                        \
-                    if (!(*cell >= lowest)) { continue; }          /* NaN too */                   \
-                    locate(&w, i, near, far, at);                                                  \
-                    p.stored = (float)*cell;                                                       \
-                    p.class_id = at[0];                                                            \
-                    p.cell = at[1] * h->width + at[2];                                             \
-                    if (count == capacity && !better(p, get(&out[0]))) { continue; }               \
-                    if (h->class_threshold != NULL                                                 \
-                        && !(real_score(h, p.stored) >= h->class_threshold[at[0]])) { continue; }  \
-                    if (!is_peak_##NAME(cell, h->heat.stride_y, h->heat.stride_x, at[1] > 0,       \
-                                        at[1] + 1 < h->height, at[2] > 0,                          \
-                                        at[2] + 1 < h->width)) { continue; }                       \
-                    if (count < capacity) {                                                        \
-                        sift_up(out, count++, p);                                                  \
-                    } else {                                                                       \
-                        sift_down(out, count, p);                                                  \
-                    }                                                                              \
-                    if (count == capacity) { lowest = (TYPE)out[0].score; }                        \
-                }                                                                                  \
+        search s;                                                                                  \
+        int32_t far_count, near_count;                                                             \
+        s.heads = h;                                                                               \
+        s.lines = walk_of(h);                                                                      \
+        s.out = out;                                                                               \
+        s.capacity = capacity;                                                                     \
+        s.count = 0;                                                                               \
+        far_count = s.lines.merged > 2 ? 1 : s.lines.dim[2];                                       \
+        near_count = s.lines.merged > 1 ? 1 : s.lines.dim[1];                                      \
+        for (s.far = 0; s.far < far_count; ++s.far) {                                              \
+            for (s.near = 0; s.near < near_count; ++s.near) {                                      \
+                const TYPE *cells = (const TYPE *)h->heat.data                                     \
+                                  + (s.far * s.lines.stride[2] + s.near * s.lines.stride[1]);      \
+                lowest = scan_line_##NAME(&s, cells, lowest);                                      \
             }                                                                                      \
         }                                                                                          \
-        return count;                                                                              \
+        return s.count;                                                                            \
     }
 
 DEFINE_SCAN(f32, float, uint32_t)
