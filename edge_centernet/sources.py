@@ -8,12 +8,13 @@ import os
 import re
 import sys
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,17 @@ _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture. source: path or URL; number: 0 for a still picture, counting from 0 in a video or camera."""
+    """One picture. source: path or URL; number: 0 for a still picture, counting from 0 in a video or camera.
+
+    seconds: since the source's first frame, by its own clock: number / fps in a file, time of arrival in a live source.
+    captured: time.monotonic() when the frame came into memory; how old a result is counts from there.
+    """
 
     source: str
     number: int
     image: NDArray[np.uint8]  # (H, W, 3) BGR
+    seconds: float = 0.0
+    captured: float = field(default_factory=time.monotonic)
 
 
 class Stills:
@@ -107,7 +114,7 @@ class Video:
         """Frames until the end of the file, or until a camera stops (SourceError)."""
         number, image = 0, self._first
         while image is not None:
-            yield Frame(self.name, number, image)
+            yield Frame(self.name, number, image, number / self.fps)
             number, image = number + 1, self._read()
         if self.live:
             raise SourceError(f"{self.name}: stopped after {number} frames; is it unplugged or switched off?")
