@@ -135,8 +135,10 @@ static owned any_tensor(int32_t channels, int32_t height, int32_t width)
         o.t.stride_c = any_int(0, 16), o.t.stride_y = any_int(0, 16), o.t.stride_x = any_int(0, 16);
         break;
     }
-    o.last = ((int64_t)channels - 1) * o.t.stride_c + ((int64_t)height - 1) * o.t.stride_y
-             + ((int64_t)width - 1) * o.t.stride_x;
+    /* In doubles: dimensions and strides of 2^31 each sum to more than 64 bits hold. What is valid is far smaller, and exact. */
+    const double last = ((double)channels - 1) * o.t.stride_c + ((double)height - 1) * o.t.stride_y
+                        + ((double)width - 1) * o.t.stride_x;
+    o.last = last >= -1 && last < (double)INT64_MAX / 2 ? (int64_t)last : last < 0 ? -1 : INT64_MAX / 2;
     if (o.t.stride_c < 0 || o.t.stride_y < 0 || o.t.stride_x < 0) {
         o.last = -1;
     }
