@@ -14,7 +14,7 @@ from edge_centernet.decoder import decode
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
 from edge_centernet.heads import Heads
-from edge_centernet.image import prepare
+from edge_centernet.image import Letterbox, prepare
 from edge_centernet.manifest import Manifest
 from edge_centernet.runtimes.base import Runtime
 
@@ -58,13 +58,17 @@ class Detector:
         prepared = perf_counter()
         heads = self.runtime.run(x)
         inferred = perf_counter()
-        found = self._decode(heads)
-        found = Detections(box.to_image(found.xyxy), found.score, found.class_id)
-        width, height = found.xyxy[:, 2] - found.xyxy[:, 0], found.xyxy[:, 3] - found.xyxy[:, 1]
-        found = found[(width > 0) & (height > 0)]
+        found = self.boxes(heads, box)
         done = perf_counter()
         seconds = {"preprocess": prepared - start, "inference": inferred - prepared, "decode": done - inferred}
         return found, {step: 1000.0 * value for step, value in seconds.items()}
+
+    def boxes(self, heads: Heads, box: Letterbox) -> Detections:
+        """The last step alone: what the network gave for an image with this letterbox -> as `detect`."""
+        found = self._decode(heads)
+        found = Detections(box.to_image(found.xyxy), found.score, found.class_id)
+        width, height = found.xyxy[:, 2] - found.xyxy[:, 0], found.xyxy[:, 3] - found.xyxy[:, 1]
+        return found[(width > 0) & (height > 0)]
 
     def _decode(self, heads: Heads) -> Detections:
         options: dict[str, Any] = {"threshold": self.threshold, "max_detections": self.max_detections}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,9 @@ class Snapshot:
     """One frame with all that is known of it: what every output gets, in the order of the frames.
 
     ms: milliseconds by step ("preprocess", "inference", "decode"). age_ms: from the frame's capture to this result.
-    fps: results a second over the last seconds. tracks, tally: None where nobody asked for them.
+    fps: results a second over the last seconds. tracks, tally: None where nobody asked for them; where there are tracks,
+    `found` is theirs. seen: all that was detected, doubtful ones too; for blurring, where a box too many costs little.
+    timed: it is of a video or camera, so seconds and age mean something.
     """
 
     frame: Frame
@@ -143,4 +145,5 @@ class Snapshot:
     capture: CaptureState
     tracks: Tracks | None = None
     tally: Tally | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    seen: Detections | None = None
+    timed: bool = True

@@ -1,0 +1,88 @@
+"""A camera's settings in a file, so that a service needs one argument.
+
+Every option of `detect` may stand there under its own name; lines and zones are tables. What is given on the command line
+wins. TOML, because Python reads it without a further package and it allows comments.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from edge_centernet.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_MAX_BYTES = 1 << 20
+_TABLES = {"line": ("count_line", "from", "to"), "zone": ("zone", "points")}
+
+
+def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
+    """The options in `path`, by parameter name (`count_line`, not `--count-line`).
+
+    known: parameter names that may be set. Lists become what the option takes on the command line. Raises ConfigError for
+    a file that cannot be read, is not TOML, or holds a name that is no option.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"{path}: expected a configuration of at most {_MAX_BYTES} bytes")
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected TOML: {error}") from None
+    options: dict[str, Any] = {}
+    for key, value in document.items():
+        if key in _TABLES:
+            option, *points = _TABLES[key]
+            options.setdefault(option, []).extend(
+                _as_option(path, key, table, points) for table in _tables(path, key, value)
+            )
+            continue
+        name = key.replace("-", "_")
+        if name not in known:
+            raise ConfigError(
+                f"{path}: unknown setting {key!r}; expected [[line]], [[zone]] or one of {', '.join(sorted(known))}"
+            )
+        options[name] = _as_text(path, key, value)
+    return options
+
+
+def _tables(path: Path, key: str, value: Any) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise ConfigError(f"{path}: {key}: expected tables that begin with [[{key}]], got {value!r}")
+    return value
+
+
+def _as_option(path: Path, key: str, table: Mapping[str, Any], points: list[str]) -> str:
+    """A table as --count-line or --zone has it: NAME=x1,y1,x2,y2."""
+    expected = {"name", *points}
+    if unknown := set(table) - expected:
+        raise ConfigError(
+            f"{path}: [[{key}]]: unknown {', '.join(sorted(unknown))}; expected {', '.join(sorted(expected))}"
+        )
+    flat: list[Any] = []
+    for point in points:
+        value = table.get(point)
+        if not isinstance(value, list):
+            raise ConfigError(f"{path}: [[{key}]]: expected {point} = a list of numbers, got {value!r}")
+        for number in value:
+            flat.extend(number if isinstance(number, list) else [number])
+    if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in flat):
+        raise ConfigError(f"{path}: [[{key}]]: expected numbers, got {flat!r}")
+    name = table.get("name")
+    return f"{name}={','.join(str(number) for number in flat)}" if name else ",".join(str(number) for number in flat)
+
+
+def _as_text(path: Path, key: str, value: Any) -> Any:
+    """What click parses as if it had been typed; a list of words becomes A,B."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ",".join(value)
+    if isinstance(value, (str, int, float)):  # bool too
+        return value if isinstance(value, bool) else str(value)
+    raise ConfigError(f"{path}: {key}: expected a text, a number, true or false, or a list of texts, got {value!r}")
