@@ -21,18 +21,25 @@ def draw(image_bgr: NDArray[np.uint8], found: Detections, classes: Sequence[str]
     Lines and letters grow with the image, so that they are as readable at 4000 pixels as at 300.
     """
     canvas = np.ascontiguousarray(image_bgr).copy()
-    side = max(canvas.shape[:2])
-    line = max(1, round(side / 400))
+    draw_boxes(canvas, found, [f"{classes[c]} {s:.2f}" for c, s in zip(found.class_id, found.score, strict=True)])
+    return canvas
+
+
+def draw_boxes(canvas: NDArray[np.uint8], found: Detections, texts: Sequence[str]) -> None:
+    """Every box with its text, onto the image itself: (H, W, 3) uint8 BGR, contiguous."""
     order = range(len(found) - 1, -1, -1)
     corners = [[round(float(v)) for v in xyxy] for xyxy in found.xyxy]
     for i in order:
         x1, y1, x2, y2 = corners[i]
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), class_color(int(found.class_id[i])), line)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), class_color(int(found.class_id[i])), line_width(canvas))
     for i in order:  # after all boxes, so that no line runs through a label
-        text = f"{classes[found.class_id[i]]} {found.score[i]:.2f}"
-        corner = (corners[i][0], corners[i][1])
-        _label(canvas, text, corner, class_color(int(found.class_id[i])), max(0.45, side / 1400))
-    return canvas
+        draw_label(canvas, texts[i], (corners[i][0], corners[i][1]), class_color(int(found.class_id[i])))
+
+
+def line_width(canvas: NDArray[np.uint8]) -> int:
+    """Pixels, growing with the image."""
+    side: int = max(canvas.shape[:2])
+    return max(1, round(side / 400))
 
 
 def class_color(class_id: int) -> Color:
@@ -41,8 +48,9 @@ def class_color(class_id: int) -> Color:
     return round(255 * blue), round(255 * green), round(255 * red)
 
 
-def _label(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], color: Color, scale: float) -> None:
-    """Filled label above the box, or just inside it where there is no room; never beyond the image."""
+def draw_label(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], color: Color) -> None:
+    """Filled label above the corner (x, y), or just below it where there is no room; never beyond the image."""
+    scale = max(0.45, max(canvas.shape[:2]) / 1400)
     thick = max(1, round(1.5 * scale))
     (width, height), below = cv2.getTextSize(text, _FONT, scale, thick)
     pad = max(2, round(height / 4))

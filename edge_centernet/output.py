@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -19,21 +19,22 @@ from numpy.typing import NDArray
 
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
+from edge_centernet.live.capture import LiveCapture
+from edge_centernet.live.state import Snapshot, Tracks
 from edge_centernet.sources import Frame, Source, Stills, quiet_libraries
 
 SUFFIX = {"jsonl": ".jsonl", "coco": ".json", "csv": ".csv"}
 _WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # others are written as PNG
-Milliseconds = dict[str, float]
 
 
 class Records(Protocol):
     """Turns detections into text; `add` and `end` return what is to be written now."""
 
-    def add(self, frame: Frame, found: Detections, ms: Milliseconds) -> str:
+    def add(self, shot: Snapshot) -> str:
         """Text for one frame."""
 
-    def end(self) -> str:
-        """Text after the last frame."""
+    def end(self) -> Iterable[str]:
+        """Text after the last frame, in pieces."""
 
 
 def make_records(format_name: str, classes: Sequence[str]) -> Records:
@@ -49,102 +50,141 @@ class JSONLines:
         """classes: names by class_id."""
         self._classes = classes
 
-    def add(self, frame: Frame, found: Detections, ms: Milliseconds) -> str:
+    def add(self, shot: Snapshot) -> str:
         """One line."""
-        height, width = frame.image.shape[:2]
+        height, width = shot.frame.image.shape[:2]
         detections = [
             {"class": self._classes[class_id], "class_id": class_id, "score": score, "box": box}
-            for box, score, class_id in _rows(found)
+            for box, score, class_id in _rows(shot.found)
         ]
-        return _json(
-            {
-                "source": frame.source,
-                "frame": frame.number,
-                "width": width,
-                "height": height,
-                "detections": detections,
-                "ms": {step: round(value, 3) for step, value in ms.items()},
-            }
-        )
+        record: dict[str, Any] = {
+            "source": shot.frame.source,
+            "frame": shot.frame.number,
+            "width": width,
+            "height": height,
+            "detections": detections,
+            "ms": {step: round(value, 3) for step, value in shot.ms.items()},
+        }
+        if shot.timed:
+            record["seconds"], record["age_ms"] = round(shot.frame.seconds, 3), round(shot.age_ms, 1)
+        if shot.tracks is not None:
+            for detection, motion in zip(detections, _motions(shot.tracks), strict=True):
+                detection.update(motion)
+        if shot.tally is not None:
+            record.update(shot.tally.as_dict(), events=[event.as_dict() for event in shot.tally.events])
+        return _json(record)
 
-    def end(self) -> str:
+    def end(self) -> Iterable[str]:
         """Nothing: every line stands alone."""
-        return ""
+        return ()
 
 
 class Csv:
     """One row a detection; a frame without any has no row."""
 
     _HEADER = ("source", "frame", "width", "height", "class", "class_id", "score", "x1", "y1", "x2", "y2")
+    _TRACKED = ("seconds", "id")
 
     def __init__(self, classes: Sequence[str]) -> None:
         """classes: names by class_id."""
         self._classes = classes
         self._started = False
 
-    def add(self, frame: Frame, found: Detections, ms: Milliseconds) -> str:
+    def add(self, shot: Snapshot) -> str:
         """The rows of one frame, after the header the first time."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
+        tracked = shot.tracks is not None
         if not self._started:
-            writer.writerow(self._HEADER)
+            writer.writerow([*self._HEADER, *(self._TRACKED if tracked else ())])
             self._started = True
+        frame = shot.frame
         height, width = frame.image.shape[:2]
-        for box, score, class_id in _rows(found):
-            writer.writerow([frame.source, frame.number, width, height, self._classes[class_id], class_id, score, *box])
+        ids = shot.tracks.id.tolist() if shot.tracks is not None else []
+        for i, (box, score, class_id) in enumerate(_rows(shot.found)):
+            motion = [round(frame.seconds, 3), ids[i]] if tracked else []
+            name = self._classes[class_id]
+            writer.writerow([frame.source, frame.number, width, height, name, class_id, score, *box, *motion])
         return text.getvalue()
 
-    def end(self) -> str:
+    def end(self) -> Iterable[str]:
         """Nothing."""
-        return ""
+        return ()
 
 
 class Coco:
     """One COCO document at the end: images, categories, annotations with a score; boxes x, y, width, height.
 
-    It can be read by pycocotools and by labelling tools. Ids count from 1, category_id is class_id + 1.
+    It can be read by pycocotools and by labelling tools. Ids count from 1, category_id is class_id + 1. Until the end it
+    waits in temporary files, so that a week of video does not wait in memory.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
         """classes: names by class_id."""
         self._categories = [{"id": i + 1, "name": name} for i, name in enumerate(classes)]
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
+        self._images, self._annotations = _Pieces(), _Pieces()
 
-    def add(self, frame: Frame, found: Detections, ms: Milliseconds) -> str:
+    def add(self, shot: Snapshot) -> str:
         """Remember; a COCO document is written whole."""
+        frame = shot.frame
         height, width = frame.image.shape[:2]
         image_id = len(self._images) + 1
-        self._images.append(
+        self._images.add(
             {"id": image_id, "file_name": frame.source, "frame": frame.number, "width": width, "height": height}
         )
-        for (x1, y1, x2, y2), score, class_id in _rows(found):
+        ids = None if shot.tracks is None else shot.tracks.id.tolist()
+        for i, ((x1, y1, x2, y2), score, class_id) in enumerate(_rows(shot.found)):
             wide, high = round(x2 - x1, 2), round(y2 - y1, 2)
-            self._annotations.append(
-                {
-                    "id": len(self._annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": class_id + 1,
-                    "bbox": [x1, y1, wide, high],
-                    "area": round(wide * high, 2),
-                    "iscrowd": 0,
-                    "score": score,
-                }
-            )
+            annotation = {
+                "id": len(self._annotations) + 1,
+                "image_id": image_id,
+                "category_id": class_id + 1,
+                "bbox": [x1, y1, wide, high],
+                "area": round(wide * high, 2),
+                "iscrowd": 0,
+                "score": score,
+            }
+            self._annotations.add(annotation if ids is None else {**annotation, "track_id": ids[i]})
         return ""
 
-    def end(self) -> str:
-        """The document."""
-        return _json({"images": self._images, "categories": self._categories, "annotations": self._annotations})
+    def end(self) -> Iterator[str]:
+        """The document, on one line."""
+        yield '{"images": ['
+        yield from self._images.all()
+        yield f'], "categories": {_json(self._categories).strip()}, "annotations": ['
+        yield from self._annotations.all()
+        yield "]}\n"
+
+
+class _Pieces:
+    """JSON values with commas between them, in a file without a name once they take more than a megabyte."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=1 << 20, mode="w+", encoding="utf-8")  # noqa: SIM115
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, value: Any) -> None:
+        self._file.write((", " if self._count else "") + _json(value).strip())
+        self._count += 1
+
+    def all(self) -> Iterator[str]:
+        self._file.seek(0)
+        while text := self._file.read(1 << 20):
+            yield text
+        self._file.close()
 
 
 class Annotated:
     """Annotated copies in a folder: pictures under their own names, a video as NAME.mp4.
 
-    A file appears under its final name when it is complete.
+    A video of a live source plays as fast as it happened: a picture stays until the next one came, but no longer than a
+    second, which is all that remains of an interruption. A file appears under its final name when it is complete.
     """
 
-    def __init__(self, folder: Path, source: Source) -> None:
+    def __init__(self, folder: Path, source: Source | LiveCapture) -> None:
         """Raises ConfigError when a copy would replace its original."""
         self._folder = folder
         self._source = source
@@ -165,7 +205,7 @@ class Annotated:
         if self._writer is None:
             self._writer = _VideoFile(target, self._source.fps, picture.shape[1], picture.shape[0])
             self.written.append(target)
-        self._writer.add(picture)
+        self._writer.add(picture, frame.seconds if self._source.live else None)
 
     def close(self) -> None:
         """Finish the video, if there is one."""
@@ -179,7 +219,9 @@ class _VideoFile:
 
     def __init__(self, target: Path, fps: float, width: int, height: int) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        self._target, self._size = target, (width, height)
+        self._target, self._size, self._fps = target, (width, height), fps
+        self._begin, self._written = 0.0, 0
+        self._last: NDArray[np.uint8] | None = None
         self._part = target.with_name(f".{target.stem}.part{target.suffix}")
         with quiet_libraries():
             code = cv2.VideoWriter.fourcc(*"mp4v")  # the one MP4 codec that every OpenCV build can write
@@ -187,12 +229,28 @@ class _VideoFile:
         if not self._writer.isOpened():
             raise ConfigError(f"{target}: this OpenCV cannot write an MP4 video here; use --no-save")
 
-    def add(self, picture: NDArray[np.uint8]) -> None:
+    def add(self, picture: NDArray[np.uint8], seconds: float | None) -> None:
+        """seconds: when it was taken, for pictures that come irregularly; None: one after the other."""
         if (picture.shape[1], picture.shape[0]) != self._size:  # the writer would drop it without a word
             picture = cv2.resize(picture, self._size).astype(np.uint8, copy=False)
-        self._writer.write(picture)
+        if seconds is None:
+            self._writer.write(picture)
+            return
+        if self._last is None:
+            self._begin = seconds
+        else:
+            missing = round((seconds - self._begin) * self._fps) - self._written
+            most = max(1, round(self._fps))
+            if missing > most:  # an interruption: go on from here
+                self._begin += (missing - most) / self._fps
+            for _ in range(min(missing, most)):
+                self._writer.write(self._last)
+                self._written += 1
+        self._last = picture
 
     def close(self) -> None:
+        if self._last is not None:
+            self._writer.write(self._last)
         self._writer.release()
         os.replace(self._part, self._target)
 
@@ -213,6 +271,14 @@ def open_part(target: Path) -> tuple[TextIO, Path]:
     return part.open("w", encoding="utf-8"), part
 
 
+def _motions(tracks: Tracks) -> list[dict[str, Any]]:
+    """What a track adds to its detection: id, pixels a second, seconds since it was first seen."""
+    return [
+        {"id": int(number), "velocity": [round(float(v), 1) for v in velocity], "age_s": round(float(age), 2)}
+        for number, velocity, age in zip(tracks.id, tracks.velocity, tracks.age, strict=True)
+    ]
+
+
 def _rows(found: Detections) -> list[tuple[list[float], float, int]]:
     """(box, score, class_id) as JSON can hold them: a hundredth of a pixel, four digits of the score."""
     return [
@@ -225,7 +291,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _targets(folder: Path, source: Source) -> dict[str, Path]:
+def _targets(folder: Path, source: Source | LiveCapture) -> dict[str, Path]:
     """Name of each source -> file for its annotated copy; subfolders are kept where a pattern spans several."""
     if not isinstance(source, Stills):
         stem = Path(urllib.parse.urlsplit(source.name).path).stem or "video"

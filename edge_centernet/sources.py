@@ -14,7 +14,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.errors import SourceError
+from edge_centernet.cameras import CameraOptions as CameraOptions
+from edge_centernet.cameras import csi_hint, list_cameras, open_csi, open_gstreamer, open_v4l2
+from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.image import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, is_image, read_image, silence_opencv
 
 _TIMEOUT_S = 15  # for a server or a network camera to answer
 _MAX_DOWNLOAD = 1 << 28  # bytes; an image file beyond 256 MB would fail the pixel limit anyway
 _DEFAULT_FPS = 25.0
+_AS_IT_IS = CameraOptions()
 _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
 
 
@@ -66,21 +69,21 @@ class Stills:
         for name in self.names:
             try:
                 with quiet_libraries():
-                    image = decode_image(_download(name), _public(name)) if _is_url(name) else read_image(name)
+                    image = decode_image(_download(name), public_name(name)) if _is_url(name) else read_image(name)
             except SourceError as error:
                 if len(self.names) == 1:
                     raise
                 self.skipped += 1
                 self._warn(f"skipped {error}")
                 continue
-            yield Frame(_public(name), 0, image)
+            yield Frame(public_name(name), 0, image)
         if self.skipped == len(self.names):
             raise SourceError(f"none of the {self.skipped} files could be read as an image")
 
     @property
     def public_names(self) -> list[str]:
         """The names as the frames carry them: without a password."""
-        return [_public(name) for name in self.names]
+        return [public_name(name) for name in self.names]
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -94,28 +97,38 @@ class Video:
 
     skipped = 0
 
-    def __init__(self, name: str | int, live: bool) -> None:
-        """name: path, URL or camera number. Raises SourceError when nothing can be read from it."""
-        self.name = f"camera {name}" if isinstance(name, int) else _public(name)
+    def __init__(self, name: str, live: bool, capture: Any = None, hint: str = "") -> None:
+        """Raises SourceError when nothing can be read.
+
+        name: path or URL. capture: opened already, like cv2.VideoCapture; else FFmpeg opens the name.
+        hint: what to try when it gives no picture, "; ..." to end a message with.
+        """
+        self.name = public_name(name)
         self.live = live
-        self._capture = _open_capture(name, self.name)
-        if live:
-            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest of a queue
+        self._hint = hint
+        self._capture = _open_ffmpeg(name, self.name, live) if capture is None else capture
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps: float = rate if math.isfinite(rate) and 0 < rate <= 1000 else _DEFAULT_FPS
-        self._first = self._read()
-        if self._first is None:
+        try:
+            _check_size(self._capture, self.name)
+            self._first = self._read(0)
+            if self._first is None:
+                raise SourceError(
+                    f"{self.name}: it opens, but gives no picture; is it damaged, or used by another program?{hint}"
+                )
+        except SourceError:
             self.close()
-            raise SourceError(
-                f"{self.name}: it opens, but gives no picture; is it damaged, or used by another program?"
-            )
+            raise
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames until the end of the file, or until a camera stops (SourceError)."""
-        number, image = 0, self._first
-        while image is not None:
-            yield Frame(self.name, number, image, number / self.fps)
-            number, image = number + 1, self._read()
+        number, frame, self._first = 0, self._first, None
+        begin = frame.captured if frame is not None else 0.0
+        while frame is not None:
+            seconds = frame.captured - begin if self.live else number / self.fps
+            yield replace(frame, seconds=seconds)
+            number += 1
+            frame = self._read(number)
         if self.live:
             raise SourceError(f"{self.name}: stopped after {number} frames; is it unplugged or switched off?")
 
@@ -123,20 +136,17 @@ class Video:
         """Release the camera or file."""
         self._capture.release()
 
-    def _read(self) -> NDArray[np.uint8] | None:
-        with quiet_libraries():
-            try:
-                ok, image = self._capture.read()
-            except cv2.error:
+    def _read(self, number: int) -> Frame | None:
+        try:
+            if not self._capture.grab():
                 return None
+            captured = time.monotonic()  # before the conversion to BGR: the picture is that old already
+            ok, image = self._capture.retrieve()
+        except cv2.error:
+            return None
         if not ok or image is None:
             return None
-        if image.ndim == 2 and image.shape[0] > 1:
-            image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-        if image.ndim != 3 or image.shape[2] != 3:  # V4L2 may hand over a raw buffer of shape (1, N)
-            raise SourceError(f"{self.name}: expected frames of (H, W, 3), got {image.shape}: unknown pixel format")
-        frame: NDArray[np.uint8] = image.astype(np.uint8, copy=False)
-        return frame
+        return Frame(self.name, number, to_bgr(image, self.name, self._hint), captured=captured)
 
 
 Source = Stills | Video
@@ -171,16 +181,58 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
     return Video(text, live=False)
 
 
-def open_camera(text: str) -> Video:
-    """A camera by number ("0"), device path ("/dev/video0") or URL (rtsp://, http://).
+def open_camera(text: str, options: CameraOptions = _AS_IT_IS, warn: Callable[[str], None] | None = None) -> Video:
+    """A camera by number ("0"), device path ("/dev/video0"), URL (rtsp://, http://), "csi" or GStreamer pipeline.
 
-    Raises SourceError when it is not there or gives no picture.
+    "csi" or "csi:1" is the camera on the ribbon cable of a Raspberry Pi or Jetson; "gst:" and a pipeline need an OpenCV
+    with GStreamer. options: for cameras at this computer. warn: called with one line if the camera gives something else
+    than was asked; stderr unless given.
+    Raises SourceError when the camera is not there or gives no picture, ConfigError for options that it cannot take.
     """
-    if text.isdecimal():
-        return Video(int(text), live=True)
+    warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
+    silence_opencv()
+    if match := re.fullmatch(r"csi(?::(\d+))?", text):
+        _refuse(text, options, ["fourcc"])
+        return Video(text, live=True, capture=open_csi(int(match[1] or 0), text, options))
+    if text.startswith("gst:"):
+        _refuse("a GStreamer pipeline", options, options.given)
+        return Video(text, live=True, capture=open_gstreamer(text[4:], public_name(text)))
+    if text.isdecimal() or text.startswith("/dev/"):
+        if text.startswith("/dev/") and not Path(text).exists():
+            raise SourceError(f"{text}: no such camera{list_cameras()}")
+        name = f"camera {text}" if text.isdecimal() else text
+        device = int(text) if text.isdecimal() else text
+        return Video(name, live=True, capture=open_v4l2(device, name, options, warn), hint=csi_hint())
     if not _is_url(text) and not Path(text).exists():
-        raise SourceError(f"{text}: no such camera{_cameras()}")
+        raise SourceError(f"{text}: no such camera{list_cameras()}")
+    _refuse(public_name(text), options, options.given)
     return Video(text, live=True)
+
+
+def is_live(source: str) -> bool:
+    """Whether a --source is a stream that never ends: by its scheme, such as rtsp://."""
+    return _is_url(source) and urllib.parse.urlsplit(source).scheme.lower() in _LIVE_SCHEMES
+
+
+def public_name(name: str) -> str:
+    """A URL or pipeline without user name and password, as it may be printed and logged."""
+    name = re.sub(r"([a-z][a-z0-9+.-]*://)[^/\s]*@", r"\1", name, flags=re.IGNORECASE)
+    return re.sub(r"\b(pass|password|passwd|pwd|user-pw)=[^&\s!/]+", r"\1=***", name, flags=re.IGNORECASE)
+
+
+def to_bgr(image: NDArray[Any], name: str, hint: str = "") -> NDArray[np.uint8]:
+    """(H, W) or (H, W, 3) uint8 -> (H, W, 3) uint8 BGR. Raises SourceError for any other shape or type.
+
+    V4L2 hands over undecoded buffers, of shape (1, N) or (H, W, 2), when OpenCV does not know the camera's format.
+    """
+    if image.dtype == np.uint8 and image.ndim == 2 and image.shape[0] > 1:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise SourceError(
+            f"{name}: expected pictures of (H, W, 3) bytes, got {image.shape} of {image.dtype}: OpenCV does not know "
+            f"this pixel format; ask the camera for another, MJPG or YUYV{hint}"
+        )
+    return image
 
 
 @contextmanager
@@ -228,48 +280,45 @@ class _Stderr:
                 cls.saved = -1
 
 
-def _open_capture(name: str | int, public: str) -> Any:
+def _open_ffmpeg(name: str, public: str, live: bool) -> Any:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
-    with quiet_libraries():
-        if isinstance(name, int) or name.startswith("/dev/"):
-            capture = cv2.VideoCapture(name)
-        else:
-            limits = [
-                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-                1000 * _TIMEOUT_S,
-                cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-                1000 * _TIMEOUT_S,
-            ]
-            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, limits)
+    silence_opencv()
+    settings = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        1000 * _TIMEOUT_S,
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        1000 * _TIMEOUT_S,
+    ]
+    threads = getattr(cv2, "CAP_PROP_N_THREADS", None)  # Debian 12's OpenCV 4.6 has none
+    if live and threads is not None and "OPENCV_FFMPEG_THREADS" not in os.environ:
+        settings += [threads, 1]  # each further thread of the H.264 decoder holds back one more frame
+    capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, settings)
     if not capture.isOpened():
-        if isinstance(name, int) or name.startswith("/dev/"):
-            raise SourceError(f"{public}: no such camera, or it cannot be opened{_cameras()}")
         what = "a stream that answers" if _is_url(name) else "an image or a video"
         raise SourceError(f"{public}: expected {what}, got something that cannot be opened")
-    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-    if width * height > MAX_PIXELS:
-        raise SourceError(f"{public}: frames of {width:.0f}x{height:.0f} are more than {MAX_PIXELS} pixels")
     return capture
 
 
-def _cameras() -> str:
-    found = ", ".join(sorted(glob.glob("/dev/video*")))
-    return f"; found {found}" if found else "; this computer shows no camera (/dev/video*)"
+def _check_size(capture: Any, public: str) -> None:
+    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    if width * height > MAX_PIXELS:
+        raise SourceError(f"{public}: frames of {width:.0f}x{height:.0f} are more than {MAX_PIXELS} pixels")
+
+
+def _refuse(what: str, options: CameraOptions, names: list[str]) -> None:
+    """Options that would have no effect are an error, not a silence."""
+    if wrong := [name for name in names if name in options.given]:
+        raise ConfigError(f"{what}: expected no camera {', '.join(wrong)}: set it in the camera or the stream itself")
 
 
 def _is_url(text: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
 
 
-def _public(name: str) -> str:
-    """A URL without its user name and password, as it may be printed and logged."""
-    return re.sub(r"^([a-z][a-z0-9+.-]*://)[^/@]*@", r"\1", name, flags=re.IGNORECASE)
-
-
 def _open_url(url: str, warn: Callable[[str], None]) -> Source:
     parts = urllib.parse.urlsplit(url)
     still = parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(IMAGE_SUFFIXES)
-    return Stills([url], warn) if still else Video(url, live=parts.scheme.lower() in _LIVE_SCHEMES)
+    return Stills([url], warn) if still else Video(url, live=is_live(url))
 
 
 def _download(url: str) -> bytes:
@@ -278,9 +327,9 @@ def _download(url: str) -> bytes:
             data: bytes = answer.read(_MAX_DOWNLOAD + 1)
     except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise SourceError(f"{_public(url)}: cannot download: {reason}") from None
+        raise SourceError(f"{public_name(url)}: cannot download: {reason}") from None
     if len(data) > _MAX_DOWNLOAD:
-        raise SourceError(f"{_public(url)}: larger than {_MAX_DOWNLOAD} bytes")
+        raise SourceError(f"{public_name(url)}: larger than {_MAX_DOWNLOAD} bytes")
     return data
 
 

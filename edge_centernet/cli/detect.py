@@ -2,139 +2,490 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import ExitStack
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edge_centernet.cameras import CameraOptions
 from edge_centernet.cli.options import model_options, open_model
 from edge_centernet.detector import Detector
-from edge_centernet.draw import draw
-from edge_centernet.output import SUFFIX, Annotated, make_records, open_part, prepare_folder
-from edge_centernet.sources import Source, Stills, open_camera, open_source
+from edge_centernet.errors import ConfigError
+from edge_centernet.live.capture import LiveCapture
+from edge_centernet.live.config import read_config
+from edge_centernet.live.counting import parse_line, parse_zone
+from edge_centernet.live.outputs import AnnotatedOutput, Hooks, Output, RecordsOutput, StatusOutput, WatchdogOutput
+from edge_centernet.live.overlay import Overlay
+from edge_centernet.live.pipeline import Pipeline, Rate, Result
+from edge_centernet.live.scene import Scene, SceneOptions
+from edge_centernet.live.service import Watchdog, configure_logging, health
+from edge_centernet.live.state import CaptureState, Snapshot
+from edge_centernet.output import SUFFIX, Annotated, make_records, prepare_folder
+from edge_centernet.sources import Frame, Source, Stills, is_live, open_camera, open_source, public_name
 
 _DEFAULT_OUT = Path("detections")
+Frames = Source | LiveCapture
+Function = Callable[..., Any]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the options say; one field an option, of the same name."""
+
+    source: str | None
+    camera: str | None
+    size: str | None
+    fps: float | None
+    fourcc: str | None
+    frozen_after: float
+    wait: bool
+    model: str
+    runtime: str
+    threads: int | None
+    threshold: float | None
+    max_detections: int
+    classes: str | None
+    track: bool
+    count_line: tuple[str, ...]
+    zone: tuple[str, ...]
+    counts: Path | None
+    presence: Path | None
+    blur: str | None
+    out: Path | None
+    format_name: str
+    save: bool | None
+    serve: str | None
+    token: str | None
+    mqtt: str | None
+    mqtt_password_file: Path | None
+    mqtt_ca_file: Path | None
+    name: str | None
+    log_file: Path | None
+
+
+def _source_options(function: Function) -> Function:
+    for option in (
+        click.option(
+            "--wait", is_flag=True, help="Wait for a camera that is not there yet instead of ending with an error."
+        ),
+        click.option(
+            "--frozen-after",
+            type=click.FloatRange(min=0.5),
+            default=5.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="Open a camera again that gave no frame for so long.",
+        ),
+        click.option("--fourcc", metavar="CODE", help="Pixel format of a V4L2 camera, such as MJPG or YUYV."),
+        click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second to ask a camera for."),
+        click.option("--size", metavar="WxH", help="Picture size to ask a camera for, such as 1280x720."),
+        click.option("--camera", metavar="N|PATH|URL|csi", help="Camera: 0, /dev/video0, csi, rtsp://... or http://..."),
+        click.option("--source", metavar="PATH|DIR|GLOB|VIDEO|URL", help="Image, folder, quoted pattern, video or URL."),
+    ):
+        function = option(function)
+    return function
+
+
+def _scene_options(function: Function) -> Function:
+    for option in (
+        click.option("--blur", metavar="A,B", help="Make these classes unrecognisable in every picture that leaves here."),
+        click.option(
+            "--presence", type=click.Path(path_type=Path), metavar="PNG", help="Write a map of where the tracked were."
+        ),
+        click.option(
+            "--counts",
+            type=click.Path(path_type=Path),
+            metavar="JSON",
+            help="Keep the totals of lines and zones in this file, and go on from them.",
+        ),
+        click.option(
+            "--zone",
+            multiple=True,
+            metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...",
+            help="Count who is inside, and for how long. Pixels, or fractions of the picture if all are within 0..1.",
+        ),
+        click.option(
+            "--count-line",
+            multiple=True,
+            metavar="[NAME=]X1,Y1,X2,Y2",
+            help='Count who crosses; "in" is towards the right hand of one at the first point who looks at the second.',
+        ),
+        click.option("--track/--no-track", default=False, help="Give objects lasting ids. Lines and zones do anyway."),
+    ):
+        function = option(function)
+    return function
+
+
+def _output_options(function: Function) -> Function:
+    for option in (
+        click.option(
+            "--log-file", type=click.Path(path_type=Path), metavar="FILE", help="Log there too; it may be rotated."
+        ),
+        click.option("--name", help="Of this camera, in MQTT topics and on the page.  [default: the source]"),
+        click.option(
+            "--mqtt-ca-file",
+            type=click.Path(path_type=Path),
+            metavar="PEM",
+            help="Certificates to trust with mqtts://.  [default: the system's]",
+        ),
+        click.option(
+            "--mqtt-password-file",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Its first line is the broker's password; so is $EDGE_CENTERNET_MQTT_PASSWORD.",
+        ),
+        click.option(
+            "--mqtt", metavar="URL", help="Publish counts and events: mqtt://[user[:password]@]host[:port][/prefix]"
+        ),
+        click.option("--token", help="That viewers of --serve must show.  [default: $EDGE_CENTERNET_TOKEN, or a random one]"),
+        click.option(
+            "--serve", metavar="[HOST:]PORT", help="Show a live page. Without a host only this computer can see it."
+        ),
+        click.option("--save/--no-save", default=None, help="Write annotated copies.  [default: save, but not live video]"),
+        click.option(
+            "--format",
+            "format_name",
+            type=click.Choice([*SUFFIX, "none"]),
+            default="jsonl",
+            show_default=True,
+            help="Of the records.",
+        ),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help=f"Folder for annotated copies and, if given, the records too.  [default: ./{_DEFAULT_OUT}]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _load_config(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    """Make the file's values the defaults; with --source on the command line its camera is left alone, and vice versa."""
+    if value is None:
+        return
+    known = {p.name for p in context.command.params if p.name} - {parameter.name}
+    aliases = {"format": "format_name"}
+    config = {aliases.get(k, k): v for k, v in read_config(value, known - {"format_name"} | set(aliases)).items()}
+    context.default_map = {**(context.default_map or {}), **config}
 
 
 @click.command(short_help="Find objects in pictures, videos or a camera.")
-@click.option("--source", metavar="PATH|DIR|GLOB|VIDEO|URL", help="Image, folder, quoted pattern, video or URL.")
-@click.option("--camera", metavar="N|PATH|URL", help="Camera: 0, /dev/video0 or rtsp://...")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="TOML",
+    is_eager=True,
+    expose_value=False,
+    callback=_load_config,
+    help="File with any of these options, lines and zones; what is given here wins.",
+)
+@_source_options
 @model_options
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Lowest score shown, 0..1.  [default: the model's]")
 @click.option(
     "--max-detections", type=click.IntRange(min=1), default=100, show_default=True, help="Most boxes a frame."
 )
 @click.option("--classes", metavar="A,B", help="Look for these classes only.  [default: all]")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help=f"Folder for annotated copies and, if given, the records too.  [default: ./{_DEFAULT_OUT}]",
-)
-@click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(list(SUFFIX)),
-    default="jsonl",
-    show_default=True,
-    help="Of the records.",
-)
-@click.option("--save/--no-save", default=None, help="Write annotated copies.  [default: save, but not for live video]")
-def command(
-    source: str | None,
-    camera: str | None,
-    model: str,
-    runtime: str,
-    threads: int | None,
-    threshold: float | None,
-    max_detections: int,
-    classes: str | None,
-    out: Path | None,
-    format_name: str,
-    save: bool | None,
-) -> None:
-    """Find objects in pictures, a video or a camera.
+@_scene_options
+@_output_options
+@click.pass_context
+def command(context: click.Context, /, **options: Any) -> None:
+    """Find objects in pictures, a video or a camera; follow and count them.
 
     Records go to standard output, one JSON object a frame unless --format says otherwise; boxes are in pixels of the
     original picture. Everything else that is said goes to standard error.
 
-    Example: edge-centernet detect --source photo.jpg --classes person,dog
+    \b
+    Examples:
+      edge-centernet detect --source photo.jpg --classes person,dog
+      edge-centernet detect --camera 0 --serve 8080 --count-line door=0.5,0,0.5,1
     """
-    if (source is None) == (camera is None):
+    settings = Settings(**_one_source(context, options))
+    configure_logging(log_file=settings.log_file)
+    stopped = _run(settings)
+    if stopped == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def _one_source(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with one of source and camera; what was typed goes before what the configuration says."""
+    given = [name for name in ("source", "camera") if options[name] is not None]
+    typed = [n for n in given if context.get_parameter_source(n) == click.core.ParameterSource.COMMANDLINE]
+    chosen = typed if len(typed) == 1 else given
+    if len(chosen) != 1:
         raise click.UsageError("expected one of --source and --camera")
-    folder = out or _DEFAULT_OUT
-    if out is not None:
-        prepare_folder(out)
-    detector = Detector(
-        open_model(model, runtime, threads),
-        threshold=threshold,
-        max_detections=max_detections,
-        classes=None if classes is None else [name.strip() for name in classes.split(",")],
-    )
+    return {**options, **{name: None for name in given if name not in chosen}}
+
+
+def _run(settings: Settings) -> int | None:
+    """Detect until the source ends; the signal that stopped it earlier, if one did."""
+    if settings.out is not None:
+        prepare_folder(settings.out)
     with ExitStack() as stack:
-        stack.callback(detector.runtime.close)
-        frames = open_camera(camera) if camera is not None else open_source(source or "", warn=_warn)
+        runtime = open_model(settings.model, settings.runtime, settings.threads)
+        stack.callback(runtime.close)
+        names = runtime.manifest.model.classes
+        threshold = runtime.manifest.model.threshold if settings.threshold is None else settings.threshold
+        scene = Scene(_scene_of(settings), threshold, names)
+        stack.callback(scene.close)
+        detector = Detector(
+            runtime,
+            threshold=scene.detector_threshold,
+            max_detections=settings.max_detections,
+            classes=None if settings.classes is None else _words(settings.classes),
+        )
+        frames = _open_frames(settings)
         stack.callback(frames.close)
-        annotated = None
-        if save or (save is None and not frames.live):
-            prepare_folder(folder)
-            annotated = Annotated(folder, frames)
-            stack.callback(annotated.close)
-        kept = None if out is None else _Kept(stack, out / f"detections{SUFFIX[format_name]}")
-        count = _detect(detector, frames, make_records(format_name, detector.manifest.model.classes), annotated, kept)
-    _summary(frames, count, annotated, folder)
+        outputs = _Outputs(settings, frames, detector, stack)
+        pipeline = stack.enter_context(Pipeline(frames, detector))
+        with _stop_on_signals(pipeline.stop) as stopped:
+            _detect(pipeline, frames, scene, outputs)
+        outputs.finish(interrupted=bool(stopped))
+    return stopped[0] if stopped else None
 
 
-def _detect(
-    detector: Detector, frames: Source, records: Any, annotated: Annotated | None, kept: Any
-) -> tuple[int, int]:
-    """Run over every frame; (frames, detections)."""
-    total = boxes = 0
-    for frame in frames:
-        found, ms = detector.detect(frame.image)
-        _write(records.add(frame, found, ms), kept)
-        if annotated is not None:
-            annotated.add(frame, draw(frame.image, found, detector.manifest.model.classes))
-        total, boxes = total + 1, boxes + len(found)
-    _write(records.end(), kept)
-    return total, boxes
+def _detect(pipeline: Pipeline, frames: Frames, scene: Scene, outputs: _Outputs) -> None:
+    rate = Rate()
+    for result in pipeline:
+        if result is None:
+            outputs.waiting(_state(frames))
+        else:
+            capture = _state(frames, result.frame)
+            outputs.update(_snapshot(result, scene, rate, capture, timed=not isinstance(frames, Stills)))
 
 
-class _Kept:
-    """The records once more, in a file that gets its name when the run ends, however it ends."""
-
-    def __init__(self, stack: ExitStack, target: Path) -> None:
-        self._file, self._part = open_part(target)
-        stack.callback(os.replace, self._part, target)
-        stack.callback(self._file.close)
-
-    def write(self, text: str) -> None:
-        self._file.write(text)
+def _state(frames: Frames, frame: Frame | None = None) -> CaptureState:
+    """How the source is doing; a file is as live as its newest frame."""
+    if isinstance(frames, LiveCapture):
+        return frames.state
+    if frame is None:
+        return CaptureState("live")
+    return CaptureState("live", frames=frame.number + 1, last_frame=frame.captured)
 
 
-def _write(text: str, kept: _Kept | None) -> None:
-    if not text:
-        return
-    if kept is not None:  # first, so that an interruption leaves the file with all that was shown
-        kept.write(text)
+def _snapshot(result: Result, scene: Scene, rate: Rate, capture: CaptureState, timed: bool) -> Snapshot:
+    found, tracks, tally = scene.update(result.frame, result.found)
+    return Snapshot(
+        frame=result.frame,
+        found=found,
+        ms=result.ms,
+        age_ms=result.age_ms,
+        fps=rate.tick(),
+        capture=capture,
+        tracks=tracks,
+        tally=tally,
+        seen=result.found,
+        timed=timed,
+    )
+
+
+class _Outputs:
+    """Everything that is told of the results, and the summary at the end."""
+
+    def __init__(self, settings: Settings, frames: Frames, detector: Detector, stack: ExitStack) -> None:
+        """Open what the settings ask for; `stack` closes it."""
+        self._frames, self._stack = frames, stack
+        self._classes = detector.manifest.model.classes
+        self._folder = settings.out or _DEFAULT_OUT
+        self._finished = False
+        self._records: RecordsOutput | None = None
+        self._latest: Snapshot | None = None
+        self._frames_done = self._boxes = 0
+        self._all: list[Output] = []
+        if settings.format_name != "none":
+            target = None
+            if settings.out is not None:
+                target = settings.out / f"detections{SUFFIX[settings.format_name]}"
+            self._records = RecordsOutput(make_records(settings.format_name, self._classes), _echo, target)
+            self._add(self._records)
+        if settings.save or (settings.save is None and not frames.live):
+            prepare_folder(self._folder)
+            annotated = Annotated(self._folder, frames)
+            stack.callback(self._say_where, annotated)
+            self._add(AnnotatedOutput(annotated, self._overlay(settings), frames.live))
+        if settings.mqtt is not None:
+            self._add(_open_mqtt(settings, frames, self._classes))
+        if settings.serve is not None:
+            for output in self._open_web(settings, detector):
+                self._add(output)
+        if frames.live:
+            self._add(StatusOutput(self._classes))
+            self._add(WatchdogOutput(Watchdog(self._classes)))
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Tell everyone, in the order in which they were opened."""
+        self._latest = snapshot
+        self._frames_done += 1
+        self._boxes += len(snapshot.found)
+        for output in self._all:
+            output.update(snapshot)
+
+    def waiting(self, capture: CaptureState) -> None:
+        """A live source is silent."""
+        for output in self._all:
+            output.waiting(capture)
+
+    def finish(self, interrupted: bool) -> None:
+        """Write what stands at the end, and the summary."""
+        if self._records is not None:
+            self._records.finish()
+        what = "image" if isinstance(self._frames, Stills) else "frame"
+        skipped = f", {self._frames.skipped} skipped" if self._frames.skipped else ""
+        detections, pictures = _plural(self._boxes, "detection"), _plural(self._frames_done, what)
+        click.echo(f"{detections} in {pictures}{skipped}", err=True)
+        tally = self._latest.tally if self._latest is not None else None
+        for line in tally.lines if tally is not None else ():
+            click.echo(f"{line.name}: {line.inward} in, {line.outward} out", err=True)
+        for zone in tally.zones if tally is not None else ():
+            click.echo(f"{zone.name}: {zone.entered} entered, {zone.mean_dwell_s:.1f} s on average", err=True)
+        self._finished = True
+
+    def _say_where(self, annotated: Annotated) -> None:
+        """After the annotated files are closed."""
+        if self._finished and annotated.written:
+            one = len(annotated.written) == 1
+            where = annotated.written[0] if one else self._folder
+            click.echo(f"Annotated {'copy' if one else 'copies'}: {where}", err=True)
+
+    def _add(self, output: Output) -> None:
+        self._all.append(output)
+        self._stack.callback(output.close)
+
+    def _overlay(self, settings: Settings) -> Overlay:
+        scene = _scene_of(settings)
+        return Overlay(self._classes, scene.lines, scene.zones, scene.blur)
+
+    def _open_web(self, settings: Settings, detector: Detector) -> Iterator[Output]:
+        from edge_centernet.live.metrics import Metrics  # both need the extra "live"
+        from edge_centernet.live.web import WebServer
+
+        model = detector.manifest.model
+        metrics = Metrics(self._classes, model=f"{model.name} {model.version}", runtime=detector.runtime.name)
+        server = WebServer(
+            settings.serve or "",
+            classes=self._classes,
+            token=settings.token,
+            overlay=self._overlay(settings),
+            metrics=metrics.text,
+            health=lambda: health(self._capture(), self._latest),
+            capture=self._capture,
+        )
+        server.start()
+        click.echo(f"Live page: {server.url}", err=True)
+        yield Hooks(metrics.update, metrics.waiting)
+        yield Hooks(server.update, close=server.close)
+
+    def _capture(self) -> CaptureState:
+        return _state(self._frames, None if self._latest is None else self._latest.frame)
+
+
+def _scene_of(settings: Settings) -> SceneOptions:
+    return SceneOptions(
+        track=settings.track,
+        lines=tuple(parse_line(text, i + 1) for i, text in enumerate(settings.count_line)),
+        zones=tuple(parse_zone(text, i + 1) for i, text in enumerate(settings.zone)),
+        presence=settings.presence,
+        counts=settings.counts,
+        blur=tuple(_words(settings.blur)) if settings.blur else (),
+    )
+
+
+def _open_frames(settings: Settings) -> Frames:
+    """The source, opened and checked; a live one is read on its own thread from now on."""
+    camera = _camera_options(settings)
+    if settings.camera is None:
+        if camera.given:
+            raise ConfigError(f"{', '.join(camera.given)}: for --camera only; got --source {settings.source}")
+        if not is_live(settings.source or ""):
+            return open_source(settings.source or "", warn=_warn)
+    text = settings.camera or settings.source or ""
+    capture = LiveCapture(
+        lambda: open_camera(text, camera, _log.warning),
+        f"camera {text}" if text.isdecimal() else public_name(text),
+        frozen_s=settings.frozen_after,
+        report=_log.warning,
+    )
+    capture.start(wait=settings.wait)
+    return capture
+
+
+def _camera_options(settings: Settings) -> CameraOptions:
+    width, height = _size(settings.size)
+    return CameraOptions(width, height, settings.fps, settings.fourcc)
+
+
+def _size(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ConfigError(f"--size: expected WIDTHxHEIGHT in pixels, such as 1280x720, got {text!r}")
+    return int(width), int(height)
+
+
+def _open_mqtt(settings: Settings, frames: Frames, classes: tuple[str, ...]) -> Output:
+    from edge_centernet.live.mqtt import MqttOutput  # needs the extra "live"
+
+    scene = _scene_of(settings)
+    output = MqttOutput(
+        settings.mqtt or "",
+        name=settings.name or _name_of(frames),
+        classes=classes,
+        wanted=None if settings.classes is None else _words(settings.classes),
+        lines=[line.name for line in scene.lines],
+        zones=[zone.name for zone in scene.zones],
+        password_file=settings.mqtt_password_file,
+        ca_file=settings.mqtt_ca_file,
+    )
+    output.start()
+    return output
+
+
+@contextmanager
+def _stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """End the loop after the frame at hand on SIGINT and SIGTERM, so that files are closed; a second one ends it at once.
+
+    Yields a list that the signal will be in.
+    """
+    got: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        if got:
+            raise KeyboardInterrupt
+        got.append(number)
+        stop()
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield got
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _name_of(frames: Frames) -> str:
+    return "pictures" if isinstance(frames, Stills) else frames.name
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
+
+
+def _echo(text: str) -> None:
     click.echo(text, nl=False)  # flushes, so that a reader sees each frame at once
 
 
 def _warn(line: str) -> None:
     click.echo(f"Warning: {line}", err=True)
-
-
-def _summary(frames: Source, count: tuple[int, int], annotated: Annotated | None, folder: Path) -> None:
-    """Say on stderr what was found and where the annotated copies are."""
-    total, boxes = count
-    what = "image" if isinstance(frames, Stills) else "frame"
-    skipped = f", {frames.skipped} skipped" if frames.skipped else ""
-    click.echo(f"{_plural(boxes, 'detection')} in {_plural(total, what)}{skipped}", err=True)
-    if annotated is not None and annotated.written:
-        one = len(annotated.written) == 1
-        click.echo(f"Annotated {'copy' if one else 'copies'}: {annotated.written[0] if one else folder}", err=True)
 
 
 def _plural(count: int, what: str) -> str:

@@ -1,0 +1,138 @@
+"""Where the live page listens, and who may see it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import hmac
+import ipaddress
+import os
+import secrets
+import socket
+
+from edge_centernet.errors import ConfigError
+
+TOKEN_VARIABLE = "EDGE_CENTERNET_TOKEN"
+_MIN_TOKEN = 8  # characters
+_LOCAL = "127.0.0.1"
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """(host, port) of "8080", ":8080", "HOST:PORT" or "[IPv6]:PORT"; without a host it is 127.0.0.1.
+
+    Port 0 takes any that is free. Raises ConfigError for anything else.
+    """
+    host, _, port = text.strip().rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not (port.isascii() and port.isdigit() and int(port) < 65536) or (":" in host and not bracketed):
+        raise ConfigError(f"address to serve on: expected HOST:PORT, PORT or [IPv6]:PORT, got {text!r}")
+    return host.strip("[]") or _LOCAL, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this computer can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def choose_token(given: str | None, host: str) -> str:
+    """What viewers must show, "" for nothing: as given, else from the environment, else random unless loopback.
+
+    Raises ConfigError for one that is too short to be secret.
+    """
+    token = given or os.environ.get(TOKEN_VARIABLE, "")
+    if token and len(token) < _MIN_TOKEN:
+        raise ConfigError(f"token: expected at least {_MIN_TOKEN} characters, got {len(token)}")
+    return token or ("" if is_loopback(host) else secrets.token_urlsafe(24))
+
+
+class Guard:
+    """Decides on requests. token: what they must show, "" for nothing. host: where the server listens."""
+
+    def __init__(self, token: str, host: str) -> None:
+        """See the class."""
+        self.token = token
+        self._host = host.lower()
+        # Not the token itself: it may hold characters that a cookie cannot, and cookie files lie about.
+        self.cookie = hmac.digest(token.encode(), b"edge-centernet live page", hashlib.sha256).hex()
+
+    def knows_host(self, name: str) -> bool:
+        """Whether a request for this host name is meant for us.
+
+        Without a token, a web page from elsewhere could have its own name point here (DNS rebinding) and read along.
+        """
+        name = name.lower().strip("[]")
+        return bool(self.token) or name == self._host or is_loopback(name)
+
+    def admits(self, query: str, authorization: str, cookie: str) -> bool:
+        """Whether one of the three holds the secret; each "" where the request has none."""
+        if not self.token:
+            return True
+        bearer = authorization[7:] if authorization[:7].lower() == "bearer " else ""
+        checks = ((query, self.token), (bearer, self.token), (cookie, self.cookie))
+        return any(hmac.compare_digest(shown.encode(), secret.encode()) for shown, secret in checks)
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets, one for each address of the host. Raises ConfigError when that cannot be."""
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in _addresses(host, port):
+            try:
+                if sockets:  # a name with two addresses: the same port on both, also when any will do
+                    address = (address[0], sockets[0].getsockname()[1])
+                both = host == "::" and socket.has_dualstack_ipv6()
+                sockets.append(socket.create_server(address, family=family, dualstack_ipv6=both))
+            except OSError as error:
+                if not (sockets and error.errno == errno.EADDRNOTAVAIL):  # localhost is ::1 too where there is no IPv6
+                    raise
+    except OSError as error:
+        for opened in sockets:
+            opened.close()
+        raise ConfigError(f"cannot serve on {_with_port(host, port)}: {_reason(error)}") from None
+    for opened in sockets:
+        opened.setblocking(False)
+        if hasattr(
+            socket, "TCP_NOTSENT_LOWAT"
+        ):  # connections inherit it: no seconds of old pictures queue in the kernel
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1 << 16)
+    return sockets
+
+
+def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    """Every one that the host has, IPv4 first."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return sorted({(family, (str(address[0]), port)) for family, _, _, _, address in found})
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the port is in use; choose another one, or stop the program that has it"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "not permitted; choose a port from 1024 up"
+    return "this computer does not have that address; expected one of its own, 127.0.0.1 or 0.0.0.0"
+
+
+def reachable(host: str, port: int) -> str:
+    """HOST:PORT for a viewer's address bar: of a server on every address, the one that the network knows us by."""
+    try:
+        unspecified = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        unspecified = False
+    return _with_port(_own_address() if unspecified else host, port)
+
+
+def _own_address() -> str:
+    """The address that packets to the world would carry; none is sent for that."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # reserved for documentation
+        except OSError:
+            return socket.gethostname()
+        return str(probe.getsockname()[0])
+
+
+def _with_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
