@@ -117,6 +117,35 @@ def test_a_doubtful_detection_keeps_a_track_and_starts_none() -> None:
     assert not any(tracks.lost for tracks in seen)
 
 
+def test_an_object_gets_its_id_from_sure_detections_alone() -> None:
+    """One sure detection, then doubtful ones for ever: no id."""
+    seen = follow(Tracker(THRESHOLD), [detections((100, 100, 0.8 if i == 0 else 0.25)) for i in range(20)])
+    assert [tracks.id.tolist() for tracks in seen] == [[]] * 20
+
+
+def test_sightings_too_far_apart_in_time_do_not_add_up() -> None:
+    """False detections at one place in every fourth frame never get an id; in every third they do."""
+    for gap, expected in ((4, 0), (3, 8)):
+        frames = [detections((100, 100)) if i % gap == 0 else detections() for i in range(10 * gap)]
+        assert sum(len(tracks) for tracks in follow(Tracker(THRESHOLD), frames)) == expected
+
+
+def test_a_detection_goes_to_the_track_that_is_known_well_not_to_the_one_long_hidden() -> None:
+    """One stands, one hidden for 1.5 s stood beside: a detection between them is still the first."""
+    frames = [detections((100, 100), (140, 100))] * 10 + [detections((100, 100))] * 15
+    tracker = Tracker(THRESHOLD)
+    first = follow(tracker, frames)[-1].id.tolist()
+    tracks = tracker.update(detections((111, 100)), 2.5)
+    assert (tracks.id.tolist(), tracks.recovered, tracks.lost) == (first, (), ())
+
+
+def test_who_appears_farther_than_a_size_from_where_one_was_hidden_is_another() -> None:
+    """After 2 s: 45 pixels, one and a half sizes, beside the place stands somebody new, 20 pixels beside the same."""
+    for away, expected in ((45, [2]), (20, [1])):
+        frames = [*walk(100, 0, 10), *[detections()] * 19, *walk(100 + away, 0, 5)]
+        assert follow(Tracker(THRESHOLD), frames)[-1].id.tolist() == expected
+
+
 def test_a_track_keeps_to_its_class() -> None:
     """A dog where the person was is another object."""
     frames = [detections((100, 100, 0.9, int(i >= 5))) for i in range(10)]
