@@ -115,8 +115,8 @@ class Csv:
 class Coco:
     """One COCO document at the end: images, categories, annotations with a score; boxes x, y, width, height.
 
-    It can be read by pycocotools and by labelling tools. Ids count from 1, category_id is class_id + 1. Until the end it
-    waits in temporary files, so that a week of video does not wait in memory.
+    It can be read by pycocotools and by labelling tools. Ids count from 1, category_id is class_id + 1. Until the end
+    it waits in temporary files, so that a week of video does not wait in memory.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:

@@ -1,13 +1,13 @@
 """Does live detection show the present? Frame age behind a slow network, and what the pipeline adds to the inference.
 
-- age: a 30 fps camera (MJPEG over HTTP, a real server on loopback) and a network made 200 ms slower: how old each result is
-  beyond its inference, in frame times, for --minutes; and how many pictures the server had sent by then, which counts
-  the network and every buffer too. A video file through the same pipeline: is every frame processed?
-- overhead: from a frame in memory to its detections, beside the inference alone, in turns, with one and two threads; once by
-  Detector.detect, once through the pipeline at 30 fps.
+- age: a 30 fps camera (MJPEG over HTTP, a real server on loopback) and a network made 200 ms slower: how old each
+  result is beyond its inference, in frame times, for --minutes; and how many pictures the server had sent by then,
+  which counts the network and every buffer too. A video file through the same pipeline: is every frame processed?
+- overhead: from a frame in memory to its detections, beside the inference alone, in turns, with one and two threads;
+  once by Detector.detect, once through the pipeline at 30 fps.
 
-Writes docs/benchmarks/live-MACHINE.json; exit code 1 if a result is older than two frame times and its inference, a file
-loses a frame, or the median from frame to detections is above 1.15 times the inference.
+Writes docs/benchmarks/live-MACHINE.json; exit code 1 if a result is older than two frame times and its inference, a
+file loses a frame, or the median from frame to detections is above 1.15 times the inference.
 
 Example: python scripts/check_live.py --minutes 5
 """

@@ -129,7 +129,7 @@ def test_every_import_is_brought_by_an_extra() -> None:
     """No file imports a package that neither the base nor any extra for users installs."""
     users = set(config()["options.extras_require"]) - {"dev"}
     known = names(config()["options"]["install_requires"]).union(*map(extra_names, users))
-    # tflite-runtime stands in for ai-edge-litert; pycocotools may stand in for faster-coco-eval. picamera2 comes by apt.
+    # tflite-runtime stands in for ai-edge-litert, pycocotools for faster-coco-eval; picamera2 comes by apt.
     other = {"pycocotools", "picamera2"}
     unknown = {source: left for source, path in sources() if (left := imported(path) - known - other)}
     assert unknown == {}

@@ -86,8 +86,12 @@ def _source_options(function: Function) -> Function:
         click.option("--fourcc", metavar="CODE", help="Pixel format of a V4L2 camera, such as MJPG or YUYV."),
         click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second to ask a camera for."),
         click.option("--size", metavar="WxH", help="Picture size to ask a camera for, such as 1280x720."),
-        click.option("--camera", metavar="N|PATH|URL|csi", help="Camera: 0, /dev/video0, csi, rtsp://... or http://..."),
-        click.option("--source", metavar="PATH|DIR|GLOB|VIDEO|URL", help="Image, folder, quoted pattern, video or URL."),
+        click.option(
+            "--camera", metavar="N|PATH|URL|csi", help="Camera: 0, /dev/video0, csi, rtsp://... or http://..."
+        ),
+        click.option(
+            "--source", metavar="PATH|DIR|GLOB|VIDEO|URL", help="Image, folder, quoted pattern, video or URL."
+        ),
     ):
         function = option(function)
     return function
@@ -95,7 +99,9 @@ def _source_options(function: Function) -> Function:
 
 def _scene_options(function: Function) -> Function:
     for option in (
-        click.option("--blur", metavar="A,B", help="Make these classes unrecognisable in every picture that leaves here."),
+        click.option(
+            "--blur", metavar="A,B", help="Make these classes unrecognisable in every picture that leaves here."
+        ),
         click.option(
             "--presence", type=click.Path(path_type=Path), metavar="PNG", help="Write a map of where the tracked were."
         ),
@@ -144,11 +150,15 @@ def _output_options(function: Function) -> Function:
         click.option(
             "--mqtt", metavar="URL", help="Publish counts and events: mqtt://[user[:password]@]host[:port][/prefix]"
         ),
-        click.option("--token", help="That viewers of --serve must show.  [default: $EDGE_CENTERNET_TOKEN, or a random one]"),
+        click.option(
+            "--token", help="That viewers of --serve must show.  [default: $EDGE_CENTERNET_TOKEN, or a random one]"
+        ),
         click.option(
             "--serve", metavar="[HOST:]PORT", help="Show a live page. Without a host only this computer can see it."
         ),
-        click.option("--save/--no-save", default=None, help="Write annotated copies.  [default: save, but not live video]"),
+        click.option(
+            "--save/--no-save", default=None, help="Write annotated copies.  [default: yes, but not of a camera]"
+        ),
         click.option(
             "--format",
             "format_name",
@@ -169,7 +179,7 @@ def _output_options(function: Function) -> Function:
 
 
 def _load_config(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
-    """Make the file's values the defaults; with --source on the command line its camera is left alone, and vice versa."""
+    """Make the file's values the defaults of all other options."""
     if value is None:
         return
     known = {p.name for p in context.command.params if p.name} - {parameter.name}
@@ -199,7 +209,7 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
 @_output_options
 @click.pass_context
 def command(context: click.Context, /, **options: Any) -> None:
-    """Find objects in pictures, a video or a camera; follow and count them.
+    r"""Find objects in pictures, a video or a camera; follow and count them.
 
     Records go to standard output, one JSON object a frame unless --format says otherwise; boxes are in pixels of the
     original picture. Everything else that is said goes to standard error.
@@ -452,9 +462,9 @@ def _open_mqtt(settings: Settings, frames: Frames, classes: tuple[str, ...]) -> 
 
 @contextmanager
 def _stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """End the loop after the frame at hand on SIGINT and SIGTERM, so that files are closed; a second one ends it at once.
+    """End the loop after the frame at hand on SIGINT and SIGTERM, so that files are closed.
 
-    Yields a list that the signal will be in.
+    A second signal ends it at once. Yields a list that the signal will be in.
     """
     got: list[int] = []
 

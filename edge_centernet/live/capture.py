@@ -34,6 +34,7 @@ class LiveCapture:
 
     live = True
     skipped = 0
+    stuck_s = 60.0  # without an attempt, because all hang: then the state is "stuck", and a watchdog may act
 
     def __init__(
         self, open: Callable[[], Video], name: str, *, frozen_s: float = 5.0, report: Callable[[str], None]
@@ -198,10 +199,17 @@ class LiveCapture:
             self._changed.wait_for(lambda: self._closed, seconds)
 
     def _await_room(self) -> None:
+        """Wait until few enough readers hang; say so if they seem to do so for good."""
+        since = time.monotonic()
         while not self._closed:
             self._hanging = [reader for reader in self._hanging if reader.thread.is_alive()]
             if len(self._hanging) < _MOST_HANGING:
                 return
+            if self._state.state != "stuck" and time.monotonic() - since > self.stuck_s:
+                detail = "the driver holds every attempt to open it; only a new process can help"
+                with self._changed:
+                    self._state = replace(self._state, state="stuck", detail=detail)
+                self._say(detail)
             self._sleep(0.25)
 
     def _say(self, line: str) -> None:

@@ -1,7 +1,7 @@
 """A camera's settings in a file, so that a service needs one argument.
 
-Every option of `detect` may stand there under its own name; lines and zones are tables. What is given on the command line
-wins. TOML, because Python reads it without a further package and it allows comments.
+Every option of `detect` may stand there under its own name; lines and zones are tables. What is given on the command
+line wins. TOML, because Python reads it without a further package and it allows comments.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _TABLES = {"line": ("count_line", "from", "to"), "zone": ("zone", "points")}
 def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
     """The options in `path`, by parameter name (`count_line`, not `--count-line`).
 
-    known: parameter names that may be set. Lists become what the option takes on the command line. Raises ConfigError for
-    a file that cannot be read, is not TOML, or holds a name that is no option.
+    known: parameter names that may be set. Lists become what the option takes on the command line. Raises ConfigError
+    for a file that cannot be read, is not TOML, or holds a name that is no option.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:

@@ -44,7 +44,8 @@ class Result:
 class Pipeline:
     """Iterate over it for the results, in the order of the frames. Close it, or leave its `with` block, when done.
 
-    While a live source is silent, None comes twice a second, so that who watches can say so. frames: pictures are read one after the other; a video file and a live source go through the threads.
+    While a live source is silent, None comes twice a second, so that who watches can say so.
+    frames: pictures are read one after the other; a video file and a live source go through the threads.
     An error in any step is raised where the results are taken, after the results before it.
     """
 

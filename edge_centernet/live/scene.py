@@ -53,7 +53,7 @@ class Scene:
     """Follows and counts what one source shows. Give it every result, in order; close it to write its files."""
 
     def __init__(self, options: SceneOptions, threshold: float, classes: Sequence[str]) -> None:
-        """threshold: score from which a detection is sure, 0..1. Raises ConfigError for a counts file it cannot read."""
+        """threshold: score from which a detection is sure, 0..1. Raises ConfigError for a counts file that is none."""
         self._options, self._threshold = options, threshold
         self._blurred = class_ids(options.blur, classes) if options.blur else np.zeros(0, np.int32)
         self._tracker = Tracker(threshold) if options.tracks else None

@@ -51,7 +51,7 @@ class LineCount:
 
 @dataclass(frozen=True)
 class ZoneCount:
-    """Who is in a zone now. entered: visits since counting began; dwell in seconds, of those inside and of visits ended."""
+    """Who is in a zone now. entered: visits since counting began; dwell: seconds, of those inside and visits ended."""
 
     name: str
     inside: int
@@ -113,10 +113,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class CaptureState:
-    """How a source is doing. state: "starting", "live", "frozen" (no new frame for too long), "lost" or "ended".
+    """How a source is doing.
 
+    state: "starting", "live", "frozen" (no new frame for too long), "lost", "stuck" (only a new process
+    can help), "ended".
     detail: one line for people, "" while all is well. reopened: times it was opened again. frames: read so far;
-    dropped: of those, never handed on because a newer one was there. last_frame: time.monotonic() of the newest, or None.
+    dropped: of those, never handed on because a newer one was there. last_frame: time.monotonic() of the newest.
     """
 
     state: str = "starting"
@@ -132,8 +134,8 @@ class Snapshot:
     """One frame with all that is known of it: what every output gets, in the order of the frames.
 
     ms: milliseconds by step ("preprocess", "inference", "decode"). age_ms: from the frame's capture to this result.
-    fps: results a second over the last seconds. tracks, tally: None where nobody asked for them; where there are tracks,
-    `found` is theirs. seen: all that was detected, doubtful ones too; for blurring, where a box too many costs little.
+    fps: results a second over the last seconds. tracks, tally: None where nobody asked for them; with tracks,
+    `found` is theirs. seen: all that was detected, doubtful ones too: for blurring, a box too many costs little.
     timed: it is of a video or camera, so seconds and age mean something.
     """
 

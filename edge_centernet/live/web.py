@@ -138,7 +138,7 @@ class WebServer:
             return False, {"detail": "no result yet"}
         age = time.monotonic() - self._latest.frame.captured
         capture = self._captured(self._latest)
-        return age < _HEALTHY_S and capture.state not in ("frozen", "lost", "ended"), {"detail": capture.detail}
+        return age < _HEALTHY_S and capture.state in ("starting", "live"), {"detail": capture.detail}
 
     def page_state(self) -> str:
         """JSON for the page, made once for all pages that ask within a fifth of a second. clock: seconds, now."""

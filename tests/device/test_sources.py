@@ -202,7 +202,7 @@ def test_libraries_are_quiet_only_inside(capfd: pytest.CaptureFixture[str]) -> N
 
 
 class Device:
-    """A capture that accepts the values in `can` only, as a V4L2 driver does, and notes what it is asked."""
+    """A capture that accepts the values in `can` only, as a V4L2 driver does; notes what it is asked."""
 
     def __init__(self, can: dict[int, set[float]]) -> None:
         """The first value of each is what it has before it is asked."""

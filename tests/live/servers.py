@@ -144,8 +144,8 @@ def rtsp_server(picture: Path | None = None) -> Iterator[Server]:
 def mjpeg_server(picture: Path | None = None, path: str = "/cam.mjpg") -> Iterator[Server]:
     """JPEG pictures in an endless multipart HTTP answer, started.
 
-    path: "/cam.mjpg" numbers; "/sizes" changes their size; "/walk" shows `walk` by the system's clock; "?fps=100" for more
-    pictures a second than 30.
+    path: "/cam.mjpg" numbers; "/sizes" changes their size; "/walk" shows `walk` by time.monotonic().
+    "?fps=100" for more pictures a second than 30.
     """
     port = free_port()
     command = [sys.executable, __file__, str(port), *([str(picture)] if picture else [])]

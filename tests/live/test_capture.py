@@ -347,6 +347,8 @@ def test_hanging_cameras_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(1.0)
         assert len(calls) == 4
         assert "no answer for 0.05 s" in capture.state.detail
+        capture.stuck_s = 0.5  # in place of a minute
+        wait_for(lambda: capture.state.state == "stuck", 2.0)
         calls[0].set()
         wait_for(lambda: len(calls) == 5, 2.0)
     for call in calls:
