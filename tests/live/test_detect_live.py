@@ -106,6 +106,7 @@ def counts(record: dict[str, Any]) -> tuple[int, int]:
 WALK = ("--classes", "person", "--threads", "1", "--count-line", "mid=0.5,0,0.5,1")
 
 
+@pytest.mark.slow
 def test_counts_and_ids_of_one_who_walks_to_and_fro(start: Callable[..., Detect]) -> None:
     """Sixteen seconds are two crossings each way, by one and the same track; records say age and time."""
     with mjpeg_server(path="/walk") as server:
@@ -124,6 +125,7 @@ def test_counts_and_ids_of_one_who_walks_to_and_fro(start: Callable[..., Detect]
     assert len({event["id"] for event in events}) == 1, ids
 
 
+@pytest.mark.slow
 def test_a_killed_rtsp_server_is_found_again(start: Callable[..., Detect]) -> None:
     """Killed for five seconds: records within ten seconds of its return, and a line for each change in the log."""
     with rtsp_server() as server:
@@ -139,6 +141,7 @@ def test_a_killed_rtsp_server_is_found_again(start: Callable[..., Detect]) -> No
     assert len(re.findall(r"back after", run.said())) == 1, run.said()
 
 
+@pytest.mark.slow
 def test_a_camera_that_stops_sending_loses_and_doubles_no_count(start: Callable[..., Detect]) -> None:
     """Frozen while he stands at the right, gone on before he leaves: every crossing is counted once."""
     with mjpeg_server(path="/walk") as server:
@@ -161,7 +164,8 @@ def test_a_camera_that_stops_sending_loses_and_doubles_no_count(start: Callable[
 
 
 @needs_broker
-@pytest.mark.parametrize("outage", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("outage", [3, 30])
 def test_a_broker_that_stops_costs_nothing(start: Callable[..., Detect], tmp_path: Path, outage: int) -> None:
     """Detection keeps its rate while the broker is away; afterwards the broker has the totals and each event once."""
     broker = Mosquitto(tmp_path)
