@@ -245,13 +245,14 @@ def _run(settings: Settings) -> int | None:
         stack.callback(runtime.close)
         names = runtime.manifest.model.classes
         threshold = runtime.manifest.model.threshold if settings.threshold is None else settings.threshold
-        scene = Scene(_scene_of(settings), threshold, names)
+        wanted = None if settings.classes is None else _words(settings.classes)
+        scene = Scene(_scene_of(settings), threshold, names, wanted)
         stack.callback(scene.close)
         detector = Detector(
             runtime,
             threshold=scene.detector_threshold,
             max_detections=settings.max_detections,
-            classes=None if settings.classes is None else _words(settings.classes),
+            classes=scene.detector_classes,
         )
         frames = _open_frames(settings)
         stack.callback(frames.close)

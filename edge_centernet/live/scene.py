@@ -52,10 +52,18 @@ class SceneOptions:
 class Scene:
     """Follows and counts what one source shows. Give it every result, in order; close it to write its files."""
 
-    def __init__(self, options: SceneOptions, threshold: float, classes: Sequence[str]) -> None:
-        """threshold: score from which a detection is sure, 0..1. Raises ConfigError for a counts file that is none."""
+    def __init__(
+        self, options: SceneOptions, threshold: float, classes: Sequence[str], wanted: Sequence[str] | None = None
+    ) -> None:
+        """threshold: score from which a detection is sure, 0..1. wanted: classes to follow and show; all unless given.
+
+        Raises ConfigError for an unknown class, or a counts file that is none.
+        """
         self._options, self._threshold = options, threshold
+        self._wanted = np.arange(len(classes)) if wanted is None else class_ids(wanted, classes)
         self._blurred = class_ids(options.blur, classes) if options.blur else np.zeros(0, np.int32)
+        # A class that is only blurred must be looked for all the same.
+        self.detector_classes = None if wanted is None else sorted({*wanted, *options.blur}, key=classes.index)
         self._tracker = Tracker(threshold) if options.tracks else None
         self._counter = Counter(options.lines, options.zones, classes) if options.lines or options.zones else None
         self._presence = PresenceMap() if options.presence else None
@@ -75,9 +83,10 @@ class Scene:
 
     def update(self, frame: Frame, seen: Detections) -> tuple[Detections, Tracks | None, Tally | None]:
         """(what to show of all that was seen, the tracks, the counts). With tracks, only what they found is shown."""
+        found = seen[np.isin(seen.class_id, self._wanted)]
         if self._tracker is None:
-            return seen[seen.score >= self._threshold], None, None
-        tracks = self._tracker.update(seen, frame.seconds)
+            return found[found.score >= self._threshold], None, None
+        tracks = self._tracker.update(found, frame.seconds)
         height, width = frame.image.shape[:2]
         tally = self._counter.update(tracks, frame.seconds, (width, height)) if self._counter else None
         if self._presence is not None:
