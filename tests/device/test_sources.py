@@ -443,7 +443,7 @@ print(frame.number, frame.image.shape, frame.image[0, 0].argmax(), video.fps)
 """
 
 
-def test_a_pipeline_with_gstreamer() -> None:
+def test_a_pipeline_with_gstreamer(tmp_path: Path) -> None:
     """Where the system's OpenCV has GStreamer (Debian: python3-opencv), a pipeline without a sink gives BGR frames."""
     python = Path("/usr/bin/python3")
     check = "import sys, cv2; sys.exit(sys.version_info < (3, 10) or 'GStreamer:                   YES' not in "
@@ -452,9 +452,10 @@ def test_a_pipeline_with_gstreamer() -> None:
         or subprocess.run([python, "-c", check + "cv2.getBuildInformation())"], capture_output=True).returncode
     ):
         pytest.skip("the system's Python has no OpenCV with GStreamer: apt-get install python3-opencv")
-    package = Path(cameras.__file__).parent.parent
+    # The package alone: beside an installed one lies the OpenCV from PyPI, which would be found first.
+    (tmp_path / "edge_centernet").symlink_to(Path(cameras.__file__).parent)
     done = subprocess.run(
-        [python, "-c", GST_PROGRAM], env={**os.environ, "PYTHONPATH": str(package)}, capture_output=True, text=True
+        [python, "-c", GST_PROGRAM], env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
     )
     assert done.stdout == "2 (240, 320, 3) 0 10.0\n", done.stderr
 
