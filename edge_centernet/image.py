@@ -98,10 +98,12 @@ def letterbox(image_bgr: Image, spec: ModelSpec) -> tuple[Image, Letterbox]:
     box = Letterbox(width, height, spec.width, spec.height)
     new = (box.new_width, box.new_height)
     resized = image_bgr if new == (width, height) else cv2.resize(image_bgr, new, interpolation=cv2.INTER_LINEAR)
-    frame = np.full((spec.height, spec.width, 3), spec.pad_value, np.uint8)
-    inside = frame[box.top : box.top + box.new_height, box.left : box.left + box.new_width]
-    inside[...] = resized[..., ::-1] if spec.color == "rgb" else resized
-    return frame, box
+    # OpenCV for each pass over the pixels: NumPy's strided copies take ten times as long.
+    colored = cv2.cvtColor(resized, cv2.COLOR_BGR2RGB) if spec.color == "rgb" else resized
+    right, below = spec.width - box.left - box.new_width, spec.height - box.top - box.new_height
+    pad = [spec.pad_value] * 3
+    frame = cv2.copyMakeBorder(colored, box.top, below, box.left, right, cv2.BORDER_CONSTANT, value=pad)
+    return frame.astype(np.uint8, copy=False), box
 
 
 def prepare(image_bgr: Image, manifest: Manifest) -> tuple[NDArray[Any], Letterbox]:
@@ -114,7 +116,9 @@ def prepare(image_bgr: Image, manifest: Manifest) -> tuple[NDArray[Any], Letterb
     table, identity = _table(spec.mean, spec.std, tensor.dtype, tensor.quant)
     stored: NDArray[Any] = frame if identity else cv2.LUT(frame, table)  # (H, W, 3)
     if tensor.layout == "NCHW":
-        stored = stored.transpose(2, 0, 1)  # (3, H, W)
+        planes = np.empty((1, 3, *stored.shape[:2]), stored.dtype)
+        cv2.split(stored, [planes[0, 0], planes[0, 1], planes[0, 2]])  # in place, see above
+        return planes, box
     return np.ascontiguousarray(stored[None]), box
 
 
