@@ -16,6 +16,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -31,6 +32,10 @@ from numpy.typing import NDArray
 from edge_centernet.files import write_atomic
 from edge_centernet.image import read_image
 
+sys.path.append(str(ROOT / "tests/decoder"))
+
+from c_library import CImage, CInput
+
 WIDTH, HEIGHT, SIDE = 1280, 720, 320
 TOP = (SIDE - SIDE * HEIGHT // WIDTH) // 2
 SOURCE = ROOT / "edge_centernet/decoder/edgecn_letterbox.c"
@@ -38,22 +43,6 @@ LEVELS = ("-O2", "-O3")
 RGB, YUYV, NV12 = 0, 2, 3
 Call = Callable[[], Any]
 Image = NDArray[np.uint8]
-
-
-class CImage(ctypes.Structure):
-    """ecn_image."""
-
-    _fields_ = [("data", ctypes.c_void_p), ("chroma", ctypes.c_void_p)] + [
-        (name, ctypes.c_int32) for name in ("format", "width", "height", "stride", "chroma_stride")
-    ]
-
-
-class CInput(ctypes.Structure):
-    """ecn_input."""
-
-    _fields_ = [("data", ctypes.c_void_p), ("table", ctypes.c_void_p)] + [
-        (name, ctypes.c_int32) for name in ("width", "height", "dtype", "layout", "color", "pad")
-    ]
 
 
 @click.command()

@@ -32,6 +32,7 @@ from typing import Any
 import click
 import numpy as np
 from check_int8_speed import ROOT, commit, cpu_name
+from environments import environment
 from numpy.typing import NDArray
 
 from edge_centernet.detections import Detections
@@ -192,16 +193,6 @@ def follow(scene: Scene, threshold: float) -> dict[str, Any]:
         times.append(1000.0 * (time.perf_counter() - start))
         tracks += [[frame, int(i), *box.tolist()] for i, box in zip(seen.id, seen.found.xyxy, strict=True)]
     return {"tracks": tracks, "ms": statistics.median(times)}
-
-
-def environment(folder: Path, packages: tuple[str, ...]) -> Path:
-    """The Python of a peer, its environment made where it is missing."""
-    python = folder / "bin/python"
-    if not python.exists():
-        click.echo(f"Making {folder}", err=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    return python
 
 
 def ask(python: Path, script: str, request: Any) -> Any:

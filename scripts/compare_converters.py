@@ -27,6 +27,7 @@ from typing import Any
 import click
 import numpy as np
 from check_int8_speed import ROOT, commit, cpu_name, inferences
+from environments import environment
 
 from edge_centernet.artifact import files_of, read_manifest
 from edge_centernet.calibration.images import pick_images
@@ -107,17 +108,9 @@ def named_as_in(path: Path, manifest: Manifest) -> Manifest:
     return replace(manifest, input=replace(manifest.input, name=image["name"]), **fields)
 
 
-def environment(name: str, packages: tuple[str, ...], peers: Path) -> Path:
+def peer_python(name: str, packages: tuple[str, ...], peers: Path) -> Path:
     """The Python that runs a peer."""
-    if not packages:
-        return Path(sys.executable)
-    folder = peers / name.replace(" ", "-").lower()
-    python = folder / "bin/python"
-    if not python.exists():
-        click.echo(f"Making {folder}", err=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    return python
+    return environment(peers / name.replace(" ", "-").lower(), packages) if packages else Path(sys.executable)
 
 
 def megabytes(folder: Path) -> float:
@@ -163,7 +156,7 @@ def ours(source: Path, train: Path, out: Path, progress: Progress) -> dict[str, 
 def theirs(name: str, source: Path, pictures: Path, manifest: Manifest, out: Path, peers: Path) -> dict[str, Any]:
     """A peer's file, or its last line."""
     _, script, packages = PEERS[name]
-    python = environment(name, packages, peers)
+    python = peer_python(name, packages, peers)
     start = time.perf_counter()
     command = [python, ROOT / "scripts/peers" / script, source, pictures, out]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)

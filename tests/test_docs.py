@@ -64,6 +64,12 @@ def command_help(name: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("name", commands())
+def test_help_shows_no_escape(name: str) -> None:
+    """What marks the layout for click is not printed."""
+    assert "\\" not in command_help(name)
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     """The one line below 'Test it' is what .ci/run ends with."""
     command = block("Test it", "sh")

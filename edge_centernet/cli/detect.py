@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from edge_centernet.cameras import CameraOptions
-from edge_centernet.cli.options import model_options, open_model
+from edge_centernet.cli.options import model_options, open_model, options
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
 from edge_centernet.live.capture import LiveCapture
@@ -30,7 +30,6 @@ from edge_centernet.sources import Frame, Source, Stills, is_live, open_camera, 
 
 _DEFAULT_OUT = Path("detections")
 Frames = Source | LiveCapture
-Function = Callable[..., Any]
 
 _log = logging.getLogger(__name__)
 
@@ -70,112 +69,95 @@ class Settings:
     log_file: Path | None
 
 
-def _source_options(function: Function) -> Function:
-    for option in (
-        click.option(
-            "--wait", is_flag=True, help="Wait for a camera that is not there yet instead of ending with an error."
-        ),
-        click.option(
-            "--frozen-after",
-            type=click.FloatRange(min=0.5),
-            default=5.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="Open a camera again that gave no frame for so long.",
-        ),
-        click.option("--fourcc", metavar="CODE", help="Pixel format of a V4L2 camera, such as MJPG or YUYV."),
-        click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second to ask a camera for."),
-        click.option("--size", metavar="WxH", help="Picture size to ask a camera for, such as 1280x720."),
-        click.option(
-            "--camera", metavar="N|PATH|URL|csi", help="Camera: 0, /dev/video0, csi, rtsp://... or http://..."
-        ),
-        click.option(
-            "--source", metavar="PATH|DIR|GLOB|VIDEO|URL", help="Image, folder, quoted pattern, video or URL."
-        ),
-    ):
-        function = option(function)
-    return function
+_source_options = options(
+    click.option(
+        "--wait", is_flag=True, help="Wait for a camera that is not there yet instead of ending with an error."
+    ),
+    click.option(
+        "--frozen-after",
+        type=click.FloatRange(min=0.5),
+        default=5.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Open a camera again that gave no frame for so long.",
+    ),
+    click.option("--fourcc", metavar="CODE", help="Pixel format of a V4L2 camera, such as MJPG or YUYV."),
+    click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second to ask a camera for."),
+    click.option("--size", metavar="WxH", help="Picture size to ask a camera for, such as 1280x720."),
+    click.option("--camera", metavar="N|PATH|URL|csi", help="Camera: 0, /dev/video0, csi, rtsp://... or http://..."),
+    click.option("--source", metavar="PATH|DIR|GLOB|VIDEO|URL", help="Image, folder, quoted pattern, video or URL."),
+)
 
 
-def _scene_options(function: Function) -> Function:
-    for option in (
-        click.option(
-            "--blur", metavar="A,B", help="Make these classes unrecognisable in every picture that leaves here."
-        ),
-        click.option(
-            "--presence", type=click.Path(path_type=Path), metavar="PNG", help="Write a map of where the tracked were."
-        ),
-        click.option(
-            "--counts",
-            type=click.Path(path_type=Path),
-            metavar="JSON",
-            help="Keep the totals of lines and zones in this file, and go on from them.",
-        ),
-        click.option(
-            "--zone",
-            multiple=True,
-            metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...",
-            help="Count who is inside, and for how long. Pixels, or fractions of the picture if all are within 0..1.",
-        ),
-        click.option(
-            "--count-line",
-            multiple=True,
-            metavar="[NAME=]X1,Y1,X2,Y2",
-            help='Count who crosses; "in" is towards the right hand of one at the first point who looks at the second.',
-        ),
-        click.option("--track/--no-track", default=False, help="Give objects lasting ids. Lines and zones do anyway."),
-    ):
-        function = option(function)
-    return function
+_scene_options = options(
+    click.option("--blur", metavar="A,B", help="Make these classes unrecognisable in every picture that leaves here."),
+    click.option(
+        "--presence", type=click.Path(path_type=Path), metavar="PNG", help="Write a map of where the tracked were."
+    ),
+    click.option(
+        "--counts",
+        type=click.Path(path_type=Path),
+        metavar="JSON",
+        help="Keep the totals of lines and zones in this file, and go on from them.",
+    ),
+    click.option(
+        "--zone",
+        multiple=True,
+        metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...",
+        help="Count who is inside, and for how long. Pixels, or fractions of the picture if all are within 0..1.",
+    ),
+    click.option(
+        "--count-line",
+        multiple=True,
+        metavar="[NAME=]X1,Y1,X2,Y2",
+        help='Count who crosses; "in" is towards the right hand of one at the first point who looks at the second.',
+    ),
+    click.option("--track/--no-track", default=False, help="Give objects lasting ids. Lines and zones do anyway."),
+)
 
 
-def _output_options(function: Function) -> Function:
-    for option in (
-        click.option(
-            "--log-file", type=click.Path(path_type=Path), metavar="FILE", help="Log there too; it may be rotated."
-        ),
-        click.option("--name", help="Of this camera, in MQTT topics and on the page.  [default: the source]"),
-        click.option(
-            "--mqtt-ca-file",
-            type=click.Path(path_type=Path),
-            metavar="PEM",
-            help="Certificates to trust with mqtts://.  [default: the system's]",
-        ),
-        click.option(
-            "--mqtt-password-file",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Its first line is the broker's password; so is $EDGE_CENTERNET_MQTT_PASSWORD.",
-        ),
-        click.option(
-            "--mqtt", metavar="URL", help="Publish counts and events: mqtt://[user[:password]@]host[:port][/prefix]"
-        ),
-        click.option(
-            "--token", help="That viewers of --serve must show.  [default: $EDGE_CENTERNET_TOKEN, or a random one]"
-        ),
-        click.option(
-            "--serve", metavar="[HOST:]PORT", help="Show a live page. Without a host only this computer can see it."
-        ),
-        click.option(
-            "--save/--no-save", default=None, help="Write annotated copies.  [default: yes, but not of a camera]"
-        ),
-        click.option(
-            "--format",
-            "format_name",
-            type=click.Choice([*SUFFIX, "none"]),
-            default="jsonl",
-            show_default=True,
-            help="Of the records.",
-        ),
-        click.option(
-            "--out",
-            type=click.Path(path_type=Path),
-            metavar="DIR",
-            help=f"Folder for annotated copies and, if given, the records too.  [default: ./{_DEFAULT_OUT}]",
-        ),
-    ):
-        function = option(function)
-    return function
+_output_options = options(
+    click.option(
+        "--log-file", type=click.Path(path_type=Path), metavar="FILE", help="Log there too; it may be rotated."
+    ),
+    click.option("--name", help="Of this camera, in MQTT topics and on the page.  [default: the source]"),
+    click.option(
+        "--mqtt-ca-file",
+        type=click.Path(path_type=Path),
+        metavar="PEM",
+        help="Certificates to trust with mqtts://.  [default: the system's]",
+    ),
+    click.option(
+        "--mqtt-password-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Its first line is the broker's password; so is $EDGE_CENTERNET_MQTT_PASSWORD.",
+    ),
+    click.option(
+        "--mqtt", metavar="URL", help="Publish counts and events: mqtt://[user[:password]@]host[:port][/prefix]"
+    ),
+    click.option(
+        "--token", help="That viewers of --serve must show.  [default: $EDGE_CENTERNET_TOKEN, or a random one]"
+    ),
+    click.option(
+        "--serve", metavar="[HOST:]PORT", help="Show a live page. Without a host only this computer can see it."
+    ),
+    click.option("--save/--no-save", default=None, help="Write annotated copies.  [default: yes, but not of a camera]"),
+    click.option(
+        "--format",
+        "format_name",
+        type=click.Choice([*SUFFIX, "none"]),
+        default="jsonl",
+        show_default=True,
+        help="Of the records.",
+    ),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help=f"Folder for annotated copies and, if given, the records too.  [default: ./{_DEFAULT_OUT}]",
+    ),
+)
 
 
 def _load_config(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
@@ -208,8 +190,8 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
 @_scene_options
 @_output_options
 @click.pass_context
-def command(context: click.Context, /, **options: Any) -> None:
-    r"""Find objects in pictures, a video or a camera; follow and count them.
+def command(context: click.Context, /, **given: Any) -> None:
+    """Find objects in pictures, a video or a camera; follow and count them.
 
     Records go to standard output, one JSON object a frame unless --format says otherwise; boxes are in pixels of the
     original picture. Everything else that is said goes to standard error.
@@ -218,26 +200,27 @@ def command(context: click.Context, /, **options: Any) -> None:
     Examples:
       edge-centernet detect --source photo.jpg --classes person,dog
       edge-centernet detect --camera 0 --serve 8080 --count-line door=0.5,0,0.5,1
-    """
-    settings = Settings(**_one_source(context, options))
+    """  # noqa: D301 (click keeps the lines below a real backspace as they are)
+    settings = Settings(**_one_source(context, given))
     configure_logging(log_file=settings.log_file)
     stopped = _run(settings)
     if stopped == signal.SIGINT:
         raise KeyboardInterrupt
 
 
-def _one_source(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+def _one_source(context: click.Context, values: dict[str, Any]) -> dict[str, Any]:
     """The options with one of source and camera; what was typed goes before what the configuration says."""
-    given = [name for name in ("source", "camera") if options[name] is not None]
+    given = [name for name in ("source", "camera") if values[name] is not None]
     typed = [n for n in given if context.get_parameter_source(n) == click.core.ParameterSource.COMMANDLINE]
     chosen = typed if len(typed) == 1 else given
     if len(chosen) != 1:
         raise click.UsageError("expected one of --source and --camera")
-    return {**options, **{name: None for name in given if name not in chosen}}
+    return {**values, **{name: None for name in given if name not in chosen}}
 
 
 def _run(settings: Settings) -> int | None:
     """Detect until the source ends; the signal that stopped it earlier, if one did."""
+    scene_options = _scene_of(settings)
     if settings.out is not None:
         prepare_folder(settings.out)
     with ExitStack() as stack:
@@ -246,7 +229,7 @@ def _run(settings: Settings) -> int | None:
         names = runtime.manifest.model.classes
         threshold = runtime.manifest.model.threshold if settings.threshold is None else settings.threshold
         wanted = None if settings.classes is None else _words(settings.classes)
-        scene = Scene(_scene_of(settings), threshold, names, wanted)
+        scene = Scene(scene_options, threshold, names, wanted)
         stack.callback(scene.close)
         detector = Detector(
             runtime,
@@ -256,11 +239,11 @@ def _run(settings: Settings) -> int | None:
         )
         frames = _open_frames(settings)
         stack.callback(frames.close)
-        outputs = _Outputs(settings, frames, detector, stack)
+        outputs = _Outputs(settings, scene_options, frames, detector, stack)
         pipeline = stack.enter_context(Pipeline(frames, detector))
         with _stop_on_signals(pipeline.stop) as stopped:
             _detect(pipeline, frames, scene, outputs)
-        outputs.finish(interrupted=bool(stopped))
+        outputs.finish()
     return stopped[0] if stopped else None
 
 
@@ -302,9 +285,11 @@ def _snapshot(result: Result, scene: Scene, rate: Rate, capture: CaptureState, t
 class _Outputs:
     """Everything that is told of the results, and the summary at the end."""
 
-    def __init__(self, settings: Settings, frames: Frames, detector: Detector, stack: ExitStack) -> None:
+    def __init__(
+        self, settings: Settings, scene: SceneOptions, frames: Frames, detector: Detector, stack: ExitStack
+    ) -> None:
         """Open what the settings ask for; `stack` closes it."""
-        self._frames, self._stack = frames, stack
+        self._frames, self._scene, self._stack = frames, scene, stack
         self._classes = detector.manifest.model.classes
         self._folder = settings.out or _DEFAULT_OUT
         self._finished = False
@@ -322,9 +307,9 @@ class _Outputs:
             prepare_folder(self._folder)
             annotated = Annotated(self._folder, frames)
             stack.callback(self._say_where, annotated)
-            self._add(AnnotatedOutput(annotated, self._overlay(settings), frames.live))
+            self._add(AnnotatedOutput(annotated, self._overlay(), frames.live))
         if settings.mqtt is not None:
-            self._add(_open_mqtt(settings, frames, self._classes))
+            self._add(_open_mqtt(settings, scene, frames, self._classes))
         if settings.serve is not None:
             for output in self._open_web(settings, detector):
                 self._add(output)
@@ -345,7 +330,7 @@ class _Outputs:
         for output in self._all:
             output.waiting(capture)
 
-    def finish(self, interrupted: bool) -> None:
+    def finish(self) -> None:
         """Write what stands at the end, and the summary."""
         if self._records is not None:
             self._records.finish()
@@ -371,9 +356,9 @@ class _Outputs:
         self._all.append(output)
         self._stack.callback(output.close)
 
-    def _overlay(self, settings: Settings) -> Overlay:
-        scene = _scene_of(settings)
-        return Overlay(self._classes, scene.lines, scene.zones, scene.blur)
+    def _overlay(self) -> Overlay:
+        """One for each output: it remembers where objects were."""
+        return Overlay(self._classes, self._scene.lines, self._scene.zones, self._scene.blur)
 
     def _open_web(self, settings: Settings, detector: Detector) -> Iterator[Output]:
         from edge_centernet.live.metrics import Metrics  # both need the extra "live"
@@ -385,7 +370,7 @@ class _Outputs:
             settings.serve or "",
             classes=self._classes,
             token=settings.token,
-            overlay=self._overlay(settings),
+            overlay=self._overlay(),
             metrics=metrics.text,
             health=lambda: health(self._capture(), self._latest),
             capture=self._capture,
@@ -443,10 +428,9 @@ def _size(text: str | None) -> tuple[int | None, int | None]:
     return int(width), int(height)
 
 
-def _open_mqtt(settings: Settings, frames: Frames, classes: tuple[str, ...]) -> Output:
+def _open_mqtt(settings: Settings, scene: SceneOptions, frames: Frames, classes: tuple[str, ...]) -> Output:
     from edge_centernet.live.mqtt import MqttOutput  # needs the extra "live"
 
-    scene = _scene_of(settings)
     output = MqttOutput(
         settings.mqtt or "",
         name=settings.name or _name_of(frames),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,27 +19,29 @@ from edge_centernet.sources import quiet_libraries
 Function = Callable[..., Any]
 
 
-def model_options(function: Function) -> Function:
-    """--model, --runtime, --threads; passed on as model, runtime, threads to `open_model`."""
-    for option in (
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the engine decides]"),
-        click.option(
-            "--runtime",
-            type=click.Choice(NAMES),
-            default="auto",
-            show_default=True,
-            help="Inference engine. auto: by the file's suffix; for a shipped model TFLite on ARM, OpenVINO elsewhere.",
-        ),
-        click.option(
-            "--model",
-            default=DEFAULT,
-            show_default=True,
-            metavar="PATH|NAME",
-            help="Model file (.xml, .tflite, .onnx) or name of a shipped model.",
-        ),
-    ):
-        function = option(function)
-    return function
+def options(*decorators: Function) -> Function:
+    """One decorator of several; the last one stands first in the help."""
+    return lambda function: functools.reduce(lambda inner, decorator: decorator(inner), decorators, function)
+
+
+# --model, --runtime, --threads; passed on as model, runtime, threads to `open_model`.
+model_options = options(
+    click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the engine decides]"),
+    click.option(
+        "--runtime",
+        type=click.Choice(NAMES),
+        default="auto",
+        show_default=True,
+        help="Inference engine. auto: by the file's suffix; for a shipped model TFLite on ARM, OpenVINO elsewhere.",
+    ),
+    click.option(
+        "--model",
+        default=DEFAULT,
+        show_default=True,
+        metavar="PATH|NAME",
+        help="Model file (.xml, .tflite, .onnx) or name of a shipped model.",
+    ),
+)
 
 
 def open_model(model: str | Path, runtime: str = "auto", threads: int | None = None) -> Runtime:

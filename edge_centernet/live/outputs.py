@@ -61,7 +61,7 @@ class RecordsOutput(Silent):
         self._put(self._records.add(snapshot))
 
     def finish(self) -> None:
-        """Write what stands at the end; not after an interruption."""
+        """Write what stands at the end."""
         for text in self._records.end():
             self._put(text)
 

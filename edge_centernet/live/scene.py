@@ -60,7 +60,7 @@ class Scene:
         Raises ConfigError for an unknown class, or a counts file that is none.
         """
         self._options, self._threshold = options, threshold
-        self._wanted = np.arange(len(classes)) if wanted is None else class_ids(wanted, classes)
+        self._wanted = None if wanted is None else class_ids(wanted, classes)
         self._blurred = class_ids(options.blur, classes) if options.blur else np.zeros(0, np.int32)
         # A class that is only blurred must be looked for all the same.
         self.detector_classes = None if wanted is None else sorted({*wanted, *options.blur}, key=classes.index)
@@ -83,7 +83,7 @@ class Scene:
 
     def update(self, frame: Frame, seen: Detections) -> tuple[Detections, Tracks | None, Tally | None]:
         """(what to show of all that was seen, the tracks, the counts). With tracks, only what they found is shown."""
-        found = seen[np.isin(seen.class_id, self._wanted)]
+        found = seen if self._wanted is None else seen[np.isin(seen.class_id, self._wanted)]
         if self._tracker is None:
             return found[found.score >= self._threshold], None, None
         tracks = self._tracker.update(found, frame.seconds)

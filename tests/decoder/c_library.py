@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,6 +20,22 @@ BUILDS = {
     "contracting": ["-std=gnu99", "-O3", "-ffp-contract=fast", "-march=native"],
 }
 LEVELS = ["-O0", "-Os", "-O2", "-O3"]
+
+
+class CImage(ctypes.Structure):
+    """ecn_image."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("chroma", ctypes.c_void_p)] + [
+        (name, ctypes.c_int32) for name in ("format", "width", "height", "stride", "chroma_stride")
+    ]
+
+
+class CInput(ctypes.Structure):
+    """ecn_input."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("table", ctypes.c_void_p)] + [
+        (name, ctypes.c_int32) for name in ("width", "height", "dtype", "layout", "color", "pad")
+    ]
 
 
 def run(*command: str | Path, env: dict[str, str] | None = None) -> str:

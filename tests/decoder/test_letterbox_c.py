@@ -13,7 +13,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import pytest
-from c_library import BUILDS, LEVELS, SOURCES, STRICT, cpp_compiler, run, symbols
+from c_library import BUILDS, LEVELS, SOURCES, STRICT, CImage, CInput, cpp_compiler, run, symbols
 from numpy.typing import NDArray
 
 import edge_centernet.decoder
@@ -29,22 +29,6 @@ LAYOUTS = {"NHWC": 0, "NCHW": 1}
 FRAME = ("src_width", "src_height", "new_width", "new_height", "left", "top")
 EXACT = Quant(1 / 128, 0)  # int8: stored = pixel - 128
 Image = NDArray[np.uint8]
-
-
-class CImage(ctypes.Structure):
-    """ecn_image."""
-
-    _fields_ = [("data", ctypes.c_void_p), ("chroma", ctypes.c_void_p)] + [
-        (name, ctypes.c_int32) for name in ("format", "width", "height", "stride", "chroma_stride")
-    ]
-
-
-class CInput(ctypes.Structure):
-    """ecn_input."""
-
-    _fields_ = [("data", ctypes.c_void_p), ("table", ctypes.c_void_p)] + [
-        (name, ctypes.c_int32) for name in ("width", "height", "dtype", "layout", "color", "pad")
-    ]
 
 
 class CFrame(ctypes.Structure):
