@@ -135,7 +135,8 @@ class Counter:
 
     def update(self, tracks: Tracks, seconds: float, size: Size) -> Tally:
         """Count one frame. seconds: the frame's own time; size: (width, height) of its picture in pixels."""
-        feet = foot_points(tracks)
+        # Who is cut off by the edge of the picture stands in a zone that reaches it: half a pixel inside, not on it.
+        feet = np.clip(foot_points(tracks), 0.5, np.array(size) - 0.5)
         boxes = tracks.found.xyxy
         spans = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
         seen = [

@@ -185,6 +185,13 @@ def test_a_zone_may_be_concave() -> None:
     assert [event.track_id for event in tally.events] == [1, 2]
 
 
+@pytest.mark.parametrize("foot", [(50.0, 100.0), (100.0, 50.0), (0.0, 50.0), (50.0, 0.0), (100.0, 100.0)])
+def test_who_is_cut_off_by_the_edge_of_the_picture_is_inside(foot: tuple[float, float]) -> None:
+    """A zone that is the whole picture of 100x100 pixels holds who stands at its border, as cut-off boxes do."""
+    counter = Counter([], [Zone("all", ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)), relative=True)])
+    assert counter.update(tracks({1: foot}), 0.0, (100, 100)).zones[0].inside == 1
+
+
 def test_ended_tracks_are_forgotten() -> None:
     """10,000 people who come, cross, visit and go leave the counts and nothing else."""
     counter = Counter([UP], [YARD])
