@@ -65,13 +65,11 @@ class Detector:
 
     def boxes(self, heads: Heads, box: Letterbox) -> Detections:
         """The last step alone: what the network gave for an image with this letterbox -> as `detect`."""
-        found = self._decode(heads)
-        found = Detections(box.to_image(found.xyxy), found.score, found.class_id)
-        width, height = found.xyxy[:, 2] - found.xyxy[:, 0], found.xyxy[:, 3] - found.xyxy[:, 1]
-        return found[(width > 0) & (height > 0)]
-
-    def _decode(self, heads: Heads) -> Detections:
-        options: dict[str, Any] = {"threshold": self.threshold, "max_detections": self.max_detections}
+        options: dict[str, Any] = {
+            "threshold": self.threshold,
+            "max_detections": self.max_detections,
+            "frame": box.frame,
+        }
         if self._ids is None:
             return decode(heads, self.manifest, **options)
         found = decode(heads._replace(heat=heads.heat[self._ids]), self._decoded, **options)

@@ -9,7 +9,7 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,16 @@ MAX_PIXELS_VARIABLE = "EDGE_CENTERNET_MAX_IMAGE_PIXELS"
 MAX_PIXELS = 1 << 27
 
 Image = NDArray[np.uint8]  # (H, W, 3)
+_Order = tuple[int, int, int]
+_ORDER: dict[str, _Order] = {"rgb": (2, 1, 0), "bgr": (0, 1, 2)}
 
 
 @dataclass(frozen=True)
 class Letterbox:
     """Geometry of one resize: aspect ratio kept, centred, padded. All sizes in pixels.
 
-    Both maps use the ratio of the rounded sizes, per axis, so they invert each other exactly.
+    Both maps use the ratio of the rounded sizes, per axis, so they invert each other exactly. What is derived is kept:
+    a camera's frames all have one geometry.
     """
 
     src_width: int
@@ -46,25 +49,30 @@ class Letterbox:
         """Network-input pixels per image pixel, before the sides are rounded."""
         return min(self.dst_width / self.src_width, self.dst_height / self.src_height)
 
-    @property
+    @cached_property
     def new_width(self) -> int:
         """Width of the resized image inside the network input."""
         return max(1, round(self.src_width * self.scale))
 
-    @property
+    @cached_property
     def new_height(self) -> int:
         """Height of the resized image inside the network input."""
         return max(1, round(self.src_height * self.scale))
 
-    @property
+    @cached_property
     def left(self) -> int:
         """Columns of padding before the image."""
         return (self.dst_width - self.new_width) // 2
 
-    @property
+    @cached_property
     def top(self) -> int:
         """Rows of padding above the image."""
         return (self.dst_height - self.new_height) // 2
+
+    @cached_property
+    def frame(self) -> tuple[int, int, int, int, int, int]:
+        """As the decoder takes it: src_width, src_height, new_width, new_height, left, top."""
+        return self.src_width, self.src_height, self.new_width, self.new_height, self.left, self.top
 
     def to_input(self, xyxy: NDArray[Any]) -> NDArray[np.float32]:
         """(N, 4) boxes in image pixels -> (N, 4) float32 in network-input pixels."""
@@ -92,47 +100,78 @@ def letterbox(image_bgr: Image, spec: ModelSpec) -> tuple[Image, Letterbox]:
 
     Raises SourceError when the image is not (H, W, 3) uint8.
     """
-    if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or image_bgr.size == 0:
-        raise SourceError(f"image: expected (H, W, 3) uint8 BGR, got {image_bgr.shape} {image_bgr.dtype}")
-    height, width = image_bgr.shape[:2]
-    box = Letterbox(width, height, spec.width, spec.height)
-    new = (box.new_width, box.new_height)
-    resized = image_bgr if new == (width, height) else cv2.resize(image_bgr, new, interpolation=cv2.INTER_LINEAR)
-    # OpenCV for each pass over the pixels: NumPy's strided copies take ten times as long.
-    colored = cv2.cvtColor(resized, cv2.COLOR_BGR2RGB) if spec.color == "rgb" else resized
-    right, below = spec.width - box.left - box.new_width, spec.height - box.top - box.new_height
-    pad = [spec.pad_value] * 3
-    frame = cv2.copyMakeBorder(colored, box.top, below, box.left, right, cv2.BORDER_CONSTANT, value=pad)
-    return frame.astype(np.uint8, copy=False), box
+    resized, box = _resize(image_bgr, spec)
+    frame = np.empty((spec.height, spec.width, 3), np.uint8)
+    _place(resized, frame, box, np.full(3, spec.pad_value, np.uint8), _ORDER[spec.color])
+    return frame, box
 
 
 def prepare(image_bgr: Image, manifest: Manifest) -> tuple[NDArray[Any], Letterbox]:
     """(H, W, 3) uint8 BGR -> C-contiguous array of exactly manifest.input's shape, dtype and layout.
 
     real = (pixel - mean) / std; stored = clip(round(real / scale) + zero_point), through a 256-entry table per channel.
+    The same values as that table gives for what `letterbox` returns, in fewer passes. Raises SourceError as it does.
     """
-    spec, tensor = manifest.model, manifest.input
-    frame, box = letterbox(image_bgr, spec)  # (H, W, 3)
-    table, identity = _table(spec.mean, spec.std, tensor.dtype, tensor.quant)
-    stored: NDArray[Any] = frame if identity else cv2.LUT(frame, table)  # (H, W, 3)
-    if tensor.layout == "NCHW":
-        planes = np.empty((1, 3, *stored.shape[:2]), stored.dtype)
-        cv2.split(stored, [planes[0, 0], planes[0, 1], planes[0, 2]])  # in place, see above
-        return planes, box
-    return np.ascontiguousarray(stored[None]), box
+    spec, tensor, order = manifest.model, manifest.input, _ORDER[manifest.model.color]
+    resized, box = _resize(image_bgr, spec)  # (h, w, 3)
+    table, identity = _table(spec.mean, spec.std, tensor.dtype, tensor.quant, order)
+    stored: NDArray[Any] = resized if identity else cv2.LUT(resized, table)
+    out = np.empty(tensor.shape, tensor.dtype)
+    frame = out[0] if tensor.layout == "NHWC" else out[0].transpose(1, 2, 0)  # (H, W, 3)
+    _place(stored, frame, box, table[0, spec.pad_value, order], order)
+    return out, box
+
+
+def _resize(image_bgr: Image, spec: ModelSpec) -> tuple[Image, Letterbox]:
+    """The image in the size that it has inside the network's input, and where it lies there."""
+    if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or image_bgr.size == 0:
+        raise SourceError(f"image: expected (H, W, 3) uint8 BGR, got {image_bgr.shape} {image_bgr.dtype}")
+    height, width = image_bgr.shape[:2]
+    box = _geometry(width, height, spec.width, spec.height)
+    new = (box.new_width, box.new_height)
+    if new == (width, height):
+        return np.ascontiguousarray(image_bgr), box
+    return cv2.resize(image_bgr, new, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False), box
+
+
+_geometry = lru_cache(maxsize=16)(Letterbox)
+
+
+def _place(pixels: NDArray[Any], frame: NDArray[Any], box: Letterbox, pad: NDArray[Any], order: _Order) -> None:
+    """Fill (H, W, 3) with pixels (h, w, 3) where the image lies and with a value (3,) around them.
+
+    order: which channel of the pixels each channel of the frame is.
+    """
+    below, right = box.top + box.new_height, box.left + box.new_width
+    rows = frame[box.top : below]
+    for border in (frame[: box.top], frame[below:], rows[:, : box.left], rows[:, right:]):
+        border[...] = pad
+    inside = rows[:, box.left : right]
+    # OpenCV for each pass over the pixels, into memory it is given: NumPy's strided copies take ten times as long.
+    if frame.strides[2] != frame.itemsize:
+        cv2.split(pixels, [inside[..., order.index(channel)] for channel in range(3)])
+    elif order == _ORDER["rgb"]:
+        cv2.cvtColor(_unsigned(pixels), cv2.COLOR_BGR2RGB, dst=_unsigned(inside))
+    else:
+        inside[...] = pixels
+
+
+def _unsigned(pixels: NDArray[Any]) -> NDArray[Any]:
+    """The same bytes as a type whose colours OpenCV swaps; it refuses int8."""
+    return pixels.view(np.uint8) if pixels.itemsize == 1 else pixels
 
 
 @lru_cache(maxsize=16)
 def _table(
-    mean: tuple[float, ...], std: tuple[float, ...], dtype: str, quant: Quant | None
+    mean: tuple[float, ...], std: tuple[float, ...], dtype: str, quant: Quant | None, order: _Order
 ) -> tuple[NDArray[Any], bool]:
-    """((1, 256, 3) pixel -> stored value, whether it changes nothing)."""
+    """((1, 256, 3) pixel -> stored value, by the channels of the image; whether it changes nothing)."""
     pixel = np.arange(256, dtype=np.float64)[None, :, None]  # (1, 256, 1)
-    real = (pixel - np.array(mean)) / np.array(std)  # (1, 256, 3)
+    real = ((pixel - np.array(mean)) / np.array(std))[..., order]  # (1, 256, 3)
     if quant is None:
-        return real.astype(dtype), False
+        return real.astype(dtype, order="C"), False
     limits: Any = np.iinfo(np.dtype(dtype))
-    stored = np.clip(np.rint(real / quant.scale) + quant.zero_point, limits.min, limits.max).astype(dtype)
+    stored = np.clip(np.rint(real / quant.scale) + quant.zero_point, limits.min, limits.max).astype(dtype, order="C")
     return stored, dtype == "uint8" and bool((stored == pixel).all())
 
 

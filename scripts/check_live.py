@@ -80,7 +80,7 @@ class Paced:
         begin = time.monotonic()
         for number in itertools.count():
             time.sleep(max(0.0, begin + number / FPS - time.monotonic()))
-            yield Frame(self.name, number, self._image, number / FPS)
+            yield Frame(self.name, number, self._image.copy(), number / FPS)
 
     def close(self) -> None:
         """Nothing is open."""

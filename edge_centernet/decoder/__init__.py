@@ -33,6 +33,7 @@ else:
     BACKEND = "c"
     _BACKENDS["c"] = native
 
+Frame = tuple[int, int, int, int, int, int]  # src_width, src_height, new_width, new_height, left, top
 PLANS = 64  # remembered at most
 COLUMNS = BOX.itemsize // 4  # of a box seen as float32; the last two are integers
 
@@ -45,9 +46,10 @@ def decode(
     max_detections: int = 100,
     class_thresholds: Mapping[str, float] | None = None,
     any_class: bool = False,
+    frame: Frame | None = None,
     backend: str | None = None,
 ) -> Detections:
-    """The boxes in one image's heads, best first, in network-input pixels, not clipped.
+    """The boxes in one image's heads, best first, in network-input pixels, not clipped, unless `frame` is given.
 
     heads: (C, H, W) views as stored, any strides; shapes and dtypes as `manifest` says.
     threshold: probability 0..1. It is turned into the heatmap's unit once, float32(log(t / (1 - t))) for
@@ -57,6 +59,8 @@ def decode(
         (reference.drop_twins), are dropped first, out of twice as many peaks.
     class_thresholds: class name -> its own threshold.
     any_class: boxes of different classes can be twins too.
+    frame: where the image lies in the network's input, as Letterbox.frame. Boxes are then in pixels of the image,
+        clipped to it; those that lie in the padding alone are left out.
     backend: "c", "numpy" or None for BACKEND.
     Returns scores as probabilities: reference.logistic of the logit, or the stored probability within 0..1.
 
@@ -85,7 +89,11 @@ def decode(
     boxes = how.drop_twins(boxes, any_class)[:max_detections]
     if plan.logits:
         boxes = how.to_probability(boxes)
+    if frame is not None:
+        boxes = how.to_image(boxes, frame)
     rows = boxes.view(np.float32).reshape(-1, COLUMNS)
+    if frame is not None and not (inside := (rows[:, 2:4] > rows[:, :2]).all(1)).all():
+        rows, boxes = rows[inside], boxes[inside]
     score = rows[:, 4] if plan.logits else np.clip(rows[:, 4], 0, 1)
     return Detections(rows[:, :4], score, boxes["class_id"])
 

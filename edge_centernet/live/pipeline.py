@@ -1,9 +1,12 @@
 """Frames in, results out, with the steps overlapped: the slowest one sets the rate, and no frame waits in a queue.
 
 A file loses no frame: each step waits for the next. A live source loses all but the newest: a frame is taken when the
-network is about to be free, so a slow network sees fewer frames, never old ones.
+network is free or about to be, so a slow network sees fewer frames, never old ones.
 
     reader -> preprocess -> inference -> the thread that iterates: decode, and whatever the caller does
+
+Where the network waits for a camera, its thread takes the frame and preprocesses it by itself: handing it from thread
+to thread would only take time.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from edge_centernet.live.handover import Handover
 from edge_centernet.sources import Frame, Stills, Video
 
 _LOOK_S = 0.2  # how often a wait looks whether it is still wanted: bounds the time that stopping takes
+_MIN_LOOK_S = 0.005
 _QUIET_S = 0.5  # a live source is silent when nothing came for so long
 _FPS_WINDOW_S = 3.0
 
@@ -56,7 +60,12 @@ class Pipeline:
         self._read: Handover[Frame] = Handover(newest)
         self._prepared: Handover[_Prepared] = Handover(newest)
         self._inferred: Handover[_Inferred] = Handover(False)
-        self._due = 0.0  # when the network will probably be free, time.monotonic()
+        # Of a live source only:
+        self._taking = threading.Lock()  # held while a frame is waited for and preprocessed
+        self._last = -1  # number of the newest frame taken; guarded by it
+        self._busy = threading.Event()  # the network can take no frame yet
+        self._free = 0.0  # when it probably can, time.monotonic()
+        self._ahead_s = 0.0  # how long before that a frame must be taken
         self._threads: list[threading.Thread] = []
         self._stopped = False
 
@@ -96,7 +105,7 @@ class Pipeline:
 
     def _overlapped(self) -> Iterator[Result | None]:
         if isinstance(self._frames, LiveCapture):
-            self._start("preprocess", self._preprocess_newest)
+            self._start("preprocess", self._preprocess_ahead)
         else:
             self._start("read", self._read_all)
             self._start("preprocess", self._preprocess_all)
@@ -138,27 +147,54 @@ class Pipeline:
                 if not self._prepared.put(self._prepare(frame)):
                     return
 
-    def _preprocess_newest(self) -> None:
+    def _preprocess_ahead(self) -> None:
         """Have the newest frame ready when the network is free, and spare the work on frames that it cannot take."""
-        capture, last = cast(LiveCapture, self._frames), -1
         with self._prepared.feeding():
             while not self._prepared.closed:
-                time.sleep(min(max(0.0, self._due - time.monotonic()), _LOOK_S))
-                if time.monotonic() < self._due:
+                if not self._busy.wait(_LOOK_S):
                     continue
-                frame = capture.newest(last, _LOOK_S)
-                if frame is not None:
-                    last = frame.number
-                    self._prepared.put(self._prepare(frame))
+                # Rather too early than late: a newer frame replaces one that is ready too soon.
+                early = self._free - self._ahead_s - time.monotonic()
+                if early > 0.0:
+                    time.sleep(min(early, _LOOK_S))
+                    continue
+                with self._taking:
+                    left = self._free - time.monotonic()
+                    if self._busy.is_set() and (prepared := self._newest(min(max(left, _MIN_LOOK_S), _LOOK_S))):
+                        self._prepared.put(prepared)
+
+    def _take(self) -> _Prepared | None:
+        """What to infer next, waiting for it; None when nothing more comes, or is wanted."""
+        if not isinstance(self._frames, LiveCapture):
+            return self._prepared.take()
+        self._busy.clear()
+        while not self._prepared.ended:
+            with self._taking:
+                prepared = self._prepared.take(0.0) or self._newest(_LOOK_S)
+            if prepared is not None:
+                return prepared
+        return self._prepared.take(0.0)  # raises what ended it
+
+    def _newest(self, timeout: float) -> _Prepared | None:
+        """The camera's next frame, preprocessed."""
+        capture = cast(LiveCapture, self._frames)
+        frame = capture.newest(self._last, timeout)
+        if frame is None:
+            if capture.state.state == "ended":
+                self._prepared.close()
+            return None
+        self._last = frame.number
+        return self._prepare(frame)
 
     def _infer(self) -> None:
         usual = 0.0
         with self._inferred.feeding():
             # Room first, then a frame: a frame taken early would grow old while the caller is busy.
-            while self._inferred.wait_empty() and (prepared := self._prepared.take()) is not None:
+            while self._inferred.wait_empty() and (prepared := self._take()) is not None:
                 start = time.monotonic()
-                # Rather too early than late: a newer frame replaces one that is ready too soon.
-                self._due = start + 0.8 * usual - prepared.ms["preprocess"] / 1000.0
+                self._free = start + usual
+                self._ahead_s = 0.2 * usual + prepared.ms["preprocess"] / 1000.0
+                self._busy.set()
                 heads = self._detector.runtime.run(prepared.x)
                 taken = time.monotonic() - start
                 usual = taken if usual == 0.0 else 0.8 * usual + 0.2 * taken

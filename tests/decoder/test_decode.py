@@ -59,6 +59,16 @@ def test_boxes_scores_and_classes(backend: str, layout: str) -> None:
     assert found.score.tolist() == [np.float32(1 / (1 + np.exp(-4.0))), np.float32(1 / (1 + np.exp(-1.0)))]
 
 
+def test_boxes_in_the_image_are_clipped_and_those_in_the_padding_left_out(backend: str) -> None:
+    """An image of 80x100 pixels lies in columns 19 to 45 of the input: one box in it, one half outside, one beside."""
+    heads = make_heads({(0, 5, 10): 80, (1, 5, 4): 60, (0, 2, 15): 40})  # x of the boxes: 30..54, 6..30, 50..74
+    found = decode(heads, make_manifest("int8"), frame=(80, 100, 26, 32, 19, 0), backend=backend)
+    assert found.class_id.tolist() == [0, 1]
+    middle, left = (30 - 19) * 80 / 26, (13 * 100 / 32, 29 * 100 / 32)
+    expected = [[middle, left[0], 80, left[1]], [0, left[0], middle, left[1]]]
+    np.testing.assert_allclose(found.xyxy, expected, rtol=1e-6)
+
+
 def test_float_heads_of_the_same_values_give_the_same_boxes(backend: str) -> None:
     """Dequantizing before decoding instead of after changes nothing."""
     heads = make_heads({(0, 1, 2): 32, (1, 5, 10): 80, (1, 6, 3): 40})

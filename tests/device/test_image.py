@@ -267,6 +267,32 @@ def test_prepare_follows_its_formula(dtype: str, quant: Quant | None, layout: An
     np.testing.assert_allclose(x[0] if layout == "NHWC" else x[0].transpose(1, 2, 0), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(96, 64), (40, 300), (500, 375), (96, 128)])
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "float32"])
+def test_prepare_is_letterbox_and_a_table(shape: tuple[int, int], color: str, layout: Any, dtype: str) -> None:
+    """In fewer passes, but the same values, padding included, for every order of colours and channels."""
+    manifest = squares.manifest(True)
+    quant = {"uint8": Quant(1 / 128, 128), "int8": Quant(0.02, -10), "float32": None}[dtype]
+    mean = (128.0, 128.0, 128.0) if dtype == "uint8" else (123.7, 116.3, 103.5)
+    std = (128.0, 128.0, 128.0) if dtype == "uint8" else (128.0, 64.0, 57.4)
+    manifest = replace(
+        manifest,
+        model=replace(manifest.model, color=color, mean=mean, std=std, pad_value=7),
+        input=TensorSpec("image", (1, 3, 96, 128) if layout == "NCHW" else (1, 96, 128, 3), layout, dtype, quant),
+    )
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    frame, box = letterbox(image, manifest.model)
+    real = (frame.astype(np.float64) - mean) / std
+    if quant is not None:
+        limits = np.iinfo(np.dtype(dtype))
+        real = np.clip(np.rint(real / quant.scale) + quant.zero_point, limits.min, limits.max)
+    x, same_box = prepare(image, manifest)
+    assert same_box == box
+    np.testing.assert_array_equal(x[0] if layout == "NHWC" else x[0].transpose(1, 2, 0), real.astype(dtype))
+
+
 def test_the_usual_int8_input_is_pixel_minus_128() -> None:
     """Lossless: every pixel value has its own stored value."""
     manifest = squares.manifest(True)

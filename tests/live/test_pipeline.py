@@ -121,6 +121,33 @@ def test_a_caller_that_is_slow_still_gets_the_present(onnx_model: Path) -> None:
     assert max(ages[1:]) < 150 + 10 + 3 * 1000 / 30, ages
 
 
+def test_a_network_that_is_faster_than_the_camera_sees_each_frame_once(detector: Detector) -> None:
+    """Sixty results in the order of the frames, none twice, few missed."""
+    with mjpeg_server() as server:
+        capture = LiveCapture(lambda: open_camera(server.url), "cam", report=print)
+        capture.start()
+        with Pipeline(capture, detector) as pipeline:
+            numbers = [result.frame.number for result, _ in zip(filter(None, pipeline), range(60), strict=False)]
+        capture.close()
+    assert len(numbers) == 60
+    steps = np.diff(numbers)
+    assert steps.min() == 1
+    assert numbers[-1] - numbers[0] < 70
+
+
+def test_a_capture_that_is_closed_ends_the_iteration(detector: Detector) -> None:
+    """It does not wait for a frame that cannot come."""
+    with mjpeg_server() as server:
+        capture = LiveCapture(lambda: open_camera(server.url), "cam", report=print)
+        capture.start()
+        with Pipeline(capture, detector) as pipeline:
+            for number, _ in enumerate(pipeline):
+                if number == 5:
+                    capture.close()
+                    closed = time.monotonic()
+            assert time.monotonic() - closed < 1.0
+
+
 def test_a_silent_camera_is_told_twice_a_second(detector: Detector) -> None:
     """While the server is stopped, None comes; when it goes on, results come."""
     with mjpeg_server() as server:
