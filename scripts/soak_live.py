@@ -16,9 +16,7 @@ import contextlib
 import json
 import platform
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -34,10 +32,11 @@ import numpy as np
 from edge_centernet.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/live")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("scripts", "tests", "tests/live")]
 
 from broker import Mosquitto  # noqa: E402
 from check_int8_speed import commit, cpu_name  # noqa: E402
+from running import Detect, anything  # noqa: E402
 from servers import Server, free_port, mjpeg_server  # noqa: E402
 
 FAULT_EVERY_S = 60.0
@@ -45,55 +44,30 @@ BACK_S = 10.0
 MOST_MB = 1.0
 
 
-class Detect:
-    """The process that is watched."""
+def start_detect(folder: Path, camera: str, broker: str, port: int) -> Detect:
+    """With everything that it can do."""
+    options: dict[str, object] = {
+        **{"--camera": camera, "--classes": "person", "--frozen-after": "3", "--threads": "1"},
+        **{"--count-line": "middle=0.5,0,0.5,1", "--zone": "left=0,0,0.5,0,0.5,1,0,1"},
+        **{"--presence": "presence.png", "--counts": "counts.json", "--blur": "person"},
+        **{"--mqtt": broker, "--serve": port, "--log-file": "detect.log"},
+    }
+    return Detect(*(word for option in options.items() for word in option), folder=folder, kept=1)
 
-    def __init__(self, folder: Path, camera: str, broker: str) -> None:
-        """Start it with everything that it can do."""
-        self.port, self.log = free_port(), folder / "detect.log"
-        options = {
-            **{"--camera": camera, "--classes": "person", "--frozen-after": "3", "--threads": "1"},
-            **{"--count-line": "middle=0.5,0,0.5,1", "--zone": "left=0,0,0.5,0,0.5,1,0,1"},
-            **{"--presence": folder / "presence.png", "--counts": folder / "counts.json", "--blur": "person"},
-            **{"--mqtt": broker, "--serve": self.port, "--log-file": self.log},
-        }
-        words = [str(word) for option in options.items() for word in option]
-        program = "from edge_centernet.cli import main; main()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program, "detect", "--no-save", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        self.results = 0
-        self.newest = 0.0  # time.monotonic() of the newest record
-        self.last: dict[str, Any] = {}
-        threading.Thread(target=self._read, daemon=True).start()
 
-    def sample(self) -> tuple[float, int, int]:
-        """(resident megabytes, threads, file descriptors) now."""
-        folder = Path(f"/proc/{self._process.pid}")
-        status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
-        return int(status["VmRSS"].split()[0]) / 1024.0, int(status["Threads"]), len(list((folder / "fd").iterdir()))
-
-    def end(self) -> int:
-        """Stop it as systemd does; the exit code."""
-        self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout=20)
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.results, self.newest = self.results + 1, time.monotonic()
-            if self.results % 100 == 0:
-                self.last = json.loads(line)
+def sample(process: int) -> tuple[float, int, int]:
+    """(resident megabytes, threads, file descriptors) of a process now."""
+    folder = Path(f"/proc/{process}")
+    status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+    return int(status["VmRSS"].split()[0]) / 1024.0, int(status["Threads"]), len(list((folder / "fd").iterdir()))
 
 
 class Faults:
     """What goes wrong, one after the other."""
 
-    def __init__(self, camera: Server, broker: Mosquitto, detect: Detect) -> None:
-        """Nothing goes wrong yet."""
-        self._camera, self._broker, self._detect = camera, broker, detect
+    def __init__(self, camera: Server, broker: Mosquitto, detect: Detect, page: int, log: Path) -> None:
+        """Nothing goes wrong yet. page: port of the live page."""
+        self._camera, self._broker, self._detect, self._page, self._log = camera, broker, detect, page, log
         self._steps: list[Callable[[], float]] = [
             *(self.camera_killed, self.camera_frozen, self.broker_killed, self.viewers_vanish, self.log_rotated)
         ]
@@ -132,15 +106,15 @@ class Faults:
     def viewers_vanish(self) -> float:
         """Four viewers read for a moment and are gone without a word."""
         for _ in range(4):
-            stream = urllib.request.urlopen(f"http://127.0.0.1:{self._detect.port}/stream.mjpg", timeout=10)
+            stream = urllib.request.urlopen(f"http://127.0.0.1:{self._page}/stream.mjpg", timeout=10)
             stream.read(100_000)
             stream.close()
         return time.monotonic()
 
     def log_rotated(self) -> float:
         """Renamed, as logrotate does it."""
-        if self._detect.log.exists():
-            self._detect.log.rename(self._detect.log.with_suffix(f".{len(self.happened)}"))
+        if self._log.exists():
+            self._log.rename(self._log.with_suffix(f".{len(self.happened)}"))
         return time.monotonic()
 
 
@@ -154,13 +128,15 @@ def main(minutes: float, out: Path | None) -> None:
         folder = Path(name)
         broker = Mosquitto(folder)
         broker.start()
-        detect = Detect(folder, camera.url, broker.url)
-        faults = Faults(camera, broker, detect)
+        port = free_port()
+        detect = start_detect(folder, camera.url, broker.url, port)
+        faults = Faults(camera, broker, detect, port, folder / "detect.log")
         try:
-            samples = watch(detect, faults, 60.0 * minutes)
+            samples = watch(detect, port, faults, 60.0 * minutes)
             code = detect.end()
         finally:
             broker.kill()
+            detect.close()
         logs = sorted(folder.glob("detect.*"), key=lambda path: path.stat().st_mtime)
         write_atomic(stem.with_suffix(".log"), "".join(path.read_text() for path in logs))
     record = report(samples, faults.happened, detect, code)
@@ -174,10 +150,9 @@ def main(minutes: float, out: Path | None) -> None:
     sys.exit(0 if record["memory"]["grew_mb"] < MOST_MB and grew <= 0 and late < BACK_S and code == 0 else 1)
 
 
-def watch(detect: Detect, faults: Faults, seconds: float) -> list[dict[str, float]]:
+def watch(detect: Detect, page: int, faults: Faults, seconds: float) -> list[dict[str, float]]:
     """A sample a second, faults on a thread of their own, one viewer all the time."""
-    while not detect.newest:
-        time.sleep(0.1)
+    detect.wait_for(anything, 0, 30)
     stop = threading.Event()
 
     def trouble() -> None:
@@ -187,7 +162,7 @@ def watch(detect: Detect, faults: Faults, seconds: float) -> list[dict[str, floa
     def look() -> None:
         while not stop.is_set():
             with contextlib.suppress(OSError):
-                stream = urllib.request.urlopen(f"http://127.0.0.1:{detect.port}/stream.mjpg", timeout=10)
+                stream = urllib.request.urlopen(f"http://127.0.0.1:{page}/stream.mjpg", timeout=10)
                 while not stop.is_set() and stream.read(20_000):
                     pass
 
@@ -196,7 +171,7 @@ def watch(detect: Detect, faults: Faults, seconds: float) -> list[dict[str, floa
         thread.start()
     begin, samples, before = time.monotonic(), [], detect.results
     while (now := time.monotonic() - begin) < seconds:
-        memory, count, files = detect.sample()
+        memory, count, files = sample(detect.process.pid)
         results, before = detect.results - before, detect.results
         samples.append({"s": round(now, 1), "mb": round(memory, 2), "threads": count, "files": files, "fps": results})
         if len(samples) % 30 == 0:
@@ -235,7 +210,7 @@ def report(samples: list[dict[str, float]], faults: list[dict[str, Any]], detect
         },
         "faults": faults,
         "exit_code": code,
-        "counts": detect.last.get("lines"),
+        "counts": detect.records[-1][1]["lines"],
         "cpu": cpu_name(),
         "commit": commit(),
         "samples": samples[::10],

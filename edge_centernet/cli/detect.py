@@ -16,6 +16,7 @@ from edge_centernet.cameras import CameraOptions
 from edge_centernet.cli.options import model_options, open_model, options
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
+from edge_centernet.live import heap
 from edge_centernet.live.capture import LiveCapture
 from edge_centernet.live.config import read_config
 from edge_centernet.live.counting import parse_line, parse_zone
@@ -404,6 +405,7 @@ def _open_frames(settings: Settings) -> Frames:
         if not is_live(settings.source or ""):
             return open_source(settings.source or "", warn=_warn)
     text = settings.camera or settings.source or ""
+    heap.share_arenas()
     capture = LiveCapture(
         lambda: open_camera(text, camera, _log.warning),
         f"camera {text}" if text.isdecimal() else public_name(text),

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edge_centernet.errors import ConfigError, EdgeCenterNetError, SourceError
+from edge_centernet.live import heap
 from edge_centernet.live.state import CaptureState
 from edge_centernet.sources import Frame, Video
 
@@ -289,3 +290,4 @@ class _Reader:
                     return
         finally:
             video.close()
+            heap.give_back()

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -87,6 +88,16 @@ def _person() -> NDArray[np.uint8]:
 
     photo = cv2.imread(str(Path(edge_centernet.__file__).parent / "assets" / "astronaut.jpg"))
     return cv2.resize(photo, (240, 240), interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def _jpeg(image: NDArray[Any]) -> bytes:
+    return bytes(cv2.imencode(".jpg", image)[1])
+
+
+@functools.lru_cache(maxsize=2000)
+def _walk_jpeg(ms: int) -> bytes:
+    """Kept, because the walk repeats itself: a camera of many frames must not take the processor from what it tests."""
+    return _jpeg(walk(ms / 1000.0))
 
 
 class Server:
@@ -194,12 +205,12 @@ class _Camera(http.server.BaseHTTPRequestHandler):
         while True:
             number = int(time.monotonic() * rate) + 1
             time.sleep(max(0.0, number / rate - time.monotonic()))
-            image = numbered(number_now()) if still is None else still
             if path == "/walk":
-                image = walk(number / rate)
-            if path == "/sizes" and number // FPS % 2:
-                image = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
-            data = cv2.imencode(".jpg", image)[1].tobytes()
+                data = _walk_jpeg(round(1000.0 * (number / rate % WALK_S)))
+            else:
+                image = numbered(number_now()) if still is None else still
+                scale = 2 if path == "/sizes" and number // FPS % 2 else 1
+                data = _jpeg(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST))
             head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
             try:
                 self.wfile.write(head.encode() + data + b"\r\n")

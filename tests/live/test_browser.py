@@ -1,104 +1,34 @@
-"""The live page in a real browser: headless Chromium, driven over the WebDriver protocol by its own chromedriver."""
+"""The live page in a real browser."""
 
 from __future__ import annotations
 
-import base64
-import json
-import re
-import shutil
-import subprocess
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
+from browser import NEEDS, Browser, find_programs, pixels, soon
 from live_support import CLASSES, FOUND, feed, snapshot
 
 from edge_centernet.live.overlay import Overlay
 from edge_centernet.live.state import CaptureState, LineCount, Snapshot, Tally, ZoneCount
 from edge_centernet.live.web import WebServer
 
-PHONE = (390, 844)
-ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 TOKEN = "a token, for tests!"
 
 pytestmark = pytest.mark.slow
 
 
-class Browser:
-    """One Chromium window the size of a phone."""
-
-    def __init__(self, driver: str, chromium: str) -> None:
-        """Paths of both programs."""
-        self._process = subprocess.Popen(
-            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert self._process.stdout is not None
-        lines = iter(self._process.stdout.readline, "")
-        port = next(match.group(1) for line in lines if (match := re.search(r"successfully on port (\d+)", line)))
-        self._base = f"http://127.0.0.1:{port}/session"
-        options = {
-            "binary": chromium,
-            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
-            "mobileEmulation": {"deviceMetrics": {"width": PHONE[0], "height": PHONE[1], "pixelRatio": 2.0}},
-        }
-        capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
-        self._base += f"/{self._call('', {'capabilities': capabilities})['sessionId']}"
-
-    def close(self) -> None:
-        self._call("", method="DELETE")
-        self._process.terminate()
-        self._process.communicate(timeout=20)
-
-    def open(self, url: str) -> None:
-        self._call("/url", {"url": url})
-
-    @property
-    def url(self) -> str:
-        return str(self._call("/url"))
-
-    def click(self, selector: str) -> None:
-        found = self._call("/element", {"using": "css selector", "value": selector})
-        self._call(f"/element/{found[ELEMENT]}/click", {})
-
-    def run(self, script: str) -> Any:
-        """What the script returns."""
-        return self._call("/execute/sync", {"script": script, "args": []})
-
-    def text(self, selector: str) -> str:
-        """The text a reader sees; "" for something hidden."""
-        return str(
-            self.run(f"const e = document.querySelector({selector!r}); return e.checkVisibility() ? e.innerText : ''")
-        )
-
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self._call("/screenshot")))
-
-    def _call(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._base + path, data, {"Content-Type": "application/json"}, method=method)
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.load(answer)["value"]
-        except urllib.error.HTTPError as error:
-            with error:
-                raise AssertionError(error.read().decode()) from None
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium as Debian and Ubuntu package it, or Chrome."""
-    driver = shutil.which("chromedriver")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-    if driver is None or chromium is None:
-        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
-    opened = Browser(driver, chromium)
+    if not (programs := find_programs()):
+        pytest.skip(f"needs {NEEDS}")
+    opened = Browser(*programs)
     yield opened
     opened.close()
 
@@ -112,33 +42,11 @@ def server() -> Iterator[WebServer]:
     started.close()
 
 
-def soon(wanted: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """The first true value, or whatever the last one is."""
-    end = time.monotonic() + seconds
-    while not (value := wanted()) and time.monotonic() < end:
-        time.sleep(0.05)
-    return value
-
-
-MEAN_COLORS = """
-    const image = document.querySelector("#picture"), canvas = document.createElement("canvas");
-    canvas.width = 48; canvas.height = 22;
-    const context = canvas.getContext("2d");
-    context.drawImage(image, 0, 0, canvas.width, canvas.height);
-    return Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data);
-"""
-
-
 def full(result: Snapshot) -> Snapshot:
     """With counts that follow from the frame's number."""
     number = result.frame.number
     tally = Tally((LineCount("front door", number, 2 * number),), (ZoneCount("sofa", 1, number, 75.0, 4.56),))
     return replace(result, tally=tally)
-
-
-def pixels(browser: Browser) -> list[int]:
-    """Of the picture as it is shown now, made small."""
-    return browser.run(MEAN_COLORS)
 
 
 def test_the_picture_moves_and_fits_a_phone(browser: Browser, server: WebServer) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,54 +15,10 @@ from typing import Any
 import cv2
 import pytest
 from broker import Mosquitto, Subscriber, needs_broker
+from running import Detect, anything
 from servers import FPS, WALK_S, Server, crossings, free_port, mjpeg_server, rtsp_server
-from support import allow_interrupts
 
-CLI = [sys.executable, "-c", "from edge_centernet.cli import main; main()"]
 BACK_S = 10.0  # after its source returned, detection goes on within so long
-
-
-class Detect:
-    """A running `detect`; its records as they come, with the time.monotonic() of their arrival."""
-
-    def __init__(self, *options: str, folder: Path) -> None:
-        """Start it in `folder`."""
-        command = [*CLI, "detect", "--no-save", *options]
-        self.log = (folder / "log.txt").open("w+")
-        self.process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=self.log, text=True, preexec_fn=allow_interrupts
-        )
-        self.records: list[tuple[float, dict[str, Any]]] = []
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
-
-    def wait_for(self, said: Callable[[dict[str, Any]], bool], since: float, seconds: float) -> float:
-        """The time of the first record after `since` of which `said` is true; AssertionError after `seconds`."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            for at, record in list(self.records):
-                if at > since and said(record):
-                    return at
-            assert self.process.poll() is None, self.said()
-            time.sleep(0.02)
-        raise AssertionError(f"nothing in {seconds} s; it said: {self.said()}")
-
-    def said(self) -> str:
-        """Its standard error so far."""
-        self.log.flush()
-        return Path(self.log.name).read_text()
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Stop it; the exit code."""
-        self.process.send_signal(number)
-        code = self.process.wait(timeout=15)
-        self._thread.join(timeout=5)
-        return code
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.records.append((time.monotonic(), json.loads(line)))
 
 
 @pytest.fixture
@@ -78,15 +32,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Detect]]:
 
     yield call
     for one in running:
-        one.process.kill()
-        one.process.wait()
-        one.process.stdout.close()
-        one.log.close()
-
-
-def anything(record: dict[str, Any]) -> bool:
-    """Any record will do."""
-    return True
+        one.close()
 
 
 def wait_until(phase: float) -> float:
