@@ -169,10 +169,12 @@ class Pipeline:
             return self._prepared.take()
         self._busy.clear()
         while not self._prepared.ended:
-            with self._taking:
-                prepared = self._prepared.take(0.0) or self._newest(_LOOK_S)
-            if prepared is not None:
+            # What is ready is taken at once, although the other thread may be waiting for a newer one.
+            if prepared := self._prepared.take(0.0):
                 return prepared
+            with self._taking:
+                if prepared := self._prepared.take(0.0) or self._newest(_LOOK_S):
+                    return prepared
         return self._prepared.take(0.0)  # raises what ended it
 
     def _newest(self, timeout: float) -> _Prepared | None:

@@ -193,6 +193,7 @@ class _Camera(http.server.BaseHTTPRequestHandler):
     """Sends pictures for as long as the client listens."""
 
     picture: Path | None = None
+    disable_nagle_algorithm = True  # else the system holds small pictures back, and sends several at a time
 
     def do_GET(self) -> None:
         """One client."""

@@ -104,6 +104,22 @@ def test_a_camera_faster_than_the_network_gives_the_present(onnx_model: Path) ->
     assert 3 <= np.median(numbers) <= 4  # 100 ms are three frames
 
 
+def test_the_network_does_not_wait_where_the_camera_is_faster(onnx_model: Path) -> None:
+    """100 fps against 15 ms a frame: inference fills most of the time."""
+    with mjpeg_server(path="/cam.mjpg?fps=100") as server:
+        capture = LiveCapture(lambda: open_camera(server.url), "cam", report=print)
+        capture.start()
+        with Pipeline(capture, Detector(Slow(onnx_model, 0.015))) as pipeline:
+            results = filter(None, pipeline)
+            for _ in range(5):
+                next(results)
+            start = time.monotonic()
+            inferring = sum(next(results).ms["inference"] for _ in range(50))
+            taken = 1000.0 * (time.monotonic() - start)
+        capture.close()
+    assert inferring / taken > 0.95
+
+
 def test_a_caller_that_is_slow_still_gets_the_present(onnx_model: Path) -> None:
     """The caller takes 150 ms a result: what it gets is one of its own steps old, not a queue."""
     with mjpeg_server() as server:
