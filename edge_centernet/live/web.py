@@ -40,6 +40,7 @@ import edge_centernet
 from edge_centernet.live.access import Guard, bind, choose_token, parse_address, reachable
 from edge_centernet.live.board import board_status
 from edge_centernet.live.overlay import Overlay
+from edge_centernet.live.service import health as service_health
 from edge_centernet.live.state import CaptureState, Snapshot
 
 MAX_VIEWERS = 32  # pages and streams together
@@ -50,7 +51,6 @@ _LOOK_S = 0.01  # how often the newest result is looked for while somebody waits
 _WAIT_S = 1.0  # for a new picture, before a viewer looks whether it is still connected
 _SEND_S = 30.0  # a viewer that takes nothing for so long is gone
 _FRESH_S = 1.0  # an older picture is drawn again for a new viewer, if there is a newer result
-_HEALTHY_S = 10.0
 _QUALITY = 75
 _PAGE = Path(edge_centernet.__file__).parent / "assets" / "live.html"
 
@@ -63,10 +63,10 @@ class WebServer:
     address: see `parse_address`. classes: names by class_id. overlay: draws the pictures; nothing else may use it.
     token: what a viewer must show; None takes the environment variable EDGE_CENTERNET_TOKEN. Without either a loopback
     address needs none, and any other address gets a random one, which is in `url`. metrics: the text for Prometheus.
-    health: whether all is well, and details for /state.json; by default, whether the source is live and a result came
-    within ten seconds. capture: how the source is doing now; by default, how it was at the last result, which says
-    nothing of a camera that was lost since. stream_fps: most pictures a second, above 0. max_width: of the pictures, in
-    pixels. Raises ConfigError for an address or token that cannot be used.
+    health: whether all is well, and details for /state.json; `service.health` unless given. capture: how the source is
+    doing now; by default, how it was at the last result, which says nothing of a camera that was lost since.
+    stream_fps: most pictures a second, above 0. max_width: of the pictures, in pixels. Raises ConfigError for an
+    address or token that cannot be used.
     """
 
     def __init__(
@@ -132,13 +132,7 @@ class WebServer:
 
     def healthy(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and details."""
-        if self._health is not None:
-            return self._health()
-        if self._latest is None:
-            return False, {"detail": "no result yet"}
-        age = time.monotonic() - self._latest.frame.captured
-        capture = self._captured(self._latest)
-        return age < _HEALTHY_S and capture.state in ("starting", "live"), {"detail": capture.detail}
+        return service_health(self._captured(), self._latest) if self._health is None else self._health()
 
     def page_state(self) -> str:
         """JSON for the page, made once for all pages that ask within a fifth of a second. clock: seconds, now."""
@@ -159,18 +153,13 @@ class WebServer:
     def _state(self) -> dict[str, Any]:
         board = board_status()
         state = {"version": edge_centernet.__version__, "viewers": self.viewers, "board": board}
-        snapshot = self._latest
-        if snapshot is None:
-            capture = self._capture() if self._capture is not None else CaptureState()
-            return {**state, "capture": _capture_state(capture)}
-        return {
-            **state,
-            "capture": _capture_state(self._captured(snapshot)),
-            **_result_state(snapshot, self._classes),
-        }
+        result = {} if self._latest is None else _result_state(self._latest, self._classes)
+        return {**state, "capture": _capture_state(self._captured()), **result}
 
-    def _captured(self, snapshot: Snapshot) -> CaptureState:
-        return self._capture() if self._capture is not None else snapshot.capture
+    def _captured(self) -> CaptureState:
+        if self._capture is not None:
+            return self._capture()
+        return CaptureState() if self._latest is None else self._latest.capture
 
     def _run(self, sockets: list[socket.socket], page: bytes) -> None:
         try:
@@ -523,7 +512,6 @@ def _capture_state(capture: CaptureState) -> dict[str, Any]:
 def _result_state(snapshot: Snapshot, classes: Sequence[str]) -> dict[str, Any]:
     """How fast, how old, how many. picture_age_s: since the frame was captured; age_ms: until its result was ready."""
     frame = snapshot.frame
-    shown = snapshot.found if snapshot.tracks is None else snapshot.tracks.found
     tally = {} if snapshot.tally is None else snapshot.tally.as_dict()
     return {
         "source": frame.source,
@@ -534,14 +522,14 @@ def _result_state(snapshot: Snapshot, classes: Sequence[str]) -> dict[str, Any]:
         "age_ms": round(snapshot.age_ms, 1),
         "picture_age_s": round(time.monotonic() - frame.captured, 3),
         "ms": {step: round(value, 1) for step, value in snapshot.ms.items()},
-        "detections": dict(Counter(classes[class_id] for class_id in shown.class_id)),
+        "detections": dict(Counter(classes[class_id] for class_id in snapshot.found.class_id)),
         **tally,
     }
 
 
 def _objects(snapshot: Snapshot, classes: Sequence[str]) -> list[dict[str, Any]]:
     """What the picture's boxes are drawn from: the tracks with their ids, or the detections."""
-    shown = snapshot.found if snapshot.tracks is None else snapshot.tracks.found
+    shown = snapshot.found
     objects = [
         {"class": classes[c], "score": round(float(s), 4), "box": [round(float(v), 2) for v in box]}
         for box, s, c in zip(shown.xyxy, shown.score, shown.class_id, strict=True)

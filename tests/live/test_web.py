@@ -469,11 +469,12 @@ def test_the_state_tells_all(start: Start) -> None:
     state = json.loads(get(server, "/state.json").body)
     assert 0 < state.pop("picture_age_s") < 10
     assert set(state.pop("board")) >= {"load", "cores", "memory_free_mb"}
+    health = state.pop("health")
+    assert (health["status"], health["camera"], health["detail"], health["age_ms"]) == ("ok", "live", "", 41.5)
     assert state == {
         "version": edge_centernet.__version__,
         "viewers": 0,
         "healthy": True,
-        "health": {"detail": ""},
         "capture": {"state": "live", "detail": "", "reopened": 0, "frames": 7, "dropped": 0},
         "source": "camera 0",
         "frame": 7,
