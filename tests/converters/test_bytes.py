@@ -19,6 +19,7 @@ from edge_centernet.models import find_model
 NANO = find_model("centernet-nano-256", ".onnx")
 
 
+@pytest.mark.slow
 def test_two_runs_are_identical(tmp_path: Path) -> None:
     """Every file of every target, manifest, self-check and seal included."""
     digests = []
@@ -31,6 +32,7 @@ def test_two_runs_are_identical(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_shipped_model_come_out_as_ever(tmp_path: Path) -> None:
     """What the writers make of the shipped nano model is known by its hash; a change of theirs must be meant.
 

@@ -192,6 +192,7 @@ print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6)
 """
 
 
+@pytest.mark.slow
 def test_shipped_model_converts_within_20_seconds_and_a_gigabyte(tmp_path: Path) -> None:
     """All targets, verified by their engines, without PyTorch. Seconds are the processor's."""
     command = [sys.executable, "-c", MEASURED, str(tmp_path)]

@@ -127,6 +127,7 @@ def test_int8_that_lost_most_objects_is_refused_with_the_layer_to_blame(network:
     refuse_broken(broken, float_model(network), 9, 0, PICTURES)
 
 
+@pytest.mark.slow
 def test_rounded_weights_count_against_the_float_checkpoint(run: Callable[..., Result], tmp_path: Path) -> None:
     """With --float an early layer has 1 dB less left than against rounded weights; another network is refused."""
     pytest.importorskip("torch", reason="needs the train extra")

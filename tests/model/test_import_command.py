@@ -68,6 +68,7 @@ def artifacts(imported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return dict(zip(ENGINES, (artifact.path for artifact in made), strict=True))
 
 
+@pytest.mark.slow
 def test_it_writes_float_weights_and_the_interchange_file(imported: Path) -> None:
     """Named after the checkpoint; the manifest says which pictures it was calibrated on."""
     assert sorted(os.listdir(imported)) == ["squares.onnx", "squares.safetensors"]
@@ -75,6 +76,7 @@ def test_it_writes_float_weights_and_the_interchange_file(imported: Path) -> Non
     assert len(read_manifest(imported / "squares.onnx").calibration_sha256) == 64
 
 
+@pytest.mark.slow
 def test_onnx_of_the_original_becomes_the_same_network(
     run: Run, reference: Any, imported: Path, tmp_path: Path
 ) -> None:
@@ -102,6 +104,7 @@ def test_onnx_of_the_original_becomes_the_same_network(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.slow
 def test_every_engine_detects_the_squares(run: Run, artifacts: dict[str, Path], tmp_path: Path, engine: str) -> None:
     """Both squares of a picture that calibration has not seen, in their colours and places, and nothing else."""
     assert artifacts[engine].suffix == SUFFIX[engine]
@@ -123,6 +126,7 @@ def test_every_engine_detects_the_squares(run: Run, artifacts: dict[str, Path], 
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.slow
 def test_int8_heads_follow_the_reference(reference: Any, artifacts: dict[str, Path], engine: str) -> None:
     """Of the float original, on average: heat within 0.2 logits, size within 0.1 and offset within 0.05 cells."""
     runtime = open_runtime(artifacts[engine], engine, threads=1)
@@ -143,6 +147,7 @@ def test_int8_heads_follow_the_reference(reference: Any, artifacts: dict[str, Pa
     assert means["offset"] < 0.05, means
 
 
+@pytest.mark.slow
 def test_everything_runs_in_int8(imported: Path, artifacts: dict[str, Path]) -> None:
     """All 30 convolutions, the colour transform and those that stand for transposed ones included; no float tensor."""
     convolutions = [op for op in qdq.load(imported / "squares.onnx").ops if isinstance(op, qdq.Conv)]
@@ -153,6 +158,7 @@ def test_everything_runs_in_int8(imported: Path, artifacts: dict[str, Path]) -> 
     assert proof.tflite_floats(artifacts["tflite"]) == []
 
 
+@pytest.mark.slow
 def test_the_picture_s_border_is_padded_as_in_training(imported: Path) -> None:
     """The colour transform stores the normalised 0 of zero padding exactly: its zero point lies within the range."""
     recolor = qdq.load(imported / "squares.onnx").ops[0]

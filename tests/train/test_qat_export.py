@@ -69,6 +69,7 @@ def _quantized(
         ("resnet18", False, (16, 16), 0.25),
     ],
 )
+@pytest.mark.slow
 def test_the_interchange_file_computes_what_training_simulated(
     backbone: str, symmetric: bool, neck: tuple[int, ...], tower: float, tmp_path: Path
 ) -> None:

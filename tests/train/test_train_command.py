@@ -91,6 +91,7 @@ def finished(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_run_leaves_weights_metrics_and_the_interchange_file(finished: Path) -> None:
     """Four lines of metrics (3 float, 1 QAT), both checkpoints, NAME.onnx with the class names."""
     from edge_centernet.artifact import read_manifest
@@ -105,6 +106,7 @@ def test_a_run_leaves_weights_metrics_and_the_interchange_file(finished: Path) -
     assert read_manifest(finished / "drawn.onnx").model.classes == ("circle", "square")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_weights(drawn: Path, finished: Path, tmp_path: Path) -> None:
     """Ctrl-C after the first epoch, --resume, and qat.safetensors equals the uninterrupted run's to the byte."""
     out = tmp_path / "cut"
@@ -146,6 +148,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_inside_an_epoch_goes_on_to_the_same_weights(drawn: Path, finished: Path, tmp_path: Path) -> None:
     """A kill -9 in the middle of the second epoch, --resume, and qat.safetensors equals the uninterrupted run's."""
     import torch
@@ -162,23 +165,27 @@ def test_a_run_killed_inside_an_epoch_goes_on_to_the_same_weights(drawn: Path, f
     assert _digest(out) == _digest(finished)
 
 
-def test_two_processes_follow_the_curve_of_one(drawn: Path, finished: Path, tmp_path: Path) -> None:
-    """Under torchrun with gloo, half of each batch in each of two processes: within 0.1 % at first, 1 % to the end.
+@pytest.mark.slow
+def test_two_processes_follow_the_curve_of_one(drawn: Path, tmp_path: Path) -> None:
+    """Under torchrun with gloo, half of each batch in each of two processes: within 0.2 %; another seed is 1 % off.
 
-    AdamW turns the last bit of a gradient near zero into a whole step, so the curves part slowly.
+    A low rate: AdamW turns the last bit of a gradient near zero into a whole step, by which the curves part, farther on
+    one processor than on another (1.2 % at the usual rate).
     """
-    out = tmp_path / "two"
-    command = _command(drawn, out)
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    slowly = ("--set", "lr=4e-4")
+    assert _train(drawn, alone, *slowly).returncode == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = _command(drawn, two, *slowly)
     done = subprocess.run([*launcher, *command[1:]], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    ours, theirs = ([float(r["loss"]) for r in _rows(folder)] for folder in (out, finished))
+    ours, theirs = ([float(r["loss"]) for r in _rows(folder)] for folder in (two, alone))
 
     assert len(ours) == 4
-    assert ours[0] == pytest.approx(theirs[0], rel=1e-3)
-    assert ours == pytest.approx(theirs, rel=1e-2)
+    assert ours == pytest.approx(theirs, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_a_yaml_file_sets_options_and_the_command_line_wins(drawn: Path, tmp_path: Path) -> None:
     """seed: 7 and epochs: 2 in the file, --set epochs=1: the run's config.json has 7 and 1."""
     pytest.importorskip("yaml", reason="needs the eval extra")
@@ -195,6 +202,7 @@ def test_a_yaml_file_sets_options_and_the_command_line_wins(drawn: Path, tmp_pat
     assert (config["seed"], config["epochs"], config["neck"]) == (7, 1, [16, 16, 24])
 
 
+@pytest.mark.slow
 def test_training_can_start_from_a_checkpoint_of_ours(drawn: Path, finished: Path, tmp_path: Path) -> None:
     """No architecture is given: it is the checkpoint's, and the loss is nearer to where that ended."""
     done = subprocess.run(
@@ -235,6 +243,7 @@ def test_bad_options_are_one_line_and_exit_two(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_overwritten(drawn: Path, finished: Path) -> None:
     """Training into its folder without --resume is refused."""
     before = (finished / "qat.safetensors").stat().st_mtime_ns
