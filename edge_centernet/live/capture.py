@@ -24,6 +24,7 @@ _STEADY_S = 10.0  # a camera that lived so long begins again with the shortest p
 _FIRST_OPENING_S = 40.0  # before the camera's own pace is known; sources have limits of their own, 15 s
 _OPENING_S = 6.0  # later, or twice as long as the camera took before
 _CLOSE_S = 1.5
+_TIDY_EVERY_S = 10.0
 _MOST_HANGING = 4  # abandoned readers; each may hold a device, a socket and some megabytes
 
 
@@ -63,6 +64,7 @@ class LiveCapture:
         self._hanging: list[_Reader] = []
         self._wait = False
         self._opening_s = _FIRST_OPENING_S
+        self._tidied = self._created
         self._nudge = threading.Event()  # for the supervisor: a reader ended, or all is over
         self._supervisor = threading.Thread(target=self._supervise, name="capture", daemon=True)
 
@@ -168,6 +170,14 @@ class LiveCapture:
                     self._reader = None  # from now on its frames are refused
                     return self._loss(reader, limit)
             self._nudge.wait(left)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """From time to time, on this thread because it has nothing else to do; it takes half a millisecond."""
+        now = time.monotonic()
+        if now - self._tidied >= _TIDY_EVERY_S:
+            self._tidied = now
+            heap.give_back()
 
     def _loss(self, reader: _Reader, limit: float) -> _Loss:
         if reader.error is not None:
