@@ -114,15 +114,6 @@ def test_a_camera_that_stops_sending_loses_and_doubles_no_count(start: Callable[
     assert "frozen" in run.said()
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """Running."""
-    mosquitto = Mosquitto(tmp_path)
-    mosquitto.start()
-    yield mosquitto
-    mosquitto.kill()
-
-
 @needs_broker
 @pytest.mark.slow
 @pytest.mark.parametrize("outage", [3, 30])

@@ -42,15 +42,6 @@ def wait_for(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    """Running."""
-    mosquitto = Mosquitto(tmp_path)
-    mosquitto.start()
-    yield mosquitto
-    mosquitto.kill()
-
-
-@pytest.fixture
 def made() -> Iterator[list[Any]]:
     """What is put in here is closed after the test, the last one first."""
     things: list[Any] = []
