@@ -27,6 +27,11 @@ COMMANDS = {
         "convert",
     ),
     "export-c": ("edge_centernet.cli.export_c:command", "Write a model's constants for the C decoder.", ""),
+    "doctor": ("edge_centernet.cli.doctor:command", "Find out what this machine can run, and what is wrong.", ""),
+    "bundle": ("edge_centernet.cli.bundle:command", "Pack everything that a board needs into one signed file.", ""),
+    "deploy": ("edge_centernet.cli.deploy:command", "Put a bundle onto boards over ssh, or take it back.", ""),
+    "image": ("edge_centernet.cli.image:command", "Make an SD card image that detects when it gets power.", ""),
+    "flash": ("edge_centernet.cli.flash:command", "Write an image to an SD card, safely.", ""),
 }
 # For commands without an extra of their own: module that could not be imported -> extra that brings it.
 _EXTRAS = {
