@@ -1,0 +1,135 @@
+"""The boards that a bundle can be made for: processor, Python, engine and model format of each.
+
+What a board can run decides; docs/devices.md says which of it was seen on silicon, emulated, or is by construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge_centernet.errors import ConfigError
+
+LOCKS = Path(__file__).parent / "locks"
+
+
+@dataclass(frozen=True)
+class Package:
+    """An engine as a Python package: its name on PyPI, what `--runtime` calls it, the model file that it reads."""
+
+    name: str
+    runtime: str
+    suffix: str
+    glibc: tuple[int, int]  # the oldest that its wheels run with
+
+
+ENGINES = {
+    package.name: package
+    for package in (
+        Package("ai-edge-litert", "tflite", ".tflite", (2, 27)),
+        # Wheels for Python 3.10 and 3.11 only, and NumPy below 2. What runs on 32-bit ARM, and under qemu-user.
+        Package("tflite-runtime", "tflite", ".tflite", (2, 34)),
+        Package("openvino", "openvino", ".xml", (2, 35)),
+        Package("onnxruntime", "onnxruntime", ".onnx", (2, 28)),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of board.
+
+    machine: as `uname -m` prints it. python: "3.11". engine: name of a package in ENGINES. symmetric: whether the model
+    file is the one for TensorRT. system_packages: whether the board's own Python packages stay visible (picamera2,
+    OpenCV with GStreamer, NumPy where PyPI has none). apt: what they are, for the message that asks for them.
+    """
+
+    name: str
+    board: str
+    machine: str
+    python: str
+    engine: str
+    model: str = "centernet-mbv2-320"
+    symmetric: bool = False
+    system_packages: bool = False
+    apt: tuple[str, ...] = ()
+
+    @property
+    def package(self) -> Package:
+        """The engine."""
+        return ENGINES[self.engine]
+
+    @property
+    def lock(self) -> Path:
+        """The file with the versions and hashes of every wheel."""
+        return LOCKS / f"{self.machine}-py{self.python.replace('.', '')}-{self.engine}.txt"
+
+    @property
+    def glibc(self) -> tuple[int, int]:
+        """The oldest glibc that all of its wheels run with."""
+        return self.package.glibc
+
+
+_BOOKWORM = "Raspberry Pi OS Bookworm, 64 bit"
+_PI = Target("pi4", f"Raspberry Pi 4, {_BOOKWORM}", "aarch64", "3.11", "ai-edge-litert", system_packages=True)
+_JETSON = Target("jetson-nano", "Jetson Nano with Python 3.10, CPU only", "aarch64", "3.10", "ai-edge-litert")
+TARGETS = {
+    target.name: target
+    for target in (
+        _PI,
+        replace(_PI, name="pi5", board=f"Raspberry Pi 5, {_BOOKWORM}"),
+        replace(_PI, name="pi3", board=f"Raspberry Pi 3, {_BOOKWORM}", model="centernet-nano-256"),
+        replace(_PI, name="pizero2", board=f"Raspberry Pi Zero 2 W, {_BOOKWORM}", model="centernet-nano-256"),
+        replace(
+            _JETSON,
+            name="jetson-orin",
+            board="Jetson Orin, JetPack 6",
+            engine="onnxruntime",
+            symmetric=True,
+            system_packages=True,
+        ),
+        replace(_JETSON, model="centernet-nano-256"),
+        Target("generic-arm64", "64-bit ARM, Debian 12", "aarch64", "3.11", "ai-edge-litert"),
+        Target(
+            "generic-armhf",
+            "32-bit ARM, Debian 12",
+            "armv7l",
+            "3.11",
+            "tflite-runtime",
+            model="centernet-nano-256",
+            system_packages=True,
+            apt=("python3-numpy", "python3-opencv"),
+        ),
+        Target("x86", "64-bit PC, Debian 12", "x86_64", "3.11", "openvino"),
+    )
+}
+
+
+def find_target(name: str, python: str | None = None, engine: str | None = None) -> Target:
+    """The target of that name, for another Python or with another engine if asked.
+
+    Raises ConfigError for a name that is none, and where no wheels are known for the combination.
+    """
+    if name not in TARGETS:
+        raise ConfigError(f"target: expected one of {', '.join(TARGETS)}, got {name!r}")
+    target = TARGETS[name]
+    engine = engine or target.engine
+    if engine not in ENGINES:
+        raise ConfigError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
+    target = replace(
+        target, python=python or target.python, engine=engine, symmetric=target.symmetric and engine == "onnxruntime"
+    )
+    if not target.lock.is_file():
+        known = [lock.stem.removeprefix(f"{target.machine}-") for lock in sorted(LOCKS.glob(f"{target.machine}-*"))]
+        raise ConfigError(
+            f"target {name}: no wheels of {engine} for Python {target.python} on {target.machine}; "
+            f"expected one of {', '.join(known)}"
+        )
+    return target
+
+
+def platforms(machine: str, glibc: tuple[int, int]) -> list[str]:
+    """The wheel tags that run on a machine with that glibc, the newest first (PEP 600)."""
+    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(glibc[1], 16, -1)]
+    legacy = [f"manylinux2014_{machine}"] if machine != "x86_64" else [f"manylinux2014_{machine}", "manylinux1_x86_64"]
+    return [*tags, *legacy]

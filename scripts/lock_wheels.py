@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Write which wheels a bundle holds: edge_centernet/ship/locks/MACHINE-pyXY-ENGINE.txt, one version and hash a line.
+
+    pip install uv && python scripts/lock_wheels.py [NAME...]     NAME: such as aarch64-py311-ai-edge-litert
+
+Resolved by uv for the board's platform and Python, not for the computer this runs on; pip then names the wheel that it
+would take. Run it to take over newer releases, and test what it wrote. Nothing is downloaded but metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from edge_centernet.ship.targets import ENGINES, LOCKS, platforms
+
+BASE = ["click>=8.1", "opencv-python-headless>=4.8", "paho-mqtt>=2.0", "prometheus-client>=0.20", "tornado>=6.3"]
+# What the board's own packages bring is left out; Tornado has no wheel for it.
+BASE_ARMV7L = ["click>=8.1", "paho-mqtt>=2.0", "prometheus-client>=0.20"]
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+MACHINES = ("aarch64", "x86_64")
+INSTALLER = ["pip>=24"]  # a board's Python may come without pip (Debian splits it off)
+
+
+def combinations() -> dict[str, tuple[str, str, str]]:
+    """Name -> machine, Python, engine of every lock."""
+    found = [(machine, python, engine) for machine in MACHINES for python in PYTHONS for engine in ENGINES]
+    found = [c for c in found if c[2] != "tflite-runtime" or c[1] in ("3.10", "3.11")]
+    found.append(("armv7l", "3.11", "tflite-runtime"))
+    return {f"{m}-py{p.replace('.', '')}-{e}": (m, p, e) for m, p, e in found}
+
+
+def requirements(machine: str, python: str, engine: str) -> list[str]:
+    """What must be in the bundle, unpinned. NumPy below 2 where the systems of that time have it, and picamera2 with it."""
+    if machine == "armv7l":
+        return [*BASE_ARMV7L, *INSTALLER, engine]
+    numpy = "numpy>=1.24,<2" if python in ("3.10", "3.11") else "numpy>=2"
+    # uv does not read that newer releases of this one are for older Pythons only.
+    backport = ["tomli>=2"] if python == "3.10" else ["backports-strenum<1.3"] if engine == "ai-edge-litert" else []
+    return [*BASE, *INSTALLER, numpy, engine, *backport]
+
+
+def resolve(machine: str, python: str, engine: str, folder: Path) -> list[str]:
+    """name==version lines, by uv; 32-bit ARM, which uv does not know, goes to pip as it is."""
+    wanted = requirements(machine, python, engine)
+    if machine == "armv7l":
+        return wanted
+    source = folder / "in.txt"
+    source.write_text("\n".join(wanted) + "\n")
+    glibc = ENGINES[engine].glibc[1]
+    platform = f"{machine}-manylinux_2_{max(glibc, 28)}"
+    options = ["--no-header", "--no-annotate", "--only-binary", ":all:", "--python-platform", platform]
+    command = ["uv", "pip", "compile", "-q", "--python-version", python, *options, str(source)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+def wheels(machine: str, python: str, engine: str, pinned: list[str], folder: Path) -> list[str]:
+    """A requirements line with its one hash for every wheel that pip would take."""
+    glibc = ENGINES[engine].glibc
+    glibc = glibc if machine == "armv7l" else max(glibc, (2, 28))
+    tags = [option for tag in platforms(machine, glibc) for option in ("--platform", tag)]
+    report = folder / "report.json"
+    command = [sys.executable, "-m", "pip", "install", "-q", "--dry-run", "--ignore-installed", "--no-deps"]
+    command += ["--only-binary=:all:", "--ignore-requires-python", "--python-version", python, *tags]
+    command += ["--target", str(folder / "target")]
+    subprocess.run([*command, "--report", str(report), *pinned], check=True)
+    items = json.loads(report.read_text())["install"]
+    lines = []
+    for item in sorted(items, key=lambda item: str(item["metadata"]["name"]).lower()):
+        digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
+        lines.append(f"{item['metadata']['name'].lower()}=={item['metadata']['version']} --hash=sha256:{digest}")
+    return lines
+
+
+def main(names: list[str]) -> None:
+    """Write the locks with those names, or all."""
+    known = combinations()
+    LOCKS.mkdir(exist_ok=True)
+    for name in names or list(known):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            lines = wheels(*known[name], resolve(*known[name], folder), folder)
+        (LOCKS / f"{name}.txt").write_text("\n".join(lines) + "\n")
+        print(f"{name}: {len(lines)} wheels")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
