@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 from edge_centernet.errors import ArtifactError, ManifestError
 from edge_centernet.manifest import KEY, Manifest
+from edge_centernet.protobuf import fields
 
 SUFFIXES = (".onnx", ".xml", ".tflite")
 _MANIFEST_IN_XML = re.compile(rb'<%s value="[^"]*"' % KEY.encode())
@@ -135,39 +136,8 @@ def _from_onnx(path: Path) -> str | None:
 
 
 def _fields(data: memoryview) -> list[tuple[int, memoryview, slice]]:
-    """(field number, bytes, where in the message with its tag) of one protobuf message; numbers are skipped.
-
-    A length beyond the end is a ValueError.
-    """
-    found, at = [], 0
-    while at < len(data):
-        start = at
-        tag, at = _varint(data, at)
-        wire = tag & 7
-        if wire == 0:
-            _, at = _varint(data, at)
-            continue
-        if wire == 2:
-            length, at = _varint(data, at)
-            found.append((tag >> 3, data[at : at + length], slice(start, at + length)))
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-        at += length
-        if at > len(data):
-            raise ValueError(f"{at - len(data)} bytes are missing")
-    return found
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
+    """As protobuf.fields, without the numbers."""
+    return [(number, value, place) for number, value, place in fields(data) if isinstance(value, memoryview)]
 
 
 def _from_xml(path: Path) -> str | None:

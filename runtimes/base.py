@@ -20,6 +20,7 @@ class Runtime(Protocol):
 
     name: str
     manifest: Manifest
+    device: str  # what computes it, where the engine has a choice, such as "TensorRT" or "CPU"; else empty
 
     def run(self, x: NDArray[Any]) -> Heads:
         """Infer. x: exactly manifest.input's shape and dtype; the views returned are valid until the next call.

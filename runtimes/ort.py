@@ -1,7 +1,9 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on TensorRT, CUDA or the CPU: the first of them that works."""
 
 from __future__ import annotations
 
+import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +12,32 @@ from numpy.typing import NDArray
 
 from edge_centernet.artifact import damaged, read_manifest, stopped
 from edge_centernet.heads import Heads
+from edge_centernet.runtimes import providers
 from edge_centernet.runtimes.base import as_chw, check_input, check_names, check_tensor, head_specs
+from edge_centernet.runtimes.providers import CPU, TENSORRT, TITLES, Facts, Provider
 
 _DTYPES = {"tensor(float)": "float32", "tensor(int8)": "int8", "tensor(uint8)": "uint8"}
+_FATAL = 4  # log level of ONNX Runtime: what goes wrong comes back as an exception
+
+_log = logging.getLogger(__name__)
 
 
 class ONNXRuntime:
-    """An .onnx file."""
+    """An .onnx file on the first of TensorRT, CUDA and the CPU that is there, starts and can compute it."""
 
     name = "onnxruntime"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        """Load the model. threads: None lets ONNX Runtime take every physical core."""
-        self.manifest, self._path = read_manifest(path), path
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # fatal only: what goes wrong comes back as an exception
-        options.intra_op_num_threads = threads or 0
-        # No "session.x64quantprecision" (exact uint8 x int8 products without VNNI): in 1.32 it fails on networks whose
-        # convolutions share a zero point. Weights of 7 bits, as training leaves them, do not need it.
-        try:
-            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no base class of their own
-            raise damaged(path, str(error).strip().splitlines()[0]) from None
+        """Load the model; for TensorRT, build its engine where there is none yet (`runtimes.providers`).
+
+        threads: of the CPU; None lets ONNX Runtime take every physical core.
+        """
+        self.manifest, self._path, self._threads = read_manifest(path), path, threads
+        self.device = ""
+        if line := providers.first_start(path):
+            _log.warning(line)
+        onnxruntime.set_default_logger_severity(_FATAL)
+        self._session: Any = self._open(providers.facts(path))
         self._check(path)
 
     def run(self, x: NDArray[Any]) -> Heads:
@@ -50,6 +56,65 @@ class ONNXRuntime:
         """See Runtime.close."""
         self._session = None
 
+    def _open(self, file: Facts) -> Any:
+        """A session with the first provider that starts and those behind it, which compute what it leaves."""
+        available, permitted = onnxruntime.get_available_providers(), providers.allowed()
+        left = providers.plan(available, file, providers.engine_folder(self._path), permitted)
+        if TENSORRT in available and TENSORRT in permitted and not file.symmetric:
+            self._warn(
+                TENSORRT, "it knows zero point 0 only; 'edge-centernet convert --target tensorrt' makes a file for it"
+            )
+        while True:
+            first = left[0].name
+            try:
+                session = self._with_tensorrt(file, left) if first == TENSORRT else self._session_of(left)
+                reason = f"{self.name} could not start it"
+            except Exception as error:  # its exceptions have no base class of their own
+                if first == CPU:
+                    raise damaged(self._path, _first_line(error)) from None
+                reason = _first_line(error)
+            else:
+                if first in session.get_providers():
+                    self.device = left[0].title
+                    return session
+            self._warn(first, providers.why_not(first) or reason)
+            left = left[1:]
+
+    def _with_tensorrt(self, file: Facts, chosen: list[Provider]) -> Any:
+        """A session with the engine that is kept, or one that has just been built and is kept from now on."""
+        folder = providers.engine_folder(self._path)
+        if folder.is_dir():
+            try:
+                return self._session_of(chosen)
+            except Exception:  # an engine that cannot be loaded any more
+                shutil.rmtree(folder, ignore_errors=True)
+        names = [provider.name for provider in chosen]
+        with providers.building(folder) as scratch:
+            session = self._session_of(providers.plan(names, file, scratch, names))
+            if TENSORRT in session.get_providers() and not providers.holds_engine(scratch):
+                raise RuntimeError("it took no part of the network")
+        return session
+
+    def _session_of(self, chosen: list[Provider]) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _FATAL
+        options.intra_op_num_threads = self._threads or 0
+        if chosen[0].name == TENSORRT:
+            # TensorRT fuses by itself, and rejects weights whose quantizers were folded away (onnxruntime #17312).
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # No "session.x64quantprecision" (exact uint8 x int8 products without VNNI): in 1.32 it fails on networks whose
+        # convolutions share a zero point. Weights of 7 bits, as training leaves them, do not need it.
+        return onnxruntime.InferenceSession(
+            str(self._path),
+            options,
+            providers=[provider.name for provider in chosen],
+            provider_options=[provider.options for provider in chosen],
+            enable_fallback=0,  # its own way to fall back prints to standard output, where records go
+        )
+
+    def _warn(self, name: str, reason: str) -> None:
+        _log.warning("%s does not run %s: %s", TITLES[name], self._path.name, reason)
+
     def _check(self, path: Path) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         check_names(path, self.manifest, [t.name for t in inputs], [t.name for t in outputs])
@@ -59,3 +124,7 @@ class ONNXRuntime:
             # A symbolic dimension is a string; 0 is in no manifest.
             shape = tuple(d if isinstance(d, int) else 0 for d in tensor.shape)
             check_tensor(path, spec, shape, _DTYPES.get(tensor.type, tensor.type))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -18,6 +18,7 @@ class OpenVINORuntime:
     """An OpenVINO IR (.xml with its .bin beside it)."""
 
     name = "openvino"
+    device = ""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Compile the model. threads: None lets OpenVINO take every physical core."""

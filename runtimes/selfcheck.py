@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import signal
@@ -24,10 +25,13 @@ from edge_centernet import golden
 from edge_centernet.artifact import files_of, read_manifest
 from edge_centernet.errors import EdgeCenterNetError
 from edge_centernet.files import write_atomic
-from edge_centernet.runtimes import ENGINES, open_runtime
+from edge_centernet.runtimes import ENGINES, open_runtime, providers
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
+BUILDING = 1800.0  # seconds more where a TensorRT engine is built, which takes some minutes
 WRONG = 3  # exit status of a process whose engine answered wrongly or not at all; its last line says how
+
+_log = logging.getLogger(__name__)
 
 
 def unfit(path: Path, engine: str) -> str | None:
@@ -38,9 +42,15 @@ def unfit(path: Path, engine: str) -> str | None:
     if read_manifest(path).golden is None:
         return None
     key = f"{_digest(path)} {engine} {version(engine)} {_processor()}"
+    if engine == "onnxruntime" and (others := providers.fingerprint()):
+        key += f" {others}"
     known = _load()
     if key not in known:
-        done, reason = ask([sys.executable, "-m", __name__, str(path.resolve()), engine], TIMEOUT)
+        timeout = TIMEOUT
+        if engine == "onnxruntime" and (line := providers.first_start(path)):
+            _log.warning(line)
+            timeout += BUILDING
+        done, reason = ask([sys.executable, "-m", __name__, str(path.resolve()), engine], timeout)
         if not done:
             return None
         known = {**_load(), key: reason}  # another process may have written meanwhile
@@ -63,6 +73,8 @@ def ask(command: list[str], timeout: float) -> tuple[bool, str]:
 
 def version(engine: str) -> str:
     """The release of the engine's package that would be imported."""
+    if engine == "onnxruntime":
+        return providers.onnxruntime_version()
     for module in ENGINES[engine].modules:
         try:
             return f"{module} {metadata.version(module.replace('_', '-'))}"

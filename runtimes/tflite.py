@@ -22,6 +22,7 @@ class TFLiteRuntime:
     """A .tflite file with XNNPACK on the CPU."""
 
     name = "tflite"
+    device = ""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Load the model. threads: None takes the usable cores, four at most."""

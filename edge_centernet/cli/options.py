@@ -45,7 +45,7 @@ model_options = options(
 
 
 def open_model(model: str | Path, runtime: str = "auto", threads: int | None = None) -> Runtime:
-    """Open what the options say, and say on stderr which engine runs which file.
+    """Open what the options say, and say on stderr which engine runs which file, and on what if it has a choice.
 
     An engine that fails its self-check on this machine is named and, where auto leaves the choice, the next one taken.
     Raises ArtifactError when none is left, and what `open_runtime` raises.
@@ -56,7 +56,8 @@ def open_model(model: str | Path, runtime: str = "auto", threads: int | None = N
         if reason is None:
             with quiet_libraries():
                 opened = open_runtime(path, name, threads)
-            click.echo(f"Using {title}, {opened.manifest.precision}: {path}", err=True)
+            on = f" on {opened.device}" if opened.device else ""
+            click.echo(f"Using {title}{on}, {opened.manifest.precision}: {path}", err=True)
             return opened
         click.echo(f"{title} cannot be relied on here for {path}: it {reason}", err=True)
     raise ArtifactError(

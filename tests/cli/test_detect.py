@@ -221,7 +221,7 @@ def test_bad_input_is_one_line_and_code_2(
 def test_the_picked_runtime_is_named(run: Run, photo: Path, onnx_model: Path) -> None:
     """Engine, precision and file."""
     done = run("detect", "--source", photo, "--model", onnx_model, "--no-save")
-    assert f"Using ONNX Runtime, int8: {onnx_model}" in done.err.splitlines()
+    assert f"Using ONNX Runtime on CPU, int8: {onnx_model}" in done.err.splitlines()
 
 
 def test_ctrl_c_is_clean(tmp_path: Path, onnx_model: Path) -> None:

@@ -1,0 +1,240 @@
+"""Where ONNX Runtime computes: TensorRT, CUDA or the CPU ("execution providers"), and where built engines are kept.
+
+    available x what the file is x what the user allows -> providers, the best first (`plan`)
+
+TensorRT builds its engine when a model is opened for the first time on a machine, which takes minutes; it is kept:
+
+    $EDGE_CENTERNET_ENGINE_CACHE/MODEL-<digest of file, ONNX Runtime, TensorRT, board>/*.engine
+
+or $XDG_CACHE_HOME/edge-centernet/engines where that is not set (~/.cache/...). Imports no engine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_centernet.artifact import damaged, sha256
+from edge_centernet.errors import ConfigError
+from edge_centernet.protobuf import fields, messages
+
+CHOICE = "EDGE_CENTERNET_PROVIDERS"  # which of TITLES may be used, such as "cuda,cpu"; all of them where not set
+CACHE = "EDGE_CENTERNET_ENGINE_CACHE"
+TITLES = {"TensorrtExecutionProvider": "TensorRT", "CUDAExecutionProvider": "CUDA", "CPUExecutionProvider": "CPU"}
+TENSORRT, CUDA, CPU = TITLES  # in the order in which they are tried
+
+# Field numbers of onnx.proto.
+_GRAPH, _NODE, _INITIALIZER = 7, 1, 5
+_NODE_INPUT, _NODE_OP = 1, 4
+_TENSOR_TYPE, _TENSOR_INT32, _TENSOR_NAME, _TENSOR_RAW = 2, 5, 8, 9
+_INT8 = 3
+
+
+class Facts(NamedTuple):
+    """What decides whether TensorRT can compute a file.
+
+    quantizers: number of QuantizeLinear and DequantizeLinear nodes.
+    symmetric: all of them are int8 with zero point 0, and no operation computes in integers by itself.
+    """
+
+    quantizers: int
+    symmetric: bool
+
+
+class Provider(NamedTuple):
+    """An execution provider by ONNX Runtime's name, and its options."""
+
+    name: str
+    options: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return TITLES[self.name]
+
+
+def facts(path: Path) -> Facts:
+    """Read them from an .onnx file. Raises ArtifactError for a damaged one."""
+    try:
+        (graph,) = messages(memoryview(path.read_bytes()), _GRAPH)
+        return _facts(graph)
+    except (ValueError, IndexError) as error:
+        raise damaged(path, f"ONNX: {error}") from None
+
+
+def _facts(graph: memoryview) -> Facts:
+    nodes = [_node(node) for node in messages(graph, _NODE)]
+    zero = dict(_zero(tensor) for tensor in messages(graph, _INITIALIZER))
+    pairs = [inputs for op, inputs in nodes if op in ("QuantizeLinear", "DequantizeLinear")]
+    integer = any(op.startswith("QLinear") or op.endswith("Integer") for op, _ in nodes)
+    symmetric = all(len(inputs) > 2 and zero.get(inputs[2], False) for inputs in pairs)
+    return Facts(len(pairs), symmetric and not integer)
+
+
+def _node(node: memoryview) -> tuple[str, list[str]]:
+    """(operator, names of its inputs)."""
+    (op,) = messages(node, _NODE_OP)
+    return bytes(op).decode(), [bytes(name).decode() for name in messages(node, _NODE_INPUT)]
+
+
+def _zero(tensor: memoryview) -> tuple[str, bool]:
+    """(name, whether it is int8 and all zero) of an initializer."""
+    held = {number: value for number, value, _ in fields(tensor)}
+    name, data = held.get(_TENSOR_NAME, b""), held.get(_TENSOR_RAW, held.get(_TENSOR_INT32, b""))
+    is_zero = not data if isinstance(data, int) else not any(bytes(data))
+    return "" if isinstance(name, int) else bytes(name).decode(), held.get(_TENSOR_TYPE) == _INT8 and is_zero
+
+
+def allowed(text: str | None = None) -> tuple[str, ...]:
+    """The providers that the user allows, in the order in which they are tried.
+
+    text: "tensorrt,cuda" and alike; by default what the environment says. The CPU is always among them, for it computes
+    what the others leave. Raises ConfigError for an unknown name.
+    """
+    text = os.environ.get(CHOICE, "") if text is None else text
+    words = {word.strip().lower() for word in text.split(",") if word.strip()}
+    known = {title.lower(): name for name, title in TITLES.items()}
+    if unknown := words - set(known):
+        raise ConfigError(f"{CHOICE}: expected some of {', '.join(known)}, got {', '.join(sorted(unknown))}")
+    return tuple(name for title, name in known.items() if title in words or not words or name == CPU)
+
+
+def plan(
+    available: Sequence[str], file: Facts, folder: Path, permitted: Sequence[str] = tuple(TITLES)
+) -> list[Provider]:
+    """The providers to open a file with, the best first; the CPU comes last.
+
+    available: those the installed ONNX Runtime was built with. folder: where TensorRT keeps the file's engine.
+    """
+    chosen = []
+    for name in TITLES:
+        if name in available and name in permitted and (name != TENSORRT or file.symmetric):
+            chosen.append(Provider(name, _tensorrt_options(file, folder) if name == TENSORRT else {}))
+    return chosen
+
+
+def _tensorrt_options(file: Facts, folder: Path) -> dict[str, str]:
+    """Scales come from the file's own quantizers: no calibration table. What has none runs in float16.
+
+    Without trt_int8_enable TensorRT refuses a network with quantizers (onnxruntime #13381).
+    """
+    return {
+        "trt_int8_enable": "1" if file.quantizers else "0",
+        "trt_fp16_enable": "1",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(folder),
+    }
+
+
+def first_start(path: Path) -> str | None:
+    """A line that tells to be patient, where opening this file will build an engine here; else None."""
+    if path.suffix.lower() != ".onnx" or _library(TENSORRT) is None or not tensorrt_version():
+        return None
+    if TENSORRT not in allowed() or not facts(path).symmetric or engine_folder(path).is_dir():
+        return None
+    return f"Building the TensorRT engine of {path.name}: some minutes, once; it is kept in {engine_folder(path)}"
+
+
+def engine_folder(path: Path) -> Path:
+    """The folder for the engine of this file on this machine.
+
+    ONNX Runtime names an engine after the graph and the GPU's generation, not after weights, so each file has a folder
+    of its own. An engine is for one release of TensorRT and one model of GPU.
+    """
+    about = (sha256(path), onnxruntime_version(), tensorrt_version(), _board())
+    key = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    root = os.environ.get(CACHE) or Path(base) / "edge-centernet" / "engines"
+    return Path(root).expanduser() / f"{path.stem}-{key}"
+
+
+@contextmanager
+def building(folder: Path) -> Iterator[Path]:
+    """A folder to open a session with: `folder` itself if it is there, else a new one that becomes it at the end.
+
+    So an engine is there whole, or not at all. What was built is readable to all, for a service that may not write.
+    A session that built no engine leaves nothing. Raises OSError where it cannot be written.
+    """
+    if folder.is_dir():
+        yield folder
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield scratch
+        if holds_engine(scratch):
+            for file in scratch.iterdir():
+                file.chmod(0o644)
+            scratch.chmod(0o755)
+            with suppress(OSError):  # another process was faster
+                scratch.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def holds_engine(folder: Path) -> bool:
+    """Whether an engine was built into this folder."""
+    return any(folder.glob("*.engine"))
+
+
+def fingerprint() -> str:
+    """What, beside the CPU, decides who computes on this machine; empty where nothing else can."""
+    found = [TITLES[name].lower() for name in (TENSORRT, CUDA) if _library(name) is not None and name in allowed()]
+    return ",".join([*found, tensorrt_version(), _board()]) if found else ""
+
+
+def why_not(name: str) -> str | None:
+    """What keeps a provider's library from being loaded, as the loader says it; None if nothing does."""
+    library = _library(name)
+    if library is None:
+        return "this build of ONNX Runtime has no library for it"
+    with suppress(OSError):  # it has the others' symbols
+        ctypes.CDLL(str(library.with_name("libonnxruntime_providers_shared.so")), mode=ctypes.RTLD_GLOBAL)
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def onnxruntime_version() -> str:
+    """The release of the installed package, whose name may be onnxruntime-gpu; "unknown" where there is none."""
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with suppress(metadata.PackageNotFoundError):
+            return f"{name} {metadata.version(name)}"
+    return "unknown"
+
+
+def tensorrt_version() -> str:
+    """The release of the machine's TensorRT as its library tells it, such as "100300"; empty where there is none."""
+    for major in (11, 10, 9, 8):
+        with suppress(OSError, AttributeError):
+            return str(ctypes.CDLL(f"libnvinfer.so.{major}").getInferLibVersion())
+    return ""
+
+
+def _library(name: str) -> Path | None:
+    """The provider's library in the installed ONNX Runtime, which is not imported for it."""
+    spec = find_spec("onnxruntime")
+    file = f"libonnxruntime_providers_{TITLES[name].lower()}.so"
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return next((path for folder in folders if (path := Path(folder, "capi", file)).is_file()), None)
+
+
+def _board() -> str:
+    """The board's model, as the device tree says it; empty on a PC."""
+    try:
+        return Path("/proc/device-tree/model").read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return ""
