@@ -18,7 +18,7 @@ fail() {
 need() {
     for tool in "$@"; do
         command -v "$tool" >/dev/null || fail "expected the command $tool, found it missing; on Debian 12: apt-get install \
-mmdebstrap qemu-system-arm qemu-utils qemu-user-static systemd-container mtools dosfstools e2fsprogs fdisk zstd openssh-client iproute2"
+mmdebstrap qemu-system-arm qemu-utils qemu-user-static systemd-container mtools dosfstools e2fsprogs fdisk kmod cpio zstd openssh-client iproute2"
     done
 }
 
