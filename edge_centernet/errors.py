@@ -6,6 +6,8 @@ EdgeCenterNetError
 ├── SourceError          an image, video, camera or data set cannot be read
 ├── MissingDependency    an optional package is not installed
 ├── ConversionError      a network cannot be converted, or the result failed verification
+├── DiskImageError       a disk image, or its block map, is damaged, incomplete or does not fit
+├── TargetError          a disk or file must not be written to, or could not be
 ├── AccuracyError        a network in int8 is worse than its user allows (exit code 3)
 └── ConfigError          an option, class name or output folder cannot be used
 
@@ -45,6 +47,14 @@ class MissingDependency(EdgeCenterNetError):
 
 class ConversionError(EdgeCenterNetError):
     """A network cannot be converted, or the converted file failed verification."""
+
+
+class DiskImageError(EdgeCenterNetError):
+    """A disk image, or its block map, is damaged, incomplete or does not fit."""
+
+
+class TargetError(EdgeCenterNetError):
+    """A disk or file must not be written to, or could not be."""
 
 
 class AccuracyError(EdgeCenterNetError):

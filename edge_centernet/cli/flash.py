@@ -1,0 +1,174 @@
+"""`edge-centernet flash`: an image onto an SD card, or a Jetson through NVIDIA's own tool."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_centernet.errors import ConfigError, TargetError
+from edge_centernet.progress import Progress
+from edge_centernet.ship import diskimage, flash
+from edge_centernet.ship.diskimage import DiskImage
+from edge_centernet.ship.flash import Target
+
+
+@click.command(short_help="Write an image to an SD card, safely.")
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--confirm", metavar="NAME", help="Write without asking; NAME is the target's, such as sdb.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be written where.")
+@click.option("--force", is_flag=True, help="Overwrite a regular file without asking. Means nothing for a disk.")
+@click.option("--force-non-removable", is_flag=True, help="Accept a disk that is built in, but never the system's own.")
+@click.option("--expect-sha256", metavar="SUM", help="SHA-256 of the image, as downloaded or unpacked.")
+@click.option("--verify-only", is_flag=True, help="Write nothing: compare the target with the image.")
+def command(
+    image: Path,
+    target: Path,
+    confirm: str | None,
+    dry_run: bool,
+    force: bool,
+    force_non_removable: bool,
+    expect_sha256: str | None,
+    verify_only: bool,
+) -> None:
+    """Write IMAGE (.img, .img.xz, .img.gz, .img.zst) to TARGET, a whole removable disk or a file, and read it back.
+
+    Nothing is written until you have typed the target's name, or given it by --confirm. The image is read through
+    first and compared with its checksums (IMAGE.sha256, IMAGE.bmap, --expect-sha256, where there are any). The first
+    MiB is written last, after everything else was read back: what is interrupted does not boot.
+
+    Example: edge-centernet flash edge-centernet-pi4.img.xz /dev/sdb
+    """
+    place = flash.find_target(target, verify_only)
+    if not verify_only:
+        flash.refuse(place, image, force_non_removable=force_non_removable)
+    checked = _check(image, expect_sha256, place.room)
+    if verify_only:
+        with _bars() as progress:
+            compared = flash.verify(checked, place, progress)
+        click.echo(f"{target}: is equal to {image} in all {compared} bytes compared")
+        return
+    flash.refuse(place, image, checked.size, force_non_removable)
+    click.echo(_plan(checked, place))
+    if dry_run or not _confirmed(place, confirm, force):
+        click.echo(f"Nothing was written. To write: --confirm {place.name}")
+        return
+    _write(checked, place, force_non_removable)
+
+
+def _check(image: Path, expected: str | None, room: int) -> DiskImage:
+    """Read the image through, with a bar by the bytes unpacked, whose number nobody knows before."""
+    with click.progressbar(length=0, label="Checking", show_percent=False, file=sys.stderr) as bar:
+        begin, done = time.monotonic(), 0
+
+        def advance(size: int) -> None:
+            nonlocal done
+            done += size
+            bar.label = f"Checking {_size(done)}, {done / 1e6 / max(time.monotonic() - begin, 1e-3):.0f} MB/s"
+            bar.update(0)
+
+        return diskimage.check(image, expected, room, advance)
+
+
+def _plan(image: DiskImage, target: Target) -> str:
+    """What would be written where, and what is lost."""
+    parts = ", ".join(f"{part.number}: {_size(part.size)} {part.kind}" for part in image.partitions)
+    packed = "" if image.packing == "img" else f", {_size(image.path.stat().st_size)} packed"
+    mapped = f", of which {_size(image.to_write)} to write by {image.bmap_path.name}" if image.bmap_path else ""
+    lines = [
+        f"Image   {image.path}: {_size(image.size)}{packed}{mapped}",
+        f"        sha256 {image.sha256}",
+        f"        partitions {parts}",
+    ]
+    return "\n".join([*lines, *_target_lines(target)])
+
+
+def _target_lines(target: Target) -> list[str]:
+    disk = target.disk
+    if disk is None:
+        kind = "a file that exists and is overwritten" if target.overwrites else "a new file"
+        return [f"Target  {target.path}: {kind}"]
+    facts = [_size(disk.size), disk.model or "no model", f"serial {disk.serial or 'unknown'}", disk.bus or "built in"]
+    lines = [f"Target  {target.path}{f' ({target.real})' * (target.path != target.real)}: {', '.join(facts)}"]
+    if disk.backing:
+        lines.append(f"        shows the file {disk.backing}")
+    labels = {part.name: part.label for part in disk.partitions}
+    for part in flash.partitions_on(target):
+        name = f"{disk.name}{'p' * disk.name[-1].isdigit()}{part.number}"
+        label = f" '{labels[name]}'" if labels.get(name) else ""
+        lines.append(f"        erased: {name}{label}, {_size(part.size)} {part.kind}")
+    return lines if len(lines) > 1 + bool(disk.backing) else [*lines, "        erased: everything (no partitions seen)"]
+
+
+def _confirmed(target: Target, confirm: str | None, force: bool) -> bool:
+    """By --confirm NAME, by --force for a file, by typing the name; a new file needs neither."""
+    if confirm is not None:
+        if confirm != target.name:
+            raise ConfigError(
+                f"--confirm: expected {target.name}, the target's name, got {confirm}; nothing was written"
+            )
+        return True
+    if target.disk is None and (force or not target.overwrites):
+        return True
+    if not sys.stdin.isatty():
+        return False
+    typed = click.prompt(f"All of it will be lost. Type {target.name} to write", default="", show_default=False)
+    return bool(typed.strip() == target.name)
+
+
+def _write(image: DiskImage, target: Target, force_non_removable: bool) -> None:
+    begin = time.monotonic()
+    try:
+        with _bars() as progress:
+            blocks = flash.write(image, target, force_non_removable, progress)
+    except KeyboardInterrupt:
+        raise TargetErrorInterrupted(f"{target.path}: interrupted: {flash.NOT_BOOTABLE}") from None
+    written = sum(block.size for block in blocks)
+    click.echo(
+        f"{target.path}: wrote {_size(written)} and read them back, in {time.monotonic() - begin:.0f} s; all equal"
+    )
+
+
+class TargetErrorInterrupted(TargetError):
+    """Ctrl-C while writing: one line about the state of the target, and the exit code of an interruption."""
+
+    exit_code = 130
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """A Progress in bytes: a bar with MB/s and the time left for every title, on stderr."""
+    shown: dict[str, Any] = {}
+    begun: dict[str, float] = {}
+
+    def progress(title: str, done: int, total: int) -> None:
+        if title not in shown:
+            shown[title] = click.progressbar(length=total, label=title, show_eta=True, file=sys.stderr)
+            begun[title] = time.monotonic()
+            shown[title].__enter__()
+        bar = shown[title]
+        speed = done / 1e6 / max(time.monotonic() - begun[title], 1e-3)
+        bar.label = f"{title} {_size(done)} of {_size(total)}, {speed:.0f} MB/s"
+        bar.update(done - bar.pos)
+        if done >= total:
+            shown.pop(title).__exit__(None, None, None)
+
+    try:
+        yield progress
+    finally:
+        for bar in shown.values():
+            bar.__exit__(None, None, None)
+
+
+def _size(count: int) -> str:
+    """1234567 -> "1.2 MB": as cards are sold, not as memory is."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
