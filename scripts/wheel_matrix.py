@@ -1,0 +1,134 @@
+#!/usr/bin/env python3
+"""Ask PyPI which wheels of our dependencies there are for each board's system; write docs/benchmarks/wheels.{json,md}.
+
+    python scripts/wheel_matrix.py
+
+For each system and package the newest release that pip would install there: its version, and the oldest glibc that the
+wheel is for. pip resolves and downloads nothing but metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from edge_centernet.files import write_atomic
+
+OUT = Path(__file__).resolve().parent.parent / "docs/benchmarks"
+PACKAGES = (
+    *("numpy", "opencv-python-headless", "ai-edge-litert", "tflite-runtime"),
+    *("openvino", "onnxruntime", "onnxruntime-gpu"),
+)
+
+
+class System(NamedTuple):
+    """machine: as `uname -m`. glibc: minor version of 2.x. Python: the system's own unless said."""
+
+    title: str
+    machine: str
+    python: str
+    glibc: int
+
+
+SYSTEMS = (
+    System("JetPack 6 (Ubuntu 22.04)", "aarch64", "3.10", 35),
+    System("JetPack 7 (Ubuntu 24.04)", "aarch64", "3.12", 39),
+    System("JetPack 5 (Ubuntu 20.04), its own Python", "aarch64", "3.8", 31),
+    System("JetPack 5 (Ubuntu 20.04), another Python", "aarch64", "3.10", 31),
+    System("JetPack 4 (Ubuntu 18.04), its own Python", "aarch64", "3.6", 27),
+    System("JetPack 4 (Ubuntu 18.04), another Python", "aarch64", "3.10", 27),
+    System("Raspberry Pi OS Bookworm, 64 bit", "aarch64", "3.11", 36),
+    System("Raspberry Pi OS Trixie, 64 bit", "aarch64", "3.13", 41),
+    System("Raspberry Pi OS Bookworm, 32 bit", "armv7l", "3.11", 36),
+    System("Raspberry Pi OS Trixie, 32 bit", "armv7l", "3.13", 41),
+    System("Debian 12", "x86_64", "3.11", 36),
+    System("Ubuntu 22.04", "x86_64", "3.10", 35),
+    System("Ubuntu 24.04", "x86_64", "3.12", 39),
+    System("Debian 13", "x86_64", "3.13", 41),
+)
+
+
+def tags(system: System) -> list[str]:
+    """The platforms whose wheels run there (PEP 600 and its older names)."""
+    legacy = ["manylinux2014"] + (["manylinux2010", "manylinux1"] if system.machine == "x86_64" else [])
+    names = [f"manylinux_2_{minor}" for minor in range(system.glibc, 4, -1)] + legacy
+    return [f"{name}_{system.machine}" for name in names]
+
+
+def newest(package: str, system: System) -> dict[str, Any] | None:
+    """{"version", "file", "glibc"} of the wheel that pip would take; None where there is none."""
+    platforms = [word for tag in tags(system) for word in ("--platform", tag)]
+    with tempfile.TemporaryDirectory() as folder:
+        options = [
+            "--dry-run",
+            "--ignore-installed",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--target",
+            folder,
+            *platforms,
+        ]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--report", "-", *options]
+        command += ["--python-version", system.python, package]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        if "No matching distribution" not in done.stderr:
+            raise click.ClickException(done.stderr.strip().splitlines()[-1])
+        return None
+    (item,) = json.loads(done.stdout)["install"]
+    file = item["download_info"]["url"].rsplit("/", 1)[1]
+    return {"version": item["metadata"]["version"], "file": file, "glibc": oldest_glibc(file)}
+
+
+def oldest_glibc(file: str) -> str | None:
+    """The oldest glibc that one of the wheel's tags names, such as "2.28"; None for pure Python."""
+    old = {"manylinux1": "5", "manylinux2010": "12", "manylinux2014": "17"}
+    minors = [int(minor) for minor in re.findall(r"manylinux_2_(\d+)", file)]
+    minors += [int(minor) for name, minor in old.items() if name in file]
+    return f"2.{min(minors)}" if minors else None
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The Markdown page."""
+    lines = [
+        "# Wheels on PyPI for the boards' systems",
+        "",
+        "Written by `scripts/wheel_matrix.py`; the record, with file names, is `wheels.json`. Each cell: the newest",
+        "release that pip takes there, and the oldest glibc its wheel runs with. edge-centernet itself needs Python 3.10.",
+        "",
+        f"| system | machine | Python | glibc | {' | '.join(PACKAGES)} |",
+        f"|{'---|' * (4 + len(PACKAGES))}",
+    ]
+    for row in rows:
+        cells = [f"{w['version']} ({w['glibc']})" if w else "none" for w in (row["wheels"][p] for p in PACKAGES)]
+        lines.append(f"| {row['system']} | {row['machine']} | {row['python']} | {row['glibc']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+@click.command()
+def main() -> None:
+    """Ask for every system and package; some minutes."""
+    rows = []
+    with click.progressbar(SYSTEMS, label="Systems", file=sys.stderr) as systems:
+        for system in systems:
+            rows.append(
+                {
+                    **{"system": system.title, "machine": system.machine, "python": system.python},
+                    "glibc": f"2.{system.glibc}",
+                    "wheels": {package: newest(package, system) for package in PACKAGES},
+                }
+            )
+    write_atomic(OUT / "wheels.json", json.dumps(rows, indent=1) + "\n")
+    write_atomic(OUT / "wheels.md", table(rows))
+    click.echo(f"{OUT / 'wheels.md'}")
+
+
+if __name__ == "__main__":
+    main()
