@@ -34,7 +34,7 @@ def combinations() -> dict[str, tuple[str, str, str]]:
 
 
 def requirements(machine: str, python: str, engine: str) -> list[str]:
-    """What must be in the bundle, unpinned. NumPy below 2 where the systems of that time have it, and picamera2 with it."""
+    """What must be in the bundle, unpinned; NumPy below 2 where the system's own, and picamera2 with it, is."""
     if machine == "armv7l":
         return [*BASE_ARMV7L, *INSTALLER, engine]
     numpy = "numpy>=1.24,<2" if python in ("3.10", "3.11") else "numpy>=2"

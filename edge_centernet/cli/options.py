@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ model_options = options(
     ),
     click.option(
         "--model",
-        default=DEFAULT,
-        show_default=True,
+        # Not click's envvar, which would win over a configuration file.
+        default=lambda: os.environ.get("EDGE_CENTERNET_MODEL") or DEFAULT,
+        show_default=f"$EDGE_CENTERNET_MODEL, else {DEFAULT}",
         metavar="PATH|NAME",
         help="Model file (.xml, .tflite, .onnx) or name of a shipped model.",
     ),

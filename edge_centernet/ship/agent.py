@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What runs on the board: verifies a bundle, installs it beside the old release, checks it, switches, watches, falls back.
+"""What runs on the board: verify a bundle, install it beside the old release, check, switch, watch, fall back.
 
     python3 agent.py setup BUNDLE.tar --pin SIGNERS     a bare board, or the first boot of an image
     python3 agent.py status
@@ -35,9 +35,10 @@ import sys
 import tarfile
 import tempfile
 import time
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any
 
 NAMESPACE = "edge-centernet-bundle"
 SIGNER = "edge-centernet"
@@ -80,6 +81,7 @@ class Board:
     """The places below one root, what is told on the way, and the service manager where there is one."""
 
     def __init__(self, root: Path, as_json: bool = False) -> None:
+        """root: what the paths are below; as_json: tell in JSON lines."""
         self.root = root
         self.home = root / "opt/edge-centernet"
         self.etc = root / "etc/edge-centernet"
@@ -98,7 +100,7 @@ class Board:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise Cut from None
 
-    def release(self, name: str) -> Optional[str]:
+    def release(self, name: str) -> str | None:
         """The id that `current` or `previous` points to; None without one."""
         link = self.home / name
         return Path(os.readlink(link)).name if link.is_symlink() else None
@@ -107,7 +109,7 @@ class Board:
 # Verifying
 
 
-def verify(bundle: Path, signers: Path, into: Optional[Path] = None) -> Dict[str, Any]:
+def verify(bundle: Path, signers: Path, into: Path | None = None) -> dict[str, Any]:
     """The manifest of a bundle whose signature and hashes are right; its files are written to the folder `into`.
 
     Returns manifest.json with "id" added. Raises Refused at the first thing that is wrong; what was written by then is
@@ -122,12 +124,12 @@ def verify(bundle: Path, signers: Path, into: Optional[Path] = None) -> Dict[str
         raise Refused(f"{bundle}: no such file") from None
 
 
-def _verified(archive: tarfile.TarFile, signers: Path, into: Optional[Path]) -> Dict[str, Any]:
+def _verified(archive: tarfile.TarFile, signers: Path, into: Path | None) -> dict[str, Any]:
     sums_text = _first(archive, SUMS)
     signature = _first(archive, SIGNATURE)
     check_signature(sums_text, signature, signers)
     sums = _parse_sums(sums_text)
-    found: Set[str] = set()
+    found: set[str] = set()
     manifest = b""
     if into is not None:
         (into / SUMS).write_bytes(sums_text)
@@ -142,7 +144,7 @@ def _verified(archive: tarfile.TarFile, signers: Path, into: Optional[Path]) -> 
         manifest = content if member.name == MANIFEST else manifest
     if missing := sorted(set(sums) - found):
         raise Refused(f"bundle: {missing[0]} is missing; copy it again")
-    record: Dict[str, Any] = json.loads(manifest)
+    record: dict[str, Any] = json.loads(manifest)
     record["id"] = f"{record['version']}-{hashlib.sha256(sums_text).hexdigest()[:12]}"
     return record
 
@@ -156,7 +158,7 @@ def _first(archive: tarfile.TarFile, name: str) -> bytes:
     return file.read()
 
 
-def _parse_sums(text: bytes) -> Dict[str, str]:
+def _parse_sums(text: bytes) -> dict[str, str]:
     """Name -> hash. A name is a relative path of plain words, so nothing can be written elsewhere."""
     sums = {}
     for line in text.decode("ascii", "replace").splitlines():
@@ -169,13 +171,12 @@ def _parse_sums(text: bytes) -> Dict[str, str]:
     return sums
 
 
-def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, expected: str, into: Optional[Path]) -> bytes:
+def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, expected: str, into: Path | None) -> bytes:
     """Hash a member, write it if asked; returns the content of small ones."""
     file = archive.extractfile(member)
     assert file is not None
     digest, head = hashlib.sha256(), b""
-    target = open(os.devnull, "wb") if into is None else _create(into / member.name)
-    with target:
+    with _create(Path(os.devnull) if into is None else into / member.name) as target:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
             target.write(block)
@@ -207,29 +208,25 @@ def check_signature(content: bytes, signature: bytes, signers: Path) -> None:
 
 
 def pin(board: Board, signers: Path) -> None:
-    """Trust the signers in that file from now on. Others than those pinned before are refused: that takes root's hand."""
-    content = signers.read_bytes()
-    if board.signers.exists():
-        if board.signers.read_bytes() != content:
-            raise Refused(
-                f"{board.signers}: another signer is pinned; to trust a new one change that file on the board"
-            )
-        return
+    """Trust the signers in that file from now on: the first ones, and only those."""
     board.etc.mkdir(parents=True, exist_ok=True)
-    write_atomic(board.signers, content)
-    board.tell("pin", f"bundles are taken from the signer in {board.signers} only")
+    write_atomic(board.signers, signers.read_bytes())
+    board.tell("pin", f"from now on bundles are taken from the signer in {board.signers} only")
 
 
 # Installing
 
 
-def install(board: Board, bundle: Path) -> str:
+def install(board: Board, bundle: Path, signers: Path | None = None) -> str:
     """Verify, unpack, install and check a bundle beside what runs; returns its id. Nothing is switched.
 
-    Raises Refused; the old release and its service are not touched, what was half made is removed here or next time.
+    signers: whom a board without a pinned signer trusts from now on, if the bundle is theirs. Raises Refused; the old release and its service are not touched, what was half made is removed here or next time.
     """
     board.tell("verify", str(bundle.name))
-    manifest = verify(bundle, board.signers)  # before a byte of it is kept
+    first = signers is not None and not board.signers.exists()
+    manifest = verify(bundle, signers if signers is not None and first else board.signers)  # nothing is kept before
+    if signers is not None and first:
+        pin(board, signers)
     release = board.home / "releases" / manifest["id"]
     if (release / COMPLETE).exists():
         board.tell("install", f"{manifest['id']} is here already")
@@ -245,7 +242,7 @@ def install(board: Board, bundle: Path) -> str:
     return str(manifest["id"])
 
 
-def _check_fits(board: Board, manifest: Dict[str, Any]) -> None:
+def _check_fits(board: Board, manifest: dict[str, Any]) -> None:
     """Processor, Python, glibc and room, told before anything is written."""
     machine = platform.machine()
     if manifest["kind"] == "full":
@@ -267,7 +264,7 @@ def _check_fits(board: Board, manifest: Dict[str, Any]) -> None:
         raise Refused(f"disk: expected {need_mb} MB free below {board.home}, found {free_mb} MB; make room")
 
 
-def _check_system_packages(manifest: Dict[str, Any]) -> None:
+def _check_system_packages(manifest: dict[str, Any]) -> None:
     modules = {"python3-numpy": "numpy", "python3-opencv": "cv2"}
     for package in manifest["apt"]:
         probe = [find_python(manifest["python"]), "-c", f"import {modules.get(package, package)}"]
@@ -286,7 +283,7 @@ def find_python(version: str) -> str:
     return found
 
 
-def _unpack(board: Board, bundle: Path, manifest: Dict[str, Any], release: Path) -> None:
+def _unpack(board: Board, bundle: Path, manifest: dict[str, Any], release: Path) -> None:
     board.tell("unpack", manifest["id"])
     part = release.with_name(f".{release.name}.part")
     shutil.rmtree(str(part), ignore_errors=True)
@@ -319,7 +316,7 @@ def _take_over(board: Board, part: Path) -> None:
             shutil.copy2(str(source), str(part / name))
 
 
-def _make_venv(board: Board, manifest: Dict[str, Any], part: Path) -> Path:
+def _make_venv(board: Board, manifest: dict[str, Any], part: Path) -> Path:
     """The virtual environment of the bundle's wheels, from the bundle alone; one that is here already is taken."""
     requirements = (part / "requirements.txt").read_bytes()
     python = find_python(manifest["python"])
@@ -331,7 +328,7 @@ def _make_venv(board: Board, manifest: Dict[str, Any], part: Path) -> Path:
     board.tell("packages", "installing, from the bundle only")
     shutil.rmtree(str(venv), ignore_errors=True)
     options = ["--system-site-packages"] if manifest["system_packages"] else []
-    # Without pip: a Debian has the module venv, but not ensurepip. The bundle brings pip as a wheel, which runs as it is.
+    # Without pip: a Debian has the module venv, but not ensurepip. The bundle's pip runs out of its wheel.
     _run([python, "-I", "-m", "venv", "--without-pip", *options, str(venv)], "venv")
     pip = next((part / "wheels").glob("pip-*.whl"))
     command = [str(venv / "bin/python"), "-I", str(pip / "pip"), "install", "--quiet", "--no-index", "--no-deps"]
@@ -343,7 +340,7 @@ def _make_venv(board: Board, manifest: Dict[str, Any], part: Path) -> Path:
     return venv
 
 
-def _run(command: List[str], what: str) -> None:
+def _run(command: list[str], what: str) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
     result = subprocess.run(
         command,
@@ -377,7 +374,7 @@ def check(board: Board, release: Path) -> None:
     board.tell("checked", f"{len(found)} objects as expected, in {time.monotonic() - started:.1f} s with start-up")
 
 
-def _detect(board: Board, release: Path, expected: Dict[str, Any]) -> List[Dict[str, Any]]:
+def _detect(board: Board, release: Path, expected: dict[str, Any]) -> list[dict[str, Any]]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     with tempfile.TemporaryDirectory() as folder:
         environment.update(HOME=folder, XDG_CACHE_HOME=folder)
@@ -389,8 +386,7 @@ def _detect(board: Board, release: Path, expected: Dict[str, Any]) -> List[Dict[
             result = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 timeout=CHECK_S,
                 cwd=folder,
                 env=environment,
@@ -402,12 +398,12 @@ def _detect(board: Board, release: Path, expected: Dict[str, Any]) -> List[Dict[
         lines = result.stderr.decode("utf-8", "replace").strip().splitlines() or [""]
         raise Refused(f"check: detect ended with {result.returncode}: {lines[-1][:300]}; the old release stays")
     records = [json.loads(line) for line in result.stdout.decode().splitlines()]
-    detections: List[Dict[str, Any]] = records[0]["detections"]
+    detections: list[dict[str, Any]] = records[0]["detections"]
     return detections
 
 
-def differs(found: List[Dict[str, Any]], expected: Dict[str, Any]) -> Optional[str]:
-    """What is not as expected, None if all is: each object by class, box (pixels) and score, those near the threshold aside."""
+def differs(found: list[dict[str, Any]], expected: dict[str, Any]) -> str | None:
+    """What is not as expected, None if all is: by class, box and score; those at the threshold may be missing."""
     left = list(found)
     for wanted in expected["detections"]:
         match = next((item for item in left if _same(item, wanted)), None)
@@ -421,15 +417,16 @@ def differs(found: List[Dict[str, Any]], expected: Dict[str, Any]) -> Optional[s
     return None
 
 
-def _same(a: Dict[str, Any], b: Dict[str, Any]) -> bool:
-    boxes = max(abs(x - y) for x, y in zip(a["box"], b["box"]))
-    return a["class"] == b["class"] and boxes <= BOX_TOLERANCE and abs(a["score"] - b["score"]) <= SCORE_TOLERANCE
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    boxes = max(abs(x - y) for x, y in zip(a["box"], b["box"]))  # noqa: B905  # Python 3.8
+    scores = abs(a["score"] - b["score"])
+    return bool(a["class"] == b["class"] and boxes <= BOX_TOLERANCE and scores <= SCORE_TOLERANCE)
 
 
 # Switching
 
 
-def activate(board: Board, name: str, watch_s: float, attended: bool, camera: Optional[str] = None) -> None:
+def activate(board: Board, name: str, watch_s: float, attended: bool, camera: str | None = None) -> None:
     """Make a release the current one, restart the cameras, watch them, and go back if they are not well.
 
     attended: a computer looks on through stdin and stdout, and must say "keep" after all went well; when it is gone
@@ -459,8 +456,8 @@ def activate(board: Board, name: str, watch_s: float, attended: bool, camera: Op
     _commit(board, name, old)
 
 
-def _switch(board: Board, name: Optional[str]) -> None:
-    """current -> releases/NAME in one rename, and that release's unit file in place."""
+def _switch(board: Board, name: str | None) -> None:
+    """Current -> releases/NAME in one rename, and that release's unit file in place."""
     link, new = board.home / "current", board.home / ".current.new"
     if name is None:
         _unlink(link)
@@ -473,7 +470,7 @@ def _switch(board: Board, name: Optional[str]) -> None:
     write_atomic(board.units / UNIT, (board.home / "releases" / name / UNIT).read_bytes())
 
 
-def _add_camera(board: Board, release: Path, camera: Optional[str]) -> None:
+def _add_camera(board: Board, release: Path, camera: str | None) -> None:
     """A first camera on a board that has none: its configuration from the bundle, enabled at boot."""
     write_atomic(board.units / RECOVER_UNIT, _RECOVER_TEXT.encode())
     _enable(board, RECOVER_UNIT, RECOVER_UNIT)
@@ -511,13 +508,13 @@ def _restart(board: Board) -> None:
             systemctl("restart", "--no-block", unit)
 
 
-def _watch(board: Board, before: Dict[str, Dict[str, str]], watch_s: float, attended: bool) -> None:
+def _watch(board: Board, before: dict[str, dict[str, str]], watch_s: float, attended: bool) -> None:
     """Raises Refused at the first service that is not well; Cut when the attending computer is gone."""
     if not board.systemd:
         return
     units = cameras(board)
     started = time.monotonic()
-    ready: Dict[str, Dict[str, str]] = {}
+    ready: dict[str, dict[str, str]] = {}
     while True:
         for unit in units:
             state = service_state(unit)
@@ -537,22 +534,22 @@ def _watch(board: Board, before: Dict[str, Dict[str, str]], watch_s: float, atte
         _judge_end(unit, service_state(unit), before.get(unit))
 
 
-def ill(unit: str, state: Dict[str, str], ready: Optional[Dict[str, str]]) -> Optional[str]:
-    """Why a service must be called ill now, None if nothing speaks against it. ready: its state when it became ready."""
+def ill(unit: str, state: dict[str, str], ready: dict[str, str] | None) -> str | None:
+    """Why a service must be called ill now, None if it need not. ready: its state when it became ready."""
     if state["ActiveState"] == "failed" or state["Result"] not in ("", "success") or int(state["NRestarts"] or 0) > 0:
-        return f"{unit} ended ({state['Result'] or 'failed'}, exit status {state['ExecMainStatus']})"
+        return f"{unit} ended ({state['Result'] or 'failed'}, exit status {state['ExecMainStatus']}){last_words(unit)}"
     if ready is not None and (state["ActiveState"] != "active" or state["MainPID"] != ready["MainPID"]):
         return f"{unit} did not stay up ({state['ActiveState']})"
     return None
 
 
-def _judge_end(unit: str, state: Dict[str, str], before: Optional[Dict[str, str]]) -> None:
+def _judge_end(unit: str, state: dict[str, str], before: dict[str, str] | None) -> None:
     """A camera that delivered before must deliver now; one that was lost before says nothing about the release."""
     if before and delivers(before) and not delivers(state):
         raise Refused(f"watch: {unit} gives no results ({state['StatusText'] or 'no status'}), the old release did")
 
 
-def delivers(state: Dict[str, str]) -> bool:
+def delivers(state: dict[str, str]) -> bool:
     """Whether a camera's status line tells of results: "29.8 fps; person 2"."""
     found = re.match(r"(\d+\.\d) fps", state["StatusText"])
     return state["ActiveState"] == "active" and found is not None and float(found.group(1)) > 0
@@ -579,13 +576,19 @@ def _await_keep(attended: bool) -> None:
         text += block
 
 
-def _go_back(board: Board, old: Optional[str]) -> None:
+def _go_back(board: Board, old: str | None) -> None:
+    """The old release runs again; where there was none, nothing does."""
+    if old is None:
+        for unit in cameras(board):
+            if board.systemd:
+                systemctl("stop", "--no-block", unit)
+            _unlink(board.units / "multi-user.target.wants" / unit)
     _switch(board, old)
     _restart(board)
     _forget_pending(board)
 
 
-def _commit(board: Board, name: str, old: Optional[str]) -> None:
+def _commit(board: Board, name: str, old: str | None) -> None:
     if old not in (None, name):
         new = board.home / ".previous.new"
         _unlink(new)
@@ -611,12 +614,12 @@ def recover(board: Board, boot: bool = False) -> None:
         old = json.loads(board.pending.read_text())["old"]
     except (ValueError, KeyError):  # cut off before it reached the disk: nothing was switched yet
         old = board.release("current")
-    _switch(board, old)
-    if board.systemd:
-        systemctl("daemon-reload", *(["--no-block"] if boot else []))
-        if not boot:
-            _restart(board)
-    _forget_pending(board)
+    if boot and board.systemd:
+        _switch(board, old)
+        systemctl("daemon-reload")
+        _forget_pending(board)
+    else:
+        _go_back(board, old)
     board.tell("recovered", f"an update was cut off; back to {old or 'nothing'}")
 
 
@@ -639,21 +642,33 @@ def clean(board: Board, keep: str) -> None:
 # systemd
 
 
-def cameras(board: Board) -> List[str]:
+def cameras(board: Board) -> list[str]:
     """The camera services that start at boot."""
     wants = glob.glob(str(board.units / "*.wants/edge-centernet@?*.service"))
     return sorted({Path(path).name for path in wants})
 
 
-def service_state(unit: str) -> Dict[str, str]:
+def service_state(unit: str) -> dict[str, str]:
     """What systemd knows of a service; empty texts where there is none."""
     keys = ("ActiveState", "SubState", "MainPID", "NRestarts", "Result", "ExecMainStatus", "StatusText")
     command = ["systemctl", "show", unit, "-p", ",".join(keys)]
     state = dict.fromkeys(keys, "")
     if shutil.which("systemctl"):
         output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout
-        state.update(line.split("=", 1) for line in output.decode("utf-8", "replace").splitlines() if "=" in line)
+        for line in output.decode("utf-8", "replace").splitlines():
+            key, _, value = line.partition("=")
+            state[key] = value
     return state
+
+
+def last_words(unit: str) -> str:
+    """The error that a service logged last, to end a message with."""
+    command = ["journalctl", "-u", unit, "-n", "20", "-o", "cat", "--no-pager"]
+    if shutil.which("journalctl") is None:
+        return ""
+    output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout
+    errors = [line for line in output.decode("utf-8", "replace").splitlines() if line.startswith("Error: ")]
+    return f": {errors[-1][7:300]}" if errors else ""
 
 
 def systemctl(*arguments: str) -> None:
@@ -688,10 +703,8 @@ def _sync_folder(path: Path) -> None:
 
 
 def _unlink(path: Path) -> None:
-    try:
+    with suppress(FileNotFoundError):
         path.unlink()
-    except FileNotFoundError:
-        pass
 
 
 @contextmanager
@@ -752,7 +765,7 @@ def offset(board: Board, name: str) -> int:
     return 0
 
 
-def status(board: Board) -> Dict[str, Any]:
+def status(board: Board) -> dict[str, Any]:
     """The releases, the cameras, and what this board is."""
     releases = [path for path in (board.home / "releases").glob("*") if (path / COMPLETE).exists()]
     return {
@@ -778,11 +791,9 @@ def _text(path: Path) -> str:
         return ""
 
 
-def setup(board: Board, bundle: Path, signers: Optional[Path], camera: str, watch_s: float) -> None:
+def setup(board: Board, bundle: Path, signers: Path | None, camera: str, watch_s: float) -> None:
     """Everything for a bare board, without anybody looking on."""
-    if signers is not None:
-        pin(board, signers)
-    name = install(board, bundle)
+    name = install(board, bundle, signers)
     activate(board, name, watch_s, attended=False, camera=camera)
 
 
@@ -802,10 +813,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--pin", type=Path, help="file of trusted signers, for a board without one")
     one.add_argument("--camera", default="camera", help="name of the first camera")
     one.add_argument("--watch", type=float, default=15.0, help="seconds that the cameras are watched")
-    one = add("pin", "trust the signers in a file")
-    one.add_argument("signers", type=Path)
     one = add("install", "verify, install and check beside what runs")
     one.add_argument("bundle", type=Path)
+    one.add_argument("--pin", type=Path, help="file of trusted signers, for a board without one")
     for name, text in (("activate", "switch to an installed release"), ("rollback", "switch to the release before")):
         one = add(name, text)
         if name == "activate":
@@ -838,10 +848,9 @@ def run(board: Board, options: argparse.Namespace) -> None:
             options.id, options.camera = board.release("previous"), None
             if options.id is None:
                 raise Refused("rollback: no release before this one is on the board")
-        commands: Dict[str, Callable[[], Any]] = {
+        commands: dict[str, Callable[[], Any]] = {
             "setup": lambda: setup(board, options.bundle, options.pin, options.camera, options.watch),
-            "pin": lambda: pin(board, options.signers),
-            "install": lambda: install(board, options.bundle),
+            "install": lambda: install(board, options.bundle, options.pin),
             "activate": lambda: activate(board, options.id, options.watch, options.attended, options.camera),
             "rollback": lambda: activate(board, options.id, options.watch, options.attended),
             "receive": lambda: receive(board, options.name, options.size),
@@ -850,7 +859,7 @@ def run(board: Board, options: argparse.Namespace) -> None:
         commands[options.command]()
 
 
-def main(arguments: Optional[List[str]] = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, 2 after one line on stderr, 3 where the attending computer went away, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
     board = Board(options.root.absolute(), options.json)

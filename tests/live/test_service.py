@@ -311,5 +311,5 @@ def test_unit_is_understood(analyze: str, tmp_path: Path) -> None:
 def test_unit_waits_for_ready_and_watches() -> None:
     """The unit asks for what `Watchdog` tells, and starts what the deployment installs."""
     settings = set(UNIT.read_text(encoding="utf-8").splitlines())
-    program = "/opt/edge-centernet/bin/edge-centernet detect --config /etc/edge-centernet/%i.toml"
+    program = "/opt/edge-centernet/current/venv/bin/edge-centernet detect --config /etc/edge-centernet/%i.toml"
     assert {"Type=notify", "WatchdogSec=30", "Restart=always", f"ExecStart={program}"} <= settings

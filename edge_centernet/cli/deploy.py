@@ -1,0 +1,130 @@
+"""`edge-centernet deploy`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+from pathlib import Path
+
+import click
+
+from edge_centernet.cli.bundle import sign_with
+from edge_centernet.errors import ConfigError
+from edge_centernet.progress import bars
+from edge_centernet.ship.bundle import Contents, make_bundle
+from edge_centernet.ship.deploy import Connection, Host, connect, deployed_target, put, put_many, roll_back, target_of
+from edge_centernet.ship.signing import as_signers, signers_line
+from edge_centernet.ship.targets import Target
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(short_help="Put a bundle onto boards over ssh, or take it back.")
+@click.argument("host", metavar="[USER@HOST]", required=False)
+@click.option("--inventory", type=_FILE, help="Many boards: an Ansible inventory.")
+@click.option("--bundle", type=_FILE, help="From `edge-centernet bundle`.  [default: made for the board]")
+@click.option("--model", metavar="PATH|NAME", help="Update only the model, where the board has a release.")
+@click.option("--rollback", is_flag=True, help="Back to the release before.")
+@click.option("--status", is_flag=True, help="What is installed and how it does, as JSON.")
+@click.option("--watch", type=click.FloatRange(min=0, max=3600), default=30.0, show_default=True, help="Seconds.")
+@click.option("--camera", default="camera", show_default=True, help="Name of the first camera, on a bare board.")
+@click.option("--config", type=_FILE, metavar="TOML", help="The first camera's settings, for a bundle made here.")
+@click.option("--check-photo", type=_FILE, help="With something that the model finds, for a bundle made here.")
+@click.option("--signers", type=_FILE, help="Whom a board without trust may trust.  [default: the key below]")
+@click.option(
+    "--key", type=click.Path(path_type=Path), help="Private ssh key to sign with.  [default: one of your own]"
+)
+@click.option("--ssh", "ssh_options", default="", metavar="OPTIONS", help='For ssh, such as "-p 2222 -i KEY".')
+@click.option("--batches", default="1,25%,100%", show_default=True, help="How many of an inventory at a time.")
+@click.option("--root", default="/", help="Where /opt and /etc are on the board.", hidden=True)
+@click.option("--ansible", "ansible_options", default="", metavar="OPTIONS", help="For ansible-playbook.")
+def command(
+    host: str | None,
+    inventory: Path | None,
+    bundle: Path | None,
+    model: str | None,
+    rollback: bool,
+    status: bool,
+    watch: float,
+    camera: str,
+    config: Path | None,
+    check_photo: Path | None,
+    signers: Path | None,
+    key: Path | None,
+    ssh_options: str,
+    batches: str,
+    root: str,
+    ansible_options: str,
+) -> None:
+    """Put a release onto a board: upload, verify, install, check there, switch, watch, and fall back if it is bad.
+
+    The old release runs until the new one passed its check, and again if the connection is cut, the power fails, the
+    disk is full or the camera service is not well within --watch seconds. The last two releases are kept.
+
+    Example: edge-centernet deploy pi@raspberrypi.local
+    """
+    if (host is None) == (inventory is None):
+        raise ConfigError("deploy: expected USER@HOST or --inventory FILE, one of them; try deploy --help")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if inventory is not None:
+            _many(inventory, bundle, signers, key, rollback, camera, watch, batches, ansible_options, folder)
+            return
+        assert host is not None
+        with connect(Host(host, tuple(shlex.split(ssh_options)), root)) as connection:
+            if status:
+                click.echo(json.dumps(connection.ask("status"), indent=1))
+            elif rollback:
+                click.echo(f"{host}: {roll_back(connection, watch, _say)}")
+            else:
+                trusted = _signers(signers, key, folder)
+                made = bundle or _make(connection, model, config, check_photo, key, folder)
+                with bars() as progress:
+                    name = put(connection, made, trusted, camera=camera, watch_s=watch, say=_say, progress=progress)
+                click.echo(f"{host}: {name}")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _make(
+    connection: Connection, model: str | None, config: Path | None, photo: Path | None, key: Path | None, folder: Path
+) -> Path:
+    """The bundle for this board: the model alone where that was asked and a release is there."""
+    status = connection.ask("status")
+    only_model = model is not None and status["current"] is not None
+    target: Target = deployed_target(status) if only_model else target_of(status)
+    _say(f"board: {status['model'] or status['machine']}, Python {target.python}: {target.name} with {target.engine}")
+    contents = Contents(model or target.model, camera=config, only_model=only_model)
+    contents = contents if photo is None else Contents(contents.model, photo, config, only_model)
+    return make_bundle(target, contents, sign_with(key), folder, _say)
+
+
+def _signers(given: Path | None, key: Path | None, folder: Path) -> Path:
+    path = folder / "signers"
+    path.write_text(as_signers(given) if given else signers_line(sign_with(key)))
+    return path
+
+
+def _many(
+    inventory: Path,
+    bundle: Path | None,
+    signers: Path | None,
+    key: Path | None,
+    rollback: bool,
+    camera: str,
+    watch: float,
+    batches: str,
+    options: str,
+    folder: Path,
+) -> None:
+    """By Ansible; boards of one kind share a bundle, so it must be given."""
+    if bundle is None and not rollback:
+        raise ConfigError("--inventory: expected --bundle FILE with it; make one with `edge-centernet bundle`")
+    values: dict[str, object] = {"camera": camera, "watch": watch, "rollback": rollback}
+    values["batches"] = [int(part) if part.isdigit() else part for part in batches.split(",")]
+    if bundle is not None:
+        values |= {"bundle": str(bundle.absolute()), "signers": str(_signers(signers, key, folder))}
+    put_many(inventory, values, shlex.split(options))
