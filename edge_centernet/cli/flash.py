@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from edge_centernet.errors import ConfigError, TargetError
+from edge_centernet.errors import ConfigError
 from edge_centernet.progress import Progress
 from edge_centernet.ship import diskimage, flash
 from edge_centernet.ship.diskimage import DiskImage
@@ -48,7 +48,8 @@ def command(
     place = flash.find_target(target, verify_only)
     if not verify_only:
         flash.refuse(place, image, force_non_removable=force_non_removable)
-    checked = _check(image, expect_sha256, place.room)
+    with _bars() as progress:
+        checked = diskimage.check(image, expect_sha256, None if verify_only else place.room, progress)
     if verify_only:
         with _bars() as progress:
             compared = flash.verify(checked, place, progress)
@@ -60,20 +61,6 @@ def command(
         click.echo(f"Nothing was written. To write: --confirm {place.name}")
         return
     _write(checked, place, force_non_removable)
-
-
-def _check(image: Path, expected: str | None, room: int) -> DiskImage:
-    """Read the image through, with a bar by the bytes unpacked, whose number nobody knows before."""
-    with click.progressbar(length=0, label="Checking", show_percent=False, file=sys.stderr) as bar:
-        begin, done = time.monotonic(), 0
-
-        def advance(size: int) -> None:
-            nonlocal done
-            done += size
-            bar.label = f"Checking {_size(done)}, {done / 1e6 / max(time.monotonic() - begin, 1e-3):.0f} MB/s"
-            bar.update(0)
-
-        return diskimage.check(image, expected, room, advance)
 
 
 def _plan(image: DiskImage, target: Target) -> str:
@@ -124,21 +111,12 @@ def _confirmed(target: Target, confirm: str | None, force: bool) -> bool:
 
 def _write(image: DiskImage, target: Target, force_non_removable: bool) -> None:
     begin = time.monotonic()
-    try:
-        with _bars() as progress:
-            blocks = flash.write(image, target, force_non_removable, progress)
-    except KeyboardInterrupt:
-        raise TargetErrorInterrupted(f"{target.path}: interrupted: {flash.NOT_BOOTABLE}") from None
+    with _bars() as progress:
+        blocks = flash.write(image, target, force_non_removable, progress)
     written = sum(block.size for block in blocks)
     click.echo(
         f"{target.path}: wrote {_size(written)} and read them back, in {time.monotonic() - begin:.0f} s; all equal"
     )
-
-
-class TargetErrorInterrupted(TargetError):
-    """Ctrl-C while writing: one line about the state of the target, and the exit code of an interruption."""
-
-    exit_code = 130
 
 
 @contextmanager
@@ -153,8 +131,9 @@ def _bars() -> Iterator[Progress]:
             begun[title] = time.monotonic()
             shown[title].__enter__()
         bar = shown[title]
-        speed = done / 1e6 / max(time.monotonic() - begun[title], 1e-3)
-        bar.label = f"{title} {_size(done)} of {_size(total)}, {speed:.0f} MB/s"
+        if sys.stderr.isatty():  # elsewhere click prints a line for every new label
+            speed = done / 1e6 / max(time.monotonic() - begun[title], 1e-3)
+            bar.label = f"{title} {_size(done)} of {_size(total)}, {speed:.0f} MB/s"
         bar.update(done - bar.pos)
         if done >= total:
             shown.pop(title).__exit__(None, None, None)

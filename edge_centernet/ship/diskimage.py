@@ -1,10 +1,11 @@
-"""A disk image on this computer: opened by its content (.img, .xz, .gz, .zst) and read through once before it is used."""
+"""A disk image on this computer: opened by its content (.img, .xz, .gz, .zst), read through once before it is used."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import lzma
+import os
 import re
 import shutil
 import subprocess
@@ -13,22 +14,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from edge_centernet.errors import DiskImageError, MissingDependency
+from edge_centernet.progress import Progress, unseen
 from edge_centernet.ship import bmap as block_map
 from edge_centernet.ship.bmap import Bmap
 from edge_centernet.ship.partitions import HEAD, SECTOR, Partition, read_table
 
 CHUNK = 4 << 20  # bytes that are read, hashed and written at a time; a multiple of a card's erase block
 _MAGIC = {"xz": b"\xfd7zXZ\0", "gz": b"\x1f\x8b", "zst": b"\x28\xb5\x2f\xfd", "zip": b"PK\x03\x04", "bz2": b"BZh"}
-
-Advance = Callable[[int], None]  # bytes done since the last call
-
-
-def ignore(_: int) -> None:
-    """An Advance that tells nobody."""
 
 
 @dataclass(frozen=True)
@@ -67,29 +64,42 @@ def packing_of(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """The unpacked content as a stream. Damage found while it is read is raised as DiskImageError."""
+def opened(path: Path) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
+    """The unpacked content as a stream, and a function that tells how many bytes of the file itself have been read.
+
+    Damage found while it is read is raised as DiskImageError.
+    """
     packing = packing_of(path)
     try:
-        if packing == "zst":
-            with _zstd(path) as stream:
-                yield stream
-        else:
-            openers = {"img": path.open, "xz": lambda _: lzma.open(path), "gz": lambda _: gzip.open(path)}
-            with cast(BinaryIO, openers[packing]("rb")) as stream:
-                yield stream
+        with path.open("rb", buffering=0) as raw, _unpacked(path, raw, packing) as stream:
+            yield stream, lambda: os.lseek(raw.fileno(), 0, os.SEEK_CUR)
     except (lzma.LZMAError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DiskImageError(f"{path}: is damaged or incomplete ({error}); download it again") from error
 
 
 @contextmanager
-def _zstd(path: Path) -> Iterator[BinaryIO]:
-    """Unpacked by the zstd program: Python has no module for it before 3.14."""
+def _unpacked(path: Path, raw: FileIO, packing: str) -> Iterator[BinaryIO]:
+    if packing == "zst":
+        with _zstd(path, raw) as stream:
+            yield stream
+    elif packing == "xz":
+        with lzma.open(raw) as xz:
+            yield cast(BinaryIO, xz)
+    elif packing == "gz":
+        with gzip.open(raw) as gz:
+            yield cast(BinaryIO, gz)
+    else:
+        yield BufferedReader(raw, CHUNK)
+
+
+@contextmanager
+def _zstd(path: Path, raw: FileIO) -> Iterator[BinaryIO]:
+    """Unpacked by the zstd program: Python has no module for it before 3.14. It reads on from where `raw` is."""
     program = shutil.which("zstd")
     if program is None:
         raise MissingDependency(f"{path}: unpacking it needs the program zstd: sudo apt install zstd")
     with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen([program, "-dc", "--", path], stdout=subprocess.PIPE, stderr=complaints)
+        process = subprocess.Popen([program, "-dc"], stdin=raw, stdout=subprocess.PIPE, stderr=complaints)
         assert process.stdout is not None
         try:
             yield cast(BinaryIO, process.stdout)
@@ -107,12 +117,14 @@ def _zstd(path: Path) -> Iterator[BinaryIO]:
 
 
 def chunks(stream: BinaryIO) -> Iterator[bytes]:
-    """The stream in pieces of CHUNK bytes, the last one shorter. One that is not is a short read of a pipe, filled up."""
+    """The stream in pieces of CHUNK bytes, the last one shorter."""
     while chunk := stream.read(CHUNK):
         yield chunk
 
 
-def check(path: Path, expected: str | None = None, size_max: int | None = None, advance: Advance = ignore) -> DiskImage:
+def check(
+    path: Path, expected: str | None = None, size_max: int | None = None, progress: Progress = unseen
+) -> DiskImage:
     """Read the whole image once, so that nothing is erased for one that is damaged, truncated or another's.
 
     expected: SHA-256 of the file or of its content. size_max: bytes there is room for; reading ends when the content
@@ -127,14 +139,14 @@ def check(path: Path, expected: str | None = None, size_max: int | None = None, 
     bmap = block_map.read(bmap_path) if bmap_path else None
     whole, size, head = hashlib.sha256(), 0, b""
     ranges = RangeCheck(bmap, bmap_path) if bmap else None
-    with opened(path) as stream:
+    with opened(path) as (stream, position):
         for chunk in chunks(stream):
             head = head or chunk[:HEAD]
             whole.update(chunk)
             if ranges:
                 ranges.feed(size, chunk)
             size += len(chunk)
-            advance(len(chunk))
+            progress("Checking", position(), path.stat().st_size)
             if size_max is not None and size > size_max:
                 raise DiskImageError(f"{path}: holds more than the {size_max} bytes that the target has room for")
     if bmap and bmap.image_size != size:
@@ -203,7 +215,8 @@ def _compare(path: Path, wanted: list[tuple[str, str]], content: str) -> None:
     for digest, source in wanted:
         if digest not in (content, packed):
             raise DiskImageError(
-                f"{path}: has the SHA-256 {packed}, {source} says {digest}: damaged, or another image; download it again"
+                f"{path}: has the SHA-256 {packed}, {source} says {digest}: "
+                "damaged, or another image; download it again"
             )
 
 

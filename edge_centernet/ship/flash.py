@@ -15,7 +15,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -101,10 +101,8 @@ def refuse(target: Target, image: Path, need: int | None = None, force_non_remov
     """Raise TargetError, with all reasons, unless `target` may be written to. need: bytes, where they are known."""
     if image.exists() and target.real.exists() and image.samefile(target.real):
         raise TargetError(f"{target.path}: is the image itself")
-    if target.disk:
-        reasons = refusals(target.disk, need, force_non_removable)
-    else:
-        reasons = _file_refusals(target, need)
+    disk = target.disk
+    reasons = refusals(disk, need, force_non_removable) if disk else _file_refusals(target, need)
     if reasons:
         raise TargetError(f"{target.path}: {'; it '.join(reasons)}")
 
@@ -144,18 +142,23 @@ def write(
     with _open_for_writing(target) as descriptor:
         _look_again(target, descriptor, image, force_non_removable)
         medium = _Medium(target, descriptor)
-        medium.blank(image.size)
-        first, blocks = _write_rest(medium, image, progress)
-        medium.compare(blocks, "Reading back", progress)
-        start = [Block(at, len(data), medium.put(at, data)) for at, data in first]
-        medium.flush()
         try:
-            medium.compare(start, "First MiB", progress)
-        except BaseException:
-            medium.blank_start()
-            raise
+            medium.blank(image.size)
+            first, blocks = _write_rest(medium, image, progress)
+            medium.compare(blocks, progress)
+            start = _write_first(medium, first)
+        except KeyboardInterrupt:
+            raise Interrupted(f"{target.path}: interrupted: {medium.state}") from None
+        except DiskImageError as error:
+            raise DiskImageError(f"{error}; {target.path}: {medium.state}") from error
         medium.reread_table()
     return start + blocks
+
+
+class Interrupted(TargetError):
+    """Ctrl-C while writing: says in which state the target is; the exit code is that of an interruption."""
+
+    exit_code = 130
 
 
 def verify(image: DiskImage, target: Target, progress: Progress = unseen) -> int:
@@ -166,9 +169,15 @@ def verify(image: DiskImage, target: Target, progress: Progress = unseen) -> int
     descriptor = os.open(target.real, os.O_RDONLY | os.O_CLOEXEC)
     try:
         medium = _Medium(target, descriptor)
+        medium.forget()
         done = 0
         for start, data in _pieces(image):
-            medium.compare([Block(start, len(data), hashlib.sha256(data).digest())])
+            found = medium.get(start, len(data))
+            if found != data:
+                place = next(
+                    (i for i, pair in enumerate(zip(data, found, strict=False)) if pair[0] != pair[1]), len(found)
+                )
+                raise TargetError(f"{target.path}: differs from {image.path} first at byte {start + place}")
             done += len(data)
             progress("Comparing", done, image.to_write)
         return done
@@ -179,7 +188,7 @@ def verify(image: DiskImage, target: Target, progress: Progress = unseen) -> int
 def _pieces(image: DiskImage) -> Iterator[tuple[int, bytes]]:
     """(start, bytes) of all that must be on the target, CHUNK at most. The image must still be what was checked."""
     whole, position = hashlib.sha256(), 0
-    with diskimage.opened(image.path) as stream:
+    with diskimage.opened(image.path) as (stream, _):
         for chunk in diskimage.chunks(stream):
             whole.update(chunk)
             wanted = image.bmap.pieces(position, len(chunk)) if image.bmap else [(position, len(chunk))]
@@ -209,6 +218,18 @@ def _write_rest(medium: _Medium, image: DiskImage, progress: Progress) -> tuple[
         progress("Writing", done, image.to_write)
     medium.flush()
     return first, blocks
+
+
+def _write_first(medium: _Medium, first: list[tuple[int, bytes]]) -> list[Block]:
+    """Write the first MiB and read it back; zero it again if that does not work out."""
+    try:
+        blocks = [Block(at, len(data), medium.put(at, data)) for at, data in first]
+        medium.flush()
+        medium.compare(blocks)
+    except BaseException:
+        medium.blank_start()
+        raise
+    return blocks
 
 
 @contextmanager
@@ -293,30 +314,27 @@ class _Medium:
         with self._failures("writing to it failed"):
             os.fsync(self._descriptor)
 
-    def compare(self, blocks: list[Block], title: str = "", progress: Progress = unseen) -> None:
+    def compare(self, blocks: list[Block], progress: Progress = unseen) -> None:
         """Read the blocks from the medium, not from memory, and compare. Raises TargetError."""
-        self._forget()
+        self.forget()
         done, total = 0, sum(block.size for block in blocks)
         for block in blocks:
-            data = self._get(block.start, block.size)
-            if hashlib.sha256(data).digest() != block.digest:
+            if hashlib.sha256(self.get(block.start, block.size)).digest() != block.digest:
                 raise TargetError(
-                    f"{self._target.path}: holds other bytes than the image between {block.start} and "
-                    f"{block.start + block.size}: {'a bad card or reader; ' * (not self._whole)}{self._state()}"
+                    f"{self._target.path}: gave back other bytes than were written, between {block.start} and "
+                    f"{block.start + block.size}: a bad card or reader; {self.state}"
                 )
             done += block.size
-            progress(title, done, total)
+            progress("Reading back", done, total)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Drop what the kernel remembers of it."""
         if self._target.disk:
-            try:
+            with suppress(PermissionError):  # needs root, which who only compares may not be; there is O_DIRECT as well
                 fcntl.ioctl(self._descriptor, _BLKFLSBUF, 0)
-            except PermissionError:  # needs root, which who only compares may not be; O_DIRECT reads the medium as well
-                pass
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def _get(self, start: int, size: int) -> memoryview:
+    def get(self, start: int, size: int) -> memoryview:
         """Read from the medium, past the page cache where the file system can do that."""
         view, done = memoryview(self._buffer)[:size], 0
         with self._failures("reading it back failed"), self._direct():
@@ -339,10 +357,8 @@ class _Medium:
     @contextmanager
     def _direct(self) -> Iterator[None]:
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
-        try:
+        with suppress(OSError):  # tmpfs and others cannot; their page cache is all there is, or has just been dropped
             fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
-        except OSError:  # tmpfs and others without; their page cache is all there is, or has just been dropped
-            pass
         try:
             yield
         finally:
@@ -351,20 +367,17 @@ class _Medium:
     def reread_table(self) -> None:
         """Let the kernel see the new partitions. Not all disks have any; then there is nothing to do."""
         if self._target.disk:
-            try:
+            with suppress(OSError):
                 fcntl.ioctl(self._descriptor, _BLKRRPART, 0)
-            except OSError:
-                pass
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise TargetError(f"{self._target.path}: {what} ({error.strerror}): {self._state()}") from error
+            raise TargetError(f"{self._target.path}: {what} ({error.strerror}): {self.state}") from error
 
-    def _state(self) -> str:
-        return "nothing was changed" if self._whole else NOT_BOOTABLE
-
-
-NOT_BOOTABLE = "its first MiB is empty, it will not boot; flash it again"
+    @property
+    def state(self) -> str:
+        """What the target is good for after a failure."""
+        return "nothing was changed" if self._whole else "its first MiB is empty, it will not boot; flash it again"

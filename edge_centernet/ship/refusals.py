@@ -26,7 +26,8 @@ def refusals(disk: Disk, need: int | None = None, force_non_removable: bool = Fa
 
     need: bytes that the image holds, None while that is unknown.
     """
-    return [*_kind(disk), *_used(disk), *_state(disk, need), *_removable(disk, force_non_removable)]
+    reasons = [*_kind(disk), *_used(disk), *_state(disk, need)]
+    return reasons or _removable(disk, force_non_removable)  # its advice to force is for nothing else
 
 
 def _kind(disk: Disk) -> list[str]:
@@ -45,7 +46,7 @@ def _kind(disk: Disk) -> list[str]:
 
 def _used(disk: Disk) -> list[str]:
     """Who has it. The computer's own disk is said to be that first."""
-    system = [use for use in disk.uses if use.kind == "root" or use.kind == "mount" and _is_system(use.what)]
+    system = [use for use in disk.uses if use.kind == "root" or (use.kind == "mount" and _is_system(use.what))]
     reasons = []
     if system:
         reasons.append(f"is the disk this computer runs from: it holds {_named(system)}")
@@ -86,7 +87,7 @@ def _state(disk: Disk, need: int | None) -> list[str]:
 
 def _removable(disk: Disk, force: bool) -> list[str]:
     """Card readers and USB disks; a loop device is a file, which its owner can make again."""
-    if force or disk.partition_of or disk.removable or disk.bus in ("usb", "sd", "loop"):
+    if force or disk.removable or disk.bus in ("usb", "sd", "loop"):
         return []
     what = "is memory soldered in (eMMC)" if disk.bus == "emmc" else "is not removable"
     return [f"{what}; --force-non-removable if it is the right one all the same"]
