@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -85,14 +86,20 @@ class ONNXRuntime:
         folder = providers.engine_folder(self._path)
         if folder.is_dir():
             try:
-                return self._session_of(chosen)
+                return self._warm(self._session_of(chosen))
             except Exception:  # an engine that cannot be loaded any more
                 shutil.rmtree(folder, ignore_errors=True)
         names = [provider.name for provider in chosen]
         with providers.building(folder) as scratch:
-            session = self._session_of(providers.plan(names, file, scratch, names))
+            session = self._warm(self._session_of(providers.plan(names, file, scratch, names)))
             if TENSORRT in session.get_providers() and not providers.holds_engine(scratch):
                 raise RuntimeError("it took no part of the network")
+        return session
+
+    def _warm(self, session: Any) -> Any:
+        """The session after one picture: what is built or loaded only then is there; the first frame is not late."""
+        spec = self.manifest.input
+        session.run(None, {spec.name: np.zeros(spec.shape, spec.dtype)})
         return session
 
     def _session_of(self, chosen: list[Provider]) -> Any:

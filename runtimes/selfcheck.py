@@ -28,7 +28,7 @@ from edge_centernet.files import write_atomic
 from edge_centernet.runtimes import ENGINES, open_runtime, providers
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
-BUILDING = 1800.0  # seconds more where a TensorRT engine is built, which takes some minutes
+BUILDING = 1500.0  # seconds more where a TensorRT engine is built, which takes some minutes
 WRONG = 3  # exit status of a process whose engine answered wrongly or not at all; its last line says how
 
 _log = logging.getLogger(__name__)

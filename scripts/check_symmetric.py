@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,19 @@ def measure(path: Path, data: Path, threads: int) -> dict[str, Any]:
     runtime = open_runtime(path, threads=threads)
     dataset, classes = read_dataset(data), runtime.manifest.model.classes
     detector = Detector(runtime, threshold=THRESHOLD, max_detections=MAX_DETECTIONS)
-    result = evaluate_dataset(detector.detect, dataset, classes, model=runtime.manifest.model)
+    with click.progressbar(dataset.samples, label=path.name, file=sys.stderr) as samples:
+        result = evaluate_dataset(detector.detect, dataset, classes, lambda _: samples)
     runtime.close()
-    click.echo(f"{path.name}: AP {result['AP']:.4f}, AP50 {result['AP50']:.4f}, {result['images']} images")
+    click.echo(f"{path.name}: AP {result['AP']:.4f}, AP50 {result['AP50']:.4f}, {len(dataset.samples)} images")
     per_class = {name: {key: value[key] for key in ("AP", "AP50")} for name, value in result["per_class"].items()}
     numbers = {key: result[key] for key in KEYS}
-    return {"file": path.name, "sha256": sha256(path), "images": result["images"], **numbers, "per_class": per_class}
+    return {
+        "file": path.name,
+        "sha256": sha256(path),
+        "images": len(dataset.samples),
+        **numbers,
+        "per_class": per_class,
+    }
 
 
 @click.command()

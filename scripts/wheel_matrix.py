@@ -101,7 +101,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "# Wheels on PyPI for the boards' systems",
         "",
         "Written by `scripts/wheel_matrix.py`; the record, with file names, is `wheels.json`. Each cell: the newest",
-        "release that pip takes there, and the oldest glibc its wheel runs with. edge-centernet itself needs Python 3.10.",
+        "release that pip takes there, and the oldest glibc its wheel runs with. edge-centernet needs Python 3.10.",
         "",
         f"| system | machine | Python | glibc | {' | '.join(PACKAGES)} |",
         f"|{'---|' * (4 + len(PACKAGES))}",
