@@ -72,13 +72,14 @@ if [ ! -e "$work/initrd.img" ]; then
     rm -rf "$stage"
     mkdir -p "$stage/bin" "$stage/dev" "$stage/proc" "$stage/sys" "$stage/root" "$stage/lib/modules/$release"
     cp "$work/busybox/bin/busybox" "$stage/bin/busybox"
+    ln -s bin "$stage/sbin" # where the kernel looks for modprobe
     cp "$root/usr/lib/modules/$release"/modules.order "$root/usr/lib/modules/$release"/modules.builtin* "$stage/lib/modules/$release/"
     (
         cd "$root/usr/lib/modules/$release"
         # A module's line in modules.dep names all it needs.
         for wanted in kernel/drivers/virtio kernel/drivers/block/virtio_blk kernel/fs/ext4 kernel/drivers/mmc kernel/drivers/regulator/fixed \
             kernel/drivers/regulator/gpio kernel/drivers/gpio/gpio-raspberrypi kernel/drivers/firmware/raspberrypi kernel/drivers/clk/bcm kernel/drivers/dma/bcm2835 \
-            kernel/drivers/mailbox/bcm2835 kernel/drivers/pinctrl/bcm kernel/drivers/usb/storage kernel/lib/libcrc32c kernel/crypto/crc32c \
+            kernel/drivers/mailbox/bcm2835 kernel/drivers/pinctrl/bcm kernel/lib/libcrc32c kernel/crypto/crc32c \
             kernel/arch/arm64/crypto/crc; do
             grep "^$wanted" modules.dep || true
         done | tr -d ':' | tr ' ' '\n' | sort -u >"$work/initrd-modules"
@@ -99,7 +100,7 @@ root=LABEL=rootfs
 for word in $(cat /proc/cmdline); do
     case $word in root=*) root=${word#root=} ;; esac
 done
-modprobe -a ext4 virtio_pci virtio_mmio virtio_blk mmc_block 2>/dev/null
+modprobe -a crc32c_generic ext4 virtio_pci virtio_mmio virtio_blk mmc_block 2>/dev/null
 tries=0
 while :; do
     # Drivers of what is there; new devices appear while others are being set up.

@@ -1,0 +1,454 @@
+#!/usr/bin/env python3
+"""Break a deploy in more than twenty ways, each on a machine with a real systemd and sshd; the old release must run on.
+
+    python scripts/devices/deploy_failures.py [--only NAME]... [--json OUT]        as root; some ten minutes
+
+Each time a board runs a release whose camera delivers pictures, something goes wrong with a new one, and it is looked at
+what runs then: the release, its service, its results. Power cuts end every process of the board at once, then it boots.
+The record is docs/benchmarks/devices/deploy-failures.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_centernet.ship import agent
+from edge_centernet.ship.bundle import Contents, _write_tar, make_bundle
+from edge_centernet.ship.signing import signers_line
+from edge_centernet.ship.targets import find_target
+from edge_centernet.ship.wheel import PACKAGE
+
+CONTAINER = Path(__file__).with_name("container.sh")
+CACHE = Path(os.environ.get("EDGE_CENTERNET_DEVICES", "~/.cache/edge-centernet/devices")).expanduser()
+BOARD = "failures"
+DISK = "1200M"
+WATCH_S = 6
+UNIT = "edge-centernet@camera.service"
+CAMERA = """\
+import http.server
+PICTURE = open("/srv/photo.jpg", "rb").read()
+class Camera(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        import time
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=x")
+        self.end_headers()
+        while True:
+            self.wfile.write(b"--x\\r\\nContent-Type: image/jpeg\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(PICTURE))
+            self.wfile.write(PICTURE + b"\\r\\n")
+            time.sleep(0.1)
+http.server.ThreadingHTTPServer(("127.0.0.1", 8090), Camera).serve_forever()
+"""
+CAMERA_UNIT = """\
+[Service]
+ExecStart=/usr/bin/python3 /srv/camera.py
+Restart=always
+[Install]
+WantedBy=multi-user.target
+"""
+CONFIG = """\
+camera = "http://127.0.0.1:8090/cam.mjpg"
+wait = true
+format = "none"
+"""
+
+
+class Board:
+    """The machine, and what is asked of it."""
+
+    def container(self, *words: str) -> str:
+        """Run container.sh; its output."""
+        done = subprocess.run(["sh", str(CONTAINER), *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"container.sh {' '.join(words)}: {done.stderr.strip() or done.returncode}")
+        return done.stdout
+
+    def shell(self, command: str) -> str:
+        """Run a command as root on the machine; its output, whatever its exit status."""
+        return self.container("exec", BOARD, "sh", "-c", f"{command}; true")
+
+    @property
+    def root(self) -> Path:
+        """Its files as seen from here."""
+        return CACHE / "containers" / BOARD / "root"
+
+    def state(self) -> dict[str, Any]:
+        """Which release is current, whether its service delivers, whether an update is on trial."""
+        text = self.shell(
+            f"readlink /opt/edge-centernet/current; systemctl show {UNIT} -p ActiveState,StatusText,NRestarts"
+        )
+        lines = text.splitlines()
+        found = dict(line.split("=", 1) for line in lines if "=" in line)
+        runs = self.shell(f"readlink /proc/$(systemctl show {UNIT} -p MainPID --value)/exe").strip()
+        return {
+            "current": next((line.partition("releases/")[2] for line in lines if line.startswith("releases/")), ""),
+            "active": found.get("ActiveState", ""),
+            "status": found.get("StatusText", ""),
+            "runs": bool(runs),
+            "pending": "yes" in self.shell("test -e /opt/edge-centernet/pending.json && echo yes"),
+        }
+
+    def delivering(self, release: str, seconds: float = 60.0) -> bool:
+        """Whether that release runs and gives results, now or soon."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            state = self.state()
+            rate = re.match(r"(\d+\.\d) fps", state["status"])
+            if state["current"] == release and state["active"] == "active" and rate and float(rate[1]) > 0:
+                return not state["pending"]
+            time.sleep(0.5)
+        return False
+
+    def power_cut(self) -> None:
+        """Every process ends at once; then the board gets power again."""
+        self.container("kill", BOARD)
+        self.container("up", BOARD)
+
+
+@dataclass
+class Attempt:
+    """One deploy from here, run as a user runs it."""
+
+    command: list[str]
+    lines: list[str] = field(default_factory=list)
+    code: int = 0
+
+    def run(self, at: str = "", act: Callable[[], None] = lambda: None, kill: bool = False) -> None:
+        """Run to the end, or until a line holds `at`: then act, and end this computer's side if asked."""
+        process = subprocess.Popen(
+            self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        assert process.stdout
+        rest = b""
+        while block := os.read(process.stdout.fileno(), 4096):
+            rest += block
+            *whole, rest = re.split(rb"[\r\n]+", rest)
+            self.lines += [line.decode() for line in whole if line.strip()]
+            if at and at in "\n".join([*self.lines, rest.decode(errors="replace")]):
+                at = ""
+                act()
+                if kill:
+                    os.killpg(process.pid, signal.SIGKILL)
+        self.lines += [rest.decode()] if rest.strip() else []
+        self.code = process.wait()
+
+    @property
+    def told(self) -> str:
+        """Its last word."""
+        return next((line for line in reversed(self.lines) if line.strip()), "")
+
+
+class Bench:
+    """The board, the bundles that are deployed to it, and one failure after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.board = Board()
+        self.key = folder / "key"
+        self.other_key = folder / "other"
+        for key in (self.key, self.other_key):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+        target = find_target("x86", engine="ai-edge-litert")
+        config = folder / "camera.toml"
+        config.write_text(CONFIG)
+        self.old = make_bundle(target, Contents("centernet-nano-256", camera=config), self.key, folder / "old")
+        self.new = make_bundle(target, Contents("centernet-mbv2-320", camera=config), self.key, folder / "new")
+        self.files = read_tar(self.new)
+        (folder / "signers").write_text(signers_line(self.key))
+        self.release = ""
+
+    def command(self, bundle: Path) -> list[str]:
+        """`edge-centernet deploy`, as a user would."""
+        options = ["--ssh", f"-F {CACHE}/containers/ssh/config", "--watch", str(WATCH_S), "--key", str(self.key)]
+        words = [sys.executable, "-m", "edge_centernet", "deploy", BOARD, "--bundle", str(bundle)]
+        return [*words, *options, "--signers", str(self.folder / "signers")]
+
+    def deploy(self, bundle: Path, at: str = "", act: Callable[[], None] = lambda: None, kill: bool = False) -> Attempt:
+        """Try to; see Attempt.run."""
+        attempt = Attempt(self.command(bundle))
+        attempt.run(at, act, kill)
+        return attempt
+
+    def begin(self) -> None:
+        """A board with the old release and a camera."""
+        self.board.container("down", BOARD)
+        self.board.container("up", BOARD, "--disk", DISK)
+        root = self.board.root
+        (root / "srv/camera.py").write_text(CAMERA)
+        (root / "srv/photo.jpg").write_bytes((PACKAGE / "assets/sample.jpg").read_bytes())
+        (root / "etc/systemd/system/camera.service").write_text(CAMERA_UNIT)
+        self.board.shell("systemctl daemon-reload; systemctl enable --now camera.service")
+        attempt = self.deploy(self.old)
+        self.release = self.board.state()["current"]
+        if attempt.code or not self.board.delivering(self.release):
+            raise SystemExit("the board does not run the old release: " + "\n".join(attempt.lines))
+
+    def changed(self, name: str, key: Path | None = None, **files: bytes) -> Path:
+        """The new bundle with other files in it, signed again; names with __ for /."""
+        path = self.folder / f"{name}.tar"
+        content = {**self.files, **{file.replace("__", "/"): data for file, data in files.items()}}
+        _write_tar(path, content, key or self.key)
+        return path
+
+    def unit(self, name: str, command: str, more: str = "") -> Path:
+        """The new bundle with a service that runs another command."""
+        text = self.files[agent.UNIT].decode()
+        text = re.sub(r"ExecStart=.*", f"ExecStart={command}\n{more}", text)
+        return self.changed(name, **{agent.UNIT: text.encode()})
+
+
+def read_tar(path: Path) -> dict[str, bytes]:
+    """Name -> content, without hashes and signature."""
+    with tarfile.open(path) as archive:
+        found = {m.name: archive.extractfile(m).read() for m in archive.getmembers()}  # type: ignore[union-attr]
+    return {name: data for name, data in found.items() if name not in (agent.SUMS, agent.SIGNATURE)}
+
+
+def flipped(path: Path, out: Path, name: str) -> Path:
+    """The bundle with one bit of that file changed, hashes and signature as they were."""
+    with tarfile.open(path) as archive:
+        member = archive.getmember(name)
+    data = bytearray(path.read_bytes())
+    data[member.offset_data + member.size // 2] ^= 1
+    out.write_bytes(data)
+    return out
+
+
+def with_extra(path: Path, out: Path) -> Path:
+    """The bundle with a file more that would be written elsewhere."""
+    data = path.read_bytes()
+    out.write_bytes(data)
+    with tarfile.open(out, "a") as archive:
+        entry = tarfile.TarInfo("../../../etc/cron.d/x")
+        entry.size = 1
+        archive.addfile(entry, io.BytesIO(b"x"))
+    return out
+
+
+Case = Callable[[Bench], Attempt]
+
+
+def cases() -> dict[str, tuple[str, Case]]:
+    """Name -> (what must be told, how it goes wrong)."""
+    notify = (
+        "/usr/bin/python3 -c \"import os,socket,time; s=socket.socket(1,2); s.connect(os.environ['NOTIFY_SOCKET']); "
+    )
+    found: dict[str, tuple[str, Case]] = {
+        "signed by somebody else": (
+            "signature",
+            lambda b: b.deploy(b.changed("stranger", b.other_key)),
+        ),
+        "a bit of a wheel flipped": (
+            "SHA-256",
+            lambda b: b.deploy(flipped(b.new, b.folder / "flipped.tar", next(n for n in b.files if "numpy" in n))),
+        ),
+        "a bit of the list of hashes flipped": (
+            "signature",
+            lambda b: b.deploy(flipped(b.new, b.folder / "sums.tar", agent.SUMS)),
+        ),
+        "bundle cut short": ("", lambda b: b.deploy(_short(b))),
+        "a file that nobody signed": (
+            "not in the signed list",
+            lambda b: b.deploy(with_extra(b.new, b.folder / "x.tar")),
+        ),
+        "for another processor": ("this board is x86_64", lambda b: b.deploy(_for(b, machine="aarch64"))),
+        "for another Python": ("for Python 3.13", lambda b: b.deploy(_for(b, python="3.13"))),
+        "for a newer glibc": ("need glibc", lambda b: b.deploy(_for(b, glibc=[2, 99]))),
+        "damaged model": ("check:", lambda b: b.deploy(_damaged_model(b))),
+        "model that crashes its engine": ("check:", lambda b: b.deploy(_crashing_model(b))),
+        "model that finds something else": ("check: expected cat", lambda b: b.deploy(_other_model(b))),
+        "service with an option it does not know": (
+            "ended",
+            lambda b: b.deploy(
+                b.unit("option", "/opt/edge-centernet/current/venv/bin/edge-centernet detect --nonsense")
+            ),
+        ),
+        "service that dies after three seconds": (
+            "ended",
+            lambda b: b.deploy(b.unit("dies", notify + "s.send(b'READY=1'); time.sleep(3); raise SystemExit(7)\"")),
+        ),
+        "service that never gets ready": (
+            "ended",
+            lambda b: b.deploy(b.unit("hangs", "/bin/sleep 1000", "TimeoutStartSec=5")),
+        ),
+        "service without results": (
+            "gives no results",
+            lambda b: b.deploy(
+                b.unit(
+                    "blind", notify + "s.send(b'READY=1\\\\nSTATUS=camera lost'); time.sleep(1000)\"", "WatchdogSec=0"
+                )
+            ),
+        ),
+        "service killed for silence by the watchdog": (
+            "ended",
+            lambda b: b.deploy(b.unit("silent", notify + "s.send(b'READY=1'); time.sleep(1000)\"", "WatchdogSec=2")),
+        ),
+        "disk full before the upload": ("disk", lambda b: _filled(b, at="")),
+        "disk full during the upload": ("", lambda b: _filled(b, at="Upload  [#####")),
+        "disk full while packages are installed": ("", lambda b: _filled(b, at="packages:")),
+    }
+    for step in ("Upload  [####", "verify:", "unpack:", "packages:", "check:", "switch:", "watch:"):
+        name = step.split()[0].strip(":").lower()
+        found[f"connection cut at {name}"] = ("", lambda b, at=step: b.deploy(b.new, at, kill=True))  # type: ignore[misc]
+    for step in ("Upload  [####", "packages:", "check:", "switch:", "watch:"):
+        name = step.split()[0].strip(":").lower()
+        found[f"power cut at {name}"] = (
+            "",
+            lambda b, at=step: b.deploy(b.new, at, lambda: b.board.power_cut()),  # type: ignore[misc]
+        )
+    found["installer killed at watch, timer fires"] = ("", lambda b: b.deploy(b.new, "watch:", lambda: _kill_agent(b)))
+    found["network silent at watch"] = ("", _silent)
+    return found
+
+
+def _short(b: Bench) -> Path:
+    path = b.folder / "short.tar"
+    path.write_bytes(b.new.read_bytes()[: b.new.stat().st_size // 2 // 512 * 512])
+    return path
+
+
+def _for(b: Bench, **changes: Any) -> Path:
+    manifest = {**json.loads(b.files[agent.MANIFEST]), **changes}
+    return b.changed("other-" + next(iter(changes)), **{agent.MANIFEST: json.dumps(manifest).encode()})
+
+
+def _damaged_model(b: Bench) -> Path:
+    name = next(file for file in b.files if file.startswith("model/"))
+    data = bytearray(b.files[name])
+    data[len(data) // 2] ^= 1
+    return b.changed("damaged", **{name: bytes(data)})
+
+
+def _crashing_model(b: Bench) -> Path:
+    """An engine that dies with SIGSEGV, as ai-edge-litert does on a processor that it was not built for."""
+    wheel = next(file for file in b.files if "edge_centernet-" in file)
+    import zipfile
+
+    source, target = io.BytesIO(b.files[wheel]), io.BytesIO()
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            data = old.read(entry)
+            if entry.filename == "edge_centernet/runtimes/tflite.py":
+                call = b"        check_input(self.manifest.input, x)\n"
+                assert call in data
+                data = data.replace(call, call + b"        __import__('ctypes').string_at(0)\n")
+            if not entry.filename.endswith("RECORD"):
+                new.writestr(entry.filename, data)
+        names = "".join(f"{entry.filename},,\n" for entry in old.infolist())
+        new.writestr(next(e.filename for e in old.infolist() if e.filename.endswith("RECORD")), names)
+    import hashlib
+
+    digest = hashlib.sha256(target.getvalue()).hexdigest()
+    text = b.files["requirements.txt"].decode()
+    text = re.sub(r"(edge-centernet==\S+ --hash=sha256:)\w+", rf"\g<1>{digest}", text)
+    return b.changed("crashing", **{wheel: target.getvalue(), "requirements.txt": text.encode()})
+
+
+def _other_model(b: Bench) -> Path:
+    """The old model, which does not find what is expected of the new one."""
+    expected = json.loads(b.files["check/expected.json"])
+    for item in expected["detections"]:
+        item["box"] = [x + 40 for x in item["box"]]
+    return b.changed("other", **{"check/expected.json": json.dumps(expected).encode()})
+
+
+def _filled(b: Bench, at: str) -> Attempt:
+    """Something fills the disk, to the last byte."""
+
+    def fill() -> None:
+        b.board.shell(
+            "dd if=/dev/zero of=/opt/filler bs=1M 2>/dev/null; dd if=/dev/zero of=/opt/filler2 bs=1 2>/dev/null"
+        )
+
+    if not at:
+        fill()
+    attempt = b.deploy(b.new, at, fill if at else lambda: None)
+    b.board.shell("rm -f /opt/filler /opt/filler2")
+    return attempt
+
+
+def _kill_agent(b: Bench) -> None:
+    """SIGKILL to the installer on the board, then what systemd would do when its timer is over, at once."""
+    b.board.shell("pkill -9 -f deploy-agent.py; sleep 1; systemctl start edge-centernet-revert.service")
+
+
+def _silent(b: Bench) -> Attempt:
+    """Packets vanish without a word; the board waits half a minute for the word of this computer, then goes back."""
+    address = b.board.shell("hostname -I").split()[0]
+    rule = ["INPUT", "-s", address, "-j", "DROP"]
+
+    def drop() -> None:
+        subprocess.run(["iptables", "-I", *rule], check=True)
+
+    try:
+        attempt = b.deploy(b.new, "watch:", drop)
+        time.sleep(agent.KEEP_S)
+    finally:
+        subprocess.run(["iptables", "-D", *rule], check=False)
+    return attempt
+
+
+def run_case(bench: Bench, name: str, expected: str, case: Case) -> dict[str, Any]:
+    """Let it go wrong; what was told, and what runs then."""
+    started = time.monotonic()
+    attempt = case(bench)
+    runs = bench.board.delivering(bench.release)
+    told = expected in "\n".join(attempt.lines)
+    record = {
+        "failure": name,
+        "exit_code": attempt.code,
+        "told": re.sub(r"/tmp/\S+/", "", attempt.told),
+        "told_as_expected": told,
+        "old_release_runs": runs,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    print(
+        f"{'ok  ' if runs and told and attempt.code else 'FAIL'} {name}: {record['told']} ({record['seconds']} s)",
+        flush=True,
+    )
+    if not (runs and told):
+        print("     ", bench.board.state(), *attempt.lines[-12:], sep="\n      ", flush=True)
+        bench.begin()
+    return record
+
+
+def main() -> int:
+    """Exit status 0 if the old release ran after every failure, and a good deploy after all of them goes through."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", default=[], help="part of a failure's name")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    chosen = {n: c for n, c in cases().items() if not options.only or any(part in n for part in options.only)}
+    with tempfile.TemporaryDirectory() as temporary:
+        bench = Bench(Path(temporary))
+        bench.begin()
+        records = [run_case(bench, name, *case) for name, case in chosen.items()]
+        last = bench.deploy(bench.new)
+        release = bench.board.state()["current"]
+        good = last.code == 0 and release != bench.release and bench.board.delivering(release)
+        print(f"{'ok  ' if good else 'FAIL'} after all of them a good deploy: {last.told}")
+        bench.board.container("down", BOARD)
+    passed = sum(r["old_release_runs"] and r["told_as_expected"] and r["exit_code"] != 0 for r in records)
+    print(f"{passed} of {len(records)} failures left the old release running")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps({"failures": records, "deploy_afterwards": good}, indent=1) + "\n")
+    return 0 if good and passed == len(records) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""What a model computes on this machine, as JSON: run by the Python of an installed release, here and on a board.
+
+    probe.py MODEL.tflite PHOTO.jpg [TIMED]
+
+Prints the machine, the engine, the golden check's verdict, a hash of each step of the way (decoded photo, network input,
+the three heads), the detections, and the time of TIMED frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import statistics
+import sys
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+import edge_centernet
+from edge_centernet import decoder
+from edge_centernet.detector import Detector
+from edge_centernet.image import prepare, read_image
+from edge_centernet.runtimes import open_runtime
+from edge_centernet.runtimes.selfcheck import unfit, version
+
+
+def digest(array: np.ndarray) -> str:
+    """Of the values, row by row."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+def main() -> None:
+    """Probe and print."""
+    model, photo, timed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 5
+    image = read_image(photo)
+    with closing(open_runtime(model)) as runtime:
+        detector = Detector(runtime)
+        classes = runtime.manifest.model.classes
+        x, _ = prepare(image, runtime.manifest)
+        heads = runtime.run(x)
+        steps = {"photo": digest(image), "input": digest(x), **{k: digest(v) for k, v in heads._asdict().items()}}
+        found, _ = detector.detect(image)
+        times = [detector.detect(image)[1] for _ in range(timed)]
+    record = {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "edge_centernet": edge_centernet.__version__,
+        "engine": version("tflite"),
+        "packages": {name: metadata.version(name) for name in ("numpy", "opencv-python-headless")},
+        "decoder": decoder.BACKEND,
+        "golden_check": unfit(model, "tflite") or "passed",
+        "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "steps": steps,
+        "detections": [
+            {"class": classes[int(c)], "score": float(s), "box": [float(v) for v in box]}
+            for box, s, c in zip(found.xyxy, found.score, found.class_id, strict=True)
+        ],
+        "frames_timed": timed,
+        "median_ms": {step: round(statistics.median(t[step] for t in times), 2) for step in times[0]},
+    }
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
