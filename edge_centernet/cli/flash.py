@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import click
 
 from edge_centernet.errors import ConfigError
 from edge_centernet.progress import Progress
-from edge_centernet.ship import diskimage, flash
+from edge_centernet.ship import diskimage, flash, jetson_flash
 from edge_centernet.ship.diskimage import DiskImage
 from edge_centernet.ship.flash import Target
 
@@ -27,6 +28,15 @@ from edge_centernet.ship.flash import Target
 @click.option("--force-non-removable", is_flag=True, help="Accept a disk that is built in, but never the system's own.")
 @click.option("--expect-sha256", metavar="SUM", help="SHA-256 of the image, as downloaded or unpacked.")
 @click.option("--verify-only", is_flag=True, help="Write nothing: compare the target with the image.")
+@click.option("--jetson", is_flag=True, help="IMAGE is NVIDIA's Linux_for_Tegra folder, TARGET a board configuration.")
+@click.option(
+    "--storage",
+    type=click.Choice(list(jetson_flash.STORAGES)),
+    default="nvme",
+    show_default=True,
+    help="--jetson: where its root file system goes.",
+)
+@click.option("--execute", is_flag=True, help="--jetson: run NVIDIA's command; without it, it is only shown.")
 def command(
     image: Path,
     target: Path,
@@ -36,6 +46,9 @@ def command(
     force_non_removable: bool,
     expect_sha256: str | None,
     verify_only: bool,
+    jetson: bool,
+    storage: str,
+    execute: bool,
 ) -> None:
     """Write IMAGE (.img, .img.xz, .img.gz, .img.zst) to TARGET, a whole removable disk or a file, and read it back.
 
@@ -43,10 +56,48 @@ def command(
     first and compared with its checksums (IMAGE.sha256, IMAGE.bmap, --expect-sha256, where there are any). The first
     MiB is written last, after everything else was read back: what is interrupted does not boot.
 
+    A Jetson is flashed by NVIDIA's own tools over USB: --jetson checks their folder and the board in recovery mode,
+    and shows the command, or runs it with --execute.
+
     Example: edge-centernet flash edge-centernet-pi4.img.xz /dev/sdb
+
+    Example: edge-centernet flash --jetson ~/Linux_for_Tegra jetson-orin-nano-devkit --storage nvme
     """
+    if jetson:
+        _jetson(image, str(target), storage, execute)
+    elif execute:
+        raise ConfigError("--execute: is for --jetson; an image is written when the target's name was typed")
+    else:
+        _flash(image, target, confirm, dry_run, force, force_non_removable, expect_sha256, verify_only)
+
+
+def _jetson(folder: Path, board: str, storage: str, execute: bool) -> None:
+    tree = jetson_flash.check_tree(folder, board)
+    module = jetson_flash.find_module(board)
+    parts = jetson_flash.command(tree, module, storage)
+    click.echo(f"{module.name} in recovery mode, L4T {'.'.join(map(str, tree.release))}; all on its {storage} is lost.")
+    click.echo(f"cd {shlex.quote(str(tree.folder))} && {shlex.join(parts)}")
+    if execute:
+        jetson_flash.execute(tree, parts)
+
+
+def _flash(
+    image: Path,
+    target: Path,
+    confirm: str | None,
+    dry_run: bool,
+    force: bool,
+    force_non_removable: bool,
+    expect_sha256: str | None,
+    verify_only: bool,
+) -> None:
+    """Check, show, ask, write."""
     place = flash.find_target(target, verify_only)
     if not verify_only:
+        if confirm not in (None, place.name):
+            raise ConfigError(
+                f"--confirm: expected {place.name}, the target's name, got {confirm}; nothing was written"
+            )
         flash.refuse(place, image, force_non_removable=force_non_removable)
     with _bars() as progress:
         checked = diskimage.check(image, expect_sha256, None if verify_only else place.room, progress)
@@ -95,11 +146,7 @@ def _target_lines(target: Target) -> list[str]:
 
 def _confirmed(target: Target, confirm: str | None, force: bool) -> bool:
     """By --confirm NAME, by --force for a file, by typing the name; a new file needs neither."""
-    if confirm is not None:
-        if confirm != target.name:
-            raise ConfigError(
-                f"--confirm: expected {target.name}, the target's name, got {confirm}; nothing was written"
-            )
+    if confirm is not None:  # compared with the name before anything else was done
         return True
     if target.disk is None and (force or not target.overwrites):
         return True

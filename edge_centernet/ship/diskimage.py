@@ -148,7 +148,7 @@ def check(
             size += len(chunk)
             progress("Checking", position(), path.stat().st_size)
             if size_max is not None and size > size_max:
-                raise DiskImageError(f"{path}: holds more than the {size_max} bytes that the target has room for")
+                raise DiskImageError(f"{path}: is too large: the target has room for {size_max} bytes")
     if bmap and bmap.image_size != size:
         raise DiskImageError(
             f"{bmap_path}: is the block map of another image: it says {bmap.image_size} bytes, {path.name} holds {size}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 from edge_centernet.ship.blockdevices import Disk, Use
 
@@ -52,9 +53,9 @@ def _used(disk: Disk) -> list[str]:
         reasons.append(f"is the disk this computer runs from: it holds {_named(system)}")
     mounts = [use for use in disk.uses if use.kind == "mount" and not _is_system(use.what)]
     if mounts:
-        reasons.append(f"is mounted: {_named(mounts)}; unmount it first (sudo umount {mounts[0].what})")
+        reasons.append(f"is mounted: {_named(mounts)}; unmount it first (sudo umount {shlex.quote(mounts[0].what)})")
     if swaps := [use for use in disk.uses if use.kind == "swap"]:
-        reasons.append(f"is swapped to: {_named(swaps)}; sudo swapoff {swaps[0].what} first")
+        reasons.append(f"is swapped to: {_named(swaps)}; sudo swapoff {shlex.quote(swaps[0].what)} first")
     if held := [use for use in disk.uses if use.kind == "held"]:
         reasons.append(f"is in use by another block device: {_named(held)}; release that first")
     if programs := [use for use in disk.uses if use.kind == "open"]:
