@@ -131,6 +131,8 @@ printf 'LABEL=rootfs / ext4 defaults,noatime 0 1\nLABEL=bootfs /boot/firmware vf
 mkdir -p "$root/boot/firmware" "$root/var/log/journal" "$root/etc/systemd/system/systemd-networkd-wait-online.service.d"
 # cloud-init takes its files from the first partition, as on Raspberry Pi OS.
 cat >"$root/etc/cloud/cloud.cfg.d/99_boot_partition.cfg" <<'CONFIG'
+# No locales are installed that could be set.
+locale: false
 datasource_list: [NoCloud, None]
 datasource:
   NoCloud:

@@ -14,11 +14,13 @@ fail() {
     exit 2
 }
 
+# Debian 12's packages with what these scripts run.
+tools="mmdebstrap qemu-system-arm qemu-utils qemu-user-static systemd-container mtools dosfstools e2fsprogs fdisk kmod cpio zstd openssh-client iproute2"
+
 # need TOOL... : stop with the apt-get line that helps where one of the tools is missing.
 need() {
     for tool in "$@"; do
-        command -v "$tool" >/dev/null || fail "expected the command $tool, found it missing; on Debian 12: apt-get install \
-mmdebstrap qemu-system-arm qemu-utils qemu-user-static systemd-container mtools dosfstools e2fsprogs fdisk kmod cpio zstd openssh-client iproute2"
+        command -v "$tool" >/dev/null || fail "expected the command $tool, found it missing; on Debian 12: apt-get install $tools"
     done
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A photo as one raw frame of a virtual camera: 640x480, BGR, the photo in the middle of a black picture.
+"""A photo as one raw frame of a virtual camera: 640x480, YUYV, the photo in the middle of a black picture.
 
 scripts/devices/photo_frame.py PHOTO OUT.raw
 """
@@ -27,7 +27,7 @@ def main() -> int:
     top, left = (HEIGHT - small.shape[0]) // 2, (WIDTH - small.shape[1]) // 2
     frame[top : top + small.shape[0], left : left + small.shape[1]] = small
     with open(target, "wb") as file:
-        file.write(frame.tobytes())
+        file.write(cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_YUYV).tobytes())
     return 0
 
 

@@ -1,0 +1,557 @@
+#!/usr/bin/env python3
+"""The stages of scripts/test_devices.sh: each proves one part of the way onto a board, on emulated boards.
+
+Each leaves a file in CACHE/stages when it is through, so that a run that was cut off goes on where it was. What was seen
+is written to docs/benchmarks/devices: without paths of this computer, with the commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from boot import CACHE, KEY, USER, Board, BoardError, public_key, seed
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+RECORDS = REPOSITORY / "docs/benchmarks/devices"
+RUN = CACHE / "run"
+STAGES = CACHE / "stages"
+PHOTO = REPOSITORY / "edge_centernet/assets/sample.jpg"
+MODELS = REPOSITORY / "edge_centernet/models"
+CLI = [sys.executable, "-m", "edge_centernet"]
+UNIT = "edge-centernet@camera.service"
+PYTHON_THERE = "/opt/edge-centernet/current/venv/bin/python"
+AGENT = "sudo python3 /opt/edge-centernet/agent.py"
+WATCH_S = 45  # an emulated processor needs 3 s a frame and tells its rate every 5
+DATA_SET = "centernet-mbv2-320"
+
+# The first camera's settings on the boards of these tests: what is shipped, but each frame's detections are told.
+CONFIG = """\
+camera = 0
+wait = true
+fourcc = "YUYV"     # OpenCV 5.0 hands over pixels in BGR, which vivid offers first, as a line of bytes
+format = "jsonl"
+"""
+
+
+class StageError(Exception):
+    """What was expected, what came."""
+
+
+def expect(condition: object, text: str) -> None:
+    """Raise StageError with this text unless the condition holds."""
+    if not condition:
+        raise StageError(text)
+
+
+def run(*command: str | Path, cwd: Path = REPOSITORY) -> str:
+    """Run, show and return its standard output; StageError where it fails."""
+    done = subprocess.run([str(word) for word in command], cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise StageError(f"`{' '.join(map(str, command))}` ended with {done.returncode}")
+    return done.stdout
+
+
+def record(name: str, content: dict[str, Any]) -> None:
+    """Keep what was seen, with the commit that it was seen with."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    commit = run("git", "rev-parse", "--short=12", "HEAD").strip()
+    (RECORDS / f"{name}.json").write_text(json.dumps({"commit": commit, **content}, indent=1) + "\n")
+
+
+def keep_text(name: str, text: str) -> None:
+    """Keep a log: no colours, no cursor movements, no trailing blanks."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|[\r\x00\x0f]", "", text)
+    (RECORDS / name).write_text("\n".join(line.rstrip() for line in plain.splitlines()).strip() + "\n")
+
+
+# Building
+
+
+def rootfs() -> None:
+    """Root file systems of Debian 12 for amd64, arm64 and armhf."""
+    subprocess.run([HERE / "rootfs.sh", "amd64", "arm64", "armhf"], check=True)
+
+
+def base() -> None:
+    """The base image for ARM boards."""
+    if not (CACHE / "base-arm64.img").exists():
+        subprocess.run([HERE / "build_base.sh", "arm64"], check=True)
+
+
+def bundle_of(folder: str, *options: str) -> Path:
+    """The bundle with these options, made anew in RUN/FOLDER."""
+    target = RUN / folder
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    run(*CLI, "bundle", "--key", RUN / "key", "--config", RUN / "camera.toml", "--out", target, *options)
+    return the_bundle(folder)
+
+
+def the_bundle(folder: str) -> Path:
+    """The bundle in RUN/FOLDER."""
+    found = list((RUN / folder).glob("*.tar"))
+    expect(len(found) == 1, f"expected one bundle in {RUN / folder}, found {len(found)}; run the stage bundle")
+    return found[0]
+
+
+def bundle() -> None:
+    """Three releases for a Pi 4: the first, an update with another model, one with another engine."""
+    RUN.mkdir(parents=True, exist_ok=True)
+    if not (RUN / "key").exists():
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "signer", "-f", RUN / "key")
+    (RUN / "camera.toml").write_text(CONFIG)
+    bundle_of("first", "--target", "pi4")
+    bundle_of("update", "--target", "pi4", "--model", "centernet-nano-256")
+    bundle_of("engine", "--target", "pi4", "--engine", "tflite-runtime")
+
+
+def image() -> None:
+    """A flashable image with the first release inside."""
+    shutil.rmtree(RUN / "image", ignore_errors=True)
+    run(
+        *CLI, "image", "--target", "pi4", "--base", CACHE / "base-arm64.img", "--bundle", the_bundle("first"),
+        "--key", RUN / "key", "--user", USER, "--ssh-key", key_file(), "--hostname", "edge-virt", "--out", RUN / "image",
+    )  # fmt: skip
+    the_image()
+
+
+def key_file() -> Path:
+    """The public key that may log in to the boards."""
+    public_key()
+    return KEY.with_suffix(".pub")
+
+
+def the_image() -> Path:
+    """The image that the stage of that name made."""
+    found = list((RUN / "image").glob("*.img.xz"))
+    expect(len(found) == 1, f"expected one .img.xz in {RUN / 'image'}, found {len(found)}; run the stage image")
+    return found[0]
+
+
+def flash() -> None:
+    """Flash it to a file of 4 GiB, the size of a card; then read it back once more."""
+    card = RUN / "card.img"
+    card.unlink(missing_ok=True)
+    with card.open("wb") as file:
+        file.truncate(4 << 30)
+    run(*CLI, "flash", the_image(), card, "--force")
+    run(*CLI, "flash", the_image(), card, "--verify-only")
+
+
+# The board in QEMU
+
+
+VIRT = Board("virt")
+
+
+def boot_virt() -> None:
+    """Power on: from the card to a login and the running service."""
+    VIRT.down()
+    began = time.monotonic()
+    VIRT.up(RUN / "card.img")
+    VIRT.wait_ssh()
+    login = time.monotonic() - began
+    running(VIRT)
+    record(
+        "boot-virt",
+        {
+            "board": "qemu-system-aarch64 -M virt -cpu cortex-a72 -smp 2, emulated",
+            "qemu": run("qemu-system-aarch64", "--version").split("\n")[0],
+            "login_s": round(login, 1),
+            "service_s": round(time.monotonic() - began, 1),
+            "os": VIRT.ssh(". /etc/os-release && echo $PRETTY_NAME").stdout.strip(),
+            "linux": VIRT.ssh("uname -srm").stdout.strip(),
+            "failed_units": VIRT.ssh("systemctl --failed --no-legend --plain | cut -d' ' -f1").stdout.split(),
+            "status": status(VIRT)["current"],
+        },
+    )
+
+
+def running(board: Board, timeout_s: float = 900.0) -> None:
+    """Wait until the camera's service runs."""
+    until = time.monotonic() + timeout_s
+    while board.ssh(f"systemctl is-active {UNIT}", check=False, quiet=True).stdout.strip() != "active":
+        expect(
+            time.monotonic() < until, f"expected {UNIT} to run within {timeout_s:.0f} s\n{journal(board, UNIT)[-2000:]}"
+        )
+        time.sleep(3.0)
+
+
+def status(board: Board) -> dict[str, Any]:
+    """What the installer on the board says is there."""
+    answer: dict[str, Any] = json.loads(board.ssh(f"{AGENT} status").stdout)
+    return answer
+
+
+def journal(board: Board, unit: str, since: str = "") -> str:
+    """A unit's journal of this boot, without host name and time."""
+    when = f"--since '{since}'" if since else "-b"
+    return board.ssh(f"sudo journalctl {when} -u {unit} -o cat --no-pager").stdout
+
+
+def attach_camera(board: Board) -> None:
+    """Put a virtual camera that shows the photo into a board, and let the service's records reach the journal."""
+    run(sys.executable, HERE / "photo_frame.py", PHOTO, RUN / "vivid-photo.raw")
+    board.copy(RUN / "vivid-photo.raw", HERE / "vivid/vivid-photo", HERE / "vivid/vivid-photo.service", to="/tmp/")
+    board.ssh(
+        "cd /tmp && sudo install -D -m 644 vivid-photo.raw /usr/local/share/vivid-photo.raw && "
+        "sudo install -m 755 vivid-photo /usr/local/sbin/ && sudo install -m 644 vivid-photo.service /etc/systemd/system/ && "
+        "sudo mkdir -p /etc/systemd/system/edge-centernet@.service.d && "
+        "printf '[Service]\\nStandardOutput=journal\\n' | "
+        "sudo tee /etc/systemd/system/edge-centernet@.service.d/journal.conf >/dev/null && "
+        f"sudo systemctl daemon-reload && sudo systemctl restart {UNIT} && sudo systemctl enable -q --now vivid-photo && sync"
+    )
+
+
+def detected(board: Board, since: str = "", frames: int = 3, timeout_s: float = 600.0) -> list[dict[str, Any]]:
+    """Wait for records of frames in the journal; the last of them."""
+    until = time.monotonic() + timeout_s
+    while True:
+        lines = [line for line in journal(board, UNIT, since).splitlines() if line.startswith("{")]
+        if len(lines) >= frames:
+            return [json.loads(line) for line in lines[-frames:]]
+        if time.monotonic() > until:
+            raise StageError(
+                f"expected {frames} frames in the journal of {UNIT} in {timeout_s:.0f} s, got {len(lines)}"
+            )
+        time.sleep(3.0)
+
+
+def detect() -> None:
+    """`detect --camera 0` runs as the service; the person and the cat of the photo are in its journal."""
+    attach_camera(VIRT)
+    frames = detected(VIRT, frames=5)
+    for frame in frames:
+        expect(
+            classes(frame) == ["cat", "person"], f"expected a cat and a person in the picture, found {classes(frame)}"
+        )
+    shown = journal(VIRT, f"{UNIT} -u vivid-photo -u edge-centernet-setup")
+    keep_text("virt-journal.log", "\n".join(shown.splitlines()[:60]))
+    keep_text("virt-serial.log", VIRT.console())
+    record(
+        "detect-virt",
+        {
+            "board": "qemu-system-aarch64 -M virt -cpu cortex-a72 -smp 2, emulated",
+            "camera": VIRT.ssh("v4l2-ctl -d /dev/video0 --info | sed -n 's/.*Card type *: //p'").stdout.strip(),
+            "security": VIRT.ssh(f"systemd-analyze security {UNIT} --no-pager | tail -n 1").stdout.strip(" →\n"),
+            "frames": frames,
+        },
+    )
+
+
+def classes(frame: dict[str, Any]) -> list[str]:
+    """The names of what was found in a frame."""
+    return sorted(item["class"] for item in frame["detections"])
+
+
+def same_detections() -> None:
+    """The same INT8 TFLite file and photo, here and on the board: each step's bits, the detections, the golden check."""
+    model = MODELS / f"{DATA_SET}.tflite"
+    here = json.loads(run(sys.executable, HERE / "probe.py", model, PHOTO, "20"))
+    VIRT.copy(HERE / "probe.py", model, PHOTO, to="/tmp/")
+    VIRT.ssh(f"sudo systemctl stop {UNIT} vivid-photo")
+    there = json.loads(VIRT.ssh(f"cd /tmp && {PYTHON_THERE} probe.py {model.name} {PHOTO.name} 5 2>/dev/null").stdout)
+    VIRT.ssh(f"sudo systemctl start vivid-photo {UNIT}")
+    pairs = list(zip(here["detections"], there["detections"], strict=False))
+    record(
+        "same-detections",
+        {
+            "note": "the board is emulated (QEMU, cortex-a72): its times say nothing about a real one",
+            "same_bits": {step: here["steps"][step] == there["steps"][step] for step in here["steps"]},
+            "detections_equal": here["detections"] == there["detections"],
+            "most_pixels_apart": max(
+                (abs(a - b) for x, y in pairs for a, b in zip(x["box"], y["box"], strict=True)), default=0
+            ),
+            "most_score_apart": max((abs(x["score"] - y["score"]) for x, y in pairs), default=0),
+            "here": here,
+            "board": there,
+        },
+    )
+    expect(here["golden_check"] == there["golden_check"] == "passed", f"golden check: {there['golden_check']}")
+    expect(here["model_sha256"] == there["model_sha256"], "expected the same model file")
+    names = [[d["class"] for d in record["detections"]] for record in (here, there)]
+    expect(names[0] == names[1], f"expected the same objects, found {names}")
+    expect(here["detections"] == there["detections"], "expected the same detections; see same-detections.json")
+
+
+# Updates
+
+
+def deploy_command(folder: str) -> list[str]:
+    """`edge-centernet deploy` of the bundle in RUN/FOLDER to the board."""
+    return [*to_board(), "--bundle", str(the_bundle(folder))]
+
+
+def to_board() -> list[str]:
+    """`edge-centernet deploy` to the board, without what."""
+    options = f"-F {VIRT.folder / 'ssh_config'}"
+    return [*CLI, "deploy", VIRT.name, "--ssh", options, "--key", str(RUN / "key"), "--watch", str(WATCH_S)]
+
+
+def deploy() -> None:
+    """Update the running board over ssh to a release with another model; it detects with that."""
+    detected(VIRT)
+    before = status(VIRT)["current"]
+    began = time.monotonic()
+    since = now(VIRT)
+    run(*deploy_command("update"))
+    seconds = time.monotonic() - began
+    after = status(VIRT)
+    frame = detected(VIRT, since)[-1]
+    expect(
+        after["current"] != before and after["previous"] == before, f"expected a new release after {before}: {after}"
+    )
+    expect("person" in classes(frame), f"expected a person in the picture, found {classes(frame)}")
+    record("deploy-virt", {"from": before, "to": after["current"], "seconds": round(seconds), "last_frame": frame})
+
+
+def now(board: Board) -> str:
+    """The board's clock, for `journalctl --since`."""
+    return board.ssh("date '+%F %T'").stdout.strip()
+
+
+def rollback() -> None:
+    """Take the release before back; and forth, so that the stages can be repeated."""
+    before = status(VIRT)
+    since = now(VIRT)
+    run(*to_board(), "--rollback")
+    after = status(VIRT)
+    frame = detected(VIRT, since)[-1]
+    expect(after["current"] == before["previous"], f"expected {before['previous']}, found {after['current']}")
+    record("rollback-virt", {"from": before["current"], "to": after["current"], "last_frame": frame})
+
+
+# Where the plug is pulled: at the word of the installer on the board, or while the bundle is on its way.
+CUTS = ("upload", "unpack", "packages", "check", "switch", "watch")
+
+
+def power_cut() -> None:
+    """Pull the plug in each step of an update and switch on again: the old release runs and detects, every time."""
+    seen = []
+    for step in CUTS:
+        before = status(VIRT)["current"]
+        VIRT.ssh("sudo rm -rf /opt/edge-centernet/incoming/*; sync" if step == "upload" else "true")
+        told = cut_during(step)
+        began = time.monotonic()
+        VIRT.up(None)
+        VIRT.wait_ssh()
+        running(VIRT)
+        frame = detected(VIRT)[-1]
+        after = status(VIRT)
+        problem = after["current"] != before or after["pending"] or not frame["detections"]
+        seen.append(
+            {
+                "cut_in": step, "told_before": told, "release_before": before, "release_after": after["current"],
+                "pending": after["pending"], "detecting_s_after_power_on": round(time.monotonic() - began),
+                "recovery": journal(VIRT, "edge-centernet-recover").strip().splitlines()[-1:],
+                "file_system": VIRT.ssh("sudo dmesg | grep -i 'ext4.*\\(recover\\|error\\|mounted\\)' | cut -d] -f2-").stdout.strip(),
+                "last_frame": frame,
+            }
+        )  # fmt: skip
+        record("power-cuts-virt", {"board": "qemu-system-aarch64 -M virt, SIGKILL of QEMU", "cuts": seen})
+        expect(not problem, f"cut in {step}: expected {before} to run, found {after}")
+        print(f"  cut in {step}: {after['current']} runs", flush=True)
+
+
+def cut_during(step: str) -> list[str]:
+    """Begin an update that brings its own packages; pull the plug when it comes to the step. What it told until then."""
+    told: list[str] = []
+    with subprocess.Popen(deploy_command("engine"), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        if step == "upload":
+            wait_for_part()
+        else:
+            for line in process.stderr:
+                told.append(line.strip())
+                if line.startswith(f"{step}:"):
+                    break
+            time.sleep(4.0)  # into the step
+        ended = process.poll() is not None
+        VIRT.cut()
+        # The connection's end is noticed by its keep-alive, 15 s later.
+        told += [line.strip() for line in process.stderr]
+    expect(not ended and process.returncode, f"expected the update to be cut off in {step}, it said {told}")
+    return [line.replace(str(RUN), "") for line in told]
+
+
+def wait_for_part() -> None:
+    """Until some of the bundle has arrived."""
+    until = time.monotonic() + 300
+    while time.monotonic() < until:
+        size = VIRT.ssh(
+            "sudo sh -c 'cat /opt/edge-centernet/incoming/*.part | wc -c'", check=False, quiet=True
+        ).stdout.strip()
+        if size.isdigit() and int(size) > 5_000_000:
+            return
+    raise StageError("expected a part of the bundle on the board within 300 s")
+
+
+# Other machines
+
+
+def raspi3b() -> None:
+    """The same card in an emulated Raspberry Pi 3: its SD controller, its device tree, its serial port."""
+    board = Board("raspi3b")
+    board.down()
+    board.up(RUN / "card.img", "raspi3b")
+    began = time.monotonic()
+    board.wait_text(r"edge-virt login:|Reached target.*multi-user", 1200)
+    text = time.monotonic() - began
+    details: dict[str, Any] = {"login_prompt_s": round(text)}
+    try:
+        board.wait_ssh(600)
+        details["model"] = board.ssh("tr -d '\\0' </proc/device-tree/model").stdout
+        running(board, 1200)
+        details["status"] = status(board)["current"]
+        details["service_s"] = round(time.monotonic() - began)
+    finally:
+        keep_text("raspi3b-serial.log", board.console())
+        record("boot-raspi3b", {"board": "qemu-system-aarch64 -M raspi3b, emulated", **details})
+    board.down()
+
+
+def chroot_board(architecture: str, name: str) -> Path:
+    """A board that is a folder: an overlay of a root file system, run by qemu-user. Returns its root."""
+    folder = RUN / name
+    root = folder / "root"
+    release_chroot(name)
+    for part in ("changes", "work", "root"):
+        (folder / part).mkdir(parents=True)
+    lower = CACHE / f"rootfs-{architecture}"
+    options = f"lowerdir={lower},upperdir={folder / 'changes'},workdir={folder / 'work'}"
+    run("mount", "-t", "overlay", "overlay", "-o", options, root)
+    for place in ("proc", "sys"):
+        run("mount", "-t", place if place == "proc" else "sysfs", place, root / place)
+    return root
+
+
+def release_chroot(name: str) -> None:
+    """Unmount and remove it."""
+    folder = RUN / name
+    for place in ("root/proc", "root/sys", "root"):
+        subprocess.run(["umount", folder / place], stderr=subprocess.DEVNULL, check=False)
+    expect(not (folder / "root").is_mount(), f"expected {folder / 'root'} to be unmounted")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def in_chroot(root: Path, *command: str, cpu: str = "", ok: Sequence[int] = (0,)) -> str:
+    """Run in a folder's board, as root; standard output."""
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
+    environment |= {"QEMU_CPU": cpu} if cpu else {}
+    done = subprocess.run(["chroot", root, *command], stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    expect(done.returncode in ok, f"`{' '.join(command)}` ended with {done.returncode} in {root.parent.name}")
+    return done.stdout
+
+
+def chroot_installer(architecture: str, target: str, name: str, cpu: str) -> None:
+    """Install a bundle in a folder's board without a network, detect with it, ask the doctor."""
+    made = bundle_of(name, "--target", target, "--engine", "tflite-runtime")
+    root = chroot_board(architecture, f"{name}-board")
+    try:
+        for file in (made, made.parent / "signers", HERE.parents[1] / "edge_centernet/ship/agent.py"):
+            shutil.copy(file, root / "tmp")
+        there = f"/tmp/{made.name}"
+        told = in_chroot(
+            root, "unshare", "-n", "python3", "/tmp/agent.py", "setup", there, "--pin", "/tmp/signers", cpu=cpu
+        )
+        shutil.copy(PHOTO, root / "tmp/photo.jpg")
+        shutil.copy(HERE / "probe.py", root / "tmp")
+        model = next((root / "opt/edge-centernet/current/model").resolve().glob("*.tflite")).name
+        probe = (PYTHON_THERE, "/tmp/probe.py", f"/opt/edge-centernet/current/model/{model}", "/tmp/photo.jpg", "3")
+        found = json.loads(in_chroot(root, *probe, cpu=cpu))
+        command = "/opt/edge-centernet/current/venv/bin/edge-centernet"
+        doctor = in_chroot(root, command, "doctor", "--json", cpu=cpu, ok=(0, 1, 2))
+        record(
+            f"{name}-chroot",
+            {"board": f"qemu-user, {cpu}, Debian 12 {architecture}", "installer": told.splitlines(), "probe": found,
+             "doctor": json.loads(doctor)},
+        )  # fmt: skip
+        expect(found["golden_check"] == "passed", f"golden check: {found['golden_check']}")
+    finally:
+        release_chroot(f"{name}-board")
+
+
+def arm64_chroot() -> None:
+    """The installer, the detector and the doctor in a 64-bit ARM root file system under qemu-user."""
+    chroot_installer("arm64", "pi4", "arm64", "cortex-a72")
+
+
+def armhf_doctor() -> None:
+    """The same on 32-bit ARM, with Debian's NumPy and OpenCV."""
+    chroot_installer("armhf", "generic-armhf", "armhf", "cortex-a7")
+
+
+def deploy_failures() -> None:
+    """More than twenty ways to break an update, on a machine with a real systemd."""
+    run(sys.executable, HERE / "deploy_failures.py", "--json", RECORDS / "deploy-failures.json")
+
+
+STAGE: dict[str, Callable[[], None]] = {
+    "rootfs": rootfs,
+    "base": base,
+    "bundle": bundle,
+    "image": image,
+    "flash": flash,
+    "boot-virt": boot_virt,
+    "detect": detect,
+    "same-detections": same_detections,
+    "deploy": deploy,
+    "rollback": rollback,
+    "power-cut": power_cut,
+    "raspi3b": raspi3b,
+    "arm64-chroot": arm64_chroot,
+    "armhf-doctor": armhf_doctor,
+    "deploy-failures": deploy_failures,
+}
+
+
+def main() -> int:
+    """Exit code 0, or 1 with the stage that failed."""
+    parser = argparse.ArgumentParser(prog="test_devices.sh", description=__doc__)
+    parser.add_argument("stages", nargs="*", choices=[*STAGE, []], metavar="STAGE", help=", ".join(STAGE))
+    parser.add_argument("--all", action="store_true", help="every stage that is not done")
+    parser.add_argument("--from", dest="first", choices=list(STAGE), metavar="STAGE", help="it and all after it, again")
+    parser.add_argument("--list", action="store_true", help="the stages, and when they were done")
+    options = parser.parse_args()
+    STAGES.mkdir(parents=True, exist_ok=True)
+    names = list(STAGE)
+    if options.first:
+        for name in names[names.index(options.first) :]:
+            (STAGES / name).unlink(missing_ok=True)
+    if options.list or not (options.stages or options.all or options.first):
+        for name in names:
+            done = STAGES / name
+            print(f"{'done' if done.exists() else '    '}  {name:16} {(STAGE[name].__doc__ or '').splitlines()[0]}")
+        return 0
+    if os.getuid():
+        print("test_devices.sh: expected to run as root; use sudo", file=sys.stderr)
+        return 2
+    chosen = options.stages or [name for name in names if not (STAGES / name).exists()]
+    for name in chosen:
+        print(f"== {name}: {(STAGE[name].__doc__ or '').splitlines()[0]}", flush=True)
+        began = time.monotonic()
+        try:
+            STAGE[name]()
+        except (StageError, BoardError, subprocess.CalledProcessError) as error:
+            print(f"test_devices.sh: {name}: {error}", file=sys.stderr)
+            return 1
+        seconds = time.monotonic() - began
+        (STAGES / name).write_text(f"{seconds:.0f}\n")
+        print(f"== {name}: done in {seconds:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
