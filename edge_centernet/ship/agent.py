@@ -220,7 +220,8 @@ def pin(board: Board, signers: Path) -> None:
 def install(board: Board, bundle: Path, signers: Path | None = None) -> str:
     """Verify, unpack, install and check a bundle beside what runs; returns its id. Nothing is switched.
 
-    signers: whom a board without a pinned signer trusts from now on, if the bundle is theirs. Raises Refused; the old release and its service are not touched, what was half made is removed here or next time.
+    signers: whom a board without a pinned signer trusts from now on, if the bundle is theirs. Raises Refused; the old
+    release and its service are not touched, what was half made is removed next time.
     """
     board.tell("verify", str(bundle.name))
     first = signers is not None and not board.signers.exists()
@@ -231,10 +232,15 @@ def install(board: Board, bundle: Path, signers: Path | None = None) -> str:
     if (release / COMPLETE).exists():
         board.tell("install", f"{manifest['id']} is here already")
     else:
+        clean(board)
         _check_fits(board, manifest)
-        clean(board, keep=manifest["id"])
-        _unpack(board, bundle, manifest, release)
-    check(board, release)
+    try:
+        if not (release / COMPLETE).exists():
+            _unpack(board, bundle, manifest, release)
+        check(board, release)
+    except BaseException:
+        clean(board)
+        raise
     if not (release / COMPLETE).exists():
         os.sync()  # a marker must not reach the disk before what it marks
         write_atomic(release / COMPLETE, b"")
@@ -396,7 +402,8 @@ def _detect(board: Board, release: Path, expected: dict[str, Any]) -> list[dict[
             raise Refused(f"check: no answer within {CHECK_S:.0f} s; the old release stays") from None
     if result.returncode:
         lines = result.stderr.decode("utf-8", "replace").strip().splitlines() or [""]
-        raise Refused(f"check: detect ended with {result.returncode}: {lines[-1][:300]}; the old release stays")
+        reason = next((line for line in lines if "cannot be relied on" in line), lines[-1])
+        raise Refused(f"check: detect ended with {result.returncode}: {reason[:300]}; the old release stays")
     records = [json.loads(line) for line in result.stdout.decode().splitlines()]
     detections: list[dict[str, Any]] = records[0]["detections"]
     return detections
@@ -595,7 +602,7 @@ def _commit(board: Board, name: str, old: str | None) -> None:
         os.symlink(f"releases/{old}", str(new))
         os.replace(str(new), str(board.home / "previous"))
     _forget_pending(board)
-    clean(board, keep=name)
+    clean(board)
     board.tell("done", f"{name} is current", id=name)
 
 
@@ -623,14 +630,14 @@ def recover(board: Board, boot: bool = False) -> None:
     board.tell("recovered", f"an update was cut off; back to {old or 'nothing'}")
 
 
-def clean(board: Board, keep: str) -> None:
-    """Remove all but the current release, the one before, and `keep`: half made ones, old ones, packages of neither."""
-    names = {keep, board.release("current"), board.release("previous")}
+def clean(board: Board) -> None:
+    """Remove all but the current release and the one before: half made ones, old ones, packages of neither."""
+    names = {board.release("current"), board.release("previous")}
     used = set()
     for release in (board.home / "releases").glob("*"):
-        if release.name in names and (release / COMPLETE).exists():
+        if release.name in names:
             used.add((release / "venv").resolve().name)
-        elif release.name != keep or not (release / COMPLETE).exists():
+        else:
             shutil.rmtree(str(release), ignore_errors=True)
     for part in (board.home / "releases").glob(".*.part"):
         shutil.rmtree(str(part), ignore_errors=True)

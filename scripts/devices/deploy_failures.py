@@ -4,7 +4,7 @@
     python scripts/devices/deploy_failures.py [--only NAME]... [--json OUT]        as root; some ten minutes
 
 Each time a board runs a release whose camera delivers pictures, something goes wrong with a new one, and it is looked at
-what runs then: the release, its service, its results. Power cuts end every process of the board at once, then it boots.
+what runs then: the release, its service, its results. Power cuts end every process of the board, then it boots.
 The record is docs/benchmarks/devices/deploy-failures.json.
 """
 
@@ -156,8 +156,10 @@ class Bench:
     """The board, the bundles that are deployed to it, and one failure after the other."""
 
     def __init__(self, folder: Path) -> None:
+        """folder: for keys and bundles."""
         self.folder = folder
         self.board = Board()
+        self._fresh = 0
         self.key = folder / "key"
         self.other_key = folder / "other"
         for key in (self.key, self.other_key):
@@ -204,10 +206,17 @@ class Bench:
         _write_tar(path, content, key or self.key)
         return path
 
-    def unit(self, name: str, command: str, more: str = "") -> Path:
-        """The new bundle with a service that runs another command."""
+    def fresh(self) -> Path:
+        """The new bundle as one that no board has seen: its packages are installed anew."""
+        self._fresh += 1
+        text = self.files["requirements.txt"] + b"# %d\n" % self._fresh
+        return self.changed("fresh", **{"requirements.txt": text})
+
+    def unit(self, name: str, command: str, **settings: str) -> Path:
+        """The new bundle with a service that runs another command, under other settings."""
         text = self.files[agent.UNIT].decode()
-        text = re.sub(r"ExecStart=.*", f"ExecStart={command}\n{more}", text)
+        for key, value in {"ExecStart": command, **settings}.items():
+            text = re.sub(rf"^{key}=.*", lambda _, line=f"{key}={value}": line, text, flags=re.MULTILINE)
         return self.changed(name, **{agent.UNIT: text.encode()})
 
 
@@ -283,34 +292,37 @@ def cases() -> dict[str, tuple[str, Case]]:
         ),
         "service that never gets ready": (
             "ended",
-            lambda b: b.deploy(b.unit("hangs", "/bin/sleep 1000", "TimeoutStartSec=5")),
+            lambda b: b.deploy(b.unit("hangs", "/bin/sleep 1000", TimeoutStartSec="5")),
         ),
         "service without results": (
             "gives no results",
             lambda b: b.deploy(
                 b.unit(
-                    "blind", notify + "s.send(b'READY=1\\\\nSTATUS=camera lost'); time.sleep(1000)\"", "WatchdogSec=0"
+                    "blind", notify + "s.send(b'READY=1\\\\nSTATUS=camera lost'); time.sleep(1000)\"", WatchdogSec="0"
                 )
             ),
         ),
         "service killed for silence by the watchdog": (
             "ended",
-            lambda b: b.deploy(b.unit("silent", notify + "s.send(b'READY=1'); time.sleep(1000)\"", "WatchdogSec=2")),
+            lambda b: b.deploy(b.unit("silent", notify + "s.send(b'READY=1'); time.sleep(1000)\"", WatchdogSec="2")),
         ),
-        "disk full before the upload": ("disk", lambda b: _filled(b, at="")),
-        "disk full during the upload": ("", lambda b: _filled(b, at="Upload  [#####")),
+        "disk full before the upload": ("No space left", lambda b: _filled(b, at="")),
+        "disk full during the upload": ("", lambda b: _filled(b, at="Upload")),
         "disk full while packages are installed": ("", lambda b: _filled(b, at="packages:")),
     }
-    for step in ("Upload  [####", "verify:", "unpack:", "packages:", "check:", "switch:", "watch:"):
+    for step in ("Upload", "verify:", "unpack:", "packages:", "check:", "switch:", "watch:"):
         name = step.split()[0].strip(":").lower()
-        found[f"connection cut at {name}"] = ("", lambda b, at=step: b.deploy(b.new, at, kill=True))  # type: ignore[misc]
-    for step in ("Upload  [####", "packages:", "check:", "switch:", "watch:"):
+        found[f"connection cut at {name}"] = ("", lambda b, at=step: b.deploy(b.fresh(), at, kill=True))  # type: ignore[misc]
+    for step in ("Upload", "packages:", "check:", "switch:", "watch:"):
         name = step.split()[0].strip(":").lower()
         found[f"power cut at {name}"] = (
             "",
-            lambda b, at=step: b.deploy(b.new, at, lambda: b.board.power_cut()),  # type: ignore[misc]
+            lambda b, at=step: b.deploy(b.fresh(), at, lambda: b.board.power_cut()),  # type: ignore[misc]
         )
-    found["installer killed at watch, timer fires"] = ("", lambda b: b.deploy(b.new, "watch:", lambda: _kill_agent(b)))
+    found["installer killed at watch, timer fires"] = (
+        "",
+        lambda b: b.deploy(b.fresh(), "watch:", lambda: _kill_agent(b)),
+    )
     found["network silent at watch"] = ("", _silent)
     return found
 
@@ -376,7 +388,7 @@ def _filled(b: Bench, at: str) -> Attempt:
 
     if not at:
         fill()
-    attempt = b.deploy(b.new, at, fill if at else lambda: None)
+    attempt = b.deploy(b.fresh(), at, fill if at else lambda: None)
     b.board.shell("rm -f /opt/filler /opt/filler2")
     return attempt
 
@@ -395,7 +407,7 @@ def _silent(b: Bench) -> Attempt:
         subprocess.run(["iptables", "-I", *rule], check=True)
 
     try:
-        attempt = b.deploy(b.new, "watch:", drop)
+        attempt = b.deploy(b.fresh(), "watch:", drop)
         time.sleep(agent.KEEP_S)
     finally:
         subprocess.run(["iptables", "-D", *rule], check=False)
