@@ -6,12 +6,14 @@ import platform
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from edge_centernet.artifact import check_content, check_exists, read_manifest
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.models import find_model, is_name, ships
-from edge_centernet.runtimes.base import Runtime
+
+if TYPE_CHECKING:  # it needs NumPy: which engines there are can be asked where NumPy does not load
+    from edge_centernet.runtimes.base import Runtime
 
 
 class Engine(NamedTuple):

@@ -1,0 +1,197 @@
+"""What the processes of `doctor.probe` say of the libraries and engines, and by how they end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from edge_centernet.doctor.facts import Camera, Engine, Library, Software, State
+from edge_centernet.errors import MissingDependency
+from edge_centernet.models import find_model, is_name, ships
+from edge_centernet.runtimes import ENGINES, pick
+
+TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
+BUILDING = 1500.0  # seconds more on a Jetson, where TensorRT builds its engine when a file is opened first
+_SOFTWARE_TIMEOUT = 60.0
+# Extras of the package that a device may want -> modules that must be there for it.
+_EXTRAS = {"live": ("paho", "prometheus_client", "tornado")}
+_DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}  # where the name is not the module's
+_DECODER = Path(__file__).resolve().parents[1] / "decoder"
+
+Told = dict[str, Any]
+Notify = Callable[[str], None]
+
+
+def read_software() -> tuple[Software, tuple[Camera, ...]]:
+    """The libraries, and the cameras that only libcamera knows."""
+    told = listen(["software"], _SOFTWARE_TIMEOUT)
+    decoder = told.get("decoder") or {}
+    software = Software(
+        numpy=_library(told, "numpy"),
+        opencv=_library(told, "opencv"),
+        backends=tuple((told.get("opencv") or {}).get("backends", ())),
+        picamera2=_library(told, "picamera2"),
+        decoder=decoder.get("version", ""),
+        decoder_error=decoder.get("error", "") if _compiled_decoder() else "",
+        extras={extra: all(map(_found, modules)) for extra, modules in _EXTRAS.items()},
+    )
+    cameras = (told.get("picamera2") or {}).get("cameras", ())
+    return software, tuple(Camera("", name, "libcamera", "csi", told_by="libcamera") for name in cameras)
+
+
+def _library(told: Told, name: str) -> Library:
+    """Its version, or why it does not load: in its own words, or because the process died there."""
+    if name in told:
+        words = told[name]
+        absent = words.get("missing") and not _found({"opencv": "cv2"}.get(name, name))
+        return Library("" if absent else words.get("version", ""), "" if absent else words.get("error", ""))
+    reached = told["stage"] == name or not told["stage"]
+    return Library(error=told["ended"] if reached else f"not tried: {told['stage']} {told['ended']}")
+
+
+def _compiled_decoder() -> bool:
+    return any(_DECODER.glob("_decoder*.so"))
+
+
+def order() -> tuple[str, ...]:
+    """The engines that `--runtime auto` tries here, the best first."""
+    try:
+        return pick()
+    except MissingDependency:
+        return ()
+
+
+def read_engines(
+    model: str, quick: bool, jetson: bool = False, notify: Notify = lambda line: None
+) -> tuple[Engine, ...]:
+    """Every engine, those that are installed run on their file of the model unless `quick`.
+
+    notify: gets a line before each. Raises ArtifactError where there is no such model.
+    """
+    files = model_files(model)
+    found = []
+    for name, about in ENGINES.items():
+        engine = identify(name, files)
+        if engine.installed and engine.model and not quick:
+            notify(f"Checking {about.title} ({engine.package} {engine.version}) ...")
+            extra = BUILDING if jetson and name == "onnxruntime" else 0.0
+            engine = judge(engine, listen([name, engine.model], TIMEOUT + extra))
+        found.append(engine)
+    return tuple(found)
+
+
+def model_files(model: str) -> dict[str, Path]:
+    """Engine -> its file of the model. Raises ArtifactError where there is none for any."""
+    if is_name(model):
+        files = {n: find_model(model, engine.suffix) for n, engine in ENGINES.items() if ships(model, engine.suffix)}
+        if files:
+            return files
+    path = find_model(model)
+    return {name: path for name, engine in ENGINES.items() if engine.suffix == path.suffix.lower()}
+
+
+def identify(name: str, files: dict[str, Path]) -> Engine:
+    """Whether an engine is installed, which package and release; nothing is imported."""
+    about = ENGINES[name]
+    engine = Engine(name, about.title, model=str(files.get(name, "")))
+    package = next((module for module in about.modules if _found(module)), "")
+    if not package:
+        return engine
+    reason = "" if engine.model else f"there is no {about.suffix} file of this model"
+    return replace(engine, package=package, version=_version(package), state="unchecked", reason=reason)
+
+
+def judge(engine: Engine, told: Told) -> Engine:
+    """What an engine's process has told, as facts."""
+    stage, verdict = told["stage"], told.get("verdict", "")
+    state: State
+    if told["ended"] and stage != "int8":
+        state, reason = ("hung" if told["hung"] else "crashed"), told["ended"]
+    elif "failed" in told and stage != "int8":
+        # Where it ran once, it did not stop for want of a library.
+        state = {"file": "damaged", "import": "broken", "open": "broken"}.get(stage, "wrong")  # type: ignore[assignment]
+        reason = told["failed"]
+    else:
+        state, reason = verdict or "broken", told.get("reason", "")
+    if state == "right" or state == "unasked":
+        stage = ""
+    lost = "" if "int8" in told else f"the process {told['ended']} while it was looked for" if told["ended"] else ""
+    return replace(
+        engine,
+        state=state,
+        stage=stage,
+        reason=reason,
+        int8=told.get("int8", "cannot be told" if lost else ""),
+        int8_how=told.get("how", lost),
+        fast=told.get("fast"),
+        ms=told.get("ms"),
+        device=told.get("device", ""),
+    )
+
+
+def listen(words: list[str], timeout: float) -> Told:
+    """Everything that a process of `doctor.probe` said, merged; "stage" is the last that it began.
+
+    "ended": how it died, in words, if it did ("crashed (SIGSEGV)"); "hung": whether it had to be ended.
+    """
+    command = [sys.executable, "-m", "edge_centernet.doctor.probe", *words]
+    told: Told = {"stage": "", "ended": "", "hung": False}
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired as expired:
+        told |= _merged(expired.stdout) | {"hung": True, "ended": f"did not end within {timeout:g} s"}
+        return told
+    except OSError as error:
+        return told | {"ended": f"{sys.executable}: {error.strerror}"}
+    told |= _merged(done.stdout)
+    if done.returncode < 0:
+        told["ended"] = f"crashed ({_signal_name(-done.returncode)})"
+    elif done.returncode > 0 and "failed" not in told:
+        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        told["failed"] = last[0]
+        if not told["stage"]:
+            told["ended"] = last[0]
+    return told
+
+
+def _merged(output: bytes | None) -> Told:
+    """Engines print lines of their own; ours are JSON objects."""
+    told: Told = {}
+    for line in (output or b"").decode("utf-8", "replace").splitlines():
+        if line.startswith("{"):
+            try:
+                told |= json.loads(line)
+            except ValueError:
+                continue
+    return told
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _version(module: str) -> str:
+    for name in _DISTRIBUTIONS.get(module, (module.replace("_", "-"),)):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def _found(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

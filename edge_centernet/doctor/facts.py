@@ -1,0 +1,189 @@
+"""What was seen on a machine. Frozen, so that each rule is a pure function of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["pi", "jetson", "x86", "arm", "other"]
+# missing: not installed. unchecked: installed, not run. damaged: the model file is. broken: does not load, or refuses.
+# unasked: runs, but the file carries no question whose answer is known. hung: no end within the time allowed.
+State = Literal["missing", "unchecked", "damaged", "broken", "crashed", "hung", "wrong", "unasked", "right"]
+Stage = Literal["", "file", "import", "open", "answer", "time", "int8"]
+CameraKind = Literal["usb", "csi", "other"]
+Int8 = Literal["", "yes", "partly", "no", "cannot be told"]
+
+
+@dataclass(frozen=True)
+class Library:
+    """A Python package that must load. version: empty where it is not installed or not known; error: why not."""
+
+    version: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A file system that is written to. path: a folder on it; used_for: what for. Millions of bytes; files: inodes."""
+
+    path: str
+    used_for: tuple[str, ...]
+    free_mb: int
+    total_mb: int
+    files_left: bool = True
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Board, system and Python.
+
+    machine: as the kernel says it ("aarch64"); bits: of this Python; kernel_bits: of the kernel. l4t: (36, 4) on a
+    Jetson. emulated: the processor is another kind than the one that Python was built for. features: those of the
+    processor that INT8 gains from. glibc: None with another C library. python: version; executable: its path.
+    throttled, throttled_before: as `live.board` tells. None: the machine does not tell.
+    """
+
+    kind: Kind = "other"
+    board: str = ""
+    jetpack: str = ""
+    l4t: tuple[int, int] | None = None
+    system: str = ""
+    kernel: str = ""
+    machine: str = ""
+    bits: int = 64
+    kernel_bits: int = 64
+    emulated: bool = False
+    cpu: str = ""
+    features: tuple[str, ...] = ()
+    cores: int | None = None
+    memory_total_mb: int | None = None
+    memory_free_mb: int | None = None
+    temperature_c: float | None = None
+    throttled: tuple[str, ...] | None = None
+    throttled_before: tuple[str, ...] | None = None
+    glibc: tuple[int, int] | None = None
+    python: str = ""
+    executable: str = ""
+    disks: tuple[Disk, ...] = ()
+    user: str = ""
+    groups: tuple[str, ...] = ()
+
+    @property
+    def arm(self) -> bool:
+        """Whether it is an ARM processor."""
+        return self.machine.startswith(("arm", "aarch"))
+
+    @property
+    def wheels(self) -> str:
+        """The machine whose wheels fit: a 32-bit Python on a 64-bit kernel takes 32-bit ones."""
+        if self.bits == 64:
+            return self.machine
+        return {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}.get(self.machine, self.machine)
+
+    @property
+    def python_minor(self) -> tuple[int, int]:
+        """(3, 11) of "3.11.2"."""
+        major, minor = self.python.split(".")[:2]
+        return int(major), int(minor)
+
+
+@dataclass(frozen=True)
+class Software:
+    """What the package needs beside an engine.
+
+    backends: of OpenCV, those of V4L2, FFMPEG and GSTREAMER that it has. decoder: "c" or "numpy"; decoder_error: why a
+    compiled one that is there does not load. extras: pip extras -> whether all of their packages are there.
+    """
+
+    numpy: Library = Library()
+    opencv: Library = Library()
+    backends: tuple[str, ...] = ()
+    picamera2: Library = Library()
+    decoder: str = ""
+    decoder_error: str = ""
+    extras: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One inference engine on one model file.
+
+    package: the module that is taken ("ai_edge_litert"), empty where none is installed. stage: where it ended, if not
+    at the end; reason: in words. int8_how: how that is known; fast: whether by fast kernels, None where that
+    cannot be told. ms: the median inference. device: "CUDA" and alike.
+    """
+
+    name: str
+    title: str
+    package: str = ""
+    version: str = ""
+    model: str = ""
+    state: State = "missing"
+    stage: Stage = ""
+    reason: str = ""
+    int8: Int8 = ""
+    int8_how: str = ""
+    fast: bool | None = None
+    ms: float | None = None
+    device: str = ""
+
+    @property
+    def installed(self) -> bool:
+        """Whether its package is there."""
+        return self.state != "missing"
+
+    @property
+    def passed_over(self) -> bool:
+        """Whether `--runtime auto` takes the next one: it failed its self-check."""
+        return self.state in ("crashed", "hung", "wrong")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera at this computer.
+
+    node: /dev/video0; empty for one that only libcamera knows. kind: what it hangs on. access: "ok", "denied", "busy"
+    or what the driver says. told_by: whether the driver was asked what the node is, or its name had to tell.
+    """
+
+    node: str
+    name: str
+    driver: str = ""
+    kind: CameraKind = "other"
+    access: str = "ok"
+    group: str = ""
+    in_use_by: tuple[str, ...] = ()
+    told_by: Literal["driver", "name", "libcamera"] = "driver"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All of it. model: name or path; order: the engines that auto tries, the best first; quick: no engine was run.
+
+    argus: whether a Jetson's camera daemon answers; None elsewhere.
+    """
+
+    machine: Machine
+    software: Software
+    engines: tuple[Engine, ...] = ()
+    cameras: tuple[Camera, ...] = ()
+    model: str = ""
+    order: tuple[str, ...] = ()
+    quick: bool = False
+    argus: bool | None = None
+
+    def engine(self, name: str) -> Engine:
+        """The engine of that name."""
+        return next(engine for engine in self.engines if engine.name == name)
+
+    @property
+    def taken(self) -> Engine | None:
+        """What `--runtime auto` takes: the first that is not passed over, also one that will then fail to load."""
+        tried = (self.engine(name) for name in self.order)
+        return next((e for e in tried if not e.passed_over and e.model), None)
+
+    @property
+    def ready(self) -> bool:
+        """Whether what auto takes has run, or would be taken where nothing was run."""
+        fine = ("right", "unasked", "unchecked") if self.quick else ("right", "unasked")
+        return self.taken is not None and self.taken.state in fine

@@ -1,0 +1,353 @@
+"""Rules about NumPy, OpenCV, the decoder and the engines: each a pure function of the facts."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+from edge_centernet.doctor.facts import Engine, Facts, Machine
+from edge_centernet.doctor.findings import Finding, Level
+from edge_centernet.doctor.wheels import for_glibc, for_machine, for_python, requirement
+
+_NEW_GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)'? not found")
+_OPENVINO_ON_ARM = (2025, 3)  # from this release on its wheels for ARM need glibc 2.35
+
+
+def pip(machine: Machine, *requirements: str) -> str:
+    """The command that installs into the Python that was examined."""
+    return " ".join([shlex.quote(machine.executable or "python3"), "-m pip install", *map(shlex.quote, requirements)])
+
+
+def best_engine(machine: Machine) -> tuple[str, ...]:
+    """What to ask pip for on this machine: the first engine of those that auto prefers there that has wheels."""
+    if machine.wheels == "armv7l":
+        preferred: tuple[str, ...] = ("tflite-runtime",)
+    else:
+        preferred = ("ai-edge-litert", "openvino", "onnxruntime")
+        preferred = preferred if machine.arm else ("openvino", *preferred)
+    for package in preferred:
+        wanted = requirement(package, machine.wheels, machine.glibc)
+        if wanted is not None:
+            return (wanted, "numpy<2") if package == "tflite-runtime" else (wanted,)
+    return ()
+
+
+def numpy(facts: Facts) -> Iterator[Finding]:
+    """NumPy does not load."""
+    library = facts.software.numpy
+    if library.error or not library.version:
+        apt = facts.machine.wheels.startswith("armv")
+        reinstall = pip(facts.machine, "--force-reinstall", "numpy")
+        yield Finding(
+            "numpy-broken",
+            "error",
+            "NumPy does not load" if library.error else "NumPy is not installed",
+            library.error or "Nothing works without it.",
+            "sudo apt install python3-numpy" if apt else reinstall,
+        )
+
+
+def opencv(facts: Facts) -> Iterator[Finding]:
+    """OpenCV does not load."""
+    library = facts.software.opencv
+    if facts.software.numpy.error or (library.version and not library.error):
+        return
+    fix = pip(facts.machine, "--force-reinstall", "--no-deps", "opencv-python-headless")
+    if re.search(r"libGL|libgthread|libSM|libXext", library.error):  # the build for desktops
+        python = shlex.quote(facts.machine.executable or "python3")
+        fix = f"{python} -m pip uninstall -y opencv-python && {fix}"
+    if facts.machine.wheels.startswith("armv"):
+        fix = "sudo apt install python3-opencv"
+    yield Finding(
+        "opencv-broken",
+        "error",
+        "OpenCV does not load" if library.error else "OpenCV is not installed",
+        library.error or "Pictures and cameras are read with it.",
+        fix,
+    )
+
+
+def decoder(facts: Facts) -> Iterator[Finding]:
+    """The slower decoder."""
+    if facts.software.decoder == "numpy":
+        why = facts.software.decoder_error
+        yield Finding(
+            "decoder-numpy",
+            "warning",
+            "Boxes are found by NumPy, not by the compiled decoder",
+            f"It is there but does not load: {why}." if why else "No C compiler was there when this was installed.",
+            "sudo apt install gcc python3-dev, then install edge-centernet again (same boxes, but slower without)",
+        )
+
+
+def no_runtime(facts: Facts) -> Iterator[Finding]:
+    """No engine at all."""
+    if any(engine.installed for engine in facts.engines):
+        return
+    wanted = best_engine(facts.machine)
+    yield Finding(
+        "no-runtime",
+        "error",
+        "No inference engine is installed",
+        "Neither OpenVINO, nor TFLite (ai-edge-litert, tflite-runtime), nor ONNX Runtime was found.",
+        pip(facts.machine, *wanted) if wanted else "Use a system that has one: see the table in docs/devices.md.",
+    )
+
+
+def wheels(facts: Facts) -> Iterator[Finding]:
+    """No engine has a wheel for this Python."""
+    machine = facts.machine
+    if facts.ready or for_python(machine.wheels, machine.python_minor):
+        return
+    there = for_machine(machine.wheels)
+    spans = ", ".join(
+        f"{w.package} {w.oldest_python[0]}.{w.oldest_python[1]} to {w.newest_python[0]}.{w.newest_python[1]}"
+        for w in there
+    )
+    yield Finding(
+        "python-without-wheels",
+        "error",
+        f"No engine has packages for Python {machine.python} on {machine.wheels}",
+        f"Packages are there for: {spans}." if there else "PyPI has none for this processor, whatever the Python.",
+        "Use the Python of Raspberry Pi OS Bookworm (3.11), or a 64-bit system." if there else "Use a 64-bit board.",
+    )
+
+
+def glibc(facts: Facts) -> Iterator[Finding]:
+    """The C library is older than an engine needs."""
+    machine = facts.machine
+    have = machine.glibc
+    if have is None:
+        if not facts.ready:
+            yield Finding(
+                "glibc-old",
+                "error",
+                "The C library is not glibc",
+                "The engines' packages are built for glibc (Debian, Ubuntu, Raspberry Pi OS, Fedora).",
+                "Use a system with glibc; Alpine has another C library.",
+            )
+        return
+    version = f"{have[0]}.{have[1]}"
+    for engine in facts.engines:
+        needs = _needs_glibc(engine, machine)
+        if needs and needs > have:
+            wanted = requirement(_distribution(engine), machine.wheels, have) or " ".join(best_engine(machine))
+            yield Finding(
+                "glibc-old",
+                _level(facts, engine),
+                f"{engine.title} needs a newer C library",
+                f"{_named(engine)} needs glibc {needs[0]}.{needs[1]}, this system has {version}."
+                + (f" {engine.reason}" if engine.reason else ""),
+                pip(machine, wanted) if wanted else "Upgrade the operating system.",
+            )
+            return
+    there = for_machine(machine.wheels)
+    newer = [wheel for wheel in there if wheel not in for_glibc(machine.wheels, have)]
+    if newer and not facts.ready:
+        wanted_all = best_engine(machine)
+        names = ", ".join(f"{w.package} (glibc {w.glibc[0]}.{w.glibc[1]})" for w in newer)
+        yield Finding(
+            "glibc-old",
+            "warning" if wanted_all else "error",
+            "The C library is older than the newest engines need",
+            f"This system has glibc {version}; {names} need a newer one.",
+            pip(machine, *wanted_all) if wanted_all else "Upgrade the operating system.",
+        )
+
+
+def _needs_glibc(engine: Engine, machine: Machine) -> tuple[int, int] | None:
+    """As the loader complained, or as is known of the release."""
+    if found := _NEW_GLIBC.search(engine.reason):
+        return int(found[1]), int(found[2])
+    numbers = re.match(r"(\d+)\.(\d+)", engine.version)
+    if engine.name == "openvino" and engine.installed and machine.wheels == "aarch64" and numbers:
+        return (2, 35) if (int(numbers[1]), int(numbers[2])) >= _OPENVINO_ON_ARM else None
+    return None
+
+
+def numpy_2(facts: Facts) -> Iterator[Finding]:
+    """tflite-runtime with NumPy 2."""
+    if not _numpy_2_with_tflite_runtime(facts):
+        return
+    tflite = facts.engine("tflite")
+    fix = pip(facts.machine, "numpy<2")
+    if best_engine(facts.machine) and for_python(facts.machine.wheels, facts.machine.python_minor):
+        newer = any(w.package == "ai-edge-litert" for w in for_python(facts.machine.wheels, facts.machine.python_minor))
+        fix = pip(facts.machine, "ai-edge-litert") if newer else fix
+    yield Finding(
+        "numpy-2-tflite-runtime",
+        _level(facts, tflite),
+        "tflite-runtime does not work with NumPy 2",
+        f"tflite-runtime {tflite.version} is built for NumPy 1, NumPy {facts.software.numpy.version} is installed.",
+        fix,
+    )
+
+
+def _numpy_2_with_tflite_runtime(facts: Facts) -> bool:
+    return facts.engine("tflite").package == "tflite_runtime" and bool(re.match(r"[2-9]", facts.software.numpy.version))
+
+
+def damaged(facts: Facts) -> Iterator[Finding]:
+    """A model file that is not what was written."""
+    for engine in facts.engines:
+        if engine.state == "damaged":
+            yield Finding(
+                "model-damaged",
+                "error" if engine == facts.taken or not facts.ready else "warning",
+                f"The model file for {engine.title} is damaged",
+                engine.reason,
+                f"Copy {shlex.quote(engine.model)} again; a shipped one comes with edge-centernet: install that again.",
+            )
+
+
+def not_loading(facts: Facts) -> Iterator[Finding]:
+    """An engine that is installed and does not load, for a reason that no other rule knows."""
+    for engine in facts.engines:
+        known = engine.name == "tflite" and _numpy_2_with_tflite_runtime(facts)
+        if engine.state != "broken" or facts.software.numpy.error or known or _NEW_GLIBC.search(engine.reason):
+            continue
+        yield Finding(
+            "engine-does-not-load",
+            _level(facts, engine),
+            f"{engine.title} does not load",
+            engine.reason,
+            pip(facts.machine, "--force-reinstall", _distribution(engine)),
+        )
+
+
+def crashing(facts: Facts) -> Iterator[Finding]:
+    """An engine whose process died or hung."""
+    at = {"import": "when it was imported", "open": "when it opened the model", "time": "in the second inference"}
+    for engine in facts.engines:
+        if engine.state not in ("crashed", "hung"):
+            continue
+        killed = " (SIGKILL is often the kernel's: out of memory)" if "SIGKILL" in engine.reason else ""
+        yield Finding(
+            "engine-crashes",
+            _level(facts, engine),
+            f"{engine.title} crashes" if engine.state == "crashed" else f"{engine.title} hangs",
+            f"{_named(engine)} {engine.reason} {at.get(engine.stage, 'in its first inference')}{killed}.",
+            _another(facts, engine),
+        )
+
+
+def wrong(facts: Facts) -> Iterator[Finding]:
+    """An engine that answers wrongly."""
+    for engine in facts.engines:
+        if engine.state == "wrong":
+            yield Finding(
+                "engine-wrong",
+                _level(facts, engine),
+                f"{engine.title} computes wrong results here",
+                f"{_named(engine)} on {engine.model}: {engine.reason}.",
+                _another(facts, engine),
+            )
+
+
+def float_only(facts: Facts) -> Iterator[Finding]:
+    """What auto takes does not compute in INT8."""
+    engine = facts.taken
+    if engine is not None and engine.int8 in ("no", "partly"):
+        yield Finding(
+            "not-int8",
+            "warning",
+            f"{engine.title} computes in float",
+            f"{engine.int8_how}.",
+            "edge-centernet convert --int8 makes an INT8 file; on ARM OpenVINO has no INT8: use TFLite.",
+        )
+
+
+def slow_kernels(facts: Facts) -> Iterator[Finding]:
+    """TFLite without its fast kernels."""
+    engine = facts.engine("tflite")
+    known_slow = engine.package == "tflite_runtime" and not facts.machine.arm and facts.machine.kind == "x86"
+    if engine.state in ("right", "unasked", "unchecked") and (engine.fast is False or known_slow):
+        newer = any(w.package == "ai-edge-litert" for w in for_python(facts.machine.wheels, facts.machine.python_minor))
+        yield Finding(
+            "tflite-slow-kernels",
+            "warning" if engine == facts.taken else "ok",
+            "TFLite runs INT8 on slow kernels here",
+            f"{_named(engine)}: "
+            + (engine.int8_how or "on x86 its XNNPACK leaves INT8 networks to plain code, some 20 times slower")
+            + ".",
+            pip(facts.machine, "ai-edge-litert") if newer else "",
+        )
+
+
+def openvino_on_arm(facts: Facts) -> Iterator[Finding]:
+    """OpenVINO's ARM plugin."""
+    engine = facts.engine("openvino")
+    if facts.machine.arm and engine.installed:
+        taken = engine == facts.taken
+        yield Finding(
+            "openvino-on-arm",
+            "warning" if taken else "ok",
+            "OpenVINO on ARM has no INT8",
+            f"openvino {engine.version}: its ARM plugin computes in float; several releases crashed or were wrong.",
+            pip(facts.machine, *best_engine(facts.machine)) if taken else "",
+        )
+
+
+def live_extra(facts: Facts) -> Iterator[Finding]:
+    """The packages for MQTT, metrics and the web page."""
+    if facts.software.extras.get("live") is False:
+        yield Finding(
+            "live-extra-missing",
+            "ok",
+            "MQTT, metrics and the web page are not installed",
+            '--mqtt and --serve need the extra "live"; detection itself does not.',
+            pip(facts.machine, "paho-mqtt>=2", "prometheus-client", "tornado"),
+        )
+
+
+def ready(facts: Facts) -> Iterator[Finding]:
+    """What auto takes works."""
+    engine = facts.taken
+    if engine is None or not facts.ready:
+        return
+    if facts.quick:
+        yield Finding(
+            "not-checked",
+            "ok",
+            "The engines were not run",
+            f"--runtime auto would take {engine.title} ({_named(engine)}).",
+            "edge-centernet doctor",
+        )
+        return
+    asked = "right answers" if engine.state == "right" else "it runs; the file carries no question to check it by"
+    precision = {"yes": "INT8", "no": "float", "partly": "partly INT8"}.get(engine.int8, "INT8: cannot be told")
+    yield Finding(
+        "ready",
+        "ok",
+        f"{engine.title} is ready",
+        f"--runtime auto takes {_named(engine)}: {asked}, {precision}, {engine.ms:g} ms an inference.",
+    )
+
+
+def _level(facts: Facts, engine: Engine) -> Level:
+    """An error where nothing else runs, or where auto would take this engine all the same."""
+    return "warning" if facts.ready and engine != facts.taken else "error"
+
+
+def _named(engine: Engine) -> str:
+    return f"{engine.package} {engine.version}".strip()
+
+
+def _distribution(engine: Engine) -> str:
+    return engine.package.replace("_", "-")
+
+
+def _another(facts: Facts, engine: Engine) -> str:
+    """What to do without this engine."""
+    if facts.ready and facts.taken is not None and facts.taken != engine:
+        return f"None needed: --runtime auto takes {facts.taken.title}. Do not force --runtime {engine.name}."
+    others = [name for name in best_engine(facts.machine) if name.replace("-", "_") != engine.package]
+    wanted = others or [w.package for w in for_machine(facts.machine.wheels) if w.package != _distribution(engine)][:1]
+    return pip(facts.machine, *wanted) if wanted else "Report it, with the output of `edge-centernet doctor --json`."
+
+
+RULES = (
+    *(numpy, opencv, decoder, no_runtime, wheels, glibc, numpy_2, damaged, not_loading, crashing, wrong),
+    *(float_only, slow_kernels, openvino_on_arm, live_extra, ready),
+)
