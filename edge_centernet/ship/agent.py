@@ -404,6 +404,8 @@ def _detect(board: Board, release: Path, expected: dict[str, Any]) -> list[dict[
         lines = result.stderr.decode("utf-8", "replace").strip().splitlines() or [""]
         reason = next((line for line in lines if "cannot be relied on" in line), lines[-1])
         raise Refused(f"check: detect ended with {result.returncode}: {reason[:300]}; the old release stays")
+    using = [line for line in result.stderr.decode("utf-8", "replace").splitlines() if line.startswith("Using ")]
+    board.tell("engine", using[-1].split(": ")[0] if using else "unknown")
     records = [json.loads(line) for line in result.stdout.decode().splitlines()]
     detections: list[dict[str, Any]] = records[0]["detections"]
     return detections

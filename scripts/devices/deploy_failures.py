@@ -3,8 +3,8 @@
 
     python scripts/devices/deploy_failures.py [--only NAME]... [--json OUT]        as root; some ten minutes
 
-Each time a board runs a release whose camera delivers pictures, something goes wrong with a new one, and it is looked at
-what runs then: the release, its service, its results. Power cuts end every process of the board, then it boots.
+Each time a board runs a release whose camera delivers pictures, something goes wrong with a new one, and it is looked
+at what runs then: the release, its service, its results. Power cuts end every process of the board, then it boots.
 The record is docs/benchmarks/devices/deploy-failures.json.
 """
 

@@ -139,12 +139,12 @@ def test_a_stranger_is_not_pinned_by_offering_his_key_with_another_ones_bundle(
     assert not Board(tmp_path / "board").signers.exists()
 
 
-def test_a_key_for_other_things_does_not_sign_bundles(tmp_path: Path, nano: Path, key: Path) -> None:
+def test_a_key_for_other_things_does_not_sign_bundles(key: Path, signers: Path) -> None:
     """The pinned line is for this purpose only: a signature of the same key for another one is refused."""
     command = ["ssh-keygen", "-Y", "sign", "-q", "-f", str(key), "-n", "file"]
     signature = subprocess.run(command, input=b"content", capture_output=True, check=True).stdout
     with pytest.raises(Refused, match="not by a signer"):
-        agent.check_signature(b"content", signature, key.with_name("signers"))
+        agent.check_signature(b"content", signature, signers)
 
 
 def altered(path: Path, out: Path, change: Any) -> Path:
