@@ -105,10 +105,8 @@ def find_module(board: str, root: Path = Path("/")) -> Module:
 
 def command(tree: Tree, module: Module, storage: str) -> list[str]:
     """NVIDIA's command for this tree and storage, to be run in the tree. Raises TargetError for what it cannot do."""
-    if module.soc not in ("t234", "t194") and storage in ("nvme", "usb"):
-        raise TargetError(
-            f"{module.name}: NVIDIA's tools cannot flash its root file system to {storage}; use sd or emmc"
-        )
+    if module.soc != "t234" and storage in ("nvme", "usb"):
+        raise TargetError(f"{module.name}: the root file system can be flashed to sd or emmc, not to {storage}")
     if module.soc == "t210" and tree.release[0] > 32:
         raise TargetError(f"{module.name}: needs L4T 32 (JetPack 4), this tree is {_release(tree)}")
     if module.soc == "t234" and tree.release[0] < 35:
