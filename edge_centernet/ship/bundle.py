@@ -181,7 +181,7 @@ def _camera_config(given: Path | None) -> bytes:
 def _wheels(target: Target, contents: Contents, folder: Path, say: Say) -> list[Path]:
     """The lock's wheels, those given by hand in their place, and our own, by name."""
     given = {wheel_name(path): path for path in contents.wheels}
-    replaced = {_STANDS_IN.get(name, name) for name in given}
+    replaced = {*target.left_out, *(_STANDS_IN.get(name, name) for name in given)}
     lines = [line for line in target.lock.read_text().splitlines() if normal(line.split("==")[0]) not in replaced]
     say(f"Fetching {len(lines)} wheels for {target.machine}, Python {target.python}")
     found = fetch(target, lines)

@@ -42,6 +42,7 @@ class Target:
     machine: as `uname -m` prints it. python: "3.11". engine: name of a package in ENGINES. symmetric: whether the model
     file is the one for TensorRT. system_packages: whether the board's own Python packages stay visible (picamera2,
     OpenCV with GStreamer, NumPy where PyPI has none). apt: what they are, for the message that asks for them.
+    left_out: packages of the lock that they stand in for.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Target:
     symmetric: bool = False
     system_packages: bool = False
     apt: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def package(self) -> Package:
@@ -87,6 +89,9 @@ TARGETS = {
             engine="onnxruntime",
             symmetric=True,
             system_packages=True,
+            # PyPI's has no GStreamer, without which a Jetson's CSI cameras give no picture.
+            apt=("python3-opencv",),
+            left_out=("opencv-python-headless",),
         ),
         replace(_JETSON, model="centernet-nano-256"),
         Target("generic-arm64", "64-bit ARM, Debian 12", "aarch64", "3.11", "ai-edge-litert"),

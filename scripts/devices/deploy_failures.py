@@ -383,7 +383,7 @@ def _filled(b: Bench, at: str) -> Attempt:
 
     def fill() -> None:
         b.board.shell(
-            "dd if=/dev/zero of=/opt/filler bs=1M 2>/dev/null; dd if=/dev/zero of=/opt/filler2 bs=1 2>/dev/null"
+            "dd if=/dev/zero of=/opt/filler bs=1M 2>/dev/null; dd if=/dev/zero of=/opt/filler2 bs=4k count=1024 2>/dev/null"
         )
 
     if not at:

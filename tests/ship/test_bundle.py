@@ -123,6 +123,15 @@ def test_a_combination_without_wheels_names_those_that_there_are() -> None:
         find_target("pi6")
 
 
+def test_a_jetson_keeps_the_opencv_of_its_system() -> None:
+    """PyPI's has no GStreamer, and would hide it."""
+    target = TARGETS["jetson-orin"]
+    assert "opencv-python-headless" in target.left_out
+    assert target.system_packages
+    assert target.apt == ("python3-opencv",)
+    assert "opencv-python-headless==" in target.lock.read_text()
+
+
 def test_platforms_go_from_the_newest_tag_that_runs_to_the_oldest() -> None:
     """PEP 600, and the names before it."""
     tags = platforms("aarch64", (2, 28))
