@@ -300,3 +300,17 @@ def environment() -> dict[str, str]:
 
     root = str(Path(edge_centernet.__file__).parents[1])
     return {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+
+
+def test_the_model_of_the_environment_is_taken_unless_another_is_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release names its model so; the configuration file and the command line win."""
+    monkeypatch.setenv("EDGE_CENTERNET_MODEL", "centernet-nano-256")
+    config = tmp_path / "camera.toml"
+    config.write_text('model = "centernet-mbv2-320"\n')
+    photo = Path(edge_centernet.__file__).parent / "assets" / "sample.jpg"
+    common = ["detect", "--source", photo, "--no-save"]
+    assert "centernet-nano-256" in run(*common).err
+    assert "centernet-mbv2-320" in run(*common, "--config", config).err
+    assert "centernet-mbv2-320" in run(*common, "--model", "centernet-mbv2-320").err
