@@ -19,6 +19,8 @@ import pytest
 import squares
 from support import ENGINES, allow_interrupts
 
+import edge_centernet
+
 Run = Callable[..., Any]
 Write = Callable[[Path, Any], Path]
 SCENE = squares.scene(("red", 10, 18), ("green", 58, 38), ("blue sky", 90, 6))
