@@ -39,7 +39,8 @@ class Machine:
 
     machine: as the kernel says it ("aarch64"); bits: of this Python; kernel_bits: of the kernel. l4t: (36, 4) on a
     Jetson. emulated: the processor is another kind than the one that Python was built for. features: those of the
-    processor that INT8 gains from. glibc: None with another C library. python: version; executable: its path.
+    processor that INT8 gains from. glibc: None with another C library. python: version; executable: its path;
+    externally_managed: whether the system keeps pip out of it.
     throttled, throttled_before: as `live.board` tells. None: the machine does not tell.
     """
 
@@ -64,6 +65,7 @@ class Machine:
     glibc: tuple[int, int] | None = None
     python: str = ""
     executable: str = ""
+    externally_managed: bool = False
     disks: tuple[Disk, ...] = ()
     user: str = ""
     groups: tuple[str, ...] = ()

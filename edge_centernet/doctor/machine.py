@@ -10,6 +10,7 @@ import platform
 import re
 import struct
 import sys
+import sysconfig
 from pathlib import Path
 
 from edge_centernet.doctor.facts import Disk, Kind, Machine
@@ -76,6 +77,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
         glibc=_glibc(),
         python=platform.python_version(),
         executable=sys.executable,
+        externally_managed=_externally_managed(),
         disks=read_disks(root),
         user=_user(),
         groups=_groups(),
@@ -183,6 +185,11 @@ def _disk(folder: Path, used_for: tuple[str, ...]) -> Disk:
         round(about.f_blocks * about.f_frsize / 1e6),
         about.f_files == 0 or about.f_favail > 0,  # btrfs and vfat count no files
     )
+
+
+def _externally_managed() -> bool:
+    """Whether this is the system's Python and marked as its own (PEP 668)."""
+    return sys.prefix == sys.base_prefix and Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists()
 
 
 def _user() -> str:

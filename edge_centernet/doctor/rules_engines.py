@@ -11,12 +11,16 @@ from edge_centernet.doctor.findings import Finding, Level
 from edge_centernet.doctor.wheels import for_glibc, for_machine, for_python, requirement
 
 _NEW_GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)'? not found")
+_ALTERNATIVES = (("ai-edge-litert", "tflite"), ("openvino", "openvino"), ("onnxruntime", "onnxruntime"))
 _OPENVINO_ON_ARM = (2025, 3)  # from this release on its wheels for ARM need glibc 2.35
 
 
 def pip(machine: Machine, *requirements: str) -> str:
     """The command that installs into the Python that was examined."""
-    return " ".join([shlex.quote(machine.executable or "python3"), "-m pip install", *map(shlex.quote, requirements)])
+    words = ["-m pip install", *map(shlex.quote, requirements)]
+    if machine.externally_managed:  # Debian's own Python takes no packages from pip
+        return " ".join(["python3 -m venv --system-site-packages .venv && .venv/bin/python", *words])
+    return " ".join([shlex.quote(machine.executable or "python3"), *words])
 
 
 def best_engine(machine: Machine) -> tuple[str, ...]:
@@ -342,9 +346,14 @@ def _another(facts: Facts, engine: Engine) -> str:
     """What to do without this engine."""
     if facts.ready and facts.taken is not None and facts.taken != engine:
         return f"None needed: --runtime auto takes {facts.taken.title}. Do not force --runtime {engine.name}."
-    others = [name for name in best_engine(facts.machine) if name.replace("-", "_") != engine.package]
-    wanted = others or [w.package for w in for_machine(facts.machine.wheels) if w.package != _distribution(engine)][:1]
-    return pip(facts.machine, *wanted) if wanted else "Report it, with the output of `edge-centernet doctor --json`."
+    machine = facts.machine
+    for package, name in _ALTERNATIVES:
+        # ai-edge-litert is imported first: installed beside tflite-runtime it takes its place, not the reverse.
+        replaces = name != engine.name or (package, engine.package) == ("ai-edge-litert", "tflite_runtime")
+        wanted = requirement(package, machine.wheels, machine.glibc)
+        if replaces and wanted and not facts.engine(name).passed_over:
+            return pip(machine, wanted)
+    return "Report it, with the output of `edge-centernet doctor --json`."
 
 
 RULES = (

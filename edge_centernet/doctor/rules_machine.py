@@ -49,7 +49,7 @@ def emulation(facts: Facts) -> Iterator[Finding]:
             "warning",
             "The processor is emulated",
             f"Python is built for {facts.machine.machine}, the processor below is another: times mean nothing, and "
-            "ai-edge-litert crashes under qemu-user though it runs on boards.",
+            "engines that choose their kernels by /proc/cpuinfo crash or take slow ones.",
             "Judge engines and speed on the board, or in a full system emulation (docs/emulation.md).",
         )
 
