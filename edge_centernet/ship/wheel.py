@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import platform
-import re
 import shutil
 import subprocess
 import sysconfig
@@ -61,7 +60,9 @@ def own_wheel(machine: str, suffix: str, folder: Path, compiled: bool = True) ->
     if compiled:
         files["edge_centernet/decoder/_decoder.abi3.so"] = compile_decoder(machine)
     wheel = f"Wheel-Version: 1.0\nGenerator: edge-centernet bundle\nRoot-Is-Purelib: {str(not compiled).lower()}\n"
-    files |= {f"{info}/{name}": _installed_text(name) for name in ("METADATA", "entry_points.txt")}
+    # Without the README, which an editable install has as it was when it was made.
+    files[f"{info}/METADATA"] = _installed_text("METADATA").split(b"\n\n")[0] + b"\n"
+    files[f"{info}/entry_points.txt"] = _installed_text("entry_points.txt")
     files[f"{info}/WHEEL"] = f"{wheel}Tag: {tag}\n".encode()
     files[f"{info}/RECORD"] = _record(files, f"{info}/RECORD")
     path = folder / f"edge_centernet-{version}-{tag}.whl"
@@ -91,7 +92,7 @@ def _walk(folder: Path) -> list[Path]:
     """Every file below, links to folders followed, in one order everywhere."""
     found: list[Path] = []
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name != "__pycache__":
+        if path.is_dir() and path.name not in ("__pycache__", "example"):  # C examples are no part of the package
             found += _walk(path)
         elif path.is_file():
             found.append(path)
@@ -128,7 +129,7 @@ def compile_decoder(machine: str) -> bytes:
         folder = Path(temporary)
         (folder / "board.h").write_text(_PYCONFIG)
         # Debian's Python.h asks for a file of the board's own architecture, which this computer has not.
-        debian = folder / re.sub("^arm-", "arm-", triplet) / include.name
+        debian = folder / triplet / include.name
         debian.mkdir(parents=True)
         (debian / "pyconfig.h").write_text("")
         output = folder / "_decoder.abi3.so"
