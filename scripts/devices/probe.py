@@ -3,8 +3,8 @@
 
     probe.py MODEL.tflite PHOTO.jpg [TIMED]
 
-Prints the machine, the engine, the golden check's verdict, a hash of each step of the way (decoded photo, network input,
-the three heads), the detections, and the time of TIMED frames.
+Prints the machine, the engine, the golden check's verdict, a hash of each step of the way (decoded photo, network
+input, the three heads), the detections, and the time of TIMED frames.
 """
 
 from __future__ import annotations

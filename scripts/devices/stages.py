@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The stages of scripts/test_devices.sh: each proves one part of the way onto a board, on emulated boards.
 
-Each leaves a file in CACHE/stages when it is through, so that a run that was cut off goes on where it was. What was seen
-is written to docs/benchmarks/devices: without paths of this computer, with the commit.
+Each leaves a file in CACHE/stages when it is through, so that a run that was cut off goes on where it was. What was
+seen is written to docs/benchmarks/devices: without paths of this computer, with the commit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from boot import CACHE, KEY, USER, Board, BoardError, public_key, seed
+from boot import CACHE, KEY, USER, Board, BoardError, public_key
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -28,7 +28,7 @@ RUN = CACHE / "run"
 STAGES = CACHE / "stages"
 PHOTO = REPOSITORY / "edge_centernet/assets/sample.jpg"
 MODELS = REPOSITORY / "edge_centernet/models"
-CLI = [sys.executable, "-m", "edge_centernet"]
+CLI = [str(Path(sys.executable).with_name("edge-centernet"))]  # not `-m`, which would find the checkout first
 UNIT = "edge-centernet@camera.service"
 PYTHON_THERE = "/opt/edge-centernet/current/venv/bin/python"
 AGENT = "sudo python3 /opt/edge-centernet/agent.py"
@@ -122,7 +122,8 @@ def image() -> None:
     shutil.rmtree(RUN / "image", ignore_errors=True)
     run(
         *CLI, "image", "--target", "pi4", "--base", CACHE / "base-arm64.img", "--bundle", the_bundle("first"),
-        "--key", RUN / "key", "--user", USER, "--ssh-key", key_file(), "--hostname", "edge-virt", "--out", RUN / "image",
+        "--key", RUN / "key", "--user", USER, "--ssh-key", key_file(), "--hostname", "edge-virt",
+        "--out", RUN / "image",
     )  # fmt: skip
     the_image()
 
@@ -207,11 +208,13 @@ def attach_camera(board: Board) -> None:
     board.copy(RUN / "vivid-photo.raw", HERE / "vivid/vivid-photo", HERE / "vivid/vivid-photo.service", to="/tmp/")
     board.ssh(
         "cd /tmp && sudo install -D -m 644 vivid-photo.raw /usr/local/share/vivid-photo.raw && "
-        "sudo install -m 755 vivid-photo /usr/local/sbin/ && sudo install -m 644 vivid-photo.service /etc/systemd/system/ && "
+        "sudo install -m 755 vivid-photo /usr/local/sbin/ && "
+        "sudo install -m 644 vivid-photo.service /etc/systemd/system/ && "
         "sudo mkdir -p /etc/systemd/system/edge-centernet@.service.d && "
         "printf '[Service]\\nStandardOutput=journal\\n' | "
         "sudo tee /etc/systemd/system/edge-centernet@.service.d/journal.conf >/dev/null && "
-        f"sudo systemctl daemon-reload && sudo systemctl restart {UNIT} && sudo systemctl enable -q --now vivid-photo && sync"
+        f"sudo systemctl daemon-reload && sudo systemctl restart {UNIT} && "
+        "sudo systemctl enable -q --now vivid-photo && sync"
     )
 
 
@@ -257,7 +260,7 @@ def classes(frame: dict[str, Any]) -> list[str]:
 
 
 def same_detections() -> None:
-    """The same INT8 TFLite file and photo, here and on the board: each step's bits, the detections, the golden check."""
+    """The same INT8 TFLite file and photo, here and on the board: each step's bits, the detections, the check."""
     model = MODELS / f"{DATA_SET}.tflite"
     here = json.loads(run(sys.executable, HERE / "probe.py", model, PHOTO, "20"))
     VIRT.copy(HERE / "probe.py", model, PHOTO, to="/tmp/")
@@ -334,6 +337,7 @@ def rollback() -> None:
 
 
 # Where the plug is pulled: at the word of the installer on the board, or while the bundle is on its way.
+KERNEL_ON_EXT4 = "sudo dmesg | grep -i 'ext4.*\\(recover\\|error\\|mounted\\)' | cut -d] -f2-"
 CUTS = ("upload", "unpack", "packages", "check", "switch", "watch")
 
 
@@ -356,7 +360,7 @@ def power_cut() -> None:
                 "cut_in": step, "told_before": told, "release_before": before, "release_after": after["current"],
                 "pending": after["pending"], "detecting_s_after_power_on": round(time.monotonic() - began),
                 "recovery": journal(VIRT, "edge-centernet-recover").strip().splitlines()[-1:],
-                "file_system": VIRT.ssh("sudo dmesg | grep -i 'ext4.*\\(recover\\|error\\|mounted\\)' | cut -d] -f2-").stdout.strip(),
+                "file_system": VIRT.ssh(KERNEL_ON_EXT4).stdout.strip().splitlines(),
                 "last_frame": frame,
             }
         )  # fmt: skip
@@ -366,7 +370,7 @@ def power_cut() -> None:
 
 
 def cut_during(step: str) -> list[str]:
-    """Begin an update that brings its own packages; pull the plug when it comes to the step. What it told until then."""
+    """Begin an update that brings its own packages, pull the plug in the step; what was told until then."""
     told: list[str] = []
     with subprocess.Popen(deploy_command("engine"), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
