@@ -244,6 +244,8 @@ def install(board: Board, bundle: Path, signers: Path | None = None) -> str:
     if not (release / COMPLETE).exists():
         os.sync()  # a marker must not reach the disk before what it marks
         write_atomic(release / COMPLETE, b"")
+    if bundle.parent == board.home / "incoming":
+        _unlink(bundle)
     board.tell("installed", manifest["id"], id=manifest["id"])
     return str(manifest["id"])
 
@@ -527,9 +529,10 @@ def _watch(board: Board, before: dict[str, dict[str, str]], watch_s: float, atte
     while True:
         for unit in units:
             state = service_state(unit)
-            if state["ActiveState"] == "active" and unit not in ready:
+            started_anew = state["InvocationID"] != before.get(unit, {}).get("InvocationID", "")
+            if started_anew and state["ActiveState"] == "active" and unit not in ready:
                 ready[unit] = state
-            problem = ill(unit, state, ready.get(unit))
+            problem = ill(unit, state, ready.get(unit)) if started_anew else None
             if problem is None and unit not in ready and time.monotonic() - started > START_S:
                 problem = f"{unit}: not ready after {START_S:.0f} s"
             if problem:
@@ -659,7 +662,7 @@ def cameras(board: Board) -> list[str]:
 
 def service_state(unit: str) -> dict[str, str]:
     """What systemd knows of a service; empty texts where there is none."""
-    keys = ("ActiveState", "SubState", "MainPID", "NRestarts", "Result", "ExecMainStatus", "StatusText")
+    keys = ("InvocationID", "ActiveState", "MainPID", "NRestarts", "Result", "ExecMainStatus", "StatusText")
     command = ["systemctl", "show", unit, "-p", ",".join(keys)]
     state = dict.fromkeys(keys, "")
     if shutil.which("systemctl"):

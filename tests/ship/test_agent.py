@@ -273,7 +273,7 @@ def test_detections_must_be_those_expected(found: list[dict[str, Any]], problem:
 
 def service(**changes: str) -> dict[str, str]:
     """A service's state as systemd tells it."""
-    keys = ("ActiveState", "SubState", "MainPID", "NRestarts", "Result", "ExecMainStatus", "StatusText")
+    keys = ("InvocationID", "ActiveState", "MainPID", "NRestarts", "Result", "ExecMainStatus", "StatusText")
     return {**dict.fromkeys(keys, ""), "ActiveState": "active", "MainPID": "7", "Result": "success", **changes}
 
 

@@ -161,6 +161,14 @@ def test_our_wheel_holds_the_package_and_only_the_models_of_its_engine(tmp_path:
     assert not [name for name in names if "__pycache__" in name or name.startswith("runtimes")]
 
 
+def test_our_wheel_without_the_c_decoder_is_for_every_machine(tmp_path: Path) -> None:
+    """NumPy decodes: slower, same boxes."""
+    path = own_wheel("aarch64", ".tflite", tmp_path, compiled=False)
+    assert path.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(path) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+
+
 def test_without_a_cross_compiler_the_message_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the way without."""
     monkeypatch.setenv("PATH", "/nonexistent")
