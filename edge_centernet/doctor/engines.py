@@ -123,7 +123,9 @@ def judge(engine: Engine, told: Told) -> Engine:
         state, reason = verdict or "broken", told.get("reason", "")
     if state == "right" or state == "unasked":
         stage = ""
-    lost = "" if "int8" in told else f"the process {told['ended']} while it was looked for" if told["ended"] else ""
+    lost = ""
+    if state in ("right", "unasked") and "int8" not in told:
+        lost = f"looking for it, the process {told['ended'] or 'failed'}"
     return replace(
         engine,
         state=state,
