@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,3 +35,37 @@ def bars() -> Iterator[Progress]:
     finally:
         for bar in shown.values():  # those that an error or Ctrl-C cut short
             bar.__exit__(None, None, None)
+
+
+@contextmanager
+def byte_bars() -> Iterator[Progress]:
+    """A Progress in bytes: a bar with MB/s and the time left for every title, on stderr."""
+    shown: dict[str, Any] = {}
+    begun: dict[str, float] = {}
+
+    def progress(title: str, done: int, total: int) -> None:
+        if title not in shown:
+            shown[title] = click.progressbar(length=total, label=title, show_eta=True, file=sys.stderr)
+            begun[title] = time.monotonic()
+            shown[title].__enter__()
+        bar = shown[title]
+        if sys.stderr.isatty():  # elsewhere click prints a line for every new label
+            speed = done / 1e6 / max(time.monotonic() - begun[title], 1e-3)
+            bar.label = f"{title} {size_text(done)} of {size_text(total)}, {speed:.0f} MB/s"
+        bar.update(done - bar.pos)
+        if done >= total:
+            shown.pop(title).__exit__(None, None, None)
+
+    try:
+        yield progress
+    finally:
+        for bar in shown.values():
+            bar.__exit__(None, None, None)
+
+
+def size_text(count: int) -> str:
+    """1234567 -> "1.2 MB": as cards are sold, not as memory is."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

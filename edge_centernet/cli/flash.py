@@ -5,15 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 
 from edge_centernet.errors import ConfigError
-from edge_centernet.progress import Progress
+from edge_centernet.progress import byte_bars, size_text
 from edge_centernet.ship import diskimage, flash, jetson_flash
 from edge_centernet.ship.diskimage import DiskImage
 from edge_centernet.ship.flash import Target
@@ -99,10 +96,10 @@ def _flash(
                 f"--confirm: expected {place.name}, the target's name, got {confirm}; nothing was written"
             )
         flash.refuse(place, image, force_non_removable=force_non_removable)
-    with _bars() as progress:
+    with byte_bars() as progress:
         checked = diskimage.check(image, expect_sha256, None if verify_only else place.room, progress)
     if verify_only:
-        with _bars() as progress:
+        with byte_bars() as progress:
             compared = flash.verify(checked, place, progress)
         click.echo(f"{target}: is equal to {image} in all {compared} bytes compared")
         return
@@ -116,11 +113,11 @@ def _flash(
 
 def _plan(image: DiskImage, target: Target) -> str:
     """What would be written where, and what is lost."""
-    parts = ", ".join(f"{part.number}: {_size(part.size)} {part.kind}" for part in image.partitions)
-    packed = "" if image.packing == "img" else f", {_size(image.path.stat().st_size)} packed"
-    mapped = f", of which {_size(image.to_write)} to write by {image.bmap_path.name}" if image.bmap_path else ""
+    parts = ", ".join(f"{part.number}: {size_text(part.size)} {part.kind}" for part in image.partitions)
+    packed = "" if image.packing == "img" else f", {size_text(image.path.stat().st_size)} packed"
+    mapped = f", of which {size_text(image.to_write)} to write by {image.bmap_path.name}" if image.bmap_path else ""
     lines = [
-        f"Image   {image.path}: {_size(image.size)}{packed}{mapped}",
+        f"Image   {image.path}: {size_text(image.size)}{packed}{mapped}",
         f"        sha256 {image.sha256}",
         f"        partitions {parts}",
     ]
@@ -132,7 +129,12 @@ def _target_lines(target: Target) -> list[str]:
     if disk is None:
         kind = "a file that exists and is overwritten" if target.overwrites else "a new file"
         return [f"Target  {target.path}: {kind}"]
-    facts = [_size(disk.size), disk.model or "no model", f"serial {disk.serial or 'unknown'}", disk.bus or "built in"]
+    facts = [
+        size_text(disk.size),
+        disk.model or "no model",
+        f"serial {disk.serial or 'unknown'}",
+        disk.bus or "built in",
+    ]
     lines = [f"Target  {target.path}{f' ({target.real})' * (target.path != target.real)}: {', '.join(facts)}"]
     if disk.backing:
         lines.append(f"        shows the file {disk.backing}")
@@ -140,7 +142,7 @@ def _target_lines(target: Target) -> list[str]:
     for part in flash.partitions_on(target):
         name = f"{disk.name}{'p' * disk.name[-1].isdigit()}{part.number}"
         label = f" '{labels[name]}'" if labels.get(name) else ""
-        lines.append(f"        erased: {name}{label}, {_size(part.size)} {part.kind}")
+        lines.append(f"        erased: {name}{label}, {size_text(part.size)} {part.kind}")
     return lines if len(lines) > 1 + bool(disk.backing) else [*lines, "        erased: everything (no partitions seen)"]
 
 
@@ -158,43 +160,9 @@ def _confirmed(target: Target, confirm: str | None, force: bool) -> bool:
 
 def _write(image: DiskImage, target: Target, force_non_removable: bool) -> None:
     begin = time.monotonic()
-    with _bars() as progress:
+    with byte_bars() as progress:
         blocks = flash.write(image, target, force_non_removable, progress)
     written = sum(block.size for block in blocks)
     click.echo(
-        f"{target.path}: wrote {_size(written)} and read them back, in {time.monotonic() - begin:.0f} s; all equal"
+        f"{target.path}: wrote {size_text(written)} and read them back, in {time.monotonic() - begin:.0f} s; all equal"
     )
-
-
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    """A Progress in bytes: a bar with MB/s and the time left for every title, on stderr."""
-    shown: dict[str, Any] = {}
-    begun: dict[str, float] = {}
-
-    def progress(title: str, done: int, total: int) -> None:
-        if title not in shown:
-            shown[title] = click.progressbar(length=total, label=title, show_eta=True, file=sys.stderr)
-            begun[title] = time.monotonic()
-            shown[title].__enter__()
-        bar = shown[title]
-        if sys.stderr.isatty():  # elsewhere click prints a line for every new label
-            speed = done / 1e6 / max(time.monotonic() - begun[title], 1e-3)
-            bar.label = f"{title} {_size(done)} of {_size(total)}, {speed:.0f} MB/s"
-        bar.update(done - bar.pos)
-        if done >= total:
-            shown.pop(title).__exit__(None, None, None)
-
-    try:
-        yield progress
-    finally:
-        for bar in shown.values():
-            bar.__exit__(None, None, None)
-
-
-def _size(count: int) -> str:
-    """1234567 -> "1.2 MB": as cards are sold, not as memory is."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"

@@ -184,6 +184,12 @@ class RangeCheck:
             self._digest = hashlib.sha256()
 
 
+def partitions_of(path: Path) -> tuple[Partition, ...]:
+    """The partitions of an unpacked image, all of them within it. Raises DiskImageError."""
+    with path.open("rb") as file:
+        return _partitions(path, file.read(HEAD), path.stat().st_size)
+
+
 def _partitions(path: Path, head: bytes, size: int) -> tuple[Partition, ...]:
     """Those of the image; it must be whole sectors and hold all of them."""
     try:

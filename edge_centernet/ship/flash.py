@@ -286,8 +286,11 @@ class _Medium:
         self._whole = False
         with self._failures("writing to it failed"):
             if self._target.disk is None:
+                size = max(
+                    image_size, os.fstat(self._descriptor).st_size
+                )  # a larger file stands for a card: it stays so
                 os.ftruncate(self._descriptor, 0)
-                os.ftruncate(self._descriptor, image_size)
+                os.ftruncate(self._descriptor, size)
         self.blank_start()
         if self._target.disk and self._target.disk.size - FIRST >= image_size:
             self.put(self._target.disk.size - FIRST, bytes(FIRST))

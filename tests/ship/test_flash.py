@@ -139,14 +139,14 @@ def test_on_a_terminal_the_name_must_be_typed(typed: str, written: bool, image: 
 
 
 def test_existing_file_is_overwritten_only_by_force(image: Path, tmp_path: Path, run: Run) -> None:
-    """--force and --confirm overwrite a file; it then has the image's size."""
+    """--force and --confirm overwrite a file; one that is larger, as a card is, keeps its size and nothing else."""
     target = tmp_path / "sd.img"
-    for options in (["--force"], ["--confirm", "sd.img"]):
-        target.write_bytes(bytes([7]) * (SIZE + 5))
+    for size, options in ((SIZE - 5, ["--force"]), (SIZE + 4096, ["--confirm", "sd.img"])):
+        target.write_bytes(bytes([7]) * size)
         assert "Nothing was written" in run("flash", image, target).out
-        assert target.stat().st_size == SIZE + 5
+        assert target.read_bytes() == bytes([7]) * size
         assert run("flash", image, target, *options).code == 0
-        assert target.read_bytes() == image.read_bytes()
+        assert target.read_bytes() == image.read_bytes() + bytes(max(0, size - SIZE))
 
 
 # -- refused: real devices. The recorded machines are in test_refusals.py.

@@ -1,0 +1,124 @@
+"""`edge-centernet image`: a card that detects when it gets power."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from edge_centernet.cli.detect import command as detect
+from edge_centernet.errors import ConfigError
+from edge_centernet.live.config import read_config
+from edge_centernet.progress import byte_bars
+from edge_centernet.ship import nocloud
+from edge_centernet.ship.image import Order, make_image
+from edge_centernet.ship.signing import as_signers
+from edge_centernet.ship.targets import TARGETS, find_target
+
+# A Jetson is flashed by NVIDIA's tools, a PC starts in other ways.
+BOARDS = [name for name in TARGETS if name.startswith(("pi", "generic"))]
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int:
+    """4G, 2048M: as many bytes as an emulator's card must have, in powers of 1024."""
+    match = re.fullmatch(r"(\d+)([MG])i?B?", text or "0M")
+    if not match:
+        raise click.BadParameter(f"expected a size such as 4G or 2048M, got {text!r}")
+    return int(match[1]) << (20 if match[2] == "M" else 30)
+
+
+@click.command(short_help="Make an SD card image that detects when it gets power.")
+@click.option("--target", required=True, type=click.Choice(BOARDS), help="The board.")
+@click.option("--base", required=True, type=_FILE, help="Raspberry Pi OS, or one of build_base.sh: .img, .img.xz, ...")
+@click.option("--bundle", required=True, type=_FILE, help="Made by `edge-centernet bundle` for the same target.")
+@click.option(
+    "--signers", required=True, type=_FILE, help="Whom the board trusts: `signers` beside the bundle, or a .pub."
+)
+@click.option("--user", default="", help="Who may log in, with sudo.  [default: nobody]")
+@click.option("--ssh-key", type=_FILE, help="The user's public key, such as ~/.ssh/id_ed25519.pub.")
+@click.option("--password-file", type=_FILE, help="The user's password, or its crypt hash, in the first line.")
+@click.option("--hostname", default="", help="[default: that of the base]")
+@click.option("--wifi", "ssid", default="", metavar="SSID", help="Name of the Wi-Fi network.")
+@click.option("--wifi-password-file", type=_FILE, help="Its passphrase in the first line.")
+@click.option("--wifi-country", default="", metavar="CC", help="Where the board is: DE, GB, US...")
+@click.option("--timezone", default="", metavar="NAME", help="Such as Europe/Berlin.  [default: that of the base]")
+@click.option(
+    "--camera-config", type=_FILE, metavar="TOML", help="The first camera's settings.  [default: the bundle's]"
+)
+@click.option("--expand", callback=_bytes, metavar="SIZE", help="Make the image at least that large, for an emulator.")
+@click.option(
+    "--url", default="", help="Folder on the web where the files will be, for rpi-imager.  [default: file://]"
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("dist"), show_default=True)
+def command(
+    target: str,
+    base: Path,
+    bundle: Path,
+    signers: Path,
+    user: str,
+    ssh_key: Path | None,
+    password_file: Path | None,
+    hostname: str,
+    ssid: str,
+    wifi_password_file: Path | None,
+    wifi_country: str,
+    timezone: str,
+    camera_config: Path | None,
+    expand: int,
+    url: str,
+    out: Path,
+) -> None:
+    """Put a bundle into a base image: the board installs it at its first start, without a network, and detects.
+
+    Writes NAME.img.xz, its block map and checksum for `edge-centernet flash` or bmaptool, and NAME.json for
+    `rpi-imager --repo`. Needs no root. A password and a passphrase are read from files, and only their hashes are in
+    the image. Equal inputs give equal bytes (SOURCE_DATE_EPOCH is the time of the files within).
+
+    Example: edge-centernet image --target pi4 --base raspios.img.xz --bundle dist/edge-centernet-0.1.0-pi4.tar
+    --signers dist/signers --user anna --ssh-key ~/.ssh/id_ed25519.pub
+    """
+    board = find_target(target)
+    settings = nocloud.Settings(
+        hostname,
+        user,
+        nocloud.password_hash(_first_line(password_file), f"{user} {hostname} {bundle.name}") if password_file else "",
+        nocloud.public_keys(_text(ssh_key), str(ssh_key)) if ssh_key else (),
+        _wifi(ssid, wifi_password_file, wifi_country),
+        timezone,
+    )
+    camera = _camera_settings(camera_config) if camera_config else b""
+    order = Order(board, base, bundle, as_signers(signers), settings, camera, expand, url)
+    with byte_bars() as progress:
+        made = make_image(order, out, progress, lambda line: click.echo(line, err=True))
+    for path in made:
+        click.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def _wifi(ssid: str, password_file: Path | None, country: str) -> nocloud.Wifi | None:
+    if not ssid:
+        if password_file or country:
+            raise ConfigError("--wifi-password-file, --wifi-country: of which network? Give --wifi SSID too")
+        return None
+    if password_file is None:
+        raise ConfigError("--wifi: give --wifi-password-file FILE too; on a command line every user could read it")
+    return nocloud.wifi(ssid, _first_line(password_file), country)
+
+
+def _camera_settings(path: Path) -> bytes:
+    """The file, which `edge-centernet detect --config` must be able to read: the board cannot ask."""
+    known = {parameter.name for parameter in detect.params if parameter.name}
+    read_config(path, known - {"config", "format_name"} | {"format"})
+    return path.read_bytes()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: expected text, got a binary file") from None
+
+
+def _first_line(path: Path) -> str:
+    return (_text(path).splitlines() or [""])[0]
