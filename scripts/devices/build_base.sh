@@ -139,7 +139,7 @@ datasource:
     fs_label: bootfs
 CONFIG
 # A board without a network must detect as well: wait for one interface, 20 seconds, not for all, two minutes.
-printf '[Service]\nExecStart=\nExecStart=/lib/systemd/systemd-networkd-wait-online --any --timeout=20\n' \
+printf '[Service]\nExecStart=\nExecStart=-/lib/systemd/systemd-networkd-wait-online --any --timeout=20\n' \
     >"$root/etc/systemd/system/systemd-networkd-wait-online.service.d/any.conf"
 mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
 for unit in systemd-networkd systemd-resolved ssh; do
