@@ -47,6 +47,7 @@ UNIT, RECOVER_UNIT, REVERT_UNIT = "edge-centernet@.service", "edge-centernet-rec
 COMPLETE = ".complete"  # the marker of a folder that was written to its end, and reached the disk
 RESERVE = 64 << 20  # bytes that an update leaves free
 START_S = 240.0  # for a service to be ready; the unit allows 180
+LOCK_S = 20.0  # for the installer that is to be ended
 KEEP_S = 30.0  # for the word of an attending computer that the new release may stay
 CHECK_S = 1800.0  # for the check; a Jetson builds its TensorRT engine in it
 BOX_TOLERANCE, SCORE_TOLERANCE = (
@@ -507,8 +508,9 @@ def _arm_revert(board: Board, watch_s: float) -> None:
     if board.systemd:
         seconds = int(START_S + watch_s + KEEP_S + 60)
         command = ["systemd-run", "--quiet", f"--unit={REVERT_UNIT}", f"--on-active={seconds}", sys.executable]
+        systemctl("stop", f"{REVERT_UNIT}.timer")
         systemctl("reset-failed", f"{REVERT_UNIT}.timer", f"{REVERT_UNIT}.service")
-        subprocess.run([*command, str(board.home / "agent.py"), "recover"], stdin=subprocess.DEVNULL, check=False)
+        _run([*command, str(board.home / "agent.py"), "recover"], "systemd-run")
 
 
 def _restart(board: Board) -> None:
@@ -720,16 +722,21 @@ def _unlink(path: Path) -> None:
 
 
 @contextmanager
-def locked(board: Board) -> Iterator[None]:
-    """One update at a time; one that was cut off is ended first."""
+def locked(board: Board, wait_s: float = 0.0) -> Iterator[None]:
+    """One update at a time. wait_s: how long to wait for another one's end; Refused then."""
     for folder in ("releases", "venvs", "incoming", "engines"):
         (board.home / folder).mkdir(parents=True, exist_ok=True)
     board.etc.mkdir(parents=True, exist_ok=True)
     with (board.home / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Refused(f"{board.home}: another update is running; wait for it") from None
+        end = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= end:
+                    raise Refused(f"{board.home}: another update is running; wait for it") from None
+                time.sleep(0.2)
         yield
 
 
@@ -853,7 +860,8 @@ def run(board: Board, options: argparse.Namespace) -> None:
     if options.command == "offset":
         print(offset(board, options.name))
         return
-    with locked(board):
+    # What ends a broken update must not give up because its killed installer is not quite gone yet.
+    with locked(board, LOCK_S if options.command == "recover" else 0.0):
         _keep_agent(board)
         recover(board, getattr(options, "boot", False))
         if options.command == "rollback":

@@ -434,7 +434,8 @@ def run_case(bench: Bench, name: str, expected: str, case: Case) -> dict[str, An
         flush=True,
     )
     if not (runs and told):
-        print("     ", bench.board.state(), *attempt.lines[-12:], sep="\n      ", flush=True)
+        journal = bench.board.shell("journalctl -n 60 --no-pager -o short-precise").splitlines()
+        print("     ", bench.board.state(), *attempt.lines[-12:], *journal, sep="\n      ", flush=True)
         bench.begin()
     return record
 

@@ -217,7 +217,7 @@ def test_an_upload_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
 def test_only_one_update_at_a_time(tmp_path: Path) -> None:
     """The second one is told to wait."""
     with agent.locked(Board(tmp_path)):
-        done = run(tmp_path, "recover")
+        done = run(tmp_path, "rollback")
     assert done.returncode == 2
     assert b"another update is running; wait for it" in done.stderr
 
