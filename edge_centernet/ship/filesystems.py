@@ -186,7 +186,9 @@ class Fat:
 
 def make_fat(image: Path, start: int, size: int, label: str, serial: str, epoch: int) -> Fat:
     """A new, empty FAT32 in `size` bytes from `start`, where the image must be zero."""
-    options = ["-F", "32", "-s", "8", "-n", label or "bootfs", "-i", serial, "--invariant"]
+    # FAT32 is what has 65525 clusters or more; some readers judge by nothing else.
+    per_cluster = next((count for count in (8, 4, 2) if size // 512 // count > 66000), 1)
+    options = ["-F", "32", "-s", str(per_cluster), "-n", label or "bootfs", "-i", serial]
     offset = ["--offset", str(start // 512)]
     run(["mkfs.vfat", *options, *offset, str(image), str(size // 1024)], epoch)
     return Fat(image, start, epoch)
@@ -277,7 +279,7 @@ class Ext4:
             raise DiskImageError(f"{self._image}: could not make the link {path} in its root file system")
 
     def _fields(self, path: str, mode: int, owner: int) -> list[str]:
-        fields = {"mode": f"0{mode:o}", "uid": str(owner), "gid": str(owner), "generation": "1"}
+        fields = {"mode": f"0{mode:o}", "uid": str(owner), "gid": str(owner)}
         return [f"set_inode_field {_quoted(path)} {name} {value}" for name, value in fields.items()]
 
     def _change(self, commands: list[str]) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,8 +114,8 @@ def public_keys(text: str, source: str) -> tuple[str, ...]:
 # cloud-init
 
 
-def user_data(settings: Settings, runcmd: Sequence[Sequence[str]] = ()) -> str:
-    """What cloud-init does once: user, keys, name, time zone, commands."""
+def user_data(settings: Settings) -> str:
+    """What cloud-init does once: user, keys, name, time zone."""
     config: dict[str, Any] = {}
     if settings.hostname:
         config |= {"hostname": settings.hostname, "manage_etc_hosts": True}
@@ -130,8 +130,6 @@ def user_data(settings: Settings, runcmd: Sequence[Sequence[str]] = ()) -> str:
         if settings.ssh_keys:
             user["ssh_authorized_keys"] = list(settings.ssh_keys)
         config |= {"users": [user], "ssh_pwauth": not settings.ssh_keys}
-    if runcmd:
-        config["runcmd"] = [list(command) for command in runcmd]
     return "#cloud-config\n" + to_yaml(config or {"users": []})
 
 
@@ -153,12 +151,15 @@ def network_config(settings: Settings, raspberry_pi_os: bool) -> str:
     return to_yaml({"network": config})
 
 
+_WORDS = ("yes", "no", "on", "off", "true", "false", "null")  # YAML takes them for something else than text
+
+
 def to_yaml(value: Mapping[str, Any], indent: int = 0) -> str:
     """Block YAML of dictionaries, lists and scalars. Strings are quoted as in JSON, which is YAML."""
     lines = []
     pad = "  " * indent
     for key, item in value.items():
-        name = key if re.fullmatch(r"[a-z][\w-]*", key) else _scalar(key)
+        name = key if re.fullmatch(r"[a-z][\w-]+", key) and key not in _WORDS else _scalar(key)
         if isinstance(item, Mapping) and item:
             lines.append(f"{pad}{name}:\n{to_yaml(item, indent + 1)}")
         elif isinstance(item, list) and item and isinstance(item[0], Mapping):
