@@ -130,7 +130,7 @@ def user_data(settings: Settings) -> str:
         if settings.ssh_keys:
             user["ssh_authorized_keys"] = list(settings.ssh_keys)
         config |= {"users": [user], "ssh_pwauth": not settings.ssh_keys}
-    return "#cloud-config\n" + to_yaml(config or {"users": []})
+    return "#cloud-config\n" + (to_yaml(config) or "{}\n")
 
 
 def meta_data(*parts: str) -> str:

@@ -70,9 +70,9 @@ def test_user_data_says_what_was_asked() -> None:
     }
 
 
-def test_without_settings_nobody_is_made() -> None:
-    """Not even the default user of the distribution."""
-    assert yaml.safe_load(nocloud.user_data(Settings())) == {"users": []}
+def test_without_settings_the_base_decides() -> None:
+    """Still a configuration, though an empty one."""
+    assert nocloud.user_data(Settings()) == "#cloud-config\n{}\n"
 
 
 def test_cable_is_used_and_waited_for_by_nobody() -> None:
