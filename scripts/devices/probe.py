@@ -15,9 +15,9 @@ import platform
 import statistics
 import sys
 from contextlib import closing
-from importlib import metadata
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 import edge_centernet
@@ -50,7 +50,7 @@ def main() -> None:
         "python": platform.python_version(),
         "edge_centernet": edge_centernet.__version__,
         "engine": version("tflite"),
-        "packages": {name: metadata.version(name) for name in ("numpy", "opencv-python-headless")},
+        "packages": {"numpy": np.__version__, "opencv": cv2.__version__},  # on armhf they are Debian's
         "decoder": decoder.BACKEND,
         "golden_check": unfit(model, "tflite") or "passed",
         "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),

@@ -473,31 +473,37 @@ def in_chroot(root: Path, *command: str, cpu: str = "", ok: Sequence[int] = (0,)
 
 
 def chroot_installer(architecture: str, target: str, name: str, cpu: str) -> None:
-    """Install a bundle in a folder's board without a network, detect with it, ask the doctor."""
+    """Install a bundle in a folder's board without a network, detect with it, ask the doctor.
+
+    An engine that fails the golden check must be refused by the installer, and named by the doctor.
+    """
     made = bundle_of(name, "--target", target, "--engine", "tflite-runtime")
     root = chroot_board(architecture, f"{name}-board")
     try:
-        for file in (made, made.parent / "signers", HERE.parents[1] / "edge_centernet/ship/agent.py"):
+        for file in (made, made.parent / "signers", REPOSITORY / "edge_centernet/ship/agent.py", HERE / "probe.py"):
             shutil.copy(file, root / "tmp")
-        there = f"/tmp/{made.name}"
-        told = in_chroot(
-            root, "unshare", "-n", "python3", "/tmp/agent.py", "setup", there, "--pin", "/tmp/signers", cpu=cpu
-        )
         shutil.copy(PHOTO, root / "tmp/photo.jpg")
-        shutil.copy(HERE / "probe.py", root / "tmp")
-        model = next((root / "opt/edge-centernet/current/model").resolve().glob("*.tflite")).name
-        probe = (PYTHON_THERE, "/tmp/probe.py", f"/opt/edge-centernet/current/model/{model}", "/tmp/photo.jpg", "3")
+        setup = f"unshare -n python3 /tmp/agent.py setup /tmp/{made.name} --pin /tmp/signers 2>&1; echo exit $?"
+        told = in_chroot(root, "sh", "-c", setup, cpu=cpu).splitlines()
+        release = next((root / "opt/edge-centernet/releases").iterdir())
+        there = Path("/") / release.relative_to(root)
+        model = next((release / "model").glob("*.tflite")).name
+        probe = (f"{there}/venv/bin/python", "/tmp/probe.py", f"{there}/model/{model}", "/tmp/photo.jpg", "3")
         found = json.loads(in_chroot(root, *probe, cpu=cpu))
-        command = "/opt/edge-centernet/current/venv/bin/edge-centernet"
-        doctor = in_chroot(root, command, "doctor", "--json", cpu=cpu, ok=(0, 1, 2))
-        record(
-            f"{name}-chroot",
-            {"board": f"qemu-user, {cpu}, Debian 12 {architecture}", "installer": told.splitlines(), "probe": found,
-             "doctor": json.loads(doctor)},
-        )  # fmt: skip
-        expect(found["golden_check"] == "passed", f"golden check: {found['golden_check']}")
+        command = (f"{there}/venv/bin/edge-centernet", "doctor", "--json", "--model", f"{there}/model/{model}")
+        doctor = json.loads(in_chroot(root, *command, cpu=cpu, ok=(0, 1, 2)))
     finally:
         release_chroot(f"{name}-board")
+    board = f"qemu-user, {cpu}, Debian 12 {architecture}"
+    record(f"{name}-chroot", {"board": board, "installer": told, "probe": found, "doctor": doctor})
+    right = found["golden_check"] == "passed"
+    expect(
+        (told[-1] == "exit 0") == right, f"golden check: {found['golden_check']}, but the installer said {told[-2:]}"
+    )
+    expect(
+        ("engine-wrong" in json.dumps(doctor)) != right, f"golden check: {found['golden_check']}, the doctor differs"
+    )
+    expect([d["class"] for d in found["detections"]] == ["cat", "person"], f"found {found['detections']}")
 
 
 def arm64_chroot() -> None:
