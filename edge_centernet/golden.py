@@ -22,6 +22,9 @@ from edge_centernet.manifest import Manifest, TensorSpec
 SIDE = 32  # of the thumbnail: every network input is a multiple of 32
 SAMPLES = 200  # values of each head, evenly spread, and as many of the heatmap's highest
 MAX_MEAN_STEPS = 1.5  # as conversion allows; engines that agree to the bit are at 0
+# tflite-runtime's own kernels round otherwise, up to 6.3 steps in the shipped models, at the same accuracy; of 60 faults
+# in one layer 57 are beyond 8 (scripts/measure_selfcheck.py, docs/benchmarks/selfcheck.json).
+_ROUND_OTHERWISE = {"tflite_runtime": 8.0}
 ROLES = Heads._fields
 
 
@@ -76,16 +79,27 @@ def enlarged(thumbnail: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uin
     return np.ascontiguousarray(thumbnail.repeat(rows, axis=0).repeat(columns, axis=1))
 
 
-def problem(manifest: Manifest, heads: Heads) -> str | None:
-    """What is wrong with an engine's answer to `question`; None if it is right."""
+def problem(manifest: Manifest, heads: Heads, module: str = "") -> str | None:
+    """What is wrong with an engine's answer to `question`; None if it is right.
+
+    module: the engine's Python module, for the one that rounds otherwise.
+    """
+    limit = _ROUND_OTHERWISE.get(module, MAX_MEAN_STEPS)
+    for role, error in differences(manifest, heads).items():
+        if not error <= limit:  # NaN fails too
+            return f"{role} differs by {error:.1f} output steps on average (at most {limit:g})"
+    return None
+
+
+def differences(manifest: Manifest, heads: Heads) -> dict[str, float]:
+    """Role -> mean difference from the golden answer, in int8 output steps."""
+    found = {}
     for role in ROLES:
         spec: TensorSpec = getattr(manifest, role)
         answer = _answer(manifest, role)
         real = real_values(getattr(heads, role), spec).reshape(-1)[list(answer.at)]
-        error = float(np.abs(real / answer.step - np.array(answer.steps)).mean())
-        if not error <= MAX_MEAN_STEPS:  # NaN fails too
-            return f"{role} differs by {error:.1f} output steps on average (at most {MAX_MEAN_STEPS:g})"
-    return None
+        found[role] = float(np.abs(real / answer.step - np.array(answer.steps)).mean())
+    return found
 
 
 def _golden(manifest: Manifest) -> dict[str, Any]:

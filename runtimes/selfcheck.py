@@ -132,7 +132,8 @@ def main(path: Path, engine: str) -> int:
         return error.exit_code
     with closing(opened) as runtime:
         try:
-            wrong = golden.problem(runtime.manifest, runtime.run(golden.question(runtime.manifest)))
+            heads = runtime.run(golden.question(runtime.manifest))
+            wrong = golden.problem(runtime.manifest, heads, version(engine).split()[0])
         except EdgeCenterNetError as error:
             print(f"gives no answer: {error}")
             return WRONG

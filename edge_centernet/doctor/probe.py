@@ -99,7 +99,8 @@ def engine(name: str, path: Path) -> None:
             say(verdict="unasked")
         else:
             x = golden.question(manifest)
-            wrong = golden.problem(manifest, runtime.run(x))
+            module = module_of(name, ENGINES[name].modules)
+            wrong = golden.problem(manifest, runtime.run(x), module)
             say(verdict="wrong" if wrong else "right", reason=wrong or "")
         say(stage="time")
         say(ms=median_ms(lambda: runtime.run(x)))

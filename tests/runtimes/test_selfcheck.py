@@ -158,6 +158,19 @@ def test_every_engine_answers_its_question_to_the_bit(folder: Path) -> None:
         runtime.close()
 
 
+def test_only_the_engine_that_rounds_otherwise_may_be_some_steps_off(folder: Path) -> None:
+    """tflite-runtime, and no farther than 8 steps."""
+    runtime = open_runtime(folder / f"{NAME}.tflite", threads=1)
+    heads = runtime.run(golden.question(runtime.manifest))
+    runtime.close()
+    for steps, allowed in ((1, ""), (6, "tflite_runtime"), (20, None)):
+        moved = heads._replace(heat=np.clip(heads.heat.astype(int) + steps, -128, 127).astype(heads.heat.dtype))
+        assert golden.differences(runtime.manifest, moved)["heat"] == pytest.approx(steps, abs=1.0)
+        for module in ("", "ai_edge_litert", "tflite_runtime"):
+            fine = allowed is not None and allowed in module
+            assert (golden.problem(runtime.manifest, moved, module) is None) == fine, (steps, module)
+
+
 def ask(manifest: Manifest, heads: Heads) -> None:
     """Both halves of a self-check."""
     golden.question(manifest)
