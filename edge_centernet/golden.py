@@ -22,8 +22,8 @@ from edge_centernet.manifest import Manifest, TensorSpec
 SIDE = 32  # of the thumbnail: every network input is a multiple of 32
 SAMPLES = 200  # values of each head, evenly spread, and as many of the heatmap's highest
 MAX_MEAN_STEPS = 1.5  # as conversion allows; engines that agree to the bit are at 0
-# tflite-runtime's own kernels round otherwise, up to 6.3 steps in the shipped models, at the same accuracy; of 60 faults
-# in one layer 57 are beyond 8 (scripts/measure_selfcheck.py, docs/benchmarks/selfcheck.json).
+# tflite-runtime's own kernels round otherwise, up to 6.3 steps in the shipped models, at the same accuracy; 57 of 60
+# faults in one layer are beyond 8 (scripts/measure_selfcheck.py, docs/benchmarks/selfcheck.json).
 _ROUND_OTHERWISE = {"tflite_runtime": 8.0}
 ROLES = Heads._fields
 

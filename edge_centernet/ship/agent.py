@@ -416,9 +416,9 @@ def _detect(board: Board, release: Path, expected: dict[str, Any]) -> list[dict[
 
 def differs(found: list[dict[str, Any]], expected: dict[str, Any]) -> str | None:
     """What is not as expected, None if all is: by class, box and score; those at the threshold may be missing."""
-    left = list(found)
+    left, pixels = list(found), expected.get("box_tolerance", BOX_TOLERANCE)
     for wanted in expected["detections"]:
-        match = next((item for item in left if _same(item, wanted)), None)
+        match = next((item for item in left if _same(item, wanted, pixels)), None)
         if match is not None:
             left.remove(match)
         elif wanted["score"] > expected["threshold"] + SCORE_TOLERANCE:
@@ -429,10 +429,10 @@ def differs(found: list[dict[str, Any]], expected: dict[str, Any]) -> str | None
     return None
 
 
-def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+def _same(a: dict[str, Any], b: dict[str, Any], pixels: float) -> bool:
     boxes = max(abs(x - y) for x, y in zip(a["box"], b["box"]))  # noqa: B905  # Python 3.8
     scores = abs(a["score"] - b["score"])
-    return bool(a["class"] == b["class"] and boxes <= BOX_TOLERANCE and scores <= SCORE_TOLERANCE)
+    return bool(a["class"] == b["class"] and boxes <= pixels and scores <= SCORE_TOLERANCE)
 
 
 # Switching
