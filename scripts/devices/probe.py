@@ -21,11 +21,11 @@ import cv2
 import numpy as np
 
 import edge_centernet
-from edge_centernet import decoder
+from edge_centernet import decoder, golden
 from edge_centernet.detector import Detector
 from edge_centernet.image import prepare, read_image
 from edge_centernet.runtimes import open_runtime
-from edge_centernet.runtimes.selfcheck import unfit, version
+from edge_centernet.runtimes.selfcheck import version
 
 
 def digest(array: np.ndarray) -> str:
@@ -43,6 +43,7 @@ def main() -> None:
         x, _ = prepare(image, runtime.manifest)
         heads = runtime.run(x)
         steps = {"photo": digest(image), "input": digest(x), **{k: digest(v) for k, v in heads._asdict().items()}}
+        wrong = golden.problem(runtime.manifest, runtime.run(golden.question(runtime.manifest)))
         found, _ = detector.detect(image)
         times = [detector.detect(image)[1] for _ in range(timed)]
     record = {
@@ -52,7 +53,7 @@ def main() -> None:
         "engine": version("tflite"),
         "packages": {"numpy": np.__version__, "opencv": cv2.__version__},  # on armhf they are Debian's
         "decoder": decoder.BACKEND,
-        "golden_check": unfit(model, "tflite") or "passed",
+        "golden_check": wrong or "passed",
         "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "steps": steps,
         "detections": [
