@@ -43,7 +43,9 @@ def main() -> None:
         x, _ = prepare(image, runtime.manifest)
         heads = runtime.run(x)
         steps = {"photo": digest(image), "input": digest(x), **{k: digest(v) for k, v in heads._asdict().items()}}
-        wrong = golden.problem(runtime.manifest, runtime.run(golden.question(runtime.manifest)))
+        answer = runtime.run(golden.question(runtime.manifest))
+        wrong = golden.problem(runtime.manifest, answer, version("tflite").split()[0])
+        apart = {role: round(mean, 3) for role, mean in golden.differences(runtime.manifest, answer).items()}
         found, _ = detector.detect(image)
         times = [detector.detect(image)[1] for _ in range(timed)]
     record = {
@@ -54,6 +56,7 @@ def main() -> None:
         "packages": {"numpy": np.__version__, "opencv": cv2.__version__},  # on armhf they are Debian's
         "decoder": decoder.BACKEND,
         "golden_check": wrong or "passed",
+        "golden_steps_apart": apart,
         "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "steps": steps,
         "detections": [

@@ -423,24 +423,34 @@ def wait_for_part() -> None:
 
 
 def raspi3b() -> None:
-    """The same card in an emulated Raspberry Pi 3: its SD controller, its device tree, its serial port."""
+    """The same card in an emulated Raspberry Pi 3: its SD controller, its device tree, its serial port.
+
+    Told by its serial port alone: the network of QEMU's Pi hangs on a USB controller that Linux 6.1 cannot use.
+    """
     board = Board("raspi3b")
     board.down()
     board.up(RUN / "card.img", "raspi3b")
-    began = time.monotonic()
-    board.wait_text(r"edge-virt login:|Reached target.*multi-user", 1200)
-    text = time.monotonic() - began
-    details: dict[str, Any] = {"login_prompt_s": round(text)}
+    follow_raspi3b(board)
+    board.down()
+
+
+def follow_raspi3b(board: Board) -> None:
+    """Wait for the login prompt, and for the installer's last word."""
+    details: dict[str, Any] = {}
     try:
-        board.wait_ssh(600)
-        details["model"] = board.ssh("tr -d '\\0' </proc/device-tree/model").stdout
-        running(board, 1200)
-        details["status"] = status(board)["current"]
-        details["service_s"] = round(time.monotonic() - began)
+        board.wait_text(r"edge-virt login:", 1200)
+        board.wait_text(r"done: \S+ is current", 2400)
+        shown = board.console()
+        seen = re.findall(r"\[ *([0-9.]+)\] python3\[\d+\]: (\w+: .*)", shown)
+        model = re.search(r"Machine model: (.*)", shown)
+        details = {
+            "model": model[1].strip() if model else "",
+            "installer": [{"seconds_after_power_on": float(when), "told": text.strip()} for when, text in seen],
+        }
     finally:
         keep_text("raspi3b-serial.log", board.console())
         record("boot-raspi3b", {"board": "qemu-system-aarch64 -M raspi3b, emulated", **details})
-    board.down()
+    expect("Raspberry Pi 3" in details["model"], f"expected a Raspberry Pi 3, found {details['model']!r}")
 
 
 # As a Raspberry Pi 4 says it, by a 64-bit and by a 32-bit kernel.
