@@ -1,73 +1,199 @@
 #!/usr/bin/env python3
-"""How far wrong engines are from the golden answer, and one that only rounds otherwise: what the limit rests on.
+"""How far wrong engines are from the golden answer, and one that only rounds otherwise: what the limits rest on.
 
-    python scripts/measure_selfcheck.py [--json docs/benchmarks/selfcheck.json]
+    python scripts/measure_selfcheck.py [--json docs/benchmarks/selfcheck.json] [--seen FILE...]
+    python scripts/measure_selfcheck.py --engine-here MODEL... >FILE     the engine of this machine, for --seen
 
-Faults are put into the interchange file one at a time and run by ONNX Runtime: a convolution whose weights are zero, or
-half of whose channels are, or whose steps are doubled, one in every tenth of the network. What only rounds otherwise is
-TFLite without XNNPACK: tflite-runtime, or ai-edge-litert with its built-in kernels.
+Faults are put into the interchange file and run by ONNX Runtime. Into one convolution at a time, one in every tenth of
+the network: weights zero, half of the channels zero, weights doubled. Into all at once, as engines have had them: sums
+that do not leave 16 bits or wrap around there, results rounded down, zero points of activations forgotten, one scale
+for all channels. What only rounds otherwise is TFLite without XNNPACK: ai-edge-litert with its built-in kernels here,
+and what was seen of tflite-runtime elsewhere (scripts/devices/chroot_install.sh).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
 import statistics
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
-from onnx import numpy_helper
 
 from edge_centernet import golden
 from edge_centernet.artifact import read_manifest
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Manifest
 from edge_centernet.models import FOLDER, names
+from edge_centernet.runtimes import choose, open_runtime, selfcheck
 
 PLACES = 10  # convolutions that are broken, evenly spread
 
 
-def worst(manifest: Manifest, heads: Heads) -> float:
-    """The largest of the three heads' mean differences, in output steps."""
-    return max(golden.differences(manifest, heads).values())
+def steps(manifest: Manifest, heads: Heads) -> dict[str, float]:
+    """The three heads' mean differences, in output steps."""
+    return {role: round(mean, 2) for role, mean in golden.differences(manifest, heads).items()}
 
 
-def answer(model: onnx.ModelProto, manifest: Manifest) -> Heads:
+def engine_here(path: Path) -> dict[str, Any]:
+    """What the engine of this machine answers."""
+    engine = choose(path)[1]
+    with closing(open_runtime(path, engine, threads=1)) as runtime:
+        heads = runtime.run(golden.question(runtime.manifest))
+        name = selfcheck.version(engine)
+        verdict = golden.problem(runtime.manifest, heads, name.split()[0])
+        found = steps(runtime.manifest, heads)
+    return {
+        "model": path.stem,
+        "engine": name,
+        "machine": platform.machine(),
+        "steps": found,
+        "verdict": verdict or "right",
+    }
+
+
+def answer(model: Any, manifest: Manifest) -> Heads:
     """The network's heads for its golden question, by ONNX Runtime."""
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found = session.run(list(golden.ROLES), {session.get_inputs()[0].name: golden.question(manifest)})
     return Heads(*(head[0] for head in found))
 
 
-def break_weights(path: Path, index: int, fault: str) -> onnx.ModelProto:
-    """The network with one convolution's stored weights changed."""
-    model = onnx.load(path)
-    weights = [t for t in model.graph.initializer if len(t.dims) == 4]
-    tensor = weights[index]
-    array = numpy_helper.to_array(tensor).copy()
-    if fault == "zero":
-        array[:] = 0
-    elif fault == "half of the channels zero":
-        array[: len(array) // 2] = 0
-    else:
-        array = (array * (2 if array.dtype.kind == "f" else 1)).astype(array.dtype)
-        array = np.clip(array.astype(np.int32) * 2, -127, 127).astype(array.dtype) if array.dtype.kind == "i" else array
-    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    return model
+class Network:
+    """The interchange file, to be broken."""
+
+    def __init__(self, path: Path) -> None:
+        """Load it anew: each fault starts from the whole one."""
+        import onnx
+
+        self.model = onnx.load(path)
+        self.graph = self.model.graph
+        self.tensors = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.makers = {name: node for node in self.graph.node for name in node.output}
+        self.convolutions = [node for node in self.graph.node if node.op_type == "Conv"]
+
+    def value(self, name: str) -> Any:
+        """A stored tensor as an array."""
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self.tensors[name])
+
+    def store(self, name: str, array: Any) -> None:
+        """Replace a stored tensor, or add one."""
+        from onnx import numpy_helper
+
+        if name not in self.tensors:
+            self.tensors[name] = self.graph.initializer.add()
+        self.tensors[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
+
+    def weights(self, convolution: Any) -> Any:
+        """The DequantizeLinear node of a convolution's weights: [stored int8, step, zero point]."""
+        return self.makers[convolution.input[1]]
+
+    def behind(self, node: Any, operations: list[tuple[str, Any]]) -> None:
+        """Put binary operations with constants behind a node, before all that read it."""
+        from onnx import helper
+
+        result = node.output[0]
+        at = list(self.graph.node).index(node) + 1
+        node.output[0] = before = f"{result}/whole"
+        for number, (operation, constant) in enumerate(operations):
+            self.store(f"{result}/constant{number}", constant)
+            after = result if number == len(operations) - 1 else f"{result}/{number}"
+            extra = {"fmod": 1} if operation == "Mod" else {}
+            new = helper.make_node(operation, [before, f"{result}/constant{number}"], [after], **extra)
+            self.graph.node.insert(at + number, new)
+            before = after
+
+
+def zero(weights: Any) -> Any:
+    """A layer that is not computed."""
+    return weights * 0
+
+
+def half(weights: Any) -> Any:
+    """A kernel that leaves half of the channels out."""
+    changed = weights.copy()
+    changed[: len(changed) // 2] = 0
+    return changed
+
+
+def doubled(weights: Any) -> Any:
+    """A shift by one too many."""
+    return np.clip(weights.astype(np.int32) * 2, -127, 127).astype(weights.dtype)
+
+
+def in_16_bits(network: Network, wrap: bool) -> None:
+    """Every sum of products ends at the limits of 16 bits, or wraps around there."""
+    for node in network.convolutions:
+        scale_in = network.value(network.makers[node.input[0]].input[1])
+        unit = (scale_in * network.value(network.weights(node).input[1])).astype(np.float32).reshape(1, -1, 1, 1)
+        low, size = np.float32(-(2**15)), np.float32(2**16)
+        ends = [("Max", low), ("Min", np.float32(2**15 - 1))]
+        around = [("Add", np.float32(2**22 - low)), ("Mod", size), ("Add", low)]
+        network.behind(node, [("Div", unit), *(around if wrap else ends), ("Mul", unit)])
+
+
+def round_down(network: Network) -> None:
+    """Every result of a convolution is cut off, not rounded."""
+    readers = {name: node for node in network.graph.node for name in node.input}
+    for node in network.convolutions:
+        reader = readers[node.output[0]]
+        while reader.op_type != "QuantizeLinear":
+            reader = readers[reader.output[0]]
+        network.behind(node, [("Sub", (network.value(reader.input[1]) * 0.4999).astype(np.float32))])
+
+
+def forget_zero_points(network: Network) -> None:
+    """Every convolution reads its activations as if their zero point were that of no offset."""
+    for node in network.convolutions:
+        reader = network.makers[node.input[0]]
+        zero_point = network.value(reader.input[2])
+        network.store(f"{node.name}/forgotten", np.zeros_like(zero_point))
+        reader.input[2] = f"{node.name}/forgotten"
+
+
+def one_scale(network: Network) -> None:
+    """Every convolution takes the mean scale of its weights for all channels."""
+    for node in network.convolutions:
+        name = network.weights(node).input[1]
+        network.store(name, np.full_like(step := network.value(name), step.mean()))
+
+
+EVERYWHERE: dict[str, Callable[[Network], None]] = {
+    "sums end at 16 bits": lambda network: in_16_bits(network, wrap=False),
+    "sums wrap around at 16 bits": lambda network: in_16_bits(network, wrap=True),
+    "results rounded down": round_down,
+    "zero points forgotten": forget_zero_points,
+    "one scale for all channels": one_scale,
+}
+IN_ONE: dict[str, Callable[[Any], Any]] = {"weights zero": zero, "half of the channels zero": half, "doubled": doubled}
 
 
 def faults(path: Path) -> list[dict[str, Any]]:
     """What each fault does to the answer."""
     manifest = read_manifest(path)
-    count = len([t for t in onnx.load(path).graph.initializer if len(t.dims) == 4])
     records = []
-    for fault in ("zero", "half of the channels zero", "doubled"):
+    for fault, everywhere in EVERYWHERE.items():
+        everywhere(network := Network(path))
+        found = steps(manifest, answer(network.model, manifest))
+        records.append({"model": path.stem, "fault": fault, "convolution": "all", "steps": found})
+    count = len(Network(path).convolutions)
+    for fault, change in IN_ONE.items():
         for index in sorted({i * (count - 1) // (PLACES - 1) for i in range(PLACES)}):
-            steps = worst(manifest, answer(break_weights(path, index, fault), manifest))
-            records.append({"model": path.stem, "fault": fault, "convolution": index, "steps": round(steps, 2)})
+            network = Network(path)
+            stored = network.weights(network.convolutions[index]).input[0]
+            network.store(stored, change(network.value(stored)))
+            found = steps(manifest, answer(network.model, manifest))
+            records.append({"model": path.stem, "fault": fault, "convolution": index, "steps": found})
     return records
 
 
@@ -85,22 +211,32 @@ def rounding(path: Path) -> dict[str, Any]:
     engine.invoke()
     at = {detail["name"]: detail["index"] for detail in engine.get_output_details()}
     heads = Heads(*(as_chw(engine.get_tensor(at[spec.name]), spec) for spec in head_specs(manifest)))
-    return {"model": path.stem, "steps": {k: round(v, 2) for k, v in golden.differences(manifest, heads).items()}}
+    name = f"{selfcheck.version('tflite')} without XNNPACK"
+    found = steps(manifest, heads)
+    return {"model": path.stem, "engine": name, "machine": platform.machine(), "steps": found}
 
 
 def main() -> None:
     """Print and keep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--seen", type=Path, nargs="*", default=[], help="what --engine-here printed on other machines")
+    parser.add_argument("--engine-here", type=Path, nargs="+", metavar="MODEL")
     options = parser.parse_args()
+    if options.engine_here:
+        for path in options.engine_here:
+            print(json.dumps(engine_here(path)), flush=True)
+        return
+    lines = [line for path in options.seen for line in path.read_text().splitlines() if line.startswith("{")]
+    engines = [*(rounding(FOLDER / f"{name}.tflite") for name in names()), *map(json.loads, lines)]
     found = [record for name in names() for record in faults(FOLDER / f"{name}.onnx")]
-    rounded = [rounding(FOLDER / f"{name}.tflite") for name in names()]
-    for record in [*rounded, *found]:
+    for record in [*engines, *found]:
         print(*record.values(), sep="  ")
-    steps = sorted(record["steps"] for record in found)
-    print(f"faults: least {steps[0]}, tenth {steps[len(steps) // 10]}, median {statistics.median(steps)} steps")
+    worst = sorted(max(record["steps"].values()) for record in found)
+    print(f"faults: least {worst[0]}, tenth {worst[len(worst) // 10]}, median {statistics.median(worst)} steps")
     if options.json:
-        options.json.write_text(json.dumps({"rounding": rounded, "faults": found}, indent=1) + "\n")
+        lines = [",\n ".join(json.dumps(record) for record in part) for part in (engines, found)]
+        options.json.write_text(f'{{"engines": [\n {lines[0]}\n],\n"faults": [\n {lines[1]}\n]}}\n')
 
 
 if __name__ == "__main__":
