@@ -100,8 +100,12 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _installed_text(name: str) -> bytes:
-    text = metadata.distribution("edge-centernet").read_text(name)
-    return (text or "").encode()
+    found = metadata.distribution("edge-centernet")
+    # A checkout that was built in place has its metadata under the older name.
+    text = found.read_text(name) or (found.read_text("PKG-INFO") if name == "METADATA" else None)
+    if not text:
+        raise MissingDependency(f"edge-centernet is installed without {name}: pip install it again")
+    return text.encode()
 
 
 def _record(files: dict[str, bytes], own_name: str) -> bytes:

@@ -35,18 +35,14 @@ work=$cache/chroot-$architecture
 root=$work/root
 mkdir -p "$work/steps" "$root"
 
-# One at a time: the second run waits for the first one's end.
+# A mount namespace of its own: however this ends, by kill -9 too, no mount stays, and nobody else can take one away.
+if [ -z "${CHROOT_INSTALL_UNSHARED:-}" ]; then
+    CHROOT_INSTALL_UNSHARED=yes exec unshare --mount --propagation private "$0" "$@"
+fi
+
+# One at a time: a second run waits for the first one's end.
 exec 9>"$work/lock"
 flock 9
-
-unmount() {
-    for place in proc/cpuinfo proc sys ""; do
-        while mountpoint -q "$root/$place"; do umount "$root/$place" || sleep 0.5; done
-    done
-}
-trap unmount EXIT
-trap 'exit 130' INT TERM HUP
-unmount # after a kill that no trap sees
 
 # The bundle is the same to the byte where nothing changed, so its hash tells whether earlier steps still count.
 [ -e "$work/key" ] || ssh-keygen -q -t ed25519 -N '' -C signer -f "$work/key"

@@ -209,6 +209,7 @@ def test_an_upload_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     assert run(tmp_path, "offset", "b.tar").stdout == b"5\n"
     assert run(tmp_path, "receive", "b.tar", "10", stdin=b"67890").returncode == 0
     assert (tmp_path / "opt/edge-centernet/incoming/b.tar").read_bytes() == b"1234567890"
+    assert run(tmp_path, "receive", "b.tar", "10").returncode == 0
     assert b"expected 3 bytes, got 4" in run(tmp_path, "receive", "c.tar", "3", stdin=b"1234").stderr
     assert run(tmp_path, "offset", "c.tar").stdout == b"0\n"
     assert b"expected a plain file name" in run(tmp_path, "receive", "../c", "3", stdin=b"123").stderr
