@@ -232,7 +232,7 @@ def main() -> None:
         for path in options.engine_here:
             print(json.dumps(engine_here(path)), flush=True)
         return
-    lines = [line for path in options.seen for line in path.read_text().splitlines() if line.startswith("{")]
+    lines = [line for path in options.seen for line in path.read_text().splitlines() if line.startswith('{"model"')]
     engines = [*(rounding(FOLDER / f"{name}.tflite") for name in names()), *map(json.loads, lines)]
     found = [record for name in names() for record in faults(FOLDER / f"{name}.onnx")]
     for record in [*engines, *found]:

@@ -27,7 +27,7 @@ need unshare ssh-keygen sha256sum
 need_root
 lower=$cache/rootfs-$architecture
 [ -d "$lower" ] || fail "expected $lower, found none: scripts/devices/rootfs.sh $architecture"
-binfmt $qemu
+binfmt "$qemu"
 python=${PYTHON:-$repository/.venv/bin/python}
 command=$(dirname "$python")/edge-centernet
 [ -x "$command" ] || fail "expected $command, found none: PYTHON=/path/to/an/environment/bin/python"
@@ -61,7 +61,7 @@ mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
 # Programs read there what the processor can do; qemu-user would show this computer's.
 for core in 0 1; do
-    printf 'processor\t: %s\nBogoMIPS\t: 108.00\nFeatures\t: %s\nCPU implementer\t: 0x41\nCPU part\t: %s\n\n' $core "$features" $part
+    printf 'processor\t: %s\nBogoMIPS\t: 108.00\nFeatures\t: %s\nCPU implementer\t: 0x41\nCPU part\t: %s\n\n' $core "$features" "$part"
 done >"$work/cpuinfo"
 mount --bind "$work/cpuinfo" "$root/proc/cpuinfo"
 bundle=$(basename "$work"/made/*.tar)
@@ -75,7 +75,7 @@ there() {
     [ -e "$work/steps/$1" ] && return
     echo "== $1"
     code=0
-    unshare --net env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 QEMU_CPU=$cpu \
+    unshare --net env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 QEMU_CPU="$cpu" \
         chroot "$root" sh -c "cd /root/new && $2" >"$work/steps/$1.part" 2>&1 || code=$?
     cat "$work/steps/$1.part"
     [ "$code" -le "${3:-0}" ] || fail "$1: expected exit code ${3:-0} at most, got $code; what it told stands above"
@@ -93,10 +93,11 @@ status = json.load(sys.stdin)
 print({key: status[key] for key in (\"machine\", \"python\", \"glibc\", \"current\", \"previous\", \"pending\", \"pinned\")})'"
 there 4-golden "$venv/python measure_selfcheck.py --engine-here *.tflite"
 # Exit code 1: it found something, such as that the processor is emulated.
-there 5-doctor "$venv/edge-centernet doctor 2>/dev/null" 1
-if [ $architecture = arm64 ]; then
+there 5-doctor "$venv/edge-centernet doctor --model /opt/edge-centernet/current/model/*.tflite 2>/dev/null" 1
+if [ "$architecture" = arm64 ]; then
     # An engine that is really wrong, for the limits of the self-check: OpenVINO's INT8 kernels for ARM, as they were.
     openvino=$work/openvino
+    rm -rf "$openvino.part"
     [ -d "$openvino" ] || "$python" -m pip install -q --no-deps --disable-pip-version-check --only-binary=:all: --python-version 3.11 \
         --platform manylinux_2_35_aarch64 --platform manylinux2014_aarch64 --no-compile --target "$openvino.part" openvino==2025.4.1
     [ -d "$openvino" ] || mv "$openvino.part" "$openvino"
@@ -108,11 +109,11 @@ fi
 grep -q '^checked: 2 objects as expected' "$work/steps/2-install" || fail "expected 'checked: 2 objects as expected' of the installer"
 
 {
-    echo "scripts/devices/chroot_install.sh $architecture: $bundle under $(qemu-$qemu-static --version | head -n 1), $cpu"
+    echo "scripts/devices/chroot_install.sh $architecture: $bundle under $("qemu-$qemu-static" --version | head -n 1), $cpu"
     for step in "$work"/steps/*; do
         printf '\n== %s\n' "$(basename "$step")"
-        # Kernel, memory and disk are this computer's; the time is an emulated processor's.
-        sed -E 's/Linux [0-9][^ ,]*/Linux (of the host)/; /^ +(memory|disk) /d' "$step"
+        # Kernel, memory and disk are this computer's. Times are those of an emulated processor.
+        sed -E 's/, Linux [0-9][^ ,]*,/, the Linux of the host,/; /^ +(memory|disk) /d' "$step"
     done
 } >"$work/record"
 cp "$work/record" "$repository/docs/benchmarks/devices/chroot-$architecture.txt"
