@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from edge_centernet.ship.bundle import Contents, make_bundle
+from edge_centernet.ship.bundle import SAMPLE, Contents, make_bundle
 from edge_centernet.ship.signing import signers_line, signing_key
 from edge_centernet.ship.targets import ENGINES, TARGETS, find_target
-from edge_centernet.ship.wheel import PACKAGE
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -50,14 +49,7 @@ def command(
     """
     board = find_target(target, python, engine)
     private = sign_with(key)
-    contents = Contents(
-        model or board.model,
-        check_photo or PACKAGE / "assets" / "sample.jpg",
-        config,
-        model_only,
-        wheels,
-        not no_c,
-    )
+    contents = Contents(model or board.model, check_photo or SAMPLE, config, model_only, wheels, not no_c)
     path = make_bundle(board, contents, private, out, lambda line: click.echo(line, err=True))
     signers = out / "signers"
     signers.write_text(signers_line(private))

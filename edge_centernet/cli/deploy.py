@@ -12,10 +12,9 @@ import click
 from edge_centernet.cli.bundle import sign_with
 from edge_centernet.errors import ConfigError
 from edge_centernet.progress import bars
-from edge_centernet.ship.bundle import Contents, make_bundle
+from edge_centernet.ship.bundle import SAMPLE, Contents, make_bundle
 from edge_centernet.ship.deploy import Connection, Host, connect, deployed_target, put, put_many, roll_back, target_of
 from edge_centernet.ship.signing import as_signers, signers_line
-from edge_centernet.ship.targets import Target
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -95,10 +94,9 @@ def _make(
     """The bundle for this board: the model alone where that was asked and a release is there."""
     status = connection.ask("status")
     only_model = model is not None and status["current"] is not None
-    target: Target = deployed_target(status) if only_model else target_of(status)
+    target = deployed_target(status) if only_model else target_of(status)
     _say(f"board: {status['model'] or status['machine']}, Python {target.python}: {target.name} with {target.engine}")
-    contents = Contents(model or target.model, camera=config, only_model=only_model)
-    contents = contents if photo is None else Contents(contents.model, photo, config, only_model)
+    contents = Contents(model or target.model, photo or SAMPLE, config, only_model)
     return make_bundle(target, contents, sign_with(key), folder, _say)
 
 

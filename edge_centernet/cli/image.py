@@ -7,11 +7,10 @@ from pathlib import Path
 
 import click
 
-from edge_centernet.cli.detect import command as detect
 from edge_centernet.errors import ConfigError
-from edge_centernet.live.config import read_config
 from edge_centernet.progress import byte_bars
 from edge_centernet.ship import nocloud
+from edge_centernet.ship.bundle import camera_settings
 from edge_centernet.ship.image import Order, make_image
 from edge_centernet.ship.signing import as_signers
 from edge_centernet.ship.targets import TARGETS, find_target
@@ -88,7 +87,7 @@ def command(
         _wifi(ssid, wifi_password_file, wifi_country),
         timezone,
     )
-    camera = _camera_settings(camera_config) if camera_config else b""
+    camera = camera_settings(camera_config) if camera_config else b""
     order = Order(board, base, bundle, as_signers(signers), settings, camera, expand, url)
     with byte_bars() as progress:
         made = make_image(order, out, progress, lambda line: click.echo(line, err=True))
@@ -104,13 +103,6 @@ def _wifi(ssid: str, password_file: Path | None, country: str) -> nocloud.Wifi |
     if password_file is None:
         raise ConfigError("--wifi: give --wifi-password-file FILE too; on a command line every user could read it")
     return nocloud.wifi(ssid, _first_line(password_file), country)
-
-
-def _camera_settings(path: Path) -> bytes:
-    """The file, which `edge-centernet detect --config` must be able to read: the board cannot ask."""
-    known = {parameter.name for parameter in detect.params if parameter.name}
-    read_config(path, known - {"config", "format_name"} | {"format"})
-    return path.read_bytes()
 
 
 def _text(path: Path) -> str:

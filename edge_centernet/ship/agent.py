@@ -50,10 +50,9 @@ START_S = 240.0  # for a service to be ready; the unit allows 180
 LOCK_S = 20.0  # for the installer that is to be ended
 KEEP_S = 30.0  # for the word of an attending computer that the new release may stay
 CHECK_S = 1800.0  # for the check; a Jetson builds its TensorRT engine in it
-BOX_TOLERANCE, SCORE_TOLERANCE = (
-    2.0,
-    0.05,
-)  # pixels of the photo; the engines of board and computer may differ in a step
+# The engines of board and computer may differ in a step.
+BOX_TOLERANCE = 2.0  # pixels of the photo
+SCORE_TOLERANCE = 0.05
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,120}")
 _RECOVER_TEXT = """\
 # Back to the release before, where power failed while a new one was on trial.
@@ -230,19 +229,20 @@ def install(board: Board, bundle: Path, signers: Path | None = None) -> str:
     if signers is not None and first:
         pin(board, signers)
     release = board.home / "releases" / manifest["id"]
-    if (release / COMPLETE).exists():
+    here = (release / COMPLETE).exists()
+    if here:
         board.tell("install", f"{manifest['id']} is here already")
     else:
         clean(board)
         _check_fits(board, manifest)
     try:
-        if not (release / COMPLETE).exists():
+        if not here:
             _unpack(board, bundle, manifest, release)
         check(board, release)
     except BaseException:
         clean(board)
         raise
-    if not (release / COMPLETE).exists():
+    if not here:
         os.sync()  # a marker must not reach the disk before what it marks
         write_atomic(release / COMPLETE, b"")
     if bundle.parent == board.home / "incoming":
@@ -298,12 +298,14 @@ def _unpack(board: Board, bundle: Path, manifest: dict[str, Any], release: Path)
     shutil.rmtree(str(part), ignore_errors=True)
     part.mkdir(parents=True)
     verify(bundle, board.signers, part)
-    venv = _base_venv(board) if manifest["kind"] == "model" else _make_venv(board, manifest, part)
     if manifest["kind"] == "model":
+        venv = _base_venv(board)
         _take_over(board, part)
+    else:
+        venv = _make_venv(board, manifest, part)
     shutil.rmtree(str(part / "wheels"), ignore_errors=True)
     os.symlink(os.path.relpath(str(venv), str(release)), str(part / "venv"))
-    model = f"{manifest['model']['file']}"
+    model = manifest["model"]["file"]
     (part / "environment").write_text(f"EDGE_CENTERNET_MODEL=/opt/edge-centernet/current/model/{model}\n")
     shutil.rmtree(str(release), ignore_errors=True)
     os.replace(str(part), str(release))
@@ -470,16 +472,21 @@ def activate(board: Board, name: str, watch_s: float, attended: bool, camera: st
 
 def _switch(board: Board, name: str | None) -> None:
     """Current -> releases/NAME in one rename, and that release's unit file in place."""
-    link, new = board.home / "current", board.home / ".current.new"
     if name is None:
-        _unlink(link)
+        _unlink(board.home / "current")
         return
-    _unlink(new)
-    os.symlink(f"releases/{name}", str(new))
-    os.replace(str(new), str(link))
-    _sync_folder(board.home)
+    _point(board, "current", name)
     board.units.mkdir(parents=True, exist_ok=True)
     write_atomic(board.units / UNIT, (board.home / "releases" / name / UNIT).read_bytes())
+
+
+def _point(board: Board, link: str, name: str) -> None:
+    """LINK -> releases/NAME in one rename, also after a power cut."""
+    new = board.home / f".{link}.new"
+    _unlink(new)
+    os.symlink(f"releases/{name}", str(new))
+    os.replace(str(new), str(board.home / link))
+    _sync_folder(board.home)
 
 
 def _add_camera(board: Board, release: Path, camera: str | None) -> None:
@@ -603,11 +610,8 @@ def _go_back(board: Board, old: str | None) -> None:
 
 
 def _commit(board: Board, name: str, old: str | None) -> None:
-    if old not in (None, name):
-        new = board.home / ".previous.new"
-        _unlink(new)
-        os.symlink(f"releases/{old}", str(new))
-        os.replace(str(new), str(board.home / "previous"))
+    if old is not None and old != name:
+        _point(board, "previous", old)
     _forget_pending(board)
     clean(board)
     board.tell("done", f"{name} is current", id=name)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet import __version__
-from edge_centernet.artifact import check_content, files_of, read_manifest
+from edge_centernet.artifact import check_content, files_of, read_manifest, sha256
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
 from edge_centernet.live.config import read_config
 from edge_centernet.models import find_model, is_name
@@ -30,6 +30,7 @@ from edge_centernet.ship.targets import Target, platforms
 from edge_centernet.ship.wheel import PACKAGE, own_wheel
 
 SCHEMA = 1
+SAMPLE = PACKAGE / "assets" / "sample.jpg"
 WHEELS = Path("~/.cache/edge-centernet/wheels")
 ROUGH = 0.02  # of the photo's longer side, that a box may be off where an engine rounds otherwise
 UNPACKED = 1.4  # disk that packages take, compiled modules included, over their size in the wheels
@@ -54,7 +55,7 @@ class Contents:
     """
 
     model: str
-    photo: Path = PACKAGE / "assets" / "sample.jpg"
+    photo: Path = SAMPLE
     camera: Path | None = None
     only_model: bool = False
     wheels: tuple[Path, ...] = ()
@@ -77,7 +78,7 @@ def make_bundle(target: Target, contents: Contents, key: Path, out: Path, say: S
             files["requirements.txt"] = _requirements(packages)
             files[agent.UNIT] = (PACKAGE / "assets" / agent.UNIT).read_bytes()
             files["install"] = Path(agent.__file__).read_bytes()
-            files["camera.toml"] = _camera_config(contents.camera)
+            files["camera.toml"] = _CAMERA.encode() if contents.camera is None else camera_settings(contents.camera)
             installed += int(UNPACKED * sum(map(_unpacked, packages))) + sum(p.stat().st_size for p in packages)
         files[agent.MANIFEST] = _manifest(target, model, contents.only_model, installed)
         out.mkdir(parents=True, exist_ok=True)
@@ -169,15 +170,16 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _camera_config(given: Path | None) -> bytes:
-    """The first camera's configuration, read once as the board will read it."""
-    if given is None:
-        return _CAMERA.encode()
+def camera_settings(path: Path) -> bytes:
+    """A camera's configuration, read once as `edge-centernet detect --config` will read it on the board.
+
+    Raises ConfigError for one that it would refuse.
+    """
     from edge_centernet.cli.detect import command
 
     known = {parameter.name for parameter in command.params if parameter.name}
-    read_config(given, known - {"config", "format_name"} | {"format"})
-    return given.read_bytes()
+    read_config(path, known - {"config", "format_name"} | {"format"})
+    return path.read_bytes()
 
 
 # Wheels
@@ -202,11 +204,11 @@ def fetch(target: Target, lines: list[str]) -> list[Path]:
     """
     cache = WHEELS.expanduser()
     cache.mkdir(parents=True, exist_ok=True)
-    kept = {_sha256(path): path for path in cache.glob("*.whl")}
+    kept = {sha256(path): path for path in cache.glob("*.whl")}
     hashes = {line: line.rpartition("sha256:")[2] for line in lines}
     if missing := [line for line in lines if hashes[line] not in kept]:
         _download(target, missing, cache)
-        kept = {_sha256(path): path for path in cache.glob("*.whl")}
+        kept = {sha256(path): path for path in cache.glob("*.whl")}
     return [kept[hashes[line]] for line in lines]
 
 
@@ -229,7 +231,7 @@ def _download(target: Target, lines: list[str], cache: Path) -> None:
 
 def _requirements(packages: list[Path]) -> bytes:
     """What pip installs on the board: exactly these files."""
-    lines = [f"{wheel_name(path)}=={path.name.split('-')[1]} --hash=sha256:{_sha256(path)}" for path in packages]
+    lines = [f"{wheel_name(path)}=={path.name.split('-')[1]} --hash=sha256:{sha256(path)}" for path in packages]
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -249,14 +251,6 @@ def normal(name: str) -> str:
 def _unpacked(path: Path) -> int:
     with zipfile.ZipFile(path) as archive:
         return sum(entry.file_size for entry in archive.infolist())
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # The file

@@ -7,7 +7,6 @@ the connection is cut before this computer said that the new one may stay.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from edge_centernet.artifact import sha256
 from edge_centernet.errors import ConfigError, EdgeCenterNetError, MissingDependency
 from edge_centernet.progress import Progress, unseen
 from edge_centernet.ship import agent
@@ -69,9 +69,12 @@ class Connection:
 
     def _plain(self, command: str, stdin: bytes = b"") -> bytes:
         result = subprocess.run([*self._ssh, self._host.name, command], input=stdin, capture_output=True, check=False)
-        if result.returncode:
-            raise DeployError(f"{self._host.name}: {_last(result.stderr, result.returncode)}")
+        self._expect_success(result.returncode, result.stderr)
         return result.stdout
+
+    def _expect_success(self, status: int, errors: bytes) -> None:
+        if status:
+            raise DeployError(f"{self._host.name}: {_last(errors, status)}")
 
     def send_agent(self) -> None:
         """The installer's own program, ahead of everything else."""
@@ -97,8 +100,7 @@ class Connection:
     def ask(self, *arguments: str) -> Any:
         """Run an agent's command, its answer from JSON."""
         result = subprocess.run(self.command(*arguments), stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        if result.returncode:
-            raise DeployError(f"{self._host.name}: {_last(result.stderr, result.returncode)}")
+        self._expect_success(result.returncode, result.stderr)
         return json.loads(result.stdout)
 
     def follow(self, say: Say, *arguments: str) -> dict[str, Any]:
@@ -116,14 +118,13 @@ class Connection:
                     process.stdin.write(b"keep\n")
                     process.stdin.flush()
             errors = process.stderr.read()
-        if process.returncode:
-            raise DeployError(f"{self._host.name}: {_last(errors, process.returncode)}")
+        self._expect_success(process.returncode, errors)
         return last
 
     def upload(self, path: Path, progress: Progress) -> str:
         """Send a file, on from where an earlier try was cut off; returns its path on the board."""
         size = path.stat().st_size
-        name = f"{_digest(path)[:16]}{path.suffix}"
+        name = f"{sha256(path)[:16]}{path.suffix}"
         have = min(int(self.ask("offset", name)), size)
         command = self.command("receive", name, str(size), "--json")
         with (
@@ -137,8 +138,7 @@ class Connection:
             with contextlib.suppress(BrokenPipeError):
                 _pump(file, process.stdin, have, size, progress)
             errors = process.stderr.read()
-        if process.returncode:
-            raise DeployError(f"{self._host.name}: {_last(errors, process.returncode)}")
+        self._expect_success(process.returncode, errors)
         return str(self._home / "incoming" / name)
 
 
@@ -165,14 +165,6 @@ def _last(errors: bytes, status: int) -> str:
     if status == 3:
         return "the connection was cut; the board went back to its old release"
     return lines[-1].strip() if lines else f"the connection ended ({status}); the board goes back to its old release"
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from edge_centernet.artifact import sha256
 from edge_centernet.errors import DiskImageError, MissingDependency
 from edge_centernet.progress import Progress, unseen
 from edge_centernet.ship import bmap as block_map
@@ -217,19 +218,10 @@ def _compare(path: Path, wanted: list[tuple[str, str]], content: str) -> None:
     """Each sum must be that of the content or of the file."""
     if all(digest == content for digest, _ in wanted):
         return
-    packed = file_sha256(path)
+    packed = sha256(path)
     for digest, source in wanted:
         if digest not in (content, packed):
             raise DiskImageError(
                 f"{path}: has the SHA-256 {packed}, {source} says {digest}: "
                 "damaged, or another image; download it again"
             )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as it lies there, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for chunk in chunks(cast(BinaryIO, file)):
-            digest.update(chunk)
-    return digest.hexdigest()

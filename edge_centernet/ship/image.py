@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet import __version__
+from edge_centernet.artifact import sha256
 from edge_centernet.errors import ConfigError, DiskImageError
 from edge_centernet.progress import Progress, unseen
 from edge_centernet.ship import agent, bmap, diskimage, nocloud
@@ -392,7 +393,7 @@ def _pack(image: Path, base: Base, progress: Progress) -> _Made:
             process.wait()
         if process.returncode:
             raise DiskImageError(f"xz ended with {process.returncode}; is {packed.parent.parent} full?")
-    digest = diskimage.file_sha256(packed)
+    digest = sha256(packed)
     packed.with_name(f"{packed.name}.sha256").write_text(f"{digest}  {packed.name}\n")
     return _Made(packed, content.hexdigest(), digest, size)
 
