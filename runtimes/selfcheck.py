@@ -25,11 +25,14 @@ from edge_centernet import golden
 from edge_centernet.artifact import files_of, read_manifest
 from edge_centernet.errors import EdgeCenterNetError
 from edge_centernet.files import write_atomic
+from edge_centernet.processes import command_of
 from edge_centernet.runtimes import ENGINES, open_runtime, providers
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
 BUILDING = 1500.0  # seconds more where a TensorRT engine is built, which takes some minutes
-WRONG = 3  # exit status of a process whose engine answered wrongly or not at all; its last line says how
+# Exit statuses of a process: its engine answered wrongly or not at all, its last line says how; the file or engine
+# cannot be opened, whoever opens it will say why. No other than 0 is expected: Python's own errors are 1.
+WRONG, UNOPENED = 3, 4
 
 _log = logging.getLogger(__name__)
 
@@ -50,16 +53,16 @@ def unfit(path: Path, engine: str) -> str | None:
         if engine == "onnxruntime" and (line := providers.first_start(path)):
             _log.warning(line)
             timeout += BUILDING
-        done, reason = ask([sys.executable, "-m", __name__, str(path.resolve()), engine], timeout)
+        done, reason = ask(command_of(__name__, str(path.resolve()), engine), timeout)
         if not done:
-            return None
+            return reason or None
         known = {**_load(), key: reason}  # another process may have written meanwhile
         _store(known)
     return known[key] or None
 
 
 def ask(command: list[str], timeout: float) -> tuple[bool, str]:
-    """(whether the process came to a verdict, what is wrong or "")."""
+    """(whether the process came to a verdict that may be remembered, what is wrong or "")."""
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
@@ -68,7 +71,10 @@ def ask(command: list[str], timeout: float) -> tuple[bool, str]:
         return True, f"crashed ({signal.Signals(-result.returncode).name})"
     if result.returncode == WRONG:
         return True, result.stdout.strip().splitlines()[-1]
-    return result.returncode == 0, ""
+    if result.returncode in (0, UNOPENED):
+        return result.returncode == 0, ""
+    last = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
+    return False, f"could not be asked: {last}"
 
 
 def version(engine: str) -> str:
@@ -129,7 +135,7 @@ def main(path: Path, engine: str) -> int:
         opened = open_runtime(path, engine, threads=1)
     except EdgeCenterNetError as error:
         print(error, file=sys.stderr)
-        return error.exit_code
+        return UNOPENED
     with closing(opened) as runtime:
         try:
             heads = runtime.run(golden.question(runtime.manifest))

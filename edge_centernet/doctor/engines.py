@@ -16,6 +16,7 @@ from typing import Any
 from edge_centernet.doctor.facts import Camera, Engine, Library, Software, State
 from edge_centernet.errors import MissingDependency
 from edge_centernet.models import find_model, is_name, ships
+from edge_centernet.processes import command_of
 from edge_centernet.runtimes import ENGINES, pick
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
@@ -139,20 +140,12 @@ def judge(engine: Engine, told: Told) -> Engine:
     )
 
 
-# This very package, not one that lies in the current folder, which `python -m` would look at first.
-_PROBE = """\
-import runpy, sys
-sys.path[0] = sys.argv.pop(1)
-runpy.run_module("edge_centernet.doctor.probe", None, "__main__")
-"""
-
-
 def listen(words: list[str], timeout: float) -> Told:
     """Everything that a process of `doctor.probe` said, merged; "stage" is the last that it began.
 
     "ended": how it died, in words, if it did ("crashed (SIGSEGV)"); "hung": whether it had to be ended.
     """
-    command = [sys.executable, "-c", _PROBE, str(Path(__file__).parents[2]), *words]
+    command = command_of("edge_centernet.doctor.probe", *words)
     told: Told = {"stage": "", "ended": "", "hung": False}
     try:
         done = subprocess.run(command, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)

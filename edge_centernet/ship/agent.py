@@ -363,7 +363,8 @@ def _run(command: list[str], what: str) -> None:
     )
     if result.returncode:
         lines = result.stdout.decode("utf-8", "replace").strip().splitlines() or [f"exit status {result.returncode}"]
-        told = [line for line in lines if line.startswith("ERROR")] or lines
+        # pip's last error is its reason; where that is "ERROR: Exception:", a traceback follows, and its last line is.
+        told = [line for line in lines if line.startswith("ERROR") and line != "ERROR: Exception:"] or lines
         raise Refused(f"{what}: {told[-1][:300]}")
 
 

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -453,111 +453,20 @@ def follow_raspi3b(board: Board) -> None:
     expect("Raspberry Pi 3" in details["model"], f"expected a Raspberry Pi 3, found {details['model']!r}")
 
 
-# As a Raspberry Pi 4 says it, by a 64-bit and by a 32-bit kernel.
-_CORTEX_A72 = (
-    "CPU implementer\t: 0x41\nCPU architecture: {}\nCPU variant\t: 0x0\nCPU part\t: 0xd08\nCPU revision\t: 3\n"
-)
-CPUINFO = {
-    "arm64": "BogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\n" + _CORTEX_A72.format(8),
-    "armhf": "model name\t: ARMv7 Processor rev 3 (v7l)\nBogoMIPS\t: 108.00\nFeatures\t: half thumb fastmult vfp edsp "
-    "neon vfpv3 tls vfpv4 idiva idivt vfpd32 lpae evtstrm crc32\n" + _CORTEX_A72.format(7),
-}
+def chroot_install(architecture: str) -> None:
+    """Installer, golden check and doctor under qemu-user, without a network."""
+    environment = os.environ | {"PYTHON": sys.executable}
+    subprocess.run([HERE / "chroot_install.sh", architecture], check=True, env=environment)
 
 
-def chroot_board(architecture: str, name: str) -> Path:
-    """A board that is a folder: an overlay of a root file system, run by qemu-user. Returns its root."""
-    folder = RUN / name
-    root = folder / "root"
-    release_chroot(name)
-    for part in ("changes", "work", "root"):
-        (folder / part).mkdir(parents=True)
-    lower = CACHE / f"rootfs-{architecture}"
-    options = f"lowerdir={lower},upperdir={folder / 'changes'},workdir={folder / 'work'}"
-    run("mount", "-t", "overlay", "overlay", "-o", options, root)
-    for place in ("proc", "sys"):
-        run("mount", "-t", place if place == "proc" else "sysfs", place, root / place)
-    # Engines choose their kernels by this file; qemu-user would show them the one of this computer.
-    (folder / "cpuinfo").write_text("".join(f"processor\t: {core}\n{CPUINFO[architecture]}\n" for core in range(2)))
-    run("mount", "--bind", folder / "cpuinfo", root / "proc/cpuinfo")
-    return root
+def chroot_arm64() -> None:
+    """The installer, the check and the doctor in a 64-bit ARM root file system under qemu-user."""
+    chroot_install("arm64")
 
 
-def release_chroot(name: str) -> None:
-    """Unmount and remove it."""
-    folder = RUN / name
-    for place in ("root/proc/cpuinfo", "root/proc", "root/sys", "root"):
-        subprocess.run(["umount", folder / place], stderr=subprocess.DEVNULL, check=False)
-    expect(not (folder / "root").is_mount(), f"expected {folder / 'root'} to be unmounted")
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def in_chroot(root: Path, *command: str, cpu: str = "", ok: Sequence[int] = (0,)) -> str:
-    """Run in a folder's board, as root; standard output."""
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
-    environment |= {"QEMU_CPU": cpu} if cpu else {}
-    done = subprocess.run(["chroot", root, *command], stdout=subprocess.PIPE, text=True, env=environment, check=False)
-    expect(done.returncode in ok, f"`{' '.join(command)}` ended with {done.returncode} in {root.parent.name}")
-    return done.stdout
-
-
-BY_HAND = """
-set -e
-mkdir /tmp/refused && cd /tmp/refused && tar -xf "$B"
-python3 -m venv --without-pip --system-site-packages venv
-venv/bin/python -I "$(echo /tmp/refused/wheels/pip-*.whl)/pip" install -q --no-index \\
-    --no-deps --root-user-action=ignore --find-links wheels -r requirements.txt
-"""
-
-
-def chroot_installer(architecture: str, target: str, name: str, cpu: str) -> None:
-    """Install a bundle in a folder's board without a network, detect with it, ask the doctor.
-
-    An engine that fails the golden check must be refused by the installer, and named by the doctor.
-    """
-    made = bundle_of(name, "--target", target, "--engine", "tflite-runtime")
-    root = chroot_board(architecture, f"{name}-board")
-    try:
-        for file in (made, made.parent / "signers", REPOSITORY / "edge_centernet/ship/agent.py", HERE / "probe.py"):
-            shutil.copy(file, root / "tmp")
-        shutil.copy(PHOTO, root / "tmp/photo.jpg")
-        setup = f"unshare -n python3 /tmp/agent.py setup /tmp/{made.name} --pin /tmp/signers 2>&1; echo exit $?"
-        told = in_chroot(root, "sh", "-c", setup, cpu=cpu).splitlines()
-        there = Path("/opt/edge-centernet/current")
-        if told[-1] != "exit 0":  # what was refused is removed again: unpack it by hand, to see what the installer saw
-            there = Path("/tmp/refused")
-            in_chroot(root, "sh", "-c", f"B=/tmp/{made.name}; {BY_HAND}", cpu=cpu)
-        model = json.loads(in_chroot(root, "cat", f"{there}/manifest.json"))["model"]["file"]
-        probe = (f"{there}/venv/bin/python", "/tmp/probe.py", f"{there}/model/{model}", "/tmp/photo.jpg", "3")
-        found = json.loads(in_chroot(root, *probe, cpu=cpu))
-        command = (f"{there}/venv/bin/edge-centernet", "doctor", "--json", "--model", f"{there}/model/{model}")
-        doctor = json.loads(in_chroot(root, *command, cpu=cpu, ok=(0, 1, 2)))
-    finally:
-        release_chroot(f"{name}-board")
-    board = f"qemu-user, {cpu}, Debian 12 {architecture}"
-    # Of the doctor what is the board's; disks, memory and kernel are this computer's.
-    kept = {
-        "engines": [engine for engine in doctor["engines"] if engine["state"] != "missing"],
-        "findings": [{key: f[key] for key in ("id", "level", "title", "fix")} for f in doctor["findings"]],
-    }
-    record(f"{name}-chroot", {"board": board, "installer": told, "probe": found, "doctor": kept})
-    right = found["golden_check"] == "passed"
-    expect(
-        (told[-1] == "exit 0") == right, f"golden check: {found['golden_check']}, but the installer said {told[-2:]}"
-    )
-    expect(
-        ("engine-wrong" in json.dumps(doctor)) != right, f"golden check: {found['golden_check']}, the doctor differs"
-    )
-    expect([d["class"] for d in found["detections"]] == ["cat", "person"], f"found {found['detections']}")
-
-
-def arm64_chroot() -> None:
-    """The installer, the detector and the doctor in a 64-bit ARM root file system under qemu-user."""
-    chroot_installer("arm64", "pi4", "arm64", "cortex-a72")
-
-
-def armhf_doctor() -> None:
+def chroot_armhf() -> None:
     """The same on 32-bit ARM, with Debian's NumPy and OpenCV."""
-    chroot_installer("armhf", "generic-armhf", "armhf", "cortex-a15")
+    chroot_install("armhf")
 
 
 def deploy_failures() -> None:
@@ -645,8 +554,8 @@ STAGE: dict[str, Callable[[], None]] = {
     "power-cut": power_cut,
     "rollback": rollback,
     "raspi3b": raspi3b,
-    "arm64-chroot": arm64_chroot,
-    "armhf-doctor": armhf_doctor,
+    "chroot-arm64": chroot_arm64,
+    "chroot-armhf": chroot_armhf,
     "deploy-failures": deploy_failures,
     "ansible": ansible,
 }

@@ -28,6 +28,7 @@ from edge_centernet.errors import ArtifactError, ManifestError
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Manifest
 from edge_centernet.models import find_model
+from edge_centernet.processes import command_of
 from edge_centernet.runtimes import open_runtime, selfcheck
 
 NAME = "centernet-nano-256"
@@ -126,13 +127,37 @@ def test_where_no_engine_is_left_there_is_one_clear_line(folder: Path) -> None:
         ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", (True, "crashed (SIGILL)")),
         ("import time; time.sleep(60)", (True, "did not answer within 1 s")),
         ("print('heat is off'); raise SystemExit(3)", (True, "heat is off")),
-        ("raise SystemExit(2)", (False, "")),
+        ("raise SystemExit(4)", (False, "")),
+        ("raise ImportError('libcudart')", (False, "could not be asked: ImportError: libcudart")),
+        ("raise SystemExit(2)", (False, "could not be asked: exit status 2")),
         ("", (True, "")),
     ],
 )
 def test_what_a_process_says_by_how_it_ends(program: str, verdict: tuple[bool, str]) -> None:
     """A crash and a hang are verdicts; a file that cannot be opened is not the engine's fault."""
     assert selfcheck.ask([sys.executable, "-c", program], 1.0 if "sleep" in program else 60.0) == verdict
+
+
+def test_a_process_that_failed_for_an_unknown_reason_is_asked_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It speaks against the engine, and nothing is remembered."""
+    path = folder / f"{NAME}.tflite"
+    monkeypatch.setattr(selfcheck, "command_of", lambda *words: [sys.executable, "-c", "1 / 0"])
+
+    assert selfcheck.unfit(path, "tflite") == "could not be asked: ZeroDivisionError: division by zero"
+    assert not (tmp_path / "cache/edge-centernet/selfcheck.json").exists()
+
+
+def test_a_folder_of_our_name_in_the_current_one_is_not_taken(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m` would run what lies there; the processes are of this very package."""
+    (tmp_path / "edge_centernet").mkdir()
+    (tmp_path / "edge_centernet/__init__.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+
+    assert selfcheck.ask(command_of(selfcheck.__name__, str(folder / f"{NAME}.tflite"), "tflite"), 60) == (True, "")
 
 
 def test_a_cache_that_is_nonsense_is_asked_anew(folder: Path, tmp_path: Path) -> None:

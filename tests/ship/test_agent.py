@@ -305,3 +305,17 @@ def test_a_camera_that_delivered_before_must_deliver_now() -> None:
         agent._judge_end("x", lost, good)
     agent._judge_end("x", lost, lost)
     agent._judge_end("x", lost, None)
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ("Collecting numpy\nERROR: No matching distribution found for numpy\n", "ERROR: No matching distribution"),
+        ("ERROR: Exception:\nTraceback (most recent call last):\nOSError: [Errno 28] No space left", "No space left"),
+        ("", "exit status 1"),
+    ],
+)
+def test_of_a_program_that_failed_its_reason_is_told(told: str, reason: str) -> None:
+    """Pip's own last error, or the last line of its traceback."""
+    with pytest.raises(Refused, match=f"pip: .*{reason}"):
+        agent._run([sys.executable, "-c", f"print({told!r}); raise SystemExit(1)"], "pip")
