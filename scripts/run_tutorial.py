@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Do docs/tutorial.md to the letter in a fresh clone, up to the step that needs a board, and keep what was seen.
+
+    python scripts/run_tutorial.py --clone /tmp/tutorial --json docs/benchmarks/tutorial.json
+
+Every `sh` block is run as it stands. --clone is made anew; where it is there, the steps that were done in it are not
+repeated, so that a run that was cut off goes on. Exits with 1 when a command fails, when AP50 is below 0.9, or
+when the steps together took more than 45 minutes (on two cores).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_centernet.files import write_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/tutorial.md"
+BOARD = "pi@"  # from the first command with it on, a board is needed
+MINUTES, AP50 = 45.0, 0.9
+
+
+def steps(page: str) -> list[tuple[str, str]]:
+    """(heading, commands) of every step that needs no board."""
+    found = []
+    for section in re.split(r"^## ", page, flags=re.M)[1:]:
+        blocks = re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S)
+        if any(BOARD in block for block in blocks):
+            break
+        found += [(section.split("\n", 1)[0], block) for block in blocks]
+    return found
+
+
+def clone(folder: Path) -> None:
+    """A clone of what is committed, with the data sets in reach, as they are beside this one."""
+    if folder.exists():
+        return
+    folder.mkdir(parents=True)
+    subprocess.run(["git", "clone", "-q", ROOT, folder / "main"], check=True)
+    if (ROOT.parent / "shared").is_dir():
+        (folder / "shared").symlink_to((ROOT.parent / "shared").resolve())
+
+
+def run(commands: str, folder: Path) -> float:
+    """Run a step's commands as a shell would; seconds. click.ClickException where one fails."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")}
+    began = time.monotonic()
+    done = subprocess.run(["sh", "-e", "-c", commands], cwd=folder, env=environment, check=False)
+    if done.returncode:
+        raise click.ClickException(f"`{commands.strip()}` ended with {done.returncode}")
+    return time.monotonic() - began
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What the tutorial's commands have left."""
+    result = json.loads((folder / "converted/eval.json").read_text())
+    bundle = next((folder / "dist").glob("*.tar"))
+    return {
+        "AP50": result["AP50"],
+        "AP": result["AP"],
+        "photos_with_detections": len(list((folder / "found").rglob("*.jpg"))),
+        "bundle": bundle.name,
+        "bundle_mb": round(bundle.stat().st_size / 1e6, 1),
+    }
+
+
+@click.command()
+@click.option("--clone", "folder", type=click.Path(path_type=Path), required=True, help="Folder to work in.")
+@click.option("--json", "record", type=click.Path(path_type=Path), help="Write what was seen here.")
+def main(folder: Path, record: Path | None) -> None:
+    """Run docs/tutorial.md."""
+    clone(folder)
+    journal = folder / "steps.json"  # seconds of the steps that are done
+    seconds: dict[str, float] = json.loads(journal.read_text()) if journal.exists() else {}
+    for heading, commands in steps(PAGE.read_text(encoding="utf-8")):
+        if heading not in seconds:
+            click.echo(f"== {heading}", err=True)
+            seconds[heading] = round(run(commands, folder / "main"), 1)
+            write_atomic(journal, json.dumps(seconds, indent=1) + "\n")
+    minutes = sum(seconds.values()) / 60
+    seen = {"minutes": round(minutes, 1), "cores": len(os.sched_getaffinity(0)), "seconds": seconds}
+    seen |= outcome(folder / "main")
+    click.echo(json.dumps(seen, indent=1))
+    if record:
+        write_atomic(record, json.dumps(seen, indent=1) + "\n")
+    if minutes > MINUTES or seen["AP50"] < AP50:
+        click.echo(
+            f"expected AP50 of {AP50} within {MINUTES:g} minutes, got {seen['AP50']:.3f} in {minutes:.1f}", err=True
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
