@@ -271,7 +271,7 @@ def _training(name: str, root: Path, results: Path) -> Iterator[str]:
     epochs = {stage: sum(row["stage"] == stage for row in rows) for stage in ("float", "qat")}
     hours = sum(float(row["seconds"]) for row in rows) / 3600
     yield "## Training"
-    yield f"```\n{block.group(1)}```"
+    yield f"```sh\n{block.group(1)}```"
     yield (
         f"{epochs['float']} float epochs and {epochs['qat']} quantization-aware ones, {hours:.1f} hours of steps. "
         f"[training.md](../training.md) says more about it; options and metrics: [config.json]"
