@@ -99,12 +99,12 @@ def measure(runtime: Runtime, data: Dataset, progress: Progress, title: str) -> 
     classes = runtime.manifest.model.classes
     names = common_classes(classes, data.classes)
     only = None if set(names) == set(classes) else names
-    detector = Detector(runtime, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, classes=only)
+    detector = Detector(runtime, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, only=only)
 
     def shown(samples: Sequence[Sample]) -> Iterator[Sample]:
         for i, sample in enumerate(samples):
             yield sample
             progress(title, i + 1, len(samples))
 
-    found = evaluate_dataset(detector.detect, data, classes, shown)
+    found = evaluate_dataset(detector.detect_timed, data, classes, shown)
     return {key: float(found[key]) for key in ("AP", "AP50")}

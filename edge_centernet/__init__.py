@@ -1,7 +1,12 @@
 """edge-centernet: CenterNet object detection for small computers, in INT8.
 
-Import what you need from its module; this file imports none of ours, so that
-`edge-centernet --help` is instant and a device never loads what it does not use.
+    from edge_centernet import Detector, read_image, sample_photo
+
+    for found in Detector().detect(read_image(sample_photo())):
+        print(found.name, found.score, found.xyxy)
+
+The names in `__all__` are what programs embed; each is imported when it is first asked for (PEP 562). Importing this
+file imports none of ours, so that `edge-centernet --help` is instant and a device never loads what it does not use.
 """
 
 import os
@@ -11,3 +16,56 @@ __version__ = "0.1.0"
 # ONNX Runtime, from 1.29 on, reports to Microsoft and writes a device id to the disk as soon as it is imported, unless
 # this is set before. Set it to 0 to let it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+TYPE_CHECKING = False  # type checkers take it for True; importing `typing` for it would take milliseconds
+if TYPE_CHECKING:
+    from edge_centernet.detections import Detection as Detection
+    from edge_centernet.detections import Detections as Detections
+    from edge_centernet.detector import Detector as Detector
+    from edge_centernet.errors import EdgeCenterNetError as EdgeCenterNetError
+    from edge_centernet.image import read_image as read_image
+    from edge_centernet.image import sample_photo as sample_photo
+    from edge_centernet.live.counting import Counter as Counter
+    from edge_centernet.live.counting import Line as Line
+    from edge_centernet.live.counting import Zone as Zone
+    from edge_centernet.live.state import Tracks as Tracks
+    from edge_centernet.live.tracking import Tracker as Tracker
+    from edge_centernet.runtimes.base import Runtime as Runtime
+    from edge_centernet.sources import open_camera as open_camera
+    from edge_centernet.sources import open_source as open_source
+
+# name -> the module that has it
+_MODULES = {
+    "Counter": "live.counting",
+    "Detection": "detections",
+    "Detections": "detections",
+    "Detector": "detector",
+    "EdgeCenterNetError": "errors",
+    "Line": "live.counting",
+    "Runtime": "runtimes.base",
+    "Tracker": "live.tracking",
+    "Tracks": "live.state",
+    "Zone": "live.counting",
+    "open_camera": "sources",
+    "open_source": "sources",
+    "read_image": "image",
+    "sample_photo": "image",
+}
+__all__ = ["__version__", *_MODULES]
+
+if not TYPE_CHECKING:  # hidden from type checkers, which would take every misspelt name for one that is there
+
+    def __getattr__(name: str) -> object:
+        """Import a public name on first use and keep it."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    """For completion at a prompt: the names that are not imported yet, too."""
+    return sorted({*globals(), *_MODULES})

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    import supervision
+
 _DTYPES = (("xyxy", np.dtype(np.float32)), ("score", np.dtype(np.float32)), ("class_id", np.dtype(np.int32)))
+_SHOWN = 8  # boxes that a repr names
 
 
-@dataclass(frozen=True, eq=False)
+class Detection(NamedTuple):
+    """One box.
+
+    name: its class, or the class id as text where the names are not known. score: probability, 0..1.
+    xyxy: left, top, right, bottom in pixels of the original image, inside it. class_id: index into the model's classes.
+    """
+
+    name: str
+    score: float
+    xyxy: tuple[float, float, float, float]
+    class_id: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
-    """What was found in one image, best score first.
+    """What was found in one image, best score first: arrays for computing, `Detection` by `Detection` for reading.
 
     xyxy: (N, 4) float32, left, top, right, bottom in pixels of the original image, inside it.
     score: (N,) float32, probability 0..1.
-    class_id: (N,) int32, index into ModelSpec.classes.
+    class_id: (N,) int32, index into `classes`.
+    classes: the names of all classes that the model knows; empty where they are not known.
+
+    `len` counts the boxes and a loop gives each as a `Detection`. `found[0]` is one `Detection`; a mask, slice or index
+    array gives `Detections`, as in `found[found.score > 0.5]`. The arrays are read-only: copy what is to be changed.
     """
 
     xyxy: NDArray[np.float32]
     score: NDArray[np.float32]
     class_id: NDArray[np.int32]
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Convert to the documented dtypes and reject shapes that do not belong together."""
@@ -41,11 +64,47 @@ class Detections:
         """Number of boxes."""
         return len(self.score)
 
-    def __getitem__(self, index: Any) -> Detections:
-        """Select by boolean mask, slice or index array."""
-        return Detections(self.xyxy[index], self.score[index], self.class_id[index])
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+    @overload
+    def __getitem__(self, index: slice | NDArray[Any] | list[int] | list[bool]) -> Detections: ...
+    def __getitem__(self, index: Any) -> Detection | Detections:
+        """One box by its number, or several by boolean mask, slice or index array."""
+        if isinstance(index, (int, np.integer)):
+            left, top, right, bottom = self.xyxy[index].tolist()
+            class_id = int(self.class_id[index])
+            return Detection(self.name_of(class_id), float(self.score[index]), (left, top, right, bottom), class_id)
+        return Detections(self.xyxy[index], self.score[index], self.class_id[index], self.classes)
+
+    def __iter__(self) -> Iterator[Detection]:
+        """Box by box, best first."""
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        """How many, and the classes and scores of the best."""
+        shown = ", ".join(f"{one.name} {one.score:.2f}" for one in self[:_SHOWN])
+        more = ", ..." if len(self) > _SHOWN else ""
+        return f"<Detections: {len(self)}{f' ({shown}{more})' if shown else ''}>"
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each box by name, (N,), in the order of the arrays."""
+        return [self.name_of(class_id) for class_id in self.class_id.tolist()]
+
+    def name_of(self, class_id: int) -> str:
+        """The name of a class; its id as text where the names are not known."""
+        return self.classes[class_id] if class_id < len(self.classes) else str(class_id)
+
+    def to_supervision(self) -> supervision.Detections:
+        """As `supervision.Detections`: xyxy, confidence, class_id, and the names as data["class_name"].
+
+        Raises MissingDependency where the package `supervision` is not installed. See `edge_centernet.interop`.
+        """
+        from edge_centernet.interop import to_supervision
+
+        return to_supervision(self)
 
     @classmethod
-    def empty(cls) -> Detections:
+    def empty(cls, classes: tuple[str, ...] = ()) -> Detections:
         """No box at all."""
-        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), classes)

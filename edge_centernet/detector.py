@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -16,51 +18,100 @@ from edge_centernet.errors import ConfigError
 from edge_centernet.heads import Heads
 from edge_centernet.image import Letterbox, prepare
 from edge_centernet.manifest import Manifest
+from edge_centernet.models import DEFAULT
+from edge_centernet.runtimes import ENGINES, open_runtime
 from edge_centernet.runtimes.base import Runtime
+from edge_centernet.runtimes.selfcheck import choose_fit
 
 
 class Detector:
-    """A runtime with the steps around it.
+    """Finds objects in images: a model, the engine that runs it, and the steps around it.
 
+        with Detector() as detector:                 # the shipped default model
+            found = detector.detect(image)           # (H, W, 3) uint8 BGR, as OpenCV reads it
+
+    model: name of a shipped model (`edge-centernet models`), path of a model file (.xml, .tflite, .onnx), or a runtime:
+        an object with `name`, `manifest`, `device`, `run` and `close` (`edge_centernet.Runtime`).
+    runtime: "openvino", "tflite" or "onnxruntime"; "auto" goes by the file's suffix, and takes TFLite on ARM, OpenVINO
+        elsewhere, for a shipped model.
+    threads: CPU threads; None leaves it to the engine.
     threshold: lowest score (probability, 0..1) returned; None takes the model's own.
-    max_detections: most boxes returned an image, best first.
-    classes: names to look for, chosen before max_detections is applied; None means all.
-    Raises ConfigError for values outside these limits.
+    max_detections: most boxes returned an image, best first; at least 1.
+    only: names of the classes to look for, chosen before max_detections is applied; None means all.
+    selfcheck: have the engine answer the model's own question before it is relied on, in a process of its own, once for
+        each file, engine release and processor (docs/decisions/0014-self-check.md). An engine that fails is passed over
+        with a warning in the log.
+
+    `detect` may be called from several threads: one inference runs at a time, preprocessing overlaps. Where several
+    should run at once, give each thread a Detector with threads=1. After os.fork, open a new one.
+
+    Raises:
+        ConfigError: a value outside these limits, a class that the model does not know, an engine for other files.
+        ArtifactError: no such model, a damaged file, or no engine that computes it here.
+        MissingDependency: the engine is not installed; the message has the pip command.
     """
 
     def __init__(
         self,
-        runtime: Runtime,
+        model: str | os.PathLike[str] | Runtime = DEFAULT,
         *,
+        runtime: str = "auto",
+        threads: int | None = None,
         threshold: float | None = None,
         max_detections: int = 100,
-        classes: Sequence[str] | None = None,
+        only: Sequence[str] | None = None,
+        selfcheck: bool = True,
     ) -> None:
-        """Check the options against the model."""
-        self.runtime = runtime
-        self.manifest: Manifest = runtime.manifest
+        """Open the model, unless it is a runtime already, and check the options against it."""
+        self._owned = isinstance(model, (str, os.PathLike))
+        if isinstance(model, (str, os.PathLike)):
+            self.runtime = _open(os.fspath(model), runtime, threads, selfcheck)
+        else:
+            self.runtime = _opened(model, runtime, threads)
+        try:
+            self._set_up(threshold, max_detections, only)
+        except ConfigError:
+            self.close()
+            raise
+        self._running = Lock()
+
+    def _set_up(self, threshold: float | None, max_detections: int, only: Sequence[str] | None) -> None:
+        self.manifest: Manifest = self.runtime.manifest
         self.threshold = self.manifest.model.threshold if threshold is None else threshold
         self.max_detections = max_detections
         if not 0.0 <= self.threshold <= 1.0:
             raise ConfigError(f"threshold: expected 0..1, got {threshold}")
         if max_detections < 1:
             raise ConfigError(f"max detections: expected at least 1, got {max_detections}")
-        self._ids = None if classes is None else class_ids(classes, self.manifest.model.classes)
+        self._ids = None if only is None else class_ids(only, self.manifest.model.classes)
         self._decoded = self.manifest if self._ids is None else _narrow(self.manifest, self._ids)
 
-    def detect(self, image_bgr: NDArray[np.uint8]) -> tuple[Detections, dict[str, float]]:
-        """(H, W, 3) uint8 BGR -> (detections in pixels of that image, clipped to it; milliseconds by step).
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of all classes that the model knows, by class_id, whatever `only` chose of them."""
+        return self.manifest.model.classes
 
-        The steps are "preprocess", "inference" and "decode". Boxes that lie in the padding alone are dropped.
+    def detect(self, image_bgr: NDArray[np.uint8]) -> Detections:
+        """(H, W, 3) uint8 BGR -> detections in pixels of that image, clipped to it, best first.
+
+        Boxes that lie in the padding alone are dropped. The image is only read, and may be of any size.
+        Raises SourceError for anything else, with what came and how to turn it into such an image, ArtifactError where
+        the engine stops, RuntimeError after `close`.
         """
+        return self.detect_timed(image_bgr)[0]
+
+    def detect_timed(self, image_bgr: NDArray[np.uint8]) -> tuple[Detections, dict[str, float]]:
+        """As `detect`, with the milliseconds by step: "preprocess", "inference" and "decode"."""
         start = perf_counter()
         x, box = prepare(image_bgr, self.manifest)
         prepared = perf_counter()
-        heads = self.runtime.run(x)
-        inferred = perf_counter()
-        found = self.boxes(heads, box)
+        with self._running:  # until decoded: the heads are views into the engine's memory
+            began = perf_counter()
+            heads = self.runtime.run(x)
+            inferred = perf_counter()
+            found = self.boxes(heads, box)
         done = perf_counter()
-        seconds = {"preprocess": prepared - start, "inference": inferred - prepared, "decode": done - inferred}
+        seconds = {"preprocess": prepared - start, "inference": inferred - began, "decode": done - inferred}
         return found, {step: 1000.0 * value for step, value in seconds.items()}
 
     def boxes(self, heads: Heads, box: Letterbox) -> Detections:
@@ -73,11 +124,57 @@ class Detector:
         if self._ids is None:
             return decode(heads, self.manifest, **options)
         found = decode(heads._replace(heat=heads.heat[self._ids]), self._decoded, **options)
-        return Detections(found.xyxy, found.score, self._ids[found.class_id])
+        return Detections(found.xyxy, found.score, self._ids[found.class_id], self.classes)
+
+    def close(self) -> None:
+        """Release the engine; may be called twice. A runtime that was given stays open: who opened it closes it."""
+        if self._owned:
+            self.runtime.close()
+
+    def __enter__(self) -> Detector:
+        """Itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Release the engine."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Model, engine and what is looked for."""
+        model, name = self.manifest.model, self.runtime.name
+        title = ENGINES[name].title if name in ENGINES else name
+        device = getattr(self.runtime, "device", "")
+        on = f" on {device}" if device else ""
+        wanted = f"{len(self.classes)} classes" if self._ids is None else ", ".join(self.classes[i] for i in self._ids)
+        return (
+            f"<Detector: {model.name} {model.version}, {model.width}x{model.height}, {self.manifest.precision} in "
+            f"{title}{on}, {wanted}, from score {self.threshold:g}>"
+        )
+
+
+def _open(model: str, runtime: str, threads: int | None, selfcheck: bool) -> Runtime:
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads: expected 1 or more, or None for the engine's choice, got {threads}")
+    file, engine = choose_fit(model, runtime, asked=selfcheck)
+    return open_runtime(file, engine, threads)
+
+
+def _opened(model: Runtime, runtime: str, threads: int | None) -> Runtime:
+    missing = [name for name in ("manifest", "run") if not hasattr(model, name)]
+    if missing:
+        raise ConfigError(
+            f"model: expected the name of a shipped model, a path, or a runtime, got {type(model).__name__} without "
+            f"{' and '.join(missing)}"
+        )
+    if runtime != "auto" or threads is not None:
+        raise ConfigError("runtime and threads: expected neither beside a runtime that is open already")
+    return model
 
 
 def class_ids(wanted: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32]:
     """(N,) int32 ids of the wanted class names, ascending; ConfigError lists the classes if one is unknown."""
+    if isinstance(wanted, str):  # or its letters would be taken for names
+        raise ConfigError(f"classes: expected a list of names, got the text {wanted!r}: write [{wanted!r}]")
     unknown = [name for name in wanted if name not in classes]
     if unknown or not wanted:
         got = ", ".join(repr(name) for name in unknown) or "none"

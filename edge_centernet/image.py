@@ -124,14 +124,49 @@ def prepare(image_bgr: Image, manifest: Manifest) -> tuple[NDArray[Any], Letterb
 
 def _resize(image_bgr: Image, spec: ModelSpec) -> tuple[Image, Letterbox]:
     """The image in the size that it has inside the network's input, and where it lies there."""
-    if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or image_bgr.size == 0:
-        raise SourceError(f"image: expected (H, W, 3) uint8 BGR, got {image_bgr.shape} {image_bgr.dtype}")
+    if (
+        not isinstance(image_bgr, np.ndarray)
+        or image_bgr.ndim != 3
+        or image_bgr.shape[2] != 3
+        or image_bgr.dtype != np.uint8
+        or image_bgr.size == 0
+    ):
+        raise SourceError(f"image: expected (H, W, 3) uint8 BGR, got {_what(image_bgr)}")
     height, width = image_bgr.shape[:2]
     box = _geometry(width, height, spec.width, spec.height)
     new = (box.new_width, box.new_height)
     if new == (width, height):
         return np.ascontiguousarray(image_bgr), box
     return cv2.resize(image_bgr, new, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False), box
+
+
+def _what(given: Any) -> str:
+    """What came instead of an image, and how to make one of it where that is known."""
+    if given is None:
+        return "None, which cv2.imread returns for a file that it cannot read: edge_centernet.read_image says why"
+    if isinstance(given, (str, os.PathLike, bytes)):
+        return f"{given!r:.80}: read it first, with edge_centernet.read_image for a file"
+    if not isinstance(given, np.ndarray):
+        hint = ": numpy.asarray(image.convert('RGB'))[..., ::-1] makes one of a PIL image" if _is_pil(given) else ""
+        return f"{type(given).__module__}.{type(given).__name__}{hint}"
+    came = f"{given.shape} {given.dtype}"
+    if given.size == 0:
+        return f"{came}, which has no pixel"
+    if given.ndim == 4:
+        return f"{came}: give one image after the other"
+    if given.ndim == 2 or (given.ndim == 3 and given.shape[2] == 1):
+        return f"{came}: cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) makes one of grey"
+    if given.ndim == 3 and given.shape[2] == 4:
+        return f"{came}: cv2.cvtColor(image, cv2.COLOR_BGRA2BGR) drops the alpha channel"
+    if given.ndim == 3 and given.shape[0] == 3 != given.shape[2]:
+        return f"{came}: image.transpose(1, 2, 0) puts the channels last"
+    if given.dtype != np.uint8 and given.ndim == 3 and given.shape[2] == 3:
+        return f"{came}: scale the values to 0..255 and convert with .astype(numpy.uint8)"
+    return came
+
+
+def _is_pil(given: Any) -> bool:
+    return type(given).__module__.startswith("PIL.")
 
 
 _geometry = lru_cache(maxsize=16)(Letterbox)
@@ -206,6 +241,11 @@ def decode_image(data: bytes, name: str) -> Image:
     if image is None or image.size == 0:
         raise SourceError(f"{name}: the image is damaged and cannot be decoded")
     return image.astype(np.uint8, copy=False)
+
+
+def sample_photo() -> Path:
+    """The path of the photo that comes with the package: a person and a cat, 1126x512 pixels."""
+    return Path(__file__).resolve().parent / "assets" / "sample.jpg"
 
 
 def silence_opencv() -> None:

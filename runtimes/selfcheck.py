@@ -16,6 +16,7 @@ import platform
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
@@ -23,10 +24,10 @@ from typing import Any
 
 from edge_centernet import golden
 from edge_centernet.artifact import files_of, read_manifest
-from edge_centernet.errors import EdgeCenterNetError
+from edge_centernet.errors import ArtifactError, EdgeCenterNetError
 from edge_centernet.files import write_atomic
 from edge_centernet.processes import command_of
-from edge_centernet.runtimes import ENGINES, open_runtime, providers
+from edge_centernet.runtimes import ENGINES, candidates, open_runtime, providers
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
 BUILDING = 1500.0  # seconds more where a TensorRT engine is built, which takes some minutes
@@ -35,6 +36,25 @@ BUILDING = 1500.0  # seconds more where a TensorRT engine is built, which takes 
 WRONG, UNOPENED = 3, 4
 
 _log = logging.getLogger(__name__)
+
+
+def choose_fit(
+    model: str | Path, runtime: str = "auto", *, asked: bool = True, tell: Callable[[str], None] = _log.warning
+) -> tuple[Path, str]:
+    """(file, engine name) for a model path or the name of a shipped model: the first of `candidates` that is not unfit.
+
+    asked: False takes the first unasked. tell: called with a line for each engine that is passed over.
+    Raises ArtifactError when none is left, and what `candidates` raises.
+    """
+    for path, engine in candidates(model, runtime):
+        reason = unfit(path, engine) if asked else None
+        if reason is None:
+            return path, engine
+        tell(f"{ENGINES[engine].title} cannot be relied on here for {path}: it {reason}")
+    raise ArtifactError(
+        f"{model}: expected an engine that computes it on this machine, found none; try another --runtime, another "
+        "release of the engine, or convert the model again"
+    )
 
 
 def unfit(path: Path, engine: str) -> str | None:

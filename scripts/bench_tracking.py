@@ -133,11 +133,11 @@ def detect(video: Path) -> tuple[Rows, float]:
     """People in every frame from LOWEST up, and the threshold that the model suggests."""
     file, engine = choose(DEFAULT)
     runtime = open_runtime(file, engine)
-    detector = Detector(runtime, threshold=LOWEST, classes=["person"])
+    detector = Detector(runtime, threshold=LOWEST, only=["person"])
     rows = [
         [frame.number, *box, score]
         for frame in open_source(str(video))
-        for found in [detector.detect(frame.image)[0]]
+        for found in [detector.detect(frame.image)]
         for box, score in zip(found.xyxy, found.score, strict=True)
     ]
     threshold = runtime.manifest.model.threshold

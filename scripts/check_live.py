@@ -58,7 +58,8 @@ class Slower:
     def __init__(self, runtime: Runtime) -> None:
         """runtime: the real one."""
         self._runtime = runtime
-        self.name, self.manifest, self.close = runtime.name, runtime.manifest, runtime.close
+        self.name, self.manifest, self.device = runtime.name, runtime.manifest, runtime.device
+        self.close = runtime.close
 
     def run(self, x: NDArray[Any]) -> Heads:
         """As the runtime, later."""

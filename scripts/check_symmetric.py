@@ -42,7 +42,7 @@ def measure(path: Path, data: Path, threads: int) -> dict[str, Any]:
     dataset, classes = read_dataset(data), runtime.manifest.model.classes
     detector = Detector(runtime, threshold=THRESHOLD, max_detections=MAX_DETECTIONS)
     with click.progressbar(dataset.samples, label=path.name, file=sys.stderr) as samples:
-        result = evaluate_dataset(detector.detect, dataset, classes, lambda _: samples)
+        result = evaluate_dataset(detector.detect_timed, dataset, classes, lambda _: samples)
     runtime.close()
     click.echo(f"{path.name}: AP {result['AP']:.4f}, AP50 {result['AP50']:.4f}, {len(dataset.samples)} images")
     per_class = {name: {key: value[key] for key in ("AP", "AP50")} for name, value in result["per_class"].items()}

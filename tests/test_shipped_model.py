@@ -29,7 +29,7 @@ def test_int8_finds_objects_in_photos_it_never_saw(name: str, engine: str) -> No
     runtime = open_runtime(*choose(name, engine), threads=1)
     try:
         detector = Detector(runtime, threshold=0.01)
-        result = evaluate_dataset(detector.detect, few, runtime.manifest.model.classes)
+        result = evaluate_dataset(detector.detect_timed, few, runtime.manifest.model.classes)
     finally:
         runtime.close()
 

@@ -236,7 +236,7 @@ def _run(settings: Settings) -> int | None:
             runtime,
             threshold=scene.detector_threshold,
             max_detections=settings.max_detections,
-            classes=scene.detector_classes,
+            only=scene.detector_classes,
         )
         frames = _open_frames(settings)
         stack.callback(frames.close)

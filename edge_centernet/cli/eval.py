@@ -54,8 +54,8 @@ def command(model: str, runtime: str, threads: int | None, data: Path, images: P
         classes = opened.manifest.model.classes
         names = common_classes(classes, dataset.classes)
         only = None if set(names) == set(classes) else names  # the decoder's own limit is per image, all classes
-        detector = Detector(opened, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, classes=only)
-        result = evaluate_dataset(detector.detect, dataset, classes, _bar, opened.manifest.model)
+        detector = Detector(opened, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, only=only)
+        result = evaluate_dataset(detector.detect_timed, dataset, classes, _bar, opened.manifest.model)
         about = {"model": model, "runtime": opened.name, "precision": opened.manifest.precision, "data": str(data)}
         about["sha256"] = sha256(choose(model, runtime)[0])
     click.echo(_table(result, f"{model}, {about['precision']}, {about['runtime']}, on {data}"))

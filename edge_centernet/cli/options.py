@@ -10,11 +10,10 @@ from typing import Any
 
 import click
 
-from edge_centernet.errors import ArtifactError
 from edge_centernet.models import DEFAULT
-from edge_centernet.runtimes import ENGINES, NAMES, candidates, open_runtime
+from edge_centernet.runtimes import ENGINES, NAMES, open_runtime
 from edge_centernet.runtimes.base import Runtime
-from edge_centernet.runtimes.selfcheck import unfit
+from edge_centernet.runtimes.selfcheck import choose_fit
 from edge_centernet.sources import quiet_libraries
 
 Function = Callable[..., Any]
@@ -50,19 +49,11 @@ def open_model(model: str | Path, runtime: str = "auto", threads: int | None = N
     """Open what the options say, and say on stderr which engine runs which file, and on what if it has a choice.
 
     An engine that fails its self-check on this machine is named and, where auto leaves the choice, the next one taken.
-    Raises ArtifactError when none is left, and what `open_runtime` raises.
+    Raises what `choose_fit` and `open_runtime` raise.
     """
-    for path, name in candidates(model, runtime):
-        title = ENGINES[name].title
-        reason = unfit(path, name)
-        if reason is None:
-            with quiet_libraries():
-                opened = open_runtime(path, name, threads)
-            on = f" on {opened.device}" if opened.device else ""
-            click.echo(f"Using {title}{on}, {opened.manifest.precision}: {path}", err=True)
-            return opened
-        click.echo(f"{title} cannot be relied on here for {path}: it {reason}", err=True)
-    raise ArtifactError(
-        f"{model}: expected an engine that computes it on this machine, found none; try another --runtime, another "
-        "release of the engine, or convert the model again"
-    )
+    path, name = choose_fit(model, runtime, tell=functools.partial(click.echo, err=True))
+    with quiet_libraries():
+        opened = open_runtime(path, name, threads)
+    on = f" on {opened.device}" if opened.device else ""
+    click.echo(f"Using {ENGINES[name].title}{on}, {opened.manifest.precision}: {path}", err=True)
+    return opened

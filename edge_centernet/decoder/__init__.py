@@ -95,7 +95,7 @@ def decode(
     if frame is not None and not (inside := (rows[:, 2:4] > rows[:, :2]).all(1)).all():
         rows, boxes = rows[inside], boxes[inside]
     score = rows[:, 4] if plan.logits else np.clip(rows[:, 4], 0, 1)
-    return Detections(rows[:, :4], score, boxes["class_id"])
+    return Detections(rows[:, :4], score, boxes["class_id"], manifest.model.classes)
 
 
 class _Spec(NamedTuple):

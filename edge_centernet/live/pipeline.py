@@ -98,7 +98,7 @@ class Pipeline:
 
     def _one_by_one(self, frames: Stills) -> Iterator[Result]:
         for frame in frames:
-            found, ms = self._detector.detect(frame.image)
+            found, ms = self._detector.detect_timed(frame.image)
             yield Result(frame, found, ms, _age_ms(frame))
             if self._stopped:
                 return

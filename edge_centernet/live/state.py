@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.detections import Detections
 from edge_centernet.sources import Frame
+
+if TYPE_CHECKING:
+    import supervision
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,12 @@ class Tracks:
     def __len__(self) -> int:
         """Number of objects seen in this frame."""
         return len(self.id)
+
+    def to_supervision(self) -> supervision.Detections:
+        """As `Detections.to_supervision`, with the ids as tracker_id. Raises MissingDependency as it does."""
+        from edge_centernet.interop import to_supervision
+
+        return to_supervision(self.found, self.id)
 
 
 @dataclass(frozen=True)

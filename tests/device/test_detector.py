@@ -31,7 +31,7 @@ def test_boxes_are_in_pixels_of_the_original(onnx_model: Path, width: int, heigh
     left, top = width // 2 - side // 2, height // 2 - side // 2
     image = np.full((height, width, 3), 128, np.uint8)
     image[top : top + side, left : left + side] = squares.BGR["green"]
-    found, _ = detector(onnx_model).detect(image)
+    found = detector(onnx_model).detect(image)
     assert found.class_id.tolist() == [1]
     np.testing.assert_allclose(found.xyxy[0], [left, top, left + side, top + side], atol=2.5 / scale)
 
@@ -39,7 +39,7 @@ def test_boxes_are_in_pixels_of_the_original(onnx_model: Path, width: int, heigh
 def test_boxes_are_clipped_to_the_image(onnx_model: Path) -> None:
     """A square cut by the border gives a box that ends there."""
     image = squares.scene(("red", 0, 38))[:, 4:]
-    found, _ = detector(onnx_model, threshold=0.05).detect(image)
+    found = detector(onnx_model, threshold=0.05).detect(image)
     assert len(found)
     assert (found.xyxy[:, [0, 1]] >= 0).all()
     assert (found.xyxy[:, 2] <= image.shape[1]).all()
@@ -49,21 +49,21 @@ def test_boxes_are_clipped_to_the_image(onnx_model: Path) -> None:
 
 def test_nothing_there_gives_nothing(onnx_model: Path) -> None:
     """A grey picture: empty arrays of the right shapes."""
-    found, _ = detector(onnx_model).detect(squares.scene())
+    found = detector(onnx_model).detect(squares.scene())
     assert (found.xyxy.shape, found.score.shape, found.class_id.shape) == ((0, 4), (0,), (0,))
 
 
 def test_classes_are_chosen_before_the_limit(onnx_model: Path) -> None:
     """With one box allowed, a class that is not the best of all is still found."""
     for name, class_id in zip(squares.CLASSES, range(3), strict=True):
-        found, _ = detector(onnx_model, max_detections=1, classes=[name]).detect(SCENE)
+        found = detector(onnx_model, max_detections=1, only=[name]).detect(SCENE)
         assert found.class_id.tolist() == [class_id]
 
 
 def test_several_classes_keep_their_ids(onnx_model: Path) -> None:
     """Whatever the order in which they were named."""
-    everything, _ = detector(onnx_model).detect(SCENE)
-    found, _ = detector(onnx_model, classes=["blue sky", "red"]).detect(SCENE)
+    everything = detector(onnx_model).detect(SCENE)
+    found = detector(onnx_model, only=["blue sky", "red"]).detect(SCENE)
     expected = everything[everything.class_id != 1]
     assert np.array_equal(found.xyxy, expected.xyxy)
     assert np.array_equal(found.class_id, expected.class_id)
@@ -79,8 +79,8 @@ def test_the_threshold_defaults_to_the_models(onnx_model: Path) -> None:
     [
         ({"threshold": 1.5}, "expected 0..1, got 1.5"),
         ({"max_detections": 0}, "at least 1, got 0"),
-        ({"classes": ["red", "dog"]}, "unknown class 'dog': this model knows red, green, blue sky"),
-        ({"classes": []}, "unknown class none"),
+        ({"only": ["red", "dog"]}, "unknown class 'dog': this model knows red, green, blue sky"),
+        ({"only": []}, "unknown class none"),
     ],
 )
 def test_bad_options_are_refused(onnx_model: Path, options: dict[str, object], says: str) -> None:

@@ -30,7 +30,8 @@ class Slow:
     def __init__(self, path: Path, seconds: float) -> None:
         """path: of the model file."""
         self._runtime = open_runtime(path, threads=1)
-        self.name, self.manifest, self.seconds = self._runtime.name, self._runtime.manifest, seconds
+        self.name, self.manifest, self.device = self._runtime.name, self._runtime.manifest, self._runtime.device
+        self.seconds = seconds
 
     def run(self, x: NDArray[Any]) -> Heads:
         """As the runtime, later."""
@@ -64,7 +65,7 @@ def detector(onnx_model: Path) -> Iterator[Detector]:
 def test_a_file_loses_no_frame_and_gives_what_detect_gives(video: Path, detector: Detector) -> None:
     """Forty results in order, bit for bit those of Detector.detect, a tenth of a second of film apart."""
     before = threading.active_count()
-    expected = [detector.detect(frame.image)[0].xyxy for frame in open_source(str(video))]
+    expected = [detector.detect(frame.image).xyxy for frame in open_source(str(video))]
     with Pipeline(open_source(str(video)), detector) as pipeline:
         results = [result for result in pipeline if result is not None]
     assert [result.frame.number for result in results] == list(range(40))

@@ -46,7 +46,7 @@ def test_heads_are_what_the_manifest_says(runtime: Runtime, engine: str) -> None
 @both
 def test_finds_the_squares(runtime: Runtime) -> None:
     """Each square is found once, with its class, where it was drawn."""
-    found, ms = Detector(runtime, threshold=0.5).detect(SCENE)
+    found, ms = Detector(runtime, threshold=0.5).detect_timed(SCENE)
     by_class = np.argsort(found.class_id)
     assert found.class_id[by_class].tolist() == [0, 1, 2]
     np.testing.assert_allclose(found.xyxy[by_class], BOXES, atol=0.1)
@@ -298,5 +298,5 @@ def test_the_shipped_model_opens_and_answers(engine: str) -> None:
         pytest.skip(f"{path.name} is not there yet")
     from edge_centernet.image import read_image
 
-    found, _ = Detector(open_runtime(path, threads=1)).detect(read_image(FOLDER.parent / "assets" / "sample.jpg"))
+    found = Detector(open_runtime(path, threads=1)).detect(read_image(FOLDER.parent / "assets" / "sample.jpg"))
     assert len(found) > 0

@@ -158,7 +158,7 @@ def test_the_symmetric_file_detects_on_the_cpu(made: dict[str, Path], caplog: py
     """A device without a GPU runs the file made for TensorRT, says that it is the CPU, finds cat and man."""
     picture = cv2.imread(str(ASSETS / "sample.jpg"))
     runtime = open_runtime(made["tensorrt"])
-    found, _ = Detector(runtime).detect(picture)
+    found = Detector(runtime).detect(picture)
     names = [runtime.manifest.model.classes[i] for i in found.class_id]
     boxes = dict(zip(names, found.xyxy, strict=True))
     runtime.close()
@@ -184,7 +184,7 @@ def test_a_provider_whose_library_is_missing_is_passed_over_with_a_line(
     assert all("no library for it" in line for line in lines)
     assert runtime.device == "CPU"
     assert capfd.readouterr().out == ""
-    assert Detector(runtime).detect(cv2.imread(str(ASSETS / "sample.jpg")))[0].class_id.tolist()
+    assert Detector(runtime).detect(cv2.imread(str(ASSETS / "sample.jpg"))).class_id.tolist()
     runtime.close()
 
 

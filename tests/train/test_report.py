@@ -72,7 +72,7 @@ def validation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, list[
     model = squares.write_onnx(folder / "squares.onnx", int8=True)
     with closing(open_runtime(model, threads=1)) as runtime:
         detector = Detector(runtime, threshold=0.01)
-        found = [detector.detect(read_image(sample.path))[0] for sample in samples]
+        found = [detector.detect(read_image(sample.path)) for sample in samples]
     return Dataset(squares.CLASSES, tuple(samples)), found
 
 
