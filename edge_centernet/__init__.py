@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edge_centernet.detections import Detections as Detections
     from edge_centernet.detector import Detector as Detector
     from edge_centernet.errors import EdgeCenterNetError as EdgeCenterNetError
+    from edge_centernet.heads import Heads as Heads
     from edge_centernet.image import read_image as read_image
     from edge_centernet.image import sample_photo as sample_photo
     from edge_centernet.live.counting import Counter as Counter
@@ -41,6 +42,7 @@ _MODULES = {
     "Detections": "detections",
     "Detector": "detector",
     "EdgeCenterNetError": "errors",
+    "Heads": "heads",
     "Line": "live.counting",
     "Runtime": "runtimes.base",
     "Tracker": "live.tracking",

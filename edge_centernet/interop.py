@@ -27,10 +27,7 @@ def to_supervision(found: Detections, tracker_id: NDArray[Any] | None = None) ->
     try:
         from supervision import Detections as Converted
     except ImportError:
-        raise MissingDependency(
-            "to_supervision needs supervision, which is not installed: pip install supervision (docs/python.md tells "
-            "about OpenCV)"
-        ) from None
+        raise MissingDependency.for_extra("to_supervision", "supervision") from None
     if tracker_id is not None and len(tracker_id) != len(found):
         raise ValueError(f"tracker_id: expected one for each of {len(found)} boxes, got {len(tracker_id)}")
     return Converted(
