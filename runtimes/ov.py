@@ -1,7 +1,14 @@
-"""OpenVINO on the CPU."""
+"""OpenVINO on the CPU.
+
+A network that was compiled is kept in $XDG_CACHE_HOME/edge-centernet/openvino, which saves most of the next start.
+OpenVINO's own cache (CACHE_DIR) goes by the model's path and time: a new model of the same name, size and time would
+be answered by the old one. Ours goes by the bytes.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import platform
 from pathlib import Path
 from typing import Any
@@ -11,7 +18,10 @@ from numpy.typing import NDArray
 
 from edge_centernet.artifact import damaged, read_manifest, stopped
 from edge_centernet.heads import Heads
+from edge_centernet.runtimes import kept
 from edge_centernet.runtimes.base import as_chw, check_input, check_names, check_tensor, head_specs
+
+_log = logging.getLogger(__name__)
 
 
 class OpenVINORuntime:
@@ -23,10 +33,7 @@ class OpenVINORuntime:
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Compile the model. threads: None lets OpenVINO take every physical core."""
         self.manifest, self._path = read_manifest(path), path
-        try:
-            self._compiled = ov.Core().compile_model(str(path), "CPU", _options(threads))
-        except RuntimeError as error:
-            raise damaged(path, _first_line(error)) from None
+        self._compiled = _compile(path, _options(threads))
         self._check(path)
         self._request: Any = self._compiled.create_infer_request()
 
@@ -65,6 +72,27 @@ class OpenVINORuntime:
             # A dynamic dimension becomes 0, which no manifest contains.
             shape = tuple(0 if d.is_dynamic else d.get_length() for d in port.get_partial_shape())
             check_tensor(path, spec, shape, str(port.get_element_type().to_dtype()))
+
+
+def _compile(path: Path, options: dict[str, Any]) -> Any:
+    """The compiled network: the kept one for this very file, release, processor and options, or a new one."""
+    core = ov.Core()
+    about = (kept.content_of(path), ov.get_version(), kept.processor(), repr(sorted(options.items())))
+    file = kept.folder() / "openvino" / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}.blob"
+    if (content := kept.load(file)) is not None:
+        try:
+            return core.import_model(content, "CPU", options)
+        except RuntimeError as error:
+            _log.debug("%s: compiled again: %s", file, _first_line(error))
+    try:
+        compiled = core.compile_model(str(path), "CPU", options)
+    except RuntimeError as error:
+        raise damaged(path, _first_line(error)) from None
+    try:
+        kept.store(file, compiled.export_model().getvalue())
+    except RuntimeError as error:  # a plugin that cannot export
+        _log.debug("%s: not kept: %s", file, _first_line(error))
+    return compiled
 
 
 def _options(threads: int | None) -> dict[str, Any]:

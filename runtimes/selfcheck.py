@@ -8,11 +8,8 @@ release and processor, in $XDG_CACHE_HOME/edge-centernet/selfcheck.json (~/.cach
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
-import platform
 import signal
 import subprocess
 import sys
@@ -23,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet import golden
-from edge_centernet.artifact import files_of, read_manifest
+from edge_centernet.artifact import read_manifest
 from edge_centernet.errors import ArtifactError, EdgeCenterNetError
 from edge_centernet.files import write_atomic
 from edge_centernet.processes import command_of
-from edge_centernet.runtimes import ENGINES, candidates, open_runtime, providers
+from edge_centernet.runtimes import ENGINES, candidates, kept, open_runtime, providers
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
 BUILDING = 1500.0  # seconds more where a TensorRT engine is built, which takes some minutes
@@ -64,7 +61,7 @@ def unfit(path: Path, engine: str) -> str | None:
     """
     if read_manifest(path).golden is None:
         return None
-    key = f"{_digest(path)} {engine} {version(engine)} {_processor()}"
+    key = f"{kept.content_of(path)} {engine} {version(engine)} {kept.processor()}"
     if engine == "onnxruntime" and (others := providers.fingerprint()):
         key += f" {others}"
     known = _load()
@@ -109,27 +106,8 @@ def version(engine: str) -> str:
     return "unknown"
 
 
-def _digest(path: Path) -> str:
-    total = hashlib.sha256()
-    for part in files_of(path):
-        total.update(part.read_bytes())
-    return total.hexdigest()
-
-
-def _processor() -> str:
-    """Short digest of what the kernel says about the first core: its model and what it can do."""
-    try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    except OSError:
-        first = platform.processor()
-    names = ("model name", "vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ")
-    lines = [line for line in first.splitlines() if line.startswith(names)]
-    return hashlib.sha256("\n".join([platform.machine(), *lines]).encode()).hexdigest()[:16]
-
-
 def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "edge-centernet" / "selfcheck.json"
+    return kept.folder() / "selfcheck.json"
 
 
 def _load() -> dict[str, str]:

@@ -1,0 +1,76 @@
+"""What engines have worked out on this machine and need not work out again, and where it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from edge_centernet.artifact import files_of
+
+_DIGEST = 32  # bytes of SHA-256 in front of what is kept: a file that was cut off or changed is as good as none
+_MOST = 8  # files of a kind that stay, those that were used last; a network takes 1 to 13 MB
+
+_log = logging.getLogger(__name__)
+
+
+def folder() -> Path:
+    """$XDG_CACHE_HOME/edge-centernet; ~/.cache/edge-centernet where that is not set."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "edge-centernet"
+
+
+def content_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of all files that make up a model."""
+    total = hashlib.sha256()
+    for part in files_of(path):
+        total.update(part.read_bytes())
+    return total.hexdigest()
+
+
+def processor() -> str:
+    """Short digest of what the kernel says about the first core: its model and what it can do."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        first = platform.processor()
+    names = ("model name", "vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ")
+    lines = [line for line in first.splitlines() if line.startswith(names)]
+    return hashlib.sha256("\n".join([platform.machine(), *lines]).encode()).hexdigest()[:16]
+
+
+def load(path: Path) -> bytes | None:
+    """What was stored there; None where it is missing or damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    digest, content = data[:_DIGEST], data[_DIGEST:]
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    with suppress(OSError):
+        os.utime(path)  # used last
+    return content
+
+
+def store(path: Path, content: bytes) -> None:
+    """Keep it, whole or not at all, and remove what was not used for long; no more than a line in the log if not."""
+    part = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes may store the same at once: each under a name of its own.
+        number, part = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+        with os.fdopen(number, "wb") as file:
+            file.write(hashlib.sha256(content).digest() + content)
+        os.replace(part, path)
+        others = sorted(path.parent.glob(f"*{path.suffix}"), key=lambda other: other.stat().st_mtime)
+        for old in others[:-_MOST]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        if part:
+            Path(part).unlink(missing_ok=True)
+        _log.debug("%s: not kept: %s", path, error.strerror)
