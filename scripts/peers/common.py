@@ -1,0 +1,142 @@
+"""What every peer's adapter shares: from an image to a network's input, from raw boxes to detections.
+
+Written to be fast, so that no peer is slow for our sake: OpenCV resizes and suppresses, NumPy touches each pixel once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.detections import Detections
+
+Image = NDArray[np.uint8]  # (H, W, 3) BGR
+Floats = NDArray[np.float32]
+MOST = 100  # boxes of an image that are kept, as COCO counts
+
+COCO = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+# COCO numbers its 80 categories 1 to 90 and leaves out ten; networks with 90 outputs count in these ids.
+COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+COCO_IDS = tuple(i for i in range(1, 91) if i not in COCO_UNUSED_IDS)
+
+# PASCAL VOC's word -> COCO's for the same thing, both as `plain` writes them.
+SAME = {
+    "aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the image lies in the network's input: input = image * scale + shift, each for x and y; size: (W, H)."""
+
+    scale: tuple[float, float]
+    shift: tuple[float, float]
+    size: tuple[int, int]
+
+    def to_image(self, xyxy: Floats) -> Floats:
+        """(N, 4) boxes in input pixels -> in image pixels, clipped to the image."""
+        boxes = (xyxy - np.array(self.shift * 2, np.float32)) / np.array(self.scale * 2, np.float32)
+        return np.clip(boxes, 0, np.array(self.size * 2, np.float32)).astype(np.float32)
+
+
+class Found(NamedTuple):
+    """Candidates: (N, 4) left, top, right, bottom in input pixels, (N,) scores 0..1, (N,) class index."""
+
+    xyxy: Floats
+    score: Floats
+    class_id: NDArray[np.int64]
+
+
+def stretch(image: Image, height: int, width: int) -> tuple[Image, Frame]:
+    """The whole input is image, whatever its aspect ratio."""
+    rows, columns = image.shape[:2]
+    pixels = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    return pixels, Frame((width / columns, height / rows), (0.0, 0.0), (columns, rows))
+
+
+def letterbox(image: Image, height: int, width: int, pad: int, centred: bool) -> tuple[Image, Frame]:
+    """Aspect ratio kept; the rest is `pad`, on both sides or (centred False) at the right and the bottom."""
+    rows, columns = image.shape[:2]
+    scale = min(height / rows, width / columns)
+    new_width, new_height = int(columns * scale), int(rows * scale)
+    left, top = ((width - new_width) // 2, (height - new_height) // 2) if centred else (0, 0)
+    pixels = np.full((height, width, 3), pad, np.uint8)
+    inside = pixels[top : top + new_height, left : left + new_width]
+    inside[...] = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    return pixels, Frame((new_width / columns, new_height / rows), (float(left), float(top)), (columns, rows))
+
+
+def planes(pixels: Image, mean: Sequence[float] = (0, 0, 0), std: Sequence[float] = (1, 1, 1)) -> Floats:
+    """(H, W, 3) -> (1, 3, H, W) float32, (pixel - mean) / std; channels stay as they are."""
+    x = np.empty((1, 3, *pixels.shape[:2]), np.float32)
+    for channel, (m, s) in enumerate(zip(mean, std, strict=True)):
+        plane = x[0, channel]
+        np.multiply(pixels[..., channel], np.float32(1 / s), out=plane, dtype=np.float32)
+        if m:
+            plane -= np.float32(m / s)
+    return x
+
+
+def pairs(scores: Floats, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """(N, C) scores -> row, class and score of all that are above the threshold: one box may have several classes."""
+    rows, classes = np.nonzero(scores > threshold)
+    return rows, classes, scores[rows, classes]
+
+
+def best(scores: Floats, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """The same with only the best class of a row."""
+    classes = scores.argmax(1)
+    score = scores[np.arange(len(scores)), classes]
+    rows = np.flatnonzero(score > threshold)
+    return rows, classes[rows], score[rows]
+
+
+def centre_to_corners(centre: Floats, size: Floats) -> Floats:
+    """(N, 2) centres, (N, 2) widths and heights -> (N, 4)."""
+    return np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + exp(-x)), without overflow."""
+    return (0.5 * (1 + np.tanh(0.5 * x))).astype(np.float32)
+
+
+def suppress(found: Found, frame: Frame, iou: float | None) -> Detections:
+    """Non-maximum suppression class by class (iou None: done already), then the best MOST, in image pixels."""
+    if not len(found.score):
+        return Detections.empty()
+    order = np.argsort(-found.score, kind="stable")
+    if iou is not None:
+        sides = found.xyxy[:, 2:] - found.xyxy[:, :2]
+        boxes = np.concatenate([found.xyxy[:, :2], sides], axis=1)  # left, top, width, height
+        kept = cv2.dnn.NMSBoxesBatched(boxes, found.score, found.class_id.astype(np.int32), 0.0, iou)
+        order = np.asarray(kept, np.int64).reshape(-1)
+        order = order[np.argsort(-found.score[order], kind="stable")]
+    order = order[:MOST]
+    return Detections(frame.to_image(found.xyxy[order]), found.score[order], found.class_id[order].astype(np.int32))
+
+
+def plain(name: str) -> str:
+    """Lower case without blanks, hyphens and underscores, and one of two words for one thing."""
+    text = "".join(letter for letter in name.lower() if letter.isalnum())
+    return SAME.get(text, text)
+
+
+def in_words_of(data: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+    """A network's class names, those that the data set has under another name by that name."""
+    known = {plain(name): name for name in data}
+    return tuple(known.get(plain(name), name) for name in classes)

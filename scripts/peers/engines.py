@@ -1,0 +1,161 @@
+"""One foreign network in one engine, one thread: a few lines each, no manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.errors import ArtifactError, MissingDependency
+
+Array = NDArray[Any]
+# suffix -> the engines that run such a file, the usual one first
+OF_SUFFIX = {".onnx": ("openvino", "onnxruntime"), ".xml": ("openvino",), ".tflite": ("tflite",), ".param": ("ncnn",)}
+
+
+class Net(Protocol):
+    """height, width: of its input in pixels. dtype: of its input."""
+
+    height: int
+    width: int
+    dtype: str
+
+    def run(self, x: Array) -> list[Array]:
+        """Batch in, all outputs in the file's order."""
+
+
+class OpenVINONet:
+    """An .onnx or .xml, (1, 3, H, W)."""
+
+    def __init__(self, path: Path) -> None:
+        """Compile it as ours are compiled (runtimes/ov.py)."""
+        import openvino as ov
+
+        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        self._request = ov.Core().compile_model(str(path), "CPU", options).create_infer_request()
+        port = self._request.model_inputs[0]
+        self._name, self.dtype = port.get_any_name(), str(port.get_element_type().to_dtype())
+        self.height, self.width = (int(side) for side in port.get_shape()[2:])
+
+    def run(self, x: Array) -> list[Array]:
+        """See Net.run."""
+        self._request.infer({self._name: x}, share_inputs=True, share_outputs=True)
+        return [tensor.data for tensor in self._request.output_tensors]
+
+
+class ONNXRuntimeNet:
+    """An .onnx, (1, 3, H, W)."""
+
+    def __init__(self, path: Path) -> None:
+        """One thread."""
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        port = self._session.get_inputs()[0]
+        self._name, self.dtype = port.name, "float32" if "float" in port.type else "uint8"
+        self.height, self.width = port.shape[2:]
+
+    def run(self, x: Array) -> list[Array]:
+        """See Net.run."""
+        outputs: list[Array] = self._session.run(None, {self._name: x})
+        return outputs
+
+
+class TFLiteNet:
+    """A .tflite, (1, H, W, 3); quantized outputs come as real values."""
+
+    def __init__(self, path: Path) -> None:
+        """With XNNPACK, one thread."""
+        from edge_centernet.runtimes.tflite import interpreter_class
+
+        self._interpreter = interpreter_class()(model_content=path.read_bytes(), num_threads=1)
+        self._interpreter.allocate_tensors()
+        port = self._interpreter.get_input_details()[0]
+        self._index, self.dtype = port["index"], np.dtype(port["dtype"]).name
+        self.height, self.width = (int(side) for side in port["shape"][1:3])
+        self._outputs = self._interpreter.get_output_details()
+
+    def run(self, x: Array) -> list[Array]:
+        """See Net.run."""
+        self._interpreter.set_tensor(self._index, x)
+        self._interpreter.invoke()
+        return [self._real(output) for output in self._outputs]
+
+    def _real(self, output: dict[str, Any]) -> Array:
+        value: Array = self._interpreter.get_tensor(output["index"])
+        scale, zero_point = output["quantization"]
+        return (value.astype(np.float32) - zero_point) * np.float32(scale) if scale else value
+
+
+class NCNNNet:
+    """An ncnn .param with its .bin beside it; its input is 320 x 320 unless the layer Input says its size."""
+
+    dtype = "float32"
+
+    def __init__(self, path: Path) -> None:
+        """One thread, as ncnn comes: it picks its own arithmetic (fp16 or bf16 where the processor has it)."""
+        try:
+            import ncnn
+        except ImportError:
+            raise MissingDependency("running .param files needs ncnn: pip install ncnn") from None
+        self._ncnn, self._net = ncnn, ncnn.Net()
+        self._net.opt.num_threads = 1
+        if self._net.load_param(str(path)) or self._net.load_model(str(path.with_suffix(".bin"))):
+            raise ArtifactError(f"{path}: expected an ncnn .param and its .bin, ncnn cannot read them")
+        self.height, self.width = _ncnn_size(path)
+
+    def run(self, x: Array) -> list[Array]:
+        """See Net.run; outputs have no batch axis."""
+        with self._net.create_extractor() as extractor:
+            extractor.input(self._net.input_names()[0], self._ncnn.Mat(x[0]))
+            return [np.array(extractor.extract(name)[1]) for name in self._net.output_names()]
+
+
+def _ncnn_size(path: Path) -> tuple[int, int]:
+    """(height, width) in pixels: of the Input layer's parameters 1=height and 0=width."""
+    line = next((line for line in path.read_text().splitlines() if line.startswith("Input")), "")
+    sides = dict(part.split("=", 1) for part in line.split() if "=" in part)
+    return int(sides.get("1", 320)), int(sides.get("0", 320))
+
+
+def open_net(path: Path, engine: str) -> Net:
+    """Raises ArtifactError for a file that the engine cannot read, MissingDependency without the engine."""
+    kinds: dict[str, Any] = {
+        "openvino": OpenVINONet, "onnxruntime": ONNXRuntimeNet, "tflite": TFLiteNet, "ncnn": NCNNNet,
+    }  # fmt: skip
+    try:
+        net: Net = kinds[engine](path)
+    except ImportError:
+        raise MissingDependency(f"{path}: {engine} is not installed") from None
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ArtifactError(f"{path}: {engine} cannot read it: {str(error).strip().splitlines()[-1]}") from None
+    return net
+
+
+def file_size(path: Path) -> int:
+    """Bytes of the network with its weights, which .xml and .param keep in a file of their own."""
+    beside = path.with_suffix(".bin") if path.suffix in (".xml", ".param") else None
+    return path.stat().st_size + (beside.stat().st_size if beside else 0)
+
+
+def installed(engine: str) -> bool:
+    """Whether `engine` can be imported here."""
+    from importlib.util import find_spec
+
+    return find_spec({"tflite": "ai_edge_litert"}.get(engine, engine)) is not None
+
+
+def precision(file: Path) -> str:
+    """Of the convolutions, as far as the file says: int8 where it holds quantized weights."""
+    if file.suffix == ".tflite":
+        from edge_centernet.runtimes.tflite import interpreter_class
+
+        details = interpreter_class()(model_content=file.read_bytes()).get_tensor_details()
+        stored = {np.dtype(t["dtype"]).name for t in details if len(t["shape"]) == 4}
+        return "int8" if stored & {"int8", "uint8"} else "fp32"
+    quantized = {".onnx": b"DequantizeLinear", ".xml": b"FakeQuantize", ".param": b"Quantize"}[file.suffix]
+    return "int8" if quantized in file.read_bytes() else "fp32"

@@ -1,0 +1,104 @@
+"""One detector in a process of its own, so that its memory is its own: JSON lines in, JSON lines out.
+
+First line: {"ours": model, "engine"} or {"family", "file", "engine"}, each with "cpu". Then {"images", "threshold",
+"boxes"} any number of times: detects in the images one after the other and answers with the milliseconds of each step,
+and the detections where boxes is true. An empty line or the end asks for the peak of its memory and ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edge_centernet.detections import Detections
+from edge_centernet.errors import EdgeCenterNetError
+from edge_centernet.image import Image, read_image
+
+Detect = Callable[[Image, float], tuple[Detections, dict[str, float]]]
+STAGES = ("preprocess", "inference", "decode")
+
+
+def ours(model: str, engine: str) -> tuple[Detect, dict[str, Any]]:
+    """A shipped model through the package's own pipeline."""
+    from edge_centernet.detector import Detector
+    from edge_centernet.runtimes import choose, open_runtime
+
+    runtime = open_runtime(*choose(model, engine), threads=1)
+    detectors: dict[float, Detector] = {}
+
+    def detect(image: Image, threshold: float) -> tuple[Detections, dict[str, float]]:
+        if threshold not in detectors:
+            detectors[threshold] = Detector(runtime, threshold=threshold, max_detections=100)
+        return detectors[threshold].detect_timed(image)
+
+    spec = runtime.manifest.model
+    return detect, {"classes": list(spec.classes), "input": [spec.height, spec.width]}
+
+
+def theirs(family: str, file: Path, engine: str) -> tuple[Detect, dict[str, Any]]:
+    """A peer through its adapter."""
+    from peers.common import suppress
+    from peers.engines import open_net
+    from peers.families import FAMILIES
+
+    known, net = FAMILIES[family], open_net(file, engine)
+    extra = (net.dtype,) if file.suffix == ".tflite" else ()
+
+    def detect(image: Image, threshold: float) -> tuple[Detections, dict[str, float]]:
+        times = [time.perf_counter()]
+        x, frame = known.prepare(image, net.height, net.width, *extra)
+        times.append(time.perf_counter())
+        outputs = net.run(x)
+        times.append(time.perf_counter())
+        found = suppress(known.decode(outputs, net.height, net.width, threshold), frame, known.iou)
+        times.append(time.perf_counter())
+        return found, {s: 1e3 * (b - a) for s, a, b in zip(STAGES, times, times[1:], strict=False)}
+
+    return detect, {"classes": list(known.classes), "input": [net.height, net.width]}
+
+
+def main() -> None:
+    """See the module docstring."""
+    request = json.loads(sys.stdin.readline())
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {request["cpu"]})
+    try:
+        if "ours" in request:
+            detect, about = ours(request["ours"], request["engine"])
+        else:
+            detect, about = theirs(request["family"], Path(request["file"]), request["engine"])
+    except EdgeCenterNetError as error:
+        answer({"error": str(error)})
+        return
+    answer(about)
+    for line in sys.stdin:
+        if not line.strip():
+            break
+        answer(work(detect, json.loads(line)))
+    answer({"peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)})
+
+
+def work(detect: Detect, request: dict[str, Any]) -> list[dict[str, Any]]:
+    """An entry for each image; reading it is not timed."""
+    rows = []
+    for path in request["images"]:
+        image = read_image(path)
+        found, ms = detect(image, request["threshold"])
+        boxes = [found.xyxy.tolist(), found.score.tolist(), found.class_id.tolist()] if request["boxes"] else None
+        rows.append({"ms": ms, "found": boxes})
+    return rows
+
+
+def answer(content: Any) -> None:
+    """One line."""
+    print(json.dumps(content), flush=True)
+
+
+if __name__ == "__main__":
+    main()
