@@ -24,6 +24,7 @@ from edge_centernet.cli import _EXTRAS, COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("calibration", "converters", "runtimes")
+NOT_FOR_USERS = {"dev", "docs"}  # extras that nothing in the package imports: tools
 # What a checkout holds that matters to a build; scratch folders of a developer do not.
 CHECKOUT = (
     *("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md"),
@@ -127,7 +128,7 @@ def test_base_dependencies_are_three() -> None:
 
 def test_every_import_is_brought_by_an_extra() -> None:
     """No file imports a package that neither the base nor any extra for users installs."""
-    users = set(config()["options.extras_require"]) - {"dev"}
+    users = set(config()["options.extras_require"]) - NOT_FOR_USERS
     known = names(config()["options"]["install_requires"]).union(*map(extra_names, users))
     # tflite-runtime stands in for ai-edge-litert, pycocotools for faster-coco-eval; picamera2 comes by apt.
     other = {"pycocotools", "picamera2"}
@@ -149,7 +150,7 @@ def test_module_level_imports_need_only_their_own_extra() -> None:
 def test_no_extra_brings_what_nobody_imports() -> None:
     """Each package in an extra for users is imported somewhere in the package."""
     used = set().union(*(imported(path) for _, path in sources()))
-    users = set(config()["options.extras_require"]) - {"dev"}
+    users = set(config()["options.extras_require"]) - NOT_FOR_USERS
     assert set().union(*map(extra_names, users)) - used == set()
 
 
