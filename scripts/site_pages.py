@@ -45,7 +45,7 @@ MARKER = re.compile(r"^<!-- (include|commands|record|compare|records|unmeasured)
 RECORD = re.compile(r"<!-- (?:record|compare): ([^>]+?)(?: without ([^>]+?))? -->")
 # Files at the top level that have a page of their own on the site.
 PAGES = {"README.md": "docs/index.md", "CHANGELOG.md": "docs/changelog.md", "CONTRIBUTING.md": "docs/contributing.md"}
-HELP_WIDTH = 100
+HELP_WIDTH = 84  # columns that fit beside the navigation
 # What tells how a record was made: one line below its tables.
 ORIGIN = ("cpu", "machine", "commit", "date", "versions", "board")
 CELL_MAX = 160  # characters; longer texts are cut: the raw record has them
@@ -57,6 +57,8 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     """Called by Sphinx."""
     app.connect("source-read", read_source)
     app.connect("autodoc-process-docstring", read_docstring)
+    app.connect("autodoc-process-signature", read_signature)
+    app.connect("autodoc-skip-member", skip_member)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -332,7 +334,10 @@ _FIELD = re.compile(r"^([a-z]\w*(?:, [a-z]\w*)*): (.+)$")
 
 
 def _as_list(paragraph: list[str]) -> Iterator[str]:
-    """Our way to document fields, one below the other, as the list that it is."""
+    """Our way to document fields, one below the other, as the list that it is; an indented paragraph as code."""
+    if all(line.startswith("    ") for line in paragraph):
+        yield from ["::", "", *paragraph]
+        return
     fields = bool(_FIELD.match(paragraph[0]))
     for line in paragraph:
         match = _FIELD.match(line)
@@ -340,7 +345,7 @@ def _as_list(paragraph: list[str]) -> Iterator[str]:
             names = ", ".join(f"``{name}``" for name in match.group(1).split(", "))
             yield f"* {names}: {_escape(match.group(2))}"
         else:
-            yield f"{'  ' if fields else ''}{_escape(line)}"
+            yield f"  {_escape(line.lstrip())}" if fields else _escape(line)
 
 
 def _escape(line: str) -> str:
@@ -353,3 +358,17 @@ def _escape(line: str) -> str:
 
 def _escaped(match: re.Match[str]) -> str:
     return f"\\{match.group()}"
+
+
+def read_signature(
+    app: Sphinx, what: str, name: str, it: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Arrays as they are written in the code: NDArray[uint8] for numpy.ndarray[tuple[Any, ...], numpy.dtype[...]]."""
+    pattern = re.compile(r"~?numpy\.ndarray\[tuple\[.*?\], ~?numpy\.dtype\[~?(?:\w+\.)*(\w+)\]\]")
+    short = [None if text is None else pattern.sub(r"NDArray[\1]", text) for text in (signature, returned)]
+    return short[0], short[1]
+
+
+def skip_member(app: Sphinx, what: str, name: str, it: object, skip: bool, options: object) -> bool | None:
+    """Fields of named tuples have docstrings that say nothing; the class's own lists them."""
+    return True if (getattr(it, "__doc__", "") or "").startswith("Alias for field number") else None
