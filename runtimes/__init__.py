@@ -6,6 +6,7 @@ import platform
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge_centernet.artifact import check_content, check_exists, read_manifest
@@ -40,12 +41,15 @@ ENGINES = {
     ),
 }
 NAMES = ("auto", *ENGINES)
+# One model is opened at a time: two threads that ask OpenVINO 2026.4 for a dtype for the first time can wait forever.
+_opening = Lock()
 
 
 def open_runtime(path: str | Path, runtime: str = "auto", threads: int | None = None) -> Runtime:
     """Open a model file (.xml, .tflite or .onnx) with its engine.
 
     runtime: one of NAMES; auto goes by the suffix. threads: CPU threads, None leaves it to the engine.
+    Threads may open at the same time; they take turns.
     Raises ArtifactError for a file that is damaged, not ours or not what its manifest says, ConfigError for an engine
     that does not run this kind of file, MissingDependency when the engine is not installed.
     """
@@ -63,7 +67,8 @@ def open_runtime(path: str | Path, runtime: str = "auto", threads: int | None = 
         raise MissingDependency.for_extra(engine.title, engine.extra)
     check_content(path, read_manifest(path))
     module, _, attribute = engine.adapter.partition(":")
-    opened: Runtime = getattr(import_module(module), attribute)(path, threads)
+    with _opening:
+        opened: Runtime = getattr(import_module(module), attribute)(path, threads)
     return opened
 
 

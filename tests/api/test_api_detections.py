@@ -1,0 +1,115 @@
+"""`Detections` read box by box, and as `supervision.Detections`, by the real package."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_centernet import Detection, Detections, Detector, Tracker, read_image, sample_photo
+from edge_centernet.errors import MissingDependency
+
+CLASSES = ("cat", "person", "sofa")
+
+
+def three() -> Detections:
+    """A person, a cat and a sofa."""
+    xyxy = np.array([[1, 2, 30.5, 40], [5, 6, 70, 80], [0, 0, 9, 9]])
+    return Detections(xyxy, np.array([0.9, 0.75, 0.5]), np.array([1, 0, 2]), CLASSES)
+
+
+def test_a_loop_gives_box_by_box() -> None:
+    """Plain Python numbers and the name, best first."""
+    first, *rest = three()
+    assert first == Detection("person", pytest.approx(0.9), (1.0, 2.0, 30.5, 40.0), 1)
+    assert [one.name for one in rest] == ["cat", "sofa"]
+    assert {type(value) for value in (*first.xyxy, first.score)} == {float}
+    assert list(Detections.empty()) == []
+
+
+def test_a_number_gives_a_box_and_all_else_detections() -> None:
+    """As lists and arrays do; the names go along."""
+    found = three()
+    assert found[-1].name == "sofa"
+    assert found[np.int64(1)].name == "cat"
+    assert found[found.score > 0.6].names == ["person", "cat"]
+    assert found[1:].names == found[[1, 2]].names == ["cat", "sofa"]
+    with pytest.raises(IndexError):
+        found[3]
+
+
+def test_names_fall_back_to_ids() -> None:
+    """Where the classes are not known."""
+    found = three()
+    assert Detections(found.xyxy, found.score, found.class_id).names == ["1", "0", "2"]
+
+
+def test_the_repr_is_one_line() -> None:
+    """How many, what, how sure; of many only the first."""
+    assert repr(three()) == "<Detections: 3 (person 0.90, cat 0.75, sofa 0.50)>"
+    assert repr(Detections.empty()) == "<Detections: 0>"
+    many = three()[np.zeros(20, int)]
+    assert repr(many) == f"<Detections: 20 ({', '.join(['person 0.90'] * 8)}, ...)>"
+
+
+def test_the_arrays_are_read_only() -> None:
+    """What two threads share, nobody changes."""
+    with pytest.raises(ValueError, match="read-only"):
+        three().xyxy[0] = 0
+
+
+def test_supervision_gets_boxes_scores_classes_and_names() -> None:
+    """What its annotators look for, in its types, and in copies that may be changed."""
+    sv = pytest.importorskip("supervision", reason="pip install 'edge-centernet[supervision]'")
+    found = three()
+    converted = found.to_supervision()
+    assert isinstance(converted, sv.Detections)
+    assert np.array_equal(converted.xyxy, found.xyxy)
+    assert np.array_equal(converted.confidence, found.score)
+    assert converted.class_id.tolist() == [1, 0, 2]
+    assert converted["class_name"].tolist() == ["person", "cat", "sofa"]
+    assert converted.tracker_id is None
+    converted.xyxy[0] = 0
+    assert found.xyxy[0, 2] == 30.5
+
+
+def test_supervision_can_work_with_it() -> None:
+    """Its own filter, merge, non-maximum suppression and annotators run on what the sample photo gave."""
+    sv = pytest.importorskip("supervision", reason="pip install 'edge-centernet[supervision]'")
+    image = read_image(sample_photo())
+    converted = Detector().detect(image).to_supervision()
+    cats = converted[converted.data["class_name"] == "cat"]
+    assert (len(converted), len(cats)) == (2, 1)
+    assert len(converted.with_nms(threshold=0.5)) == 2
+    assert len(sv.Detections.merge([converted, cats])) == 3
+    drawn = sv.LabelAnnotator().annotate(sv.BoxAnnotator().annotate(image.copy(), converted), converted)
+    assert (drawn != image).any()
+
+
+def test_supervision_gets_nothing_where_nothing_is() -> None:
+    """Empty arrays of the right shapes, which its annotators take."""
+    sv = pytest.importorskip("supervision", reason="pip install 'edge-centernet[supervision]'")
+    converted = Detections.empty().to_supervision()
+    assert (len(converted), converted.xyxy.shape) == (0, (0, 4))
+    image = np.zeros((60, 80, 3), np.uint8)
+    assert not sv.LabelAnnotator().annotate(sv.BoxAnnotator().annotate(image.copy(), converted), converted).any()
+
+
+def test_supervision_gets_the_ids_of_tracks() -> None:
+    """As tracker_id, which its line zones count by."""
+    sv = pytest.importorskip("supervision", reason="pip install 'edge-centernet[supervision]'")
+    tracker = Tracker(0.3)
+    tracker.options = type(tracker.options)(confirm=1)
+    tracks = tracker.update(three(), 0.0)
+    converted = tracks.to_supervision()
+    assert converted.tracker_id.tolist() == tracks.id.tolist()
+    assert sorted(converted.tracker_id.tolist()) == [1, 2, 3]
+    line = sv.LineZone(sv.Point(50, 0), sv.Point(50, 100))
+    crossed_in, crossed_out = line.trigger(converted)
+    assert len(crossed_in) == len(crossed_out) == 3
+
+
+def test_where_supervision_is_missing_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the pip command."""
+    monkeypatch.setitem(__import__("sys").modules, "supervision", None)
+    with pytest.raises(MissingDependency, match=r"pip install 'edge-centernet\[supervision\]'"):
+        three().to_supervision()
