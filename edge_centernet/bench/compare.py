@@ -89,7 +89,7 @@ def differences(a: Record, b: Record) -> Iterator[str]:
         ("model", lambda r: f"{r['model']['name']} {r['model']['version']}"),
         ("source", lambda r: source_text(r["source"])),
         ("duration", lambda r: f"{r['settings']['duration_s']:g} s"),
-        ("versions", lambda r: ", ".join(f"{k} {v}" for k, v in _others(r, a, b).items())),
+        ("versions", lambda r: ", ".join(_others(r, a, b))),
         ("held back", lambda r: ", ".join(r["board"]["throttled"] or ["no"])),
         ("interrupted", lambda r: "yes" if r["interrupted"] else "no"),
     )
@@ -105,14 +105,12 @@ def differences(a: Record, b: Record) -> Iterator[str]:
             yield f"model: the {ENGINES[name].title} file has another content"
 
 
-def _others(record: Record, a: Record, b: Record) -> dict[str, str]:
-    """The versions in which the two differ."""
-    names = sorted({*a["versions"], *b["versions"]})
-    return {
-        name: record["versions"].get(name, "none")
-        for name in names
-        if a["versions"].get(name) != b["versions"].get(name) and name in {**a["versions"], **b["versions"]}
-    }
+def _others(record: Record, a: Record, b: Record) -> Iterator[str]:
+    """The versions in which the two differ, as one of them has them."""
+    for name in sorted({*a["versions"], *b["versions"]}):
+        if a["versions"].get(name) != b["versions"].get(name):
+            version = record["versions"].get(name, "none")
+            yield version if name in ENGINES and version != "none" else f"{name} {version}"  # an engine's has its name
 
 
 def _common(a: Record, b: Record) -> list[Key]:

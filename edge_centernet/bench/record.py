@@ -12,6 +12,7 @@ host name, user or serial number in it.
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def percentiles(values: list[float]) -> dict[str, float]:
 def figures(turns: list[dict[str, Any]]) -> Record:
     """What the turns of one worker come to: all frames of all turns together, and each turn's medians.
 
-    turns: as `bench.worker` answers, each with "round", its number. Those without a frame count for nothing.
+    turns: as `bench.worker` answers, each with "round", its number, and "at_s", when it began. Those without a frame
+    count for nothing.
     """
     turns = [turn for turn in turns if turn["ms"]["end_to_end"]]
     pooled = {step: percentiles([ms for turn in turns for ms in turn["ms"][step]]) for step in STEPS}
@@ -63,7 +65,8 @@ def _round(turn: dict[str, Any]) -> Record:
     age = {"age_ms": round(statistics.median(turn["age_ms"]), 1)} if turn["age_ms"] else {}
     about = {name: turn[name] for name in ("temperature_c", "watts") if turn.get(name) is not None}
     fps = _rounded(frames / turn["seconds"])
-    return {"round": turn["round"], "frames": frames, "p50_ms": medians, "fps": fps, **age, **about}
+    when = {"round": turn["round"], "at_s": round(turn["at_s"], 2)}
+    return {**when, "frames": frames, "p50_ms": medians, "fps": fps, **age, **about}
 
 
 def cold_start(starts: list[dict[str, float]]) -> Record:
@@ -85,6 +88,13 @@ def spread(result: Record) -> float:
     """How far the rounds lie apart: half the range of their medians, as a share of the middle one."""
     values = medians(result)
     return (max(values) - min(values)) / 2.0 / statistics.median(values)
+
+
+def without_paths(text: str, model: Path) -> str:
+    """A message with only the last part of each path: folders tell whose machine it is, and need not be kept."""
+    for known in (str(model.resolve()), str(model)):  # may hold spaces
+        text = text.replace(known, model.name)
+    return re.sub(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+", "", text)
 
 
 def read_record(path: Path) -> Record:

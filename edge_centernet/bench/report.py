@@ -108,7 +108,10 @@ def _notes(record: Record) -> Iterator[str]:
         yield f"energy: not measured: {energy['absent']}"
     else:
         yield f"mJ: millijoules a frame by {energy['meter']}; at rest the machine takes {energy['idle_watts']} W"
-    if not any(row["frame_age_ms"] for row in rows):
+    if record["source"]["kind"] == "live":
+        most = f"at most the camera's, which says {record['source']['fps']:g}"
+        yield f"fps: {most}; age: milliseconds from capture to boxes"
+    else:
         yield "frame age: does not apply, files do not grow old; measure a camera with --camera"
     for doubt in doubts(record):
         yield f"Note: {doubt}"

@@ -9,14 +9,12 @@ other.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edge_centernet import __version__
 from edge_centernet.artifact import files_of, read_manifest, sha256
@@ -38,8 +36,8 @@ _WARM_UP_S = 5.0  # at most
 _IDLE_S = 2.0  # for the power of the machine at rest
 _ROOM = 1.3  # a worker must find this times the memory that the largest one took
 _OTHER_S = 8.0  # starts and warm-up of a configuration, roughly
-_SEED = 0  # of the order in the rounds
 
+Item = TypeVar("Item")
 Notify = Callable[[str], None]
 Failure = dict[str, Any]
 
@@ -142,7 +140,8 @@ class _Session:
         self._status = board_status(root)  # of the machine at rest
         self._heat: list[float] = []
         self._brakes: set[str] = set()
-        self._groups = 0
+        self._groups = self._good = 0
+        self._begun = time.monotonic()
 
     def run(self) -> record.Record:
         """See `measure`."""
@@ -150,6 +149,7 @@ class _Session:
         try:
             self._before()
             left = self._start_twice(self._checked())
+            self._good = len(left)
             while left:
                 left = self._group(left)
         except KeyboardInterrupt:
@@ -188,19 +188,25 @@ class _Session:
 
     def _start_twice(self, left: list[_Measured]) -> list[_Measured]:
         """All starts but the last, in turns; the first process also tells the precisions, and keeps that memory."""
-        for number in range(STARTS - 1):
-            for index, one in enumerate(list(left)):
+        total = (STARTS - 1) * len(left)
+        failed = []
+        for number in range(total):
+            one = left[number % len(left)]
+            if one not in failed:
                 worker = self._start(one)
                 if worker is None:
-                    left.remove(one)
-                elif number == 0:
-                    with suppress(WorkerFailed):  # not to be told is an answer, and said in the table
-                        one.executed = worker.ask("precisions", 30.0)
-                    self._end(one)
-                else:
-                    self._end(one)
-                self._progress("Starting", number * len(self._all) + index + 1, (STARTS - 1) * len(self._all))
-        return left
+                    failed.append(one)
+                elif not one.executed:
+                    one.executed = self._executed(worker)
+                self._end(one)
+            self._progress("Starting", number + 1, total)
+        return [one for one in left if one not in failed]
+
+    def _executed(self, worker: Worker) -> dict[str, Any]:
+        try:
+            return worker.ask("precisions", 30.0)
+        except WorkerFailed as failed:  # that it does not tell is an answer
+            return {"int8": "cannot be told", "how": f"asked for it, the process {failed}", "fast": None}
 
     def _group(self, left: list[_Measured]) -> list[_Measured]:
         """Start and warm up as many as memory holds, measure them in rounds, end them; the rest."""
@@ -210,7 +216,7 @@ class _Session:
             if (worker := self._start(one)) is not None and self._warm_up(one, worker):
                 one.group = self._groups
                 group.append(one)
-            self._progress("Warming up", self._done(left), len(self._all))
+            self._progress("Warming up", self._good - len(left), self._good)
         self._groups += 1
         self._measure(group)
         for one in group:
@@ -226,10 +232,9 @@ class _Session:
         return True
 
     def _measure(self, group: Sequence[_Measured]) -> None:
-        """The rounds of one group, in a shuffled order each."""
-        chance = random.Random(_SEED)
+        """The rounds of one group."""
         for number in range(self._rounds):
-            for one in chance.sample(group, len(group)):
+            for one in turns(group, number):
                 if one.about.name in self._workers:
                     self._turn(one, number)
             self._progress("Rounds" + (f", group {self._groups}" if self._groups > 1 else ""), number + 1, self._rounds)
@@ -247,7 +252,7 @@ class _Session:
         if meter is not None:
             joules, seconds = meter.stop(), time.monotonic() - begun
             turn |= {"joules": joules, "asked_s": seconds, "watts": round(joules / seconds, 2)}
-        one.turns.append({**turn, "round": number, **self._look()})
+        one.turns.append({**turn, "round": number, "at_s": begun - self._begun, **self._look()})
 
     # ---- what they share -------------------------------------------------------------------------
 
@@ -267,7 +272,8 @@ class _Session:
 
     def _fail(self, one: _Measured, reason: str) -> None:
         self._end(one)
-        self._failures.append({"runtime": one.about.runtime, "threads": one.about.threads, "reason": reason})
+        kept = record.without_paths(reason, one.about.path)
+        self._failures.append({"runtime": one.about.runtime, "threads": one.about.threads, "reason": kept})
         self._notify(f"{one.about.name}: {reason}")
 
     def _room(self, group: Sequence[_Measured]) -> bool:
@@ -283,9 +289,6 @@ class _Session:
             return {}
         self._heat.append(status["temperature_c"])
         return {"temperature_c": status["temperature_c"]}
-
-    def _done(self, left: Sequence[_Measured]) -> int:
-        return len(self._all) - len(left)
 
     # ---- the record ------------------------------------------------------------------------------
 
@@ -304,9 +307,8 @@ class _Session:
             "settings": {
                 "duration_s": self._settings.duration,
                 "rounds": self._rounds,
-                "turn_s": self._seconds,
+                "turn_s": round(self._seconds, 3),
                 "starts": STARTS,
-                "order": f"shuffled in each round, seed {_SEED}",
             },
             "board": self._board(),
             "results": results,
@@ -325,7 +327,7 @@ class _Session:
             **figures,
             "steady_rss_mb": round(steady, 1) if one.warm["steady"] else None,
             "cold_start_ms": record.cold_start(one.starts),
-            "executed": one.executed or {"int8": "cannot be told", "how": "the process that was asked ended"},
+            "executed": {**one.executed, "how": record.without_paths(one.executed["how"], one.about.path)},
             "device": one.ready["device"],
             "cpus": list(one.about.cpus),
             "pinned": one.warm["pinned"],
@@ -390,6 +392,17 @@ class _Session:
             "throttled": sorted(self._brakes) if told else None,
             "energy": energy,
         }
+
+
+def turns(group: Sequence[Item], number: int) -> list[Item]:
+    """The order of round `number`: every second one is the one before backwards, the others begin one further on.
+
+    In twice as many rounds as there are members, each has every place twice, and follows another as often as it
+    precedes it.
+    """
+    first = number // 2 % max(len(group), 1)
+    order = [*group[first:], *group[:first]]
+    return order[::-1] if number % 2 else order
 
 
 def _rounds(duration: float, live: bool) -> tuple[int, float]:

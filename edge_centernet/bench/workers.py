@@ -75,6 +75,11 @@ class Worker:
             raise
         self.start_ms = _steps(begun, self.ready["moments"])
 
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
     def ask(self, what: str, takes: float, **words: Any) -> Words:
         """Have something done that takes about so many seconds; words: its arguments. Raises WorkerFailed."""
         assert self._process.stdin is not None
