@@ -48,12 +48,19 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
 
     Raises ConversionError for a float checkpoint: it has no activation ranges.
     """
-    import onnx
-
     model, stage = load_checkpoint(checkpoint)
     if stage == "float":
         raise ConversionError(f"{checkpoint}: expected a QAT checkpoint, got a {stage} one: train with qat_epochs >= 0")
-    manifest = make_manifest(model, hashlib.sha256(checkpoint.read_bytes()).hexdigest())
+    proto = qdq_onnx(model, hashlib.sha256(checkpoint.read_bytes()).hexdigest())
+    write_atomic(out, proto.SerializeToString(deterministic=True))
+    return out
+
+
+def qdq_onnx(model: CenterNet, checkpoint_sha256: str) -> Any:
+    """A network behind `prepare_qat`, its ranges measured, as onnx.ModelProto; turns it into constants in place."""
+    import onnx
+
+    manifest = make_manifest(model, checkpoint_sha256)
     bake(model)
     proto = _simplify(_trace(model))
     _integer_input(proto, model.spec)
@@ -61,8 +68,7 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
     merge_pads(proto.graph)
     set_manifest(proto, manifest)
     onnx.checker.check_model(proto, full_check=True)
-    write_atomic(out, proto.SerializeToString(deterministic=True))
-    return out
+    return proto
 
 
 def float_onnx(model: CenterNet) -> Any:
