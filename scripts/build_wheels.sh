@@ -1,22 +1,37 @@
 #!/bin/sh
 # Build wheels for x86_64 and aarch64 (cp310-abi3: one for every Python from 3.10 on), and test each: the aarch64 one under qemu.
 #
-#     scripts/build_wheels.sh [--install] [OUT]      default OUT: dist
+#     scripts/build_wheels.sh [--install] [--only x86_64] [OUT]      default OUT: dist
 #
 # --install: apt-get install what is missing (root; Debian 12 or Ubuntu). The aarch64 wheel is cross-compiled. Each is tested by
 # its golden vectors in an interpreter of its own architecture: Debian's python3 for arm64, unpacked, never installed.
+# The same commit gives the same bytes: tools are pinned, times are SOURCE_DATE_EPOCH, by default that of the commit.
 set -eu
+umask 022 # a wheel holds the files' permissions
 cd "$(dirname "$0")/.."
 packages="binutils unzip gcc gcc-aarch64-linux-gnu libc6-dev qemu-user-static mmdebstrap"
+only=
 if [ "${1:-}" = --install ]; then
     shift
     apt-get update -q
     # shellcheck disable=SC2086  # one word a package
     DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $packages
 fi
+if [ "${1:-}" = --only ]; then
+    only=$2
+    shift 2
+fi
+case $only in
+'') tools="gcc unzip aarch64-linux-gnu-gcc qemu-aarch64-static mmdebstrap" ;;
+x86_64) tools="gcc unzip" ;;
+*)
+    echo "expected --only x86_64, got $only" >&2
+    exit 2
+    ;;
+esac
 out=${1:-dist}
-for tool in aarch64-linux-gnu-gcc qemu-aarch64-static mmdebstrap; do
-    if ! command -v $tool >/dev/null; then
+for tool in $tools; do
+    if ! command -v "$tool" >/dev/null; then
         echo "expected $tool, found it missing: scripts/build_wheels.sh --install, or apt-get install $packages" >&2
         exit 2
     fi
@@ -25,8 +40,12 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT INT TERM
 python=${PYTHON:-python3}
 "$python" -m venv "$work/venv"
-"$work/venv/bin/pip" install -q build wheel
+"$work/venv/bin/pip" install -q -r scripts/release-requirements.txt
 mkdir -p "$out"
+if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
+    SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || date +%s)
+fi
+export SOURCE_DATE_EPOCH
 
 # build ARCHITECTURE COMPILER: a wheel of a fresh copy of the sources. The extension takes nothing newer than glibc 2.17 (nearly
 # nothing at all: auditwheel finds no libc in it), which is looked at, hence the tag.
@@ -34,8 +53,9 @@ build() {
     rm -rf "$work/source" "$work/built"
     mkdir -p "$work/source" "$work/built"
     tar -c --exclude=.git --exclude=build --exclude='*.so' --exclude=runs --exclude=out --exclude=dist . | tar -x -C "$work/source"
-    CC=$2 LDSHARED="$2 -shared" _PYTHON_HOST_PLATFORM=linux-$1 "$work/venv/bin/python" -m build -q --wheel \
-        --outdir "$work/built" "$work/source"
+    # -g0: debugging information would hold the name of the temporary folder
+    CC=$2 LDSHARED="$2 -shared" CFLAGS=-g0 _PYTHON_HOST_PLATFORM=linux-$1 "$work/venv/bin/python" -m build -q --wheel \
+        --no-isolation --outdir "$work/built" "$work/source"
     unzip -q -o "$work"/built/*.whl '*.so' -d "$work/built"
     newest=$("${2%gcc}objdump" -T "$work"/built/edge_centernet/decoder/*.so 2>/dev/null | grep -o 'GLIBC_2\.[0-9]*' | sort -V | tail -n 1)
     case ${newest:-GLIBC_2.2} in
@@ -74,6 +94,11 @@ build x86_64 gcc
 "$work/venv/bin/pip" install -q --no-deps --target "$work/site-x86_64" "$out"/*abi3*x86_64.whl
 "$work/venv/bin/pip" install -q --target "$work/site-x86_64" numpy
 check "$work/venv/bin/python" "$work/site-x86_64"
+
+if [ "$only" = x86_64 ]; then
+    ls -l "$out"/*abi3*.whl
+    exit
+fi
 
 echo "== aarch64"
 build aarch64 aarch64-linux-gnu-gcc

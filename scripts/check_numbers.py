@@ -66,7 +66,7 @@ _VERSIONED = (
     "tflite-runtime|ai-edge-litert|ai-edge-quantizer|onnx2tf|NNCF|trackers|supervision|Directive|Rule|version|release|"
     "libgpiod|FFmpeg|GStreamer|Frigate|Assistant|MediaPipe|PyTorch|torch|MISRA|netplan|schema|MobileNetV2"
 )
-_NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?"
+_NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 RULES = tuple(
     re.compile(rule, re.MULTILINE)
     for rule in (
@@ -116,12 +116,13 @@ _WORDS = [
 ]
 _RANGE = rf"(?:\s*(?:to|and|or|/|,|-)\s*{_NUMBER})*"
 LOOKS_MEASURED = re.compile(
-    rf"(?<![\w.])(?:[-+]?\d[\d,]*\.\d+"  # a decimal
+    rf"(?<![\w.])(?:[-+]?\d+(?:,\d{{3}})*\.\d+"  # a decimal
     rf"|\d{{1,3}}(?:,\d{{3}})+"  # thousands
     rf"|(?<=\| ){_NUMBER}(?= \|)"  # a table cell that is a number
     rf"|{_NUMBER}(?={_RANGE}\s+(?:{_UNITS})|%)"  # a number with a unit
     rf"|(?<=\d of ){_NUMBER})(?!\w)"
-    rf"|\b(?:{'|'.join(_WORDS[2:])}|half)(?=\s+(?:times|percent|%|ms)\b)|\b(?:twice|thrice|halved|doubled)(?=\s+(?:as|the)\b)",
+    rf"|\b(?:{'|'.join(_WORDS[2:])}|half)(?=\s+(?:percent|%|ms|times\s+(?:as|the|wider|\w+er|more|less))\b)"
+    r"|\b(?:twice|thrice|halved|doubled)(?=\s+(?:as|the)\b)",
     re.IGNORECASE,
 )
 

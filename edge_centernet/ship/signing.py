@@ -34,9 +34,12 @@ def signing_key(given: Path | None) -> tuple[Path, bool]:
     return key, True
 
 
-def sign(content: bytes, key: Path) -> bytes:
-    """The signature, as text (PROTOCOL.sshsig). With an ed25519 key equal content gives equal bytes."""
-    return _ssh_keygen("-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE, stdin=content)
+def sign(content: bytes, key: Path, namespace: str = NAMESPACE) -> bytes:
+    """The signature, as text (PROTOCOL.sshsig). With an ed25519 key equal content gives equal bytes.
+
+    namespace: what the signature is good for; one for a release must not pass for one of a bundle.
+    """
+    return _ssh_keygen("-Y", "sign", "-q", "-f", str(key), "-n", namespace, stdin=content)
 
 
 def signers_line(key: Path) -> str:

@@ -1,0 +1,292 @@
+"""scripts/release.py: refuses what must not be released, gives the same bytes twice, and its wheel detects."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from click.testing import CliRunner
+
+import edge_centernet
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSION = edge_centernet.__version__
+SCRATCH = shutil.ignore_patterns(
+    "__pycache__", "*.so", "*.egg-info", ".*_cache", ".hypothesis", "runs", "build", "dist"
+)
+
+
+def load() -> ModuleType:
+    """scripts/release.py as a module."""
+    spec = importlib.util.spec_from_file_location("release", ROOT / "scripts/release.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+release = load()
+
+
+def git(folder: Path, *arguments: str) -> None:
+    """Git with a user and a time of its own, whatever the machine has."""
+    who = [
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@example.org",
+        "-c",
+        "commit.gpgsign=false",
+        "-c",
+        "tag.gpgsign=false",
+    ]
+    environment = {
+        **os.environ,
+        "GIT_COMMITTER_DATE": "2026-01-02T03:04:05Z",
+        "GIT_AUTHOR_DATE": "2026-01-02T03:04:05Z",
+    }
+    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True, env=environment)
+
+
+def commit_all(folder: Path) -> None:
+    """Everything in `folder` as the first commit of a repository."""
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "add", "-A", "-f")
+    git(folder, "commit", "-q", "-m", "all")
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with what is looked at before anything is built, as release.py sees it."""
+    folder = tmp_path / "repository"
+    (folder / "edge_centernet").mkdir(parents=True)
+    (folder / "edge_centernet/__init__.py").write_text('"""Package."""\n\n__version__ = "1.2.3"\n')
+    (folder / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.3\n\nNew.\n\n## 1.2.2\n")
+    commit_all(folder)
+    monkeypatch.setattr(release, "ROOT", folder)
+    return folder
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """Exit code, and everything that was printed."""
+    result = CliRunner().invoke(release.main, arguments)
+    return result.exit_code, result.output
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """One place: edge_centernet.__version__."""
+    assert release.read_version(ROOT) == VERSION
+
+
+def test_a_dry_run_tells_what_would_be_released_and_writes_nothing(small: Path) -> None:
+    """Version, commit, folder."""
+    code, told = run("--dry-run")
+    assert code == 0, told
+    assert told.startswith("edge-centernet 1.2.3, commit ")
+    assert str(small / "dist/1.2.3") in told
+    assert sorted(path.name for path in small.iterdir()) == [".git", "CHANGELOG.md", "edge_centernet"]
+
+
+def test_a_changed_tree_is_refused(small: Path) -> None:
+    """Also by a file that git does not know."""
+    (small / "new.txt").write_text("new")
+    code, told = run("--dry-run")
+    assert code == 2
+    assert "expected a tree without changes, got 1, the first is '?? new.txt'" in told
+
+
+def test_a_changelog_without_the_version_is_refused(small: Path) -> None:
+    """Its newest section must be this version's."""
+    (small / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.2\n")
+    git(small, "commit", "-q", "-a", "-m", "old")
+    code, told = run("--dry-run")
+    assert code == 2
+    assert "CHANGELOG.md: expected the newest section to be '## 1.2.3', got 1.2.2" in told
+
+
+def test_a_version_with_a_tag_is_refused(small: Path) -> None:
+    """It was released already."""
+    git(small, "tag", "v1.2.3")
+    code, told = run("--dry-run")
+    assert code == 2
+    assert "expected no tag v1.2.3, found one; raise edge_centernet.__version__" in told
+
+
+def test_a_folder_that_is_there_is_refused(small: Path) -> None:
+    """And not touched."""
+    (small.parent / "out").mkdir()
+    code, told = run("--dry-run", "--out", str(small.parent / "out"))
+    assert code == 2
+    assert "expected no such folder, found one" in told
+
+
+def test_a_key_that_is_not_there_is_refused_before_anything_is_built(small: Path) -> None:
+    """With the command that makes one."""
+    code, told = run("--dry-run", "--sign", str(small.parent / "none"))
+    assert code == 2
+    assert "make one with ssh-keygen" in told
+
+
+def test_a_step_that_fails_leaves_nothing(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the folder nor the one it was built in; exit code 1."""
+
+    def broken(*_: object) -> Path:
+        raise release.ReleaseError("the tools cannot be had")
+
+    monkeypatch.setattr(release, "_tools", broken)
+    code, told = run("--out", str(small.parent / "dist/out"))
+    assert code == 1
+    assert "Error: the tools cannot be had" in told
+    assert list((small.parent / "dist").iterdir()) == []
+
+
+def pack(path: Path, names: list[str], mtime: int) -> None:
+    """A .tar.gz with these files in this order; those that end in .sh may be run."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime, member.uid, member.uname = len(name), mtime, mtime % 1000, "anna"
+            member.mode = 0o775 if name.endswith(".sh") else 0o664
+            tar.addfile(member, io.BytesIO(name.encode()))
+    path.write_bytes(gzip.compress(packed.getvalue(), mtime=mtime))
+
+
+def test_equal_files_give_an_equal_archive(tmp_path: Path) -> None:
+    """Whoever packed them when and in which order; contents and permission to run stay."""
+    pack(tmp_path / "a.tar.gz", ["x/b.sh", "x/a.txt"], 1_000_000)
+    pack(tmp_path / "b.tar.gz", ["x/a.txt", "x/b.sh"], 2_000_123)
+    for name in ("a.tar.gz", "b.tar.gz"):
+        release.even(tmp_path / name, 1_700_000_000)
+    assert (tmp_path / "a.tar.gz").read_bytes() == (tmp_path / "b.tar.gz").read_bytes()
+    with tarfile.open(tmp_path / "a.tar.gz") as tar:
+        assert [(one.name, one.mode, one.mtime, one.uname) for one in tar] == [
+            ("x/a.txt", 0o644, 1_700_000_000, ""),
+            ("x/b.sh", 0o755, 1_700_000_000, ""),
+        ]
+        script = tar.extractfile("x/b.sh")
+        assert script is not None
+        assert script.read() == b"x/b.sh"
+
+
+# ---- a whole release, twice ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources as they are now, as a commit of their own."""
+    for tool in ("git", "gcc", "unzip", "ssh-keygen"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}")
+    folder = tmp_path_factory.mktemp("release") / "checkout"
+    folder.mkdir()
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("edge_centernet", "calibration", "converters", "runtimes", "docs", "scripts", "tests", ".ci"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=SCRATCH)
+    commit_all(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def twice(checkout: Path) -> tuple[Path, Path]:
+    """Two releases of the same commit, signed with one key."""
+    key = checkout.parent / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    asked = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(checkout.parent / "ask"), "click"]
+    if subprocess.run(asked, capture_output=True, check=False).returncode:
+        pytest.skip("needs PyPI, for the tools that build and for the engines that the wheel is tried with")
+    folders = checkout.parent / "one", checkout.parent / "two"
+    for out in folders:
+        command = [sys.executable, "scripts/release.py", "--only", "x86_64", "--sign", str(key), "--out", str(out)]
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Found by the installed wheel: cat, person" in done.stderr
+        assert f"git tag -a v{VERSION}" in done.stdout
+        assert "twine upload" in done.stdout
+    return folders
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_releases_of_a_commit_are_the_same_to_the_byte(twice: tuple[Path, Path]) -> None:
+    """Sources, wheel, SBOM, checksums and signature; and nothing else is left."""
+    one, two = ({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()} for out in twice)
+    assert one == two
+    wheel = f"edge_centernet-{VERSION}-cp310-abi3-manylinux2014_x86_64.manylinux_2_17_x86_64.whl"
+    sources, bill = f"edge_centernet-{VERSION}.tar.gz", f"edge_centernet-{VERSION}.cdx.json"
+    assert sorted(one) == sorted([wheel, sources, bill, "SHA256SUMS", "SHA256SUMS.sig"])
+    assert not list(twice[0].parent.glob(".release-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_release_is_of_the_commit(twice: tuple[Path, Path]) -> None:
+    """The wheel has the compiled decoder and the commit's time; the sources hold what a build needs."""
+    with zipfile.ZipFile(next(twice[0].glob("*.whl"))) as wheel:
+        assert "edge_centernet/decoder/_decoder.abi3.so" in wheel.namelist()
+        assert {info.date_time for info in wheel.infolist()} == {(2026, 1, 2, 3, 4, 4)}  # ZIP knows even seconds only
+    with tarfile.open(next(twice[0].glob("*.tar.gz"))) as sources:
+        names = {name.split("/", 1)[-1] for name in sources.getnames()}
+    assert {
+        "setup.py",
+        "scripts/release.py",
+        "edge_centernet/decoder/edgecn_decode.c",
+        "tests/test_release.py",
+    } <= names
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_sbom_names_what_an_installation_brings_with_its_licence(twice: tuple[Path, Path]) -> None:
+    """CycloneDX; each package with a version and a licence, the wheel with its hash, and no folder of this computer."""
+    text = next(twice[0].glob("*.cdx.json")).read_text()
+    described = json.loads(text)
+    assert described["bomFormat"] == "CycloneDX"
+    parts = {one["name"]: one for one in described["components"]}
+    assert {"edge-centernet", "numpy", "opencv-python-headless", "click", "openvino", "ai-edge-litert"} <= set(parts)
+    assert "torch" not in parts
+    assert "pip" not in parts
+    assert [name for name, one in parts.items() if not one["version"] or not one.get("licenses")] == []
+    wheel = next(twice[0].glob("*.whl"))
+    assert parts["edge-centernet"]["hashes"][0]["content"] == hashlib.sha256(wheel.read_bytes()).hexdigest()
+    assert "file:" not in text
+    assert str(twice[0].parent) not in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_who_has_the_files_can_check_them(twice: tuple[Path, Path]) -> None:
+    """By sha256sum and ssh-keygen, as the last lines say; a signature for another purpose does not count."""
+    out = twice[0]
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=out, check=True, capture_output=True)
+    public = (out.parent / "key.pub").read_text().split()
+    (out.parent / "signers").write_text(f"edge-centernet {public[0]} {public[1]}\n")
+    for namespace, good in (("edge-centernet-release", True), ("edge-centernet-bundle", False)):
+        check = [
+            "ssh-keygen",
+            "-Y",
+            "verify",
+            "-f",
+            str(out.parent / "signers"),
+            "-I",
+            "edge-centernet",
+            "-n",
+            namespace,
+        ]
+        sums = (out / "SHA256SUMS").read_bytes()
+        done = subprocess.run([*check, "-s", str(out / "SHA256SUMS.sig")], input=sums, capture_output=True, check=False)
+        assert (done.returncode == 0) is good
