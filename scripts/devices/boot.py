@@ -140,6 +140,8 @@ def seed(image: Path, hostname: str) -> None:
 
 # A board.
 
+_NO_CONNECTION, _TRIES = 255, 6  # exit status of ssh itself
+
 
 class Board:
     """A machine of QEMU with a name. It outlives this process; its state is in files."""
@@ -242,9 +244,16 @@ class Board:
         return time.monotonic() - began
 
     def ssh(self, command: str, check: bool = True, quiet: bool = False) -> subprocess.CompletedProcess[str]:
-        """Run a shell command on it as user pi. check: raise BoardError where it fails."""
+        """Run a shell command on it as user pi. check: raise BoardError where it fails.
+
+        A board that is busy with its first start refuses connections now and then: with `check` it is asked again.
+        """
         words = ["ssh", "-F", str(self.folder / "ssh_config"), "-o", "BatchMode=yes", self.name, command]
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        for tries_left in reversed(range(_TRIES if check else 1)):
+            done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            if done.returncode != _NO_CONNECTION or not tries_left:
+                break
+            time.sleep(5.0)
         if done.returncode and check:
             raise BoardError(f"{self.name}: `{command}` ended with {done.returncode}: {done.stderr.strip()[-500:]}")
         if not quiet and not check and done.stderr:
