@@ -39,7 +39,7 @@ def main() -> int:
         return _log(setup, {**entry, "exempt": True, "status": 0})
     program = setup["real"].get(name)
     for rule in rules:
-        words = [word for word in (rule["replace"].get(word, word) for word in words) if word] + rule["add"]
+        words = [_replaced(word, rule["replace"]) for word in words] + rule["add"]
         program = rule["instead"] or program
     if program is None:
         print(f"{name} {text}: expected a stand-in in doc_stand_ins.py, found none that fits", file=sys.stderr)
@@ -64,6 +64,10 @@ def main() -> int:
         "seconds": round(time.monotonic() - begin, 1),
     }
     return _log(setup, entry)
+
+
+def _replaced(word: str, replace: dict[str, str]) -> str:
+    return next((instead for pattern, instead in replace.items() if re.fullmatch(pattern, word)), word)
 
 
 def _sudo(words: list[str]) -> int:

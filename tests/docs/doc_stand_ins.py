@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 class StandIn:
     """For the calls of `program` whose arguments match `when`; all that match apply.
 
-    add: goes to the end of the documented line. replace: words -> what stands for them. instead: another program
-    with the same arguments. env: more environment. live: it runs until it is stopped; stopped once it gave results.
+    add: goes to the end of the documented line. replace: pattern of a word -> what stands for it. instead: another
+    program with the same arguments. env: more environment. live: it runs until it is stopped; stopped once it gave results.
     ends: (exit status, what it must say) where it cannot succeed here. exempt: not run. {NAMES} are filled in by the
     sandbox.
     """
@@ -57,16 +57,22 @@ STAND_INS = (
     StandIn(EDGE, r"^train (?!.*--weights)", "from the smaller shipped model", ("--weights", "centernet-nano-256")),
     StandIn(EDGE, r"^train ", "a pass instead of many, on a small set", _SHORT),
     StandIn("torchrun", "", "two processes, a pass on a small set; `...` is the reader's data set",
-            (*_SHORT, "--weights", "centernet-nano-256"), {"4": "2", "...": "instances_train.json"},
+            (*_SHORT, "--weights", "centernet-nano-256"), {"4": "2", r"\.\.\.": "instances_train.json"},
             env={"PYTHONSAFEPATH": "1"}),
     StandIn("python", r"scripts/release_model\.py (?!.*--out)", "beside the package, not into it",
             ("--out", "released")),
     StandIn("python", r"scripts/get_cards\.py", "a small set of the same form", ("--source", "{cards}")),
+    StandIn(EDGE, r"^bench (?!--compare)", "a second of one engine", ("--runtime", "tflite", "--threads", "1",
+            "--duration", "1", "--model", "centernet-nano-256")),
     # -- boards: an sshd on this machine, a folder as the board's root
     StandIn(EDGE, r"^deploy pi@", "this machine's sshd, logged in to as who runs the tests; a folder is its root",
             ("--root", "{board}"), {"pi@raspberrypi.local": "{user}@raspberrypi.local"}),
     StandIn(EDGE, r"^deploy USER@JETSON", "as above; USER@JETSON is the reader's",
             ("--root", "{board}"), {"USER@JETSON": "{user}@raspberrypi.local"}),
+    StandIn(EDGE, r"^deploy .*--bundle", "the board is this machine: a bundle for it",
+            replace={r"dist/edge-centernet-\S+\.tar": "{bundle}"}),
+    StandIn(EDGE, r"^deploy .*--model mine\.tflite", "the board is a PC, which runs OpenVINO",
+            replace={r"mine\.tflite": "mine.xml"}),
     StandIn("python3", r"\binstall setup ", "a folder is the board's root", ("--root", "{board_by_hand}")),
     StandIn("python3", r"^/boot/firmware/", "the first start of a card: scripts/test_devices.sh boots one",
             exempt=True),
@@ -78,7 +84,8 @@ STAND_INS = (
     StandIn("pip", r"^install ", "finds all of it installed; nothing is changed",
             ("--dry-run", "--no-index", "--no-build-isolation")),
     StandIn("pip", r"^download .*pypi\.jetson-ai-lab\.io", "NVIDIA's packages, hundreds of megabytes", exempt=True),
-    StandIn("python3", r"^-m venv .*\.venv$", "beside the environment that is tested", replace={".venv": ".venv-made"}),
+    StandIn("python3", r"^-m venv .*\.venv$", "beside the environment that is tested",
+            replace={r"\.venv": ".venv-made"}),
     StandIn("apt-get", r"^install ", "simulated", ("--simulate",)),
     StandIn("apt", r"^install .*picamera2", "in Raspberry Pi OS only", exempt=True),
     StandIn("apt", r"^install .*nvidia", "in NVIDIA's package sources only", exempt=True),
@@ -131,11 +138,14 @@ class Case:
 
 
 CASES = (
+    Case("README.md", "python3 -m venv"),
     Case("README.md", "edge-centernet detect --camera 0"),
     Case("README.md", "edge-centernet deploy", needs=("root", "sshd", "wheels")),
     Case("README.md", "edge-centernet convert --int8"),
     Case("README.md", "edge-centernet train"),
     Case("README.md", "edge-centernet import"),
+    Case("docs/bench.md", "--json before.json"),
+    Case("docs/bench.md", "--compare", after="--json before.json"),
     Case("docs/calibration.md", "--target all --out converted"),
     Case("docs/calibration.md", "--accuracy-budget"),
     Case("docs/calibration.md", "edge-centernet verify"),
