@@ -130,6 +130,8 @@ class _Session:
         self._settings, self._notify, self._progress, self._root = settings, notify, progress, root
         self._feed = Feed(settings.source, settings.camera)
         self._about = self._feed.describe(notify)
+        if more := self._about.get("left_out"):
+            notify(f"the first {self._about['pictures']} pictures are taken, {more} are left out: memory holds them")
         self._all = [_Measured(about) for about in configurations(settings, notify, root)]
         self._streamed = self._about["kind"] in ("video", "live")
         self._rounds, self._seconds = _rounds(settings.duration, self._feed.live)

@@ -22,7 +22,7 @@ import pytest
 from support import Result, allow_interrupts
 
 import edge_centernet
-from edge_centernet.bench import chart, cores, feed, record, session
+from edge_centernet.bench import chart, cores, feed, record, report, session
 from edge_centernet.bench.workers import Configuration, Worker, WorkerFailed
 from edge_centernet.detector import Detector
 from edge_centernet.image import read_image
@@ -202,6 +202,43 @@ def test_too_many_threads_are_left_out_with_a_line(
     (row,) = record.read_record(out)["results"]
     assert (row["runtime"], row["threads"]) == ("onnxruntime", 1)
     assert "ONNX Runtime  1" in done.out
+
+
+def two_threads() -> None:
+    """Skip on a machine with one core."""
+    if len(cores.ordered()) < 2:
+        pytest.skip("needs two cores")
+
+
+@pytest.mark.slow
+def test_what_memory_does_not_hold_at_once_is_measured_in_groups(
+    onnx_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without memory for a second process each is its own group: all its rounds before the next one begins."""
+    two_threads()
+    monkeypatch.setattr(session, "available_mb", lambda root: 0.0)
+    found = session.measure(session.Settings(str(onnx_model), (), (1, 2), duration=0.5), print)
+    first, second = found["results"]
+
+    assert (first["group"], second["group"]) == (0, 1)
+    assert max(turn["at_s"] for turn in first["rounds"]) < min(turn["at_s"] for turn in second["rounds"])
+    assert "memory did not hold all at once" in report.as_text(found)
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_not_installed_is_a_row_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for by name, it is a failure beside the others; with "all" it is left out with a line."""
+    monkeypatch.setattr(session, "installed", lambda name: name == "tflite")
+    said: list[str] = []
+    found = session.measure(session.Settings(NANO, ("openvino", "tflite"), (1,), duration=0.5), said.append)
+
+    assert [row["runtime"] for row in found["results"]] == ["tflite"]
+    (failure,) = found["failures"]
+    assert "pip install 'edge-centernet[openvino]'" in failure["reason"]
+    assert list(session.configurations(session.Settings(NANO, (), (1,)), said.append)) == [
+        Configuration("tflite", 1, find_model(NANO, ".tflite"), (cores.ordered()[0],))
+    ]
+    assert "OpenVINO: left out, it is not installed" in said
 
 
 # ---- whole measurements ----------------------------------------------------------------------------
