@@ -15,7 +15,17 @@ import pytest
 import edge_centernet
 
 PACKAGE = Path(edge_centernet.__file__).parent
-HOST = ("calibration", "converters", "model", "train", "cli.train", "cli.convert", "cli.import_", "cli.verify")
+HOST = (
+    "calibration",
+    "converters",
+    "model",
+    "train",
+    "cli.train",
+    "cli.convert",
+    "cli.import_",
+    "cli.verify",
+    "cli.export_frigate",
+)
 # Each engine may be imported by its adapter and by nobody else.
 ADAPTERS = {
     "runtimes.ov": ("openvino",),

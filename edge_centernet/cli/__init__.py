@@ -28,6 +28,11 @@ COMMANDS = {
     ),
     "export-c": ("edge_centernet.cli.export_c:command", "Write a model's constants for the C decoder.", ""),
     "bench": ("edge_centernet.cli.bench:command", "Measure how fast this machine detects, engine beside engine.", ""),
+    "export-frigate": (
+        "edge_centernet.cli.export_frigate:command",
+        "Write a model that Frigate runs.",
+        "convert",
+    ),
     "doctor": ("edge_centernet.cli.doctor:command", "Find out what this machine can run, and what is wrong.", ""),
     "bundle": ("edge_centernet.cli.bundle:command", "Pack everything that a board needs into one signed file.", ""),
     "deploy": ("edge_centernet.cli.deploy:command", "Put a bundle onto boards over ssh, or take it back.", ""),

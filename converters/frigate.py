@@ -1,0 +1,366 @@
+"""QDQ network -> an ONNX file that Frigate runs: the decoder is in the graph, the output is a table of boxes.
+
+Frigate's detectors `openvino` and `onnx` read it as `model_type: yolonas`: one uint8 picture in, (1, 3, H, W), one
+table out, (20, 7) float32, a row a box: picture 0, left, top, right, bottom in input pixels, score 0..1, class id. Best
+first; the row behind the last box has class -1, at which Frigate stops. It reads no more than 20 rows and resizes its
+square regions to the input's size without padding, so there is no letterbox to undo.
+
+The nodes are the rule of `decoder/reference.py`: peaks by raster order, twins dropped out of twice as many, all in
+float32 on the values that the int8 heads stand for.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet import __version__
+from edge_centernet.converters import verify
+from edge_centernet.converters.base import Progress
+from edge_centernet.converters.graphs import HEADS
+from edge_centernet.converters.qdq import Network
+from edge_centernet.converters.stored import to_stored
+from edge_centernet.decoder import decode, in_heat_unit
+from edge_centernet.decoder.reference import TWIN_CENTRE, TWIN_SIZE
+from edge_centernet.detections import Detections
+from edge_centernet.errors import ConfigError, ConversionError, MissingDependency
+from edge_centernet.files import write_atomic
+from edge_centernet.image import prepare
+
+ROWS, COLUMNS = 20, 7  # of the table that Frigate reads
+OUTPUT = "detections"
+KEY = "edge_centernet_frigate"  # ONNX metadata; not our manifest's key, for no runtime of ours can decode this output
+FLOOR = 0.4  # Frigate passes over lower scores before its own settings are asked
+# Of a twin of a twin: the best drops the second, so the third stays. Chains of more than so many are not seen.
+_CHAIN = 4
+_NEVER = np.float32(-1e9)  # below every heat
+_FLOAT, _INT32, _BOOL = 1, 6, 9  # onnx.TensorProto.FLOAT, INT32, BOOL
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written, and how many of the boxes on the verification pictures each engine and the decoder share."""
+
+    model: Path
+    labels: Path
+    config: Path
+    agreement: dict[str, tuple[int, int]]  # engine -> (boxes of both sides, those with a partner)
+
+
+def export(
+    network: Network,
+    name: str,
+    out: Path,
+    threshold: float | None = None,
+    *,
+    progress: Progress = lambda line: None,
+    pictures: Sequence[Any] | None = None,
+) -> Export:
+    """Write NAME-frigate.onnx, NAME-labels.txt and NAME-frigate.yml into the folder `out`, which is there.
+
+    The model is run by ONNX Runtime and OpenVINO on sample photos, and must find what our decoder finds in the source
+    network's answers, or nothing is written.
+    threshold: lowest score in the table, 0..1; None takes the model's own. pictures: (H, W, 3) uint8 BGR; the packaged
+    photos unless given. Raises ConfigError as `with_decoder`, ConversionError where an engine finds something else.
+    """
+    spec = network.manifest.model
+    lowest = spec.threshold if threshold is None else threshold
+    model = with_decoder(network, lowest)
+    progress("Running the source network on the verification images")
+    seen = verify.sample_pictures() if pictures is None else pictures
+    reference = verify.Reference(network, "int8", seen)
+    agreement = {}
+    for engine, run in _engines(model).items():
+        progress(f"Running the decoder inside the model in {engine}")
+        found, matched = agreement[engine] = _agreement(reference, run, lowest)
+        if matched < verify.MIN_AGREEMENT * found:
+            raise ConversionError(
+                f"not written: in {engine} {matched} of {found} boxes agree with the decoder's, expected at least "
+                f"{verify.MIN_AGREEMENT:.0%}"
+            )
+    path, labels, lines = (out / f"{name}{end}" for end in ("-frigate.onnx", "-labels.txt", "-frigate.yml"))
+    files = Export(path, labels, lines, agreement)
+    write_atomic(files.labels, "".join(f"{i} {label}\n" for i, label in enumerate(spec.classes)))
+    write_atomic(files.config, config(network, files))
+    write_atomic(files.model, model.SerializeToString(deterministic=True))
+    return files
+
+
+def config(network: Network, files: Export) -> str:
+    """What belongs into Frigate's config.yml where both files lie in its /config/model_cache."""
+    spec = network.manifest.model
+    wanted = "person" if "person" in spec.classes else spec.classes[0]
+    return f"""\
+# {spec.name} {spec.version} for Frigate, by edge-centernet {__version__}. docs/frigate.md tells about each line.
+detectors:
+  edge_centernet:
+    type: openvino  # on ARM: onnx
+    device: CPU
+
+model:
+  model_type: yolonas
+  path: /config/model_cache/{files.model.name}
+  labelmap_path: /config/model_cache/{files.labels.name}
+  width: {spec.width}
+  height: {spec.height}
+  input_tensor: nchw
+  input_pixel_format: {spec.color}
+
+objects:
+  track:
+    - {json.dumps(wanted)}
+  filters:
+    {json.dumps(wanted)}:
+      min_score: {FLOOR}
+      threshold: 0.5
+"""
+
+
+def with_decoder(network: Network, threshold: float) -> Any:
+    """The network in its stored form as an onnx.ModelProto whose only output is the table.
+
+    threshold: lowest score in the table, 0..1. Raises ConfigError for another value, or an input that is not square:
+    Frigate cuts squares, and would squeeze them.
+    """
+    import onnx
+
+    model, spec = to_stored(network.model), network.manifest.model
+    if spec.width != spec.height:
+        raise ConfigError(
+            f"expected a network with a square input, for Frigate looks at squares, got {spec.width}x{spec.height}"
+        )
+    nodes = _Nodes(model.graph)
+    # 0 and 1 are infinite logits, which some graph compilers do not bear.
+    _decode(nodes, network, float(np.clip(in_heat_unit(threshold, spec.heat_unit), _NEVER / 2, -_NEVER / 2)))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, [ROWS, COLUMNS]))
+    about = {"model": spec.name, "version": spec.version, "threshold": threshold, "classes": spec.classes}
+    about |= {"checkpoint_sha256": network.manifest.checkpoint_sha256, "edge-centernet": __version__}
+    onnx.helper.set_model_props(model, {KEY: json.dumps(about, ensure_ascii=False)})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def boxes_of(table: NDArray[np.float32], classes: tuple[str, ...] = ()) -> Detections:
+    """The rows before the first of class -1, as Frigate reads them, in input pixels."""
+    rows = table[: int(np.argmax(table[:, 6] < 0)) if (table[:, 6] < 0).any() else None]
+    return Detections(rows[:, 1:5], rows[:, 5], rows[:, 6].astype(np.int32), classes)
+
+
+def _engines(model: Any) -> dict[str, Callable[[NDArray[Any]], NDArray[np.float32]]]:
+    """Engine -> a function from the picture (1, 3, H, W) to the table, run as Frigate runs it."""
+    try:
+        import onnxruntime
+        import openvino
+    except ImportError:
+        raise MissingDependency.for_extra("export-frigate", "convert") from None
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model.SerializeToString())
+        compiled: Any = openvino.Core().compile_model(path, "CPU")
+    name = model.graph.input[0].name
+    return {
+        "ONNX Runtime": lambda x: np.asarray(session.run(None, {name: x})[0], np.float32),
+        "OpenVINO": lambda x: np.array(compiled(x)[0], np.float32),
+    }
+
+
+def _agreement(
+    reference: verify.Reference, run: Callable[[NDArray[Any]], NDArray[np.float32]], lowest: float
+) -> tuple[int, int]:
+    """(boxes of both sides, those with a partner). A score at the threshold may be on either side of it."""
+    found = matched = 0
+    manifest = reference.manifest
+    limits = np.array([manifest.model.width, manifest.model.height] * 2, np.float32)
+    for picture, heads in zip(reference.pictures, reference.answers, strict=True):
+        table = boxes_of(run(prepare(picture, manifest)[0]))
+        sure, wide = (
+            decode(heads, manifest, threshold=min(max(lowest + by, 0.0), 1.0), max_detections=ROWS)
+            for by in (verify.MATCH_SCORE, -verify.MATCH_SCORE)
+        )
+        sure, wide = (Detections(np.clip(d.xyxy, 0, limits), d.score, d.class_id) for d in (sure, wide))
+        found += len(table) + len(sure)
+        matched += verify.matches(table, wide) + verify.matches(sure, table)
+    return found, matched
+
+
+class _Nodes:
+    """Adds nodes and constants to a graph; every tensor it makes is named "decode/N"."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph, self._made = graph, 0
+
+    def __call__(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        return self.several(kind, 1, *inputs, **attributes)[0]
+
+    def several(self, kind: str, count: int, *inputs: str, named: str = "", **attributes: Any) -> list[str]:
+        """The names of `count` outputs; the first is called `named` where it is given."""
+        from onnx import helper
+
+        outputs = [named if named and not i else self._name() for i in range(count)]
+        node = helper.make_node(kind, list(inputs), outputs, name=f"{outputs[0]}/{kind}", **attributes)
+        self._graph.node.append(node)
+        return outputs
+
+    def constant(self, value: Any) -> str:
+        """An initializer."""
+        from onnx import numpy_helper
+
+        name = self._name()
+        self._graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def numbers(self, *values: int) -> str:
+        """Axes, shapes, indices: int64."""
+        return self.constant(np.array(values, np.int64))
+
+    def _name(self) -> str:
+        self._made += 1
+        return f"decode/{self._made}"
+
+
+def _decode(nodes: _Nodes, network: Network, lowest: float) -> None:
+    """From the int8 heads to the table. lowest: heat from which a peak counts, in the heatmap's unit."""
+    spec = network.manifest.model
+    classes, height, width = network.heads["heat"].shape
+    heat, size, offset = (_real(nodes, network, role) for role in HEADS)  # (1, C, H, W), (1, 2, H, W) twice
+    count = min(2 * ROWS, classes * height * width)
+    peak = _peaks(nodes, heat, height, width)  # (1, C, H, W) bool
+    at = _best(nodes, peak, classes * height * width, count)  # (K,) class * H * W + cell
+    best = nodes("Gather", nodes("Reshape", nodes("Where", peak, heat, nodes.constant(_NEVER)), nodes.numbers(-1)), at)
+    area = nodes.numbers(height * width)
+    class_id, cell = nodes("Div", at, area), nodes("Mod", at, area)
+    position = {"x": nodes("Mod", cell, nodes.numbers(width)), "y": nodes("Div", cell, nodes.numbers(width))}
+    wide, off = (_at_cells(nodes, head, cell) for head in (size, offset))  # (2, K) twice
+    low, high, centre, side = {}, {}, {}, {}
+    for axis in "xy":
+        low[axis], high[axis] = _edges(nodes, axis, position[axis], wide, off, spec.stride)  # (K,), input pixels
+        side[axis] = nodes("Sub", high[axis], low[axis])
+        centre[axis] = nodes("Mul", nodes("Add", high[axis], low[axis]), nodes.constant(np.float32(0.5)))
+    kept = _without_twins(nodes, count, centre, side, class_id)  # (K,) 1 or 0
+    sure = nodes("GreaterOrEqual", best, nodes.constant(np.float32(lowest)))
+    wanted = nodes("And", sure, nodes("Cast", kept, to=_BOOL))
+    place = nodes.constant(np.arange(count, dtype=np.int32))
+    # The wanted ones in their order, without gaps.
+    order = _first(nodes, nodes("Where", wanted, place, nodes.constant(np.int32(count))), min(ROWS, count))
+    columns = [low["x"], low["y"], high["x"], high["y"]]
+    limits = nodes.constant(np.float32(0)), nodes.constant(np.float32(spec.width))
+    columns = [nodes("Clip", column, *limits) for column in columns]
+    score = (
+        nodes("Sigmoid", best)
+        if spec.heat_unit == "logit"
+        else nodes("Clip", best, limits[0], nodes.constant(np.float32(1)))
+    )
+    picture = nodes.constant(np.zeros(count, np.float32))  # which of the batch: always the first
+    table = _stack(nodes, [picture, *columns, score, nodes("Cast", class_id, to=_FLOAT)])  # (K, 7)
+    empty = nodes.constant(np.array([[0, 0, 0, 0, 0, 0, -1]], np.float32))
+    table = nodes("Where", nodes("Unsqueeze", wanted, nodes.numbers(1)), table, empty)
+    _finish(nodes, nodes("Gather", table, order, axis=0), min(ROWS, count), empty)
+
+
+def _real(nodes: _Nodes, network: Network, role: str) -> str:
+    """What a head means; its int8 values are compared by it as well, for both have one order."""
+    quant = network.heads[role].quant
+    return nodes(
+        "DequantizeLinear", role, nodes.constant(np.float32(quant.scale)), nodes.constant(np.int8(quant.zero_point))
+    )
+
+
+def _peaks(nodes: _Nodes, heat: str, height: int, width: int) -> str:
+    """(1, C, H, W) -> bool, where a peak is: a cell > its earlier and >= its later neighbours."""
+    row = nodes("MaxPool", heat, kernel_shape=[1, 3], pads=[0, 1, 0, 1])  # the best of left, here and right
+    above, below = (_moved(nodes, row, 2, height, by) for by in (1, -1))
+    left, right = (_moved(nodes, heat, 3, width, by) for by in (1, -1))
+    beats_earlier = nodes("Greater", heat, nodes("Max", above, left))
+    return nodes("And", beats_earlier, nodes("GreaterOrEqual", heat, nodes("Max", below, right)))
+
+
+def _best(nodes: _Nodes, peak: str, cells: int, count: int) -> str:
+    """(1, C, H, W) bool -> (K,) int64: the hottest peaks; of equal ones lower class, then lower cell, as in the rule.
+
+    TopK of OpenVINO knows no order among equals, so none are: heat and place make one integer.
+    """
+    stored = nodes("Cast", HEADS[0], to=_INT32)  # -128 to 127
+    place = nodes("Mul", nodes("Sub", nodes.constant(np.int32(127)), stored), nodes.constant(np.int32(cells)))
+    flat = nodes("Add", nodes("Reshape", place, nodes.numbers(-1)), nodes.constant(np.arange(cells, dtype=np.int32)))
+    last = nodes("Add", nodes.constant(np.arange(cells, dtype=np.int32)), nodes.constant(np.int32(256 * cells)))
+    return _first(nodes, nodes("Where", nodes("Reshape", peak, nodes.numbers(-1)), flat, last), count)
+
+
+def _first(nodes: _Nodes, places: str, count: int) -> str:
+    """(N,) int32 -> (count,) int64: where the lowest are, lowest first."""
+    return nodes.several("TopK", 2, places, nodes.numbers(count), largest=0)[1]
+
+
+def _moved(nodes: _Nodes, x: str, axis: int, length: int, by: int) -> str:
+    """(1, C, H, W) moved along an axis by one cell, 1 or -1; what comes in is _NEVER.
+
+    Not by Pad: OpenVINO moves it in front of the dequantization, where _NEVER is out of range.
+    """
+    source = np.arange(length) - by
+    inside = ((source >= 0) & (source < length)).reshape([length if dim == axis else 1 for dim in range(4)])
+    moved = nodes("Gather", x, nodes.numbers(*np.clip(source, 0, length - 1).tolist()), axis=axis)
+    return nodes("Where", nodes.constant(inside), moved, nodes.constant(_NEVER))
+
+
+def _at_cells(nodes: _Nodes, head: str, cell: str) -> str:
+    """(1, 2, H, W), (K,) -> (2, K): x or width, y or height at these cells."""
+    return nodes("Gather", nodes("Reshape", head, nodes.numbers(2, -1)), cell, axis=1)
+
+
+def _edges(nodes: _Nodes, axis: str, position: str, size: str, offset: str, stride: int) -> tuple[str, str]:
+    """(K,) twice: left and right, or top and bottom, in input pixels."""
+    channel = nodes.constant(np.int64("xy".index(axis)))
+    extent = nodes("Max", nodes("Gather", size, channel, axis=0), nodes.constant(np.float32(0)))
+    half = nodes("Mul", extent, nodes.constant(np.float32(0.5)))
+    centre = nodes("Add", nodes("Cast", position, to=_FLOAT), nodes("Gather", offset, channel, axis=0))
+    pixels = nodes.constant(np.float32(stride))
+    return nodes("Mul", nodes("Sub", centre, half), pixels), nodes("Mul", nodes("Add", centre, half), pixels)
+
+
+def _without_twins(nodes: _Nodes, count: int, centre: dict[str, str], side: dict[str, str], class_id: str) -> str:
+    """(K,) float32: 1 for the boxes that `reference.drop_twins` keeps.
+
+    It goes from the best to the worst; here all at once, as often as a chain of twins may be long: after the n-th time
+    the first n of every chain are right, and stay so.
+    """
+    down, across = nodes.numbers(1), nodes.numbers(0)
+    twice = nodes.constant(TWIN_SIZE)
+    better = nodes.constant(np.triu(np.ones((count, count), np.bool_), 1))  # row better than column
+    twins = nodes("And", better, nodes("Equal", *(nodes("Unsqueeze", class_id, axes) for axes in (down, across))))
+    for axis in "xy":
+        sides = [nodes("Unsqueeze", side[axis], axes) for axes in (down, across)]  # (K, 1), (1, K)
+        centres = [nodes("Unsqueeze", centre[axis], axes) for axes in (down, across)]
+        apart = nodes("Abs", nodes("Sub", *centres))  # (K, K)
+        for smaller, larger in (
+            (apart, nodes("Mul", sides[0], nodes.constant(TWIN_CENTRE))),
+            (sides[1], nodes("Mul", sides[0], twice)),
+            (sides[0], nodes("Mul", sides[1], twice)),
+        ):
+            twins = nodes("And", twins, nodes("LessOrEqual", smaller, larger))
+    matrix = nodes("Cast", twins, to=_FLOAT)  # (K, K)
+    kept = nodes.constant(np.ones(count, np.float32))
+    for _ in range(_CHAIN):
+        # Not MatMul: with it OpenVINO computes what leads here in bfloat16 on processors that have it.
+        dropped = nodes("ReduceMax", nodes("Mul", matrix, nodes("Unsqueeze", kept, down)), axes=[0], keepdims=0)
+        kept = nodes("Sub", nodes.constant(np.float32(1)), dropped)  # (K,)
+    return kept
+
+
+def _stack(nodes: _Nodes, columns: Sequence[str]) -> str:
+    """(K,) each -> (K, columns)."""
+    return nodes("Concat", *(nodes("Unsqueeze", column, nodes.numbers(1)) for column in columns), axis=1)
+
+
+def _finish(nodes: _Nodes, table: str, rows: int, empty: str) -> None:
+    """The table under its name; a network of fewer cells than rows gets empty ones behind."""
+    filling = [empty] * (ROWS - rows)
+    nodes.several("Concat", 1, table, *filling, named=OUTPUT, axis=0)

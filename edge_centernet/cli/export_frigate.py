@@ -1,0 +1,48 @@
+"""`edge-centernet export-frigate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edge_centernet.converters import frigate, qdq
+from edge_centernet.errors import ConfigError
+from edge_centernet.models import DEFAULT, find_model
+from edge_centernet.output import prepare_folder
+from edge_centernet.sources import quiet_libraries
+
+
+@click.command(short_help="Write a model that Frigate runs.")
+@click.argument("model", default=DEFAULT, metavar="[MODEL]")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Folder to write to, made if missing; files of the same names are replaced.  [default: the current one]",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help=f"Lowest score in the output; Frigate passes over all below {frigate.FLOOR:g}.  [default: the model's]",
+)
+def command(model: str, out: Path, threshold: float | None) -> None:
+    """Write a network with its decoder inside, as Frigate's detectors openvino and onnx run it.
+
+    MODEL: the name of a shipped model (the default), or an int8 .onnx file of 'edge-centernet train' or 'convert'.
+    Beside it come the label map and the lines for Frigate's config.yml. The model is run by both engines on sample
+    photos and must find what detect finds, or nothing is written. docs/frigate.md tells how to go on.
+
+    Example: edge-centernet export-frigate centernet-mbv2-320 --out frigate
+    """
+    source = find_model(model, ".onnx")
+    if source.suffix.lower() != ".onnx":
+        raise ConfigError(f"{source}: expected the .onnx file of the network; 'edge-centernet convert' makes one")
+    network = qdq.load(source)
+    prepare_folder(out)
+    with quiet_libraries():
+        done = frigate.export(network, source.stem, out, threshold, progress=click.echo)
+    for engine, (found, matched) in done.agreement.items():
+        click.echo(f"{engine}: {matched} of {found} boxes agree with the decoder's")
+    for path in (done.model, done.labels, done.config):
+        click.echo(path)
