@@ -52,8 +52,8 @@ def test_work_of_a_layer(op: qdq.Op, expected: tuple[str, int, int, int, int]) -
 def test_the_shipped_networks_have_the_published_number_of_multiply_adds() -> None:
     """ImageNet's MobileNetV2 1.0 has 300 M at 224 x 224 with its classifier (arXiv 1801.04381, table 4).
 
-    Ours has the same layers at 320 x 320, hence 2.04 times as many but for the last 1x1 (20 M), the classifier (1.3 M) and
-    what rounding to whole cells changes.
+    Ours has the same layers at 320 x 320, hence 2.04 times as many but for the last 1x1 (20 M), the classifier (1.3 M)
+    and what rounding to whole cells changes.
     """
     network = qdq.load(find_model("centernet-mbv2-320", ".onnx"))
     backbone = [roofline.work(op) for op in network.ops if op.name.startswith("/backbone/")]
