@@ -82,12 +82,23 @@ def test_test_command_lints_checks_types_and_tests() -> None:
     steps = lines("scripts/test")
     installs = [line for line in steps if "pip install" in line]
     assert installs == ["python -m pip install torch==2.13.0", "python -m pip install '.[dev]'"]
-    assert steps[-2:] == ["scripts/check", 'pytest "$@"']
-    assert lines("scripts/check")[-3:] == [
+    assert steps[-2:] == ["scripts/check --lint", 'pytest "$@"']
+    check = lines("scripts/check")
+    begins = check.index("python -m ruff check .")
+    assert check[begins : begins + 5] == [
         "python -m ruff check .",
         "python -m ruff format --check .",
+        'if [ "${1:-}" = --lint ]; then',
         "python -m mypy",
+        "exit",
     ]
+
+
+def test_quick_tests_are_those_that_are_there() -> None:
+    """scripts/check names folders and files of tests that exist, and leaves out what is slow."""
+    quick = next(line for line in lines("scripts/check") if line.startswith("quick="))
+    assert [path for path in quick.removeprefix("quick=").strip('"').split() if not (ROOT / path).exists()] == []
+    assert any('-m "not slow and not cross" $quick $changed' in line for line in lines("scripts/check"))
 
 
 def test_first_command_is_one_line_that_installs_and_detects() -> None:
