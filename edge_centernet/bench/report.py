@@ -34,13 +34,15 @@ _AGE: tuple[str, Cell] = ("age p50", lambda row: f"{row['frame_age_ms']['p50']:.
 _ENERGY: tuple[str, Cell] = ("mJ", lambda row: f"{row['energy']['mj_per_frame']:.1f}" if row["energy"] else "-")
 _LEGEND = (
     "p50, p90, p99: milliseconds from picture to boxes; rounds: half the range of the rounds' medians",
-    "pre, infer, decode: p50 of each step; MB: most memory of the process; start: seconds from process to first boxes",
+    "pre, infer, decode: p50 of each step; MB: most memory of the process; start: seconds from process to first boxes,",
+    "which are the interpreter, imports, opening the model, reading a picture, detecting in it for the first time",
 )
 
 
 def as_text(record: Record) -> str:
     """Head, table, failures, notes."""
-    return "\n".join([*_head(record), "", *_table(record), *_failures(record), "", *_LEGEND, *_notes(record)])
+    tables = [*_table(record), *_failures(record), "", *_starts(record)]
+    return "\n".join([*_head(record), "", *tables, "", *_LEGEND, *_notes(record)])
 
 
 def computed_in(row: Record) -> str:
@@ -82,6 +84,16 @@ def _table(record: Record) -> Iterator[str]:
         columns.append(_ENERGY)
     lines = [[name for name, _ in columns], *([cell(row) for _, cell in columns] for row in rows)]
     return aligned(lines, left=3)
+
+
+def _starts(record: Record) -> Iterator[str]:
+    """Where the time of a start goes."""
+    steps = ("interpreter", "imports", "open", "read", "detect", "total")
+    lines = [["start, ms", "threads", *steps]]
+    for row in record["results"]:
+        times = [f"{row['cold_start_ms'][step]:.0f}" for step in steps]
+        lines.append([ENGINES[row["runtime"]].title, str(row["threads"]), *times])
+    return aligned(lines, left=2)
 
 
 def aligned(lines: Sequence[Sequence[str]], left: int) -> Iterator[str]:

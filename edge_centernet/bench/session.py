@@ -62,6 +62,8 @@ class Settings:
             raise ConfigError(f"--runtime: expected all, or some of {', '.join(ENGINES)}, got {unknown[0]!r}")
         if not self.threads or min(self.threads) < 1:
             raise ConfigError(f"--threads: expected numbers from 1 on, such as 1,2,4, got {self.threads}")
+        if self.source is not None and self.camera is not None:
+            raise ConfigError("--source and --camera: expected one of them, got both")
         if not self.duration > 0:
             raise ConfigError(f"--duration: expected more than 0 seconds, got {self.duration}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(short_help="Measure how fast this machine detects, engine beside engine.")
-@click.option("--model", default=DEFAULT, show_default=True, metavar="PATH|NAME", help="Model file, or shipped name.")
+@click.option(
+    "--model",
+    default=lambda: os.environ.get("EDGE_CENTERNET_MODEL") or DEFAULT,  # as detect
+    show_default=f"$EDGE_CENTERNET_MODEL, else {DEFAULT}",
+    metavar="PATH|NAME",
+    help="Model file (.xml, .tflite, .onnx) or name of a shipped model.",
+)
 @click.option(
     "--runtime",
     "runtimes",

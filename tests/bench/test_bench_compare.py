@@ -212,7 +212,8 @@ def test_table_shows_precisions_and_failures(kept: dict[str, Any]) -> None:
     kept["failures"] = [{"runtime": "openvino", "threads": 2, "reason": "crashed (SIGILL), in its start"}]
     text = report.as_text(kept)
 
-    (row,) = [line.split() for line in text.splitlines() if line.startswith("TFLite")]
+    row, start = [line.split() for line in text.splitlines() if line.startswith("TFLite")]
+    assert start == ["TFLite", "1", *["100"] * 6]
     assert " ".join(row) == "TFLite 1 int8 (68 of 68 int8) 10.00 10.11 10.20 ±2.0 % 1.00 8.00 1.00 99.9 99 0.10"
     assert "OpenVINO, 2 threads: crashed (SIGILL), in its start" in text
     assert "energy: not measured: no sensor" in text

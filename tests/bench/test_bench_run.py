@@ -166,12 +166,13 @@ def test_a_film_is_seen_again_and_again(tmp_path: Path) -> None:
         (("--runtime", "tensorflow"), "--runtime: expected all, or some of openvino, tflite, onnxruntime, got"),
         (("--model", "nothing"), "model 'nothing': no such file"),
         (("--source", "nothing.jpg"), "nothing.jpg"),
+        (("--source", "a.jpg", "--camera", "0"), "--source and --camera: expected one of them, got both"),
         (("--chart", "a.gif"), "expected a file name ending in .png or .svg, got '.gif'"),
         (("--json", "no/such/folder/a.json"), "expected a folder that is there, got no/such/folder"),
     ],
 )
 def test_bad_options_are_one_line_before_anything_runs(
-    run: Callable[..., Result], options: tuple[str, str], message: str
+    run: Callable[..., Result], options: tuple[str, ...], message: str
 ) -> None:
     """Exit code 2, and nothing on standard output."""
     done = run("bench", *options)
