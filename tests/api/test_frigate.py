@@ -2,8 +2,8 @@
 
 With a checkout of Frigate its own detector plugins are run as well:
 
-    git clone --depth 1 https://github.com/blakeblackshear/frigate
-    EDGE_CENTERNET_FRIGATE=frigate pytest tests/api/test_frigate.py
+    git clone --depth 1 https://github.com/blakeblackshear/frigate their-frigate
+    EDGE_CENTERNET_FRIGATE=their-frigate pytest tests/api/test_frigate.py
 """
 
 from __future__ import annotations
