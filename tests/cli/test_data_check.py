@@ -148,6 +148,6 @@ def test_every_kind_of_finding_is_documented() -> None:
 def test_the_example_of_the_page_is_what_the_command_prints(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Command and output of docs/data.md."""
     monkeypatch.chdir(SHARED)
-    example = re.search(r"```\n\$ edge-centernet (data check .*)\n((?s:.*?))```", PAGE.read_text(encoding="utf-8"))
+    example = re.search(r"```\w*\n\$ edge-centernet (data check .*)\n((?s:.*?))```", PAGE.read_text(encoding="utf-8"))
     assert example
     assert run(*example.group(1).split()).out == example.group(2)
