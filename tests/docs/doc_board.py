@@ -37,6 +37,13 @@ class Board:
                 (folder / f"{name}.toml").write_text(settings.replace('"csi"', '"/dev/video0"'))
         for pattern, instead in ON_BOARD.items():
             script = re.sub(pattern, instead, script)
+        self._exec("systemctl stop 'edge-centernet@*'")  # a page's service before: both take port 8080
+        done = self._exec(script)
+        if done.returncode:
+            done.stdout += self._exec("journalctl -n 20 -u 'edge-centernet@*'").stdout
+        return done
+
+    def _exec(self, script: str) -> subprocess.CompletedProcess[str]:
         environment = [f"PATH={_PATH}", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels", "SYSTEMD_PAGER="]
         command = [_CONTAINER, "exec", self._name, "env", *environment, "sh", "-eu", "-c", script]
         return subprocess.run(

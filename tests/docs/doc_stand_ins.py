@@ -15,7 +15,8 @@ class StandIn:
     """For the calls of `program` whose arguments match `when`; all that match apply.
 
     add: goes to the end of the documented line. replace: pattern of a word -> what stands for it. instead: another
-    program with the same arguments. env: more environment. live: it runs until it is stopped; stopped once it gave results.
+    program with the same arguments. env: more environment. live: it runs until it is stopped, which is once it gave
+    results.
     ends: (exit status, what it must say) where it cannot succeed here. exempt: not run. {NAMES} are filled in by the
     sandbox.
     """
