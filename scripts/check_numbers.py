@@ -507,7 +507,8 @@ def origin(record: str, root: Path) -> dict[str, str] | None:
     """What the register says of a record: command, needs, on. Files that are no records are the source themselves."""
     for pattern, one in register(root)["record"].items():
         if fnmatch(record, pattern):
-            command = one["command"].replace("NAME", Path(record).parent.name).replace("FILE", record)
+            name = Path(record).name if record.endswith("/") else Path(record).parent.name
+            command = re.sub(r"\bNAME\b", name, re.sub(r"\bFILE\b", record, one["command"]))
             return {**one, "command": command}
     if not record.startswith("docs/benchmarks/"):
         return {"command": "none: the repository's own file", "needs": "any"}
@@ -545,11 +546,10 @@ def here(needs: str, root: Path) -> bool:
 def _listing(report: Report, root: Path) -> Iterator[str]:
     """Number, page, record, script, hardware: a line each."""
     for one in report.numbers:
-        # An expression without a record in it is a limit that was read off; the register cannot know it.
         origins = [origin(record, root) or {} for record in one.records]
         scripts = ", ".join(dict.fromkeys(o.get("command", "?") for o in origins))
         needs = ", ".join(dict.fromkeys(o.get("needs", "?") for o in origins))
-        yield f"{one.page}:{one.line}\t{one.gives}\t{', '.join(one.records)}\t{scripts}\t{needs}"
+        yield f"{one.page}:{one.line}\t{one.gives}\t{', '.join(one.records) or 'arithmetic'}\t{scripts}\t{needs}"
     for page, line, says, source in report.quoted:
         yield f"{page}:{line}\t{says}\tmeasured by others: {source}\t\t"
 
@@ -566,6 +566,9 @@ def _summary(report: Report, root: Path) -> Iterator[str]:
         yield f"  {record}: {count} number{'s'[: count != 1]}"
         yield f"      {one['command']}"
         yield f"      taken on: {taken_on(record, root)}; this machine would do: {can}"
+    elsewhere = [record for record in used if not here((origin(record, root) or {"needs": "any"})["needs"], root)]
+    yield f"{len(used) - len(elsewhere)} of {len(used)} records could be made on this machine; other hardware is needed for"
+    yield from (f"  {record}" for record in elsewhere)
     yield "Never measured"
     for one in register(root)["never"]:
         yield f"  {one['what']}: needs {one['needs']}; then: {one['command']}"
