@@ -567,7 +567,8 @@ def _summary(report: Report, root: Path) -> Iterator[str]:
         yield f"      {one['command']}"
         yield f"      taken on: {taken_on(record, root)}; this machine would do: {can}"
     elsewhere = [record for record in used if not here((origin(record, root) or {"needs": "any"})["needs"], root)]
-    yield f"{len(used) - len(elsewhere)} of {len(used)} records could be made on this machine; other hardware is needed for"
+    can_be = f"{len(used) - len(elsewhere)} of {len(used)} records could be made on this machine"
+    yield f"{can_be}; other hardware is needed for"
     yield from (f"  {record}" for record in elsewhere)
     yield "Never measured"
     for one in register(root)["never"]:
