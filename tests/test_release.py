@@ -193,9 +193,20 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f"needs {tool}")
     folder = tmp_path_factory.mktemp("release") / "checkout"
     folder.mkdir()
-    for name in ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md"):
+    files = ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md")
+    for name in (*files, "CONTRIBUTING.md", ".pre-commit-config.yaml"):
         shutil.copy(ROOT / name, folder)
-    for name in ("edge_centernet", "calibration", "converters", "runtimes", "docs", "scripts", "tests", ".ci"):
+    for name in (
+        "edge_centernet",
+        "calibration",
+        "converters",
+        "runtimes",
+        "docs",
+        "scripts",
+        "tests",
+        ".ci",
+        ".github",
+    ):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=SCRATCH)
     commit_all(folder)
     return folder
