@@ -34,7 +34,8 @@ from edge_centernet.models import find_model
 
 CLONED = (
     "scripts", "edge_centernet", "converters", "calibration", "runtimes", "tests/c", "docs", "setup.cfg", "setup.py",
-    "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in",
+    "pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", ".gitignore",
+    ".pre-commit-config.yaml",
 )  # fmt: skip
 SSHD = "/usr/sbin/sshd"
 ASSETS = Path(edge_centernet.__file__).parent / "assets"
@@ -175,8 +176,10 @@ class Sandbox:
                 _write_shim(self.folder / name, name)
             elif not name.startswith("/"):
                 _write_shim(self._bin / name, name)
+        environment = self.folder / ".venv"  # "installed": the environment that is tested
         for name in ("edge-centernet", "python", "python3", "pip"):
-            _write_shim(self.folder / ".venv/bin" / name, name)
+            _write_shim(environment / "bin" / name, name)
+        (environment / "bin/activate").write_text(f'export VIRTUAL_ENV={environment} PATH="{environment}/bin:$PATH"\n')
 
     def _configure(self, text: str) -> None:
         """What the shims read. Services are started only if the block can need them."""
@@ -189,6 +192,7 @@ class Sandbox:
             "broker_password": BROKER_PASSWORD, "port": str(free_port()), "user": getpass.getuser(),
             "board": str(self.board), "board_by_hand": str(self.board) + "-by-hand", "root": str(ROOT),
             "bundle": str(self.services.bundle) if "--bundle dist/" in text else "",
+            "model": str(find_model("centernet-nano-256", ".tflite")),
             "cards": str(self._made("cards_source")) if "get_cards" in text else "",
         }  # fmt: skip
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin", "/sbin"])
@@ -221,6 +225,15 @@ class Sandbox:
                 if not target.exists():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     maker(self, target)
+
+        if re.search(r"pre-commit|scripts/release\.py", text):
+            self._commit()
+
+    def _commit(self) -> None:
+        """All that is there, into a repository of git: what some commands work on."""
+        git = ["git", "-c", "user.name=reader", "-c", "user.email=reader@localhost", "-c", "core.hooksPath=/dev/null"]
+        for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "--allow-empty", "-m", "As it is"]):
+            subprocess.run([*git, *words], cwd=self.folder, check=True, capture_output=True)
 
     def _made(self, name: str) -> Path:
         target = self.services.folder / name
@@ -259,6 +272,8 @@ def clone(folder: Path) -> Path:
     for name in CLONED:
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        if not source.exists():  # a source distribution has no .gitignore
+            continue
         if source.is_dir():
             shutil.copytree(source, target, symlinks=True, ignore=ignored)
         else:
@@ -421,12 +436,12 @@ def _any_gpu_wheel(sandbox: Sandbox, target: Path) -> None:
 
 
 def _inventory(sandbox: Sandbox, target: Path) -> None:
-    """Two boards: folders of this machine."""
-    config = sandbox.services.ssh_config
-    roots = [sandbox.board.with_name(f"{name}-board") for name in ("first", "second")]
-    lines = [f"{root.name} ansible_host=raspberrypi.local edge_centernet_root={root}" for root in roots]
-    common = ["", "[all:vars]", f"ansible_user={getpass.getuser()}", f"ansible_ssh_args=-F {config}"]
-    target.write_text("\n".join([*lines, *common, "ansible_python_interpreter=/usr/bin/python3", ""]))
+    """One board: the one that the page has deployed to before, so that there is a release to go back to."""
+    target.write_text(
+        f"door ansible_host=raspberrypi.local edge_centernet_root={sandbox.board}\n\n[all:vars]\n"
+        f"ansible_user={getpass.getuser()}\nansible_ssh_args=-F {sandbox.services.ssh_config}\n"
+        "ansible_python_interpreter=/usr/bin/python3\n"
+    )
 
 
 def _card(_: Sandbox, target: Path) -> None:

@@ -38,6 +38,8 @@ BLOCKS = blocks()
 LANGUAGES = {*SHELLS, "python", "c", "cmake", "toml", "yaml", "json", "ini", "text"}
 # What is only read, by its first 80 letters: compared with the stand-ins, so that nothing joins it in silence.
 EXEMPT = {
+    "CONTRIBUTING.md: scripts/check",
+    "CONTRIBUTING.md: scripts/test -m 'not slow and not cross'",
     "README.md: scripts/test",
     "docs/cameras.md: apt install python3-picamera2",
     "docs/cameras.md: rpicam-hello --list-cameras",
@@ -98,7 +100,7 @@ def lacking(need: str) -> str:
         return _no_wheels()
     if need == "container":
         return _no_container()
-    found = shutil.which(need, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    found = shutil.which(need, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin")
     return "" if found else f"no {need}: .ci/run lists the system packages"
 
 
@@ -415,6 +417,8 @@ def test_every_case_is_about_a_block() -> None:
     """An entry of CASES whose block is gone goes too; a block has one entry."""
     stale = [case for case in CASES if not any(b.page == case.page and case.has in b.text for b in of(*SHELLS))]
     assert stale == []
+    counts = {b.name: sum(case.page == b.page and case.has in b.text for case in CASES) for b in of(*SHELLS)}
+    assert {name: count for name, count in counts.items() if count > 1} == {}
 
 
 def test_every_stand_in_is_needed() -> None:
