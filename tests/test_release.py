@@ -232,7 +232,7 @@ def twice(checkout: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_two_releases_of_a_commit_are_the_same_to_the_byte(twice: tuple[Path, Path]) -> None:
     """Sources, wheel, SBOM, checksums and signature; and nothing else is left."""
     one, two = ({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()} for out in twice)
@@ -244,7 +244,7 @@ def test_two_releases_of_a_commit_are_the_same_to_the_byte(twice: tuple[Path, Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_a_release_is_of_the_commit(twice: tuple[Path, Path]) -> None:
     """The wheel has the compiled decoder and the commit's time; the sources hold what a build needs."""
     with zipfile.ZipFile(next(twice[0].glob("*.whl"))) as wheel:
@@ -261,7 +261,7 @@ def test_a_release_is_of_the_commit(twice: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_the_sbom_names_what_an_installation_brings_with_its_licence(twice: tuple[Path, Path]) -> None:
     """CycloneDX; each package with a version and a licence, the wheel with its hash, and no folder of this computer."""
     text = next(twice[0].glob("*.cdx.json")).read_text()
@@ -279,7 +279,7 @@ def test_the_sbom_names_what_an_installation_brings_with_its_licence(twice: tupl
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_who_has_the_files_can_check_them(twice: tuple[Path, Path]) -> None:
     """By sha256sum and ssh-keygen, as the last lines say; a signature for another purpose does not count."""
     out = twice[0]
