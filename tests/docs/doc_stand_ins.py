@@ -38,6 +38,7 @@ EDGE = "edge-centernet"
 _SHORT = (
     "--threads", "2", "--set", "size=64", "--set", "early_side=64", "--set", "batch_size=4", "--set", "workers=0",
     "--set", "eval_every=0", "--set", "amp=off", "--set", "epochs=1",
+    "--set", "qat_epochs=0",
 )  # fmt: skip
 
 STAND_INS = (
@@ -56,7 +57,7 @@ STAND_INS = (
             ("-h", "127.0.0.1", "-p", "{broker_port}", "-P", "{broker_password}")),
     # -- training: small sets, a pass each
     StandIn(EDGE, r"^train (?!.*--weights)", "from the smaller shipped model", ("--weights", "centernet-nano-256")),
-    StandIn(EDGE, r"^train ", "a pass instead of many, on a small set", _SHORT),
+    StandIn(EDGE, r"^train ", "a pass in float instead of many, on a small set", _SHORT),
     StandIn("torchrun", "", "two processes, a pass on a small set; `...` is the reader's data set",
             (*_SHORT, "--weights", "centernet-nano-256"), {"4": "2", r"\.\.\.": "instances_train.json"},
             env={"PYTHONSAFEPATH": "1"}),
