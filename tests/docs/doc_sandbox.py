@@ -146,7 +146,14 @@ class Sandbox:
 
     def run(self, block: Block) -> subprocess.CompletedProcess[str]:
         """The block by `sh -eu`, in the page's folder; both output streams together in stdout."""
-        self.furnish(block.text)
+        instead = [
+            value
+            for rule in STAND_INS
+            if rule.program in block.text
+            for pattern, value in rule.replace.items()
+            if re.search(pattern, block.text)
+        ]
+        self.furnish("\n".join([block.text, *instead]))
         self._configure(block.text)
         environment = {
             "HOME": str(self.home), "PATH": str(self._bin), "DOC_COMMANDS": str(self._setup), "DOC_BIN": str(self._bin),
