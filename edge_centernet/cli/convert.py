@@ -30,10 +30,12 @@ METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.r
 @click.option("--int8/--fp32", "int8", default=True, show_default=True, help="Full-integer, or float for comparison.")
 @click.option(
     "--target",
+    "chosen",
     type=click.Choice([*CONVERTERS, "all"]),
-    default="all",
+    multiple=True,
+    default=["all"],
     show_default=True,
-    help="openvino: .xml and .bin; tflite: .tflite; onnx: .onnx; tensorrt: an .onnx for trtexec; all:"
+    help="Repeatable. openvino: .xml and .bin; tflite: .tflite; onnx: .onnx; tensorrt: an .onnx for trtexec; all:"
     " these four. tflite-uint8: a .tflite that takes pixels as they come.",
 )
 @click.option(
@@ -62,7 +64,7 @@ METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.r
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled images for --accuracy-budget.")
 def command(
-    model: str, int8: bool, target: str, out: Path, calibration: Path | None, calibration_images: int, method: str,
+    model: str, int8: bool, chosen: tuple[str, ...], out: Path, calibration: Path | None, calibration_images: int, method: str,
     symmetric: bool, accuracy_budget: float | None, data: Path | None,
 ) -> None:  # fmt: skip
     """Convert a network and verify every file against it.
@@ -94,7 +96,7 @@ def command(
     wanted = None
     if calibration is not None:
         wanted = Calibration(calibration, calibration_images, Options(method, symmetric=symmetric))
-    targets = list(ALL) if target == "all" else [target]
+    targets = list(dict.fromkeys(name for target in chosen for name in (ALL if target == "all" else [target])))
     precision: Precision = "int8" if int8 else "fp32"
     artifact_paths(source, targets, precision, out)  # before minutes of calibration
     with quiet_libraries():

@@ -181,6 +181,16 @@ def test_command_prints_the_table(mobilenet_file: Path, tmp_path: Path) -> None:
     assert str(tmp_path / "mobilenet-fp32.tflite") in result.output
 
 
+def test_several_targets_are_written_once_each(mobilenet_file: Path, tmp_path: Path) -> None:
+    """In the order in which they were named."""
+    words = [f"--target={name}" for name in ("onnx", "tflite", "onnx")]
+    result = CliRunner().invoke(command, [str(mobilenet_file), "--fp32", *words, "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mobilenet-fp32.onnx", "mobilenet-fp32.tflite"]
+    files = [line for line in result.output.splitlines() if " bytes, " in line]
+    assert [Path(line.split()[0]).suffix for line in files] == [".onnx", ".tflite"]
+
+
 # In a process of its own, where PyTorch cannot be imported: its memory and time are those of the command.
 MEASURED = """
 import resource, sys
