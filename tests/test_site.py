@@ -199,9 +199,10 @@ def test_picture_of_the_peaks_is_what_the_model_finds(tmp_path: Path) -> None:
 
 
 def test_pictures_stay_small() -> None:
-    """Each committed picture is below 300 kB, and a script draws it: none is left over."""
+    """Each committed picture is below 300 kB, and a script or the command on its page draws it: none is left over."""
     method = script("draw_method")
-    assert {path.name for path in PICTURES.iterdir()} == {"detections.jpg", *method.FIGURES}
+    assert {path.name for path in PICTURES.iterdir()} == {"detections.jpg", "layers.png", *method.FIGURES}
+    assert "--picture layers.png" in (ROOT / "docs/verify.md").read_text(encoding="utf-8")
     assert max(path.stat().st_size for path in PICTURES.iterdir()) < PICTURE_BYTES_MAX
 
 
