@@ -55,10 +55,10 @@ def expect(condition: object, text: str) -> None:
 
 
 def run(*command: str | Path, cwd: Path = REPOSITORY) -> str:
-    """Run, show and return its standard output; StageError where it fails."""
+    """Run and return its standard output; StageError with the end of that where it fails."""
     done = subprocess.run([str(word) for word in command], cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise StageError(f"`{' '.join(map(str, command))}` ended with {done.returncode}")
+        raise StageError(f"`{' '.join(map(str, command))}` ended with {done.returncode}\n{done.stdout[-2000:]}")
     return done.stdout
 
 
