@@ -409,7 +409,28 @@ def _silent(b: Bench) -> Attempt:
         time.sleep(agent.KEEP_S)
     finally:
         cable("up")
+    _wait_reachable()
     return attempt
+
+
+def _wait_reachable(seconds: float = 60.0) -> None:
+    """The board takes its address again some time after its cable is back."""
+    words = [
+        "ssh",
+        "-F",
+        f"{CACHE}/containers/ssh/config",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "ConnectTimeout=2",
+        BOARD,
+        "true",
+    ]
+    end = time.monotonic() + seconds
+    while subprocess.run(words, capture_output=True, check=False).returncode:
+        if time.monotonic() > end:
+            raise SystemExit(f"expected {BOARD} to answer within {seconds:.0f} s after its cable is back, it did not")
+        time.sleep(0.5)
 
 
 def run_case(bench: Bench, name: str, expected: str, case: Case) -> dict[str, Any]:
