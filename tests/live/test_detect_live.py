@@ -118,7 +118,7 @@ def test_a_camera_that_stops_sending_loses_and_doubles_no_count(start: Callable[
 @pytest.mark.slow
 @pytest.mark.parametrize("outage", [3, 30])
 def test_a_broker_that_stops_costs_nothing(start: Callable[..., Detect], broker: Mosquitto, outage: int) -> None:
-    """Detection keeps its rate while the broker is away; afterwards the broker has the totals and each event once."""
+    """Detection keeps its rate while the broker is away; afterwards the broker has the totals and each event."""
     subscriber = Subscriber(broker.port)
     with mjpeg_server(path="/walk") as camera:
         run = start("--camera", camera.url, *WALK, "--mqtt", broker.url)
@@ -141,8 +141,10 @@ def test_a_broker_that_stops_costs_nothing(start: Callable[..., Detect], broker:
         assert (state["lines"]["mid"]["in"], state["lines"]["mid"]["out"]) == counts(run.records[-1][1])
         assert run.end() == 0
     subscriber.close()
-    assert len({(event["run"], event["seq"]) for event in heard}) == len(made) >= 2
-    assert [event["direction"] for event in heard] == [event["direction"] for event in made]
+    # QoS 1: a broker that is back may say one again, which its number tells.
+    each = {(event["run"], event["seq"]): event["direction"] for event in heard}
+    assert len(each) == len(made) >= 2
+    assert list(each.values()) == [event["direction"] for event in made]
 
 
 def test_sigterm_leaves_playable_files(start: Callable[..., Detect], tmp_path: Path) -> None:
