@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import signal
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 ENGINES = ("openvino", "tflite", "onnxruntime")
@@ -17,6 +20,18 @@ def copy_artifact(source: Path, folder: Path) -> Path:
         if part.suffix in (source.suffix, ".bin" if source.suffix == ".xml" else source.suffix):
             shutil.copy(part, folder / part.name)
     return folder / source.name
+
+
+def load_script(name: str) -> ModuleType:
+    """scripts/NAME.py as a module."""
+    path = Path(__file__).resolve().parents[1] / f"scripts/{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 class Result(NamedTuple):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from support import load_script
 
 from edge_centernet.models import DEFAULT, names
 
@@ -20,17 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = f"docs/benchmarks/{DEFAULT}"
 
 
-def load() -> ModuleType:
-    """scripts/model_card.py as a module."""
-    spec = importlib.util.spec_from_file_location("model_card", ROOT / "scripts/model_card.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-card = load()
+card = load_script("model_card")
 
 
 @pytest.mark.parametrize("name", names())

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
+from support import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def load() -> ModuleType:
-    """scripts/check_numbers.py as a module."""
-    spec = importlib.util.spec_from_file_location("check_numbers", ROOT / "scripts/check_numbers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["check_numbers"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-numbers = load()
+numbers = load_script("check_numbers")
 REPORT = numbers.check(ROOT)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -14,10 +13,10 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
+from support import load_script
 
 import edge_centernet
 
@@ -28,17 +27,7 @@ SCRATCH = shutil.ignore_patterns(
 )
 
 
-def load() -> ModuleType:
-    """scripts/release.py as a module."""
-    spec = importlib.util.spec_from_file_location("release", ROOT / "scripts/release.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-release = load()
+release = load_script("release")
 
 
 def git(folder: Path, *arguments: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
 import click
@@ -19,6 +17,7 @@ import cv2
 import matplotlib.image
 import numpy as np
 import pytest
+from support import load_script
 
 from edge_centernet.cli import cli
 
@@ -51,16 +50,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
-
-
-def script(name: str) -> ModuleType:
-    """A script of the repository as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +162,9 @@ def test_every_record_is_on_the_site(site: Path, pages: dict[Path, Page]) -> Non
 def test_tables_are_made_of_nested_records() -> None:
     """Plain values first, then a table for each object or list in the record; keys that lead to a row are its name."""
     tables = list(
-        script("site_pages").tables({"threads": 1, "engines": {"tflite": {"a": {"ms": {"p50": 2.0}, "fps": 1.23456}}}})
+        load_script("site_pages").tables(
+            {"threads": 1, "engines": {"tflite": {"a": {"ms": {"p50": 2.0}, "fps": 1.23456}}}}
+        )
     )
     assert tables[0].splitlines()[-1] == "| threads | 1 |"
     assert tables[1].splitlines()[-3:] == ["|  | ms p50 | fps |", "| --- | ---: | ---: |", "| tflite, a | 2 | 1.235 |"]
@@ -181,7 +172,7 @@ def test_tables_are_made_of_nested_records() -> None:
 
 def test_picture_of_the_detections_is_what_the_model_finds() -> None:
     """Drawn again, README's picture is the one that is kept, but for what JPEG and other versions of OpenCV change."""
-    method = script("draw_method")
+    method = load_script("draw_method")
     drawn = method.draw_detections(method.look())
     kept = cv2.imread(str(PICTURES / "detections.jpg"))
     assert kept is not None
@@ -191,7 +182,7 @@ def test_picture_of_the_detections_is_what_the_model_finds() -> None:
 
 def test_picture_of_the_peaks_is_what_the_model_finds(tmp_path: Path) -> None:
     """Drawn again, the numbers of the cells are the kept ones; fonts of another matplotlib may differ a little."""
-    method = script("draw_method")
+    method = load_script("draw_method")
     method.save(method.draw_peaks(method.look()), tmp_path / "peaks.png")
     drawn, kept = (matplotlib.image.imread(path)[..., :3] for path in (tmp_path / "peaks.png", PICTURES / "peaks.png"))
     assert drawn.shape == kept.shape
@@ -200,7 +191,7 @@ def test_picture_of_the_peaks_is_what_the_model_finds(tmp_path: Path) -> None:
 
 def test_pictures_stay_small() -> None:
     """Each committed picture is below 300 kB, and a script or the command on its page draws it: none is left over."""
-    method = script("draw_method")
+    method = load_script("draw_method")
     assert {path.name for path in PICTURES.iterdir()} == {"detections.jpg", "layers.png", *method.FIGURES}
     assert "--picture layers.png" in (ROOT / "docs/verify.md").read_text(encoding="utf-8")
     assert max(path.stat().st_size for path in PICTURES.iterdir()) < PICTURE_BYTES_MAX

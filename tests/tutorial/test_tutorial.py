@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import click
 import pytest
+from support import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,12 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("run_tutorial", ROOT / "scripts/run_tutorial.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("run_tutorial")
 
 
 def test_the_steps_lead_from_installation_to_a_bundle(script: ModuleType) -> None:
