@@ -64,8 +64,8 @@ METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.r
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled images for --accuracy-budget.")
 def command(
-    model: str, int8: bool, chosen: tuple[str, ...], out: Path, calibration: Path | None, calibration_images: int, method: str,
-    symmetric: bool, accuracy_budget: float | None, data: Path | None,
+    model: str, int8: bool, chosen: tuple[str, ...], out: Path, calibration: Path | None,
+    calibration_images: int, method: str, symmetric: bool, accuracy_budget: float | None, data: Path | None,
 ) -> None:  # fmt: skip
     """Convert a network and verify every file against it.
 
