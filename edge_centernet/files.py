@@ -22,3 +22,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from None
+
+
+def text_of(path: Path) -> str:
+    """The file's text, stripped; "" where it is missing or the driver behind it refuses (a sensor that is off)."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

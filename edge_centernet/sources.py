@@ -9,9 +9,7 @@ import re
 import sys
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -162,6 +160,8 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
         raise SourceError("source: expected an image, folder, pattern, video or URL, got an empty name")
     warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
     if text.startswith("file://"):
+        import urllib.request  # loads TLS and mail parsers: here, so that not every start of detect pays for them
+
         text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
     if _is_url(text):
         return _open_url(text, warn)
@@ -322,6 +322,9 @@ def _open_url(url: str, warn: Callable[[str], None]) -> Source:
 
 
 def _download(url: str) -> bytes:
+    import urllib.error
+    import urllib.request
+
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
             data: bytes = answer.read(_MAX_DOWNLOAD + 1)

@@ -164,7 +164,7 @@ class Worker:
         return answer
 
     def finish(self) -> float:
-        """Its peak memory in MiB; it ends."""
+        """Its peak memory in millions of bytes; it ends."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.close()
@@ -229,7 +229,7 @@ def percentiles(times: list[dict[str, float]]) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> str:
     """For the terminal."""
     lines = [f"{'detector':46} {'engine':11} {'':5} {'input':>7} {'AP50':>6} {'AP':>6} {'p50 ms':>7} {'p99 ms':>7} "
-             f"{'infer.':>7} {'RSS MiB':>8} {'file kB':>8}"]  # fmt: skip
+             f"{'infer.':>7} {'RSS MB':>8} {'file kB':>8}"]  # fmt: skip
     for row in record["results"]:
         p50, p99 = row["p50_ms"], row["p99_ms"]
         lines.append(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from check_int8_speed import commit, cpu_name
 
 from edge_centernet.files import write_atomic
 
@@ -67,7 +68,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {
         "AP50": result["AP50"],
         "AP": result["AP"],
-        "photos_with_detections": len(list((folder / "found").rglob("*.jpg"))),
+        "annotated_photos": len(list((folder / "found").rglob("*.jpg"))),
         "bundle": bundle.name,
         "bundle_mb": round(bundle.stat().st_size / 1e6, 1),
     }
@@ -88,7 +89,7 @@ def main(folder: Path, record: Path | None) -> None:
             write_atomic(journal, json.dumps(seconds, indent=1) + "\n")
     minutes = sum(seconds.values()) / 60
     seen = {"minutes": round(minutes, 1), "cores": len(os.sched_getaffinity(0)), "seconds": seconds}
-    seen |= outcome(folder / "main")
+    seen |= {**outcome(folder / "main"), "cpu": cpu_name(), "commit": commit()}
     click.echo(json.dumps(seen, indent=1))
     if record:
         write_atomic(record, json.dumps(seen, indent=1) + "\n")

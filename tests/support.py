@@ -23,13 +23,13 @@ def copy_artifact(source: Path, folder: Path) -> Path:
 
 
 def load_script(name: str) -> ModuleType:
-    """scripts/NAME.py as a module."""
+    """scripts/NAME.py as a module; NAME may hold a folder."""
     path = Path(__file__).resolve().parents[1] / f"scripts/{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

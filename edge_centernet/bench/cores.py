@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from edge_centernet.files import text_of
+
 
 def ordered(root: Path = Path("/"), usable: Iterable[int] | None = None) -> list[int]:
     """The CPUs that may be used, in the order in which threads should get them.
@@ -33,7 +35,7 @@ def shared(cpus: Iterable[int], root: Path = Path("/")) -> bool:
 
 def siblings(cpu: int, root: Path = Path("/")) -> frozenset[int]:
     """The CPUs on the same core, itself among them."""
-    text = _text(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    text = text_of(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
     found: set[int] = {cpu}
     for first, last in re.findall(r"(\d+)(?:-(\d+))?", text):
         found.update(range(int(first), int(last or first) + 1))
@@ -43,12 +45,12 @@ def siblings(cpu: int, root: Path = Path("/")) -> frozenset[int]:
 def governors(cpus: Iterable[int], root: Path = Path("/")) -> list[str]:
     """How the kernel chooses the clock of these CPUs, such as ["ondemand"]; empty where it does not say."""
     folder = root / "sys/devices/system/cpu"
-    return sorted({text for cpu in cpus if (text := _text(folder / f"cpu{cpu}/cpufreq/scaling_governor"))})
+    return sorted({text for cpu in cpus if (text := text_of(folder / f"cpu{cpu}/cpufreq/scaling_governor"))})
 
 
 def quota(root: Path = Path("/")) -> float | None:
     """How many CPUs' time the container may use (cgroup v2), which pinning does not change; None without a limit."""
-    found = re.match(r"(\d+) (\d+)", _text(root / "sys/fs/cgroup/cpu.max"))
+    found = re.match(r"(\d+) (\d+)", text_of(root / "sys/fs/cgroup/cpu.max"))
     return int(found[1]) / int(found[2]) if found else None
 
 
@@ -69,12 +71,5 @@ def pin(cpus: Iterable[int]) -> bool:
 def _speed(cpu: int, root: Path) -> int:
     """The kernel's own rating where cores differ, else the highest clock; 0 where it tells neither."""
     folder = root / f"sys/devices/system/cpu/cpu{cpu}"
-    text = _text(folder / "cpu_capacity") or _text(folder / "cpufreq/cpuinfo_max_freq")
+    text = text_of(folder / "cpu_capacity") or text_of(folder / "cpufreq/cpuinfo_max_freq")
     return int(text) if text.isdecimal() else 0
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from edge_centernet.files import text_of
+
 _PERIOD_S = 0.1  # between two readings of a power sensor; an INA3221 averages over some 10 ms to 100 ms itself
 # What feeds the whole Jetson, by JetPack's names over the years; without one of them the largest rail is not known.
 _WHOLE_BOARD = ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0", "VDD_IN_SYS")
@@ -16,7 +18,7 @@ _WHOLE_BOARD = ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0", "VDD_IN_SYS")
 
 def peak_rss_mb() -> float:
     """The most memory this process has had resident (VmHWM), in millions of bytes."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB", _text(Path("/proc/self/status")), re.MULTILINE)
+    found = re.search(r"^VmHWM:\s+(\d+) kB", text_of(Path("/proc/self/status")), re.MULTILINE)
     kilobytes = int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes * 1024 / 1e6
 
@@ -32,7 +34,7 @@ def forget_peak() -> bool:
 
 def available_mb(root: Path = Path("/")) -> float | None:
     """Memory that a new process could have now, in millions of bytes; None where the system does not tell."""
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
     return int(found[1]) * 1024 / 1e6 if found else None
 
 
@@ -50,9 +52,9 @@ class Meter(Protocol):
 
 def find_meter(root: Path = Path("/")) -> Meter | str:
     """What tells the energy on this machine, or why nothing does. root: where /sys is."""
-    packages = [f for f in sorted(root.glob("sys/class/powercap/*:*")) if _text(f / "name").startswith("package")]
+    packages = [f for f in sorted(root.glob("sys/class/powercap/*:*")) if text_of(f / "name").startswith("package")]
     if packages:
-        if all(_text(folder / "energy_uj").isdecimal() for folder in packages):
+        if all(text_of(folder / "energy_uj").isdecimal() for folder in packages):
             return Rapl(packages)
         return "RAPL is there, but its counters may be read by root only (/sys/class/powercap/*/energy_uj)"
     rails = {name: rail for folder in sorted(root.glob("sys/class/hwmon/hwmon*")) for name, rail in _rails(folder)}
@@ -71,7 +73,7 @@ class Rapl:
     def __init__(self, packages: list[Path]) -> None:
         """packages: folders of /sys/class/powercap."""
         self._packages = packages
-        self.name = "RAPL " + ", ".join(_text(folder / "name") for folder in packages)
+        self.name = "RAPL " + ", ".join(text_of(folder / "name") for folder in packages)
         self.start()
 
     def start(self) -> None:
@@ -82,12 +84,12 @@ class Rapl:
         """See Meter.stop. A counter that has begun anew since is understood, once."""
         total = 0
         for folder, before, after in zip(self._packages, self._before, self._read(), strict=True):
-            again = int(_text(folder / "max_energy_range_uj") or 0) if after < before else 0
+            again = int(text_of(folder / "max_energy_range_uj") or 0) if after < before else 0
             total += after - before + again
         return total / 1e6
 
     def _read(self) -> list[int]:
-        return [int(_text(folder / "energy_uj")) for folder in self._packages]
+        return [int(text_of(folder / "energy_uj")) for folder in self._packages]
 
 
 class Sampled:
@@ -118,7 +120,7 @@ class Sampled:
         """Now; 0 where the driver refuses."""
         power = 1.0
         for path, factor in self._files:
-            text = _text(path)
+            text = text_of(path)
             power *= factor * int(text) if re.fullmatch(r"-?\d+", text) else 0.0
         return power
 
@@ -137,22 +139,17 @@ class Sampled:
 
 def _rails(folder: Path) -> list[tuple[str, tuple[tuple[Path, float], ...]]]:
     """(name, files) of each rail that an INA chip measures: in1 with curr1 and so on, or power1."""
-    if not _text(folder / "name").startswith("ina"):
+    if not text_of(folder / "name").startswith("ina"):
         return []
     found: list[tuple[str, tuple[tuple[Path, float], ...]]] = []
     for current in sorted(folder.glob("curr[1-3]_input")):
         number = current.name[4]
         voltage = folder / f"in{number}_input"
         if voltage.exists():
-            label = _text(folder / f"in{number}_label") or f"{folder.name} rail {number}"
+            label = text_of(folder / f"in{number}_label") or f"{folder.name} rail {number}"
             found.append((label, ((voltage, 1e-3), (current, 1e-3))))  # millivolts, milliamperes
     if not found and (folder / "power1_input").exists():
-        found.append((_text(folder / "power1_label") or folder.name, ((folder / "power1_input", 1e-6),)))  # microwatts
+        found.append(
+            (text_of(folder / "power1_label") or folder.name, ((folder / "power1_input", 1e-6),))
+        )  # microwatts
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edge_centernet.cli.options import model_option
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.files import write_atomic
-from edge_centernet.models import DEFAULT
 from edge_centernet.progress import bars
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(short_help="Measure how fast this machine detects, engine beside engine.")
-@click.option(
-    "--model",
-    default=lambda: os.environ.get("EDGE_CENTERNET_MODEL") or DEFAULT,  # as detect
-    show_default=f"$EDGE_CENTERNET_MODEL, else {DEFAULT}",
-    metavar="PATH|NAME",
-    help="Model file (.xml, .tflite, .onnx) or name of a shipped model.",
-)
+@model_option
 @click.option(
     "--runtime",
     "runtimes",

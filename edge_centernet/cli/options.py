@@ -24,6 +24,15 @@ def options(*decorators: Function) -> Function:
     return lambda function: functools.reduce(lambda inner, decorator: decorator(inner), decorators, function)
 
 
+model_option = click.option(
+    "--model",
+    # Not click's envvar, which would win over a configuration file.
+    default=lambda: os.environ.get("EDGE_CENTERNET_MODEL") or DEFAULT,
+    show_default=f"$EDGE_CENTERNET_MODEL, else {DEFAULT}",
+    metavar="PATH|NAME",
+    help="Model file (.xml, .tflite, .onnx) or name of a shipped model.",
+)
+
 # --model, --runtime, --threads; passed on as model, runtime, threads to `open_model`.
 model_options = options(
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the engine decides]"),
@@ -34,14 +43,7 @@ model_options = options(
         show_default=True,
         help="Inference engine. auto: by the file's suffix; for a shipped model TFLite on ARM, OpenVINO elsewhere.",
     ),
-    click.option(
-        "--model",
-        # Not click's envvar, which would win over a configuration file.
-        default=lambda: os.environ.get("EDGE_CENTERNET_MODEL") or DEFAULT,
-        show_default=f"$EDGE_CENTERNET_MODEL, else {DEFAULT}",
-        metavar="PATH|NAME",
-        help="Model file (.xml, .tflite, .onnx) or name of a shipped model.",
-    ),
+    model_option,
 )
 
 

@@ -14,6 +14,7 @@ import sysconfig
 from pathlib import Path
 
 from edge_centernet.doctor.facts import Disk, Kind, Machine
+from edge_centernet.files import text_of
 from edge_centernet.live.board import board_status
 
 # The words of /proc/cpuinfo that INT8 kernels look for, on x86 and on ARM.
@@ -50,7 +51,7 @@ _JETPACK = {28: "3", 32: "4", 34: "5", 35: "5", 36: "6", 38: "7", 39: "7"}  # L4
 def read_machine(root: Path = Path("/")) -> Machine:
     """Everything about this machine. root: where /proc, /sys and /etc are; Python and the kernel are this process's."""
     status = board_status(root)
-    bits, cpuinfo = struct.calcsize("P") * 8, _text(root / "proc/cpuinfo")
+    bits, cpuinfo = struct.calcsize("P") * 8, text_of(root / "proc/cpuinfo")
     names = os.uname()
     emulated = names.machine.startswith(("arm", "aarch")) and bool(re.search(r"^vendor_id\s*:", cpuinfo, re.MULTILINE))
     known = "" if emulated else cpuinfo
@@ -99,14 +100,14 @@ def board_kind(root: Path = Path("/")) -> Kind:
 
 def board_model(root: Path = Path("/")) -> str:
     """The name that the device tree or the firmware has for this computer; empty where there is none."""
-    model = _text(root / "proc/device-tree/model").strip("\0\n ")
+    model = text_of(root / "proc/device-tree/model").strip("\0\n ")
     firmware = root / "sys/class/dmi/id"
-    return model or " ".join(word for name in ("sys_vendor", "product_name") if (word := _text(firmware / name)))
+    return model or " ".join(word for name in ("sys_vendor", "product_name") if (word := text_of(firmware / name)))
 
 
 def _l4t(root: Path) -> tuple[int, int] | None:
     """(36, 4) of "# R36 (release), REVISION: 4.3, ..."."""
-    found = re.search(r"R(\d+) \(release\), REVISION: (\d+)", _text(root / "etc/nv_tegra_release"))
+    found = re.search(r"R(\d+) \(release\), REVISION: (\d+)", text_of(root / "etc/nv_tegra_release"))
     return (int(found[1]), int(found[2])) if found else None
 
 
@@ -117,7 +118,7 @@ def _jetpack(root: Path) -> str:
 
 
 def _system(root: Path) -> str:
-    found = re.search(r'^PRETTY_NAME="?([^"\n]+)', _text(root / "etc/os-release"), re.MULTILINE)
+    found = re.search(r'^PRETTY_NAME="?([^"\n]+)', text_of(root / "etc/os-release"), re.MULTILINE)
     return found[1] if found else platform.system()
 
 
@@ -209,10 +210,3 @@ def group_name(gid: int) -> str:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from edge_centernet.files import text_of
+
 _KEEP_S = 2.0
 _TEMPERATURES = (-40.0, 150.0)  # degrees Celsius; beyond that a sensor is broken or off
 # The processor's sensor by the names that kernels give it, best first: most boards and x86; Rockchip and Jetson; any.
@@ -42,9 +44,9 @@ def _temperature(root: Path) -> dict[str, Any]:
     """The hottest of the sensors that name the processor best."""
     sensors = []
     for zone in sorted(root.glob("sys/class/thermal/thermal_zone*")):
-        text = _text(zone / "temp")
+        text = text_of(zone / "temp")
         if re.fullmatch(r"-?\d+", text) and _TEMPERATURES[0] <= int(text) / 1000 <= _TEMPERATURES[1]:
-            sensors.append((_text(zone / "type").lower(), int(text) / 1000))
+            sensors.append((text_of(zone / "type").lower(), int(text) / 1000))
     for pattern in _SENSORS:
         if matching := [degrees for kind, degrees in sensors if re.search(pattern, kind)]:
             return {"temperature_c": round(max(matching), 1)}
@@ -60,7 +62,7 @@ def _throttling(root: Path) -> dict[str, Any]:
             "throttled_before": [text for bit, text in _PI_BITS.items() if bits >> (bit + 16) & 1],
         }
     devices = list(root.glob("sys/class/thermal/cooling_device*"))
-    brakes = [_text(d / "cur_state") for d in devices if re.search(r"cpufreq|processor", _text(d / "type").lower())]
+    brakes = [text_of(d / "cur_state") for d in devices if re.search(r"cpufreq|processor", text_of(d / "type").lower())]
     if not brakes:
         return {}
     return {"throttled": ["slowed down by heat"] if any(state not in ("", "0") for state in brakes) else []}
@@ -69,7 +71,7 @@ def _throttling(root: Path) -> dict[str, Any]:
 def _pi_bits(root: Path) -> int | None:
     """From the firmware's driver, or through the Pi's own tool where a kernel has no such file."""
     for file in root.glob("sys/devices/platform/soc*/soc*firmware/get_throttled"):
-        return _hex(_text(file))
+        return _hex(text_of(file))
     tool = shutil.which("vcgencmd", path=str(root / "usr/bin"))
     if tool is None:
         return None
@@ -85,23 +87,15 @@ def _hex(text: str) -> int | None:
 
 
 def _load(root: Path) -> dict[str, Any]:
-    load = re.match(r"\d+\.\d+", _text(root / "proc/loadavg"))
-    cores = len(re.findall(r"^cpu\d+ ", _text(root / "proc/stat"), re.MULTILINE))
+    load = re.match(r"\d+\.\d+", text_of(root / "proc/loadavg"))
+    cores = len(re.findall(r"^cpu\d+ ", text_of(root / "proc/stat"), re.MULTILINE))
     return {**({"load": float(load.group())} if load else {}), **({"cores": cores} if cores else {})}
 
 
 def _memory(root: Path) -> dict[str, Any]:
-    text = _text(root / "proc/meminfo")
+    text = text_of(root / "proc/meminfo")
     status = {}
     for name, key in (("MemAvailable", "memory_free_mb"), ("MemTotal", "memory_total_mb")):
         if found := re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE):
             status[key] = round(int(found.group(1)) * 1024 / 1e6)
     return status
-
-
-def _text(path: Path) -> str:
-    """The file's content; "" where it is missing or the driver behind it refuses (a sensor that is switched off)."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""

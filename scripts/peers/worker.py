@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edge_centernet.bench.meters import peak_rss_mb
 from edge_centernet.detections import Detections
 from edge_centernet.errors import EdgeCenterNetError
 from edge_centernet.image import Image, read_image
@@ -81,7 +81,7 @@ def main() -> None:
         if not line.strip():
             break
         answer(work(detect, json.loads(line)))
-    answer({"peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)})
+    answer({"peak_rss_mb": round(peak_rss_mb(), 1)})
 
 
 def work(detect: Detect, request: dict[str, Any]) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ The proof itself is scripts/test_devices.sh, which takes an hour; here is what a
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -13,10 +12,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from support import load_script
 
 from edge_centernet.image import read_image
 
@@ -25,17 +24,7 @@ SCRIPTS = ROOT / "scripts/devices"
 FIRST = 8192 * 512  # bytes, where the first partition begins
 
 
-def load(name: str) -> ModuleType:
-    """A script of scripts/devices as a module."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-boot = load("boot")
+boot = load_script("devices/boot")
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from support import load_script
 
 import edge_centernet.decoder
 from edge_centernet.decoder import reference
@@ -46,13 +45,7 @@ def decode_boxes(decoder: ModuleType) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def goldens() -> ModuleType:
     """scripts/make_goldens.py as a module."""
-    spec = importlib.util.spec_from_file_location("make_goldens", ROOT / "scripts" / "make_goldens.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("make_goldens")
 
 
 @pytest.fixture(scope="session")
