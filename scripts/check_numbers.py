@@ -396,12 +396,20 @@ def _wheels(root: Path, page: Path) -> str:
     return text
 
 
+def _limits(root: Path, page: Path) -> str:
+    text: str = _script("roofline").page(
+        (root / page).read_text(encoding="utf-8"), read(root / "docs/benchmarks/roofline-x86_64.json")
+    )
+    return text
+
+
 # Page -> (what writes it anew from its records, those records, whether --write may write it).
 GENERATED: dict[str, tuple[Callable[[Path, Path], str], str]] = {
     "docs/models/centernet-mbv2-320.md": (_card, "docs/benchmarks/centernet-mbv2-320/"),
     "docs/models/centernet-nano-256.md": (_card, "docs/benchmarks/centernet-nano-256/"),
     "docs/models/centernet-r18.md": (_card_elsewhere, "docs/benchmarks/centernet-r18/"),
     "docs/benchmarks/tracking-pets09.md": (_tracking, "docs/benchmarks/tracking-pets09.json"),
+    "docs/limits.md": (_limits, "docs/benchmarks/roofline-x86_64.json"),
     "docs/benchmarks/wheels.md": (_wheels, "docs/benchmarks/wheels.json"),
 }
 

@@ -18,6 +18,7 @@ from edge_centernet.detections import Detections
 Image = NDArray[np.uint8]  # (H, W, 3) BGR
 Floats = NDArray[np.float32]
 MOST = 100  # boxes of an image that are kept, as COCO counts
+CANDIDATES = 1000  # the best boxes, all that non-maximum suppression sees: as NanoDet (nms_pre) and torchvision
 
 COCO = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
@@ -121,11 +122,11 @@ def suppress(found: Found, frame: Frame, iou: float | None) -> Detections:
         return Detections.empty()
     order = np.argsort(-found.score, kind="stable")
     if iou is not None:
-        sides = found.xyxy[:, 2:] - found.xyxy[:, :2]
-        boxes = np.concatenate([found.xyxy[:, :2], sides], axis=1)  # left, top, width, height
-        kept = cv2.dnn.NMSBoxesBatched(boxes, found.score, found.class_id.astype(np.int32), 0.0, iou)
-        order = np.asarray(kept, np.int64).reshape(-1)
-        order = order[np.argsort(-found.score[order], kind="stable")]
+        best = order[:CANDIDATES]
+        xyxy, score, class_id = found.xyxy[best], found.score[best], found.class_id[best].astype(np.int32)
+        boxes = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)  # left, top, width, height
+        kept = cv2.dnn.NMSBoxesBatched(boxes, score, class_id, 0.0, iou)
+        order = best[np.sort(np.asarray(kept, np.int64).reshape(-1))]  # best stands in the order of scores
     order = order[:MOST]
     return Detections(frame.to_image(found.xyxy[order]), found.score[order], found.class_id[order].astype(np.int32))
 
