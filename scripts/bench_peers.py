@@ -249,17 +249,22 @@ def chart(record: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(10, 4.8), layout="constrained")
+    networks = list(dict.fromkeys(row["network"] for row in record["results"]))
     for row in record["results"]:
-        mine = row["network"] in OURS
         x, y = row["p50_ms"]["end_to_end"], row["AP50"]
-        axes.scatter(x, y, s=60, color="tab:blue" if mine else "tab:gray", marker="o" if mine else "s")
-        label = f"{row['network']}\n{row['runtime']}, {row['precision']}"
-        below = row["runtime"] != "tflite"  # the two engines give one accuracy, side by side
-        place = {"xytext": (0, -8), "va": "top"} if below else {"xytext": (0, 8), "va": "bottom"}
-        axes.annotate(label, (x, y), textcoords="offset points", fontsize=8, ha="center", **place)
+        ours, colour = row["network"] in OURS, f"C{networks.index(row['network'])}"
+        marker = ("o" if row["runtime"] == "openvino" else "^") if ours else "s"
+        fill = colour if row["precision"] == "int8" else "none"  # empty: floats
+        label = f"{row['network']}, {row['runtime']}, {row['precision']}"
+        axes.scatter(x, y, s=70, edgecolor=colour, facecolor=fill, marker=marker, label=label)
+    figure.legend(loc="outside right upper", fontsize=8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.2, y=0.15)
     axes.set_xlabel("milliseconds from image to boxes, one thread (median; left is better)")
     axes.set_ylabel(f"AP50 on {record['data']['name']} ({record['data']['images']} images; up is better)")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from check_int8_speed import take_turns
+from fused_front import fuse_front
 from torch import nn
 
 from edge_centernet.converters import qdq, to_openvino, to_tflite, verify
@@ -60,6 +61,25 @@ class SamePadding(CenterNet):
             self.tower = MobileNetV2(arch.tower, "relu", "same_tf")
 
 
+class TwoFused(CenterNet):
+    """The backbones' first blocks fused into one convolution (`fused_front`)."""
+
+    blocks = 2
+
+    def __init__(self, spec: ModelSpec, arch: Architecture) -> None:
+        """As CenterNet, but for them."""
+        super().__init__(spec, arch)
+        for backbone in (self.backbone, self.tower):
+            if isinstance(backbone, MobileNetV2):
+                fuse_front(backbone, self.blocks)
+
+
+class ThreeFused(TwoFused):
+    """All blocks down to stride 4."""
+
+    blocks = 3
+
+
 @dataclass(frozen=True)
 class Variant:
     """One change. training: whether its accuracy is unknown until it is trained. colours_last: input (1, H, W, 3)."""
@@ -83,6 +103,8 @@ COMMON = (
     Variant("one mixing layer for all heads", kind=SharedMix),
     Variant("SAME padding at every stride 2 (TFLite needs no PAD)", kind=SamePadding),
     Variant("no context blocks at stride 32", arch=_with(context=0)),
+    Variant("a plain 3x3 convolution instead of the first two blocks", kind=TwoFused),
+    Variant("a plain 3x3 convolution instead of the first three blocks", kind=ThreeFused),
 )
 VARIANTS: dict[str, tuple[Variant, ...]] = {
     "centernet-mbv2-320": (

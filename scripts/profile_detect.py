@@ -60,6 +60,8 @@ MOST_RATIO = 1.15
 START_S = {"tflite": 1.0, "openvino": 2.0}
 CLI = [str(Path(sys.executable).with_name("edge-centernet"))]
 FPS = 30.0
+REST = "between, and cold caches"
+COLOURS = {"preprocess": "tab:blue", "inference": "#c3cad1", "decode": "tab:orange", REST: "tab:red"}
 EMPTY, KEPT = "with empty caches", "with caches"
 
 
@@ -195,17 +197,17 @@ def chart(record: dict[str, Any], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
     for at, seen in enumerate(record["frame"].values()):
         behind = 0.0
-        for step in ("preprocess", "inference", "decode"):
-            left.barh(at, seen["ms"][step], left=behind, color={"inference": "#9aa5b1"}.get(step), label=step)
-            behind += seen["ms"][step]
-        left.text(behind, at, f" {seen['ratio']:.3f} times the inference", va="center")
+        ms = dict(seen["ms"])
+        ms[REST] = ms["frame to detections"] - sum(ms[step] for step in ("preprocess", "inference", "decode"))
+        for step, colour in COLOURS.items():
+            left.barh(at, ms[step], left=behind, color=colour, label=step if at == 0 else None)
+            behind += ms[step]
+        left.text(0.5 * ms["inference"], at, f"{seen['ratio']:.3f} times the inference", va="center", ha="center")
     left.set(
         yticks=range(len(record["frame"])), yticklabels=list(record["frame"]), xlabel="ms a frame, one core",
         title="From a frame to its detections",
     )  # fmt: skip
-    left.margins(x=0.45)
-    handles, names = left.get_legend_handles_labels()
-    left.legend(handles[:3], names[:3], fontsize="small", loc="lower right")
+    figure.legend(fontsize="small", loc="outside lower left", ncols=4)
     starts = record["start"]["seconds"]
     for offset, way in ((0.2, EMPTY), (-0.2, KEPT)):
         right.barh([i + offset for i in range(len(starts))], [row[way] for row in starts.values()], 0.38, label=way)

@@ -294,9 +294,10 @@ def measure_network(
     """Layer by layer and as a whole."""
     network = qdq.load(find_model(name, ".onnx"))
     rows = [
-        {"name": w.name, "kind": w.kind, "macs": w.macs, "bytes": w.bytes, "bound_us": round(peaks.microseconds(w), 2)}
-        for w in map(work, network.ops)
-    ]
+        {"name": w.name, "kind": w.kind, "stride": network.manifest.model.height // op.y.shape[1], "macs": w.macs,
+         "bytes": w.bytes, "bound_us": round(peaks.microseconds(w), 2)}
+        for op, w in zip(network.ops, map(work, network.ops), strict=True)
+    ]  # fmt: skip
     own, other = attribute(openvino_profile(find_model(name, ".xml"), runs), [op.name for op in network.ops])
     for number, (op, row) in enumerate(zip(network.ops, rows, strict=True), 1):
         row["openvino_us"] = round(own.get(op.name, 0.0), 1)
@@ -352,23 +353,30 @@ def attainable(row: dict[str, Any], rates: dict[str, float]) -> float:
 
 
 def engine_summary(rows: list[dict[str, Any]], engine: str, rates: dict[str, float]) -> dict[str, Any]:
-    """By kind of layer and altogether: milliseconds measured, attainable and bound."""
-    kinds: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        sums = kinds.setdefault(row["kind"], {"layers": 0, "ms": 0.0, "attainable_ms": 0.0, "bound_ms": 0.0})
-        sums["layers"] += 1
-        sums["ms"] += row[f"{engine}_us"] / 1e3
-        sums["attainable_ms"] += attainable(row, rates) / 1e3
-        sums["bound_ms"] += row["bound_us"] / 1e3
-    by_kind = {
-        kind: {key: round(value, 3) if key != "layers" else value for key, value in sums.items()}
-        for kind, sums in sorted(kinds.items(), key=lambda item: -item[1]["ms"])
-    }
+    """By kind of layer, by stride, and altogether: milliseconds measured, attainable and bound."""
+    by_kind = _sums(rows, engine, rates, "kind")
+    by_kind = dict(sorted(by_kind.items(), key=lambda item: -item[1]["ms"]))
+    by_stride = _sums(sorted(rows, key=lambda row: row["stride"]), engine, rates, "stride")
     keys = ("ms", "attainable_ms", "bound_ms")
     totals = {f"layers_{key}": round(sum(sums[key] for sums in by_kind.values()), 3) for key in keys}
     lost = sorted(rows, key=lambda row: row["bound_us"] - row[f"{engine}_us"])[:8]
     most = [{"name": r["name"], "kind": r["kind"], "us": r[f"{engine}_us"], "bound_us": r["bound_us"]} for r in lost]
-    return {**totals, "by_kind": by_kind, "loses_most": most}
+    return {**totals, "by_kind": by_kind, "by_stride": by_stride, "loses_most": most}
+
+
+def _sums(rows: list[dict[str, Any]], engine: str, rates: dict[str, float], what: str) -> dict[str, dict[str, Any]]:
+    """What the rows that agree in `what` have together: layers, and milliseconds measured, attainable and bound."""
+    groups: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        sums = groups.setdefault(str(row[what]), {"layers": 0, "ms": 0.0, "attainable_ms": 0.0, "bound_ms": 0.0})
+        sums["layers"] += 1
+        sums["ms"] += row[f"{engine}_us"] / 1e3
+        sums["attainable_ms"] += attainable(row, rates) / 1e3
+        sums["bound_ms"] += row["bound_us"] / 1e3
+    return {
+        group: {key: round(value, 3) if key != "layers" else value for key, value in sums.items()}
+        for group, sums in groups.items()
+    }
 
 
 # ---- what is shown -------------------------------------------------------------------------------------------------
@@ -435,6 +443,23 @@ def kinds_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def strides_table(record: dict[str, Any]) -> str:
+    """Where the time of each network goes, by the stride of what a layer writes."""
+    lines = [
+        "| network | engine | stride | layers | measured | attainable | bound | measured / attainable |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, model in record["models"].items():
+        for engine, row in model["engines"].items():
+            for stride, sums in row["by_stride"].items():
+                lines.append(
+                    f"| `{name}` | {engine} | {stride} | {sums['layers']} | {sums['ms']:.2f} ms | "
+                    f"{sums['attainable_ms']:.2f} ms | {sums['bound_ms']:.2f} ms | "
+                    f"{sums['ms'] / sums['attainable_ms']:.1f} |"
+                )
+    return "\n".join(lines)
+
+
 def lost_table(record: dict[str, Any]) -> str:
     """The layers farthest above their bound."""
     lines = ["| network | engine | layer | kind | measured | bound |", "|---|---|---|---|---|---|"]
@@ -473,8 +498,8 @@ def _bytes(size: int) -> str:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "peaks": peaks_table, "models": models_table, "kinds": kinds_table, "lost": lost_table,
-    "variants": variants_table,
+    "peaks": peaks_table, "models": models_table, "kinds": kinds_table, "strides": strides_table,
+    "lost": lost_table, "variants": variants_table,
 }  # fmt: skip
 
 
