@@ -426,18 +426,8 @@ def models_table(record: dict[str, Any]) -> str:
 
 def kinds_table(record: dict[str, Any]) -> str:
     """Where the time of each network goes, kind by kind."""
-    lines = [
-        "| network | engine | layers | number | measured | attainable | bound | measured / bound |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = _sums_lines(record, "by_kind", "layers", "bound")
     for name, model in record["models"].items():
-        for engine, row in model["engines"].items():
-            for kind, sums in row["by_kind"].items():
-                ratio = f"{sums['ms'] / sums['bound_ms']:.1f}" if sums["ms"] and sums["bound_ms"] else ""
-                lines.append(
-                    f"| `{name}` | {engine} | {kind} | {sums['layers']} | {sums['ms']:.2f} ms | "
-                    f"{sums['attainable_ms']:.2f} ms | {sums['bound_ms']:.2f} ms | {ratio} |"
-                )
         for what, us in model["openvino_other_us"].items():
             lines.append(f"| `{name}` | openvino | ({what}: no layer's work) | | {us / 1e3:.2f} ms | | | |")
     return "\n".join(lines)
@@ -445,19 +435,25 @@ def kinds_table(record: dict[str, Any]) -> str:
 
 def strides_table(record: dict[str, Any]) -> str:
     """Where the time of each network goes, by the stride of what a layer writes."""
+    return "\n".join(_sums_lines(record, "by_stride", "stride", "attainable"))
+
+
+def _sums_lines(record: dict[str, Any], groups: str, title: str, against: str) -> list[str]:
+    """The table of one grouping; against: "bound" or "attainable", what its last column compares with."""
     lines = [
-        "| network | engine | stride | layers | measured | attainable | bound | measured / attainable |",
+        f"| network | engine | {title} | number | measured | attainable | bound | measured / {against} |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, model in record["models"].items():
         for engine, row in model["engines"].items():
-            for stride, sums in row["by_stride"].items():
+            for group, sums in row[groups].items():
+                limit = sums[f"{against}_ms"]
+                ratio = f"{sums['ms'] / limit:.1f}" if sums["ms"] and limit else ""
                 lines.append(
-                    f"| `{name}` | {engine} | {stride} | {sums['layers']} | {sums['ms']:.2f} ms | "
-                    f"{sums['attainable_ms']:.2f} ms | {sums['bound_ms']:.2f} ms | "
-                    f"{sums['ms'] / sums['attainable_ms']:.1f} |"
+                    f"| `{name}` | {engine} | {group} | {sums['layers']} | {sums['ms']:.2f} ms | "
+                    f"{sums['attainable_ms']:.2f} ms | {sums['bound_ms']:.2f} ms | {ratio} |"
                 )
-    return "\n".join(lines)
+    return lines
 
 
 def lost_table(record: dict[str, Any]) -> str:
