@@ -82,7 +82,8 @@ def fill(text: str, page: PurePosixPath) -> str:
         if kind == "records":
             return others()
         names, without = _named(match.group())
-        return record(names[0], without) if kind == "record" else compare(names, without)
+        text = record(names[0], without) if kind == "record" else compare(names, without)
+        return rebase(text, PurePosixPath("docs/benchmarks/index.md"), page)  # the records lie beside that page
 
     return MARKER.sub(one, text)
 
