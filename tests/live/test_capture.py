@@ -21,6 +21,8 @@ from edge_centernet.live import capture as capture_module
 from edge_centernet.live.capture import LiveCapture
 from edge_centernet.sources import Frame, Video, open_camera, open_source
 
+pytestmark = pytest.mark.slow  # real cameras and servers, some of which hang
+
 Serve = Callable[..., AbstractContextManager[servers.Server]]
 BOTH = pytest.mark.parametrize("serve", [servers.rtsp_server, servers.mjpeg_server], ids=["rtsp", "mjpeg"])
 

@@ -18,6 +18,8 @@ from broker import Mosquitto, Subscriber, needs_broker
 from running import Detect, anything
 from servers import WALK_S, Server, crossings, free_port, mjpeg_server, rtsp_server
 
+pytestmark = pytest.mark.slow  # whole commands with cameras and servers
+
 BACK_S = 10.0  # after its source returned, detection goes on within so long
 
 

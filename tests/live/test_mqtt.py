@@ -28,6 +28,8 @@ pytest.importorskip("paho.mqtt", reason="the extra `live` is not installed")
 from edge_centernet.live.homeassistant import device_config, node_id
 from edge_centernet.live.mqtt import PASSWORD_VARIABLE, MqttOutput, parse_url
 
+pytestmark = pytest.mark.slow  # a real broker that is killed and comes back
+
 SECRET = "correct-horse"
 BLOCKED_S = 0.005  # a call of `update` that takes longer was held up: it needs a fiftieth of that
 

@@ -23,6 +23,8 @@ from edge_centernet.live.pipeline import Pipeline, Rate
 from edge_centernet.runtimes import open_runtime
 from edge_centernet.sources import Stills, Video, open_camera, open_source
 
+pytestmark = pytest.mark.slow  # seconds of frames in real time
+
 
 class Slow:
     """A real runtime that takes `seconds` longer."""

@@ -69,11 +69,11 @@ def test_what_was_damaged_is_made_anew(model: Path, change: object) -> None:
     assert callable(change)
     first = answers(model)
     (blob,) = blobs(model)
-    whole = blob.read_bytes()
-    blob.write_bytes(change(whole))
+    blob.write_bytes(change(blob.read_bytes()))
+    assert kept.load(blob) is None
     assert answers(model) == first
     assert blobs(model) == [blob]
-    assert len(blob.read_bytes()) == len(whole)
+    assert len(kept.load(blob) or b"") > 500_000  # whole again; OpenVINO's files differ by a few bytes from run to run
 
 
 def test_other_weights_of_the_same_name_size_and_time_are_another_network(model: Path) -> None:

@@ -31,6 +31,8 @@ from edge_centernet.ship.nocloud import Settings, wifi
 from edge_centernet.ship.signing import sign, signers_line
 from edge_centernet.ship.targets import Target, find_target
 
+pytestmark = pytest.mark.slow  # builds whole card images
+
 Run = Callable[..., Result]
 START = 4 * MIB
 PASSWORD, PASSPHRASE = "correct horse battery", "hunter2 hunter2"

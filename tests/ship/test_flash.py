@@ -21,6 +21,8 @@ from support import Result, allow_interrupts
 from edge_centernet.errors import TargetError
 from edge_centernet.ship import diskimage, flash
 
+pytestmark = pytest.mark.slow  # writes and reads back whole cards
+
 CLI = [sys.executable, "-c", "from edge_centernet.cli import main; main()"]
 Run = Callable[..., Result]
 
