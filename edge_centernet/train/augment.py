@@ -47,15 +47,17 @@ class Augment:
         image_bgr: NDArray[np.uint8],
         boxes: NDArray[np.float32],
         labels: NDArray[np.int64],
-        ignore: NDArray[np.bool_],
+        scores: NDArray[np.float32],
         rng: np.random.Generator,
         height: int,
         width: int,
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
         """One random view of `image_bgr` (H, W, 3) and its boxes (N, 4), x1 y1 x2 y2 in its pixels.
 
+        scores: (N,) how likely each box is an object; 0: neither object nor background.
+
         Returns the RGB image (height, width, 3) and what is left of the objects: boxes (M, 4) in output
-        pixels, clipped, labels (M,), ignore (M,). Equal states of `rng` give equal results.
+        pixels, clipped, labels (M,), scores (M,). Equal states of `rng` give equal results.
         """
         sx, tx, sy, ty = self._geometry(image_bgr.shape[0], image_bgr.shape[1], rng, height, width)
         # Coordinates count from pixel corners, OpenCV's from pixel centres: half a pixel apart.
@@ -71,7 +73,7 @@ class Augment:
         )
         if sx < 0:
             moved = moved[:, [2, 1, 0, 3]]
-        return rgb, *self._visible(moved, labels, ignore, height, width)
+        return rgb, *self._visible(moved, labels, scores, height, width)
 
     def _geometry(
         self, src_height: int, src_width: int, rng: np.random.Generator, height: int, width: int
@@ -102,11 +104,11 @@ class Augment:
         self,
         boxes: NDArray[np.float32],
         labels: NDArray[np.int64],
-        ignore: NDArray[np.bool_],
+        scores: NDArray[np.float32],
         height: int,
         width: int,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
-        """Clip, drop what is out of sight, and mark as ignored what is too little to learn from."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+        """Clip, drop what is out of sight, and give a score of 0 to what is too little to learn from."""
         limit = np.array([width, height, width, height], np.float32)
         clipped = np.clip(boxes, 0, limit)  # (N, 4)
         sides, full = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
@@ -115,7 +117,7 @@ class Augment:
         inside = ((centre > 0) & (centre < limit[:2])).all(axis=1)
         good = inside & (visible >= self.min_visible) & (sides >= self.min_side).all(axis=1)
         keep = good | ((visible >= self.min_ignore) & (sides > 0).all(axis=1))
-        return clipped[keep], labels[keep], (ignore | ~good)[keep]
+        return clipped[keep], labels[keep], np.where(good, scores, np.float32(0))[keep]
 
 
 def _unchanged_grey(color: NDArray[np.float32]) -> tuple[float, float, float]:

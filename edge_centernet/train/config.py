@@ -20,6 +20,8 @@ class TrainConfig:
       size: network input side in pixels, multiple of 32.
     Data
       scale_min, scale_max: range of the random scale on top of the letterbox; 1 and 1 for none.
+      multiscale: every batch's input side is drawn from those within this part (0..1) of the stage's own side, so that
+        one network serves several input sizes; 0: always the same side.
       mosaic: probability (0..1) that an image is made of four, during the first `mosaic_part` (0..1) of the float
         epochs; 0: never.
     Float stage
@@ -63,6 +65,7 @@ class TrainConfig:
     size: int = 320
     scale_min: float = 0.5
     scale_max: float = 1.6
+    multiscale: float = 0.0
     mosaic: float = 0.5
     mosaic_part: float = 0.75
     epochs: int = 60
@@ -100,6 +103,7 @@ class TrainConfig:
             ("context", self.context >= 0, "at least 0"),
             ("expand", self.expand >= 0, "at least 0"),
             ("scale_min", 0 < self.scale_min <= self.scale_max, "above 0 and at most scale_max"),
+            ("multiscale", 0 <= self.multiscale < 1, "0 to below 1"),
             ("mosaic", 0 <= self.mosaic <= 1, "0 to 1"),
             ("mosaic_part", 0 <= self.mosaic_part <= 1, "0 to 1"),
             ("epochs", self.epochs >= 0, "at least 0"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,16 +19,30 @@ from edge_centernet.errors import ConfigError
 from edge_centernet.image import read_image
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.train.augment import Augment
-from edge_centernet.train.targets import make_targets
+from edge_centernet.train.targets import Unlabelled, make_targets
 
 Batch = dict[str, Tensor]
-_FIELDS = ("heat", "size", "size_weight", "offset", "centre")
-Objects = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]  # boxes (N, 4), labels (N,), ignore (N,)
+_FIELDS = ("heat", "score", "size", "offset", "box_weight")
+Item = tuple[int, int, int, int]  # epoch, index of the image, height and width of the view in pixels
 MIDDLE = (0.35, 0.65)  # where the four images of a mosaic meet, as part of width and height
 
 
+class View(NamedTuple):
+    """What the network is to see of an image, or of four.
+
+    rgb: (H, W, 3) uint8. boxes: (N, 4) float32 x1, y1, x2, y2 in its pixels. labels: (N,) int64.
+    scores: (N,) float32 as in `make_targets`. unlabelled: classes that nobody looked for, and where.
+    """
+
+    rgb: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    unlabelled: tuple[Unlabelled, ...]
+
+
 class TrainingSet(TorchDataset[dict[str, NDArray[Any]]]):
-    """Item (epoch, index) is a pure function of (seed, epoch, index): resuming needs no random state.
+    """An item is a pure function of the seed and itself: resuming needs no random state.
 
     Decoded images stay in memory (voc2007 train: 1.1 GB) where `cache` is true.
     """
@@ -52,45 +66,44 @@ class TrainingSet(TorchDataset[dict[str, NDArray[Any]]]):
         """Number of images."""
         return len(self.data.samples)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, NDArray[Any]]:
-        """(epoch, index, side in pixels or 0 for the spec's own) -> image (H, W, 3) uint8 RGB and its targets."""
-        epoch, index, side = key
+    def __getitem__(self, item: Item) -> dict[str, NDArray[Any]]:
+        """One augmented image (height, width, 3) uint8 RGB, and the fields of its targets."""
+        epoch, index, height, width = item
         rng = np.random.default_rng((self.seed, epoch, index))
-        height, width = (side, side) if side else (self.spec.height, self.spec.width)
         if self.mosaic and epoch < self.mosaic_epochs and rng.uniform() < self.mosaic:
-            rgb, objects = self._mosaic(index, rng, height, width)
+            view = self._mosaic(index, rng, height, width)
         else:
-            rgb, objects = self._view(index, rng, height, width)
+            view = self._view(index, rng, height, width)
         stride = self.spec.stride
-        targets = make_targets(*objects, len(self.spec.classes), height // stride, width // stride, stride)
-        return {"image": rgb, **{name: getattr(targets, name) for name in _FIELDS}}
+        targets = make_targets(
+            view.boxes, view.labels, view.scores, view.unlabelled,
+            len(self.spec.classes), height // stride, width // stride, stride,
+        )  # fmt: skip
+        return {"image": view.rgb, **{name: getattr(targets, name) for name in _FIELDS}}
 
-    def _view(self, index: int, rng: np.random.Generator, height: int, width: int) -> tuple[NDArray[np.uint8], Objects]:
-        """One augmented image and its (boxes, labels, ignore)."""
+    def _view(self, index: int, rng: np.random.Generator, height: int, width: int) -> View:
+        """One augmented image and its objects."""
         sample = self.data.samples[index]
-        rgb, boxes, labels, ignore = self.augment(
-            self._image(index), sample.boxes, sample.labels, sample.ignore, rng, height, width
-        )
-        return rgb, (boxes, labels, ignore)
+        scores = np.where(sample.ignore, np.float32(0), sample.scores)
+        seen = self.augment(self._image(index), sample.boxes, sample.labels, scores, rng, height, width)
+        unlabelled = (Unlabelled(sample.unlabelled, (0, 0, width, height)),) if len(sample.unlabelled) else ()
+        return View(*seen, unlabelled)
 
-    def _mosaic(
-        self, index: int, rng: np.random.Generator, height: int, width: int
-    ) -> tuple[NDArray[np.uint8], Objects]:
+    def _mosaic(self, index: int, rng: np.random.Generator, height: int, width: int) -> View:
         """This image and three others around a random point (YOLOv4, arXiv 2004.10934): four times the objects."""
         cx, cy = int(width * rng.uniform(*MIDDLE)), int(height * rng.uniform(*MIDDLE))
         others = rng.integers(len(self), size=3)
         corners = ((0, 0, cx, cy), (cx, 0, width, cy), (0, cy, cx, height), (cx, cy, width, height))
         canvas = np.empty((height, width, 3), np.uint8)
-        parts: list[Objects] = []
+        views: list[View] = []
+        unlabelled: list[Unlabelled] = []
         for i, (x1, y1, x2, y2) in zip((index, *others.tolist()), corners, strict=True):
-            rgb, (boxes, labels, ignore) = self._view(i, rng, y2 - y1, x2 - x1)
-            canvas[y1:y2, x1:x2] = rgb
-            parts.append((boxes + np.array([x1, y1, x1, y1], np.float32), labels, ignore))
-        return canvas, (
-            np.concatenate([boxes for boxes, _, _ in parts]),
-            np.concatenate([labels for _, labels, _ in parts]),
-            np.concatenate([ignore for _, _, ignore in parts]),
-        )
+            view = self._view(i, rng, y2 - y1, x2 - x1)
+            canvas[y1:y2, x1:x2] = view.rgb
+            views.append(view._replace(boxes=view.boxes + np.array([x1, y1, x1, y1], np.float32)))
+            unlabelled += [part._replace(region=(x1, y1, x2, y2)) for part in view.unlabelled]
+        boxes, labels, scores = (np.concatenate(arrays) for arrays in zip(*(view[1:4] for view in views), strict=True))
+        return View(canvas, boxes, labels, scores, tuple(unlabelled))
 
     def _image(self, index: int) -> NDArray[np.uint8]:
         if self._cache is None:
@@ -100,10 +113,10 @@ class TrainingSet(TorchDataset[dict[str, NDArray[Any]]]):
         return self._cache[index]
 
 
-class BatchSampler(Sampler[list[tuple[int, int, int]]]):
+class BatchSampler(Sampler[list[Item]]):
     """Yields this process's part of every global batch, in an order drawn from (seed, epoch).
 
-    Items are (epoch, index, side). All processes together see what one process would see with the same `batch_size`.
+    All processes together see what one process would see with the same `batch_size`.
     Batches are of exactly `batch_size` (BatchNorm dislikes a rest of one), unless there are fewer images than that.
     """
 
@@ -116,23 +129,36 @@ class BatchSampler(Sampler[list[tuple[int, int, int]]]):
             )
         self.length, self.batch_size, self.seed = length, min(batch_size, length), seed
         self.rank, self.processes = rank, processes
-        self.epoch, self.side, self.start = 0, 0, 0
+        self.epoch, self.start = 0, 0
+        self.shapes: tuple[tuple[int, int], ...] = ()
 
-    def set_epoch(self, epoch: int, side: int = 0, start: int = 0) -> None:
-        """The epoch to yield next, the image side in pixels (0: the model's own), and the first batch."""
-        self.epoch, self.side, self.start = epoch, side, start
+    def set_epoch(self, epoch: int, shapes: Sequence[tuple[int, int]], start: int = 0) -> None:
+        """The epoch to yield next and its first batch; shapes: heights and widths to draw each batch's from."""
+        self.epoch, self.shapes, self.start = epoch, tuple(shapes), start
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
         return self.length // self.batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+    def __iter__(self) -> Iterator[list[Item]]:
         """Batches from `start` on."""
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length).tolist()
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(self.length).tolist()
+        drawn = rng.integers(len(self.shapes), size=len(self))
         share = self.batch_size // self.processes
         for batch in range(self.start, len(self)):
             first = batch * self.batch_size + self.rank * share
-            yield [(self.epoch, i, self.side) for i in order[first : first + share]]
+            yield [(self.epoch, i, *self.shapes[drawn[batch]]) for i in order[first : first + share]]
+
+
+def input_shapes(height: int, width: int, spread: float) -> list[tuple[int, int]]:
+    """Input sizes around (height, width) in pixels: multiples of 32, factors of 1 - spread to 1 + spread.
+
+    spread: 0 to below 1; 0 gives the size itself alone.
+    """
+    factors = [(32 * i) / max(height, width) for i in range(1, 2 * max(height, width) // 32)]
+    near = [f for f in factors if abs(f - 1) <= spread + 1e-6] or [1.0]
+    return [(max(32, round(height * f / 32) * 32), max(32, round(width * f / 32) * 32)) for f in near]
 
 
 def collate(items: list[dict[str, NDArray[Any]]]) -> Batch:

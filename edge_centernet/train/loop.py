@@ -47,7 +47,7 @@ from edge_centernet.progress import bars
 from edge_centernet.train import distributed
 from edge_centernet.train.augment import Augment
 from edge_centernet.train.config import TrainConfig
-from edge_centernet.train.dataset import BatchSampler, TrainingSet, make_loader
+from edge_centernet.train.dataset import BatchSampler, TrainingSet, input_shapes, make_loader
 from edge_centernet.train.export import float_onnx
 from edge_centernet.train.guide import Guide
 from edge_centernet.train.qat import freeze_ranges, prepare_qat, set_observing, settle_weights, start_from
@@ -100,7 +100,7 @@ class Step(nn.Module):
             zero = torch.zeros((), device=images.device)
             guided = self.guide(x, maps) if self.guide is not None else zero
             taught = self.teacher(x, outputs) if self.teacher is not None else zero
-        objects = distributed.total(batch["centre"].sum()).clamp(min=1)
+        objects = distributed.total(batch["score"].sum()).clamp(min=1)
         loss = centernet_loss(outputs, batch, objects)
         guided = guided / distributed.processes()
         taught = taught / objects
@@ -209,9 +209,10 @@ class Trainer:
         qat = self.progress.stage == "qat"
         early = not qat and epoch < self.config.early_part * epochs
         side = min(self.config.early_side, self.config.size) if early else self.config.size
+        shapes = input_shapes(side, side, 0.0 if qat else self.config.multiscale)
         first = self.progress.step
         # Epoch numbers go on through the stages, so that QAT sees other crops than the first float epochs.
-        self.sampler.set_epoch(epoch + (self.config.epochs if qat else 0), side, first)
+        self.sampler.set_epoch(epoch + (self.config.epochs if qat else 0), shapes, first)
         self.model.train()
         start = saved = time.perf_counter()
         title = f"{self.progress.stage} {epoch + 1}/{epochs} {side}px"

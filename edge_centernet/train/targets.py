@@ -7,7 +7,9 @@ the paper's round one is as narrow as the shorter side allows, and leaves little
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,26 +18,41 @@ REACH = 0.54  # of the box that the splat covers: TTFNet's alpha
 IGNORED_PEAK = 0.999  # below 1: never a positive; (1 - 0.999)^4: no penalty as a negative either
 
 
+class Unlabelled(NamedTuple):
+    """Classes that nobody labelled in a part of the input.
+
+    classes: their indices. region: left, top, right, bottom in network-input pixels.
+    """
+
+    classes: Sequence[int]
+    region: tuple[int, int, int, int]
+
+
 @dataclass(frozen=True)
 class Targets:
-    """What the heads of one image should say; H and W are the heatmap's.
+    """What the heads of one image should say; C classes, H and W the heatmap's height and width in cells.
 
-    heat: (C, H, W) float32, 1 at centres. size: (2, H, W) float32 width, height in cells.
-    size_weight: (H, W) float32, sums to 1 over each object (unless another one overlaps it).
-    offset: (2, H, W) float32 x, y of the centre inside its cell. centre: (H, W) float32, 1 at centres.
+    heat: (C, H, W) float32, 0..1: splats, which take the maximum where they overlap. 1 - heat is what a cell counts
+        as background.
+    score: (C, H, W) float32: at each object's centre how likely it is one, above 0 to 1; 0 elsewhere.
+    size: (2, H, W) float32: width, height in cells. offset: (2, H, W) float32: from a cell's corner to the centre of
+        its object, x, y in cells; 0..1 at the centre's own cell, beyond it elsewhere on the splat.
+    box_weight: (H, W) float32: what size and offset of a cell count; sums to the score over each object (unless
+        another one overlaps it).
     """
 
     heat: NDArray[np.float32]
+    score: NDArray[np.float32]
     size: NDArray[np.float32]
-    size_weight: NDArray[np.float32]
     offset: NDArray[np.float32]
-    centre: NDArray[np.float32]
+    box_weight: NDArray[np.float32]
 
 
 def make_targets(
     boxes: NDArray[np.float32],
     labels: NDArray[np.int64],
-    ignore: NDArray[np.bool_],
+    scores: NDArray[np.float32],
+    unlabelled: Sequence[Unlabelled],
     classes: int,
     height: int,
     width: int,
@@ -43,17 +60,30 @@ def make_targets(
 ) -> Targets:
     """Targets of one image.
 
-    boxes: (N, 4) x1, y1, x2, y2 in network-input pixels; height, width: the heatmap's, in cells.
-    ignore: objects that are neither positives nor background around their centre.
-    Size is supervised on the whole splat, weighted by it, not on the centre cell alone: a peak found one cell off still
-    has the right size.
+    Args:
+        boxes: (N, 4) float32, x1, y1, x2, y2 in network-input pixels.
+        labels: (N,) int64, class of each box.
+        scores: (N,) float32, how likely each is an object: 1 for what a person labelled, 0 for what is neither an
+            object nor background around its centre.
+        unlabelled: which classes nobody looked for, and where: away from boxes they are neither present nor absent.
+        classes: C.
+        height, width: the heatmap's, in cells.
+        stride: input pixels per cell.
+
+    Size and offset are learnt on the whole splat, weighted by it, not at the centre cell alone: a peak that is found
+    one cell off still has the right box, and a large object teaches in many places.
     """
     heat = np.zeros((classes, height, width), np.float32)
+    for part in unlabelled:
+        x1, y1, x2, y2 = part.region
+        rows, columns = slice(y1 // stride, -(-y2 // stride)), slice(x1 // stride, -(-x2 // stride))
+        heat[list(part.classes), rows, columns] = IGNORED_PEAK
+    score = np.zeros((classes, height, width), np.float32)
     size = np.zeros((2, height, width), np.float32)
-    size_weight = np.zeros((height, width), np.float32)
-    owner = np.zeros((height, width), np.float32)  # the strongest splat so far, over all classes
     offset = np.zeros((2, height, width), np.float32)
-    centre = np.zeros((height, width), np.float32)
+    box_weight = np.zeros((height, width), np.float32)
+    owner = np.zeros((height, width), np.float32)  # the strongest splat so far, over all classes
+    xx, yy = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
     cells = boxes / np.float32(stride)
     area = (cells[:, 2] - cells[:, 0]) * (cells[:, 3] - cells[:, 1])
     for i in np.argsort(-area, kind="stable"):  # small objects last: they win shared cells
@@ -65,18 +95,21 @@ def make_targets(
         ix, iy = min(int(cx), width - 1), min(int(cy), height - 1)
         ys, xs, splat = _splat(ix, iy, *splat_reach(w, h), height, width)
         window = heat[labels[i], ys, xs]
-        if ignore[i]:
+        if scores[i] < 1:  # its neighbourhood is no clear background either way, its centre no certain object
             np.maximum(window, splat * np.float32(IGNORED_PEAK), out=window)
+        else:
+            np.maximum(window, splat, out=window)
+        if scores[i] <= 0:
             continue
-        np.maximum(window, splat, out=window)
+        score[labels[i], iy, ix] = max(score[labels[i], iy, ix], scores[i])
         mine = splat >= owner[ys, xs]
         owner[ys, xs][mine] = splat[mine]
         size[0, ys, xs][mine] = w
         size[1, ys, xs][mine] = h
-        size_weight[ys, xs][mine] = (splat / splat.sum())[mine]
-        offset[:, iy, ix] = cx - ix, cy - iy
-        centre[iy, ix] = 1
-    return Targets(heat, size, size_weight, offset, centre)
+        offset[0, ys, xs][mine] = np.broadcast_to(cx - xx[xs], splat.shape)[mine]
+        offset[1, ys, xs][mine] = np.broadcast_to(cy - yy[ys], splat.shape)[mine]
+        box_weight[ys, xs][mine] = (splat * (scores[i] / splat.sum()))[mine]
+    return Targets(heat, score, size, offset, box_weight)
 
 
 def splat_reach(width: float, height: float) -> tuple[int, int]:

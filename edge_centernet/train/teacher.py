@@ -18,7 +18,7 @@ from edge_centernet.manifest import ModelSpec
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import load_checkpoint
 from edge_centernet.model.layers import fold_batchnorm
-from edge_centernet.model.losses import OFFSET_WEIGHT, OVERLAP_WEIGHT, side_iou
+from edge_centernet.model.losses import OFFSET_WEIGHT, OVERLAP_WEIGHT, box_iou
 from edge_centernet.models import find_model
 
 
@@ -82,5 +82,5 @@ class Teacher(nn.Module):
         if not self.copied:
             return loss
         sure = theirs.amax(dim=1).square()  # (B, h, w); squared, as the many empty cells would outweigh the peaks
-        boxes = OVERLAP_WEIGHT * (1 - side_iou(size, seen[1])) + OFFSET_WEIGHT * (offset - seen[2]).abs().sum(dim=1)
+        boxes = OVERLAP_WEIGHT * (1 - box_iou(size, offset, seen[1], seen[2])) + OFFSET_WEIGHT * (offset - seen[2]).abs().sum(dim=1)
         return loss + (sure * boxes).sum()
