@@ -17,7 +17,7 @@ from edge_centernet.crowds import MAX_DETECTIONS
 from edge_centernet.data import Dataset, Sample
 from edge_centernet.detector import Detector
 from edge_centernet.errors import AccuracyError
-from edge_centernet.evaluate import THRESHOLD, common_classes, evaluate_dataset
+from edge_centernet.evaluate import THRESHOLD, detector_classes, evaluate_dataset
 from edge_centernet.image import read_image
 from edge_centernet.progress import Progress
 from edge_centernet.runtimes import open_runtime
@@ -97,8 +97,7 @@ def accuracy(
 def measure(runtime: Runtime, data: Dataset, progress: Progress, title: str) -> dict[str, float]:
     """AP and AP50 of what a runtime runs, on labelled images; title: of the progress bar."""
     classes = runtime.manifest.model.classes
-    names = common_classes(classes, data.classes)
-    only = None if set(names) == set(classes) else names
+    only = detector_classes(classes, data.classes)
     detector = Detector(runtime, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, only=only)
 
     def shown(samples: Sequence[Sample]) -> Iterator[Sample]:

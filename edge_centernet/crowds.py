@@ -44,7 +44,7 @@ class Matches:
 def match(found: Detections, labels: NDArray[np.int64], sample: Sample) -> Matches:
     """COCO's matching at IoU 0.5, all sizes, class by class.
 
-    labels: (N,) the data set's label of each detection, -1 for a class that is not evaluated.
+    labels: (N,) the data set's label of each detection, -1 for a class that is not evaluated in this image.
 
     From the best score down, each detection takes the free object that it overlaps most, if by IOU or more. One that
     finds none is not counted if IOU of its own area lies on an ignored object, however many do.
@@ -56,7 +56,7 @@ def match(found: Detections, labels: NDArray[np.int64], sample: Sample) -> Match
         mine = order[labels[order] == label]  # (n,) best first
         verdict[mine[MAX_DETECTIONS:]] = NOT_COUNTED
         mine = mine[:MAX_DETECTIONS]
-        real = np.flatnonzero((sample.labels == label) & ~sample.ignore)  # (m,)
+        real = np.flatnonzero((sample.labels == label) & sample.counted)  # (m,)
         overlaps = iou(found.xyxy[mine], sample.boxes[real])  # (n, m)
         free = np.ones(len(real), np.bool_)
         for i in np.flatnonzero((overlaps >= IOU).any(axis=1)):
@@ -66,7 +66,7 @@ def match(found: Detections, labels: NDArray[np.int64], sample: Sample) -> Match
                 free[best] = False
                 verdict[mine[i]] = RIGHT
                 found_at[real[best]] = found.score[mine[i]]
-        crowds = sample.boxes[(sample.labels == label) & sample.ignore]
+        crowds = sample.boxes[(sample.labels == label) & ~sample.counted]
         excused = (inside(found.xyxy[mine], crowds) >= IOU).any(axis=1)  # (n,)
         verdict[mine[excused & (verdict[mine] == WRONG)]] = NOT_COUNTED
     return Matches(verdict, found_at)
@@ -75,7 +75,7 @@ def match(found: Detections, labels: NDArray[np.int64], sample: Sample) -> Match
 def crowd_recall(
     samples: Sequence[Sample], matches: Sequence[Matches], labels: Sequence[int], spec: ModelSpec | None
 ) -> dict[str, Any]:
-    """Recall of objects in crowds and of all others. Ignored objects are not counted, but others can be in their way.
+    """Recall of objects in crowds and of all others. Only `Sample.counted` ones count; others can be in their way.
 
     labels: the data set's classes that are evaluated. spec: the model's input and stride; None leaves out collisions.
 
@@ -86,7 +86,7 @@ def crowd_recall(
     """
     overlap, collides, found_at = [], [], []
     for sample, one in zip(samples, matches, strict=True):
-        chosen = ~sample.ignore & np.isin(sample.labels, labels)
+        chosen = sample.counted & np.isin(sample.labels, labels)
         overlap.append(largest_overlap(sample)[chosen])
         found_at.append(one.found_at[chosen])
         if spec is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.classes import did_you_mean, find_class
 from edge_centernet.decoder import decode
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
@@ -37,7 +38,8 @@ class Detector:
     threads: CPU threads; None leaves it to the engine.
     threshold: lowest score (probability, 0..1) returned; None takes the model's own.
     max_detections: most boxes returned an image, best first; at least 1.
-    only: names of the classes to look for, chosen before max_detections is applied; None means all.
+    only: names of the classes to look for, VOC's words or COCO's, chosen before max_detections is applied; None means
+        all.
     selfcheck: have the engine answer the model's own question before it is relied on, in a process of its own, once for
         each file, engine release and processor (docs/decisions/0014-self-check.md). An engine that fails is passed over
         with a warning in the log.
@@ -172,14 +174,19 @@ def _opened(model: Runtime, runtime: str, threads: int | None) -> Runtime:
 
 
 def class_ids(wanted: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32]:
-    """(N,) int32 ids of the wanted class names, ascending; ConfigError lists the classes if one is unknown."""
+    """(N,) int32 ids of the wanted class names, ascending; ConfigError lists the classes if one is unknown.
+
+    Synonyms and other ways to write a name are understood, see `edge_centernet.classes`.
+    """
     if isinstance(wanted, str):  # or its letters would be taken for names
         raise ConfigError(f"classes: expected a list of names, got the text {wanted!r}: write [{wanted!r}]")
-    unknown = [name for name in wanted if name not in classes]
+    ids = [find_class(name, classes) for name in wanted]
+    unknown = [name for name, i in zip(wanted, ids, strict=True) if i is None]
     if unknown or not wanted:
         got = ", ".join(repr(name) for name in unknown) or "none"
-        raise ConfigError(f"unknown class {got}: this model knows {', '.join(classes)}")
-    return np.array(sorted({classes.index(name) for name in wanted}), np.int32)
+        hint = did_you_mean(unknown[0], classes) if unknown else ""
+        raise ConfigError(f"unknown class {got}: this model knows {', '.join(classes)}{hint}")
+    return np.array(sorted({i for i in ids if i is not None}), np.int32)
 
 
 def _narrow(manifest: Manifest, ids: NDArray[np.int32]) -> Manifest:

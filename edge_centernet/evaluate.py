@@ -8,6 +8,8 @@ covers one is not counted, however many there are, and a crowd nobody found is n
 with a crowd is intersection over the detection's own area. The `ignore` key itself would not do: both
 packages overwrite it with `iscrowd`.
 
+In an image where a class is unlabelled, detections of it are left out, and objects (a detector's) go in as crowds.
+
 Recall in crowds needs to know which objects were found, which that engine does not tell: `edge_centernet.crowds`
 matches once more by the same rule.
 """
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.classes import find_class
 from edge_centernet.crowds import MAX_DETECTIONS, Matches, crowd_recall, match
 from edge_centernet.data import Dataset, Sample, read_dataset
 from edge_centernet.detections import Detections
@@ -57,7 +60,7 @@ def evaluate_dataset(
 
     detect: (H, W, 3) uint8 BGR image -> detections in its pixels, class_id indexing `classes`, and the
         milliseconds of each stage. It should use THRESHOLD and MAX_DETECTIONS.
-    classes: the model's, matched with the data set's by name; only those that both have are evaluated.
+    classes: the model's, matched with the data set's by name or synonym; only those that both have are evaluated.
     progress: wraps the samples as they are iterated, to show a bar.
     spec: the model's input and stride, to find centre collisions; None leaves them out.
 
@@ -98,7 +101,8 @@ def evaluate_samples(
 ) -> dict[str, Any]:
     """COCO box metrics of one `Detections` per sample, in the sample's pixels.
 
-    classes: what class_id indexes; default dataset.classes. Only names that both have are evaluated.
+    classes: what class_id indexes; default dataset.classes. Only classes that both have are evaluated, under the
+        data set's names; in images where one is unlabelled, what is detected of it is neither right nor wrong.
     spec: the model's input and stride, to find centre collisions; None leaves them out.
 
     Returns AP (IoU 0.50 to 0.95), AP50, AP75, AP_small (area below 32^2 pixels), AP_medium, AP_large
@@ -114,7 +118,8 @@ def evaluate_samples(
     truth = _truth(dataset, names)
     if all(annotation["iscrowd"] for annotation in truth):
         raise SourceError(f"data set: expected at least one object of {', '.join(names)}, found none to evaluate on")
-    curves = _curves(len(dataset.samples), names, truth, _results(predictions, model_classes, names))
+    labels = _data_labels(predictions, dataset, model_classes)
+    curves = _curves(len(dataset.samples), names, truth, _results(predictions, labels, dataset.classes, names))
     precision = curves.precision
     return {
         "AP": _mean(precision[:, :, :, 0]),
@@ -146,18 +151,45 @@ def match_samples(
     predictions: Sequence[Detections], dataset: Dataset, classes: Sequence[str] | None = None
 ) -> list[Matches]:
     """`edge_centernet.crowds.match` of one `Detections` per sample; `classes` as in `evaluate_samples`."""
-    model_classes = dataset.classes if classes is None else tuple(classes)
-    position = {name: i for i, name in enumerate(dataset.classes)}
-    to_data = np.array([position.get(name, -1) for name in model_classes], np.int64)
-    return [
-        match(found, to_data[found.class_id], sample)
-        for found, sample in zip(predictions, dataset.samples, strict=True)
-    ]
+    labels = _data_labels(predictions, dataset, dataset.classes if classes is None else classes)
+    return [match(*one) for one in zip(predictions, labels, dataset.samples, strict=True)]
+
+
+def _data_labels(
+    predictions: Sequence[Detections], dataset: Dataset, model_classes: Sequence[str]
+) -> list[NDArray[np.int64]]:
+    """For each image (N,) the data set's label of each detection; -1 where it lacks the class or it is unlabelled."""
+    to_data = _to_data(model_classes, dataset.classes)
+    labels = []
+    for found, sample in zip(predictions, dataset.samples, strict=True):
+        own = to_data[found.class_id]
+        labels.append(np.where(np.isin(own, sample.unlabelled), -1, own))
+    return labels
+
+
+def _to_data(model_classes: Sequence[str], data_classes: Sequence[str]) -> NDArray[np.int64]:
+    """(len(model_classes),) index into `data_classes` of each class, -1 for one that the data set does not have."""
+    found = [find_class(name, data_classes) for name in model_classes]
+    return np.array([-1 if index is None else index for index in found], np.int64)
+
+
+def detector_classes(model_classes: Sequence[str], data_classes: Sequence[str]) -> list[str] | None:
+    """What a detector is to look for on a data set, by the model's names: None for all that it knows.
+
+    The decoder's limit of detections is for all classes of an image: those not evaluated must not use it up. Raises
+    ConfigError as `common_classes`.
+    """
+    common_classes(model_classes, data_classes)
+    to_data = _to_data(model_classes, data_classes)
+    if (to_data >= 0).all():
+        return None
+    return [name for name, index in zip(model_classes, to_data, strict=True) if index >= 0]
 
 
 def common_classes(model_classes: Sequence[str], data_classes: Sequence[str]) -> tuple[str, ...]:
-    """The data set's classes that the model knows, in the data set's order; ConfigError if there is none."""
-    names = tuple(name for name in data_classes if name in set(model_classes))
+    """The data set's classes that the model knows, by name or synonym, in its order; ConfigError if there is none."""
+    known = set(_to_data(model_classes, data_classes).tolist())
+    names = tuple(name for i, name in enumerate(data_classes) if i in known)
     if not names:
         raise ConfigError(
             f"the model and the data set have no class name in common: the model knows {', '.join(model_classes)}; "
@@ -172,25 +204,29 @@ def _truth(dataset: Dataset, names: Sequence[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for image, sample in enumerate(dataset.samples, 1):
         assert sample.area is not None  # filled in by Sample itself
-        for box, label, ignore, area in zip(
-            _xywh(sample.boxes), sample.labels.tolist(), sample.ignore.tolist(), sample.area.tolist(), strict=True
+        for box, label, counted, area in zip(
+            _xywh(sample.boxes), sample.labels.tolist(), sample.counted.tolist(), sample.area.tolist(), strict=True
         ):
             if category[label]:
                 own = {"image_id": image, "category_id": int(category[label]), "bbox": box}
-                found.append({"id": len(found) + 1, **own, "area": area, "iscrowd": int(ignore)})
+                found.append({"id": len(found) + 1, **own, "area": area, "iscrowd": int(not counted)})
     return found
 
 
 def _results(
-    predictions: Sequence[Detections], model_classes: Sequence[str], names: Sequence[str]
+    predictions: Sequence[Detections],
+    labels: Sequence[NDArray[np.int64]],
+    data_classes: Sequence[str],
+    names: Sequence[str],
 ) -> list[dict[str, Any]]:
-    category = _renumber(model_classes, names)
+    """COCO results; labels: what `_data_labels` returns."""
+    category = _renumber(data_classes, names)
     found: list[dict[str, Any]] = []
-    for image, detections in enumerate(predictions, 1):
+    for image, (detections, own_labels) in enumerate(zip(predictions, labels, strict=True), 1):
         for box, label, score in zip(
-            _xywh(detections.xyxy), detections.class_id.tolist(), detections.score.tolist(), strict=True
+            _xywh(detections.xyxy), own_labels.tolist(), detections.score.tolist(), strict=True
         ):
-            if category[label]:
+            if label >= 0:
                 own = {"image_id": image, "category_id": int(category[label]), "bbox": box, "score": score}
                 found.append({"id": len(found) + 1, **own, "area": box[2] * box[3], "iscrowd": 0})
     return found

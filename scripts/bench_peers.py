@@ -6,7 +6,7 @@
 Every detector runs in a process of its own, one thread, all pinned to one core, in turns of a block of images: a busy
 moment of the machine hits all alike. Latency is from the image in memory to boxes in its pixels; accuracy is COCO's AP
 and AP50 on --data at a score threshold of 0.01, latency at 0.3. Classes are matched by name
-(`peers.common.in_words_of`): networks that were trained on COCO are scored on the classes of the data set.
+or synonym (`edge_centernet.classes`): networks that were trained on COCO are scored on the classes of the data set.
 
 Peers come from their users: --peer FAMILY=FILE, an .onnx (runs in OpenVINO, and with --all-engines in ONNX Runtime),
 .xml, .tflite or ncnn .param; `peers/families.py` lists the families. Those that are not given are named as absent with
@@ -43,7 +43,6 @@ import numpy as np
 from check_int8_speed import ROOT, commit, cpu_name, installed
 from environments import environment
 from peers import fetch
-from peers.common import in_words_of
 from peers.engines import OF_SUFFIX, file_size, open_net, precision
 from peers.engines import installed as engine_installed
 from peers.families import FAMILIES
@@ -199,8 +198,7 @@ def accuracy(worker: Worker, data: Dataset, progress: Progress) -> dict[str, Any
         xyxy, score, class_id = answer["found"]
         found.append(Detections(np.array(xyxy, np.float32).reshape(-1, 4), np.array(score), np.array(class_id)))
         progress(f"{worker.entry.title}, {worker.entry.engine}", number, len(data))
-    classes = in_words_of(data.classes, worker.about["classes"])
-    result = evaluate_samples(found, data, classes)
+    result = evaluate_samples(found, data, worker.about["classes"])
     return {"AP50": round(result["AP50"], 4), "AP": round(result["AP"], 4), "classes": len(result["per_class"])}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
+from edge_centernet.cli.sets import set_options, sources
 from edge_centernet.data.check import KINDS, PERCENTILES, STRIDES, Report, check_dataset
-from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
 from edge_centernet.output import prepare_folder
 
@@ -34,10 +34,8 @@ def _input_size(_: click.Context, __: click.Parameter, size: int) -> int:
 
 
 @command.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("--val", type=click.Path(path_type=Path), help="Validation set, to compare with the training set DATA.")
-@click.option("--images", type=click.Path(path_type=Path), help="Image folder of DATA, where it is not the usual one.")
-@click.option("--val-images", type=click.Path(path_type=Path), help="Image folder of --val.")
+@click.argument("data", type=click.Path(path_type=Path), nargs=-1, required=True)
+@set_options("DATA", val="Validation set, to compare with the training set DATA; repeatable.")
 @click.option(
     "--size", default=320, show_default=True, callback=_input_size, help="Side of the network's input, pixels."
 )
@@ -52,28 +50,30 @@ def _input_size(_: click.Context, __: click.Parameter, size: int) -> int:
 @click.pass_context
 def check(
     ctx: click.Context,
-    data: Path,
-    val: Path | None,
-    images: Path | None,
-    val_images: Path | None,
+    data: tuple[Path, ...],
+    val: tuple[Path, ...],
+    images: tuple[str, ...],
+    val_images: tuple[str, ...],
+    labelled_only: tuple[str, ...],
     size: int,
     stride: str,
     out: Path | None,
 ) -> None:
     """Check a data set: COCO JSON, PASCAL VOC (folder or ImageSets/Main/*.txt) or YOLO (data.yaml or folder).
 
-    Prints how many images and objects of each class there are, how large objects are for the network, how many share
-    a heatmap cell, and what is wrong: with errors training fails or learns nonsense, warnings are for you to judge.
-    The first few of a kind are named; --json names all. Exit code: 0 without errors, 1 with errors, 2 if the data
-    set cannot be read at all.
+    Several sets are merged as `edge-centernet train` merges them.
+
+    Prints how many images and objects of each class there are, how large objects are for the network, how many
+    share a heatmap cell, and what is wrong: with errors training fails or learns nonsense, warnings are for you to
+    judge. The first few of a kind are named; --json names all. Exit code: 0 without errors, 1 with errors, 2 if the
+    data set cannot be read at all.
 
     Example: edge-centernet data check instances_train.json --val instances_val.json --json check.json
     """
-    if val_images is not None and val is None:
-        raise ConfigError("--val-images: is the image folder of --val; name that too")
+    train_sets, val_sets = sources("DATA", data, images, val, val_images, labelled_only)
     if out is not None:
         prepare_folder(out.parent)
-    report = check_dataset(data, val, images, val_images, size, int(stride), _bar)
+    report = check_dataset(train_sets, val_sets, size=size, stride=int(stride), progress=_bar)
     click.echo(_text(report))
     if out is not None:
         write_atomic(out, json.dumps(report.to_json(), indent=1) + "\n")
@@ -90,7 +90,7 @@ def _text(report: Report) -> str:
     sets = report.sets
     cell = f"input {report.size}x{report.size}, heatmap cells of {report.stride}x{report.stride} pixels"
     head = [f"{name}: {figures['data']}" for name, figures in sets.items()] + [cell]
-    blocks = [head, _counts(sets), _classes(sets), _sizes(sets), _collisions(sets)]
+    blocks = [head, _counts(sets), _classes(sets), _unlabelled(sets), _sizes(sets), _collisions(sets)]
     blocks += [_findings(report, kind) for kind in KINDS]
     blocks += [[f"{_number(report.errors, 'error')}, {_number(report.warnings, 'warning')}"]]
     return "\n\n".join("\n".join(block) for block in blocks if block)
@@ -117,6 +117,18 @@ def _classes(sets: dict[str, dict[str, Any]]) -> list[str]:
             )
         rows.append(row)
     return _table([head, *rows])
+
+
+def _unlabelled(sets: dict[str, dict[str, Any]]) -> list[str]:
+    """In how many images each class is not labelled; nothing where all are labelled for all."""
+    lines = []
+    for part, figures in sets.items():
+        lines += [
+            f"{part}: {name} is unlabelled in {one['unlabelled']} of {figures['images']} images"
+            for name, one in figures["classes"].items()
+            if one["unlabelled"]
+        ]
+    return lines
 
 
 def _sizes(sets: dict[str, dict[str, Any]]) -> list[str]:

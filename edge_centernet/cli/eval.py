@@ -19,7 +19,7 @@ from edge_centernet.crowds import MAX_DETECTIONS, OVERLAPS, THRESHOLDS
 from edge_centernet.data import Sample, read_dataset
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
-from edge_centernet.evaluate import THRESHOLD, common_classes, evaluate_dataset
+from edge_centernet.evaluate import THRESHOLD, detector_classes, evaluate_dataset
 from edge_centernet.files import write_atomic
 from edge_centernet.runtimes import choose
 
@@ -40,8 +40,9 @@ _NUMBERS = re.compile(r"\[\n([-\d.,\seE]+?)\n\s*\]")  # strings in JSON hold no 
 def command(model: str, runtime: str, threads: int | None, data: Path, images: Path | None, out: Path | None) -> None:
     """Measure a model on labelled images: average precision as COCO defines it, and the time of an image.
 
-    Classes are matched by name; only those that the model and the data set both have are evaluated. Objects marked
-    as crowd, ignored or difficult count neither as a miss nor as a false alarm. The last table is about crowds: how
+    Classes are matched by name, VOC's words with COCO's; only those that the model and the data set both have are
+    evaluated. Objects marked as crowd, ignored or difficult count neither as a miss nor as a false alarm, and nothing
+    does of a class that an image is not labelled for (labelled_only in COCO JSON). The last table is about crowds: how
     many of the objects that overlap another of their class, or have their centre in the same heatmap cell, are found
     (IoU 0.5) at two score thresholds, and how many of all others. The JSON file holds the precision-recall curves too.
 
@@ -52,8 +53,7 @@ def command(model: str, runtime: str, threads: int | None, data: Path, images: P
     dataset = read_dataset(data, images)
     with closing(open_model(model, runtime, threads)) as opened:
         classes = opened.manifest.model.classes
-        names = common_classes(classes, dataset.classes)
-        only = None if set(names) == set(classes) else names  # the decoder's own limit is per image, all classes
+        only = detector_classes(classes, dataset.classes)
         detector = Detector(opened, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, only=only)
         result = evaluate_dataset(detector.detect_timed, dataset, classes, _bar, opened.manifest.model)
         about = {"model": model, "runtime": opened.name, "precision": opened.manifest.precision, "data": str(data)}

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edge_centernet.cli.sets import set_options, sources
+from edge_centernet.data import DataSource, read_datasets
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.models import DEFAULT, find_model
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Training set: COCO JSON, VOC or YOLO.")
-@click.option("--val", type=click.Path(path_type=Path), help="Validation set, evaluated during training.")
 @click.option(
-    "--images", type=click.Path(path_type=Path), help="Image folder of --data, where it is not the usual one."
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    multiple=True,
+    help="Training set: COCO JSON, VOC or YOLO; repeatable, several are merged.",
 )
-@click.option("--val-images", type=click.Path(path_type=Path), help="Image folder of --val.")
+@set_options("--data", val="Validation set, evaluated during training; repeatable.")
+@click.option("--classes", metavar="A,B", help="Learn these classes only, under these names.  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; made if absent.")
 @click.option("--name", default=DEFAULT, show_default=True, help="The model's name in its manifest.")
 @click.option(
@@ -36,9 +42,10 @@ from edge_centernet.models import DEFAULT, find_model
 @click.option("--threads", type=click.IntRange(1), help="CPU threads; PyTorch's choice by default.")
 @click.option("--resume", is_flag=True, help="Go on where the run in --out was saved last.")
 def command(
-    data: Path, val: Path | None, images: Path | None, val_images: Path | None, out: Path, name: str,
-    weights: str, config_file: Path | None, epochs: int | None, settings: tuple[str, ...], symmetric: bool,
-    device: str, threads: int | None, resume: bool,
+    data: tuple[Path, ...], val: tuple[Path, ...], images: tuple[str, ...], val_images: tuple[str, ...],
+    labelled_only: tuple[str, ...], classes: str | None, out: Path, name: str, weights: str,
+    config_file: Path | None, epochs: int | None, settings: tuple[str, ...], symmetric: bool, device: str,
+    threads: int | None, resume: bool,
 ) -> None:  # fmt: skip
     """Train a CenterNet on your own classes, float first, then quantization-aware.
 
@@ -46,6 +53,9 @@ def command(
     Writes float.safetensors, qat.safetensors, metrics.csv, curves.png, pr.png, contact_sheet.jpg and NAME.onnx,
     the interchange file that `edge-centernet convert` takes. On several GPUs or machines:
     torchrun ... -m edge_centernet train ...
+
+    With several --data the classes of all of them are learnt. Where a set does not have a class, or was not labelled
+    for it, what is found of it is neither right nor wrong.
 
     Example: edge-centernet train --data train.json --val val.json --out runs/mine
     """
@@ -63,16 +73,17 @@ def command(
     wanted |= TrainConfig.parse(settings) | ({"epochs": epochs} if epochs is not None else {})
     wanted |= {"symmetric": True} if symmetric else {}
     chosen = torch.device(device) if device != "auto" else distributed.default_device()
+    train_sets, val_sets = sources("--data", data, images, val, val_images, labelled_only)
+    names = None if classes is None else [word.strip() for word in classes.split(",")]
     with distributed.process_group(chosen):
-        _train(data, val, images, val_images, out, name, weights, wanted, device, resume)
+        _train(train_sets, val_sets, names, out, name, weights, wanted, device, resume)
 
 
 def _train(
-    data: Path, val: Path | None, images: Path | None, val_images: Path | None, out: Path, name: str,
+    data: Sequence[DataSource], val: Sequence[DataSource], classes: Sequence[str] | None, out: Path, name: str,
     weights: str, wanted: dict[str, Any], device: str, resume: bool,
 ) -> None:  # fmt: skip
     """Everything between reading the options and the interchange file, in every process."""
-    from edge_centernet.data import read_dataset
     from edge_centernet.train import distributed
     from edge_centernet.train.config import TrainConfig
     from edge_centernet.train.export import export_onnx
@@ -83,8 +94,8 @@ def _train(
     config = TrainConfig.from_dict(_saved_config(out, first) | wanted if resume else _defaults(start) | wanted)
     if first and not resume and (out / "state.pt").exists():
         raise ConfigError(f"{out} already holds a run: go on with --resume, or choose another --out")
-    train_set = read_dataset(data, images)
-    val_set = read_dataset(val, val_images, classes=train_set.classes) if val is not None else None
+    train_set = read_datasets(data, classes)
+    val_set = read_datasets(val, train_set.classes) if val else None
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,17 +2,31 @@
 
 dataset = read_dataset(Path("instances_train.json"))
 dataset.classes, dataset.samples[0].boxes
+
+dataset = read_datasets([DataSource(Path("street.json")), DataSource(Path("shop.json"), labelled_only=("person",))])
+dataset.classes, dataset.samples[0].unlabelled
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge_centernet.data.base import Annotations, Dataset, Problem, Sample, assemble
+from edge_centernet.data.merge import merge
 from edge_centernet.errors import SourceError
 
-__all__ = ["Dataset", "Sample", "read_annotations", "read_dataset"]
+__all__ = [
+    "DataSource",
+    "Dataset",
+    "Sample",
+    "merge",
+    "read_annotations",
+    "read_dataset",
+    "read_datasets",
+    "read_sources",
+]
 
 _EXPECTED = (
     "expected a COCO .json, a PASCAL VOC folder (Annotations/, JPEGImages/) or its ImageSets/Main/*.txt, "
@@ -27,7 +41,8 @@ def read_dataset(
 
     path: COCO .json; VOC folder or ImageSets/Main/NAME.txt; YOLO .yaml or folder.
     images: the folder of the images, where it is not beside the annotations as the format has it.
-    classes: read only these, in this order; objects of other classes are left out. By default COCO's
+    classes: read only these, in this order, by their names or synonyms (`edge_centernet.classes`); objects of other
+        classes are left out, and a class that the data set has not is unlabelled in its images. By default COCO's
         categories sorted by id, VOC's names found, sorted, and YOLO's list as it stands.
     split: for a VOC or YOLO folder or a .yaml holding several, "train", "val", ...; by default a .yaml's
         train and a folder's every image. A COCO file is one split: name another file.
@@ -71,3 +86,35 @@ def read_annotations(
 
         return read_yolo(path, images, classes, split, problems)
     raise SourceError(f"{path}: {_EXPECTED}")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set to read.
+
+    path, images: as `read_dataset` takes them.
+    labelled_only: the classes that were labelled in it, where it is not all that it has; wins over what its files say.
+    """
+
+    path: Path
+    images: Path | None = None
+    labelled_only: tuple[str, ...] | None = None
+
+
+def read_datasets(sources: Sequence[DataSource], classes: Sequence[str] | None = None) -> Dataset:
+    """Read one data set, or several as one; `merge` says what happens to their classes.
+
+    Raises what `read_dataset` and `merge` raise.
+    """
+    return assemble(read_sources(sources, classes))
+
+
+def read_sources(
+    sources: Sequence[DataSource], classes: Sequence[str] | None = None, problems: list[Problem] | None = None
+) -> Annotations:
+    """What `read_datasets` reads, before boxes are clipped and dropped; problems: see `read_annotations`."""
+    # What one of several lacks of `classes` another may have, and what was labelled need not be among them.
+    whole = len(sources) > 1 or any(source.labelled_only is not None for source in sources)
+    wanted = None if whole else classes
+    found = [read_annotations(source.path, source.images, wanted, problems=problems) for source in sources]
+    return merge(found, classes, [source.labelled_only for source in sources])

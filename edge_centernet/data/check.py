@@ -1,6 +1,7 @@
 """What is in a data set and what is wrong with it, before hours of training find out.
 
 report = check_dataset(Path("instances_train.json"), Path("instances_val.json"))
+report = check_dataset([DataSource(Path("street.json")), DataSource(Path("shop.json"))])
 report.errors, report.findings[0].text, report.sets["train"]["classes"]
 
 Reads with the readers that training uses, but notes what they would refuse or drop instead of stopping at it.
@@ -17,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.artifact import sha256
+from edge_centernet.classes import find_class
 from edge_centernet.crowds import iou
-from edge_centernet.data import read_annotations
+from edge_centernet.data import DataSource, read_sources
 from edge_centernet.data.base import MIN_SIDE, Annotations, Problem, clip_boxes
 from edge_centernet.data.duplicates import Alike, find_alike, thumbnail
 from edge_centernet.errors import ConfigError, SourceError
@@ -159,8 +161,8 @@ class _Part:
 
 
 def check_dataset(
-    data: Path,
-    val: Path | None = None,
+    data: Path | Sequence[DataSource],
+    val: Path | Sequence[DataSource] | None = None,
     images: Path | None = None,
     val_images: Path | None = None,
     size: int = 320,
@@ -169,24 +171,35 @@ def check_dataset(
 ) -> Report:
     """Check a training set and, if there is one, its validation set.
 
-    data, val, images, val_images: as `edge_centernet.data.read_dataset` takes them. size: side of the network's
-    input in pixels, a multiple of 32. stride: input pixels per heatmap cell, 4 or 8.
-    progress: shows a bar while images are read and compared.
+    Args:
+        data: the training set as `edge_centernet.data.read_dataset` takes it, or several to be merged.
+        val: the validation set, likewise.
+        images: folder of the images of `data`, where that is a path.
+        val_images: folder of the images of `val`, where that is a path.
+        size: side of the network's input in pixels, a multiple of 32.
+        stride: input pixels per heatmap cell, 4 or 8.
+        progress: shows a bar while images are read and compared.
+
     Raises SourceError where a set cannot be read at all, ConfigError for a size or stride that no model has.
     """
     if size < 64 or size % 32:
         raise ConfigError(f"size: expected a multiple of 32, at least 64 pixels; got {size}")
     if stride not in STRIDES:
         raise ConfigError(f"stride: expected 4 or 8 pixels, got {stride}")
-    if val is not None and (val, val_images) == (data, images):
-        raise ConfigError(f"val: {val} is the training set itself; name another set, or the images folder of its part")
+    train = (DataSource(data, images),) if isinstance(data, Path) else tuple(data)
+    other = (DataSource(val, val_images),) if isinstance(val, Path) else tuple(val or ())
+    for source in other:
+        if any((source.path, source.images) == (mine.path, mine.images) for mine in train):
+            raise ConfigError(
+                f"val: {source.path} is the training set itself; name another set, or the images folder of its part"
+            )
     findings: list[Finding] = []
     parts = []
-    for name, path, folder in (("train", data, images), ("val", val, val_images)):
-        if path is None:
+    for name, sources in (("train", train), ("val", other)):
+        if not sources:
             continue
         problems: list[Problem] = []
-        part = _part(name, read_annotations(path, folder, problems=problems), size, stride)
+        part = _part(name, read_sources(sources, problems=problems), size, stride)
         parts.append(part)
         findings += [Finding(problem.kind, name, None, problem.text) for problem in problems]
         findings += _files(part, progress)
@@ -335,8 +348,10 @@ def _across(train: _Part, val: _Part, progress: Progress) -> Iterator[Finding]:
     images, others = _thumbnails(val, fresh), _thumbnails(train, known)
     for alike in find_alike(images, others, lambda rows: progress(rows, "compare val to train")):
         yield val.finding("near_leak", fresh[alike.image], _looks_like(train.path(known[alike.other]), alike))
-    for name in sorted(val.labelled() - train.labelled()):
-        yield Finding("class_missing", val.name, None, f"{name}: has objects in val, none in train")
+    learnt = sorted(train.labelled())
+    for name in sorted(val.labelled()):
+        if find_class(name, learnt) is None:
+            yield Finding("class_missing", val.name, None, f"{name}: has objects in val, none in train")
 
 
 def _thumbnails(part: _Part, images: list[int]) -> NDArray[np.uint8]:
@@ -353,7 +368,8 @@ def _figures(part: _Part) -> dict[str, Any]:
     """What is in a set; objects are what training learns from: inside their image, not ignored.
 
     images, readable, empty_images, objects, ignored: numbers.
-    classes: name -> objects, images, share (of the objects), ignored.
+    classes: name -> objects, images, share (of the objects), ignored, unlabelled (images that the class is not
+        labelled in).
     box_px: of sqrt(width * height) in input pixels, min, p5 ... p95, max (None without objects); how many are small,
         medium, large by COCO's limits; under_1_cell, under_2_cells.
     collisions: same_class, any_class -> objects that share their centre's cell with another, their rate among all
@@ -363,7 +379,7 @@ def _figures(part: _Part) -> dict[str, Any]:
     cells = _cells(part, chosen)
     typed = np.concatenate([cells, part.label[chosen, None]], axis=1)
     return {
-        "data": str(part.found.source),
+        "data": part.found.source,
         "images": len(part.found.images),
         "readable": len(part.files),
         "empty_images": len(part.found.images) - len(np.unique(part.image[part.kept])),
@@ -383,6 +399,7 @@ def _class_figures(part: _Part, label: int) -> dict[str, Any]:
         "images": len(np.unique(part.image[own])),
         "share": count / max(1, int(part.counted.sum())),
         "ignored": int((part.kept & ~part.counted & (part.label == label)).sum()),
+        "unlabelled": sum(label in classes for classes in part.found.unlabelled),
     }
 
 

@@ -6,12 +6,34 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
-from edge_centernet.data.base import Annotations, Objects, Problem, choose_classes, note, require_files
+from edge_centernet.classes import did_you_mean, find_class
+from edge_centernet.data.base import (
+    Annotations,
+    Chosen,
+    Objects,
+    Problem,
+    choose_classes,
+    list_names,
+    note,
+    require_files,
+    warn_absent,
+    without,
+)
 from edge_centernet.errors import SourceError
 
 _PROBE = 16  # how many images decide which folder holds them
+_LABELLED_ONLY = "labelled_only"  # of an image, or of "info" for all images: names of the classes that were labelled
+
+
+class _Image(NamedTuple):
+    """An entry of "images". labelled: names of the categories that were labelled in it, None for all of them."""
+
+    name: str
+    width: int
+    height: int
+    labelled: frozenset[str] | None
 
 
 def read_coco(
@@ -26,17 +48,23 @@ def read_coco(
         (instances_train.json -> train/) beside the file, beside its folder or in an images/ folder
         there, images/ itself, or the file's own folder.
     problems: with a list, missing image files are left to its owner to find.
+    Besides COCO's own fields it reads `score` of an annotation (0..1, how likely it is an object; 1 without) and
+    `labelled_only` of `info` or of an image: names of the categories that were labelled, where it is not all of them.
     Raises SourceError naming the line (broken JSON) or the entry, as annotations[3].bbox.
     """
     data = _load(path)
     names = _categories(path, data["categories"])
     chosen = choose_classes(path, list(names.values()), classes)
-    label_of = {name: i for i, name in enumerate(chosen)}
-    entries, index_of = _images(path, data["images"], problems)
+    warn_absent(path, chosen)
+    declared = list(names.values())
+    labelled = None
+    with note(problems):
+        labelled = _labelled(f"{path}: info", data["info"], declared)
+    entries, index_of = _images(path, data["images"], declared, labelled, problems)
     root = images if images is not None else _find_root(path, entries)
-    files = [_resolve(root, name) for name, _, _ in entries]
+    files = [_resolve(root, entry.name) for entry in entries]
     if problems is None:
-        require_files(path, files, lambda i: f"images[{i}].file_name {entries[i][0]!r}")
+        require_files(path, files, lambda i: f"images[{i}].file_name {entries[i].name!r}")
 
     objects = Objects()
     for i, annotation in enumerate(data["annotations"]):
@@ -46,16 +74,47 @@ def read_coco(
             if not isinstance(annotation, dict):
                 raise SourceError(f"{where}: expected an object, got {annotation!r}")
             image = _lookup(where, annotation, "image_id", index_of, "images")
-            label = label_of.get(_lookup(where, annotation, "category_id", names, "categories"))
-            box = _box(where, annotation.get("bbox"))
+            label = chosen.label_of.get(_lookup(where, annotation, "category_id", names, "categories"))
+            box, score = _box(where, annotation.get("bbox")), _score(where, annotation.get("score"))
             if label is not None:
                 ignore = bool(annotation.get("iscrowd")) or bool(annotation.get("ignore"))
-                objects.add(image, label, box, place, ignore, _area(where, annotation.get("area")))
-    sized = tuple((file, width, height) for file, (_, width, height) in zip(files, entries, strict=True))
-    return Annotations(path, chosen, sized, objects)
+                objects.add(image, label, box, place, ignore, _area(where, annotation.get("area")), score)
+    sized = tuple((file, entry.width, entry.height) for file, entry in zip(files, entries, strict=True))
+    return Annotations(str(path), chosen.classes, sized, objects, _unlabelled(chosen, declared, entries))
 
 
-def _load(path: Path) -> dict[str, list[Any]]:
+def _unlabelled(chosen: Chosen, declared: Sequence[str], entries: Sequence[_Image]) -> tuple[tuple[int, ...], ...]:
+    """For each image the chosen classes that nobody labelled in it."""
+    if all(entry.labelled is None for entry in entries):
+        return without(chosen, len(entries))
+    found = []
+    for entry in entries:
+        labelled = frozenset(declared) if entry.labelled is None else entry.labelled
+        unlabelled = {label for name, label in chosen.label_of.items() if name not in labelled}
+        found.append(tuple(sorted(unlabelled | chosen.absent)))
+    return tuple(found)
+
+
+def _labelled(where: str, owner: Any, declared: Sequence[str]) -> frozenset[str] | None:
+    """The `labelled_only` of an image or of "info" as names of categories, None where it has none."""
+    value = owner.get(_LABELLED_ONLY) if isinstance(owner, dict) else None
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise SourceError(f"{where}.{_LABELLED_ONLY}: expected a list of class names, got {value!r}")
+    found = []
+    for name in value:
+        index = find_class(name, declared)
+        if index is None:
+            raise SourceError(
+                f"{where}.{_LABELLED_ONLY}: expected classes of 'categories' ({list_names(declared)}), got {name!r}"
+                f"{did_you_mean(name, declared)}"
+            )
+        found.append(declared[index])
+    return frozenset(found)
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
@@ -74,7 +133,7 @@ def _load(path: Path) -> dict[str, list[Any]]:
             raise SourceError(f"{path}: {key!r}: expected a list, got {got}; is this a COCO instances file?")
     if not data["images"]:
         raise SourceError(f"{path}: 'images': expected at least one image, got an empty list")
-    return data
+    return {"info": None, **data}
 
 
 def _categories(path: Path, categories: list[Any]) -> dict[int, str]:
@@ -95,10 +154,14 @@ def _categories(path: Path, categories: list[Any]) -> dict[int, str]:
 
 
 def _images(
-    path: Path, images: list[Any], problems: list[Problem] | None
-) -> tuple[list[tuple[str, int, int]], dict[Any, int]]:
-    """(file name, width, height) of each image, and image id -> index."""
-    entries: list[tuple[str, int, int]] = []
+    path: Path,
+    images: list[Any],
+    declared: Sequence[str],
+    labelled: frozenset[str] | None,
+    problems: list[Problem] | None,
+) -> tuple[list[_Image], dict[Any, int]]:
+    """Each image, and image id -> index. labelled: what was labelled in images that do not say it themselves."""
+    entries: list[_Image] = []
     index_of: dict[Any, int] = {}
     id_use: dict[Any, int] = {}  # where in the file
     name_use: dict[str, int] = {}
@@ -120,21 +183,22 @@ def _images(
                 value = image.get(side)
                 if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value < 1e6:
                     raise SourceError(f"{where}.{side}: expected the image's {side} in pixels, got {value!r}")
+            own = _labelled(where, image, declared)
             id_use[key] = name_use[name] = i
             index_of[key] = len(entries)
-            entries.append((name, int(image["width"]), int(image["height"])))
+            entries.append(_Image(name, int(image["width"]), int(image["height"]), labelled if own is None else own))
     if problems and not entries:  # nothing to go on with
         raise SourceError(problems[0].text)
     return entries, index_of
 
 
-def _find_root(path: Path, entries: list[tuple[str, int, int]]) -> Path:
+def _find_root(path: Path, entries: list[_Image]) -> Path:
     """The folder that holds most of the first few images."""
     split = path.stem.removeprefix("instances_").removeprefix("annotations_")
     here, above = path.parent, path.parent.parent
     folders = [here / split, here / "images" / split, here / "images", here]
     folders += [above / split, above / "images" / split, above / "images"]
-    probe = [name for name, _, _ in entries[:_PROBE]]
+    probe = [entry.name for entry in entries[:_PROBE]]
     found = [sum(_resolve(folder, name).is_file() for name in probe) for folder in folders]
     if not max(found):
         raise SourceError(
@@ -172,6 +236,14 @@ def _area(where: str, area: Any) -> float | None:
     if isinstance(area, int | float) and math.isfinite(area):
         return float(area)
     raise SourceError(f"{where}.area: expected a number of pixels, got {area!r}")
+
+
+def _score(where: str, score: Any) -> float:
+    if score is None:
+        return 1.0
+    if isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 1:  # NaN is not
+        return float(score)
+    raise SourceError(f"{where}.score: expected a number 0 to 1, got {score!r}")
 
 
 def _is_id(value: object) -> TypeGuard[int]:

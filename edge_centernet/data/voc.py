@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_centernet.data.base import Annotations, Objects, Problem, choose_classes, note
+from edge_centernet.data.base import Annotations, Objects, Problem, choose_classes, note, warn_absent, without
 from edge_centernet.data.image_size import image_size
 from edge_centernet.errors import SourceError
 from edge_centernet.image import IMAGE_SUFFIXES
@@ -71,13 +71,13 @@ def read_voc(
         why = f"; {problems[0].text}" if problems else ""
         raise SourceError(f"{path}: expected at least one object in {len(names)} annotations, found none{why}")
     chosen = choose_classes(path, declared, classes)
-    label_of = {name: i for i, name in enumerate(chosen)}
+    warn_absent(path, chosen)
     objects = Objects()
     for i, items in enumerate(found):
         for place, item in items.items():
-            if item.name in label_of:
-                objects.add(i, label_of[item.name], item.box, place, item.difficult)
-    return Annotations(path, chosen, tuple(entries), objects)
+            if item.name in chosen.label_of:
+                objects.add(i, chosen.label_of[item.name], item.box, place, item.difficult)
+    return Annotations(str(path), chosen.classes, tuple(entries), objects, without(chosen, len(entries)))
 
 
 def _root(path: Path) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_centernet.data.base import Annotations, Objects, Problem, choose_classes, note
+from edge_centernet.data.base import Annotations, Objects, Problem, choose_classes, note, warn_absent, without
 from edge_centernet.data.image_size import image_size
 from edge_centernet.errors import MissingDependency, SourceError
 from edge_centernet.image import IMAGE_SUFFIXES
@@ -37,7 +37,8 @@ def read_yolo(
     root = path if path.is_dir() else path.parent
     declared = _names(path, config["names"]) if "names" in config else _listed(root, classes)
     chosen = choose_classes(path, declared, classes)
-    label_of = {declared.index(name): i for i, name in enumerate(chosen) if name in declared}
+    warn_absent(path, chosen)
+    label_of = {i: chosen.label_of[name] for i, name in enumerate(declared) if name in chosen.label_of}
     files = _images(path, root, config, images, split, problems)
 
     entries: list[tuple[Path, int, int]] = []
@@ -64,7 +65,7 @@ def read_yolo(
         raise SourceError(f"{path}: expected label files such as {_label_file(files[0])}, found none")
     if problems is not None:
         problems += _orphans(labelled)
-    return Annotations(path, chosen, tuple(entries), objects)
+    return Annotations(str(path), chosen.classes, tuple(entries), objects, without(chosen, len(entries)))
 
 
 def _orphans(labelled: Mapping[Path, Path]) -> list[Problem]:

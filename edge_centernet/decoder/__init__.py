@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.classes import find_class
 from edge_centernet.decoder import reference
 from edge_centernet.decoder.head import BOX, Head, as_pair
 from edge_centernet.detections import Detections
@@ -169,9 +170,11 @@ def _check_head(spec: _Spec, data: NDArray[Any]) -> None:
 def _each_class(own: Mapping[str, float], threshold: float, manifest: Manifest) -> NDArray[np.float32]:
     """(C,) thresholds in the heatmap's unit."""
     spec = manifest.model
-    if unknown := sorted(set(own) - set(spec.classes)):
+    ids = {name: find_class(name, spec.classes) for name in own}
+    if unknown := sorted(name for name, i in ids.items() if i is None):
         raise ConfigError(f"class thresholds: expected classes of this model, got {', '.join(unknown)}")
-    values = [in_heat_unit(float(own.get(name, threshold)), spec.heat_unit) for name in spec.classes]
+    mine = {i: float(own[name]) for name, i in ids.items()}
+    values = [in_heat_unit(mine.get(i, threshold), spec.heat_unit) for i in range(len(spec.classes))]
     return np.array(values, np.float32)
 
 

@@ -33,6 +33,7 @@ import numpy as np
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge_centernet.detector import class_ids
 from edge_centernet.errors import ConfigError
 from edge_centernet.live.homeassistant import device_config, node_id
 from edge_centernet.live.state import CaptureState, Event, Snapshot, Tally
@@ -131,7 +132,8 @@ class MqttOutput:
         """
         self.broker = parse_url(url, name, password_file)
         self.run = uuid.uuid4().hex[:12]  # event numbers begin anew with each run
-        self._wanted = {label: list(classes).index(label) for label in (classes if wanted is None else wanted)}
+        ids = range(len(classes)) if wanted is None else class_ids(wanted, classes).tolist()
+        self._wanted = {classes[i]: i for i in ids}
         self._n_classes = len(classes)
         self._config_topic = f"{discovery_prefix}/device/{node_id(self.broker.prefix)}/config" if discovery else ""
         self._config = _json(device_config(self.broker.prefix, name, list(self._wanted), lines, zones))

@@ -63,7 +63,9 @@ class Scene:
         self._wanted = None if wanted is None else class_ids(wanted, classes)
         self._blurred = class_ids(options.blur, classes) if options.blur else np.zeros(0, np.int32)
         # A class that is only blurred must be looked for all the same.
-        self.detector_classes = None if wanted is None else sorted({*wanted, *options.blur}, key=classes.index)
+        self.detector_classes = (
+            None if self._wanted is None else [classes[i] for i in sorted({*self._wanted, *self._blurred})]
+        )
         self._tracker = Tracker(threshold) if options.tracks else None
         self._counter = Counter(options.lines, options.zones, classes) if options.lines or options.zones else None
         self._presence = PresenceMap() if options.presence else None

@@ -214,7 +214,7 @@ def _curve(axes: Axes, recall: Sequence[float], curve: Mapping[str, Sequence[flo
 
 @dataclass(frozen=True)
 class ImageScore:
-    """How well one image went. Detections from SHOWN on, IoU 0.5, ignored objects left out.
+    """How well one image went. Detections from SHOWN on, IoU 0.5, objects that do not count left out.
 
     right, wrong, missed: detections that found an object, false alarms, objects nobody found.
     confidence: mean score of the right detections minus mean score of the wrong ones, -1..1; 0 for none.
@@ -236,7 +236,7 @@ def score_image(matches: Matches, sample: Sample, found: Detections) -> ImageSco
     """Count the matches of one image."""
     shown = found.score >= SHOWN
     right, wrong = (found.score[shown & (matches.verdict == verdict)] for verdict in (RIGHT, WRONG))
-    missed = int((~sample.ignore & (matches.found_at < SHOWN)).sum())
+    missed = int((sample.counted & (matches.found_at < SHOWN)).sum())
     confidence = (float(right.mean()) if len(right) else 0.0) - (float(wrong.mean()) if len(wrong) else 0.0)
     return ImageScore(len(right), len(wrong), missed, confidence)
 
@@ -261,7 +261,7 @@ def write_contact_sheet(
     """The TILES best images above the TILES worst, worst first; fewer of each where there are few images.
 
     Predictions from SHOWN on are drawn in the colour of their class with their score; objects are white (grey where
-    ignored), with the name of their class where no detection found them. `rank` says what best and worst are.
+    they do not count), with the name of their class where no detection found them. `rank` says what best and worst are.
     """
     scores = [score_image(*one) for one in zip(matches, data.samples, found, strict=True)]
     order = rank(scores)
@@ -307,11 +307,12 @@ def _tile(
 
 def _truth(image: Image, sample: Sample, classes: Sequence[str], missed: NDArray[np.bool_], scale: float) -> None:
     """Objects as thin boxes, white on black so that they show on any ground."""
+    counted = sample.counted
     for i, box in enumerate(sample.boxes):
         x1, y1, x2, y2 = (round(float(v) * scale) for v in box)
         cv2.rectangle(image, (x1, y1), (x2, y2), _BLACK, 2)
-        cv2.rectangle(image, (x1, y1), (x2, y2), _GREY if sample.ignore[i] else _WHITE, 1)
-        if missed[i] and not sample.ignore[i]:
+        cv2.rectangle(image, (x1, y1), (x2, y2), _WHITE if counted[i] else _GREY, 1)
+        if missed[i] and counted[i]:
             _text(image, classes[sample.labels[i]], (x1 + 3, y2 - 4), 0.4)
 
 

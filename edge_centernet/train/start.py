@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edge_centernet.classes import find_class
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.model.backbones import load_pretrained
@@ -21,7 +22,8 @@ def start_network(config: TrainConfig, spec: ModelSpec, weights: Path | None) ->
     """The network to train, and the options with its architecture.
 
     weights: None; a backbone (torchvision's names, .pth or .safetensors); or a checkpoint of ours, whose architecture
-    is taken over and whose heatmap channels go to the classes of the same name. Raises ConfigError or ArtifactError.
+    is taken over and whose heatmap channels go to the classes of the same name, or of a synonym. Raises ConfigError
+    or ArtifactError.
     """
     if weights is not None and is_checkpoint(weights):
         model = _adapted(weights, spec)
@@ -87,7 +89,8 @@ def _heat_rows(state: dict[str, Tensor], model: CenterNet, known: tuple[str, ...
     for key in ("heat.conv.weight", "heat.conv.bias"):
         rows = fresh[key].clone()  # (C, ...)
         for i, name in enumerate(model.spec.classes):
-            if name in known:
-                rows[i] = state[key][known.index(name)]
+            source = find_class(name, known)
+            if source is not None:
+                rows[i] = state[key][source]
         state[key] = rows
     return state

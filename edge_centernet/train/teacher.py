@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edge_centernet.classes import find_class
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.model.centernet import CenterNet
@@ -46,14 +47,15 @@ class Teacher(nn.Module):
                 f"teacher {own.name}: expected mean, std and color as the student's and a stride that divides "
                 f"{spec.stride}, got {own.mean}, {own.std}, {own.color} and {own.stride}"
             )
-        common = [name for name in spec.classes if name in own.classes]
+        known = [(i, find_class(name, own.classes)) for i, name in enumerate(spec.classes)]
+        common = [(ours, theirs) for ours, theirs in known if theirs is not None]
         if not common:
             wanted, got = ", ".join(spec.classes), ", ".join(own.classes)
             raise ConfigError(f"teacher {own.name}: expected a network that knows {wanted}, got {got}")
         self.copied = copied
         self.pool = spec.stride // own.stride
-        self.register_buffer("taught", torch.tensor([spec.classes.index(name) for name in common]), persistent=False)
-        self.register_buffer("known", torch.tensor([own.classes.index(name) for name in common]), persistent=False)
+        self.register_buffer("taught", torch.tensor([ours for ours, _ in common]), persistent=False)
+        self.register_buffer("known", torch.tensor([theirs for _, theirs in common]), persistent=False)
 
     @classmethod
     def load(cls, checkpoint: str, spec: ModelSpec) -> Teacher:

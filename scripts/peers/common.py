@@ -34,11 +34,6 @@ COCO = (
 COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 COCO_IDS = tuple(i for i in range(1, 91) if i not in COCO_UNUSED_IDS)
 
-# PASCAL VOC's word -> COCO's for the same thing, both as `plain` writes them.
-SAME = {
-    "aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv",
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Frame:
@@ -129,15 +124,3 @@ def suppress(found: Found, frame: Frame, iou: float | None) -> Detections:
         order = best[np.sort(np.asarray(kept, np.int64).reshape(-1))]  # best stands in the order of scores
     order = order[:MOST]
     return Detections(frame.to_image(found.xyxy[order]), found.score[order], found.class_id[order].astype(np.int32))
-
-
-def plain(name: str) -> str:
-    """Lower case without blanks, hyphens and underscores, and one of two words for one thing."""
-    text = "".join(letter for letter in name.lower() if letter.isalnum())
-    return SAME.get(text, text)
-
-
-def in_words_of(data: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
-    """A network's class names, those that the data set has under another name by that name."""
-    known = {plain(name): name for name in data}
-    return tuple(known.get(plain(name), name) for name in classes)

@@ -59,6 +59,18 @@ def test_a_good_set_is_described_and_ends_with_0(run: Run, data: Path, tmp_path:
     assert [path.name for path in out.parent.iterdir()] == ["check.json"]
 
 
+def test_several_sets_are_checked_as_one(run: Run, data: Path, tmp_path: Path) -> None:
+    """What one lacks, or is not labelled for, is told; names that mean one class are one."""
+    shop = yolo(tmp_path / "shop", {"sample": "1 0.5 0.5 0.4 0.6\n"})
+    (shop / "classes.txt").write_text("Person\nsofa\n")
+    done = run("data", "check", data, shop, "--labelled-only", "shop=couch", "--json", tmp_path / "check.json")
+    assert done.code == 0, done.err
+    figures = json.loads((tmp_path / "check.json").read_text())["sets"]["train"]
+    assert (figures["data"], figures["images"], figures["objects"]) == (f"{data} + {shop}", 3, 3)
+    assert {name: one["unlabelled"] for name, one in figures["classes"].items()} == {"cat": 1, "person": 1, "sofa": 2}
+    assert "train: sofa is unlabelled in 2 of 3 images" in done.out.splitlines()
+
+
 def test_warnings_alone_are_no_failure(run: Run, data: Path) -> None:
     """An empty image is named, exit code 0."""
     (data / "labels" / "cat.txt").write_text("")

@@ -91,8 +91,8 @@ def test_a_good_set_has_no_finding_and_is_described(tmp_path: Path) -> None:
     figures = report.sets["train"]
     assert [figures[key] for key in ("images", "readable", "empty_images", "objects", "ignored")] == [3, 3, 0, 4, 0]
     assert figures["classes"] == {
-        "car": {"objects": 2, "images": 2, "share": 0.5, "ignored": 0},
-        "dog": {"objects": 2, "images": 2, "share": 0.5, "ignored": 0},
+        "car": {"objects": 2, "images": 2, "share": 0.5, "ignored": 0, "unlabelled": 0},
+        "dog": {"objects": 2, "images": 2, "share": 0.5, "ignored": 0, "unlabelled": 0},
     }
     size = figures["box_px"]
     # sides 20x20, 80x80, 320x160, 40x10: square roots of the areas 20, 80, 226.3, 20
@@ -191,7 +191,7 @@ def test_ignored_objects_are_counted_apart(tmp_path: Path) -> None:
     assert report.findings == ()
     figures = report.sets["train"]
     assert (figures["objects"], figures["ignored"], figures["empty_images"]) == (3, 2, 0)
-    assert figures["classes"]["dog"] == {"objects": 1, "images": 1, "share": 1 / 3, "ignored": 1}
+    assert figures["classes"]["dog"] == {"objects": 1, "images": 1, "share": 1 / 3, "ignored": 1, "unlabelled": 0}
 
 
 def test_images_without_boxes_and_classes_without_objects_are_warnings(tmp_path: Path) -> None:
@@ -300,6 +300,15 @@ def test_a_class_that_only_val_has_is_an_error(tmp_path: Path) -> None:
     assert kinds(report) == {"class_missing": 1, "empty_class": 1}
     assert report.findings[0].text == "dog: has objects in val, none in train"
     assert list(report.sets) == ["train", "val"]
+
+
+def test_val_may_use_another_word_for_a_class_of_train(tmp_path: Path) -> None:
+    """A couch is a sofa."""
+    train = coco(tmp_path / "train", [GOOD[0]], ("cat",))
+    val = coco(tmp_path / "val", [(0, "car", [1, 1, 30, 30])], ("sample",))
+    for path, name in ((train, "sofa"), (val, "Couch")):
+        edited(path, lambda data, name=name: data["categories"][0].update(name=name))  # type: ignore[misc]
+    assert kinds(check_dataset(train, val)) == {"empty_class": 1}
 
 
 OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"

@@ -106,6 +106,51 @@ def test_boxes_are_clipped_and_empty_ones_dropped_with_a_count(
     ]
 
 
+def test_scores_say_how_sure_a_label_is(tmp_path: Path) -> None:
+    """1 where the file says nothing, or null."""
+
+    def score(data: dict[str, Any]) -> None:
+        data["annotations"][0]["score"] = 0.25
+        data["annotations"][2]["score"] = None
+
+    b, a = read_dataset(write(tmp_path, changed(score))).samples
+    assert (b.scores.tolist(), a.scores.tolist()) == ([1.0], [0.25, 1.0])
+    assert (a.scores.dtype, a.unlabelled) == (np.float32, ())
+
+
+def test_what_was_labelled_is_said_for_the_file_or_an_image(tmp_path: Path) -> None:
+    """The file for dogs alone, one image for both classes; what is unlabelled follows the order of the classes read."""
+
+    def label(data: dict[str, Any]) -> None:
+        data["info"] = {"labelled_only": ["Dog"]}
+        data["images"][1]["labelled_only"] = ["car", "dog"]
+
+    path = write(tmp_path, changed(label))
+    assert [sample.unlabelled for sample in read_dataset(path).samples] == [(0,), ()]
+    assert [sample.unlabelled for sample in read_dataset(path, classes=["dog", "car"]).samples] == [(1,), ()]
+    assert [sample.unlabelled for sample in read_dataset(path, classes=["dog", "cow"]).samples] == [(1,), (1,)]
+
+
+def test_boxes_of_unlabelled_classes_stay_but_judge_nobody(tmp_path: Path) -> None:
+    """The car of an image labelled for dogs is there, and is not counted; nor is an ignored object."""
+    _, a = read_dataset(write(tmp_path, changed(lambda d: d["images"][1].update(labelled_only=["dog"])))).samples
+    assert (a.labels.tolist(), a.ignore.tolist(), a.unlabelled) == ([1, 0], [False, True], (0,))
+    assert a.counted.tolist() == [True, False]
+    b, _ = read_dataset(write(tmp_path, changed(lambda d: d["images"][0].update(labelled_only=[])))).samples
+    assert (len(b.labels), b.unlabelled, b.counted.tolist()) == (1, (0, 1), [False])
+
+
+def test_classes_are_chosen_by_synonyms_and_named_as_asked_for(tmp_path: Path) -> None:
+    """Two of the file's classes that mean one are read as one."""
+
+    def rename(data: dict[str, Any]) -> None:
+        data["categories"] = [{"id": 9, "name": "Dining-Table"}, {"id": 2, "name": "diningtable"}]
+
+    data = read_dataset(write(tmp_path, changed(rename)), classes=["dining table"])
+    assert data.classes == ("dining table",)
+    assert [sample.labels.tolist() for sample in data.samples] == [[0], [0, 0]]
+
+
 @pytest.mark.parametrize("images", ["train", "images", "images/train", "."])
 def test_images_are_found_where_people_put_them(tmp_path: Path, images: str) -> None:
     """Beside the file: a folder named like the split, images/, images/ by split, or the same folder."""
@@ -156,6 +201,26 @@ BAD: list[tuple[str, Any, str]] = [
     ("no file name", changed(lambda d: d["images"][0].pop("file_name")), "images[0].file_name: expected a file name"),
     ("no width", changed(lambda d: d["images"][1].pop("width")), "images[1].width: expected the image's width"),
     ("zero height", changed(lambda d: d["images"][1].update(height=0)), "images[1].height: expected"),
+    (
+        "score",
+        changed(lambda d: d["annotations"][1].update(score=1.01)),
+        "annotations[1].score: expected a number 0 to 1",
+    ),
+    (
+        "yes",
+        changed(lambda d: d["annotations"][1].update(score=True)),
+        "annotations[1].score: expected a number 0 to 1",
+    ),
+    (
+        "labelled for",
+        changed(lambda d: d.update(info={"labelled_only": ["dgo"]})),
+        "info.labelled_only: expected classes of 'categories' ('car', 'dog'), got 'dgo'; did you mean 'dog'?",
+    ),
+    (
+        "labelled text",
+        changed(lambda d: d["images"][1].update(labelled_only="dog")),
+        "images[1].labelled_only: expected a list of class names, got 'dog'",
+    ),
     ("not a dict", changed(lambda d: d["annotations"].append(3)), "annotations[3]: expected an object, got 3"),
     ("same class", changed(lambda d: d["categories"][1].update(name="dog")), "categories[1].name: 'dog' is used twice"),
     ("same class id", changed(lambda d: d["categories"][1].update(id=9)), "categories[1].id: 9 is used twice"),

@@ -80,6 +80,7 @@ def test_the_threshold_defaults_to_the_models(onnx_model: Path) -> None:
         ({"threshold": 1.5}, "expected 0..1, got 1.5"),
         ({"max_detections": 0}, "at least 1, got 0"),
         ({"only": ["red", "dog"]}, "unknown class 'dog': this model knows red, green, blue sky"),
+        ({"only": ["gren"]}, "unknown class 'gren': .*; did you mean 'green'"),
         ({"only": []}, "unknown class none"),
     ],
 )

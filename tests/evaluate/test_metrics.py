@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edge_centernet.crowds import NOT_COUNTED, RIGHT
 from edge_centernet.data import Dataset, Sample, read_dataset
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
-from edge_centernet.evaluate import evaluate, evaluate_samples
+from edge_centernet.evaluate import detector_classes, evaluate, evaluate_samples, match_samples
 
 Box = Sequence[float]
 
@@ -99,6 +101,41 @@ def test_an_ignored_object_is_never_a_false_alarm_however_often_it_is_found() ->
     samples = [sample([(0, HERE)], [(0, THERE)])]
     on_it = [(0, 0.99, THERE), (0, 0.98, THERE), (0, 0.97, (101, 101, 150, 152)), (0, 0.96, (110, 110, 140, 140))]
     assert measure(samples, [found(*on_it, (0, 0.5, HERE))], "car")["AP"] == 1.0
+
+
+def test_an_unlabelled_class_is_neither_right_nor_wrong_in_its_image() -> None:
+    """Cars are labelled in the first image alone: a car and a pseudo label of one in the second change nothing.
+
+    A dog there still counts, and so does a car in the first: AP 1 becomes 1/2 by a better-scored false alarm.
+    """
+    second = replace(sample([(0, HERE), (1, THERE)]), unlabelled=(0,))
+    samples = [sample([(0, HERE)]), second]
+    right = [found((0, 0.5, HERE)), found((0, 0.9, ELSEWHERE), (0, 0.8, HERE), (1, 0.9, THERE))]
+    result = measure(samples, right, "car", "dog")
+    assert [one["AP"] for one in result["per_class"].values()] == [1.0, 1.0]
+    assert result["crowds"]["recall"] == {"0.3": 1.0, "0.01": 1.0}
+    assert (result["crowds"]["overlap_0.3"]["objects"], result["crowds"]["overlap_0.3"]["others"]) == (0, 2)
+    matches = match_samples(right, Dataset(("car", "dog"), tuple(samples)))
+    assert matches[1].verdict.tolist() == [NOT_COUNTED, NOT_COUNTED, RIGHT]
+    wrong = [found((0, 0.5, HERE), (0, 0.9, ELSEWHERE)), right[1]]
+    assert measure(samples, wrong, "car", "dog")["per_class"]["car"]["AP"] == pytest.approx(0.5)
+
+
+def test_where_nothing_is_labelled_there_is_nothing_to_evaluate() -> None:
+    """A detector's boxes alone measure nobody."""
+    with pytest.raises(SourceError, match="expected at least one object of car, found none"):
+        measure([replace(sample([(0, HERE)]), unlabelled=(0,))], [found((0, 0.9, HERE))], "car")
+
+
+def test_synonyms_are_evaluated_as_one_class_under_the_name_of_the_data() -> None:
+    """The model says couch and Airplane, the data sofa and aeroplane; the model's tree is left out."""
+    data = Dataset(("sofa", "aeroplane"), (sample([(0, HERE), (1, THERE)]),))
+    model = ("Airplane", "tree", "couch")
+    predictions = [found((2, 0.9, HERE), (1, 0.9, ELSEWHERE), (0, 0.8, THERE), (0, 0.9, ELSEWHERE))]
+    per_class = evaluate_samples(predictions, data, model)["per_class"]
+    assert {name: one["AP"] for name, one in per_class.items()} == {"sofa": 1.0, "aeroplane": pytest.approx(0.5)}
+    assert detector_classes(model, data.classes) == ["Airplane", "couch"]
+    assert detector_classes(("couch", "airplane"), data.classes) is None
 
 
 def test_an_ignored_object_excuses_nothing_else() -> None:

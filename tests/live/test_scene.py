@@ -77,6 +77,15 @@ def test_people_in_the_map_are_blurred(tmp_path: Path) -> None:
     assert spread[1] < 30
 
 
+def test_classes_go_by_synonyms_and_a_blurred_one_is_looked_for_too() -> None:
+    """Wanted and blurred under COCO's words, written in another way: found under the model's own."""
+    scene = Scene(SceneOptions(blur=("Potted_Plant",)), 0.4, ("pottedplant", "cat", "sofa"), ["couch"])
+    found, _, _ = scene.update(frame(0), seen(100, (0, 0.9), (2, 0.9)))
+    scene.close()
+    assert scene.detector_classes == ["pottedplant", "sofa"]
+    assert found.class_id.tolist() == [2]
+
+
 def test_counts_without_a_line_and_a_foreign_file_are_refused(tmp_path: Path) -> None:
     """Each is one line that says what to do."""
     with pytest.raises(ConfigError, match="--count-line or --zone"):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from peers import fastestdet, nanodet, ssd, yolo_fastestv2, yolox
-from peers.common import COCO, COCO_IDS, Found, Frame, in_words_of, letterbox, planes, stretch, suppress
+from peers.common import COCO, COCO_IDS, Found, Frame, letterbox, planes, stretch, suppress
 
 Row = tuple[float, float, float, float, float, int]  # left, top, right, bottom, score, class
 SIDE = 96
@@ -239,19 +239,3 @@ def test_stretched_boxes_scale_by_axis() -> None:
     """100 x 50 stretched to 300 x 300: x by 3, y by 6."""
     _, frame = stretch(np.zeros((50, 100, 3), np.uint8), 300, 300)
     assert frame.to_image(np.array([[30, 60, 300, 300]], np.float32)).tolist() == [[10, 10, 100, 50]]
-
-
-def test_coco_words_become_voc_words() -> None:
-    """All 20 of VOC are among the 80 of COCO, six under another name; a name that nobody else has stays."""
-    voc = [
-        "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-        "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-    ]  # fmt: skip
-    words = in_words_of(voc, COCO)
-    assert set(voc) <= set(words)
-    renamed = {a: b for a, b in zip(COCO, words, strict=True) if a != b}
-    assert renamed == {
-        "airplane": "aeroplane", "motorcycle": "motorbike", "couch": "sofa", "potted plant": "pottedplant",
-        "dining table": "diningtable", "tv": "tvmonitor",
-    }  # fmt: skip
-    assert in_words_of(["Traffic light"], ["traffic_light", "tree"]) == ("Traffic light", "tree")

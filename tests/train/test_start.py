@@ -60,6 +60,15 @@ def test_what_stands_still_is_folded_and_learns_nothing(stride: int, tower: bool
     assert learning == [i > last for i in range(len(learning))]
 
 
+def test_a_class_starts_from_its_synonym(tmp_path: Path) -> None:
+    """A checkpoint that knows sofas has something to say of couches."""
+    model, _ = start_network(TWO, replace(SPEC, classes=("cat", "sofa")), None)
+    save_checkpoint(tmp_path / "voc.safetensors", model, "float")
+    other, _ = start_network(TWO, replace(SPEC, classes=("couch", "owl")), tmp_path / "voc.safetensors")
+
+    torch.testing.assert_close(other.heat.conv.weight[0], model.heat.conv.weight[1])
+
+
 def test_a_checkpoint_brings_its_stride_and_its_tower(tmp_path: Path) -> None:
     """Started from, for other classes: stride 8 and a tower, though the options say neither."""
     model, _ = start_network(TWO, SPEC, None)

@@ -77,6 +77,12 @@ def test_coarser_cells_take_the_highest_of_theirs_and_classes_go_by_name(checkpo
     assert not heat.grad[:, 1].any(), "the teacher does not know a fox"
 
 
+def test_a_teacher_teaches_synonyms(checkpoint: str) -> None:
+    """A student's "Dog" is the teacher's dog, whatever its place."""
+    teacher = Teacher.load(checkpoint, replace(SPEC, classes=("fox", "Dog")))
+    assert (teacher.taught.tolist(), teacher.known.tolist()) == ([1], [1])
+
+
 def test_the_teacher_never_changes(checkpoint: str) -> None:
     """It stays in evaluation mode, has no BatchNorm left and wants no gradient."""
     teacher = Teacher.load(checkpoint, SPEC).train()

@@ -186,6 +186,25 @@ def test_two_processes_follow_the_curve_of_one(drawn: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_several_sets_are_learnt_as_one(drawn: Path, tmp_path: Path) -> None:
+    """A second set of the same images, labelled for rings alone: a warning, the union of classes, a network."""
+    pytest.importorskip("faster_coco_eval", reason="needs the eval extra")
+    data = json.loads(drawn.read_text())
+    more = tmp_path / "rings" / "more.json"
+    more.parent.mkdir()
+    data["categories"] = [{"id": 1, "name": "ring"}, {"id": 2, "name": "Square"}]
+    more.write_text(json.dumps(data))
+    sets = ("--data", str(more), "--images", f"rings={drawn.parent / 'train'}", "--labelled-only", "rings=ring")
+    short = ("--val", str(drawn), "--set", "epochs=1", "--set", "qat_epochs=0")
+    done = _train(drawn, tmp_path / "out", *sets, *short)
+
+    assert done.returncode == 0, done.stderr
+    assert "16 image files are in several of the data sets" in done.stderr
+    assert "32 training images, 3 classes" in done.stderr
+    assert json.loads((tmp_path / "out/config.json").read_text())["classes"] == ["circle", "square", "ring"]
+
+
+@pytest.mark.slow
 def test_a_yaml_file_sets_options_and_the_command_line_wins(drawn: Path, tmp_path: Path) -> None:
     """seed: 7 and epochs: 2 in the file, --set epochs=1: the run's config.json has 7 and 1."""
     pytest.importorskip("yaml", reason="needs the eval extra")
@@ -226,6 +245,12 @@ def test_training_can_start_from_a_checkpoint_of_ours(drawn: Path, finished: Pat
         (("--set", "lr=fast"), "--set lr: expected float, got 'fast'"),
         (("--set", "speed=9"), "--set: expected NAME=VALUE with one of"),
         (("--set", "size=100"), "training option size: expected a multiple of 32, at least 64, got 100"),
+        (("--images", "a", "--images", "b"), "--images: expected one folder for each set of --data, 1, or NAME=FOLDER"),
+        (
+            ("--labelled-only", "instances_train=circel"),
+            "labelled only for 'circel': expected one of the classes 'circle', 'squ",
+        ),
+        (("--classes", "ring"), "holds none of the classes asked for ('ring'); it has 'circle', 'square'"),
         (("--resume",), "--resume: expected an earlier run, found no"),
         (("--weights", "nowhere.safetensors"), "found nothing at nowhere.safetensors"),
     ],

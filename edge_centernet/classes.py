@@ -1,0 +1,55 @@
+"""Class names and which of them mean the same thing.
+
+VOC says aeroplane, COCO airplane; exporters write "Potted Plant", "potted-plant" or "pottedplant". Wherever a class is
+named, `find_class` looks it up, so that both words serve. COCO's word is the canonical one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+# COCO's 80 classes in the order of its categories, https://cocodataset.org/#explore
+COCO = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis",
+    "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich",
+    "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed",
+    "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
+    "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
+    "toothbrush",
+)  # fmt: skip
+# VOC's word -> COCO's, without blanks; pottedplant and diningtable differ from COCO's words in their blank alone.
+_SAME = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
+
+
+def class_key(name: str) -> str:
+    """What two names of one class have in common: no case, blanks, hyphens or underscores; COCO's word of synonyms."""
+    text = "".join(letter for letter in name.casefold() if not (letter.isspace() or letter in "-_"))
+    return _SAME.get(text, text)
+
+
+_COCO_WORDS = {class_key(name): name for name in COCO}
+
+
+def coco_word(name: str) -> str:
+    """COCO's word for a class; `name` itself where COCO has no such class."""
+    return _COCO_WORDS.get(class_key(name), name)
+
+
+def find_class(name: str, known: Sequence[str]) -> int | None:
+    """Index in `known` of the class that `name` means; None if there is none, or several and none spelt like it."""
+    if name in known:
+        return known.index(name)
+    key = class_key(name)
+    found = [i for i, other in enumerate(known) if class_key(other) == key]
+    return found[0] if len(found) == 1 else None
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name: "; did you mean 'person'?", or nothing if none is near."""
+    keys = {class_key(other): other for other in known}
+    near = difflib.get_close_matches(class_key(name), keys, n=1)
+    return f"; did you mean {keys[near[0]]!r}?" if near else ""

@@ -1,0 +1,121 @@
+"""The options that say which labelled data sets to read, several at once, and how they are labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_centernet.classes import did_you_mean
+from edge_centernet.cli.options import options
+from edge_centernet.data import DataSource
+from edge_centernet.errors import ConfigError
+
+
+def set_options(data: str, val: str) -> Callable[..., Any]:
+    """--val, --images, --val-images and --labelled-only; passed on as tuples, for `sources`.
+
+    data: how the training sets are given, as "--data". val: the help of --val.
+    """
+    each = "where there are several sets once for each of them in their order, or as NAME=FOLDER."
+    return options(
+        click.option(
+            "--labelled-only",
+            multiple=True,
+            metavar="SET=A,B",
+            help=f"Of this set of {data} or --val (its path, or a folder or file name in it) only these classes are "
+            "labelled; repeatable.  [default: what its files say, else all that it has]",
+        ),
+        click.option("--val-images", multiple=True, metavar="FOLDER", help="Image folder of --val, as --images."),
+        click.option(
+            "--images",
+            multiple=True,
+            metavar="FOLDER",
+            help=f"Image folder of {data}, where it is not the usual one; {each}",
+        ),
+        click.option("--val", multiple=True, type=click.Path(path_type=Path), help=val),
+    )
+
+
+def sources(
+    title: str,
+    data: Sequence[Path],
+    images: Sequence[str],
+    val: Sequence[Path],
+    val_images: Sequence[str],
+    labelled_only: Sequence[str],
+) -> tuple[tuple[DataSource, ...], tuple[DataSource, ...]]:
+    """Training sets and validation sets.
+
+    Args:
+        title: how the training sets are given, as "--data".
+        data: their paths.
+        images: their image folders: one for each in their order, or NAME=FOLDER.
+        val: paths of the validation sets.
+        val_images: their image folders, likewise.
+        labelled_only: NAME=CLASS,CLASS for sets of either kind.
+
+    NAME is a set's path as it was given, or one part of it: a folder, or the file with or without its suffix. Raises
+    ConfigError for a name of no set or of several, a folder too many or too few, and what is not NAME=...
+    """
+    paths = [*data, *val]
+    folders = [*_folders("--images", images, title, data), *_folders("--val-images", val_images, "--val", val)]
+    only: list[tuple[str, ...] | None] = [None] * len(paths)
+    for text in labelled_only:
+        name, equals, classes = text.rpartition("=")
+        words = tuple(word.strip() for word in classes.split(","))
+        if not equals or not all(words):
+            raise ConfigError(f"--labelled-only: expected SET=CLASS,CLASS with a set of {title} or --val, got {text!r}")
+        for i in _named("--labelled-only", name, paths):
+            if only[i] is not None:
+                raise ConfigError(f"--labelled-only {text}: {paths[i]} is named twice; name all its classes at once")
+            only[i] = words
+    found = tuple(DataSource(*one) for one in zip(paths, folders, only, strict=True))
+    return found[: len(data)], found[len(data) :]
+
+
+def _folders(option: str, texts: Sequence[str], title: str, paths: Sequence[Path]) -> list[Path | None]:
+    """The image folder of each set, None for one that none was given for."""
+    folders: list[Path | None] = [None] * len(paths)
+    in_order = []
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        if not equals or Path(text).exists():
+            in_order.append(Path(text))
+            continue
+        for i in _named(option, name, paths):
+            folders[i] = Path(folder)
+    if not in_order:
+        return folders
+    open_ = [i for i, folder in enumerate(folders) if folder is None]
+    if not paths:
+        raise ConfigError(f"{option}: is the image folder of {title}; name that too")
+    if len(in_order) != len(open_):
+        raise ConfigError(
+            f"{option}: expected one folder for each set of {title}, {len(open_)}, or NAME=FOLDER for some of them; "
+            f"got {len(in_order)}"
+        )
+    for i, path in zip(open_, in_order, strict=True):
+        folders[i] = path
+    return folders
+
+
+def _named(option: str, name: str, paths: Sequence[Path]) -> list[int]:
+    """Which of the sets a name means: those of this very path, otherwise the one that has such a part."""
+    if exact := [i for i, path in enumerate(paths) if path == Path(name)]:
+        return exact
+    found = [i for i, path in enumerate(paths) if name in _parts(path)]
+    different = list(dict.fromkeys(paths[i] for i in found))
+    if len(different) == 1:
+        return found
+    shown = ", ".join(str(path) for path in different or paths) or "none"
+    if different:
+        raise ConfigError(f"{option}: {name!r} names several sets ({shown}); write the path of one")
+    known = [part for path in paths for part in (str(path), path.stem, path.absolute().parent.name)]
+    raise ConfigError(f"{option}: expected the name of a set ({shown}), got {name!r}{did_you_mean(name, known)}")
+
+
+def _parts(path: Path) -> set[str]:
+    return {*path.absolute().parts, path.stem}
