@@ -21,7 +21,7 @@ from edge_centernet.model.centernet import CenterNet  # noqa: E402
 from edge_centernet.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from edge_centernet.model.losses import OFFSET_WEIGHT, OVERLAP_WEIGHT, SIZE_WEIGHT  # noqa: E402
 from edge_centernet.train.config import TrainConfig  # noqa: E402
-from edge_centernet.train.dataset import BatchSampler  # noqa: E402
+from edge_centernet.train.dataset import BatchSampler, input_shapes  # noqa: E402
 from edge_centernet.train.loop import CannotSave, Step, Trainer, TrainingDiverged  # noqa: E402
 
 TINY = TrainConfig(
@@ -121,8 +121,15 @@ def test_processes_share_every_batch_of_the_same_order() -> None:
     alone = BatchSampler(10, 4, seed=3)
     parts = [BatchSampler(10, 4, seed=3, rank=r, processes=2) for r in range(2)]
     for sampler in (alone, *parts):
-        sampler.set_epoch(5, side=64, start=1)
+        sampler.set_epoch(5, shapes=input_shapes(64, 64, 0.5), start=1)
 
     assert [a + b for a, b in zip(*parts, strict=True)] == list(alone)
     assert len(list(alone)) == 1
     assert len(alone) == 2
+
+
+def test_input_sizes_around_a_size_are_multiples_of_32_of_like_shape() -> None:
+    """A quarter around 320: 256 to 384; a non-square input keeps its shape as far as 32 pixels allow."""
+    assert input_shapes(320, 320, 0.25) == [(256, 256), (288, 288), (320, 320), (352, 352), (384, 384)]
+    assert input_shapes(192, 320, 0.2) == [(160, 256), (160, 288), (192, 320), (224, 352), (224, 384)]
+    assert input_shapes(96, 160, 0.0) == [(96, 160)]
