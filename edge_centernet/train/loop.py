@@ -123,7 +123,9 @@ class Trainer:
         """name: the model's name in the manifest. weights: see `start_network`."""
         self.out, self.val = out, val
         self.device = distributed.default_device() if device == "auto" else torch.device(device)
-        spec = ModelSpec(name, "1", config.size, config.size, train.classes)  # the stride follows from the network
+        spec = ModelSpec(
+            name, "1", config.size.height, config.size.width, train.classes
+        )  # the stride follows from the network
         torch.manual_seed(config.seed)
         cv2.setNumThreads(1)  # the warps are small, and its threads fight the ones that train
         model, self.config = start_network(config, spec, weights)
@@ -208,13 +210,14 @@ class Trainer:
     def _epoch(self, epoch: int, epochs: int) -> dict[str, Any]:
         qat = self.progress.stage == "qat"
         early = not qat and epoch < self.config.early_part * epochs
-        side = min(self.config.early_side, self.config.size) if early else self.config.size
+        size, small = self.config.size, self.config.early_side
+        side = small if early and small**2 < size.width * size.height else 0  # 0: the network's own size
         first = self.progress.step
         # Epoch numbers go on through the stages, so that QAT sees other crops than the first float epochs.
         self.sampler.set_epoch(epoch + (self.config.epochs if qat else 0), side, first)
         self.model.train()
         start = saved = time.perf_counter()
-        title = f"{self.progress.stage} {epoch + 1}/{epochs} {side}px"
+        title = f"{self.progress.stage} {epoch + 1}/{epochs} {side or size}px"
         bar = tqdm(
             self.loader, desc=title, unit="batch", initial=first, total=self.steps, dynamic_ncols=True, mininterval=2.0,
             disable=not self._first(),
@@ -240,7 +243,7 @@ class Trainer:
                 raise KeyboardInterrupt
         self._sums[:] = 0
         return {
-            "stage": self.progress.stage, "epoch": epoch + 1, "side": side, "lr": f"{lr:.3g}",
+            "stage": self.progress.stage, "epoch": epoch + 1, "side": side or max(size), "lr": f"{lr:.3g}",
             **{k: round(float(v), 5) for k, v in mean.items()},
             "images_per_s": round(images_per_s, 1), "seconds": round(time.perf_counter() - start, 1),
         }  # fmt: skip
