@@ -52,7 +52,7 @@ class InputSize(NamedTuple):
         if not exact or not good or len(sides) not in (1, 2):
             raise ConfigError(
                 f"size: expected WIDTHxHEIGHT such as 512x384, or one number for a square, each a multiple of "
-                f"{SIDE_STEP} from {SIDE_MIN} to {SIDE_MAX} pixels, got {value!r}"
+                f"{SIDE_STEP} from {SIDE_MIN} to {SIDE_MAX} pixels, got {str(value)!r}"
             )
         return cls(sides[0], sides[-1])
 
