@@ -241,6 +241,15 @@ def test_a_shipped_model_changes_size_and_name(wide: Path) -> None:
         runtime.close()
 
 
+@pytest.mark.parametrize("against", [(), ("--against", "centernet-nano-256", "--float", "centernet-nano-256")])
+def test_verify_holds_a_file_against_its_source_at_the_size_it_has(run: Run, wide: Path, against: Any) -> None:
+    """The shipped model is found by the name without the size; the heads agree to the integer."""
+    done = run("verify", wide / "centernet-nano-320x192.tflite", *against)
+
+    assert done.code == 0, done.err
+    assert "0.000" in done.out
+
+
 def test_the_c_library_finds_what_python_finds_in_a_wide_network(
     run: Run, wide: Path, compiler: str, tmp_path: Path
 ) -> None:
