@@ -57,6 +57,7 @@ from edge_centernet.train.teacher import Teacher
 from edge_centernet.train.validate import validate
 
 LOSSES = ("loss", "heat", "overlap", "size", "offset", "guide", "teacher")  # Loss's fields, and the helpers'
+# side: of the square images of early epochs, else the longer one of the network's input.
 METRICS = ("stage", "epoch", "side", "lr", *LOSSES, "AP50", "AP", "images_per_s", "seconds")
 
 
@@ -123,9 +124,8 @@ class Trainer:
         """name: the model's name in the manifest. weights: see `start_network`."""
         self.out, self.val = out, val
         self.device = distributed.default_device() if device == "auto" else torch.device(device)
-        spec = ModelSpec(
-            name, "1", config.size.height, config.size.width, train.classes
-        )  # the stride follows from the network
+        width, height = config.size
+        spec = ModelSpec(name, "1", height, width, train.classes)  # the stride follows from the network
         torch.manual_seed(config.seed)
         cv2.setNumThreads(1)  # the warps are small, and its threads fight the ones that train
         model, self.config = start_network(config, spec, weights)
