@@ -48,8 +48,9 @@ def convert(
     network: Network | None = None,
     progress: Progress = lambda line: None,
     pictures: Sequence[Any] | None = None,
+    stem: str | None = None,
 ) -> list[Artifact]:
-    """Write one verified file for each target into the folder `out`, named after the source.
+    """Write one verified file for each target into the folder `out`, named `stem`, or after the source.
 
     source: the interchange file, or whatever else `network` was made from (`source.open_network`).
     targets: names of CONVERTERS. precision: "int8", or "fp32" (files named NAME-fp32).
@@ -66,7 +67,7 @@ def convert(
     """
     from edge_centernet.converters import qdq, verify
 
-    paths = artifact_paths(source, targets, precision, out)
+    paths = artifact_paths(source, targets, precision, out, stem)
     network = network or qdq.load(source)
     out.mkdir(parents=True, exist_ok=True)
     progress(f"Running {source.name} on the verification images")
@@ -142,12 +143,16 @@ def _move(draft: Path, path: Path) -> None:
         os.replace(old, new)
 
 
-def _name(source: Path, target: str, precision: Precision) -> str:
-    return f"{source.stem}{'' if precision == 'int8' else '-fp32'}{SUFFIXES[target]}"
+def _name(stem: str, target: str, precision: Precision) -> str:
+    return f"{stem}{'' if precision == 'int8' else '-fp32'}{SUFFIXES[target]}"
 
 
-def artifact_paths(source: Path, targets: Sequence[str], precision: Precision, out: Path) -> dict[str, Path]:
+def artifact_paths(
+    source: Path, targets: Sequence[str], precision: Precision, out: Path, stem: str | None = None
+) -> dict[str, Path]:
     """Target -> where its file goes, in the folder `out`, which need not be there yet.
+
+    stem: what the files' names begin with, if not with that of `source`.
 
     Raises ConfigError for an unknown target, or where they cannot be written.
     """
@@ -156,7 +161,7 @@ def artifact_paths(source: Path, targets: Sequence[str], precision: Precision, o
         raise ConfigError(f"target: expected {', '.join(CONVERTERS)}, got {', '.join(unknown) or 'none'}")
 
     _check_folder(out)
-    paths = {target: out / _name(source, target, precision) for target in targets}
+    paths = {target: out / _name(stem or source.stem, target, precision) for target in targets}
     for path in paths.values():
         if path.exists() and source.exists() and path.samefile(source):
             raise ConfigError(f"{path}: would overwrite the source; choose another --out")

@@ -134,7 +134,8 @@ def with_decoder(network: Network, threshold: float) -> Any:
     model, spec = to_stored(network.model), network.manifest.model
     if spec.width != spec.height:
         raise ConfigError(
-            f"expected a network with a square input, for Frigate looks at squares, got {spec.width}x{spec.height}"
+            f"expected a network with a square input, for Frigate looks at squares, got {spec.input_size}; "
+            f"make one with 'edge-centernet convert --size {max(spec.input_size)} --target onnx'"
         )
     nodes = _Nodes(model.graph)
     # 0 and 1 are infinite logits, which some graph compilers do not bear.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edge_centernet.errors import ArtifactError, MissingDependency
+import numpy as np
+
+from edge_centernet.errors import ArtifactError, ConversionError, MissingDependency
 from edge_centernet.heads import Heads
-from edge_centernet.manifest import KEY, Manifest
+from edge_centernet.manifest import KEY, InputSize, Manifest
 
 HEADS = Heads._fields
 
@@ -52,6 +55,50 @@ def set_manifest(model: Any, manifest: Manifest) -> None:
     import onnx
 
     onnx.helper.set_model_props(model, {KEY: manifest.to_json()})
+
+
+def at_size(model: Any, size: InputSize) -> Any:
+    """A copy of a network of ours for another input: the same weights and scales, other shapes, a manifest to match.
+
+    Raises ConversionError where the graph holds something that fits one size only.
+    """
+    import onnx
+
+    model = copy_of(model)
+    manifest = manifest_of(model)
+    assert manifest is not None
+    spec = manifest.model.resized(size)
+    channels = {"input": 3, "heat": len(spec.classes), "size": 2, "offset": 2}
+    tensors = {role: getattr(manifest, role) for role in channels}
+    for role, tensor in tensors.items():
+        height, width = (spec.height, spec.width) if role == "input" else spec.cells
+        tensors[role] = replace(tensor, shape=(1, channels[role], height, width))
+    by_name = {tensor.name: tensor for tensor in tensors.values()}
+    for entry in (*model.graph.input, *model.graph.output):
+        if entry.name in by_name:
+            for dim, value in zip(entry.type.tensor_type.shape.dim, by_name[entry.name].shape, strict=True):
+                dim.dim_value = value
+    _scale_resizes(model.graph, manifest.model.input_size, size)
+    del model.graph.value_info[:]
+    changed = replace(manifest, model=spec, **tensors, golden=None, verified=False, content_sha256="")
+    set_manifest(model, changed)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # shape inference and the checker each raise their own kind
+        reason = str(error).strip().splitlines()[0]
+        raise ConversionError(f"it does not fit an input of {size}: {reason[:120]}") from None
+    return model
+
+
+def _scale_resizes(graph: Any, old: InputSize, new: InputSize) -> None:
+    """Resize nodes that name the size of their result, in place; those that name factors fit any input."""
+    from onnx import numpy_helper
+
+    named = {node.input[3] for node in graph.node if node.op_type == "Resize" and len(node.input) > 3}
+    for constant in [i for i in graph.initializer if i.name in named]:
+        batch, channels, height, width = numpy_helper.to_array(constant).tolist()
+        scaled = [batch, channels, height * new.height // old.height, width * new.width // old.width]
+        constant.CopyFrom(numpy_helper.from_array(np.array(scaled, np.int64), constant.name))
 
 
 def constants_as_initializers(graph: Any) -> None:

@@ -160,7 +160,11 @@ def load(path: Path) -> Network:
         ConversionError: it is ONNX, but not one of our networks.
         MissingDependency: the extra `convert` is not installed.
     """
-    model = read_model(path)
+    return parse_from(path, read_model(path))
+
+
+def parse_from(path: Path, model: Any) -> Network:
+    """`parse`, its errors beginning with the file that the model was read from."""
     try:
         return parse(model)
     except (ConversionError, ManifestError) as error:

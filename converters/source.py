@@ -6,6 +6,8 @@ From                            it is made by
 .safetensors, stage float       exporting it (torch), then quantizing on the user's images
 float .onnx of ours             quantizing on the user's images
 float .onnx made elsewhere      adopting it by a Description, then quantizing on the user's images
+
+Each also for another input size: weights and learned scales do not depend on it.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from edge_centernet.calibration.quantize import Options, quantize, unmeasured
 from edge_centernet.calibration.report import CalibrationReport
 from edge_centernet.converters import qdq
 from edge_centernet.converters.float_onnx import Description, adopt, without_normalisation
-from edge_centernet.converters.graphs import manifest_of, read_model, set_manifest
+from edge_centernet.converters.graphs import at_size, manifest_of, read_model, set_manifest
 from edge_centernet.converters.to_onnx import float_model
 from edge_centernet.converters.verify import ASSETS
-from edge_centernet.errors import ConfigError, MissingDependency
-from edge_centernet.manifest import ModelSpec
+from edge_centernet.errors import ConfigError, ConversionError, MissingDependency
+from edge_centernet.manifest import InputSize, ModelSpec
 from edge_centernet.progress import Progress, unseen
 
 
@@ -55,31 +57,48 @@ def open_network(
     description: Description | None = None,
     progress: Progress = unseen,
     fp32: bool = False,
+    size: InputSize | None = None,
 ) -> Opened:
     """The network in `path` (see above).
 
-    A network that is quantized already is measured anew where `calibration` is given. fp32: only float files will be
-    made of it; without `calibration` the scales of a float network come from the packaged photos and serve to compare.
+    Args:
+        path: a checkpoint or an ONNX file.
+        calibration: images to measure ranges on. A network that is quantized already is measured anew with them.
+        description: of an ONNX file made elsewhere; its own size counts there.
+        progress: called as work goes on.
+        fp32: only float files will be made of it; without `calibration` the scales of a float network come from the
+            packaged photos and serve to compare.
+        size: width and height of the input, if not those of the file. Learned scales are kept, measured ones measured
+            at this size.
+
     Raises ConfigError where images are needed and none were given, ArtifactError and ConversionError as `qdq.load`.
     """
     if path.suffix.lower() == ".safetensors":
-        return _from_checkpoint(path, calibration, progress, fp32)
+        return _from_checkpoint(path, calibration, progress, fp32, size)
     model = read_model(path)
     manifest = manifest_of(model)
+    if manifest is not None and size is not None and size != manifest.model.input_size:
+        try:
+            model = at_size(model, size)
+        except ConversionError as error:
+            raise ConversionError(f"{path}: {error}") from None
+        manifest = manifest_of(model)
     if manifest is None and description is not None:
         wanted = _require(path, calibration, fp32)
         return quantized(path, *adopt(model, description), wanted, progress)
     if manifest is not None and manifest.precision == "fp32":
         wanted = _require(path, calibration, fp32)
         return quantized(path, without_normalisation(model), manifest.model, wanted, progress)
-    network = qdq.load(path)
+    network = qdq.parse_from(path, model)
     if calibration is None:
         return Opened(network, network, None)
     model = without_normalisation(float_model(network))
     return quantized(path, model, network.manifest.model, calibration, progress)
 
 
-def _from_checkpoint(path: Path, calibration: Calibration | None, progress: Progress, fp32: bool) -> Opened:
+def _from_checkpoint(
+    path: Path, calibration: Calibration | None, progress: Progress, fp32: bool, size: InputSize | None
+) -> Opened:
     try:
         from edge_centernet.model.checkpoint import load_checkpoint, read_header
         from edge_centernet.train.export import export_onnx, float_onnx
@@ -88,6 +107,7 @@ def _from_checkpoint(path: Path, calibration: Calibration | None, progress: Prog
     if read_header(path)[2] == "float":
         wanted = _require(path, calibration, fp32)  # before the export, which takes seconds
         model = load_checkpoint(path)[0]
+        model.spec = model.spec if size is None else model.spec.resized(size)
         return quantized(path, float_onnx(model), model.spec, wanted, progress)
     if calibration is not None:
         raise ConfigError(
@@ -95,7 +115,7 @@ def _from_checkpoint(path: Path, calibration: Calibration | None, progress: Prog
             "checkpoint"
         )
     with tempfile.TemporaryDirectory() as folder:
-        network = qdq.load(export_onnx(path, Path(folder) / f"{path.stem}.onnx"))
+        network = qdq.load(export_onnx(path, Path(folder) / f"{path.stem}.onnx", size))
     return Opened(network, network, None)
 
 

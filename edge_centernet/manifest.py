@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from edge_centernet.errors import ManifestError
+from edge_centernet.errors import ConfigError, ManifestError
 
 SCHEMA = 1
 KEY = "edge_centernet"  # ONNX metadata key, OpenVINO rt_info key, stem of the TFLite associated file
@@ -21,6 +22,49 @@ Layout = Literal["NCHW", "NHWC"]
 HeatUnit = Literal["logit", "probability"]
 _DTYPES = ("float32", "int8", "uint8")
 _RANGE = {"int8": (-128, 127), "uint8": (0, 255)}
+SIDE_STEP = 32  # pixels: the coarsest map has one cell for so many
+SIDE_MIN, SIDE_MAX = 64, 4 * DIM_MAX  # pixels; more than the decoder's cells at stride 4 cannot be
+
+
+class InputSize(NamedTuple):
+    """Width and height of a network's input in pixels, each a multiple of 32 from 64 to 4096."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        """As it is typed: 512x384."""
+        return f"{self.width}x{self.height}"
+
+    @classmethod
+    def of(cls, value: Any) -> InputSize:
+        """From "512x384", (512, 384), or "320" or 320 for a square. Raises ConfigError for anything else."""
+        if isinstance(value, str):
+            parts: list[Any] = value.lower().split("x")
+        else:
+            parts = list(value) if isinstance(value, list | tuple) else [value]
+        try:
+            sides = [int(part) for part in parts]
+            exact = all(isinstance(part, str) or part == side for part, side in zip(parts, sides, strict=True))
+        except (TypeError, ValueError, OverflowError):
+            sides, exact = [], False
+        good = all(SIDE_MIN <= side <= SIDE_MAX and side % SIDE_STEP == 0 for side in sides)
+        if not exact or not good or len(sides) not in (1, 2):
+            raise ConfigError(
+                f"size: expected WIDTHxHEIGHT such as 512x384, or one number for a square, each a multiple of "
+                f"{SIDE_STEP} from {SIDE_MIN} to {SIDE_MAX} pixels, got {str(value)!r}"
+            )
+        return cls(sides[0], sides[-1])
+
+    def named(self, name: str) -> str:
+        """A model's name with this size: "nano-256" becomes "nano-512x384", "mine" becomes "mine-512x384"."""
+        text = str(self.width) if self.width == self.height else str(self)
+        base, _, last = name.rpartition("-")
+        numbers = re.fullmatch(r"(\d+)(?:x(\d+))?", last)
+        sizes = [int(number) for number in numbers.groups() if number] if numbers else []
+        if not base or not sizes or any(side % SIDE_STEP or side < SIDE_MIN for side in sizes):
+            base = name
+        return f"{base}-{text}"
 
 
 @dataclass(frozen=True)
@@ -122,6 +166,17 @@ class ModelSpec:
             raise ManifestError(f"model pad_value: expected 0..255, got {self.pad_value}")
         if len(self.mean) != 3 or len(self.std) != 3 or any(s <= 0 for s in self.std):
             raise ManifestError(f"model mean, std: expected 3 numbers each, std > 0, got {self.mean}, {self.std}")
+
+    @property
+    def input_size(self) -> InputSize:
+        """Width and height of the input, in pixels."""
+        return InputSize(self.width, self.height)
+
+    def resized(self, size: InputSize) -> ModelSpec:
+        """The same weights for another input: fully convolutional networks do not care. The name tells the size."""
+        if size == self.input_size:
+            return self
+        return replace(self, name=size.named(self.name), width=size.width, height=size.height)
 
     @property
     def cells(self) -> tuple[int, int]:

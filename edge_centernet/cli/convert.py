@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_centernet.cli.options import input_size
 from edge_centernet.converters import ALL, CONVERTERS, artifact_paths, convert
 from edge_centernet.data import read_dataset
 from edge_centernet.errors import ConfigError
@@ -20,6 +21,7 @@ from edge_centernet.sources import quiet_libraries
 if TYPE_CHECKING:
     from edge_centernet.calibration.report import CalibrationReport
     from edge_centernet.converters.base import Precision
+    from edge_centernet.manifest import InputSize
 
 DIAGNOSED = 4  # images to find the layers to blame with
 METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.ranges.METHODS, without importing it
@@ -45,6 +47,13 @@ METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.r
     help="Folder to write to, made if missing.  [default: the current one]",
 )
 @click.option(
+    "--size",
+    callback=input_size,
+    metavar="WxH",
+    help="Width and height of the input in pixels, multiples of 32, or one number for a square. A quantized MODEL keeps"
+    " its scales; with --calibration they are measured at this size.  [default: MODEL's]",
+)
+@click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="IMAGES",
@@ -64,7 +73,7 @@ METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.r
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled images for --accuracy-budget.")
 def command(
-    model: str, int8: bool, chosen: tuple[str, ...], out: Path, calibration: Path | None,
+    model: str, int8: bool, chosen: tuple[str, ...], out: Path, size: InputSize | None, calibration: Path | None,
     calibration_images: int, method: str, symmetric: bool, accuracy_budget: float | None, data: Path | None,
 ) -> None:  # fmt: skip
     """Convert a network and verify every file against it.
@@ -98,18 +107,19 @@ def command(
         wanted = Calibration(calibration, calibration_images, Options(method, symmetric=symmetric))
     targets = list(dict.fromkeys(name for target in chosen for name in (ALL if target == "all" else [target])))
     precision: Precision = "int8" if int8 else "fp32"
-    artifact_paths(source, targets, precision, out)  # before minutes of calibration
+    stem = source.stem if size is None else size.named(source.stem)
+    artifact_paths(source, targets, precision, out, stem)  # before minutes of calibration
     with quiet_libraries():
         with bars() as progress:
-            network, original, report = open_network(source, wanted, progress=progress, fp32=not int8)
+            network, original, report = open_network(source, wanted, progress=progress, fp32=not int8, size=size)
             if report is not None and calibration is not None and int8 and dataset is None:
                 few = [read_image(path) for path in pick_images(calibration, DIAGNOSED)]
                 refuse_broken(network, float_model(original), report.found, report.matched, few)
             if dataset is not None and accuracy_budget is not None and int8:
                 network = budget.meet(network, original, dataset, accuracy_budget, click.echo, progress)
-        artifacts = convert(source, targets, precision, out, network=network, progress=click.echo)
+        artifacts = convert(source, targets, precision, out, network=network, progress=click.echo, stem=stem)
     if report is not None and int8:
-        _tell(report, out / f"{source.stem}-calibration.json")
+        _tell(report, out / f"{stem}-calibration.json")
     click.echo(table({artifact.target: artifact.report for artifact in artifacts}))
     for artifact in artifacts:
         click.echo(f"{artifact.path}  {artifact.path.stat().st_size} bytes, {artifact.seconds:.1f} s")

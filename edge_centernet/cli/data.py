@@ -10,9 +10,11 @@ from typing import Any
 
 import click
 
+from edge_centernet.cli.options import input_size
 from edge_centernet.cli.sets import set_options, sources
 from edge_centernet.data.check import KINDS, PERCENTILES, STRIDES, Report, check_dataset
 from edge_centernet.files import write_atomic
+from edge_centernet.manifest import InputSize
 from edge_centernet.output import prepare_folder
 
 SHOWN = 5  # findings of a kind on the screen; the JSON file has all
@@ -26,18 +28,16 @@ def command() -> None:
     """
 
 
-def _input_size(_: click.Context, __: click.Parameter, size: int) -> int:
-    """What a model can have as the side of its input."""
-    if size < 64 or size % 32:
-        raise click.BadParameter(f"expected a multiple of 32, at least 64 pixels; got {size}")
-    return size
-
-
 @command.command()
 @click.argument("data", type=click.Path(path_type=Path), nargs=-1, required=True)
 @set_options("DATA", val="Validation set, to compare with the training set DATA; repeatable.")
 @click.option(
-    "--size", default=320, show_default=True, callback=_input_size, help="Side of the network's input, pixels."
+    "--size",
+    default="320",
+    show_default=True,
+    callback=input_size,
+    metavar="WxH",
+    help="The network's input in pixels: width and height, or one number for a square.",
 )
 @click.option(
     "--stride",
@@ -55,7 +55,7 @@ def check(
     images: tuple[str, ...],
     val_images: tuple[str, ...],
     labelled_only: tuple[str, ...],
-    size: int,
+    size: InputSize,
     stride: str,
     out: Path | None,
 ) -> None:
@@ -88,7 +88,7 @@ def _bar(items: Sequence[int], label: str) -> Iterator[int]:
 
 def _text(report: Report) -> str:
     sets = report.sets
-    cell = f"input {report.size}x{report.size}, heatmap cells of {report.stride}x{report.stride} pixels"
+    cell = f"input {report.size}, heatmap cells of {report.stride}x{report.stride} pixels"
     head = [f"{name}: {figures['data']}" for name, figures in sets.items()] + [cell]
     blocks = [head, _counts(sets), _classes(sets), _unlabelled(sets), _sizes(sets), _collisions(sets)]
     blocks += [_findings(report, kind) for kind in KINDS]

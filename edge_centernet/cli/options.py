@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from edge_centernet.errors import ConfigError
+from edge_centernet.manifest import InputSize
 from edge_centernet.models import DEFAULT
 from edge_centernet.runtimes import ENGINES, NAMES, open_runtime
 from edge_centernet.runtimes.base import Runtime
@@ -22,6 +24,16 @@ Function = Callable[..., Any]
 def options(*decorators: Function) -> Function:
     """One decorator of several; the last one stands first in the help."""
     return lambda function: functools.reduce(lambda inner, decorator: decorator(inner), decorators, function)
+
+
+def input_size(_: click.Context, option: click.Parameter, text: str | None) -> InputSize | None:
+    """Callback of an option --size: 512x384, or one number for a square."""
+    if text is None:
+        return None
+    try:
+        return InputSize.of(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error).removeprefix("size: "), param=option) from None
 
 
 model_option = click.option(

@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 
+from edge_centernet.cli.options import input_size
 from edge_centernet.cli.sets import set_options, sources
 from edge_centernet.data import DataSource, read_datasets
 from edge_centernet.errors import ConfigError, MissingDependency
+from edge_centernet.manifest import InputSize
 from edge_centernet.models import DEFAULT, find_model
 
 
@@ -35,6 +37,13 @@ from edge_centernet.models import DEFAULT, find_model
     "a pretrained backbone (.pth or .safetensors, torchvision names), or 'none'.",
 )
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with options of TrainConfig.")
+@click.option(
+    "--size",
+    callback=input_size,
+    metavar="WxH",
+    help="Width and height of the network's input in pixels, multiples of 32, or one number for a square; short for"
+    " --set size=WxH.  [default: that of --weights, else 320x320]",
+)
 @click.option("--epochs", type=int, help="Float epochs; shorthand for --set epochs=N.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any option of TrainConfig; repeatable.")
 @click.option("--symmetric", is_flag=True, help="All zero points 0, for TensorRT; short for --set symmetric=true.")
@@ -44,8 +53,8 @@ from edge_centernet.models import DEFAULT, find_model
 def command(
     data: tuple[Path, ...], val: tuple[Path, ...], images: tuple[str, ...], val_images: tuple[str, ...],
     labelled_only: tuple[str, ...], classes: str | None, out: Path, name: str, weights: str,
-    config_file: Path | None, epochs: int | None, settings: tuple[str, ...], symmetric: bool, device: str,
-    threads: int | None, resume: bool,
+    config_file: Path | None, size: InputSize | None, epochs: int | None, settings: tuple[str, ...],
+    symmetric: bool, device: str, threads: int | None, resume: bool,
 ) -> None:  # fmt: skip
     """Train a CenterNet on your own classes, float first, then quantization-aware.
 
@@ -71,7 +80,7 @@ def command(
         torch.set_num_threads(threads)
     wanted = TrainConfig.read_yaml(config_file) if config_file is not None else {}
     wanted |= TrainConfig.parse(settings) | ({"epochs": epochs} if epochs is not None else {})
-    wanted |= {"symmetric": True} if symmetric else {}
+    wanted |= ({"symmetric": True} if symmetric else {}) | ({"size": size} if size is not None else {})
     chosen = torch.device(device) if device != "auto" else distributed.default_device()
     train_sets, val_sets = sources("--data", data, images, val, val_images, labelled_only)
     names = None if classes is None else [word.strip() for word in classes.split(",")]
@@ -131,7 +140,7 @@ def _defaults(start: Path | None) -> dict[str, Any]:
         return {}
     from edge_centernet.model.checkpoint import read_header
 
-    return {"size": read_header(start)[0].height}
+    return {"size": read_header(start)[0].input_size}
 
 
 def _saved_config(out: Path, first: bool) -> dict[str, Any]:

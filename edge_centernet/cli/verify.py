@@ -21,6 +21,7 @@ from edge_centernet.sources import quiet_libraries
 if TYPE_CHECKING:
     from edge_centernet.converters import qdq
     from edge_centernet.data import Dataset
+    from edge_centernet.manifest import InputSize
 
 
 @click.command(short_help="Compare a model file with its source.")
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     "--against",
     metavar="PATH|NAME",
     help="The network it was made from: an interchange .onnx, a checkpoint, or a shipped name.  [default: the shipped"
-    " model of the same name; an int8 .onnx is compared with its own float weights]",
+    " model of the same name, at the file's size; an int8 .onnx is compared with its own float weights]",
 )
 @click.option(
     "--float",
@@ -65,7 +66,7 @@ def command(
         precision = read_manifest(path).precision
         reference = verify.Reference(network, precision, pictures)
         report = reference.compare(path)
-        original = network if unrounded is None else _float(unrounded)
+        original = network if unrounded is None else _float(unrounded, network.manifest.model.input_size)
         layers = diagnosis.diagnose(network, float_model(original), pictures)
         accuracy = {} if dataset is None else _accuracy(path, original, dataset, progress)
     click.echo(verify.table({path.suffix[1:]: report}))
@@ -83,27 +84,31 @@ def command(
 
 
 def _source(path: Path, against: str | None) -> qdq.Network:
-    """The interchange network to compare with."""
+    """The interchange network to compare with, at the size that the file has."""
     from edge_centernet.converters.source import open_network
 
+    manifest = read_manifest(path)
+    size = manifest.model.input_size
     if against is None:
-        manifest = read_manifest(path)
+        sized = {size.named(name): name for name in names()}  # what `convert --size` calls them
         if path.suffix.lower() == ".onnx" and manifest.precision == "int8":
             against = str(path)
         elif manifest.model.name in names():
             against = manifest.model.name
+        elif manifest.model.name in sized:
+            against = sized[manifest.model.name]
         else:
             raise ConfigError(
                 f"{path}: made from {manifest.model.name!r}, which does not ship: name the network with --against"
             )
-    return open_network(find_model(against, ".onnx"), fp32=True).network
+    return open_network(find_model(against, ".onnx"), fp32=True, size=size).network
 
 
-def _float(name: str) -> qdq.Network:
-    """The network with the weights that `name` holds before any rounding."""
+def _float(name: str, size: InputSize) -> qdq.Network:
+    """The network with the weights that `name` holds before any rounding, for this input."""
     from edge_centernet.converters.source import open_network
 
-    return open_network(find_model(name, ".safetensors"), fp32=True).original
+    return open_network(find_model(name, ".safetensors"), fp32=True, size=size).original
 
 
 def _pictures(folder: Path | None) -> list[Any]:

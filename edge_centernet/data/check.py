@@ -25,6 +25,7 @@ from edge_centernet.data.base import MIN_SIDE, Annotations, Problem, clip_boxes
 from edge_centernet.data.duplicates import Alike, find_alike, thumbnail
 from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.image import Letterbox, read_image
+from edge_centernet.manifest import InputSize
 from edge_centernet.sources import quiet_libraries
 
 STRIDES = (4, 8)  # input pixels per heatmap cell, of our models
@@ -64,6 +65,8 @@ KINDS = {
     "empty_class": Kind("warning", "classes of train without an object"),
 }
 
+USUAL_SIZE = InputSize(320, 320)  # the default model's
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -89,10 +92,10 @@ class Finding:
 class Report:
     """sets: "train" and, if asked for, "val" -> figures as `_figures` describes them.
 
-    size, stride: side of the network's input and of a heatmap cell, in pixels.
+    size: of the network's input; stride: side of a heatmap cell; both in pixels.
     """
 
-    size: int
+    size: InputSize
     stride: int
     sets: dict[str, dict[str, Any]]
     findings: tuple[Finding, ...]
@@ -110,7 +113,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Everything, for a JSON file."""
         return {
-            "input_size": self.size,
+            "input_size": list(self.size),
             "stride": self.stride,
             "errors": self.errors,
             "warnings": self.warnings,
@@ -123,7 +126,7 @@ class Report:
 class _Part:
     """One set while it is checked. Arrays have one row an object as annotated (M), or one an image (N).
 
-    size, stride: side of the network's input and of a heatmap cell, in pixels.
+    size: of the network's input; stride: side of a heatmap cell; both in pixels.
     boxes: (M, 4) float32 clipped to the image, input: (M, 4) float32 the same after letterbox, both in pixels.
     kept: (M,) bool, what training sees; counted: (M,) bool, kept and not ignored (crowd, difficult).
     files: index of image -> sha256, of those that can be read; thumbnails: (their number, 8, 9) uint8.
@@ -131,7 +134,7 @@ class _Part:
 
     name: str
     found: Annotations
-    size: int
+    size: InputSize
     stride: int
     boxes: NDArray[np.float32]
     input: NDArray[np.float32]
@@ -165,7 +168,7 @@ def check_dataset(
     val: Path | Sequence[DataSource] | None = None,
     images: Path | None = None,
     val_images: Path | None = None,
-    size: int = 320,
+    size: InputSize = USUAL_SIZE,
     stride: int = 8,
     progress: Progress = lambda items, _: items,
 ) -> Report:
@@ -176,14 +179,13 @@ def check_dataset(
         val: the validation set, likewise.
         images: folder of the images of `data`, where that is a path.
         val_images: folder of the images of `val`, where that is a path.
-        size: side of the network's input in pixels, a multiple of 32.
+        size: of the network's input.
         stride: input pixels per heatmap cell, 4 or 8.
         progress: shows a bar while images are read and compared.
 
     Raises SourceError where a set cannot be read at all, ConfigError for a size or stride that no model has.
     """
-    if size < 64 or size % 32:
-        raise ConfigError(f"size: expected a multiple of 32, at least 64 pixels; got {size}")
+    size = InputSize.of(size)
     if stride not in STRIDES:
         raise ConfigError(f"stride: expected 4 or 8 pixels, got {stride}")
     train = (DataSource(data, images),) if isinstance(data, Path) else tuple(data)
@@ -211,7 +213,7 @@ def check_dataset(
     return Report(size, stride, {part.name: _figures(part) for part in parts}, tuple(findings))
 
 
-def _part(name: str, found: Annotations, size: int, stride: int) -> _Part:
+def _part(name: str, found: Annotations, size: InputSize, stride: int) -> _Part:
     """The arrays of a set."""
     boxes, kept = clip_boxes(found)
     image = np.asarray(found.objects.image, np.int64)
@@ -219,7 +221,7 @@ def _part(name: str, found: Annotations, size: int, stride: int) -> _Part:
     scaled = np.zeros_like(boxes)
     for i, own in _by_image(image, np.arange(len(image))):
         _, width, height = found.images[i]
-        scaled[own] = Letterbox(width, height, size, size).to_input(boxes[own])
+        scaled[own] = Letterbox(width, height, *size).to_input(boxes[own])
     label = np.asarray(found.objects.label, np.int64)
     return _Part(name, found, size, stride, boxes, scaled, kept, image, label, counted)
 
@@ -276,7 +278,7 @@ def _cells(part: _Part, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     """(K, 3) image, row, column of the cell that holds the centre of each object `chosen`, as training places it."""
     cells = part.input[chosen] / np.float32(part.stride)
     centre = ((cells[:, :2] + cells[:, 2:]) / 2).astype(np.int64)
-    x, y = np.minimum(centre, part.size // part.stride - 1).T
+    x, y = np.minimum(centre, np.array(part.size) // part.stride - 1).T
     return np.stack([part.image[chosen], y, x], axis=1)
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet.errors import ConfigError
+from edge_centernet.manifest import InputSize
 from edge_centernet.model.centernet import Architecture
+
+DEFAULT_SIZE = InputSize(320, 320)
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class TrainConfig:
     Model (taken from the checkpoint instead, where training starts from one of ours)
       backbone, width, act, padding, neck, head, context, expand, kind, tower: see `model.centernet.Architecture`.
       tower_weights: file with what the tower starts from (torchvision's names), beside --weights for the backbone.
-      size: network input side in pixels, multiple of 32.
+      size: width and height of the network's input in pixels, each a multiple of 32 and at least 64: 512x384, or one
+        number for a square. config.json keeps both; older ones have one number.
     Data
       scale_min, scale_max: range of the random scale on top of the letterbox; 1 and 1 for none.
       multiscale: every batch's input side is drawn from those within this part (0..1) of the stage's own side, so that
@@ -34,7 +38,7 @@ class TrainConfig:
       freeze: with pretrained weights, backbone layers up to this stride (4, 8, 16, 32) stay as they are; 0: none. The
         tower does where any do, and where it starts from tower_weights.
       early_side: image side in pixels for the first `early_part` (0..1) of the epochs: cheaper, and coarser
-        first is no worse; early_part 0 turns it off. Where `size` is smaller, that is used.
+        first is no worse; early_part 0 turns it off. Where `size` has no more pixels, that is used.
       guide: file with the weights of a MobileNetV2 0.5 that was trained to detect, whose features are to be learned
         too (see `train.guide`); empty: none. guide_weight: weight of that loss at the start, falling to zero.
       teacher: float checkpoint of ours, or the name of a shipped model, whose heatmap is to be learned beside the
@@ -62,7 +66,7 @@ class TrainConfig:
     kind: str = "fpn"
     tower: float = 0.0
     tower_weights: str = ""
-    size: int = 320
+    size: InputSize = DEFAULT_SIZE
     scale_min: float = 0.5
     scale_max: float = 1.6
     multiscale: float = 0.0
@@ -96,8 +100,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Reject values outside the documented limits, naming option and limit."""
+        object.__setattr__(self, "size", InputSize.of(self.size))  # what older run folders and YAML say, too
         checks = (
-            ("size", self.size >= 64 and self.size % 32 == 0, "a multiple of 32, at least 64"),
             ("neck", len(self.neck) in (2, 3) and min(self.neck) >= 8, "two or three channel counts, each at least 8"),
             ("head", self.head >= 8, "at least 8"),
             ("context", self.context >= 0, "at least 0"),
@@ -177,6 +181,8 @@ class TrainConfig:
 
 def _typed(name: str, kind: str, value: Any) -> Any:
     """`value` (a string, or what JSON or YAML made of one) as the type an option has."""
+    if kind == "InputSize":
+        return InputSize.of(value)
     try:
         if kind.startswith("tuple"):
             return tuple(int(v) for v in value)

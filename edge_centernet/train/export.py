@@ -22,7 +22,7 @@ from edge_centernet.converters.float_onnx import merge_pads
 from edge_centernet.converters.graphs import HEADS, constants_as_initializers, set_manifest
 from edge_centernet.errors import ConversionError
 from edge_centernet.files import write_atomic
-from edge_centernet.manifest import Manifest, ModelSpec, Quant, TensorSpec
+from edge_centernet.manifest import InputSize, Manifest, ModelSpec, Quant, TensorSpec
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import load_checkpoint
 from edge_centernet.model.layers import ConvUnit, fold_batchnorm
@@ -43,14 +43,16 @@ class _Core(nn.Module):
         return self.model.core(x)
 
 
-def export_onnx(checkpoint: Path, out: Path) -> Path:
+def export_onnx(checkpoint: Path, out: Path, size: InputSize | None = None) -> Path:
     """Write `out` (.onnx) from a "qat" checkpoint, atomically, and return it.
 
+    size: of the input, if not that of the checkpoint; the learned scales are kept.
     Raises ConversionError for a float checkpoint: it has no activation ranges.
     """
     model, stage = load_checkpoint(checkpoint)
     if stage == "float":
         raise ConversionError(f"{checkpoint}: expected a QAT checkpoint, got a {stage} one: train with qat_epochs >= 0")
+    model.spec = model.spec if size is None else model.spec.resized(size)
     proto = qdq_onnx(model, hashlib.sha256(checkpoint.read_bytes()).hexdigest())
     write_atomic(out, proto.SerializeToString(deterministic=True))
     return out

@@ -57,6 +57,7 @@ from edge_centernet.train.teacher import Teacher
 from edge_centernet.train.validate import validate
 
 LOSSES = ("loss", "heat", "overlap", "size", "offset", "guide", "teacher")  # Loss's fields, and the helpers'
+# side: of the square images of early epochs, else the longer one of the network's input.
 METRICS = ("stage", "epoch", "side", "lr", *LOSSES, "AP50", "AP", "images_per_s", "seconds")
 
 
@@ -123,7 +124,8 @@ class Trainer:
         """name: the model's name in the manifest. weights: see `start_network`."""
         self.out, self.val = out, val
         self.device = distributed.default_device() if device == "auto" else torch.device(device)
-        spec = ModelSpec(name, "1", config.size, config.size, train.classes)  # the stride follows from the network
+        width, height = config.size
+        spec = ModelSpec(name, "1", height, width, train.classes)  # the stride follows from the network
         torch.manual_seed(config.seed)
         cv2.setNumThreads(1)  # the warps are small, and its threads fight the ones that train
         model, self.config = start_network(config, spec, weights)
@@ -208,14 +210,16 @@ class Trainer:
     def _epoch(self, epoch: int, epochs: int) -> dict[str, Any]:
         qat = self.progress.stage == "qat"
         early = not qat and epoch < self.config.early_part * epochs
-        side = min(self.config.early_side, self.config.size) if early else self.config.size
-        shapes = input_shapes(side, side, 0.0 if qat else self.config.multiscale)
+        size, small = self.config.size, self.config.early_side
+        early = early and small**2 < size.width * size.height
+        height, width = (small, small) if early else (size.height, size.width)
+        shapes = input_shapes(height, width, 0.0 if qat else self.config.multiscale)
         first = self.progress.step
         # Epoch numbers go on through the stages, so that QAT sees other crops than the first float epochs.
         self.sampler.set_epoch(epoch + (self.config.epochs if qat else 0), shapes, first)
         self.model.train()
         start = saved = time.perf_counter()
-        title = f"{self.progress.stage} {epoch + 1}/{epochs} {side}px"
+        title = f"{self.progress.stage} {epoch + 1}/{epochs} {width}x{height}px"
         bar = tqdm(
             self.loader, desc=title, unit="batch", initial=first, total=self.steps, dynamic_ncols=True, mininterval=2.0,
             disable=not self._first(),
@@ -241,7 +245,7 @@ class Trainer:
                 raise KeyboardInterrupt
         self._sums[:] = 0
         return {
-            "stage": self.progress.stage, "epoch": epoch + 1, "side": side, "lr": f"{lr:.3g}",
+            "stage": self.progress.stage, "epoch": epoch + 1, "side": max(width, height), "lr": f"{lr:.3g}",
             **{k: round(float(v), 5) for k, v in mean.items()},
             "images_per_s": round(images_per_s, 1), "seconds": round(time.perf_counter() - start, 1),
         }  # fmt: skip

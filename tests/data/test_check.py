@@ -19,7 +19,7 @@ from edge_centernet.data import read_dataset
 from edge_centernet.data.check import KINDS, Report, check_dataset
 from edge_centernet.data.duplicates import find_alike, thumbnail
 from edge_centernet.errors import ConfigError, SourceError
-from edge_centernet.manifest import ModelSpec
+from edge_centernet.manifest import InputSize, ModelSpec
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 CARDS, BCCD = SHARED / "playing_cards", SHARED / "bccd"
@@ -104,12 +104,22 @@ def test_a_good_set_has_no_finding_and_is_described(tmp_path: Path) -> None:
 def test_the_input_size_decides_what_is_small(tmp_path: Path) -> None:
     """At 64 pixels the box of 9x9 is 3.6 pixels large, under a cell of 4, and that of 10x10 is 4.0, under two."""
     boxes = [*GOOD[:2], (1, "car", [0, 0, 9, 9]), (2, "car", [9, 9, 60, 60])]
-    report = check_dataset(coco(tmp_path, boxes), size=64, stride=4)
+    report = check_dataset(coco(tmp_path, boxes), size=InputSize(64, 64), stride=4)
     size = report.sets["train"]["box_px"]
     assert [round(size[key], 1) for key in ("min", "p50", "max")] == [3.6, 10.0, 24.0]
     assert (size["under_1_cell"], size["under_2_cells"], size["small"]) == (1, 2, 4)
     assert kinds(report) == {"tiny": 1}
     assert "annotations[2] (car): 9 wide, 9 high is 3.6 pixels" in report.findings[0].text
+
+
+def test_a_wide_input_is_filled_as_detection_fills_it(tmp_path: Path) -> None:
+    """Photos of 160x80 come into 320x96 at 1.2 times their size, and cells end at its own edges."""
+    report = check_dataset(
+        coco(tmp_path, [*GOOD[:2], (1, "car", [150, 70, 10, 10])]), size=InputSize(320, 96), stride=8
+    )
+    assert round(report.sets["train"]["box_px"]["min"], 3) == 12.0
+    assert report.to_json()["input_size"] == [320, 96]
+    assert report.sets["train"]["collisions"]["any_class"]["objects"] == 0
 
 
 @pytest.mark.parametrize(
@@ -407,8 +417,8 @@ def test_what_cannot_be_checked_is_refused(tmp_path: Path) -> None:
     path = coco(tmp_path, GOOD)
     with pytest.raises(ConfigError, match="is the training set itself"):
         check_dataset(path, path)
-    with pytest.raises(ConfigError, match="expected a multiple of 32, at least 64 pixels; got 100"):
-        check_dataset(path, size=100)
+    with pytest.raises(ConfigError, match=r"each a multiple of 32 .* got '100x96'"):
+        check_dataset(path, size=InputSize(100, 96))
     with pytest.raises(SourceError, match=r"images\[0\]\.width"):
         check_dataset(edited(path, lambda data: [image.pop("width") for image in data["images"]]))
     path.write_text("{")
@@ -422,7 +432,7 @@ def test_the_report_is_json_and_sorted_errors_first(tmp_path: Path) -> None:
     report = check_dataset(coco(tmp_path, boxes))
     record = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert [finding["kind"] for finding in record["findings"]] == ["degenerate", "outside", "over_edge"]
-    assert (record["errors"], record["warnings"], record["stride"], record["input_size"]) == (2, 1, 8, 320)
+    assert (record["errors"], record["warnings"], record["stride"], record["input_size"]) == (2, 1, 8, [320, 320])
     assert record["findings"][0]["image"] == str(tmp_path / "images" / "cat.jpg")
     severities = [kind.severity for kind in KINDS.values()]
     assert severities == sorted(severities)
