@@ -84,5 +84,7 @@ class Teacher(nn.Module):
         if not self.copied:
             return loss
         sure = theirs.amax(dim=1).square()  # (B, h, w); squared, as the many empty cells would outweigh the peaks
-        boxes = OVERLAP_WEIGHT * (1 - box_iou(size, offset, seen[1], seen[2])) + OFFSET_WEIGHT * (offset - seen[2]).abs().sum(dim=1)
+        boxes = OVERLAP_WEIGHT * (1 - box_iou(size, offset, seen[1], seen[2])) + OFFSET_WEIGHT * (
+            offset - seen[2]
+        ).abs().sum(dim=1)
         return loss + (sure * boxes).sum()
