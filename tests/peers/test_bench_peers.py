@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from peers.families import FAMILIES
 
 import edge_centernet
+from edge_centernet.peers.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 ASSETS = Path(edge_centernet.__file__).parent / "assets"
