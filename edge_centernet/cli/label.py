@@ -26,6 +26,7 @@ from edge_centernet.labelling.labels import (
     THRESHOLD,
     Seen,
     find_photos,
+    in_words,
     label,
     measure,
     some,
@@ -114,8 +115,7 @@ def command(
     \b
     Examples:
       edge-centernet label photos/ --out labels.json --sheet labels.jpg
-      edge-centernet label photos/ --model centernet-mbv2-320 --model nanodet-plus-m_416.param --weight 1 --weight 2 \\
-        --calibrate-on instances_val.json --out labels.json
+      edge-centernet label photos/ --model yolox_nano.onnx --calibrate-on instances_val.json --out labels.json
     """  # noqa: D301 (click keeps the lines below a real backspace as they are)
     models = models or (os.environ.get("EDGE_CENTERNET_MODEL") or DEFAULT,)
     _check(models, weights, out, sheet, calibrate_on, precision)
@@ -133,6 +133,7 @@ def command(
         else:
             wanted = all_classes(members) if data is None else common_classes(members, data.classes)
         ensemble = Ensemble(members, wanted, iou)
+        data = None if data is None else in_words(data, wanted)
         calibration: Calibration | None = None
         seen: Seen = {}
         if data is not None:

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from edge_centernet.calibration.images import spread
 from edge_centernet.data import Dataset, read_dataset
 from edge_centernet.detections import Detections
-from edge_centernet.errors import SourceError
+from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.evaluate import evaluate_dataset
 from edge_centernet.files import write_atomic
 from edge_centernet.image import IMAGE_SUFFIXES, Image, read_image
 from edge_centernet.labelling.calibrate import Calibration, calibrate
 from edge_centernet.labelling.ensemble import Ensemble
+from edge_centernet.peers.common import in_words_of
 from edge_centernet.progress import Progress, unseen
 
 # Fused scores, where nothing was measured: what four detectors on VOC's photos give a box that is right in four of five
@@ -56,6 +57,17 @@ def find_photos(places: Sequence[Path]) -> list[Path]:
         else:
             raise SourceError(f"{place}: no such file or folder; expected photos, folders of photos, or a data set")
     return list(dict.fromkeys(Path(os.path.abspath(path)) for path in found))
+
+
+def in_words(data: Dataset, classes: Sequence[str]) -> Dataset:
+    """The data set with its classes called as in `classes`. Raises ConfigError for one that it does not have."""
+    names = in_words_of(classes, data.classes)
+    if absent := [name for name in classes if name not in names]:
+        raise ConfigError(
+            f"classes: the labelled set has no {', '.join(absent)}, so that nothing can be measured of it; the set has "
+            f"{', '.join(data.classes)}"
+        )
+    return Dataset(names, data.samples)
 
 
 def measure(

@@ -79,7 +79,7 @@ def labelled(folder: Path) -> Path:
 def test_our_model_labels_a_folder(run: Run, photos: Path, tmp_path: Path) -> None:
     """Person and cat of the sample photo are objects where they are, and a reader gets the photos with them."""
     out, sheet = tmp_path / "out" / "labels.json", tmp_path / "out" / "sheet.jpg"
-    result = run("label", photos, "--out", out, "--sheet", sheet)
+    result = run("label", "--threads", 1, photos, "--out", out, "--sheet", sheet)
     assert result.code == 0, result.err
     labels = json.loads(out.read_text())
     for name, box in (("person", PERSON), ("cat", CAT)):
@@ -104,7 +104,7 @@ def test_a_detector_of_others_votes_with_ours(run: Run, photos: Path, tmp_path: 
     person = write_yolox(tmp_path / "yolox_person.onnx", (0.0, 0.0, 1.0, 1.0), COCO.index("person"))
     skis = write_yolox(tmp_path / "skis.onnx", (0.0, 0.0, 1.0, 1.0), COCO.index("skis"))
     photo, out = photos / "below" / "astronaut.jpg", tmp_path / "labels.json"
-    shared = ("label", photo, "--model", "centernet-mbv2-320", "--out", out, "--classes", "person,skis")
+    shared = ("label", "--threads", 1, photo, "--model", "centernet-mbv2-320", "--out", out, "--classes", "person,skis")
     scores = {}
     for weight in (1, 3):
         result = run(*shared, "--model", f"yolox-nano={person}", "--weight", 1, "--weight", weight)
@@ -123,7 +123,7 @@ def test_a_detector_of_others_votes_with_ours(run: Run, photos: Path, tmp_path: 
 def test_calibrated_scores_are_probabilities_with_thresholds(run: Run, photos: Path, tmp_path: Path) -> None:
     """The table names each class with precision and recall, map and thresholds are kept; classes are the set's."""
     known, out = labelled(tmp_path / "set"), tmp_path / "labels.json"
-    result = run("label", photos, "--calibrate-on", known, "--precision", 0.6, "--out", out)
+    result = run("label", "--threads", 1, photos, "--calibrate-on", known, "--precision", 0.6, "--out", out)
     assert result.code == 0, result.err
     labels = json.loads(out.read_text())
     about = labels["info"]
@@ -154,7 +154,9 @@ def test_photos_of_the_labelled_set_are_looked_at_once(
 
     monkeypatch.setattr(Ensemble, "detect", counted)
     known, out = labelled(tmp_path / "set"), tmp_path / "labels.json"
-    result = run("label", known, "--calibrate-on", known, "--limit", 6, "--precision", 0.5, "--out", out)
+    result = run(
+        "label", "--threads", 1, known, "--calibrate-on", known, "--limit", 6, "--precision", 0.5, "--out", out
+    )
     assert result.code == 0, result.err
     assert len(looks) == len(json.loads(out.read_text())["images"]) == 6
 
@@ -163,7 +165,7 @@ def test_a_damaged_photo_among_others_is_skipped_and_named(run: Run, photos: Pat
     """The others are labelled."""
     (photos / "broken.jpg").write_bytes(b"\xff\xd8 cut off")
     out = tmp_path / "labels.json"
-    result = run("label", photos, "--out", out)
+    result = run("label", "--threads", 1, photos, "--out", out)
     assert result.code == 0, result.err
     assert f"Warning: skipped {photos / 'broken.jpg'}" in result.err
     assert len(json.loads(out.read_text())["images"]) == 2
@@ -185,7 +187,7 @@ def test_ctrl_c_leaves_the_labels_of_before(
         return detect(self, image)
 
     monkeypatch.setattr(Ensemble, "detect", interrupted)
-    result = run("label", photos, "--out", out, "--sheet", tmp_path / "out" / "sheet.jpg")
+    result = run("label", "--threads", 1, photos, "--out", out, "--sheet", tmp_path / "out" / "sheet.jpg")
     assert result.code == 130
     assert [(path.name, path.read_text()) for path in out.parent.iterdir()] == [("labels.json", "old")]
 
@@ -208,7 +210,7 @@ def test_what_cannot_be_is_one_line_before_the_work(
 ) -> None:
     """Exit code 2, what was expected, nothing written."""
     out = () if "--out" in args else ("--out", tmp_path / "out" / "labels.json")
-    result = run("label", photos, *out, *args)
+    result = run("label", "--threads", 1, photos, *out, *args)
     assert result.code == 2
     errors = [line for line in result.err.splitlines() if line.startswith("Error")]
     assert len(errors) == 1
@@ -219,7 +221,7 @@ def test_what_cannot_be_is_one_line_before_the_work(
 def test_a_file_of_an_unnamed_family_is_told_how_to_say_it(run: Run, photos: Path, tmp_path: Path) -> None:
     """An .onnx that is not ours and whose name says nothing."""
     foreign = write_yolox(tmp_path / "foreign.onnx", (0.0, 0.0, 1.0, 1.0), 0)
-    result = run("label", photos, "--model", foreign, "--out", tmp_path / "labels.json")
+    result = run("label", "--threads", 1, photos, "--model", foreign, "--out", tmp_path / "labels.json")
     assert result.code == 2
     assert f"is it of another family? Then say so: --model FAMILY={foreign}" in result.err
 
@@ -249,7 +251,9 @@ def test_without_ncnn_the_extra_is_named(
     """Where the package is missing, before any photo is read."""
     monkeypatch.setitem(__import__("sys").modules, "ncnn", None)
     (tmp_path / "nanodet-m.param").write_text("7767517\n")
-    result = run("label", photos, "--model", tmp_path / "nanodet-m.param", "--out", tmp_path / "labels.json")
+    result = run(
+        "label", "--threads", 1, photos, "--model", tmp_path / "nanodet-m.param", "--out", tmp_path / "labels.json"
+    )
     assert result.code == 2
     assert "pip install 'edge-centernet[label]'" in result.err
 

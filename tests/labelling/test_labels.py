@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import edge_centernet
-from edge_centernet.data import read_dataset
+from edge_centernet.data import Dataset, read_dataset
 from edge_centernet.detections import Detections
 from edge_centernet.draw import class_color
-from edge_centernet.errors import SourceError
+from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.files import write_atomic
-from edge_centernet.labelling.labels import Photo, file_name, find_photos, to_coco, write_labels
+from edge_centernet.labelling.labels import Photo, file_name, find_photos, in_words, to_coco, write_labels
 from edge_centernet.labelling.sheet import write_sheet
 
 PHOTO = Path(edge_centernet.__file__).parent / "assets" / "cat.jpg"
@@ -55,6 +55,14 @@ def test_places_without_photos_are_one_line(tmp_path: Path) -> None:
         find_photos([tmp_path])
     with pytest.raises(SourceError, match="absent: no such file or folder"):
         find_photos([tmp_path / "absent"])
+
+
+def test_a_labelled_set_takes_the_words_that_were_asked_for() -> None:
+    """The set says sofa, the user couch; a class that the set does not have cannot be measured."""
+    data = Dataset(("sofa", "dog"), ())
+    assert in_words(data, ["Couch"]).classes == ("Couch", "dog")
+    with pytest.raises(ConfigError, match=r"the labelled set has no bird, .* the set has sofa, dog"):
+        in_words(data, ["couch", "bird"])
 
 
 def test_scores_decide_what_is_an_object_ignored_or_left_out(tmp_path: Path) -> None:
