@@ -61,3 +61,63 @@ def draw_label(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], co
     blue, green, red = color
     ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 120 else (255, 255, 255)
     cv2.putText(canvas, text, (x + pad, y + pad + height), _FONT, scale, ink, thick, cv2.LINE_AA)
+
+
+def dashed_box(canvas: NDArray[np.uint8], xyxy: Sequence[float], color: Color, width: int) -> None:
+    """A box of broken lines onto the image itself: (H, W, 3) uint8 BGR, contiguous; xyxy and width in its pixels."""
+    x1, y1, x2, y2 = (round(float(v)) for v in xyxy)
+    dash = 5 * width
+    for x in range(x1, x2, 2 * dash):
+        for y in (y1, y2):
+            cv2.line(canvas, (x, y), (min(x + dash, x2), y), color, width)
+    for y in range(y1, y2, 2 * dash):
+        for x in (x1, x2):
+            cv2.line(canvas, (x, y), (x, min(y + dash, y2)), color, width)
+
+
+# ---- contact sheets --------------------------------------------------------------------------------------------
+
+_GROUND = 40  # grey level behind the pictures
+
+
+def fit(image_bgr: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], float]:
+    """(H, W, 3) uint8 BGR -> the same with its longer side `side` pixels, and that size divided by the image's."""
+    rows, columns = image_bgr.shape[:2]
+    scale = side / max(rows, columns)
+    size = max(1, round(columns * scale)), max(1, round(rows * scale))
+    picture = np.empty((size[1], size[0], 3), np.uint8)
+    cv2.resize(image_bgr, size, picture, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return picture, scale
+
+
+def tile(picture: NDArray[np.uint8], side: int, captions: Sequence[str]) -> NDArray[np.uint8]:
+    """A picture in the middle of a square of `side` pixels, with lines of text below: (side + 20 N, side, 3)."""
+    canvas = np.full((side + 20 * len(captions), side, 3), _GROUND, np.uint8)
+    height, width = picture.shape[:2]
+    top, left = (side - height) // 2, (side - width) // 2
+    canvas[top : top + height, left : left + width] = picture
+    for line, text in enumerate(captions):
+        caption(canvas, text, (6, side + 15 + 18 * line))
+    return canvas
+
+
+def grid(tiles: Sequence[NDArray[np.uint8]], columns: int) -> NDArray[np.uint8]:
+    """Tiles of one size, `columns` a row; the last row is filled up with grey."""
+    blank = np.full_like(tiles[0], _GROUND)
+    full = [*tiles, *[blank] * (-len(tiles) % columns)]
+    return np.vstack([np.hstack(full[i : i + columns]) for i in range(0, len(full), columns)])
+
+
+def banner(text: str, width: int) -> NDArray[np.uint8]:
+    """A black line of text: (36, width, 3)."""
+    band = np.full((36, width, 3), 0, np.uint8)
+    caption(band, text, (8, 25), 0.7)
+    return band
+
+
+def caption(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], scale: float = 0.45) -> None:
+    """White text with a shadow, its lower left corner at (x, y), onto the image itself."""
+    printable = text.encode("ascii", "replace").decode()  # OpenCV's font has nothing else
+    shadow = (corner[0] + 1, corner[1] + 1)
+    cv2.putText(canvas, printable, shadow, _FONT, scale, (0, 0, 0), 1, cv2.LINE_AA)
+    cv2.putText(canvas, printable, corner, _FONT, scale, (255, 255, 255), 1, cv2.LINE_AA)

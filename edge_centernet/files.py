@@ -9,7 +9,7 @@ from pathlib import Path
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write under a temporary name beside `path`, then rename: a power cut or a full disk leaves the old file.
 
-    Raises OSError with `path` as its file name; the temporary file is removed.
+    Raises OSError with `path` as its file name; the temporary file is removed, after Ctrl-C too.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(path.name + ".tmp")
@@ -19,9 +19,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from None
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from None
+        raise
 
 
 def text_of(path: Path) -> str:

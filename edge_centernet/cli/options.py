@@ -45,8 +45,8 @@ model_option = click.option(
     help="Model file (.xml, .tflite, .onnx) or name of a shipped model.",
 )
 
-# --model, --runtime, --threads; passed on as model, runtime, threads to `open_model`.
-model_options = options(
+# --runtime, --threads
+engine_options = options(
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the engine decides]"),
     click.option(
         "--runtime",
@@ -55,8 +55,10 @@ model_options = options(
         show_default=True,
         help="Inference engine. auto: by the file's suffix; for a shipped model TFLite on ARM, OpenVINO elsewhere.",
     ),
-    model_option,
 )
+
+# --model, --runtime, --threads; passed on as model, runtime, threads to `open_model`.
+model_options = options(engine_options, model_option)
 
 
 def open_model(model: str | Path, runtime: str = "auto", threads: int | None = None) -> Runtime:

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from edge_centernet.crowds import RIGHT, WRONG, Matches
 from edge_centernet.data import Dataset, Sample
 from edge_centernet.detections import Detections
-from edge_centernet.draw import class_color, draw
+from edge_centernet.draw import banner, caption, class_color, draw, fit, grid, tile
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.files import write_atomic
 from edge_centernet.image import read_image
@@ -46,14 +46,12 @@ TILES = 12  # best images, and as many worst
 _COLUMNS = 6
 _TILE = 320  # pixels, side of a picture in the contact sheet
 _GAP = 4  # pixels around a picture
-_CAPTION = 40  # pixels below it
 # Columns of metrics.csv that are not a loss; all others are drawn as one.
 _NO_LOSS = ("stage", "epoch", "side", "lr", "AP50", "AP", "images_per_s", "seconds")
 # TensorBoard puts what is named alike beside each other.
 _GROUPS = {"AP50": "val", "AP": "val", "side": "run", "images_per_s": "run", "seconds": "run"}
 _STAGES = {"float": "float", "qat": "QAT"}
 _WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (150, 150, 150)  # BGR
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def write_report(run: Path, found: CenterNet | Sequence[Detections], data: Dataset | None) -> dict[str, Any] | None:
@@ -271,9 +269,9 @@ def write_contact_sheet(
     for title, chosen in (("best", best), ("worst", worst)):
         tiles = [_tile(data, i, found[i], classes, matches[i], scores[i]) for i in chosen]
         if tiles:
-            bands += [_banner(f"{title} of {len(data)} validation images"), _grid(tiles)]
+            bands += [banner(f"{title} of {len(data)} validation images", _COLUMNS * _TILE), grid(tiles, _COLUMNS)]
     if not bands:
-        bands = [_banner("no validation image with an object or a detection")]
+        bands = [banner("no validation image with an object or a detection", _COLUMNS * _TILE)]
     ok, jpeg = cv2.imencode(".jpg", np.vstack(bands), [cv2.IMWRITE_JPEG_QUALITY, 88])
     assert ok, "OpenCV always writes JPEG"
     write_atomic(out, jpeg.tobytes())
@@ -282,13 +280,10 @@ def write_contact_sheet(
 def _tile(
     data: Dataset, index: int, found: Detections, classes: Sequence[str], matches: Matches, score: ImageScore
 ) -> Image:
-    """One image at _TILE pixels with boxes and a caption: (_TILE + _CAPTION, _TILE, 3)."""
+    """One image at _TILE pixels with boxes and a caption: (_TILE + 40, _TILE, 3)."""
     sample = data.samples[index]
     original = read_image(sample.path)  # (H, W, 3)
-    scale = (_TILE - 2 * _GAP) / max(sample.width, sample.height)
-    width, height = max(1, round(sample.width * scale)), max(1, round(sample.height * scale))
-    image = np.empty((height, width, 3), np.uint8)
-    cv2.resize(original, (width, height), image, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    image, scale = fit(original, _TILE - 2 * _GAP)
     found = found[found.score >= SHOWN]
     shown = Detections(found.xyxy * np.float32(scale), found.score, found.class_id)
     for box, class_id in zip(shown.xyxy, shown.class_id, strict=True):  # thicker than `draw` has it at this size
@@ -296,13 +291,8 @@ def _tile(
         cv2.rectangle(image, (x1, y1), (x2, y2), class_color(int(class_id)), 3)
     _truth(image, sample, data.classes, matches.found_at < SHOWN, scale)
     image = draw(image, shown, classes)
-    tile = np.full((_TILE + _CAPTION, _TILE, 3), 40, np.uint8)
-    top, left = (_TILE - height) // 2, (_TILE - width) // 2
-    tile[top : top + height, left : left + width] = image
     counts = f"{score.right} right, {score.wrong} wrong, {score.missed} missed"
-    _text(tile, f"F1 {score.f1:.2f}  {counts}", (6, _TILE + 15))
-    _text(tile, sample.path.name, (6, _TILE + 33))
-    return tile
+    return tile(image, _TILE, (f"F1 {score.f1:.2f}  {counts}", sample.path.name))
 
 
 def _truth(image: Image, sample: Sample, classes: Sequence[str], missed: NDArray[np.bool_], scale: float) -> None:
@@ -313,27 +303,7 @@ def _truth(image: Image, sample: Sample, classes: Sequence[str], missed: NDArray
         cv2.rectangle(image, (x1, y1), (x2, y2), _BLACK, 2)
         cv2.rectangle(image, (x1, y1), (x2, y2), _WHITE if counted[i] else _GREY, 1)
         if missed[i] and counted[i]:
-            _text(image, classes[sample.labels[i]], (x1 + 3, y2 - 4), 0.4)
-
-
-def _banner(text: str) -> Image:
-    band = np.full((36, _COLUMNS * _TILE, 3), 0, np.uint8)
-    _text(band, text, (8, 25), 0.7)
-    return band
-
-
-def _grid(tiles: Sequence[Image]) -> Image:
-    """_COLUMNS tiles a row; the last row is filled up with grey."""
-    blank = np.full_like(tiles[0], 40)
-    full = [*tiles, *[blank] * (-len(tiles) % _COLUMNS)]
-    return np.vstack([np.hstack(full[i : i + _COLUMNS]) for i in range(0, len(full), _COLUMNS)])
-
-
-def _text(image: Image, text: str, corner: tuple[int, int], scale: float = 0.45) -> None:
-    printable = text.encode("ascii", "replace").decode()  # OpenCV's font has nothing else
-    shadow = (corner[0] + 1, corner[1] + 1)
-    cv2.putText(image, printable, shadow, _FONT, scale, _BLACK, 1, cv2.LINE_AA)
-    cv2.putText(image, printable, corner, _FONT, scale, _WHITE, 1, cv2.LINE_AA)
+            caption(image, classes[sample.labels[i]], (x1 + 3, y2 - 4), 0.4)
 
 
 # ---- TensorBoard -----------------------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ def make_targets(
             object nor background around its centre.
         unlabelled: which classes nobody looked for, and where: away from boxes they are neither present nor absent.
         classes: C.
-        height, width: the heatmap's, in cells.
+        height: the heatmap's, in cells.
+        width: likewise.
         stride: input pixels per cell.
 
     Size and offset are learnt on the whole splat, weighted by it, not at the centre cell alone: a peak that is found

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,24 +42,10 @@ def ours(model: str, engine: str) -> tuple[Detect, dict[str, Any]]:
 
 def theirs(family: str, file: Path, engine: str) -> tuple[Detect, dict[str, Any]]:
     """A peer through its adapter."""
-    from peers.common import suppress
-    from peers.engines import open_net
-    from peers.families import FAMILIES
+    from edge_centernet.peers.detector import PeerDetector
 
-    known, net = FAMILIES[family], open_net(file, engine)
-    extra = (net.dtype,) if file.suffix == ".tflite" else ()
-
-    def detect(image: Image, threshold: float) -> tuple[Detections, dict[str, float]]:
-        times = [time.perf_counter()]
-        x, frame = known.prepare(image, net.height, net.width, *extra)
-        times.append(time.perf_counter())
-        outputs = net.run(x)
-        times.append(time.perf_counter())
-        found = suppress(known.decode(outputs, net.height, net.width, threshold), frame, known.iou)
-        times.append(time.perf_counter())
-        return found, {s: 1e3 * (b - a) for s, a, b in zip(STAGES, times, times[1:], strict=False)}
-
-    return detect, {"classes": list(known.classes), "input": [net.height, net.width]}
+    peer = PeerDetector(family, file, engine, threads=1)
+    return peer.detect_timed, {"classes": list(peer.classes), "input": [peer.height, peer.width]}
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from peers import fastestdet, nanodet, ssd, yolo_fastestv2, yolox
-from peers.common import COCO, COCO_IDS, Found, Frame, letterbox, planes, stretch, suppress
+
+from edge_centernet.peers import fastestdet, nanodet, ssd, yolo_fastestv2, yolox
+from edge_centernet.peers.common import COCO, COCO_IDS, Found, Frame, letterbox, planes, stretch, suppress
 
 Row = tuple[float, float, float, float, float, int]  # left, top, right, bottom, score, class
 SIDE = 96

@@ -7,7 +7,8 @@ exponentials around the cells of strides 8, 16 and 32.
 from __future__ import annotations
 
 import numpy as np
-from peers.common import COCO, Floats, Found, Frame, Image, best, centre_to_corners, letterbox, planes
+
+from edge_centernet.peers.common import COCO, Floats, Found, Frame, Image, best, centre_to_corners, letterbox, planes
 
 CLASSES = COCO
 IOU = 0.65  # yolox/exp/yolox_base.py, nmsthre

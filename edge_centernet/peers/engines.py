@@ -1,7 +1,8 @@
-"""One foreign network in one engine, one thread: a few lines each, no manifest."""
+"""One foreign network in one engine: a few lines each, no manifest."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from edge_centernet.errors import ArtifactError, MissingDependency
 Array = NDArray[Any]
 # suffix -> the engines that run such a file, the usual one first
 OF_SUFFIX = {".onnx": ("openvino", "onnxruntime"), ".xml": ("openvino",), ".tflite": ("tflite",), ".param": ("ncnn",)}
+# engine -> the pip extra that brings it
+EXTRAS = {"openvino": "openvino", "onnxruntime": "onnxruntime", "tflite": "tflite", "ncnn": "label"}
 
 
 class Net(Protocol):
@@ -29,11 +32,13 @@ class Net(Protocol):
 class OpenVINONet:
     """An .onnx or .xml, (1, 3, H, W)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int | None) -> None:
         """Compile it as ours are compiled (runtimes/ov.py)."""
         import openvino as ov
 
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        options: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
         self._request = ov.Core().compile_model(str(path), "CPU", options).create_infer_request()
         port = self._request.model_inputs[0]
         self._name, self.dtype = port.get_any_name(), str(port.get_element_type().to_dtype())
@@ -48,12 +53,12 @@ class OpenVINONet:
 class ONNXRuntimeNet:
     """An .onnx, (1, 3, H, W)."""
 
-    def __init__(self, path: Path) -> None:
-        """One thread."""
+    def __init__(self, path: Path, threads: int | None) -> None:
+        """On the processor."""
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = threads or 0, 1  # 0: as many as there are cores
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         port = self._session.get_inputs()[0]
         self._name, self.dtype = port.name, "float32" if "float" in port.type else "uint8"
@@ -68,11 +73,11 @@ class ONNXRuntimeNet:
 class TFLiteNet:
     """A .tflite, (1, H, W, 3); quantized outputs come as real values."""
 
-    def __init__(self, path: Path) -> None:
-        """With XNNPACK, one thread."""
+    def __init__(self, path: Path, threads: int | None) -> None:
+        """With XNNPACK."""
         from edge_centernet.runtimes.tflite import interpreter_class
 
-        self._interpreter = interpreter_class()(model_content=path.read_bytes(), num_threads=1)
+        self._interpreter = interpreter_class()(model_content=path.read_bytes(), num_threads=threads)
         self._interpreter.allocate_tensors()
         port = self._interpreter.get_input_details()[0]
         self._index, self.dtype = port["index"], np.dtype(port["dtype"]).name
@@ -92,18 +97,19 @@ class TFLiteNet:
 
 
 class NCNNNet:
-    """An ncnn .param with its .bin beside it; its input is 320 x 320 unless the layer Input says its size."""
+    """An ncnn .param with its .bin beside it; see `_ncnn_size` for the size of its input."""
 
     dtype = "float32"
 
-    def __init__(self, path: Path) -> None:
-        """One thread, as ncnn comes: it picks its own arithmetic (fp16 or bf16 where the processor has it)."""
+    def __init__(self, path: Path, threads: int | None) -> None:
+        """As ncnn comes: it picks its own arithmetic (fp16 or bf16 where the processor has it)."""
         try:
             import ncnn
         except ImportError:
-            raise MissingDependency("running .param files needs ncnn: pip install ncnn") from None
+            raise MissingDependency.for_extra(f"{path}: running .param files", EXTRAS["ncnn"]) from None
         self._ncnn, self._net = ncnn, ncnn.Net()
-        self._net.opt.num_threads = 1
+        if threads is not None:
+            self._net.opt.num_threads = threads
         if self._net.load_param(str(path)) or self._net.load_model(str(path.with_suffix(".bin"))):
             raise ArtifactError(f"{path}: expected an ncnn .param and its .bin, ncnn cannot read them")
         self.height, self.width = _ncnn_size(path)
@@ -116,21 +122,29 @@ class NCNNNet:
 
 
 def _ncnn_size(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels: of the Input layer's parameters 1=height and 0=width."""
+    """(height, width) in pixels: the layer Input's parameters 1=height and 0=width, where the file has them.
+
+    Else the number that its name ends with, as nanodet-plus-m_416 is named by its authors, else 320.
+    """
     line = next((line for line in path.read_text().splitlines() if line.startswith("Input")), "")
     sides = dict(part.split("=", 1) for part in line.split() if "=" in part)
-    return int(sides.get("1", 320)), int(sides.get("0", 320))
+    named = re.search(r"[-_](\d{3})$", path.stem)
+    side = int(named[1]) if named else 320
+    return int(sides.get("1", side)), int(sides.get("0", side))
 
 
-def open_net(path: Path, engine: str) -> Net:
-    """Raises ArtifactError for a file that the engine cannot read, MissingDependency without the engine."""
+def open_net(path: Path, engine: str, threads: int | None = None) -> Net:
+    """threads: on the processor; None leaves it to the engine.
+
+    Raises ArtifactError for a file that the engine cannot read, MissingDependency without the engine.
+    """
     kinds: dict[str, Any] = {
         "openvino": OpenVINONet, "onnxruntime": ONNXRuntimeNet, "tflite": TFLiteNet, "ncnn": NCNNNet,
     }  # fmt: skip
     try:
-        net: Net = kinds[engine](path)
+        net: Net = kinds[engine](path, threads)
     except ImportError:
-        raise MissingDependency(f"{path}: {engine} is not installed") from None
+        raise MissingDependency.for_extra(f"{path}: {engine}", EXTRAS[engine]) from None
     except (RuntimeError, ValueError, OSError) as error:
         raise ArtifactError(f"{path}: {engine} cannot read it: {str(error).strip().splitlines()[-1]}") from None
     return net

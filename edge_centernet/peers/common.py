@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.classes import COCO as COCO
 from edge_centernet.detections import Detections
 
 Image = NDArray[np.uint8]  # (H, W, 3) BGR
@@ -20,16 +21,6 @@ Floats = NDArray[np.float32]
 MOST = 100  # boxes of an image that are kept, as COCO counts
 CANDIDATES = 1000  # the best boxes, all that non-maximum suppression sees: as NanoDet (nms_pre) and torchvision
 
-COCO = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
-    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
-    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
-    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
-    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
-    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
-    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
-)  # fmt: skip
 # COCO numbers its 80 categories 1 to 90 and leaves out ten; networks with 90 outputs count in these ids.
 COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 COCO_IDS = tuple(i for i in range(1, 91) if i not in COCO_UNUSED_IDS)
@@ -76,6 +67,11 @@ def letterbox(image: Image, height: int, width: int, pad: int, centred: bool) ->
     return pixels, Frame((new_width / columns, new_height / rows), (float(left), float(top)), (columns, rows))
 
 
+def to_rgb(pixels: Image) -> Image:
+    """The other order of channels."""
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
 def planes(pixels: Image, mean: Sequence[float] = (0, 0, 0), std: Sequence[float] = (1, 1, 1)) -> Floats:
     """(H, W, 3) -> (1, 3, H, W) float32, (pixel - mean) / std; channels stay as they are."""
     x = np.empty((1, 3, *pixels.shape[:2]), np.float32)
@@ -101,6 +97,11 @@ def best(scores: Floats, threshold: float) -> tuple[NDArray[np.int64], NDArray[n
     return rows, classes[rows], score[rows]
 
 
+def without_batch(output: Floats) -> Floats:
+    """(1, A, B, C), or as ncnn has it without the first axis -> (A, B, C)."""
+    return output.reshape(output.shape[-3:])
+
+
 def centre_to_corners(centre: Floats, size: Floats) -> Floats:
     """(N, 2) centres, (N, 2) widths and heights -> (N, 4)."""
     return np.concatenate([centre - size / 2, centre + size / 2], axis=1)
@@ -108,7 +109,7 @@ def centre_to_corners(centre: Floats, size: Floats) -> Floats:
 
 def sigmoid(x: Floats) -> Floats:
     """1 / (1 + exp(-x)), without overflow."""
-    return (0.5 * (1 + np.tanh(0.5 * x))).astype(np.float32)
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * x)), np.float32)
 
 
 def suppress(found: Found, frame: Frame, iou: float | None) -> Detections:
@@ -120,7 +121,7 @@ def suppress(found: Found, frame: Frame, iou: float | None) -> Detections:
         best = order[:CANDIDATES]
         xyxy, score, class_id = found.xyxy[best], found.score[best], found.class_id[best].astype(np.int32)
         boxes = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)  # left, top, width, height
-        kept = cv2.dnn.NMSBoxesBatched(boxes, score, class_id, 0.0, iou)
+        kept = cv2.dnn.NMSBoxesBatched(boxes, score, class_id, 0.0, iou)  # type: ignore[arg-type]  # arrays will do
         order = best[np.sort(np.asarray(kept, np.int64).reshape(-1))]  # best stands in the order of scores
     order = order[:MOST]
     return Detections(frame.to_image(found.xyxy[order]), found.score[order], found.class_id[order].astype(np.int32))

@@ -6,7 +6,19 @@ BGR / 255, stretched to 352. Two maps with three anchors a cell; the three share
 from __future__ import annotations
 
 import numpy as np
-from peers.common import COCO, Floats, Found, Frame, Image, centre_to_corners, pairs, planes, stretch
+
+from edge_centernet.peers.common import (
+    COCO,
+    Floats,
+    Found,
+    Frame,
+    Image,
+    centre_to_corners,
+    pairs,
+    planes,
+    stretch,
+    without_batch,
+)
 
 CLASSES = COCO
 IOU = 0.4  # utils/utils.py, evaluation
@@ -27,7 +39,7 @@ def prepare(image: Image, height: int, width: int) -> tuple[Floats, Frame]:
 def decode(outputs: list[Floats], height: int, width: int, threshold: float) -> Found:
     """outputs: (1, H/16, W/16, 95) and (1, H/32, W/32, 95): 3 x 4 sides, 3 objectnesses, 80 classes; all 0..1."""
     parts = []
-    maps = sorted((output.reshape(output.shape[-3:]) for output in outputs), key=len, reverse=True)
+    maps = sorted(map(without_batch, outputs), key=len, reverse=True)
     for cells, anchors in zip(maps, ANCHORS, strict=True):
         sides, objectness, classes = np.split(cells, [12, 15], axis=2)
         scores = objectness[..., None] * classes[:, :, None]  # (h, w, 3, 80)

@@ -7,7 +7,8 @@ is a distribution over 0 .. reg_max strides from the centre of the cell; Plus co
 from __future__ import annotations
 
 import numpy as np
-from peers.common import COCO, Floats, Found, Frame, Image, letterbox, pairs, planes, stretch
+
+from edge_centernet.peers.common import COCO, Floats, Found, Frame, Image, letterbox, pairs, planes, stretch
 
 CLASSES = COCO
 IOU = 0.6  # nanodet/model/head/nanodet_plus_head.py, get_bboxes

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from peers.common import (
+
+from edge_centernet.peers.common import (
     COCO,
     COCO_IDS,
     Floats,
@@ -25,6 +25,7 @@ from peers.common import (
     planes,
     sigmoid,
     stretch,
+    to_rgb,
 )
 
 CLASSES = COCO
@@ -40,7 +41,7 @@ _PLACE[list(COCO_IDS)] = np.arange(len(COCO_IDS))
 def prepare_tflite(image: Image, height: int, width: int, dtype: str = "uint8") -> tuple[NDArray[np.generic], Frame]:
     """(1, H, W, 3) RGB as the file wants it."""
     pixels, frame = stretch(image, height, width)
-    rgb = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)[None]
+    rgb = to_rgb(pixels)[None]
     if dtype == "uint8":
         return rgb, frame
     if dtype == "int8":
@@ -67,7 +68,7 @@ def decode_tflite(outputs: list[Floats], height: int, width: int, threshold: flo
 def prepare_raw(image: Image, height: int, width: int) -> tuple[Floats, Frame]:
     """(1, 3, H, W)."""
     pixels, frame = stretch(image, height, width)
-    return planes(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), (127.5,) * 3, (127.5,) * 3), frame
+    return planes(to_rgb(pixels), (127.5,) * 3, (127.5,) * 3), frame
 
 
 def decode_raw(outputs: list[Floats], height: int, width: int, threshold: float) -> Found:
