@@ -244,7 +244,7 @@ def main() -> int:
     how = (
         ["-r"] if sys.argv[1:] == ["--write"] else ["--check", "--check-fail-msg=run: python scripts/tables.py --write"]
     )
-    code: int = Cog().main(["cog", *how, "-I", str(ROOT / "scripts"), *map(str, sorted(pages))])
+    code: int = Cog().main(["cog", *how, "--verbosity=1", "-I", str(ROOT / "scripts"), *map(str, sorted(pages))])
     return code
 
 
