@@ -1,4 +1,4 @@
-"""Commands of README and the documentation are those of the command line; settings and C code in them are taken.
+"""Commands of README and the documentation are those of the command line; settings in them are taken.
 
 Nothing is run here: README's commands run in tests/test_docs.py, the tutorial's by scripts/run_tutorial.py.
 """
@@ -8,14 +8,12 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
 from doc_pages import ROOT, SHELLS, Block, blocks, inline_code, own_commands, pages
 from doc_parse import complaint
 
-from edge_centernet.cli import cli
 from edge_centernet.cli.detect import command as detect
 from edge_centernet.live.counting import parse_line, parse_zone
 
@@ -77,24 +75,6 @@ def test_text_blocks_hold_no_command() -> None:
     """What is to be typed is a shell block, so that it is parsed."""
     typed = re.compile(r"^\$?\s*(sudo |pip |python3? |edge-centernet (?!\d))", re.M)
     assert [block.name for block in of("text", "") if typed.search(block.text)] == []
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Headers and sources of the C decoder, as docs/decoder.md has them written."""
-    folder = tmp_path_factory.mktemp("exported")
-    cli.main(["export-c", "centernet-nano-256", "--out", str(folder)], standalone_mode=False)
-    return folder
-
-
-@pytest.mark.parametrize("block", [pytest.param(one, id=one.name) for one in of("c")])
-def test_c_block_compiles_without_a_warning(block: Block, exported: Path, compiler: str, tmp_path: Path) -> None:
-    """As C99, with the constants of the model that the page exports."""
-    (tmp_path / "block.c").write_text(block.text)
-    options = ["-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{exported}"]
-    command = [compiler, *options, "-c", str(tmp_path / "block.c"), "-o", str(tmp_path / "block.o")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("block", [pytest.param(one, id=one.name) for one in of("toml")])
