@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "docs/_ext"))
 
-import site_pages  # noqa: E402  # what is generated: scripts/site_pages.py
+import site_pages  # noqa: E402  # what is generated: docs/_ext/site_pages.py
 
 import edge_centernet  # noqa: E402
 
@@ -18,7 +18,7 @@ version = release = edge_centernet.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_heading_anchors = 4  # headings get the anchors that GitHub gives them: links work in both places
-exclude_patterns = ["_static", "benchmarks/*/limits.md"]  # limits.md: part of the model cards
+exclude_patterns = ["_static"]
 
 # Docstrings: `names` stand in single backticks; site_pages.py makes the rest ready.
 default_role = "literal"

@@ -23,7 +23,7 @@ SIDE = 32  # of the thumbnail: every network input is a multiple of 32
 SAMPLES = 200  # values of each head, evenly spread, and as many of the heatmap's highest
 MAX_MEAN_STEPS = 1.5  # as conversion allows; engines that agree to the bit are at 0
 # tflite-runtime's own kernels round otherwise, at the same accuracy: up to 3.1, 6.3 and 5.1 steps. Faults that a whole
-# engine can have start at 12.5, 12.7 and 10.7 (scripts/measure_selfcheck.py); the limits lie halfway by ratio.
+# engine can have start at 12.5, 12.7 and 10.7 (docs/decisions/0014-self-check.md); the limits lie halfway by ratio.
 _ROUND_OTHERWISE = {"tflite_runtime": {"heat": 6.0, "size": 9.0, "offset": 7.0}}
 ROLES = Heads._fields
 

@@ -1,12 +1,11 @@
 """What each part of the training recipe brings: one short run with all of them, and one without each, or with one more.
 
     python scripts/ablate.py --data ../shared/data --out runs/ablation
-    python scripts/ablate.py --front                # faster first layers, for docs/limits.md
 
 Short and cheap on purpose: a detection-trained MobileNetV2 0.5 that learns on beyond stride 8, heads at stride 8,
 three epochs of VOC 2007 train at 192 pixels, no quantization; about a minute and a half a run on two cores. What shows
 so early is what makes learning faster; what pays only in a long run (mosaic, averaging) can look bad here. Finished
-runs are not repeated. Writes docs/benchmarks/ablation.json, or ablation-front.json.
+runs are not repeated. Writes docs/benchmarks/ablation.json.
 """
 
 from __future__ import annotations
@@ -19,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from fused_front import teach_front
 
-from edge_centernet.data import Dataset, read_dataset
+from edge_centernet.data import read_dataset
 from edge_centernet.files import write_atomic
 from edge_centernet.model import losses
-from edge_centernet.model.backbones import load_pretrained
-from edge_centernet.train import start, targets
+from edge_centernet.train import targets
 from edge_centernet.train.config import TrainConfig
 from edge_centernet.train.loop import Trainer
 
@@ -59,17 +56,6 @@ def _patched(module: Any, **values: Any) -> Callable[[], Callable[[], None]]:
         return lambda: [setattr(module, name, value) for name, value in before.items()] and None
 
     return apply
-
-
-def _fused(blocks: int, photos: Dataset) -> Callable[[], Callable[[], None]]:
-    """Pretrained backbones get fused_front.py's front, taught."""
-
-    def load(backbone: Any, path: Path) -> None:
-        load_pretrained(backbone, path)
-        share = teach_front(backbone, blocks, photos, ALL["size"])
-        click.echo(f"the front explains {share:.3f} of the old one's variance")
-
-    return _patched(start, load_pretrained=load)
 
 
 def _nothing() -> Callable[[], None]:
@@ -112,31 +98,17 @@ def variants(weights: Path) -> dict[str, Variant]:
     }
 
 
-def front_variants(photos: Dataset) -> dict[str, Variant]:
-    """What faster first layers cost; photos: what they are taught on."""
-    return {
-        "all parts": Variant(),
-        "a plain 3x3 convolution instead of the first two blocks": Variant(change=_fused(2, photos)),
-        "a plain 3x3 convolution instead of the first three blocks": Variant(change=_fused(3, photos)),
-        "no layer frozen": Variant({"freeze": 0}),
-        "the first two blocks fused, no layer frozen": Variant({"freeze": 0}, change=_fused(2, photos)),
-        "the first three blocks fused, no layer frozen": Variant({"freeze": 0}, change=_fused(3, photos)),
-    }
-
-
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/ablation"), show_default=True)
-@click.option("--front", is_flag=True, help="Instead: what faster first layers cost (docs/limits.md).")
-def main(data: Path, out: Path, front: bool) -> None:
+def main(data: Path, out: Path) -> None:
     """Run what has not been run yet and write the table."""
     train = read_dataset(data / "voc2007/instances_train.json")
     val = read_dataset(data / "voc2007/instances_val.json", classes=train.classes)
     weights = data / "weights"
-    record = RECORD.with_name("ablation-front.json") if front else RECORD
     rows = []
-    for number, (name, variant) in enumerate((front_variants(train) if front else variants(weights)).items()):
-        folder = out / (f"front{number}" if front else str(number))
+    for number, (name, variant) in enumerate(variants(weights).items()):
+        folder = out / str(number)
         if not (folder / "done").exists():
             folder.mkdir(parents=True, exist_ok=True)
             config = TrainConfig.from_dict(ALL | variant.options)
@@ -150,7 +122,7 @@ def main(data: Path, out: Path, front: bool) -> None:
         row = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
         rows.append({"variant": name, **{key: float(row[key]) for key in ("AP50", "AP", "heat", "overlap")}})
         click.echo(f"{name:60} AP50 {row['AP50']:>6}  AP {row['AP']:>6}")
-        write_atomic(record, json.dumps({"settings": ALL, "rows": rows}, indent=1) + "\n")
+        write_atomic(RECORD, json.dumps({"settings": ALL, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

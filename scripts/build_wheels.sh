@@ -86,7 +86,7 @@ for case, boxes, final in cases:
     assert found[0].tobytes() == boxes.tobytes() and found[1].tobytes() == final.tobytes(), case.name
 print(f"{platform.machine()}: Python {platform.python_version()}, NumPy {np.__version__}: {len(cases)} golden cases are the same")
 PROGRAM
-    PYTHONPATH=$2 $1 "$work/check.py" "$PWD/scripts" "$2" # not `python -`, which would find the checkout first
+    PYTHONPATH=$2 $1 "$work/check.py" "$PWD/tests/c" "$2" # not `python -`, which would find the checkout first
 }
 
 echo "== x86_64"

@@ -7,7 +7,7 @@
 #     sudo scripts/test_devices.sh --from image         from here on again
 #
 # Root: chroot, network namespaces. What is built lies in ~/.cache/edge-centernet/devices (EDGE_CENTERNET_DEVICES puts it elsewhere),
-# 6 GB, and is kept; what was seen goes to docs/benchmarks/devices. PYTHON: an environment with the package, else one is made.
+# 6 GB, and is kept; what was seen goes to build/devices. PYTHON: an environment with the package, else one is made.
 set -eu
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/devices/lib.sh

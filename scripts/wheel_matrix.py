@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Ask PyPI which wheels of our dependencies there are for each board's system; write docs/benchmarks/wheels.{json,md}.
+"""Ask PyPI which wheels of our dependencies there are for each board's system; write docs/benchmarks/wheels.json.
 
     python scripts/wheel_matrix.py
 
@@ -95,23 +95,6 @@ def oldest_glibc(file: str) -> str | None:
     return f"2.{min(minors)}" if minors else None
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The Markdown page."""
-    lines = [
-        "# Wheels on PyPI for the boards' systems",
-        "",
-        "Written by `scripts/wheel_matrix.py`; the record, with file names, is `wheels.json`. Each cell: the newest",
-        "release that pip takes there, and the oldest glibc its wheel runs with. edge-centernet needs Python 3.10.",
-        "",
-        f"| system | machine | Python | glibc | {' | '.join(PACKAGES)} |",
-        f"|{'---|' * (4 + len(PACKAGES))}",
-    ]
-    for row in rows:
-        cells = [f"{w['version']} ({w['glibc']})" if w else "none" for w in (row["wheels"][p] for p in PACKAGES)]
-        lines.append(f"| {row['system']} | {row['machine']} | {row['python']} | {row['glibc']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 @click.command()
 def main() -> None:
     """Ask for every system and package; some minutes."""
@@ -126,8 +109,7 @@ def main() -> None:
                 }
             )
     write_atomic(OUT / "wheels.json", json.dumps(rows, indent=1) + "\n")
-    write_atomic(OUT / "wheels.md", table(rows))
-    click.echo(f"{OUT / 'wheels.md'}")
+    click.echo(f"{OUT / 'wheels.json'}; now: python scripts/tables.py --write")
 
 
 if __name__ == "__main__":

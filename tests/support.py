@@ -24,7 +24,10 @@ def copy_artifact(source: Path, folder: Path) -> Path:
 
 def load_script(name: str) -> ModuleType:
     """scripts/NAME.py as a module; NAME may hold a folder."""
-    path = Path(__file__).resolve().parents[1] / f"scripts/{name}.py"
+    folder = Path(__file__).resolve().parents[1] / "scripts"
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # scripts import each other
+    path = folder / f"{name}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

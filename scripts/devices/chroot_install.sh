@@ -5,9 +5,7 @@
 #     scripts/devices/chroot_install.sh arm64      generic-arm64 with tflite-runtime (ai-edge-litert crashes under qemu-user)
 #     scripts/devices/chroot_install.sh armhf      generic-armhf
 #
-# arm64 also asks OpenVINO 2025.4.1, whose INT8 kernels for ARM are wrong, and says how far it is off.
-#
-# Root only. What was told goes to docs/benchmarks/devices/chroot-ARCHITECTURE.txt. Each step's output is kept in
+# Root only. What was told goes to build/devices/chroot-ARCHITECTURE.txt. Each step's output is kept in
 # $cache/chroot-ARCHITECTURE, so that a run that was cut off goes on where it was; another bundle begins anew. Nothing is written into
 # the root file system: it lies below an overlay. PYTHON: of an environment with the package, else .venv's.
 set -eu
@@ -48,7 +46,7 @@ flock 9
 [ -e "$work/key" ] || ssh-keygen -q -t ed25519 -N '' -C signer -f "$work/key"
 rm -rf "$work/made" && mkdir "$work/made"
 (cd "$work" && "$command" bundle --target "$target" --engine tflite-runtime --key "$work/key" --out "$work/made")
-cat "$work"/made/*.tar "$here/../measure_selfcheck.py" "$0" | sha256sum >"$work/made/sha256"
+cat "$work"/made/*.tar "$0" | sha256sum >"$work/made/sha256"
 if ! cmp -s "$work/made/sha256" "$work/sha256"; then
     rm -rf "$work/steps" "$work/changes" "$work/scratch"
     mkdir "$work/steps"
@@ -66,7 +64,7 @@ done >"$work/cpuinfo"
 mount --bind "$work/cpuinfo" "$root/proc/cpuinfo"
 bundle=$(basename "$work"/made/*.tar)
 mkdir -p "$root/root/new"
-cp "$work/made/$bundle" "$work/made/signers" "$repository/scripts/measure_selfcheck.py" "$root/root/new"
+cp "$work/made/$bundle" "$work/made/signers" "$root/root/new"
 cp "$repository"/edge_centernet/models/*.tflite "$root/root/new"
 tar -xf "$work/made/$bundle" -C "$root/root/new" install
 
@@ -91,21 +89,9 @@ there 3-again "python3 install setup $bundle && python3 install status | $venv/p
 import json, sys
 status = json.load(sys.stdin)
 print({key: status[key] for key in (\"machine\", \"python\", \"glibc\", \"current\", \"previous\", \"pending\", \"pinned\")})'"
-there 4-golden "$venv/python measure_selfcheck.py --engine-here *.tflite"
+there 4-golden "for model in *.tflite; do $venv/python -m edge_centernet.runtimes.selfcheck \$model tflite || exit; done"
 # Exit code 1: it found something, such as that the processor is emulated.
 there 5-doctor "$venv/edge-centernet doctor --model /opt/edge-centernet/current/model/*.tflite 2>/dev/null" 1
-if [ "$architecture" = arm64 ]; then
-    # An engine that is really wrong, for the limits of the self-check: OpenVINO's INT8 kernels for ARM, as they were.
-    openvino=$work/openvino
-    rm -rf "$openvino.part"
-    [ -d "$openvino" ] || "$python" -m pip install -q --no-deps --disable-pip-version-check --only-binary=:all: --python-version 3.11 \
-        --platform manylinux_2_35_aarch64 --platform manylinux2014_aarch64 --no-compile --target "$openvino.part" openvino==2025.4.1
-    [ -d "$openvino" ] || mv "$openvino.part" "$openvino"
-    [ -d "$root/root/openvino" ] || cp -r "$openvino" "$root/root/openvino"
-    cp "$repository"/edge_centernet/models/*.xml "$repository"/edge_centernet/models/*.bin "$root/root/new"
-    there 6-openvino "for model in *.xml; do PYTHONPATH=/root/openvino $venv/python measure_selfcheck.py --engine-here \$model \
-        || echo \$model: exit code \$?; done"
-fi
 grep -q '^checked: 2 objects as expected' "$work/steps/2-install" || fail "expected 'checked: 2 objects as expected' of the installer"
 
 {
@@ -116,5 +102,6 @@ grep -q '^checked: 2 objects as expected' "$work/steps/2-install" || fail "expec
         sed -E 's/, Linux [0-9][^ ,]*,/, the Linux of the host,/; /^ +(memory|disk) /d' "$step"
     done
 } >"$work/record"
-cp "$work/record" "$repository/docs/benchmarks/devices/chroot-$architecture.txt"
-echo "docs/benchmarks/devices/chroot-$architecture.txt"
+mkdir -p "$repository/build/devices"
+cp "$work/record" "$repository/build/devices/chroot-$architecture.txt"
+echo "build/devices/chroot-$architecture.txt"

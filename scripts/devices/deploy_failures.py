@@ -5,7 +5,7 @@
 
 Each time a board runs a release whose camera delivers pictures, something goes wrong with a new one, and it is looked
 at what runs then: the release, its service, its results. Power cuts end every process of the board, then it boots.
-The record is docs/benchmarks/devices/deploy-failures.json.
+The record is build/devices/deploy-failures.json.
 """
 
 from __future__ import annotations

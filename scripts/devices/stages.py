@@ -2,7 +2,7 @@
 """The stages of scripts/test_devices.sh: each proves one part of the way onto a board, on emulated boards.
 
 Each leaves a file in CACHE/stages when it is through, so that a run that was cut off goes on where it was. What was
-seen is written to docs/benchmarks/devices: without paths of this computer, with the commit.
+seen is written to build/devices: without paths of this computer, with the commit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from boot import CACHE, KEY, USER, Board, BoardError, public_key
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
-RECORDS = REPOSITORY / "docs/benchmarks/devices"
+RECORDS = REPOSITORY / "build/devices"
 RUN = CACHE / "run"
 STAGES = CACHE / "stages"
 PHOTO = REPOSITORY / "edge_centernet/assets/sample.jpg"
@@ -471,6 +471,7 @@ def chroot_armhf() -> None:
 
 def deploy_failures() -> None:
     """More than twenty ways to break an update, on a machine with a real systemd."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
     run(sys.executable, HERE / "deploy_failures.py", "--json", RECORDS / "deploy-failures.json")
 
 

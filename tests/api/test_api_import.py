@@ -26,12 +26,6 @@ def test_importing_the_package_loads_none_of_ours() -> None:
     assert python(f"import sys, edge_centernet; {LOADED}") == "['edge_centernet']"
 
 
-def test_importing_the_package_takes_a_millisecond() -> None:
-    """Under 10 ms in the best of five interpreters: milliseconds would mean that it loads something."""
-    code = "import time; t = time.perf_counter(); import edge_centernet; print(time.perf_counter() - t)"
-    assert min(float(python(code)) for _ in range(5)) < 0.01
-
-
 def test_help_loads_click_and_no_numpy() -> None:
     """`edge-centernet --help` loads click, the command line's own module and the errors."""
     code = "import sys; from edge_centernet.cli import cli; cli.main(['--help'], standalone_mode=False);" + LOADED

@@ -1,7 +1,7 @@
 /* fuzz_decode - a libFuzzer target: any bytes become heads, and what the decoder makes of them is compared with a
  * slow decoder written here from the words of edgecn_decode.h alone.
  *
- *     scripts/fuzz_decoder.sh 60           builds and runs it
+ *     tests/c/fuzz.sh 60           builds and runs it
  *
  * Every array lies in memory of exactly its own size, so that the address sanitizer sees one element too far.
  * SPDX-License-Identifier: Apache-2.0 */

@@ -21,7 +21,7 @@ static FILE *golden;
 static void read_bytes(void *to, size_t count)
 {
     if (fread(to, 1, count, golden) != count) {
-        printf("golden file ends too early: run scripts/make_goldens.py\n");
+        printf("golden file ends too early: run tests/c/make_goldens.py\n");
         exit(1);
     }
 }
@@ -195,7 +195,7 @@ static int32_t test_goldens(const char *path)
     }
     read_bytes(magic, 8);
     if (memcmp(magic, "ECNGOLD\2", 8) != 0) {
-        printf("%s: expected magic ECNGOLD, version 2: run scripts/make_goldens.py\n", path);
+        printf("%s: expected magic ECNGOLD, version 2: run tests/c/make_goldens.py\n", path);
         exit(1);
     }
     cases = read_i32();

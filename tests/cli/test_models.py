@@ -36,11 +36,12 @@ def test_every_shipped_model_is_listed_the_default_first() -> None:
 @pytest.mark.parametrize(("engine", "suffix"), [("openvino", ".xml"), ("tflite", ".tflite")])
 def test_accuracy_is_that_of_the_shipped_files(engine: str, suffix: str) -> None:
     """AP50 and AP are rounded from an evaluation whose sha256 is the shipped file's."""
-    for model in _listed():
+    if not BENCHMARKS.is_dir():
+        pytest.skip("records are not in the source distribution")
+    for model in (one for one in _listed() if one["name"] in names()):
         result = json.loads((BENCHMARKS / model["name"] / f"eval-{engine}.json").read_text())
 
-        if model["name"] in names():
-            assert result["sha256"] == sha256(find_model(model["name"], suffix))
+        assert result["sha256"] == sha256(find_model(model["name"], suffix))
         assert model["accuracy"][engine]["AP50"] == pytest.approx(result["AP50"], abs=5e-5)
         assert model["accuracy"][engine]["AP"] == pytest.approx(result["AP"], abs=5e-5)
 

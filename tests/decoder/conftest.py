@@ -44,8 +44,8 @@ def decode_boxes(decoder: ModuleType) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def goldens() -> ModuleType:
-    """scripts/make_goldens.py as a module."""
-    return load_script("make_goldens")
+    """tests/c/make_goldens.py as a module."""
+    return load_script("../tests/c/make_goldens")
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def test_layouts_of_one_map_have_the_same_golden_boxes(goldens: ModuleType, root
 def test_goldens_of_another_version_are_refused(goldens: ModuleType, tmp_path: Path) -> None:
     """The reader names the version it found and the script to run."""
     np.savez(tmp_path / "old.npz", version=np.int32(0))
-    with pytest.raises(RuntimeError, match=r"expected version 2, got 0: run scripts/make_goldens\.py"):
+    with pytest.raises(RuntimeError, match=r"expected version 2, got 0: run tests/c/make_goldens\.py"):
         goldens.load(tmp_path / "old.npz")
 
 

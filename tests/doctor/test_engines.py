@@ -206,7 +206,10 @@ def test_without_xnnpack_no_convolution_is_taken(artifacts: dict[tuple[str, str]
 
 def test_the_table_of_wheels_is_the_record_s() -> None:
     """docs/benchmarks/wheels.json, as PyPI had them: same packages, machines and C libraries."""
-    record = json.loads((ROOT / "docs/benchmarks/wheels.json").read_text())
+    path = ROOT / "docs/benchmarks/wheels.json"
+    if not path.exists():
+        pytest.skip("records are not in the source distribution")
+    record = json.loads(path.read_text())
     checked = 0
     for wheel in wheels.WHEELS:
         for row in record:

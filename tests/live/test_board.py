@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -134,10 +133,6 @@ def test_it_is_read_at_most_every_two_seconds(tmp_path: Path, monkeypatch: pytes
     assert board_status(root)["temperature_c"] == 40.0
     tree(tmp_path, zones(("cpu-thermal", "50000")))
     assert board_status(root)["temperature_c"] == 40.0
-    begin = time.perf_counter()
-    for _ in range(1000):
-        board_status(root)
-    assert time.perf_counter() - begin < 0.5
     monkeypatch.setattr(board, "_KEEP_S", 0.0)
     assert board_status(root)["temperature_c"] == 50.0
 

@@ -64,7 +64,7 @@ def test_closing_frees_a_feeder_that_waits() -> None:
 
 
 def test_a_worker_that_may_lose_items_holds_up_nobody() -> None:
-    """Twenty items in a row take no time although each is 50 ms of work; the last one is done."""
+    """Twenty items in a row take a fraction of their work, a second together; the last one is done."""
     done: list[int] = []
 
     def work(item: int) -> None:
@@ -75,7 +75,7 @@ def test_a_worker_that_may_lose_items_holds_up_nobody() -> None:
     start = time.monotonic()
     for item in range(1, 21):
         worker.add(item)
-    assert time.monotonic() - start < 0.04
+    assert time.monotonic() - start < 0.5
     worker.close()
     assert done[-1] == 20
     assert len(done) < 5

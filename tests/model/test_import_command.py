@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -206,15 +205,6 @@ def test_class_names_come_from_a_file_too(run: Run, checkpoint: Path, tmp_path: 
     done = run("import", checkpoint, "--classes", tmp_path / "names.txt", *PHOTOS, "--out", tmp_path / "out")
 
     assert "expected 3 names, as many as squares.pth has, got 2" in done.err
-
-
-def test_the_documentation_uses_options_that_exist(run: Run) -> None:
-    """Every option that docs/import.md gives to `import` is one of its help."""
-    page = (Path(__file__).parents[2] / "docs/import.md").read_text(encoding="utf-8")
-    used = {word for line in re.findall(r"edge-centernet import .*", page) for word in re.findall(r"--\w+", line)}
-
-    assert used >= {"--classes", "--calibration", "--out"}
-    assert used <= set(re.findall(r"--\w+", run("import", "--help").out))
 
 
 def test_calibration_images_are_spread_over_the_folder(tmp_path: Path) -> None:
