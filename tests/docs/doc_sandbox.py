@@ -512,7 +512,7 @@ MAKERS: dict[str, Maker] = {
     _WORD + r"(?:holiday/|photos\b)": _photo_folder,
     _WORD + r"(?:photo|door|gate)\.jpg\b": _photo,
     _WORD + r"film\.mp4\b": _film,
-    _WORD + r"(?:voc2007/|playing_cards/)?instances(?:_train|_val)?\.json\b": _dataset,
+    _WORD + r"(?:voc2007/|playing_cards/|street/|shop/)?instances(?:_train|_val)?\.json\b": _dataset,
     _WORD + r"runs/mine/float\.safetensors\b": _float_model,
     _WORD + r"(?:converted/)?mine\.(?:tflite|onnx|xml)\b": _model_file,
     _WORD + r"model_best\.pth\b": _original_centernet,

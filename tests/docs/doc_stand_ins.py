@@ -161,6 +161,7 @@ CASES = (
     Case("docs/cameras.md", "--fourcc"),
     Case("docs/cameras.md", "rpicam-hello"),
     Case("docs/data.md", "--json check.json", slow=False),
+    Case("docs/data.md", "runs/merged"),
     Case("docs/decoder-targets.md", "--install", needs=("clang",)),
     Case("docs/decoder.md", "fuzz_decoder", needs=("clang",)),
     Case("docs/decoder.md", "cmake -S", needs=("cmake", "pkg-config")),
