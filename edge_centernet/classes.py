@@ -1,7 +1,7 @@
 """Class names and which of them mean the same thing.
 
-VOC says aeroplane, COCO airplane; exporters write "Potted Plant", "potted-plant" or "pottedplant". Wherever a class is
-named, `find_class` looks it up, so that both words serve. COCO's word is the canonical one.
+VOC says aeroplane, COCO airplane; exporters write "Potted Plant", "potted-plant" or "pottedplant". Wherever a
+class is named, `find_class` looks it up, so that both words serve. COCO's word is the canonical one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SAME = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "t
 
 
 def class_key(name: str) -> str:
-    """What two names of one class have in common: no case, blanks, hyphens or underscores; COCO's word of synonyms."""
+    """What all names of one class have in common: COCO's word, without case, blanks, hyphens and underscores."""
     text = "".join(letter for letter in name.casefold() if not (letter.isspace() or letter in "-_"))
     return _SAME.get(text, text)
 
@@ -40,7 +40,10 @@ def coco_word(name: str) -> str:
 
 
 def find_class(name: str, known: Sequence[str]) -> int | None:
-    """Index in `known` of the class that `name` means; None if there is none, or several and none spelt like it."""
+    """Index in `known` of the class that `name` means: the one spelt like it, else the only one of that meaning.
+
+    None if there is no such class, or if there are several of that meaning.
+    """
     if name in known:
         return known.index(name)
     key = class_key(name)

@@ -158,7 +158,7 @@ def match_samples(
 def _data_labels(
     predictions: Sequence[Detections], dataset: Dataset, model_classes: Sequence[str]
 ) -> list[NDArray[np.int64]]:
-    """For each image (N,) the data set's label of each detection; -1 where it lacks the class or it is unlabelled."""
+    """For each image (N,) the data set's label of each detection; -1 for a class it lacks or that is unlabelled."""
     to_data = _to_data(model_classes, dataset.classes)
     labels = []
     for found, sample in zip(predictions, dataset.samples, strict=True):
@@ -187,7 +187,7 @@ def detector_classes(model_classes: Sequence[str], data_classes: Sequence[str]) 
 
 
 def common_classes(model_classes: Sequence[str], data_classes: Sequence[str]) -> tuple[str, ...]:
-    """The data set's classes that the model knows, by name or synonym, in its order; ConfigError if there is none."""
+    """The data set's classes that the model knows by any name, in the data set's order; ConfigError without one."""
     known = set(_to_data(model_classes, data_classes).tolist())
     names = tuple(name for i, name in enumerate(data_classes) if i in known)
     if not names:

@@ -57,8 +57,8 @@ def sources(
         val_images: their image folders, likewise.
         labelled_only: NAME=CLASS,CLASS for sets of either kind.
 
-    NAME is a set's path as it was given, or one part of it: a folder, or the file with or without its suffix. Raises
-    ConfigError for a name of no set or of several, a folder too many or too few, and what is not NAME=...
+    NAME is a set's path as it was given, or one part of it: a folder, or the file with or without its suffix.
+    Raises ConfigError for a name of no set or of several, a folder too many or too few, and what is not NAME=...
     """
     paths = [*data, *val]
     folders = [*_folders("--images", images, title, data), *_folders("--val-images", val_images, "--val", val)]

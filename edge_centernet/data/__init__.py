@@ -93,7 +93,8 @@ class DataSource:
     """A data set to read.
 
     path, images: as `read_dataset` takes them.
-    labelled_only: the classes that were labelled in it, where it is not all that it has; wins over what its files say.
+    labelled_only: the classes that were labelled in it, where it is not all that it has; wins over what its
+        files say.
     """
 
     path: Path

@@ -34,10 +34,10 @@ class Sample:
     ignore: (N,) bool, True for COCO crowds and VOC's difficult objects: neither a miss nor a false alarm.
     area: (N,) float32, pixels; what COCO sorts small, medium and large by. The annotated area
         (of the mask) where the file has one, otherwise that of the box.
-    scores: (N,) float32, 0..1, how likely each box is an object: 1 for what a person labelled, less for what a
-        detector saw.
-    unlabelled: indices into Dataset.classes, ascending, of the classes that nobody labelled in this image. That there
-        is no box of such a class says nothing; boxes that are there all the same are a detector's.
+    scores: (N,) float32, 0..1, how likely each box is an object: 1 for what a person labelled, less for what
+        a detector saw.
+    unlabelled: indices into Dataset.classes, ascending, of the classes that nobody labelled in this image. That
+        there is no box of such a class says nothing; boxes that are there all the same are a detector's.
     """
 
     path: Path
@@ -161,8 +161,8 @@ class Annotations:
     """What a data set's files say, as every reader returns it: nothing is clipped or dropped yet.
 
     source: the file or folder that was read, or several. images: (path, width, height) of each image.
-    unlabelled: for each image the indices of the classes that nobody labelled in it, ascending; empty if there are none
-        in any image.
+    unlabelled: for each image the indices of the classes that nobody labelled in it, ascending; empty if there
+        are none in any image.
     """
 
     source: str

@@ -24,7 +24,7 @@ from edge_centernet.data.base import (
 from edge_centernet.errors import SourceError
 
 _PROBE = 16  # how many images decide which folder holds them
-_LABELLED_ONLY = "labelled_only"  # of an image, or of "info" for all images: names of the classes that were labelled
+_LABELLED_ONLY = "labelled_only"  # of an image, or of "info" for all: names of the classes that were labelled
 
 
 class _Image(NamedTuple):

@@ -1,4 +1,4 @@
-"""Several labelled data sets as one, whose class lists differ and which are labelled for some of their classes only."""
+"""Several labelled data sets as one; their class lists may differ, and not all classes need be labelled in each."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ def merge(
 ) -> Annotations:
     """Several data sets as one: the images and objects of the first, then those of the next, and so on.
 
-    classes: read only these, in this order; by default all that the sets have, those of the first set first. Classes
-        meet where one name is a synonym of the other (`edge_centernet.classes`); the merged class then has COCO's word.
-    labelled_only: for each set None, or the classes that were labelled in it, which wins over what its files say.
+    classes: read only these, in this order; by default all that the sets have, those of the first set first.
+        Classes meet where one name is a synonym of the other (`edge_centernet.classes`); the merged class then has
+        COCO's word.
+    labelled_only: for each set None, or the classes that were labelled in it; wins over what its files say.
 
-    A class is unlabelled in an image (Sample.unlabelled) where its set does not have it, or was not labelled for it.
-    Objects of unlabelled classes stay, as a detector's boxes do.
+    A class is unlabelled in an image (Sample.unlabelled) where its set does not have it, or was not labelled for
+    it. Objects of unlabelled classes stay, for they may be a detector's.
 
-    An image file that several sets have stays in all of them, with one counted warning (logger "edge_centernet.data").
-    Raises SourceError for a set that has none of `classes`, ConfigError for an unknown class in `labelled_only`.
+    An image file that several sets have stays in all of them, with one counted warning (logger
+    "edge_centernet.data"). Raises SourceError for a set that has none of `classes`, ConfigError for an unknown class
+    in `labelled_only`.
     """
     if not sets:
         raise ValueError("expected at least one data set to merge, got none")
@@ -50,7 +52,7 @@ def merge(
 
 
 def _union(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """All classes in the order in which they first come; synonyms are one, by COCO's word where the words differ."""
+    """All classes in the order in which they first come; synonyms are one, by COCO's word if the words differ."""
     if len(lists) == 1:
         return tuple(lists[0])
     names: dict[str, list[str]] = {}
