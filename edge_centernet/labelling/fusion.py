@@ -4,7 +4,7 @@ Non-maximum suppression keeps one detector's box and throws the others away. Her
 averaged, the surer ones counting more, and the score falls with every detector that saw nothing there: agreement is
 what raises it.
 
-Two things differ from the paper (docs/decisions/0027-weighted-boxes-fusion.md). A detector votes once for an object,
+Two things differ from the paper (docs/decisions/0031-weighted-boxes-fusion.md). A detector votes once for an object,
 with the best of its boxes, so that nobody outvotes the others by repeating himself. And where a class is unknown to
 some of the detectors, the score is an average over the others.
 """
