@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.classes import class_key
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
 from edge_centernet.image import Image
 from edge_centernet.labelling.fusion import IOU, fuse
-from edge_centernet.peers.common import plain
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Ensemble:
     def __init__(self, members: Sequence[Member], classes: Sequence[str], iou: float = IOU) -> None:
         """Raises ConfigError for a class that no member knows, or that is named twice."""
         self.members, self.classes, self.iou = tuple(members), tuple(classes), iou
-        names = [plain(name) for name in classes]
+        names = [class_key(name) for name in classes]
         if len(set(names)) < len(names):
             again = next(name for i, name in enumerate(classes) if names[i] in names[:i])
             raise ConfigError(f"classes: {again!r} is named twice; name each class once")
@@ -82,15 +82,15 @@ def all_classes(members: Sequence[Member]) -> tuple[str, ...]:
     """Everything that any member knows: in the first one's words and order, then what the next ones add."""
     names: list[str] = []
     for member in members:
-        known = {plain(name) for name in names}
-        names += [name for name in member.classes if plain(name) not in known]
+        known = {class_key(name) for name in names}
+        names += [name for name in member.classes if class_key(name) not in known]
     return tuple(names)
 
 
 def common_classes(members: Sequence[Member], classes: Sequence[str]) -> tuple[str, ...]:
     """Those of a data set's classes that any member knows, in the data set's words. Raises ConfigError without any."""
-    known = {plain(name) for member in members for name in member.classes}
-    common = tuple(name for name in classes if plain(name) in known)
+    known = {class_key(name) for member in members for name in member.classes}
+    common = tuple(name for name in classes if class_key(name) in known)
     if not common:
         raise ConfigError(
             f"the models and the labelled set have no class in common: the models know "
@@ -102,4 +102,4 @@ def common_classes(members: Sequence[Member], classes: Sequence[str]) -> tuple[s
 def _labels(classes: Sequence[str], names: Sequence[str]) -> NDArray[np.int32]:
     """(len(classes),) int32: for each of a member's classes its place among `names`, -1 for none."""
     place = {name: i for i, name in enumerate(names)}
-    return np.array([place.get(plain(name), -1) for name in classes], np.int32)
+    return np.array([place.get(class_key(name), -1) for name in classes], np.int32)

@@ -76,8 +76,8 @@ def make_targets(
     """
     heat = np.zeros((classes, height, width), np.float32)
     for part in unlabelled:
-        x1, y1, x2, y2 = part.region
-        rows, columns = slice(y1 // stride, -(-y2 // stride)), slice(x1 // stride, -(-x2 // stride))
+        left, top, right, bottom = part.region
+        rows, columns = slice(top // stride, -(-bottom // stride)), slice(left // stride, -(-right // stride))
         heat[list(part.classes), rows, columns] = IGNORED_PEAK
     score = np.zeros((classes, height, width), np.float32)
     size = np.zeros((2, height, width), np.float32)
