@@ -35,7 +35,7 @@ class Member:
 class Ensemble:
     """Members whose detections become one result, in the words of `classes`.
 
-    classes: names to look for, in any of the words that `edge_centernet.peers.common.plain` knows for them.
+    classes: names to look for, in any of the words that `edge_centernet.classes` knows for them.
     iou: see `fuse`.
     """
 
