@@ -40,7 +40,7 @@ from edge_centernet.decoder import _decoder, decode, in_heat_unit
 from edge_centernet.decoder.head import BOX, as_pair
 from edge_centernet.files import write_atomic
 from edge_centernet.heads import Heads
-from edge_centernet.manifest import Manifest, Quant
+from edge_centernet.manifest import PER_CLASS, Manifest, Quant
 from edge_centernet.models import DEFAULT, find_model
 
 CLASSES, SIDE, OBJECTS, TOP = 80, 128, 110, 100
@@ -66,7 +66,8 @@ def manifest(classes: int, side: int) -> Manifest:
     """Of a network with int8 heads of this size in NCHW."""
     base = read_manifest(find_model(DEFAULT, ".tflite"))
     names = tuple(f"class {i}" for i in range(classes))
-    model = replace(base.model, classes=names, width=4 * side, height=4 * side, stride=4)
+    none: dict[str, Any] = dict.fromkeys(PER_CLASS, ())
+    model = replace(base.model, classes=names, **none, width=4 * side, height=4 * side, stride=4)
     heads = {
         role: replace(getattr(base, role), shape=(1, channels, side, side), layout="NCHW", quant=quant)
         for role, channels, quant in (

@@ -83,7 +83,8 @@ def main(name: str, files: Path | None, check: bool) -> None:
         fresh = path.is_file() and path.read_text(encoding="utf-8") == text
         click.echo(f"{path}: {'up to date' if fresh else f'out of date; run scripts/model_card.py {name}'}")
         sys.exit(0 if fresh else 1)
-    from edge_centernet.train.report import write_curves, write_precision_recall  # torch and matplotlib: not to check
+    from edge_centernet.plots import write_precision_recall
+    from edge_centernet.train.report import write_curves  # torch and matplotlib: not to check
 
     results = ROOT / "docs/benchmarks" / name
     write_curves(results / "metrics.csv", results / "curves.png")
