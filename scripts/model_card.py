@@ -83,12 +83,15 @@ def main(name: str, files: Path | None, check: bool) -> None:
         fresh = path.is_file() and path.read_text(encoding="utf-8") == text
         click.echo(f"{path}: {'up to date' if fresh else f'out of date; run scripts/model_card.py {name}'}")
         sys.exit(0 if fresh else 1)
-    from edge_centernet.plots import write_precision_recall
+    from edge_centernet.plots import write_precision_recall, write_reliability
     from edge_centernet.train.report import write_curves  # torch and matplotlib: not to check
 
     results = ROOT / "docs/benchmarks" / name
     write_curves(results / "metrics.csv", results / "curves.png")
-    write_precision_recall(_json(results / "eval-openvino.json"), results / "pr.png")
+    metrics = _json(results / "eval-openvino.json")
+    write_precision_recall(metrics, results / "pr.png")
+    if metrics.get("calibration"):
+        write_reliability(metrics, results / "reliability.png")
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, text)
     click.echo(path)
@@ -109,6 +112,7 @@ def render(name: str, root: Path, files: Path | None = None) -> str:
         *_about(name, models, folder, config),
         *_accuracy(records),
         *_by_class(name, records),
+        *_scores(name, records),
         *_crowds(records),
         *_agreement(name, results, folder),
         *_latency(name, results, folder),
@@ -195,6 +199,37 @@ def _worst_change(title: str, record: Record, base: Record) -> str:
         f"the class that loses most is {worst} ({_signed(changes[worst])}); "
         f"{low} of {len(changes)} lose more than 0.03."
     )
+
+
+def _scores(name: str, records: dict[str, Record]) -> Iterator[str]:
+    """What is shown by default, and how far scores can be taken at their word; nothing for records without either."""
+    have = {file: record for file, record in records.items() if record.get("calibration")}
+    if not have:
+        return
+    shown, calibration = (next(iter(have.values()))[key] for key in ("at_threshold", "calibration"))
+    yield "## Scores"
+    own = "".join(f", {one} {limit:g}" for one, limit in shown["class_thresholds"].items())
+    yield (
+        f"Precision and recall of all boxes from the default threshold ({shown['threshold']:g}{own}) on, and the "
+        f"expected calibration error of scores from {calibration['lowest']:g} on, of all classes together and of the "
+        "worst ([what that is](../scores.md))."
+    )
+    rows = []
+    for file, record in have.items():
+        errors = {one: e for one, e in record["calibration"]["per_class"].items() if e is not None}
+        worst = max(errors, key=lambda one: errors[one], default=None)
+        before = record["calibration"]["before"]
+        rows.append(
+            [
+                RECORDS[file][0],
+                *(_figure(record["at_threshold"][key]) for key in ("precision", "recall", "f1")),
+                _figure(record["calibration"]["error"]),
+                "-" if worst is None else f"{_figure(errors[worst])} ({worst})",
+                _figure(before["error"] if before else None),
+            ]
+        )
+    yield _table(["network", "precision", "recall", "F1", "error", "worst class", "error as trained"], rows)
+    yield f"![Share of right detections over score, INT8 in OpenVINO](../benchmarks/{name}/reliability.png)"
 
 
 def _crowds(records: dict[str, Record]) -> Iterator[str]:

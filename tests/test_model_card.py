@@ -75,6 +75,19 @@ def test_a_record_of_the_network_quantized_without_training_gets_its_column(copy
     assert "- PTQ: AP50 +0.000, AP +0.000 overall; the class that loses most is dog (-0.250); 1 of 20 lose" in text
 
 
+def test_a_record_that_knows_what_its_scores_are_worth_gets_a_section(copy: Path) -> None:
+    """A row for it, with its worst class and what scores were as trained; none for records from before."""
+    assert "## Scores" not in card.render(DEFAULT, copy)
+    shown = {"threshold": 0.375, "class_thresholds": {"dog": 0.5}, "precision": 0.75, "recall": 0.5, "f1": 0.6}
+    calibration = {"lowest": 0.05, "error": 0.02, "per_class": {"cat": 0.03, "dog": 0.04, "sheep": None}}
+    calibration["before"] = {"error": 0.09}
+    path = copy / RESULTS / "eval-openvino.json"
+    change(path, lambda record: record.update(at_threshold=shown, calibration=calibration))
+    text = card.render(DEFAULT, copy)
+    assert "from the default threshold (0.375, dog 0.5) on" in text
+    assert "| INT8, QAT, OpenVINO | 0.750 | 0.500 | 0.600 | 0.020 | 0.040 (dog) | 0.090 |" in text
+
+
 def test_a_latency_of_another_file_is_not_shown(copy: Path) -> None:
     """Its hash is not that of the network that ships."""
     for path in [*(copy / "docs/benchmarks").glob("int8-speed-*.json"), *(copy / RESULTS).glob("int8-speed-*.json")]:

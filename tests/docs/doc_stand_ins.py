@@ -188,6 +188,7 @@ CASES = (
          needs=("container", "wheels"), where="board"),
     Case("docs/live-page.md", "--track"),
     Case("docs/live-page.md", "--blur"),
+    Case("docs/scores.md", "epochs=0", after="docs/training.md::edge-centernet data check instances_train.json"),
     Case("docs/service.md", "python3 -m venv", needs=("container", "wheels"), where="board"),
     Case("docs/service.md", "EDGE_CENTERNET_TOKEN=", slow=False),
     Case("docs/service.md", "systemctl enable", after="python3 -m venv", needs=("container", "wheels"), where="board"),
