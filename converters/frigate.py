@@ -33,6 +33,7 @@ from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, ConversionError, MissingDependency
 from edge_centernet.files import write_atomic
 from edge_centernet.image import prepare
+from edge_centernet.manifest import ModelSpec
 
 ROWS, COLUMNS = 20, 7  # of the table that Frigate reads
 OUTPUT = "detections"
@@ -58,7 +59,7 @@ def export(
     network: Network,
     name: str,
     out: Path,
-    threshold: float | None = None,
+    threshold: float | Sequence[float] | None = None,
     *,
     progress: Progress = lambda line: None,
     pictures: Sequence[Any] | None = None,
@@ -67,11 +68,12 @@ def export(
 
     The model is run by ONNX Runtime and OpenVINO on sample photos, and must find what our decoder finds in the source
     network's answers, or nothing is written.
-    threshold: lowest score in the table, 0..1; None takes the model's own. pictures: (H, W, 3) uint8 BGR; the packaged
-    photos unless given. Raises ConfigError as `with_decoder`, ConversionError where an engine finds something else.
+    threshold: lowest score in the table, 0..1, for all or for each class; None takes the model's own.
+    pictures: (H, W, 3) uint8 BGR; the packaged photos unless given. Raises ConfigError as `with_decoder`,
+    ConversionError where an engine finds something else.
     """
     spec = network.manifest.model
-    lowest = spec.threshold if threshold is None else threshold
+    lowest = spec.suggested if threshold is None else threshold
     model = with_decoder(network, lowest)
     progress("Running the source network on the verification images")
     seen = verify.sample_pictures() if pictures is None else pictures
@@ -97,6 +99,7 @@ def config(network: Network, files: Export) -> str:
     """What belongs into Frigate's config.yml where both files lie in its /config/model_cache."""
     spec = network.manifest.model
     wanted = "person" if "person" in spec.classes else spec.classes[0]
+    own = spec.class_thresholds[spec.classes.index(wanted)] if spec.class_thresholds else spec.threshold
     return f"""\
 # {spec.name} {spec.version} for Frigate, by edge-centernet {__version__}. docs/frigate.md tells about each line.
 detectors:
@@ -118,16 +121,16 @@ objects:
     - {json.dumps(wanted)}
   filters:
     {json.dumps(wanted)}:
-      min_score: {FLOOR}
+      min_score: {max(FLOOR, own):g}
       threshold: 0.5
 """
 
 
-def with_decoder(network: Network, threshold: float) -> Any:
+def with_decoder(network: Network, threshold: float | Sequence[float]) -> Any:
     """The network in its stored form as an onnx.ModelProto whose only output is the table.
 
-    threshold: lowest score in the table, 0..1. Raises ConfigError for another value, or an input that is not square:
-    Frigate cuts squares, and would squeeze them.
+    threshold: lowest score in the table, 0..1, for all or for each class. Raises ConfigError for another value, or an
+    input that is not square: Frigate cuts squares, and would squeeze them.
     """
     import onnx
 
@@ -138,8 +141,10 @@ def with_decoder(network: Network, threshold: float) -> Any:
             f"make one with 'edge-centernet convert --size {max(spec.input_size)} --target onnx'"
         )
     nodes = _Nodes(model.graph)
+    each = np.broadcast_to(np.asarray(threshold, np.float64), len(spec.classes)).tolist()
     # 0 and 1 are infinite logits, which some graph compilers do not bear.
-    _decode(nodes, network, float(np.clip(in_heat_unit(threshold, spec.heat_unit), _NEVER / 2, -_NEVER / 2)))
+    lowest = np.clip([in_heat_unit(one, spec.heat_unit) for one in each], _NEVER / 2, -_NEVER / 2)
+    _decode(nodes, network, lowest.astype(np.float32))
     del model.graph.output[:]
     model.graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, [ROWS, COLUMNS]))
     about = {"model": spec.name, "version": spec.version, "threshold": threshold, "classes": spec.classes}
@@ -175,7 +180,9 @@ def _engines(model: Any) -> dict[str, Callable[[NDArray[Any]], NDArray[np.float3
 
 
 def _agreement(
-    reference: verify.Reference, run: Callable[[NDArray[Any]], NDArray[np.float32]], lowest: float
+    reference: verify.Reference,
+    run: Callable[[NDArray[Any]], NDArray[np.float32]],
+    lowest: float | Sequence[float],
 ) -> tuple[int, int]:
     """(boxes of both sides, those with a partner). A score at the threshold may be on either side of it."""
     found = matched = 0
@@ -184,13 +191,19 @@ def _agreement(
     for picture, heads in zip(reference.pictures, reference.answers, strict=True):
         table = boxes_of(run(prepare(picture, manifest)[0]))
         sure, wide = (
-            decode(heads, manifest, threshold=min(max(lowest + by, 0.0), 1.0), max_detections=ROWS)
+            decode(heads, manifest, class_thresholds=_moved_by(by, lowest, manifest.model), max_detections=ROWS)
             for by in (verify.MATCH_SCORE, -verify.MATCH_SCORE)
         )
         sure, wide = (Detections(np.clip(d.xyxy, 0, limits), d.score, d.class_id) for d in (sure, wide))
         found += len(table) + len(sure)
         matched += verify.matches(table, wide) + verify.matches(sure, table)
     return found, matched
+
+
+def _moved_by(by: float, lowest: float | Sequence[float], model: ModelSpec) -> dict[str, float]:
+    """The threshold of each class by name, so much higher, within 0..1."""
+    moved = np.clip(np.broadcast_to(np.asarray(lowest, np.float64), len(model.classes)) + by, 0, 1)
+    return dict(zip(model.classes, moved.tolist(), strict=True))
 
 
 class _Nodes:
@@ -228,8 +241,8 @@ class _Nodes:
         return f"decode/{self._made}"
 
 
-def _decode(nodes: _Nodes, network: Network, lowest: float) -> None:
-    """From the int8 heads to the table. lowest: heat from which a peak counts, in the heatmap's unit."""
+def _decode(nodes: _Nodes, network: Network, lowest: NDArray[np.float32]) -> None:
+    """From the int8 heads to the table. lowest: (C,) heat from which a peak counts, in the heatmap's unit."""
     spec = network.manifest.model
     classes, height, width = network.heads["heat"].shape
     heat, size, offset = (_real(nodes, network, role) for role in HEADS)  # (1, C, H, W), (1, 2, H, W) twice
@@ -247,7 +260,7 @@ def _decode(nodes: _Nodes, network: Network, lowest: float) -> None:
         side[axis] = nodes("Sub", high[axis], low[axis])
         centre[axis] = nodes("Mul", nodes("Add", high[axis], low[axis]), nodes.constant(np.float32(0.5)))
     kept = _without_twins(nodes, count, centre, side, class_id)  # (K,) 1 or 0
-    sure = nodes("GreaterOrEqual", best, nodes.constant(np.float32(lowest)))
+    sure = nodes("GreaterOrEqual", best, nodes("Gather", nodes.constant(lowest), class_id))
     wanted = nodes("And", sure, nodes("Cast", kept, to=_BOOL))
     place = nodes.constant(np.arange(count, dtype=np.int32))
     # The wanted ones in their order, without gaps.

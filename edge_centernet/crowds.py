@@ -21,7 +21,7 @@ from edge_centernet.manifest import ModelSpec
 
 IOU = 0.5  # from here on a detection and an object are the same thing, as AP50 counts it
 OVERLAPS = (0.3, 0.5)  # IoU with another object of the class, above which an object counts as overlapped
-THRESHOLDS = (0.3, 0.01)  # scores: what is shown by default, and what AP is measured with
+THRESHOLDS = (0.3, 0.01)  # scores: what many programs show, and all that the network can find
 MAX_DETECTIONS = 100  # of one class in one image; what COCO counts
 
 WRONG, RIGHT, NOT_COUNTED = 0, 1, 2

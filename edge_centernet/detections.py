@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -85,6 +85,12 @@ class Detections:
         shown = ", ".join(f"{one.name} {one.score:.2f}" for one in self[:_SHOWN])
         more = ", ..." if len(self) > _SHOWN else ""
         return f"<Detections: {len(self)}{f' ({shown}{more})' if shown else ''}>"
+
+    def reaching(self, threshold: float | Sequence[float]) -> NDArray[np.bool_]:
+        """(N,) whether each score is at least `threshold`, 0..1: one for all, or (C,) one for each class by its id."""
+        limits = np.asarray(threshold, np.float32)
+        reached: NDArray[np.bool_] = self.score >= (limits[self.class_id] if limits.ndim else limits)
+        return reached
 
     @property
     def names(self) -> list[str]:

@@ -36,7 +36,8 @@ class Detector:
     runtime: "openvino", "tflite" or "onnxruntime"; "auto" goes by the file's suffix, and takes TFLite on ARM, OpenVINO
         elsewhere, for a shipped model.
     threads: CPU threads; None leaves it to the engine.
-    threshold: lowest score (probability, 0..1) returned; None takes the model's own.
+    threshold: lowest score (probability, 0..1) returned: one for all, or one for each of the model's classes in their
+        order; None takes the model's own.
     max_detections: most boxes returned an image, best first; at least 1.
     only: names of the classes to look for, VOC's words or COCO's, chosen before max_detections is applied; None means
         all.
@@ -59,7 +60,7 @@ class Detector:
         *,
         runtime: str = "auto",
         threads: int | None = None,
-        threshold: float | None = None,
+        threshold: float | Sequence[float] | None = None,
         max_detections: int = 100,
         only: Sequence[str] | None = None,
         selfcheck: bool = True,
@@ -77,15 +78,25 @@ class Detector:
             raise
         self._running = Lock()
 
-    def _set_up(self, threshold: float | None, max_detections: int, only: Sequence[str] | None) -> None:
+    def _set_up(
+        self, threshold: float | Sequence[float] | None, max_detections: int, only: Sequence[str] | None
+    ) -> None:
         self.manifest: Manifest = self.runtime.manifest
-        self.threshold = self.manifest.model.threshold if threshold is None else threshold
+        model = self.manifest.model
+        self.threshold = model.suggested if threshold is None else threshold
         self.max_detections = max_detections
-        if not 0.0 <= self.threshold <= 1.0:
+        limits = np.asarray(self.threshold, np.float64)
+        if not ((limits >= 0) & (limits <= 1)).all():
             raise ConfigError(f"threshold: expected 0..1, got {threshold}")
+        if limits.ndim and limits.shape != (len(model.classes),):
+            raise ConfigError(
+                f"threshold: expected one, or one for each of {len(model.classes)} classes, got {limits.size}"
+            )
+        self._lowest = float(limits.min())
+        self._class_thresholds = dict(zip(model.classes, limits.tolist(), strict=True)) if limits.ndim else None
         if max_detections < 1:
             raise ConfigError(f"max detections: expected at least 1, got {max_detections}")
-        self._ids = None if only is None else class_ids(only, self.manifest.model.classes)
+        self._ids = None if only is None else class_ids(only, model.classes)
         self._decoded = self.manifest if self._ids is None else _narrow(self.manifest, self._ids)
 
     @property
@@ -119,12 +130,15 @@ class Detector:
     def boxes(self, heads: Heads, box: Letterbox) -> Detections:
         """The last step alone: what the network gave for an image with this letterbox -> as `detect`."""
         options: dict[str, Any] = {
-            "threshold": self.threshold,
+            "threshold": self._lowest,
+            "class_thresholds": self._class_thresholds,
             "max_detections": self.max_detections,
             "frame": box.frame,
         }
         if self._ids is None:
             return decode(heads, self.manifest, **options)
+        if self._class_thresholds is not None:
+            options["class_thresholds"] = {name: self._class_thresholds[name] for name in self._decoded.model.classes}
         found = decode(heads._replace(heat=heads.heat[self._ids]), self._decoded, **options)
         return Detections(found.xyxy, found.score, self._ids[found.class_id], self.classes)
 
@@ -150,7 +164,7 @@ class Detector:
         wanted = f"{len(self.classes)} classes" if self._ids is None else ", ".join(self.classes[i] for i in self._ids)
         return (
             f"<Detector: {model.name} {model.version}, {model.width}x{model.height}, {self.manifest.precision} in "
-            f"{title}{on}, {wanted}, from score {self.threshold:g}>"
+            f"{title}{on}, {wanted}, from score {self._lowest:g}>"
         )
 
 
@@ -191,7 +205,6 @@ def class_ids(wanted: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32
 
 def _narrow(manifest: Manifest, ids: NDArray[np.int32]) -> Manifest:
     """The manifest of a network with only these heat channels."""
-    names = tuple(manifest.model.classes[i] for i in ids)
     channels = manifest.heat.layout.index("C")
     shape = tuple(len(ids) if axis == channels else size for axis, size in enumerate(manifest.heat.shape))
-    return replace(manifest, model=replace(manifest.model, classes=names), heat=replace(manifest.heat, shape=shape))
+    return replace(manifest, model=manifest.model.narrowed(ids.tolist()), heat=replace(manifest.heat, shape=shape))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,8 @@ from edge_centernet.errors import ConfigError, ManifestError
 
 SCHEMA = 1
 KEY = "edge_centernet"  # ONNX metadata key, OpenVINO rt_info key, stem of the TFLite associated file
+PER_CLASS = ("class_thresholds", "score_scale", "score_shift")  # ModelSpec's fields that may hold one value a class
+SCORE_FIELDS = ("threshold", *PER_CLASS)  # what scores mean, and from where on to show detections
 DIM_MAX = 1024  # limit of the C decoder for classes and for each side of the heatmap
 
 Layout = Literal["NCHW", "NHWC"]
@@ -128,6 +131,9 @@ class ModelSpec:
         (128, 128) makes int8 exact (stored = pixel - 128) and grey padding equal to zero padding.
     heat_unit: what the heatmap holds; sigmoid(logit) = probability.
     threshold: the score (probability) suggested for showing detections.
+    class_thresholds: one for each class instead of it; empty: `threshold` for all.
+    score_scale, score_shift: what each class's logit was multiplied by, above 0, and what was added to that, so that
+        scores say how often a detection is right (docs/scores.md). The heatmap holds the result. Empty: as trained.
     """
 
     name: str
@@ -143,6 +149,9 @@ class ModelSpec:
     std: tuple[float, float, float] = (128.0, 128.0, 128.0)
     heat_unit: HeatUnit = "logit"
     threshold: float = 0.3
+    class_thresholds: tuple[float, ...] = ()
+    score_scale: tuple[float, ...] = ()
+    score_shift: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject sizes, strides and class lists that cannot be."""
@@ -166,6 +175,33 @@ class ModelSpec:
             raise ManifestError(f"model pad_value: expected 0..255, got {self.pad_value}")
         if len(self.mean) != 3 or len(self.std) != 3 or any(s <= 0 for s in self.std):
             raise ManifestError(f"model mean, std: expected 3 numbers each, std > 0, got {self.mean}, {self.std}")
+        self._check_scores()
+
+    def _check_scores(self) -> None:
+        for name in PER_CLASS:
+            values: tuple[float, ...] = getattr(self, name)
+            if len(values) not in (0, len(self.classes)):
+                raise ManifestError(
+                    f"model {name}: expected none or one for each of {len(self.classes)} classes, got {len(values)}"
+                )
+        if not all(0 <= value <= 1 for value in (self.threshold, *self.class_thresholds)):
+            raise ManifestError(f"model thresholds: expected 0..1, got {self.threshold}, {self.class_thresholds}")
+        if len(self.score_scale) != len(self.score_shift) or not all(
+            math.isfinite(value) for value in (*self.score_scale, *self.score_shift)
+        ):
+            raise ManifestError("model score_scale, score_shift: expected as many finite numbers of each")
+        if any(scale <= 0 for scale in self.score_scale):
+            raise ManifestError(f"model score_scale: expected numbers above 0, got {self.score_scale}")
+
+    @property
+    def suggested(self) -> float | tuple[float, ...]:
+        """The threshold where the user names none: one for all classes, or (C,) one for each."""
+        return self.class_thresholds or self.threshold
+
+    def narrowed(self, ids: Sequence[int]) -> ModelSpec:
+        """The same for the classes of these ids alone, in their order."""
+        kept = {name: tuple(getattr(self, name)[i] for i in ids) for name in PER_CLASS if getattr(self, name)}
+        return replace(self, classes=tuple(self.classes[i] for i in ids), **kept)  # type: ignore[arg-type]
 
     @property
     def input_size(self) -> InputSize:
@@ -229,7 +265,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """One JSON document with sorted keys, so that equal manifests are equal bytes."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps({**asdict(self), "model": spec_to_dict(self.model)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -254,6 +290,11 @@ class Manifest:
     def with_tensors(self, **tensors: TensorSpec) -> Manifest:
         """The same model in another file format: replace some of input, heat, size, offset."""
         return replace(self, **tensors)  # type: ignore[arg-type]
+
+
+def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
+    """Plain types, for JSON. Empty fields of PER_CLASS are left out: releases that do not know them read the rest."""
+    return {name: value for name, value in asdict(spec).items() if value or name not in PER_CLASS}
 
 
 def spec_from_dict(data: dict[str, Any]) -> ModelSpec:

@@ -5,7 +5,7 @@
 
 Every detector runs in a process of its own, one thread, all pinned to one core, in turns of a block of images: a busy
 moment of the machine hits all alike. Latency is from the image in memory to boxes in its pixels; accuracy is COCO's AP
-and AP50 on --data at a score threshold of 0.01, latency at 0.3. Classes are matched by name
+and AP50 on --data at a score threshold of 0.001, latency at 0.3. Classes are matched by name
 or synonym (`edge_centernet.classes`): networks that were trained on COCO are scored on the classes of the data set.
 
 Peers come from their users: --peer FAMILY=FILE, an .onnx (runs in OpenVINO, and with --all-engines in ONNX Runtime),

@@ -228,7 +228,7 @@ def _run(settings: Settings) -> int | None:
         runtime = open_model(settings.model, settings.runtime, settings.threads)
         stack.callback(runtime.close)
         names = runtime.manifest.model.classes
-        threshold = runtime.manifest.model.threshold if settings.threshold is None else settings.threshold
+        threshold = runtime.manifest.model.suggested if settings.threshold is None else settings.threshold
         wanted = None if settings.classes is None else _words(settings.classes)
         scene = Scene(scene_options, threshold, names, wanted)
         stack.callback(scene.close)

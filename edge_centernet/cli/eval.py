@@ -21,6 +21,8 @@ from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
 from edge_centernet.evaluate import THRESHOLD, detector_classes, evaluate_dataset
 from edge_centernet.files import write_atomic
+from edge_centernet.output import prepare_folder
+from edge_centernet.plots import require_matplotlib, write_precision_recall, write_reliability
 from edge_centernet.runtimes import choose
 
 KEYS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -37,19 +39,36 @@ _NUMBERS = re.compile(r"\[\n([-\d.,\seE]+?)\n\s*\]")  # strings in JSON hold no 
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the images.  [default: beside the data]")
 @click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the metrics here too.")
-def command(model: str, runtime: str, threads: int | None, data: Path, images: Path | None, out: Path | None) -> None:
+@click.option(
+    "--plots",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Draw pr.png and reliability.png into this folder. Needs the extra convert (matplotlib).",
+)
+def command(
+    model: str,
+    runtime: str,
+    threads: int | None,
+    data: Path,
+    images: Path | None,
+    out: Path | None,
+    plots: Path | None,
+) -> None:
     """Measure a model on labelled images: average precision as COCO defines it, and the time of an image.
 
     Classes are matched by name, VOC's words with COCO's; only those that the model and the data set both have are
     evaluated. Objects marked as crowd, ignored or difficult count neither as a miss nor as a false alarm, and nothing
     does of a class that an image is not labelled for (labelled_only in COCO JSON). The last table is about crowds: how
     many of the objects that overlap another of their class, or have their centre in the same heatmap cell, are found
-    (IoU 0.5) at two score thresholds, and how many of all others. The JSON file holds the precision-recall curves too.
+    (IoU 0.5) at two score thresholds, and how many of all others. Before it stand precision and recall at the model's
+    own threshold, and how far scores are from the share of detections that is right. The JSON file holds all curves.
 
     Example: edge-centernet eval --data instances_val.json --images val --runtime tflite --json metrics.json
     """
     if out is not None:
         _check_writable(out)
+    if plots is not None:
+        require_matplotlib()
+        prepare_folder(plots)
     dataset = read_dataset(data, images)
     with closing(open_model(model, runtime, threads)) as opened:
         classes = opened.manifest.model.classes
@@ -61,6 +80,9 @@ def command(model: str, runtime: str, threads: int | None, data: Path, images: P
     click.echo(_table(result, f"{model}, {about['precision']}, {about['runtime']}, on {data}"))
     if out is not None:
         _write(out, {**about, **result})
+    if plots is not None:
+        write_precision_recall(result, plots / "pr.png")
+        write_reliability(result, plots / "reliability.png")
 
 
 def _bar(samples: Sequence[Sample]) -> Iterator[Sample]:
@@ -76,9 +98,26 @@ def _table(result: dict[str, Any], title: str) -> str:
     lines += [f"{'all':<{wide}}  {_show(result['AP'])}  {_show(result['AP50'])}", ""]
     lines += ["  ".join(f"{key} {_show(result[key]).strip()}" for key in KEYS)]
     stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in result["ms"].items())
+    lines += ["", *_score_lines(result["at_threshold"], result["calibration"])]
     lines += ["", *_crowd_lines(result["crowds"]), ""]
     lines += [f"{result['images']} images, median {result['ms_median']:.1f} ms each ({stages})"]
     return "\n".join(lines)
+
+
+def _score_lines(shown: dict[str, Any], calibration: dict[str, Any]) -> list[str]:
+    """What is shown at the model's own threshold, and how far its scores can be taken at their word."""
+    own = "".join(f", {name} {limit:g}" for name, limit in shown["class_thresholds"].items())
+    rates = "  ".join(f"{key} {_show(shown[key]).strip()}" for key in ("precision", "recall"))
+    known = {name: error for name, error in calibration["per_class"].items() if error is not None}
+    worst = max(known, key=lambda name: known[name], default=None)
+    told = [f"of all {_show(calibration['error']).strip()}"]
+    told += [f"worst class {worst} {known[worst]:.3f}"] if worst is not None else []
+    if calibration["before"] is not None:
+        told.append(f"of all before calibration {_show(calibration['before']['error']).strip()}")
+    return [
+        f"at the default threshold ({shown['threshold']:g}{own}): {rates}",
+        f"calibration error from score {calibration['lowest']:g} on: {', '.join(told)}",
+    ]
 
 
 def _crowd_lines(crowds: dict[str, Any]) -> list[str]:

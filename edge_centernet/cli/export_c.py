@@ -74,6 +74,7 @@ def header(manifest: Manifest, name: str, origin: Path) -> str:
         raise ManifestError(f"model mean, std: expected finite numbers, got {model.mean}, {model.std}")
     heads = {role: _head(role, spec) for role, spec in specs.items()}
     threshold = in_heat_unit(model.threshold, model.heat_unit)
+    own = [in_heat_unit(value, model.heat_unit) for value in model.class_thresholds]
     guard = f"{name.upper()}_MODEL_H"
     lines = [
         f"/* {name}_model.h - what edgecn_decode needs to know of {_comment(model.name)} {_comment(model.version)}.",
@@ -83,7 +84,7 @@ def header(manifest: Manifest, name: str, origin: Path) -> str:
         f"#ifndef {guard}",
         f"#define {guard}",
         "",
-        *([] if math.isfinite(threshold) else ["#include <math.h>"]),
+        *([] if all(map(math.isfinite, (threshold, *own))) else ["#include <math.h>"]),
         '#include "edgecn_decode.h"',
         "",
         "#if (ECN_VERSION >> 16) != 2",
@@ -96,6 +97,7 @@ def header(manifest: Manifest, name: str, origin: Path) -> str:
         "",
         f"/* The suggested threshold, a probability of {model.threshold:g}, in the heatmap's unit. */",
         f"static const float {name}_threshold = {_float(threshold)};",
+        *(_class_thresholds(own, name) if own else []),
         "",
         *(_table(heads["heat"], name) if model.heat_unit == "logit" and specs["heat"].quant else []),
         *_function(manifest, name),
@@ -161,6 +163,16 @@ def _classes(classes: tuple[str, ...], name: str) -> list[str]:
     return ["/* UTF-8 */", f"static const char *const {name}_class_names[{len(classes)}] = {{", ",\n".join(items), "};"]
 
 
+def _class_thresholds(thresholds: list[float], name: str) -> list[str]:
+    rows = [", ".join(map(_float, thresholds[i : i + COLUMNS])) for i in range(0, len(thresholds), COLUMNS)]
+    return [
+        "/* The same for each class; NAME_heads takes these. */".replace("NAME", name),
+        f"static const float {name}_class_threshold[{len(thresholds)}] = {{",
+        ",\n".join(f"    {row}" for row in rows),
+        "};",
+    ]
+
+
 def _table(heat: Head, name: str) -> list[str]:
     """What ecn_probability_table would fill in."""
     low = np.iinfo(heat.data.dtype).min
@@ -188,7 +200,7 @@ def _function(manifest: Manifest, name: str) -> list[str]:
         "    const ecn_heads heads = {",
         *(f"        {{{role}, {_tensor(spec)}}}," for role, spec in specs.items()),
         f"        {name}_classes, {name}_height, {name}_width, {_float(manifest.model.stride)},",
-        f"        {name}_threshold, 0",
+        f"        {name}_threshold, {f'{name}_class_threshold' if manifest.model.class_thresholds else '0'}",
         "    };",
         "    return heads;",
         "}",

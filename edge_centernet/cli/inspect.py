@@ -80,7 +80,8 @@ def _text(report: dict[str, Any]) -> str:
         f"  input       {model['width']}x{model['height']} {model['color']}, {model['resize']}, padded with "
         f"{model['pad_value']}, (pixel - {_numbers(model['mean'])}) / {_numbers(model['std'])}",
         f"  heatmap     {model['heat_unit']}s, one cell every {model['stride']} pixels, "
-        f"suggested threshold {model['threshold']:g}",
+        f"suggested threshold {_thresholds(model)}",
+        f"  scores      {'calibrated: each says how often it is right' if model['score_scale'] else 'as trained'}",
         f"  classes     {len(model['classes'])}: {', '.join(model['classes'])}",
         f"  verified    {'yes' if manifest['verified'] else 'no'}",
         f"  self-check  {'carried' if manifest['golden'] else 'none'}",
@@ -92,6 +93,13 @@ def _text(report: dict[str, Any]) -> str:
         *(_tensor_line(tensor) for tensor in report["tensors"]),
     ]
     return "\n".join(lines)
+
+
+def _thresholds(model: dict[str, Any]) -> str:
+    """The one of most classes, and those of the others by name."""
+    own = model["class_thresholds"] or [model["threshold"]] * len(model["classes"])
+    others = [f"{name} {t:g}" for name, t in zip(model["classes"], own, strict=True) if t != model["threshold"]]
+    return ", ".join([f"{model['threshold']:g}", *others])
 
 
 def _tensor_line(tensor: dict[str, Any]) -> str:

@@ -53,10 +53,15 @@ class Scene:
     """Follows and counts what one source shows. Give it every result, in order; close it to write its files."""
 
     def __init__(
-        self, options: SceneOptions, threshold: float, classes: Sequence[str], wanted: Sequence[str] | None = None
+        self,
+        options: SceneOptions,
+        threshold: float | Sequence[float],
+        classes: Sequence[str],
+        wanted: Sequence[str] | None = None,
     ) -> None:
-        """threshold: score from which a detection is sure, 0..1. wanted: classes to follow and show; all unless given.
+        """threshold: score from which a detection is sure, 0..1, for all or for each of `classes`.
 
+        wanted: classes to follow and show; all unless given.
         Raises ConfigError for an unknown class, or a counts file that is none.
         """
         self._options, self._threshold = options, threshold
@@ -78,7 +83,7 @@ class Scene:
         self._saver = Worker("save", self._write, newest=True) if options.counts or options.presence else None
 
     @property
-    def detector_threshold(self) -> float:
+    def detector_threshold(self) -> float | Sequence[float]:
         """What the detector must be run with: tracking and blurring also use detections that are not sure."""
         doubtful = TrackerOptions() if self._tracker is None else self._tracker.options
         return doubtful.low_for(self._threshold) if self._tracker or len(self._blurred) else self._threshold
@@ -87,7 +92,7 @@ class Scene:
         """(what to show of all that was seen, the tracks, the counts). With tracks, only what they found is shown."""
         found = seen if self._wanted is None else seen[np.isin(seen.class_id, self._wanted)]
         if self._tracker is None:
-            return found[found.score >= self._threshold], None, None
+            return found[found.reaching(self._threshold)], None, None
         tracks = self._tracker.update(found, frame.seconds)
         height, width = frame.image.shape[:2]
         tally = self._counter.update(tracks, frame.seconds, (width, height)) if self._counter else None

@@ -8,8 +8,9 @@ why this and not a library is told in docs/decisions/0018-own-tracker.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,22 +75,28 @@ class TrackerOptions:
         if not 0.0 < self.doubtful <= 1.0:
             raise ConfigError(f"tracker doubtful: expected above 0 and up to 1, got {self.doubtful:g}")
 
-    def low_for(self, threshold: float) -> float:
-        """The threshold that the detector must be run with where the user asked for `threshold`, 0..1."""
+    @overload
+    def low_for(self, threshold: float) -> float: ...
+    @overload
+    def low_for(self, threshold: Sequence[float]) -> tuple[float, ...]: ...
+    def low_for(self, threshold: float | Sequence[float]) -> float | tuple[float, ...]:
+        """What the detector must be run with where the user asked for `threshold`, 0..1, for all or for each class."""
+        if isinstance(threshold, Sequence):
+            return tuple(one * self.doubtful for one in threshold)
         return threshold * self.doubtful
 
 
 class Tracker:
     """Gives detections ids that last. One for each source; its memory is bounded."""
 
-    def __init__(self, threshold: float, options: TrackerOptions | None = None) -> None:
+    def __init__(self, threshold: float | Sequence[float], options: TrackerOptions | None = None) -> None:
         """Raises ConfigError outside the limits.
 
-        threshold: score from which a detection is sure and may start a track, 0..1; feed `update` with detections
-        down to `options.low_for(threshold)`.
+        threshold: score from which a detection is sure and may start a track, 0..1, for all or for each class; feed
+        `update` with detections down to `options.low_for(threshold)`.
         """
-        if not 0.0 <= threshold <= 1.0:
-            raise ConfigError(f"threshold: expected 0..1, got {threshold:g}")
+        if not all(0.0 <= one <= 1.0 for one in (threshold if isinstance(threshold, Sequence) else (threshold,))):
+            raise ConfigError(f"threshold: expected 0..1, got {threshold}")
         self.threshold = threshold
         self.options = options or TrackerOptions()
         self._tracks: Any = np.zeros(0, _TRACK)
@@ -105,7 +112,7 @@ class Tracker:
         """
         ended = self._advance(seconds)
         boxes = _Boxes(found)
-        sure = found.score >= self.threshold
+        sure = found.reaching(self.threshold)
         owner = self._assign(boxes, sure)
         recovered = self._correct(boxes, owner)
         self._begin(found, boxes, sure, owner)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from edge_centernet.errors import ArtifactError, EdgeCenterNetError
 from edge_centernet.files import write_atomic
-from edge_centernet.manifest import KEY, ModelSpec, spec_from_dict
+from edge_centernet.manifest import KEY, ModelSpec, spec_from_dict, spec_to_dict
 from edge_centernet.model.centernet import Architecture, CenterNet
 from edge_centernet.model.layers import ConvUnit
 
@@ -32,7 +31,8 @@ def save_checkpoint(path: Path, model: CenterNet, stage: Stage, half: bool = Fal
     """
     from safetensors.torch import save
 
-    meaning = json.dumps({"spec": asdict(model.spec), "arch": model.arch.to_dict(), "stage": stage}, sort_keys=True)
+    about = {"spec": spec_to_dict(model.spec), "arch": model.arch.to_dict(), "stage": stage}
+    meaning = json.dumps(about, sort_keys=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         state = {name: t.half() if t.ndim == 4 else t for name, t in state.items()}

@@ -129,7 +129,7 @@ def expect(model: Path, runtime: str, photo: Path, exact: bool = True) -> dict[s
         classes = opened.manifest.model.classes
         threshold = opened.manifest.model.threshold
         image = read_image(photo)
-        found = Detector(opened).detect(image)
+        found = Detector(opened, threshold=threshold).detect(image)  # one for all, as the board is told
     if not len(found):
         raise SourceError(
             f"{photo}: expected a photo with something that {model.name} finds above {threshold:g}, found nothing; "

@@ -43,6 +43,8 @@ class TrainConfig:
         too (see `train.guide`); empty: none. guide_weight: weight of that loss at the start, falling to zero.
       teacher: float checkpoint of ours, or the name of a shipped model, whose heatmap is to be learned beside the
         labels (see `train.teacher`); empty: none. teacher_weight: of that loss.
+      calibrate_scores: at the end of the stage, fit scores to the validation set so that 0.5 is right half of the
+        time, and choose the default threshold there (docs/scores.md); false: scores are as trained, as without --val.
     Quantization-aware stage, from the float stage's averaged weights, with the float network as the teacher
       qat_epochs: 0 calibrates only (post-training quantization). qat_lr: peak learning rate, cosine to 1 %, relative to
         the largest weight of each channel. qat_freeze: part (0..1) of the stage during which the activation ranges
@@ -87,6 +89,7 @@ class TrainConfig:
     guide_weight: float = 3.0
     teacher: str = ""
     teacher_weight: float = 1.0
+    calibrate_scores: bool = True
     qat_epochs: int = 1
     qat_lr: float = 2e-5
     qat_freeze: float = 0.0

@@ -4,9 +4,10 @@ A run folder holds
     config.json            options and classes
     metrics.csv            one line an epoch; the same in tensorboard/
     state.pt               everything needed to go on (kept current; torch.load with weights_only=True)
-    float.safetensors      averaged float weights
+    float.safetensors      averaged float weights, scores calibrated at the end of the stage
+    scores.json            what the calibration of scores was fitted from, and how far it helps (docs/scores.md)
     qat.safetensors        averaged quantization-aware weights, BatchNorm folded
-    curves.png, pr.png, contact_sheet.jpg   what there is to look at, when it is done
+    curves.png, pr.png, reliability.png, contact_sheet.jpg   what there is to look at, when it is done
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
@@ -39,7 +40,7 @@ from edge_centernet.converters import qdq
 from edge_centernet.data import Dataset
 from edge_centernet.errors import ConfigError, EdgeCenterNetError
 from edge_centernet.files import write_atomic
-from edge_centernet.manifest import ModelSpec
+from edge_centernet.manifest import SCORE_FIELDS, ModelSpec
 from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import Stage, load_state, save_checkpoint
 from edge_centernet.model.losses import centernet_loss
@@ -52,6 +53,7 @@ from edge_centernet.train.export import float_onnx
 from edge_centernet.train.guide import Guide
 from edge_centernet.train.qat import freeze_ranges, prepare_qat, set_observing, settle_weights, start_from
 from edge_centernet.train.report import TensorBoardLog, write_report
+from edge_centernet.train.score_calibration import Fitted, fit_to, set_scores, summary
 from edge_centernet.train.start import freeze_layers, start_network
 from edge_centernet.train.teacher import Teacher
 from edge_centernet.train.validate import validate
@@ -175,6 +177,7 @@ class Trainer:
         with self._stop_on_signal(), self._logging():
             if self.progress.stage == "float":
                 self._stage(self.config.epochs)
+                self._calibrate_scores()
                 self._save_weights("float")
                 if not quantize:
                     return
@@ -328,9 +331,22 @@ class Trainer:
 
     # ---- quantization-aware stage ------------------------------------------------------------------------------
 
+    def _calibrate_scores(self) -> None:
+        """The averaged float network's, on the validation set, by the first process; alike everywhere."""
+        if self.val is None or not self.config.calibrate_scores:
+            return
+        found = fit_to(self.ema, self.val) if self._first() else None
+        fitted = cast("Fitted | None", distributed.from_first(found))
+        set_scores(self.ema, fitted)
+        if fitted is not None:
+            self._write(self.out / "scores.json", json.dumps(fitted.record, indent=1) + "\n")
+        if self._first():
+            tqdm.write(summary(fitted))
+
     def _start_qat(self) -> None:
         """The averaged float network, quantized as `convert --calibration` does it: training goes on from there."""
         self.model.load_state_dict(self.ema.state_dict())
+        self.model.spec = self.ema.spec  # with what the scores mean
         quantized = self._post_training()
         self._quantize()
         start_from(self.model, quantized, fixed=self.config.qat_freeze == 0)
@@ -392,6 +408,7 @@ class Trainer:
             "step": self.progress.step,
             "frozen": self.frozen,
             "sums": self._sums.tolist(),
+            "scores": {name: getattr(self.ema.spec, name) for name in SCORE_FIELDS},
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "guide": {} if self.guide is None else self.guide.translate.state_dict(),
@@ -413,7 +430,7 @@ class Trainer:
         self.progress = Progress(state["stage"], state["epoch"], state["step"])
         self.frozen = state["frozen"]
         self._sums = np.array(state["sums"])
-        self._set_model(CenterNet(self.model.spec, self.model.arch))
+        self._set_model(CenterNet(replace(self.model.spec, **state.get("scores", {})), self.model.arch))
         if self.progress.stage == "qat":
             self._quantize()
         load_state(self.model, state["model"], path)

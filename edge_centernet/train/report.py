@@ -2,6 +2,7 @@
 
     curves.png             losses, learning rate and accuracy of every epoch in metrics.csv
     pr.png                 precision against recall of every class on the validation set
+    reliability.png        how often detections are right, by their score
     contact_sheet.jpg      the best and the worst validation images, with predictions and truth
     eval.json              the figures behind pr.png: what `edge_centernet.evaluate.evaluate_samples` returns
     tensorboard/           for `tensorboard --logdir`
@@ -12,22 +13,21 @@ Drawn with matplotlib's Agg canvas: no display is needed and no global state tou
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from edge_centernet.classes import find_class
 from edge_centernet.crowds import RIGHT, WRONG, Matches
 from edge_centernet.data import Dataset, Sample
 from edge_centernet.detections import Detections
@@ -36,12 +36,12 @@ from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.files import write_atomic
 from edge_centernet.image import read_image
 from edge_centernet.model.centernet import CenterNet
+from edge_centernet.plots import SHOWN, save_figure, write_precision_recall, write_reliability
 from edge_centernet.train.validate import THRESHOLD, predict
 
 Image = NDArray[np.uint8]  # (H, W, 3) BGR
 Row = dict[str, str]  # of metrics.csv
 
-SHOWN = 0.3  # score from which on a detection is drawn and counted in an image's score
 TILES = 12  # best images, and as many worst
 _COLUMNS = 6
 _TILE = 320  # pixels, side of a picture in the contact sheet
@@ -76,7 +76,11 @@ def write_report(run: Path, found: CenterNet | Sequence[Detections], data: Datas
     metrics = evaluate_samples(found, data, classes, spec)
     write_atomic(run / "eval.json", (json.dumps(metrics) + "\n").encode())
     write_precision_recall(metrics, run / "pr.png")
-    write_contact_sheet(data, found, classes, match_samples(found, data, classes), run / "contact_sheet.jpg")
+    if metrics["calibration"] is not None:
+        write_reliability(metrics, run / "reliability.png")
+    shown = SHOWN if spec is None else spec.suggested
+    matches = match_samples(found, data, classes)
+    write_contact_sheet(data, found, classes, matches, run / "contact_sheet.jpg", shown)
     return metrics
 
 
@@ -112,7 +116,7 @@ def write_curves(metrics_csv: Path, out: Path) -> None:
         if len(axes.get_lines()) > 1:
             axes.legend(loc="upper right" if axes is losses else "upper left", fontsize=8)
         _mark_parts(axes, rows, titles=axes is losses)
-    _save(figure, out)
+    save_figure(figure, out)
 
 
 def _rows(path: Path) -> list[Row]:
@@ -165,54 +169,12 @@ def _mark_parts(axes: Axes, rows: list[Row], titles: bool) -> None:
     axes.set_xlim(0.5, len(rows) + 0.5)
 
 
-# ---- precision and recall --------------------------------------------------------------------------------------
-
-
-def write_precision_recall(metrics: Mapping[str, Any], out: Path) -> None:
-    """One small plot a class: precision over recall at IoU 0.5, and a dot where the score is SHOWN.
-
-    metrics: what `evaluate_samples` returns, or the JSON file of `edge-centernet eval`.
-    """
-    curves = metrics["precision_recall"]
-    names = list(curves["per_class"])
-    columns = min(5, len(names))
-    lines = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(2.2 * columns + 0.4, 2.2 * lines + 0.6), layout="constrained")
-    plots = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes, name in zip(plots, names, strict=False):
-        curve, ap50 = curves["per_class"][name], metrics["per_class"][name]["AP50"]
-        axes.set_title(f"{name}  {'-' if ap50 is None else f'{ap50:.3f}'}", fontsize=9)
-        axes.grid(alpha=0.3)
-        if curve is None:
-            axes.text(0.5, 0.5, "no object", ha="center", va="center")
-        else:
-            _curve(axes, curves["recall"], curve)
-    for axes in plots[len(names) :]:
-        axes.set_visible(False)
-    plots[0].set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1))
-    figure.supxlabel("recall", fontsize=9)
-    figure.supylabel("precision", fontsize=9)
-    total = metrics["AP50"]
-    figure.suptitle(f"AP50 by class; of all {total:.3f}. Dot: score {SHOWN:g}", fontsize=10)
-    _save(figure, out)
-
-
-def _curve(axes: Axes, recall: Sequence[float], curve: Mapping[str, Sequence[float]]) -> None:
-    reached = [i for i, precision in enumerate(curve["precision"]) if precision > 0]
-    x, y = [recall[i] for i in reached], [curve["precision"][i] for i in reached]
-    axes.plot(x, y, drawstyle="steps-pre")
-    axes.fill_between(x, y, step="pre", alpha=0.15)
-    shown = [i for i in reached if curve["score"][i] >= SHOWN]
-    if shown:
-        axes.plot(recall[shown[-1]], curve["precision"][shown[-1]], "o", color="black", markersize=4)
-
-
 # ---- contact sheet ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """How well one image went. Detections from SHOWN on, IoU 0.5, objects that do not count left out.
+    """How well one image went, by the detections that are shown; IoU 0.5, objects that do not count left out.
 
     right, wrong, missed: detections that found an object, false alarms, objects nobody found.
     confidence: mean score of the right detections minus mean score of the wrong ones, -1..1; 0 for none.
@@ -230,13 +192,36 @@ class ImageScore:
         return 2 * self.right / total if total else None
 
 
-def score_image(matches: Matches, sample: Sample, found: Detections) -> ImageScore:
+class Shown(NamedTuple):
+    """What is shown of one image.
+
+    found: the K detections that reach the threshold. verdict: (K,) of `Matches`. missed: (M,) bool, objects that none
+    of them found, without those that do not count.
+    """
+
+    found: Detections
+    verdict: NDArray[np.int8]
+    missed: NDArray[np.bool_]
+
+
+def shown_of(
+    matches: Matches, sample: Sample, found: Detections, threshold: float | Sequence[float], labels: Sequence[int]
+) -> Shown:
+    """The part from `threshold` on, one for all or one for each class of the model.
+
+    labels: which class of the model each of the data set's classes is, -1 for one that it does not know.
+    """
+    reached = found.reaching(threshold)
+    limits = np.asarray(threshold, np.float32)
+    own = limits[np.asarray(labels)[sample.labels]] if limits.ndim else limits  # (M,); of unknown classes none is found
+    return Shown(found[reached], matches.verdict[reached], sample.counted & (matches.found_at < own))
+
+
+def score_image(shown: Shown) -> ImageScore:
     """Count the matches of one image."""
-    shown = found.score >= SHOWN
-    right, wrong = (found.score[shown & (matches.verdict == verdict)] for verdict in (RIGHT, WRONG))
-    missed = int((sample.counted & (matches.found_at < SHOWN)).sum())
+    right, wrong = (shown.found.score[shown.verdict == verdict] for verdict in (RIGHT, WRONG))
     confidence = (float(right.mean()) if len(right) else 0.0) - (float(wrong.mean()) if len(wrong) else 0.0)
-    return ImageScore(len(right), len(wrong), missed, confidence)
+    return ImageScore(len(right), len(wrong), int(shown.missed.sum()), confidence)
 
 
 def rank(scores: Sequence[ImageScore]) -> list[int]:
@@ -255,19 +240,24 @@ def write_contact_sheet(
     classes: Sequence[str],
     matches: Sequence[Matches],
     out: Path,
+    threshold: float | Sequence[float] = SHOWN,
 ) -> None:
     """The TILES best images above the TILES worst, worst first; fewer of each where there are few images.
 
-    Predictions from SHOWN on are drawn in the colour of their class with their score; objects are white (grey where
-    they do not count), with the name of their class where no detection found them. `rank` says what best and worst are.
+    Predictions from `threshold` on, one for all or for each of `classes`, are drawn in the colour of their class with
+    their score; objects are white (grey where they do not count), with the name of their class where no detection
+    found them. `rank` says what best and worst are.
     """
-    scores = [score_image(*one) for one in zip(matches, data.samples, found, strict=True)]
+    known = [find_class(name, classes) for name in data.classes]
+    labels = [-1 if k is None else k for k in known]
+    shown = [shown_of(*one, threshold, labels) for one in zip(matches, data.samples, found, strict=True)]
+    scores = [score_image(one) for one in shown]
     order = rank(scores)
     count = min(TILES, (len(order) + 1) // 2)
     best, worst = order[:count], order[count:][::-1][:count]
     bands = []
     for title, chosen in (("best", best), ("worst", worst)):
-        tiles = [_tile(data, i, found[i], classes, matches[i], scores[i]) for i in chosen]
+        tiles = [_tile(data, i, shown[i], classes, scores[i]) for i in chosen]
         if tiles:
             bands += [banner(f"{title} of {len(data)} validation images", _COLUMNS * _TILE), grid(tiles, _COLUMNS)]
     if not bands:
@@ -277,19 +267,17 @@ def write_contact_sheet(
     write_atomic(out, jpeg.tobytes())
 
 
-def _tile(
-    data: Dataset, index: int, found: Detections, classes: Sequence[str], matches: Matches, score: ImageScore
-) -> Image:
-    """One image at _TILE pixels with boxes and a caption: (_TILE + 40, _TILE, 3)."""
+def _tile(data: Dataset, index: int, seen: Shown, classes: Sequence[str], score: ImageScore) -> Image:
+    """One image at _TILE pixels with boxes and a caption: (_TILE + _CAPTION, _TILE, 3)."""
     sample = data.samples[index]
     original = read_image(sample.path)  # (H, W, 3)
     image, scale = fit(original, _TILE - 2 * _GAP)
-    found = found[found.score >= SHOWN]
+    found = seen.found
     shown = Detections(found.xyxy * np.float32(scale), found.score, found.class_id)
     for box, class_id in zip(shown.xyxy, shown.class_id, strict=True):  # thicker than `draw` has it at this size
         x1, y1, x2, y2 = (round(float(v)) for v in box)
         cv2.rectangle(image, (x1, y1), (x2, y2), class_color(int(class_id)), 3)
-    _truth(image, sample, data.classes, matches.found_at < SHOWN, scale)
+    _truth(image, sample, data.classes, seen.missed, scale)
     image = draw(image, shown, classes)
     counts = f"{score.right} right, {score.wrong} wrong, {score.missed} missed"
     return tile(image, _TILE, (f"F1 {score.f1:.2f}  {counts}", sample.path.name))
@@ -302,7 +290,7 @@ def _truth(image: Image, sample: Sample, classes: Sequence[str], missed: NDArray
         x1, y1, x2, y2 = (round(float(v) * scale) for v in box)
         cv2.rectangle(image, (x1, y1), (x2, y2), _BLACK, 2)
         cv2.rectangle(image, (x1, y1), (x2, y2), _WHITE if counted[i] else _GREY, 1)
-        if missed[i] and counted[i]:
+        if missed[i]:
             caption(image, classes[sample.labels[i]], (x1 + 3, y2 - 4), 0.4)
 
 
@@ -349,13 +337,3 @@ class TensorBoardLog:
     ) -> None:
         """Close, also after Ctrl-C."""
         self.close()
-
-
-# ---- files -----------------------------------------------------------------------------------------------------
-
-
-def _save(figure: Figure, out: Path) -> None:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", metadata={"Software": None})  # no version: equal figures, equal bytes
-    write_atomic(out, buffer.getvalue())

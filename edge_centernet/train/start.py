@@ -16,6 +16,7 @@ from edge_centernet.model.centernet import CenterNet
 from edge_centernet.model.checkpoint import load_checkpoint
 from edge_centernet.model.layers import ConvUnit, fold_batchnorm
 from edge_centernet.train.config import TrainConfig
+from edge_centernet.train.score_calibration import unfold
 
 
 def start_network(config: TrainConfig, spec: ModelSpec, weights: Path | None) -> tuple[CenterNet, TrainConfig]:
@@ -26,7 +27,7 @@ def start_network(config: TrainConfig, spec: ModelSpec, weights: Path | None) ->
     or ArtifactError.
     """
     if weights is not None and is_checkpoint(weights):
-        model = _adapted(weights, spec)
+        model = _adapted(weights, spec, kept=not config.epochs)
         return model, config.with_architecture(model.arch)
     arch = config.architecture()
     model = CenterNet(replace(spec, stride=arch.stride), arch)
@@ -68,18 +69,32 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
-def _adapted(path: Path, spec: ModelSpec) -> CenterNet:
-    """The checkpoint's float network for the classes of `spec`."""
+def _adapted(path: Path, spec: ModelSpec, kept: bool) -> CenterNet:
+    """The checkpoint's float network for the classes of `spec`.
+
+    kept: its calibration of scores too; otherwise that is undone, for training goes on from what the loss asked for.
+    """
     source, stage = load_checkpoint(path)
     if stage != "float":
         raise ArtifactError(f"{path}: expected a float checkpoint to start from, got one with stage {stage}")
-    model = CenterNet(replace(spec, stride=source.arch.stride), source.arch)
+    if not kept:
+        unfold(source)
+    model = CenterNet(_same_scores(replace(spec, stride=source.arch.stride), source.spec), source.arch)
     state = source.state_dict()
     for name, unit in model.named_modules():  # frozen layers were saved with their BatchNorm folded
         if isinstance(unit, ConvUnit) and f"{name}.bn.weight" not in state:
             unit.fold_batchnorm()
     model.load_state_dict(_heat_rows(state, model, source.spec.classes))
     return model
+
+
+def _same_scores(spec: ModelSpec, source: ModelSpec) -> ModelSpec:
+    """`spec` with what scores and thresholds of the same classes mean in `source`; new classes have neither."""
+    fields: dict[str, tuple[float, ...]] = {}
+    for name, fresh in (("class_thresholds", source.threshold), ("score_scale", 1.0), ("score_shift", 0.0)):
+        known = dict(zip(source.classes, getattr(source, name), strict=False))
+        fields[name] = tuple(known.get(one, fresh) for one in spec.classes) if known else ()
+    return replace(spec, threshold=source.threshold, **fields)  # type: ignore[arg-type]
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from edge_centernet.manifest import Manifest, ModelSpec, TensorSpec
 from edge_centernet.model.centernet import CenterNet
 
 BATCH = 8
-THRESHOLD = 0.01  # COCO metrics want the whole precision-recall curve
+THRESHOLD = 0.001  # COCO metrics want the whole precision-recall curve
 
 
 def torch_manifest(spec: ModelSpec) -> Manifest:

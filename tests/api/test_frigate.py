@@ -101,7 +101,8 @@ def decoder_alone(network: qdq.Network, threshold: float) -> Any:
     table = helper.make_tensor_value_info(frigate.OUTPUT, TensorProto.FLOAT, [frigate.ROWS, frigate.COLUMNS])
     graph = helper.make_graph([], "decoder", heads, [table])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    frigate._decode(frigate._Nodes(model.graph), network, frigate.in_heat_unit(threshold, "logit"))
+    lowest = np.full(network.heads["heat"].shape[0], frigate.in_heat_unit(threshold, "logit"), np.float32)
+    frigate._decode(frigate._Nodes(model.graph), network, lowest)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -198,6 +199,22 @@ def test_a_threshold_is_in_the_model(tmp_path: Path) -> None:
         about = json.loads(next(entry.value for entry in model.metadata_props if entry.key == frigate.KEY))
         assert about["threshold"] == threshold
     assert counts[0] == frigate.ROWS > counts[1] > counts[2] == 0
+
+
+def test_each_class_can_have_a_threshold_of_its_own(tmp_path: Path) -> None:
+    """Nothing reaches 1: a model with that for what it finds at 0.3 finds none of it, and all of the rest."""
+    network = qdq.load(find_model("centernet-nano-256", ".onnx"))
+    image = as_frigate_feeds(squares(256)[0])
+    classes = network.manifest.model.classes
+    tables = []
+    for own in ((0.3,) * len(classes), None):
+        own = own or tuple(1.0 if k == tables[0].class_id[0] else 0.3 for k in range(len(classes)))
+        (tmp_path / "m.onnx").write_bytes(frigate.with_decoder(network, own).SerializeToString())
+        tables.append(frigate.boxes_of(engine("onnx", tmp_path / "m.onnx")(image)))
+    assert len(tables[0]) > 0
+    rest = tables[0][tables[0].class_id != tables[0].class_id[0]]
+    assert np.array_equal(tables[1].xyxy, rest.xyxy)
+    assert np.array_equal(tables[1].score, rest.score)
 
 
 def test_what_is_not_square_is_refused(tmp_path: Path) -> None:

@@ -20,12 +20,13 @@ from edge_centernet.converters import convert
 from edge_centernet.decoder import decode
 from edge_centernet.errors import ArtifactError
 from edge_centernet.image import prepare, read_image
-from edge_centernet.manifest import Manifest, Quant
+from edge_centernet.manifest import PER_CLASS, Manifest, Quant
 from edge_centernet.models import find_model
 from edge_centernet.runtimes import open_runtime
 
 Run = Callable[..., Any]
 MODEL, NAME = "centernet-nano-256", "centernet_nano_256"
+NO_SCORES: dict[str, Any] = dict.fromkeys(PER_CLASS, ())
 ENGINE = {"int8 NHWC": "tflite", "float NCHW": "onnxruntime"}
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "edge_centernet" / "decoder" / "example" / "detect_dump.c"
@@ -202,11 +203,36 @@ int main(void)
     assert np.float32(printed) == np.float32(scale)
 
 
+def test_the_models_thresholds_are_those_of_the_c_code(compiler: str, tmp_path: Path) -> None:
+    """Logits of 0.5 for the first class and of 0.75 for the second, in the heads as in the table; none without."""
+    manifest = read_manifest(find_model(MODEL, ".tflite"))
+    plain = replace(manifest.model, **NO_SCORES)
+    own = replace(plain, class_thresholds=(0.5, 0.75, *[0.3] * (len(plain.classes) - 2)))
+    program = f"""
+int main(void)
+{{
+    const ecn_heads heads = {NAME}_heads(NULL, NULL, NULL);
+    if (!heads.class_threshold) {{
+        puts("none");
+        return 0;
+    }}
+    printf("%.9g %.9g", (double)heads.class_threshold[0], (double)heads.class_threshold[1]);
+    return 0;
+}}
+"""
+    printed = []
+    for folder, model in (("plain", plain), ("own", own)):
+        (tmp_path / folder).mkdir()
+        printed.append(compile_and_run(compiler, written(tmp_path / folder, replace(manifest, model=model)), program))
+    assert printed[0] == "none\n"
+    assert [float(value) for value in printed[1].split()] == pytest.approx([0.0, np.log(3)], rel=1e-6)
+
+
 def test_names_survive_whatever_they_hold(compiler: str, tmp_path: Path) -> None:
     """Quotes, trigraphs, comment ends, line ends and other alphabets in names neither break the header nor get lost."""
     names = ('a "b"', "back\\slash", "what??/", "*/ end", "two\nlines", "größe 7")
     manifest = read_manifest(find_model(MODEL, ".tflite"))
-    model = replace(manifest.model, name="*/ 3\nD", version='1"??/', classes=names)
+    model = replace(manifest.model, name="*/ 3\nD", version='1"??/', classes=names, **NO_SCORES)
     heat = replace(manifest.heat, shape=(*manifest.heat.shape[:3], len(names)))
     name = identifier(model.name)
     program = f"""

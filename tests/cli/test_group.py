@@ -115,7 +115,14 @@ def test_inspect_json(run: Run, artifacts: dict[tuple[str, str], Path], engine: 
 def test_inspect_text(run: Run, onnx_model: Path) -> None:
     """The same for people."""
     out = run("inspect", onnx_model).out
-    for text in ("ONNX, int8", "128x96 rgb", "red, green, blue sky", "scale 0.125, zero point 0", "sha256"):
+    for text in (
+        "ONNX, int8",
+        "128x96 rgb",
+        "red, green, blue sky",
+        "scale 0.125, zero point 0",
+        "sha256",
+        "as trained",
+    ):
         assert text in out
     assert ("decoder     C, on this machine" in out) == (BACKEND == "c")
     assert ("decoder     NumPy (no C compiler" in out) == (BACKEND == "numpy")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import squares
@@ -12,6 +15,7 @@ from support import ENGINES, copy_artifact
 
 from edge_centernet.artifact import files_of, read_manifest, sha256
 from edge_centernet.errors import ArtifactError, EdgeCenterNetError, ManifestError
+from edge_centernet.manifest import Manifest
 from edge_centernet.models import find_model
 
 Artifacts = dict[tuple[str, str], Path]
@@ -91,3 +95,34 @@ def test_find_model_refuses_what_is_not_there(name: str) -> None:
     """A name and a path each get their own message."""
     with pytest.raises(EdgeCenterNetError, match=r"no such file|a folder"):
         find_model(name)
+
+
+def test_scores_of_each_class_are_in_the_manifest_or_left_out() -> None:
+    """Empty ones are not written, so that releases which do not know them read the rest; others come back."""
+    plain = squares.manifest(True)
+    assert not {"class_thresholds", "score_scale", "score_shift"} & set(json.loads(plain.to_json())["model"])
+    model = replace(plain.model, class_thresholds=(0.1, 0.2, 0.3), score_scale=(1.0, 2.0, 3.0), score_shift=(0.0,) * 3)
+    own = replace(plain, model=model)
+    assert Manifest.from_json(own.to_json()) == own
+    assert (plain.model.suggested, model.suggested) == (0.3, (0.1, 0.2, 0.3))
+    narrow = model.narrowed([2, 0])
+    assert (narrow.classes, narrow.class_thresholds, narrow.score_scale) == (
+        (model.classes[2], model.classes[0]), (0.3, 0.1), (3.0, 1.0),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"threshold": 1.5}, "expected 0..1, got 1.5"),
+        ({"class_thresholds": (0.5,)}, "class_thresholds: expected none or one for each of 3 classes, got 1"),
+        ({"class_thresholds": (0.5, -0.1, 0.5)}, "expected 0..1"),
+        ({"score_scale": (1.0,) * 3}, "as many finite numbers"),
+        ({"score_scale": (1.0, 0.0, 1.0), "score_shift": (0.0,) * 3}, "expected numbers above 0"),
+        ({"score_scale": (1.0,) * 3, "score_shift": (0.0, float("nan"), 0.0)}, "finite"),
+    ],
+)
+def test_scores_that_cannot_be_are_refused(fields: dict[str, Any], says: str) -> None:
+    """A threshold outside 0..1, another number of classes, a scale that would turn the order around."""
+    with pytest.raises(ManifestError, match=says):
+        replace(squares.manifest(True).model, **fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -74,9 +75,24 @@ def test_the_threshold_defaults_to_the_models(onnx_model: Path) -> None:
     assert Detector(open_runtime(onnx_model)).threshold == 0.3
 
 
+def test_a_threshold_of_each_class_is_the_models_or_the_callers(tmp_path: Path) -> None:
+    """Nothing reaches 1: with that for red alone the two others are found, whatever classes are looked for."""
+    stamped = squares.manifest(int8=True)
+    model = replace(stamped.model, class_thresholds=(1.0, 0.4, 0.4))
+    path = squares.write_onnx(tmp_path / "own.onnx", int8=True, stamped=replace(stamped, model=model))
+    with Detector(path, threads=1) as own:
+        assert own.threshold == (1.0, 0.4, 0.4)
+        assert sorted(own.detect(SCENE).names) == ["blue sky", "green"]
+    assert sorted(detector(path, threshold=None, only=["blue sky", "red"]).detect(SCENE).names) == ["blue sky"]
+    assert sorted(detector(path, threshold=0.4).detect(SCENE).names) == ["blue sky", "green", "red"]
+    assert sorted(detector(path, threshold=[0.4, 1.0, 1.0]).detect(SCENE).names) == ["red"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"threshold": [0.5, 0.5]}, "expected one, or one for each of 3 classes, got 2"),
+        ({"threshold": [0.5, 0.5, 1.5]}, "expected 0..1, got"),
         ({"threshold": 1.5}, "expected 0..1, got 1.5"),
         ({"max_detections": 0}, "at least 1, got 0"),
         ({"only": ["red", "dog"]}, "unknown class 'dog': this model knows red, green, blue sky"),

@@ -85,6 +85,25 @@ def test_crowds_and_curves_are_in_table_and_json(
     assert max(map(len, out.read_text().splitlines())) > 500
 
 
+def test_scores_are_in_table_json_and_plots(run: Callable[..., Any], model: Path, data: Path, tmp_path: Path) -> None:
+    """Three of three objects and nothing else from 0.3 on; one bin, whose error is how far its scores are from 1."""
+    out, plots = tmp_path / "metrics.json", tmp_path / "plots"
+    result = run("eval", "--model", model, "--data", data, "--json", out, "--plots", plots)
+    assert result.code == 0, result.err
+    metrics = json.loads(out.read_text())
+    shown, calibration = metrics["at_threshold"], metrics["calibration"]
+    assert (shown["threshold"], shown["precision"], shown["recall"]) == (0.3, 1.0, 1.0)
+    (score,) = calibration["bins"]["score"]
+    (share,) = calibration["bins"]["precision"]
+    assert calibration["error"] == pytest.approx(abs(score - share), abs=1e-4)
+    assert calibration["before"] is None
+    lines = result.out.splitlines()
+    assert "at the default threshold (0.3): precision 1.000  recall 1.000" in lines
+    assert any(line.startswith("calibration error from score 0.05 on: of all 0.") for line in lines)
+    assert {path.name for path in plots.iterdir()} == {"pr.png", "reliability.png"}
+    assert cv2.imread(str(plots / "reliability.png")).std() > 5
+
+
 def test_a_moved_box_lowers_ap(run: Callable[..., Any], model: Path, data: Path, tmp_path: Path) -> None:
     """One of two green squares annotated 12 pixels off: AP50 of green is 1/2 up to recall 1/2."""
     content = json.loads(data.read_text())

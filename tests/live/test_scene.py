@@ -38,6 +38,16 @@ def test_without_tracking_what_is_sure_and_wanted_is_shown() -> None:
     assert (tracks, tally) == (None, None)
 
 
+def test_what_is_sure_can_differ_by_class() -> None:
+    """A dog of 0.3 is shown from 0.25 on, a person of 0.3 is not from 0.4 on; with tracks both are looked for lower."""
+    scene = Scene(SceneOptions(), (0.4, 0.25, 0.4), CLASSES)
+    found, _, _ = scene.update(frame(0), seen(0, (1, 0.3), (2, 0.3)))
+    assert found.class_id.tolist() == [1]
+    assert scene.detector_threshold == (0.4, 0.25, 0.4)
+    tracking = Scene(SceneOptions(track=True), (0.4, 0.25, 0.4), CLASSES)
+    assert tracking.detector_threshold == pytest.approx((0.3, 0.1875, 0.3))
+
+
 def test_a_class_that_is_only_blurred_is_looked_for_too() -> None:
     """--classes dog --blur person: the network looks for both, and for doubtful ones."""
     scene = Scene(SceneOptions(blur=("person",)), 0.4, CLASSES, ["dog"])

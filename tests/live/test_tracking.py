@@ -117,6 +117,16 @@ def test_a_doubtful_detection_keeps_a_track_and_starts_none() -> None:
     assert not any(tracks.lost for tracks in seen)
 
 
+def test_each_class_can_have_a_threshold_of_its_own() -> None:
+    """At 0.6 an object of class 0 is sure from 0.6 on, one of class 1 at 0.2 from there; both by 3/4 in doubt."""
+    tracker = Tracker((0.6, 0.2))
+    assert tracker.options.low_for((0.6, 0.2)) == pytest.approx((0.45, 0.15))
+    seen = follow(tracker, [detections((100, 100, 0.5), (300, 100, 0.3, 1))] * 4)
+    assert seen[-1].found.class_id.tolist() == [1]
+    with pytest.raises(ConfigError, match=r"expected 0\.\.1, got \(0\.5, 1\.5\)"):
+        Tracker((0.5, 1.5))
+
+
 def test_an_object_gets_its_id_from_sure_detections_alone() -> None:
     """One sure detection, then doubtful ones for ever: no id."""
     seen = follow(Tracker(THRESHOLD), [detections((100, 100, 0.8 if i == 0 else 0.25)) for i in range(20)])

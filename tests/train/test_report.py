@@ -24,14 +24,15 @@ from edge_centernet.detector import Detector
 from edge_centernet.draw import class_color
 from edge_centernet.errors import ConfigError
 from edge_centernet.image import read_image
+from edge_centernet.plots import write_precision_recall
 from edge_centernet.runtimes import open_runtime
 from edge_centernet.train.report import (
     ImageScore,
     TensorBoardLog,
     rank,
     score_image,
+    shown_of,
     write_curves,
-    write_precision_recall,
     write_report,
 )
 
@@ -145,6 +146,8 @@ def test_a_real_network_is_run_over_the_validation_set(run: Path) -> None:
     assert metrics is not None
     assert metrics["AP50"] == 1.0
     assert metrics["crowds"]["centre_collision"]["others"] == 2
+    assert metrics["at_threshold"]["recall"] == 1.0
+    assert (run / "reliability.png").is_file()
 
 
 def test_without_a_validation_set_there_are_curves_only(run: Path) -> None:
@@ -238,9 +241,12 @@ def test_an_image_is_judged_by_what_is_shown() -> None:
     )
     found = Detections(np.zeros((4, 4)), np.array([0.75, 0.5, 0.4, 0.2]), np.zeros(4))
     matches = Matches(np.array([RIGHT, WRONG, NOT_COUNTED, RIGHT], np.int8), np.array([0.75, 0.2, -1], np.float32))
-    score = score_image(matches, sample, found)
+    score = score_image(shown_of(matches, sample, found, 0.3, [0]))
     assert score == ImageScore(right=1, wrong=1, missed=1, confidence=0.25)
     assert score.f1 == 0.5
+    # Of a model with a threshold for each of two classes, of which the data set has the second only.
+    assert score_image(shown_of(matches, sample, found, (0.6, 0.1), [1])).wrong == 0
+    assert score_image(shown_of(matches, sample, found, (0.6, 0.1), [1])).missed == 0
 
 
 def test_images_are_ordered_by_f1_then_by_confidence() -> None:
