@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edge_centernet.errors import SourceError
-from edge_centernet.image import IMAGE_SUFFIXES, read_image
+from edge_centernet.imageio import IMAGE_SUFFIXES, read_image
 
 # Ranges of activations hardly move after this many; four, a common default elsewhere, are far too few.
 CALIBRATION_IMAGES = 200

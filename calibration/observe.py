@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.calibration.ranges import Seen
-from edge_centernet.converters.graphs import copy_of
 from edge_centernet.errors import MissingDependency
-from edge_centernet.image import letterbox
 from edge_centernet.manifest import ModelSpec
+from edge_centernet.preprocess import letterbox
 from edge_centernet.progress import Progress
+from edge_centernet.qdq.onnx_graph import copy_of
 
 Picture = NDArray[np.uint8]  # (H, W, 3) BGR
 Pictures = Sequence[Callable[[], Picture]]  # read one by one, and again for the second pass

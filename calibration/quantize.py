@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet import __version__
+from edge_centernet import __version__, qdq
 from edge_centernet.calibration import scheme
-from edge_centernet.calibration.insert import fill, real_name, with_quantizers
 from edge_centernet.calibration.observe import Pictures, Probe, channel_means, observe
 from edge_centernet.calibration.ranges import NEEDS_COUNTS, Range, choose
 from edge_centernet.calibration.report import CalibrationReport, make_report, split
 from edge_centernet.calibration.rounding import rounded, second_moments
-from edge_centernet.converters import qdq
-from edge_centernet.converters.graphs import HEADS, set_manifest
 from edge_centernet.errors import SourceError
 from edge_centernet.manifest import Manifest, ModelSpec, Quant, TensorSpec
 from edge_centernet.progress import Progress, unseen
+from edge_centernet.qdq.insert import fill, real_name, with_quantizers
+from edge_centernet.qdq.onnx_graph import HEADS, set_manifest
+from edge_centernet.qdq.quantizers import shared_scales
 
 DEFAULT_METHOD = "mse"
 
@@ -108,46 +108,6 @@ def _head_ranges(ranges: dict[str, Range]) -> dict[str, Range]:
         "heat": (max(low, scheme.HEAT_LOW), max(high, scheme.HEAT_HIGH)),
         "size": (max(ranges["size"][0], 0.0), ranges["size"][1]),
     }
-
-
-def shared_scales(network: qdq.Network) -> list[list[list[str]]]:
-    """Groups of tensors that must share a scale; each is a list of sets that share their zero point too.
-
-    Names are real ones, in the order of the network. Tensors of one set hold integers that are moved from one to the
-    other (Concat, Resize); the sets of one group meet in an addition.
-    """
-    stored, scaled = _Union(), _Union()
-    for op in network.ops:
-        if isinstance(op, qdq.Concat):
-            stored.join(*(part.name for part in op.parts), op.y.name)
-        elif not isinstance(op, qdq.Conv | qdq.Add):
-            stored.join(op.x.name, op.y.name)
-    for op in network.ops:
-        if isinstance(op, qdq.Add):
-            scaled.join(*(stored.root(t.name) for t in (op.a, op.b, op.y)))
-    groups: dict[str, dict[str, list[str]]] = {}
-    for op in network.ops:
-        own = stored.root(op.y.name)
-        groups.setdefault(scaled.root(own), {}).setdefault(own, []).append(real_name(op.y))
-    return [list(sets.values()) for sets in groups.values()]
-
-
-class _Union:
-    """Names that belong together."""
-
-    def __init__(self) -> None:
-        self._parent: dict[str, str] = {}
-
-    def root(self, name: str) -> str:
-        """The one name that stands for all that were joined with `name`."""
-        while (parent := self._parent.get(name, name)) != name:
-            name = parent
-        return name
-
-    def join(self, *names: str) -> None:
-        """Make one of these names' groups; the first one's root stands for it."""
-        for name in names[1:]:
-            self._parent[self.root(name)] = self.root(names[0])
 
 
 # ---- weights and biases ------------------------------------------------------------------------------------------

@@ -9,13 +9,13 @@ import numpy as np
 
 from edge_centernet.calibration.observe import Pictures, Probe
 from edge_centernet.calibration.ranges import Range, Seen, choose
-from edge_centernet.converters.base import nchw_specs
-from edge_centernet.converters.graphs import HEADS
-from edge_centernet.converters.qdq import Network
-from edge_centernet.converters.verify import MATCH_IOU, MATCH_SCORE, THRESHOLD, Reference, agreement
 from edge_centernet.heads import Heads
-from edge_centernet.manifest import Quant
+from edge_centernet.manifest import Quant, nchw_specs
 from edge_centernet.progress import Progress
+from edge_centernet.qdq.agreement import MATCH_IOU, MATCH_SCORE, THRESHOLD, agreement
+from edge_centernet.qdq.network import Network
+from edge_centernet.qdq.onnx_graph import HEADS
+from edge_centernet.qdq.reference import Reference
 
 COMPARED = 16  # images on which int8 and float are compared
 LOST = 0.8  # of the detections that must agree

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.calibration.insert import real_name
+from edge_centernet import qdq
 from edge_centernet.calibration.observe import Pictures, Probe
-from edge_centernet.converters import qdq
 from edge_centernet.progress import Progress
+from edge_centernet.qdq.insert import real_name
 
 Floats = NDArray[np.float64]
 POSITIONS = 1024  # cells a picture and layer, evenly spread: neighbours say the same

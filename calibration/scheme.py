@@ -5,7 +5,7 @@
                the inputs and the output of an addition share one scale
   bias         int32 with scale s_in * s_w
   rescaling    s_in * s_w / s_out of every convolution is a fraction q / p with an odd p
-Why: `train/qat.py`, which trains with the same, and docs/decisions/0006.
+Why: `network/fake_quant.py`, which trains with the same, and docs/decisions/0006.
 """
 
 from __future__ import annotations

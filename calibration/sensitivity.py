@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.calibration.mixed import with_floats
-from edge_centernet.converters import qdq
-from edge_centernet.converters.graphs import HEADS
-from edge_centernet.converters.verify import Reference
+from edge_centernet import qdq
 from edge_centernet.heads import real_values
 from edge_centernet.progress import Progress
+from edge_centernet.qdq.mixed import with_floats
+from edge_centernet.qdq.onnx_graph import HEADS
+from edge_centernet.qdq.reference import Reference
 
 PICTURES = 4  # enough to rank layers: heads have thousands of cells
 

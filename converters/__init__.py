@@ -20,9 +20,10 @@ from edge_centernet.artifact import check_content, content_sha256, files_of, rea
 from edge_centernet.errors import ConfigError, ConversionError
 
 if TYPE_CHECKING:
-    from edge_centernet.converters.base import Artifact, Precision, Progress, Save
-    from edge_centernet.converters.qdq import Network
-    from edge_centernet.converters.verify import Reference
+    from edge_centernet.converters.base import Artifact, Progress, Save
+    from edge_centernet.manifest import Precision
+    from edge_centernet.qdq.network import Network
+    from edge_centernet.qdq.reference import Reference
 
 # target -> "module:function"; the function is `convert(network, precision) -> Save` (base.py)
 CONVERTERS = {
@@ -65,13 +66,16 @@ def convert(
         ConfigError: a target is unknown or `out` cannot be used.
         MissingDependency: a target's packages are not installed.
     """
-    from edge_centernet.converters import qdq, verify
+    from edge_centernet import qdq
+    from edge_centernet.qdq import reference as reference_module
 
     paths = artifact_paths(source, targets, precision, out, stem)
     network = network or qdq.load(source)
     out.mkdir(parents=True, exist_ok=True)
     progress(f"Running {source.name} on the verification images")
-    reference = verify.Reference(network, precision, verify.sample_pictures() if pictures is None else pictures)
+    reference = reference_module.Reference(
+        network, precision, reference_module.sample_pictures() if pictures is None else pictures
+    )
     artifacts, failures = [], []
     for target, path in paths.items():
         progress(f"Writing and verifying {path}")

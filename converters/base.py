@@ -1,19 +1,18 @@
-"""What all converters share: names, the artifact record, the stamp in the manifest."""
+"""What all converters share: names, the artifact record, the manifest of a written file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_centernet import __version__
 from edge_centernet.manifest import Manifest
 
 if TYPE_CHECKING:
-    from edge_centernet.converters.verify import Report
+    from edge_centernet.qdq.reference import Report
 
-Precision = Literal["int8", "fp32"]
 Progress = Callable[[str], None]
 
 
@@ -38,18 +37,9 @@ class Artifact:
     seconds: float
 
 
-def stamp(
+def written_manifest(
     manifest: Manifest, changes: dict[str, Any], tool: str, version: str, verified: bool, content_sha256: str
 ) -> Manifest:
     """The manifest of a file written by `tool`: made_by grows, `changes` and the last two replace other fields."""
     made_by = {**manifest.made_by, "edge-centernet": __version__, tool: version}
     return replace(manifest, **changes, made_by=made_by, verified=verified, content_sha256=content_sha256)
-
-
-def nchw_specs(manifest: Manifest, precision: Precision) -> dict[str, Any]:
-    """What changes in the manifest of a file that keeps the interchange file's layout."""
-    if precision == "int8":
-        return {"precision": precision}
-    heads = (manifest.heat, manifest.size, manifest.offset)
-    floats = {spec.name: replace(spec, dtype="float32", quant=None) for spec in heads}
-    return {**floats, "precision": precision}

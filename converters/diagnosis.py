@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.converters import qdq
-from edge_centernet.converters.graphs import HEADS, copy_of
-from edge_centernet.converters.to_onnx import float_model
-from edge_centernet.converters.verify import plain_session
+from edge_centernet import qdq
 from edge_centernet.errors import ConversionError
 from edge_centernet.files import write_atomic
-from edge_centernet.image import prepare
+from edge_centernet.preprocess import prepare
+from edge_centernet.qdq.float_network import float_model
+from edge_centernet.qdq.onnx_graph import HEADS, copy_of
+from edge_centernet.qdq.reference import plain_session
 
 SILENT = 1e-12  # power below which a tensor counts as zero
 FEW = 10  # detections: fewer say nothing

@@ -5,7 +5,7 @@ table out, (20, 7) float32, a row a box: picture 0, left, top, right, bottom in 
 first; the row behind the last box has class -1, at which Frigate stops. It reads no more than 20 rows and resizes its
 square regions to the input's size without padding, so there is no letterbox to undo.
 
-The nodes are the rule of `decoder/reference.py`: peaks by raster order, twins dropped out of twice as many, all in
+The nodes are the rule of `decoder/rule.py`: peaks by raster order, twins dropped out of twice as many, all in
 float32 on the values that the int8 heads stand for.
 """
 
@@ -22,18 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet import __version__
-from edge_centernet.converters import verify
 from edge_centernet.converters.base import Progress
-from edge_centernet.converters.graphs import HEADS
-from edge_centernet.converters.qdq import Network
-from edge_centernet.converters.stored import to_stored
 from edge_centernet.decoder import decode, in_heat_unit
-from edge_centernet.decoder.reference import TWIN_CENTRE, TWIN_SIZE
+from edge_centernet.decoder.rule import DUPLICATE_CENTRE, DUPLICATE_SIZE
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, ConversionError, MissingDependency
 from edge_centernet.files import write_atomic
-from edge_centernet.image import prepare
 from edge_centernet.manifest import ModelSpec
+from edge_centernet.preprocess import prepare
+from edge_centernet.qdq import agreement as agreement_module
+from edge_centernet.qdq import reference as reference_module
+from edge_centernet.qdq.network import Network
+from edge_centernet.qdq.onnx_graph import HEADS
+from edge_centernet.qdq.storage import to_storage_form
 
 ROWS, COLUMNS = 20, 7  # of the table that Frigate reads
 OUTPUT = "detections"
@@ -76,16 +77,16 @@ def export(
     lowest = spec.suggested if threshold is None else threshold
     model = with_decoder(network, lowest)
     progress("Running the source network on the verification images")
-    seen = verify.sample_pictures() if pictures is None else pictures
-    reference = verify.Reference(network, "int8", seen)
+    seen = reference_module.sample_pictures() if pictures is None else pictures
+    reference = reference_module.Reference(network, "int8", seen)
     agreement = {}
     for engine, run in _engines(model).items():
         progress(f"Running the decoder inside the model in {engine}")
         found, matched = agreement[engine] = _agreement(reference, run, lowest)
-        if matched < verify.MIN_AGREEMENT * found:
+        if matched < reference_module.MIN_AGREEMENT * found:
             raise ConversionError(
                 f"not written: in {engine} {matched} of {found} boxes agree with the decoder's, expected at least "
-                f"{verify.MIN_AGREEMENT:.0%}"
+                f"{reference_module.MIN_AGREEMENT:.0%}"
             )
     path, labels, lines = (out / f"{name}{end}" for end in ("-frigate.onnx", "-labels.txt", "-frigate.yml"))
     files = Export(path, labels, lines, agreement)
@@ -134,7 +135,7 @@ def with_decoder(network: Network, threshold: float | Sequence[float]) -> Any:
     """
     import onnx
 
-    model, spec = to_stored(network.model), network.manifest.model
+    model, spec = to_storage_form(network.model), network.manifest.model
     if spec.width != spec.height:
         raise ConfigError(
             f"expected a network with a square input, for Frigate looks at squares, got {spec.input_size}; "
@@ -169,7 +170,7 @@ def _engines(model: Any) -> dict[str, Callable[[NDArray[Any]], NDArray[np.float3
         raise MissingDependency.for_extra("export-frigate", "convert") from None
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+        path = Path(folder) / "network.onnx"
         path.write_bytes(model.SerializeToString())
         compiled: Any = openvino.Core().compile_model(path, "CPU")
     name = model.graph.input[0].name
@@ -180,7 +181,7 @@ def _engines(model: Any) -> dict[str, Callable[[NDArray[Any]], NDArray[np.float3
 
 
 def _agreement(
-    reference: verify.Reference,
+    reference: reference_module.Reference,
     run: Callable[[NDArray[Any]], NDArray[np.float32]],
     lowest: float | Sequence[float],
 ) -> tuple[int, int]:
@@ -192,11 +193,11 @@ def _agreement(
         table = boxes_of(run(prepare(picture, manifest)[0]))
         sure, wide = (
             decode(heads, manifest, class_thresholds=_moved_by(by, lowest, manifest.model), max_detections=ROWS)
-            for by in (verify.MATCH_SCORE, -verify.MATCH_SCORE)
+            for by in (agreement_module.MATCH_SCORE, -agreement_module.MATCH_SCORE)
         )
         sure, wide = (Detections(np.clip(d.xyxy, 0, limits), d.score, d.class_id) for d in (sure, wide))
         found += len(table) + len(sure)
-        matched += verify.matches(table, wide) + verify.matches(sure, table)
+        matched += agreement_module.matches(table, wide) + agreement_module.matches(sure, table)
     return found, matched
 
 
@@ -259,7 +260,7 @@ def _decode(nodes: _Nodes, network: Network, lowest: NDArray[np.float32]) -> Non
         low[axis], high[axis] = _edges(nodes, axis, position[axis], wide, off, spec.stride)  # (K,), input pixels
         side[axis] = nodes("Sub", high[axis], low[axis])
         centre[axis] = nodes("Mul", nodes("Add", high[axis], low[axis]), nodes.constant(np.float32(0.5)))
-    kept = _without_twins(nodes, count, centre, side, class_id)  # (K,) 1 or 0
+    kept = _without_duplicate_peaks(nodes, count, centre, side, class_id)  # (K,) 1 or 0
     sure = nodes("GreaterOrEqual", best, nodes("Gather", nodes.constant(lowest), class_id))
     wanted = nodes("And", sure, nodes("Cast", kept, to=_BOOL))
     place = nodes.constant(np.arange(count, dtype=np.int32))
@@ -340,14 +341,16 @@ def _edges(nodes: _Nodes, axis: str, position: str, size: str, offset: str, stri
     return nodes("Mul", nodes("Sub", centre, half), pixels), nodes("Mul", nodes("Add", centre, half), pixels)
 
 
-def _without_twins(nodes: _Nodes, count: int, centre: dict[str, str], side: dict[str, str], class_id: str) -> str:
-    """(K,) float32: 1 for the boxes that `reference.drop_twins` keeps.
+def _without_duplicate_peaks(
+    nodes: _Nodes, count: int, centre: dict[str, str], side: dict[str, str], class_id: str
+) -> str:
+    """(K,) float32: 1 for the boxes that `rule.drop_duplicate_peaks` keeps.
 
     It goes from the best to the worst; here all at once, as often as a chain of twins may be long: after the n-th time
     the first n of every chain are right, and stay so.
     """
     down, across = nodes.numbers(1), nodes.numbers(0)
-    twice = nodes.constant(TWIN_SIZE)
+    twice = nodes.constant(DUPLICATE_SIZE)
     better = nodes.constant(np.triu(np.ones((count, count), np.bool_), 1))  # row better than column
     twins = nodes("And", better, nodes("Equal", *(nodes("Unsqueeze", class_id, axes) for axes in (down, across))))
     for axis in "xy":
@@ -355,7 +358,7 @@ def _without_twins(nodes: _Nodes, count: int, centre: dict[str, str], side: dict
         centres = [nodes("Unsqueeze", centre[axis], axes) for axes in (down, across)]
         apart = nodes("Abs", nodes("Sub", *centres))  # (K, K)
         for smaller, larger in (
-            (apart, nodes("Mul", sides[0], nodes.constant(TWIN_CENTRE))),
+            (apart, nodes("Mul", sides[0], nodes.constant(DUPLICATE_CENTRE))),
             (sides[1], nodes("Mul", sides[0], twice)),
             (sides[0], nodes("Mul", sides[1], twice)),
         ):

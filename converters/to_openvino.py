@@ -1,6 +1,7 @@
 """QDQ network -> OpenVINO IR (.xml with its .bin), int8 or float32.
 
-uint8 picture in, int8 heads out: OpenVINO runs every convolution in int8, the first one too (`proof.py` asks it).
+uint8 picture in, int8 heads out: OpenVINO runs every convolution in int8, the first one too
+(`runtimes/file_precision.py` asks it).
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from edge_centernet.converters.base import Precision, Save, nchw_specs, stamp
-from edge_centernet.converters.graphs import copy_of
-from edge_centernet.converters.qdq import Conv, Network
-from edge_centernet.converters.to_onnx import float_model
+from edge_centernet.converters.base import Save, written_manifest
 from edge_centernet.errors import ConversionError, MissingDependency
-from edge_centernet.manifest import KEY, Manifest, ModelSpec
+from edge_centernet.manifest import KEY, Manifest, ModelSpec, Precision, nchw_specs
+from edge_centernet.qdq.float_network import float_model
+from edge_centernet.qdq.network import Conv, Network
+from edge_centernet.qdq.onnx_graph import copy_of
 
 # x86 without VNNI adds two products u8 * s8 in int16 (vpmaddubsw) and saturates: 255 * (64 + 64) = 32640 just fits.
 PAIR_SAFE = 64
@@ -41,7 +42,7 @@ def convert(network: Network, precision: Precision) -> Save:
     specs = nchw_specs(network.manifest, precision)
 
     def save(out: Path, verified: bool, content_sha256: str = "") -> Manifest:
-        manifest = stamp(network.manifest, specs, "openvino", version, verified, content_sha256)
+        manifest = written_manifest(network.manifest, specs, "openvino", version, verified, content_sha256)
         ir.set_rt_info(manifest.to_json(), [KEY])
         for key, value in model_info(manifest.model).items():
             ir.set_rt_info(value, ["model_info", key])

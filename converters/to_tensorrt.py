@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from edge_centernet.calibration.insert import real_name
-from edge_centernet.calibration.quantize import shared_scales
-from edge_centernet.converters import qdq
-from edge_centernet.converters.base import Precision, Save, nchw_specs
-from edge_centernet.converters.float_onnx import without_normalisation
-from edge_centernet.converters.graphs import HEADS, copy_of, drop_unused, set_manifest
-from edge_centernet.converters.to_onnx import checked_save, float_model
-from edge_centernet.manifest import Quant
+from edge_centernet import qdq
+from edge_centernet.converters.base import Save
+from edge_centernet.converters.to_onnx import checked_save
+from edge_centernet.manifest import Precision, Quant, nchw_specs
+from edge_centernet.qdq.float_network import float_model
+from edge_centernet.qdq.float_onnx import without_normalisation
+from edge_centernet.qdq.insert import real_name
+from edge_centernet.qdq.onnx_graph import HEADS, copy_of, drop_unused, set_manifest
+from edge_centernet.qdq.quantizers import shared_scales
 
 LARGEST = 127  # stored magnitude
 

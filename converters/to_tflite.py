@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.converters.base import Precision, Save, stamp
-from edge_centernet.converters.graphs import HEADS
-from edge_centernet.converters.qdq import (
+from edge_centernet.converters.base import Save, written_manifest
+from edge_centernet.converters.tflite_metadata import LABELS, metadata
+from edge_centernet.converters.tflite_metadata import NAME as METADATA
+from edge_centernet.errors import MissingDependency
+from edge_centernet.manifest import KEY, Manifest, ModelSpec, Precision, Quant, TensorSpec
+from edge_centernet.qdq.network import (
     UNUSED,
     Activation,
     Add,
@@ -32,10 +35,7 @@ from edge_centernet.converters.qdq import (
     Upsample,
     quantize_weight,
 )
-from edge_centernet.converters.tflite_metadata import LABELS, metadata
-from edge_centernet.converters.tflite_metadata import NAME as METADATA
-from edge_centernet.errors import MissingDependency
-from edge_centernet.manifest import KEY, Manifest, ModelSpec, Quant, TensorSpec
+from edge_centernet.qdq.onnx_graph import HEADS
 
 Array = NDArray[Any]
 Pads = tuple[int, int, int, int]
@@ -67,7 +67,7 @@ def _convert(kind: type[Graph], network: Network, precision: Precision) -> Save:
     specs = tensor_specs(network, precision, graph.input_dtype)
 
     def save(out: Path, verified: bool, content_sha256: str = "") -> Manifest:
-        manifest = stamp(network.manifest, specs, "tflite-writer", WRITER_VERSION, verified, content_sha256)
+        manifest = written_manifest(network.manifest, specs, "tflite-writer", WRITER_VERSION, verified, content_sha256)
         out.write_bytes(append_files(flatbuffer, manifest))
         return manifest
 

@@ -24,34 +24,34 @@ if TYPE_CHECKING:
     from edge_centernet.detector import Detector as Detector
     from edge_centernet.errors import EdgeCenterNetError as EdgeCenterNetError
     from edge_centernet.heads import Heads as Heads
-    from edge_centernet.image import read_image as read_image
-    from edge_centernet.image import sample_photo as sample_photo
-    from edge_centernet.live.counting import Counter as Counter
-    from edge_centernet.live.counting import Line as Line
-    from edge_centernet.live.counting import Zone as Zone
-    from edge_centernet.live.state import Tracks as Tracks
-    from edge_centernet.live.tracking import Tracker as Tracker
+    from edge_centernet.imageio import read_image as read_image
+    from edge_centernet.imageio import sample_photo as sample_photo
     from edge_centernet.runtimes.base import Runtime as Runtime
-    from edge_centernet.sources import open_camera as open_camera
-    from edge_centernet.sources import open_source as open_source
+    from edge_centernet.sources.files import open_camera as open_camera
+    from edge_centernet.sources.files import open_source as open_source
+    from edge_centernet.tracking.counter import Counter as Counter
+    from edge_centernet.tracking.line_counter import Line as Line
+    from edge_centernet.tracking.state import Tracks as Tracks
+    from edge_centernet.tracking.tracker import Tracker as Tracker
+    from edge_centernet.tracking.zone_counter import Zone as Zone
 
 # name -> the module that has it
 _MODULES = {
-    "Counter": "live.counting",
+    "Counter": "tracking.counter",
     "Detection": "detections",
     "Detections": "detections",
     "Detector": "detector",
     "EdgeCenterNetError": "errors",
     "Heads": "heads",
-    "Line": "live.counting",
+    "Line": "tracking.line_counter",
     "Runtime": "runtimes.base",
-    "Tracker": "live.tracking",
-    "Tracks": "live.state",
-    "Zone": "live.counting",
-    "open_camera": "sources",
-    "open_source": "sources",
-    "read_image": "image",
-    "sample_photo": "image",
+    "Tracker": "tracking.tracker",
+    "Tracks": "tracking.state",
+    "Zone": "tracking.zone_counter",
+    "open_camera": "sources.files",
+    "open_source": "sources.files",
+    "read_image": "imageio",
+    "sample_photo": "imageio",
 }
 __all__ = ["__version__", *_MODULES]
 

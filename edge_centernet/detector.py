@@ -17,12 +17,12 @@ from edge_centernet.decoder import decode
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
 from edge_centernet.heads import Heads
-from edge_centernet.image import Letterbox, prepare
 from edge_centernet.manifest import Manifest
-from edge_centernet.models import DEFAULT
+from edge_centernet.model_zoo import DEFAULT
+from edge_centernet.preprocess import Letterbox, prepare
 from edge_centernet.runtimes import ENGINES, open_runtime
 from edge_centernet.runtimes.base import Runtime
-from edge_centernet.runtimes.selfcheck import choose_fit
+from edge_centernet.runtimes.selfcheck import select_engine
 
 
 class Detector:
@@ -171,7 +171,7 @@ class Detector:
 def _open(model: str, runtime: str, threads: int | None, selfcheck: bool) -> Runtime:
     if threads is not None and threads < 1:
         raise ConfigError(f"threads: expected 1 or more, or None for the engine's choice, got {threads}")
-    file, engine = choose_fit(model, runtime, asked=selfcheck)
+    file, engine = select_engine(model, runtime, asked=selfcheck)
     return open_runtime(file, engine, threads)
 
 

@@ -1,4 +1,4 @@
-"""Boxes with class and score on a copy of the image."""
+"""Boxes with class and score on an image, and areas made unrecognisable."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from edge_centernet.detections import Detections
 
 Color = tuple[int, int, int]  # BGR, 0..255
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+Image = NDArray[np.uint8]  # (H, W, 3) BGR
+_CELLS = 8  # squares along the longer side of a blurred box, at most
+_CELL_PIXELS = 8  # and no square smaller than that: a small box gets fewer of them
+_MARGIN = 0.1  # of the box's size, on each side: a box rarely covers all of what it holds
 
 
 def draw(image_bgr: NDArray[np.uint8], found: Detections, classes: Sequence[str]) -> NDArray[np.uint8]:
@@ -121,3 +125,27 @@ def caption(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], scale
     shadow = (corner[0] + 1, corner[1] + 1)
     cv2.putText(canvas, printable, shadow, _FONT, scale, (0, 0, 0), 1, cv2.LINE_AA)
     cv2.putText(canvas, printable, corner, _FONT, scale, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def blur(image: Image, boxes: NDArray[np.float32]) -> Image:
+    """Make what the boxes hold unrecognisable, for good, in the image itself; returns it.
+
+    boxes: (N, 4), left, top, right, bottom in pixels; each grows by a tenth of its size on every side. What remains of
+    one are the mean colours of at most 8x8 squares, none smaller than 8x8 pixels, with smooth passages between them.
+    """
+    height, width = image.shape[:2]
+    for x1, y1, x2, y2 in np.asarray(boxes, np.float64).tolist():
+        wide, high = _MARGIN * (x2 - x1), _MARGIN * (y2 - y1)
+        left, top = max(0, int(x1 - wide)), max(0, int(y1 - high))
+        right, bottom = min(width, int(np.ceil(x2 + wide))), min(height, int(np.ceil(y2 + high)))
+        if left < right and top < bottom:
+            part = image[top:bottom, left:right]
+            cells = cv2.resize(part, _cells(right - left, bottom - top), interpolation=cv2.INTER_AREA)
+            image[top:bottom, left:right] = cv2.resize(cells, part.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    return image
+
+
+def _cells(width: int, height: int) -> tuple[int, int]:
+    """Columns and rows that an area of this many pixels is reduced to."""
+    side = max(_CELL_PIXELS, max(width, height) / _CELLS)
+    return max(1, int(width / side)), max(1, int(height / side))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+from typing import TextIO
+
+from edge_centernet.errors import ConfigError
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -32,3 +36,19 @@ def text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder and prove that files can be written there; ConfigError otherwise."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"output folder {folder}: cannot write there: {error.strerror}") from None
+
+
+def open_part(target: Path) -> tuple[TextIO, Path]:
+    """A text file under a temporary name beside `target`, and that name; rename it when it is complete."""
+    part = target.with_name(f".{target.name}.part")
+    return part.open("w", encoding="utf-8"), part

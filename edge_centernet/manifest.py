@@ -27,6 +27,7 @@ _DTYPES = ("float32", "int8", "uint8")
 _RANGE = {"int8": (-128, 127), "uint8": (0, 255)}
 SIDE_STEP = 32  # pixels: the coarsest map has one cell for so many
 SIDE_MIN, SIDE_MAX = 64, 4 * DIM_MAX  # pixels; more than the decoder's cells at stride 4 cannot be
+Precision = Literal["int8", "fp32"]
 
 
 class InputSize(NamedTuple):
@@ -126,7 +127,7 @@ class ModelSpec:
 
     height, width: network input in pixels, multiples of 32.
     stride: input pixels per heatmap cell.
-    color, resize, pad_value: how an image becomes network input (`edge_centernet.image.prepare`).
+    color, resize, pad_value: how an image becomes network input (`edge_centernet.preprocess.prepare`).
     mean, std: the real-valued input is (pixel - mean) / std per channel in `color` order.
         (128, 128) makes int8 exact (stored = pixel - 128) and grey padding equal to zero padding.
     heat_unit: what the heatmap holds; sigmoid(logit) = probability.
@@ -224,11 +225,11 @@ class ModelSpec:
 class Manifest:
     """What one artifact is. `input`, `heat`, `size`, `offset` describe the engine's tensors.
 
-    heat (C, H, W) in `model.heat_unit`; size (2, H, W) box width, height in cells;
+    heat (C, H, W) in `network.heat_unit`; size (2, H, W) box width, height in cells;
     offset (2, H, W) x, y of the centre inside its cell, in cells.
     content_sha256: of everything else in the file, see `artifact.content_sha256`; empty: unknown.
     made_by: tool -> version, for every tool that touched the file.
-    golden: a picture and what the heads answer to it, see `edge_centernet.golden`; None where none was made.
+    golden: a picture and what the heads answer to it, see `edge_centernet.selftest`; None where none was made.
     """
 
     model: ModelSpec
@@ -306,3 +307,12 @@ def spec_from_dict(data: dict[str, Any]) -> ModelSpec:
 def _tensor_from(data: dict[str, Any]) -> TensorSpec:
     quant = data.pop("quant", None)
     return TensorSpec(**{**data, "shape": tuple(data["shape"])}, quant=Quant(**quant) if quant else None)
+
+
+def nchw_specs(manifest: Manifest, precision: Precision) -> dict[str, Any]:
+    """What changes in the manifest of a file that keeps the interchange file's layout."""
+    if precision == "int8":
+        return {"precision": precision}
+    heads = (manifest.heat, manifest.size, manifest.offset)
+    floats = {spec.name: replace(spec, dtype="float32", quant=None) for spec in heads}
+    return {**floats, "precision": precision}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edge_centernet.artifact import check_content, check_exists, read_manifest
 from edge_centernet.errors import ConfigError, MissingDependency
-from edge_centernet.models import find_model, is_name, ships
+from edge_centernet.model_zoo import find_model, is_name, ships
 
 if TYPE_CHECKING:  # it needs NumPy: which engines there are can be asked where NumPy does not load
     from edge_centernet.runtimes.base import Runtime

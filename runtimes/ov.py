@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge_centernet.artifact import damaged, read_manifest, stopped
 from edge_centernet.heads import Heads
-from edge_centernet.runtimes import kept
+from edge_centernet.runtimes import compile_cache
 from edge_centernet.runtimes.base import as_chw, check_input, check_names, check_tensor, head_specs
 
 _log = logging.getLogger(__name__)
@@ -77,9 +77,9 @@ class OpenVINORuntime:
 def _compile(path: Path, options: dict[str, Any]) -> Any:
     """The compiled network: the kept one for this very file, release, processor and options, or a new one."""
     core = ov.Core()
-    about = (kept.content_of(path), ov.get_version(), kept.processor(), repr(sorted(options.items())))
-    file = kept.folder() / "openvino" / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}.blob"
-    if (content := kept.load(file)) is not None:
+    about = (compile_cache.content_of(path), ov.get_version(), compile_cache.processor(), repr(sorted(options.items())))
+    file = compile_cache.folder() / "openvino" / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}.blob"
+    if (content := compile_cache.load(file)) is not None:
         try:
             return core.import_model(content, "CPU", options)
         except RuntimeError as error:
@@ -89,7 +89,7 @@ def _compile(path: Path, options: dict[str, Any]) -> Any:
     except RuntimeError as error:
         raise damaged(path, _first_line(error)) from None
     try:
-        kept.store(file, compiled.export_model().getvalue())
+        compile_cache.store(file, compiled.export_model().getvalue())
     except RuntimeError as error:  # a plugin that cannot export
         _log.debug("%s: not kept: %s", file, _first_line(error))
     return compiled

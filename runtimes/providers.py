@@ -26,7 +26,7 @@ from typing import NamedTuple
 from edge_centernet.artifact import damaged, sha256
 from edge_centernet.errors import ConfigError
 from edge_centernet.protobuf import fields, messages
-from edge_centernet.runtimes import kept
+from edge_centernet.runtimes import compile_cache
 
 CHOICE = "EDGE_CENTERNET_PROVIDERS"  # which of TITLES may be used, such as "cuda,cpu"; all of them where not set
 CACHE = "EDGE_CENTERNET_ENGINE_CACHE"
@@ -155,7 +155,7 @@ def engine_folder(path: Path) -> Path:
     """
     about = (sha256(path), onnxruntime_version(), tensorrt_version(), _board())
     key = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
-    root = os.environ.get(CACHE) or kept.folder() / "engines"
+    root = os.environ.get(CACHE) or compile_cache.folder() / "engines"
     return Path(root).expanduser() / f"{path.stem}-{key}"
 
 

@@ -19,12 +19,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edge_centernet import golden
+from edge_centernet import selftest
 from edge_centernet.artifact import read_manifest
 from edge_centernet.errors import ArtifactError, EdgeCenterNetError
 from edge_centernet.files import write_atomic
-from edge_centernet.processes import command_of
-from edge_centernet.runtimes import ENGINES, candidates, kept, open_runtime, providers
+from edge_centernet.runtimes import ENGINES, candidates, compile_cache, open_runtime, providers
+from edge_centernet.system.child import command_of
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
 BUILDING = 1500.0  # seconds more where a TensorRT engine is built, which takes some minutes
@@ -35,7 +35,7 @@ WRONG, UNOPENED = 3, 4
 _log = logging.getLogger(__name__)
 
 
-def choose_fit(
+def select_engine(
     model: str | Path, runtime: str = "auto", *, asked: bool = True, tell: Callable[[str], None] = _log.warning
 ) -> tuple[Path, str]:
     """(file, engine name) for a model path or the name of a shipped model: the first of `candidates` that is not unfit.
@@ -44,7 +44,7 @@ def choose_fit(
     Raises ArtifactError when none is left, and what `candidates` raises.
     """
     for path, engine in candidates(model, runtime):
-        reason = unfit(path, engine) if asked else None
+        reason = selftest_failure(path, engine) if asked else None
         if reason is None:
             return path, engine
         tell(f"{ENGINES[engine].title} cannot be relied on here for {path}: it {reason}")
@@ -54,14 +54,14 @@ def choose_fit(
     )
 
 
-def unfit(path: Path, engine: str) -> str | None:
+def selftest_failure(path: Path, engine: str) -> str | None:
     """Why an engine must not run this file on this machine, in a few words; None where nothing speaks against it.
 
     A file without a question (golden) is not asked, and one that cannot be opened is left to whoever opens it.
     """
     if read_manifest(path).golden is None:
         return None
-    key = f"{kept.content_of(path)} {engine} {version(engine)} {kept.processor()}"
+    key = f"{compile_cache.content_of(path)} {engine} {version(engine)} {compile_cache.processor()}"
     if engine == "onnxruntime" and (others := providers.fingerprint()):
         key += f" {others}"
     known = _load()
@@ -107,7 +107,7 @@ def version(engine: str) -> str:
 
 
 def _cache() -> Path:
-    return kept.folder() / "selfcheck.json"
+    return compile_cache.folder() / "selfcheck.json"
 
 
 def _load() -> dict[str, str]:
@@ -136,8 +136,8 @@ def main(path: Path, engine: str) -> int:
         return UNOPENED
     with closing(opened) as runtime:
         try:
-            heads = runtime.run(golden.question(runtime.manifest))
-            wrong = golden.problem(runtime.manifest, heads, version(engine).split()[0])
+            heads = runtime.run(selftest.test_input(runtime.manifest))
+            wrong = selftest.problem(runtime.manifest, heads, version(engine).split()[0])
         except EdgeCenterNetError as error:
             print(f"gives no answer: {error}")
             return WRONG

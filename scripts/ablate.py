@@ -23,7 +23,7 @@ from torch import Tensor
 
 from edge_centernet.data import DataSource, read_dataset, read_datasets
 from edge_centernet.files import write_atomic
-from edge_centernet.model import losses
+from edge_centernet.network import losses
 from edge_centernet.train import dataset, targets
 from edge_centernet.train.config import TrainConfig
 from edge_centernet.train.loop import Trainer

@@ -50,10 +50,10 @@ from edge_centernet.calibration.images import spread
 from edge_centernet.data import Dataset, read_dataset
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, EdgeCenterNetError, SourceError
-from edge_centernet.evaluate import THRESHOLD, evaluate_samples
+from edge_centernet.evaluation.coco import THRESHOLD, evaluate_samples
 from edge_centernet.files import write_atomic
-from edge_centernet.image import read_image
-from edge_centernet.models import DEFAULT
+from edge_centernet.imageio import read_image
+from edge_centernet.model_zoo import DEFAULT
 from edge_centernet.peers.engines import OF_SUFFIX, file_size, open_net, precision
 from edge_centernet.peers.engines import installed as engine_installed
 from edge_centernet.peers.families import FAMILIES, peer_file

@@ -3,7 +3,8 @@
     python scripts/bench_tracking.py ../shared/data/pets09_s2l1_first400 --model centernet-mbv2-320 --model mine.xml
 
 The detector runs once; the tracker follows with its defaults, at the model's suggested threshold, all frames and every
-second and fifth one, as slow boards see them. Crossings are counted by the rule of edge_centernet.live.counting, of the
+second and fifth one, as slow boards see them. Crossings are counted by the rule of edge_centernet.tracking.counter, of
+the
 truth as of the tracks. py-motmetrics runs in an environment of its own. Writes docs/benchmarks/tracking-pets09.json.
 """
 
@@ -28,12 +29,13 @@ from edge_centernet.artifact import sha256
 from edge_centernet.detections import Detections
 from edge_centernet.detector import Detector
 from edge_centernet.files import write_atomic
-from edge_centernet.live.counting import Counter, Line
-from edge_centernet.live.state import Tracks
-from edge_centernet.live.tracking import Tracker, TrackerOptions
-from edge_centernet.models import names
+from edge_centernet.model_zoo import names
 from edge_centernet.runtimes import choose, open_runtime
-from edge_centernet.sources import open_source
+from edge_centernet.sources.files import open_source
+from edge_centernet.tracking.counter import Counter
+from edge_centernet.tracking.line_counter import Line
+from edge_centernet.tracking.state import Tracks
+from edge_centernet.tracking.tracker import Tracker, TrackerOptions
 
 Rows = NDArray[
     np.float64

@@ -75,7 +75,7 @@ check() {
 import platform, sys
 import numpy as np
 import edge_centernet.decoder as decoder
-from edge_centernet.decoder import native, reference
+from edge_centernet.decoder import native, rule
 assert decoder.BACKEND == "c", "the wheel has no C decoder"
 assert decoder.__file__.startswith(sys.argv[2]), f"{decoder.__file__} is not the wheel's"
 sys.path.insert(0, sys.argv[1])

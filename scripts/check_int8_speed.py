@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edge_centernet.artifact import sha256
-from edge_centernet.converters import convert, verify
-from edge_centernet.converters.base import Precision
+from edge_centernet.converters import convert
 from edge_centernet.files import write_atomic
-from edge_centernet.image import prepare
-from edge_centernet.models import DEFAULT, find_model
+from edge_centernet.manifest import Precision
+from edge_centernet.model_zoo import DEFAULT, find_model
+from edge_centernet.preprocess import prepare
+from edge_centernet.qdq import reference
 from edge_centernet.runtimes import open_runtime
 from edge_centernet.runtimes.base import Runtime
 
@@ -44,7 +45,7 @@ def main() -> int:
     options = parse()
     source = find_model(options.model, ".onnx")
     with tempfile.TemporaryDirectory() as folder:
-        pictures = verify.sample_pictures()
+        pictures = reference.sample_pictures()
         runtimes: dict[tuple[str, str], Runtime] = {}
         for precision in PRECISIONS:
             for artifact in convert(

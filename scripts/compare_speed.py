@@ -23,8 +23,8 @@ from check_int8_speed import ENGINES, ROOT, commit, cpu_name, inferences, instal
 from numpy.typing import NDArray
 
 from edge_centernet.artifact import sha256
-from edge_centernet.converters import verify
 from edge_centernet.files import write_atomic
+from edge_centernet.qdq import reference
 from edge_centernet.runtimes import choose, open_runtime
 
 BLOCK, UNCOUNTED = 25, 5  # inferences
@@ -40,7 +40,7 @@ BLOCK, UNCOUNTED = 25, 5  # inferences
 )
 def main(models: tuple[str, ...], blocks: int, threads: int, most: float, out: Path) -> None:
     """Measure the shipped MODELS, write and print."""
-    pictures = verify.sample_pictures()
+    pictures = reference.sample_pictures()
     engines = {engine: _engine(engine, models, blocks, threads, pictures) for engine in ENGINES}
     record = {
         "engines": engines, "threads": threads, "blocks": blocks, "counted_per_block": BLOCK - UNCOUNTED,

@@ -29,13 +29,14 @@ from matplotlib.patches import Rectangle
 import edge_centernet
 from edge_centernet.decoder import in_heat_unit
 from edge_centernet.decoder.head import Head
-from edge_centernet.decoder.reference import find_peaks, logistic
+from edge_centernet.decoder.rule import find_peaks, logistic
 from edge_centernet.detections import Detections
 from edge_centernet.detector import Detector
 from edge_centernet.draw import draw
 from edge_centernet.heads import real_values
-from edge_centernet.image import Image, Letterbox, letterbox, prepare, read_image
+from edge_centernet.imageio import Image, read_image
 from edge_centernet.manifest import Manifest
+from edge_centernet.preprocess import Letterbox, letterbox, prepare
 from edge_centernet.runtimes import choose, open_runtime
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "pictures"

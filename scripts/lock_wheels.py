@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write which wheels a bundle holds: edge_centernet/ship/locks/MACHINE-pyXY-ENGINE.txt, one version and hash a line.
+"""Write which wheels a bundle holds: edge_centernet/deploy/locks/MACHINE-pyXY-ENGINE.txt, one version and hash a line.
 
     pip install uv && python scripts/lock_wheels.py [NAME...]     NAME: such as aarch64-py311-ai-edge-litert
 
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edge_centernet.ship.targets import ENGINES, LOCKS, platforms
+from edge_centernet.deploy.boards import ENGINES, LOCKS, platforms
 
 BASE = ["click>=8.1", "opencv-python-headless>=4.8", "paho-mqtt>=2.0", "prometheus-client>=0.20", "tornado>=6.3"]
 # What the board's own packages bring is left out; Tornado has no wheel for it.

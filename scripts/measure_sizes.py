@@ -35,20 +35,22 @@ from numpy.typing import NDArray
 
 from edge_centernet.artifact import sha256
 from edge_centernet.calibration.images import spread
-from edge_centernet.converters import convert, verify
-from edge_centernet.converters.source import open_network
+from edge_centernet.converters import convert
+from edge_centernet.converters.open import open_network
 from edge_centernet.data import Dataset, read_dataset
 from edge_centernet.detections import Detections
 from edge_centernet.detector import Detector
 from edge_centernet.errors import EdgeCenterNetError
-from edge_centernet.evaluate import THRESHOLD, evaluate_samples, match_samples
+from edge_centernet.evaluation.coco import THRESHOLD, evaluate_samples, match_samples
 from edge_centernet.files import write_atomic
-from edge_centernet.image import Letterbox, read_image
+from edge_centernet.imageio import read_image
 from edge_centernet.manifest import InputSize, ModelSpec
-from edge_centernet.models import DEFAULT, find_model
+from edge_centernet.model_zoo import DEFAULT, find_model
+from edge_centernet.preprocess import Letterbox
 from edge_centernet.progress import Progress, bars
+from edge_centernet.qdq import reference
 from edge_centernet.runtimes import open_runtime
-from edge_centernet.sources import quiet_libraries
+from edge_centernet.system.quiet import quiet_libraries
 
 MODELS = (DEFAULT, "centernet-nano-256")
 SIZES = ("256", "320", "416x320", "512x384", "640x352", "640x480")
@@ -123,7 +125,7 @@ def measure(
                     **accuracy(made[0].path, f"{source.stem} at {size}", dataset, progress),
                 }
             )
-        pictures = verify.sample_pictures()
+        pictures = reference.sample_pictures()
         for engine, networks in runtimes.items():
             times = inferences(networks, pictures, blocks, BLOCK, UNCOUNTED, warm_up=1)
             for row, values in zip(rows, times.values(), strict=True):

@@ -3,7 +3,7 @@
     python scripts/model_record.py centernet-mbv2-320 --note "the default"
 
 Reads docs/benchmarks/NAME/eval-{openvino,tflite}.json, which `edge-centernet eval --json` wrote, checks that they
-belong to the files, and writes edge_centernet/models/NAME.json.
+belong to the files, and writes edge_centernet/model_zoo/NAME.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import click
 
 from edge_centernet.artifact import read_manifest, sha256
 from edge_centernet.files import write_atomic
-from edge_centernet.models import FOLDER
+from edge_centernet.model_zoo import FOLDER
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "docs/benchmarks"
 SUFFIX = {"openvino": ".xml", "tflite": ".tflite"}

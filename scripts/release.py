@@ -37,8 +37,8 @@ from typing import Any
 
 import click
 
+from edge_centernet.deploy.signing import sign, signing_key
 from edge_centernet.errors import ConfigError, EdgeCenterNetError
-from edge_centernet.ship.signing import sign, signing_key
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMESPACE = "edge-centernet-release"

@@ -2,7 +2,8 @@
 
     python scripts/release_model.py runs/voc
 
-Writes edge_centernet/models/NAME.{safetensors,onnx,xml,bin,tflite}, NAME from the checkpoint: the float checkpoint to
+Writes edge_centernet/model_zoo/NAME.{safetensors,onnx,xml,bin,tflite}, NAME from the checkpoint: the float checkpoint
+to
 train on from, its weights as float16, and the INT8 files, which are made from the quantized one, RUN/qat.safetensors.
 """
 
@@ -15,9 +16,9 @@ from pathlib import Path
 import click
 
 from edge_centernet.converters import convert
-from edge_centernet.converters.verify import table
-from edge_centernet.model.checkpoint import load_checkpoint, save_checkpoint
-from edge_centernet.models import FOLDER
+from edge_centernet.model_zoo import FOLDER
+from edge_centernet.network.checkpoint import load_checkpoint, save_checkpoint
+from edge_centernet.qdq.reference import table
 from edge_centernet.train.export import export_onnx
 
 

@@ -26,7 +26,7 @@ from cogapp import Cog
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "docs/benchmarks"
-MODELS = ROOT / "edge_centernet/models"
+MODELS = ROOT / "edge_centernet/model_zoo"
 MARKER = "<!-- [[[cog "
 SHIPPED = ("centernet-mbv2-320", "centernet-nano-256")
 SUFFIX = {"openvino": ".xml", "tflite": ".tflite", "onnxruntime": ".onnx"}

@@ -13,6 +13,8 @@ import squares
 from numpy.typing import NDArray
 from support import Result
 
+pytest_plugins = ["fixtures_broker", "fixtures_bundles", "fixtures_networks"]  # in tests/helpers
+
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:

@@ -112,7 +112,8 @@ def write_openvino(path: Path, onnx_path: Path, stamped: Manifest) -> Path:
 
 def write_tflite(path: Path, onnx_path: Path, int8: bool) -> Path:
     """`onnx_path` (QDQ) through the project's own TFLite writer."""
-    from edge_centernet.converters import qdq, to_tflite
+    from edge_centernet import qdq
+    from edge_centernet.converters import to_tflite
 
     to_tflite.convert(qdq.load(onnx_path), "int8" if int8 else "fp32")(path, True)
     return path

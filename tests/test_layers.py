@@ -11,7 +11,7 @@ from pathlib import Path
 import edge_centernet
 
 PACKAGE = Path(edge_centernet.__file__).parent
-HOST = ("calibration", "converters", "model", "train", "labelling", "peers")
+HOST = ("calibration", "converters", "network", "qdq", "train", "labelling", "peers")
 HOST_COMMANDS = ("cli.label", "cli.train", "cli.convert", "cli.import_", "cli.verify", "cli.export_frigate")
 ADAPTERS = ("runtimes.ov", "runtimes.tflite", "runtimes.ort")  # each is imported where its engine is wanted
 ENGINES = {"openvino", "ai_edge_litert", "tflite_runtime", "onnxruntime"}
@@ -57,7 +57,7 @@ def run_refusing(refused: set[str], code: str, *args: str | Path, cwd: Path = PA
 def test_device_code_imports_and_detects_without_host_packages(tmp_path: Path) -> None:
     """All its modules import without any engine, then TFLite's adapter alone finds person and cat."""
     modules = [f"edge_centernet.{name}" for name in device_modules()]
-    assert {"manifest", "image", "decoder", "detector", "runtimes", "cli"} <= set(device_modules())
+    assert {"manifest", "imageio", "preprocess", "decoder", "detector", "runtimes", "cli"} <= set(device_modules())
     run_refusing(
         REFUSED | ENGINES, "import importlib; [importlib.import_module(name) for name in sys.argv[1:]]", *modules
     )

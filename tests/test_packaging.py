@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_centernet import models
+from edge_centernet import model_zoo
 from edge_centernet.cli import _EXTRAS, COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,11 +44,12 @@ DISTRIBUTION = {
 # Folder or module of the package -> the extras a user needs for it. What is not named here must do with the base.
 EXTRAS = {
     "converters": ("convert",),
-    "live/metrics.py": ("live",),
-    "live/mqtt.py": ("live",),
-    "live/web.py": ("live",),
+    "outputs/prometheus.py": ("live",),
+    "outputs/mqtt.py": ("live",),
+    "outputs/web/server.py": ("live",),
     "calibration": ("convert",),
-    "model": ("train",),
+    "network": ("train",),
+    "qdq": ("convert",),
     "train": ("train",),
     "runtimes/ov.py": ("openvino",),
     "runtimes/tflite.py": ("tflite",),
@@ -207,7 +208,7 @@ def test_wheel_holds_every_module_and_no_test(wheel: Path) -> None:
 
 def test_wheel_holds_models_photos_and_c_sources(wheel: Path) -> None:
     """Data that the code or a firmware author looks for is installed with it."""
-    folders = ("assets", "models", "decoder")
+    folders = ("assets", "model_zoo", "decoder")
     files = (path for folder in folders for path in (ROOT / "edge_centernet" / folder).iterdir())
     data = {path.relative_to(ROOT).as_posix() for path in files if path.suffix not in {".py", ".so", ""}}
     # _glue.c and the like are sources of the extension, and packed with it.
@@ -216,8 +217,8 @@ def test_wheel_holds_models_photos_and_c_sources(wheel: Path) -> None:
 
 def test_shipped_models_stay_small() -> None:
     """All files of the models together take 30 MB at most, and each model is there in every format."""
-    folder = ROOT / "edge_centernet" / "models"
-    for name in models.names():
+    folder = ROOT / "edge_centernet" / "model_zoo"
+    for name in model_zoo.names():
         assert {".safetensors", ".onnx", ".xml", ".bin", ".tflite"} <= {p.suffix for p in folder.glob(f"{name}.*")}, (
             name
         )

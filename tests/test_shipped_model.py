@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_centernet.detector import Detector
-from edge_centernet.models import find_model, names
+from edge_centernet.model_zoo import find_model, names
 from edge_centernet.runtimes import choose, open_runtime
 
 VAL = Path(__file__).resolve().parents[2] / "shared/data/voc2007/instances_val.json"
@@ -22,7 +22,7 @@ def test_int8_finds_objects_in_photos_it_never_saw(name: str, engine: str) -> No
         pytest.skip("needs ../shared/data/voc2007 (see its SOURCES.md)")
     pytest.importorskip("faster_coco_eval", reason="needs the eval extra")
     from edge_centernet.data import Dataset, read_dataset
-    from edge_centernet.evaluate import evaluate_dataset
+    from edge_centernet.evaluation.coco import evaluate_dataset
 
     data = read_dataset(VAL)
     few = Dataset(data.classes, data.samples[:IMAGES])

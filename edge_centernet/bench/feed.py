@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 import edge_centernet
 from edge_centernet.artifact import sha256
 from edge_centernet.detector import Detector
-from edge_centernet.image import read_image
-from edge_centernet.live import heap
-from edge_centernet.live.capture import LiveCapture
-from edge_centernet.live.pipeline import Pipeline
-from edge_centernet.sources import Source, Video, is_live, open_camera, open_source, quiet_libraries
+from edge_centernet.imageio import read_image
+from edge_centernet.pipeline import Pipeline
+from edge_centernet.sources.files import Source, Video, is_live, open_camera, open_source
+from edge_centernet.sources.live import LiveCapture
+from edge_centernet.system import heap
+from edge_centernet.system.quiet import quiet_libraries
 
 SAMPLE = Path(edge_centernet.__file__).parent / "assets/sample.jpg"
 STEPS = ("preprocess", "inference", "decode")

@@ -22,12 +22,12 @@ from edge_centernet.bench import cores, record
 from edge_centernet.bench.feed import Feed
 from edge_centernet.bench.meters import available_mb, find_meter
 from edge_centernet.bench.workers import Configuration, Worker, WorkerFailed
-from edge_centernet.doctor.machine import read_machine
 from edge_centernet.errors import ConfigError, MissingDependency
-from edge_centernet.live.board import board_status
-from edge_centernet.models import find_model, is_name, ships
+from edge_centernet.model_zoo import find_model, is_name, ships
 from edge_centernet.progress import Progress, unseen
 from edge_centernet.runtimes import ENGINES, choose, installed, selfcheck
+from edge_centernet.system.machine import read_machine
+from edge_centernet.system.status import board_status
 
 STARTS = 3  # of each configuration; the middle one counts
 _TURN_S, _LIVE_TURN_S = 1.0, 3.0  # a camera takes about a second to open
@@ -183,7 +183,7 @@ class _Session:
             name, title = one.about.runtime, ENGINES[one.about.runtime].title
             if not installed(name):
                 self._fail(one, str(MissingDependency.for_extra(title, ENGINES[name].extra)))
-            elif (reason := selfcheck.unfit(one.about.path, name)) is not None:
+            elif (reason := selfcheck.selftest_failure(one.about.path, name)) is not None:
                 self._fail(one, f"fails its self-check: {reason}")
             else:
                 good.append(one)

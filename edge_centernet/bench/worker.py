@@ -101,10 +101,10 @@ class Worker:
         """In which precision the convolutions are computed, as `doctor` finds out. It takes memory."""
         import numpy as np
 
-        from edge_centernet.doctor import int8
+        from edge_centernet.runtimes import executed_precision
 
         spec = self._runtime.manifest.input
-        return int8.executed(self._runtime, self._path, np.zeros(spec.shape, spec.dtype))._asdict()
+        return executed_precision.executed(self._runtime, self._path, np.zeros(spec.shape, spec.dtype))._asdict()
 
 
 def serve(task: Words, say: Callable[[Words], None]) -> None:

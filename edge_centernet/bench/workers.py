@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet.bench.feed import Feed
-from edge_centernet.processes import command_of
 from edge_centernet.runtimes import ENGINES, providers, selfcheck
+from edge_centernet.system.child import command_of
 
 _SLACK_S = 60.0  # beyond the time asked for, before a worker counts as hanging
 _END_S = 5.0  # for a process to end by itself

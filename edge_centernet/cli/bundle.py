@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from edge_centernet.ship.bundle import SAMPLE, Contents, make_bundle
-from edge_centernet.ship.signing import signers_line, signing_key
-from edge_centernet.ship.targets import ENGINES, TARGETS, find_target
+from edge_centernet.deploy.boards import ENGINES, TARGETS, find_target
+from edge_centernet.deploy.bundle import SAMPLE, Contents, make_bundle
+from edge_centernet.deploy.signing import signers_line, signing_key
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

@@ -13,15 +13,14 @@ from edge_centernet.converters import ALL, CONVERTERS, artifact_paths, convert
 from edge_centernet.data import read_dataset
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
-from edge_centernet.image import read_image
-from edge_centernet.models import DEFAULT, find_model
+from edge_centernet.imageio import read_image
+from edge_centernet.model_zoo import DEFAULT, find_model
 from edge_centernet.progress import bars
-from edge_centernet.sources import quiet_libraries
+from edge_centernet.system.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from edge_centernet.calibration.report import CalibrationReport
-    from edge_centernet.converters.base import Precision
-    from edge_centernet.manifest import InputSize
+    from edge_centernet.manifest import InputSize, Precision
 
 DIAGNOSED = 4  # images to find the layers to blame with
 METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.ranges.METHODS, without importing it
@@ -87,12 +86,12 @@ def command(
     """
     from edge_centernet.calibration.images import pick_images
     from edge_centernet.calibration.quantize import Options
-    from edge_centernet.converters import budget
+    from edge_centernet.converters import accuracy_budget as accuracy_budget_module
     from edge_centernet.converters.diagnosis import refuse_broken
-    from edge_centernet.converters.source import Calibration, open_network
-    from edge_centernet.converters.to_onnx import float_model
+    from edge_centernet.converters.open import Calibration, open_network
     from edge_centernet.converters.to_tensorrt import engine_command
-    from edge_centernet.converters.verify import table
+    from edge_centernet.qdq.float_network import float_model
+    from edge_centernet.qdq.reference import table
 
     if symmetric and calibration is None:
         raise ConfigError("--symmetric: expected --calibration with it: the ranges are measured anew")
@@ -116,7 +115,7 @@ def command(
                 few = [read_image(path) for path in pick_images(calibration, DIAGNOSED)]
                 refuse_broken(network, float_model(original), report.found, report.matched, few)
             if dataset is not None and accuracy_budget is not None and int8:
-                network = budget.meet(network, original, dataset, accuracy_budget, click.echo, progress)
+                network = accuracy_budget_module.meet(network, original, dataset, accuracy_budget, click.echo, progress)
         artifacts = convert(source, targets, precision, out, network=network, progress=click.echo, stem=stem)
     if report is not None and int8:
         _tell(report, out / f"{stem}-calibration.json")

@@ -13,9 +13,8 @@ import click
 from edge_centernet.cli.options import input_size
 from edge_centernet.cli.sets import set_options, sources
 from edge_centernet.data.check import KINDS, PERCENTILES, STRIDES, Report, check_dataset
-from edge_centernet.files import write_atomic
+from edge_centernet.files import prepare_folder, write_atomic
 from edge_centernet.manifest import InputSize
-from edge_centernet.output import prepare_folder
 
 SHOWN = 5  # findings of a kind on the screen; the JSON file has all
 

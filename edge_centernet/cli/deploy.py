@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 
 from edge_centernet.cli.bundle import sign_with
+from edge_centernet.deploy.bundle import SAMPLE, Contents, make_bundle
+from edge_centernet.deploy.push import Connection, Host, connect, deployed_target, put, put_many, roll_back, target_of
+from edge_centernet.deploy.signing import as_signers, signers_line
 from edge_centernet.errors import ConfigError
 from edge_centernet.progress import bars
-from edge_centernet.ship.bundle import SAMPLE, Contents, make_bundle
-from edge_centernet.ship.deploy import Connection, Host, connect, deployed_target, put, put_many, roll_back, target_of
-from edge_centernet.ship.signing import as_signers, signers_line
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

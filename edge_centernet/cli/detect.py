@@ -12,22 +12,27 @@ from typing import Any
 
 import click
 
-from edge_centernet.cameras import CameraOptions
+from edge_centernet.camera_config import read_config
 from edge_centernet.cli.options import model_options, open_model, options
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
-from edge_centernet.live import heap
-from edge_centernet.live.capture import LiveCapture
-from edge_centernet.live.config import read_config
-from edge_centernet.live.counting import parse_line, parse_zone
-from edge_centernet.live.outputs import AnnotatedOutput, Hooks, Output, RecordsOutput, StatusOutput, WatchdogOutput
-from edge_centernet.live.overlay import Overlay
-from edge_centernet.live.pipeline import Pipeline, Rate, Result
-from edge_centernet.live.scene import Scene, SceneOptions
-from edge_centernet.live.service import Watchdog, configure_logging, health
-from edge_centernet.live.state import CaptureState, Snapshot
-from edge_centernet.output import SUFFIX, Annotated, make_records, prepare_folder
-from edge_centernet.sources import Frame, Source, Stills, is_live, open_camera, open_source, public_name
+from edge_centernet.files import prepare_folder
+from edge_centernet.outputs.annotate import Annotated, AnnotatedOutput
+from edge_centernet.outputs.base import Hooks, Output
+from edge_centernet.outputs.overlay import Overlay
+from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
+from edge_centernet.outputs.status import StatusOutput, WatchdogOutput
+from edge_centernet.pipeline import Pipeline, Rate, Result
+from edge_centernet.service import Watchdog, configure_logging, health
+from edge_centernet.sources.cameras import CameraOptions
+from edge_centernet.sources.files import Source, Stills, is_live, open_camera, open_source, public_name
+from edge_centernet.sources.frame import CaptureState, Frame
+from edge_centernet.sources.live import LiveCapture
+from edge_centernet.system import heap
+from edge_centernet.tracking.line_counter import parse_line
+from edge_centernet.tracking.scene import Scene, SceneOptions
+from edge_centernet.tracking.state import Snapshot
+from edge_centernet.tracking.zone_counter import parse_zone
 
 _DEFAULT_OUT = Path("detections")
 Frames = Source | LiveCapture
@@ -362,8 +367,8 @@ class _Outputs:
         return Overlay(self._classes, self._scene.lines, self._scene.zones, self._scene.blur)
 
     def _open_web(self, settings: Settings, detector: Detector) -> Iterator[Output]:
-        from edge_centernet.live.metrics import Metrics  # both need the extra "live"
-        from edge_centernet.live.web import WebServer
+        from edge_centernet.outputs.prometheus import Metrics  # both need the extra "live"
+        from edge_centernet.outputs.web.server import WebServer
 
         model = detector.manifest.model
         metrics = Metrics(self._classes, model=f"{model.name} {model.version}", runtime=detector.runtime.name)
@@ -431,7 +436,7 @@ def _size(text: str | None) -> tuple[int | None, int | None]:
 
 
 def _open_mqtt(settings: Settings, scene: SceneOptions, frames: Frames, classes: tuple[str, ...]) -> Output:
-    from edge_centernet.live.mqtt import MqttOutput  # needs the extra "live"
+    from edge_centernet.outputs.mqtt import MqttOutput  # needs the extra "live"
 
     output = MqttOutput(
         settings.mqtt or "",

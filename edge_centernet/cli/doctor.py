@@ -9,7 +9,7 @@ import click
 
 from edge_centernet.doctor.examine import diagnose, examine
 from edge_centernet.doctor.report import as_json, as_text
-from edge_centernet.models import DEFAULT
+from edge_centernet.model_zoo import DEFAULT
 
 
 @click.command(short_help="Find out what this machine can run, and what is wrong.")

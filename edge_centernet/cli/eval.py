@@ -15,14 +15,13 @@ import click
 
 from edge_centernet.artifact import sha256
 from edge_centernet.cli.options import model_options, open_model
-from edge_centernet.crowds import MAX_DETECTIONS, OVERLAPS, THRESHOLDS
 from edge_centernet.data import Sample, read_dataset
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
-from edge_centernet.evaluate import THRESHOLD, detector_classes, evaluate_dataset
-from edge_centernet.files import write_atomic
-from edge_centernet.output import prepare_folder
-from edge_centernet.plots import require_matplotlib, write_precision_recall, write_reliability
+from edge_centernet.evaluation.coco import THRESHOLD, detector_classes, evaluate_dataset
+from edge_centernet.evaluation.crowds import MAX_DETECTIONS, OVERLAPS, THRESHOLDS
+from edge_centernet.evaluation.plots import require_matplotlib, write_precision_recall, write_reliability
+from edge_centernet.files import prepare_folder, write_atomic
 from edge_centernet.runtimes import choose
 
 KEYS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")

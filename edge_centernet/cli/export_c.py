@@ -14,13 +14,12 @@ from edge_centernet import __version__
 from edge_centernet.artifact import check_content, read_manifest, sha256
 from edge_centernet.decoder import in_heat_unit
 from edge_centernet.decoder.head import Head
-from edge_centernet.decoder.reference import logistic
+from edge_centernet.decoder.rule import logistic
 from edge_centernet.errors import ManifestError
-from edge_centernet.files import write_atomic
+from edge_centernet.files import prepare_folder, write_atomic
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Manifest, TensorSpec
-from edge_centernet.models import find_model
-from edge_centernet.output import prepare_folder
+from edge_centernet.model_zoo import find_model
 
 LIBRARY = Path(edge_centernet.decoder.__file__).parent
 C_TYPES = {"int8": ("int8_t", "ECN_S8"), "uint8": ("uint8_t", "ECN_U8"), "float32": ("float", "ECN_F32")}

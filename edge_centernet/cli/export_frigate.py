@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from edge_centernet.converters import frigate, qdq
+from edge_centernet import qdq
+from edge_centernet.converters import frigate
 from edge_centernet.errors import ConfigError
-from edge_centernet.models import DEFAULT, find_model
-from edge_centernet.output import prepare_folder
-from edge_centernet.sources import quiet_libraries
+from edge_centernet.files import prepare_folder
+from edge_centernet.model_zoo import DEFAULT, find_model
+from edge_centernet.system.quiet import quiet_libraries
 
 
 @click.command(short_help="Write a model that Frigate runs.")

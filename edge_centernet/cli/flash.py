@@ -11,9 +11,9 @@ import click
 
 from edge_centernet.errors import ConfigError
 from edge_centernet.progress import byte_bars, size_text
-from edge_centernet.ship import diskimage, flash, jetson_flash
-from edge_centernet.ship.diskimage import DiskImage
-from edge_centernet.ship.flash import Target
+from edge_centernet.sdcard import diskimage, flash, jetson_flash
+from edge_centernet.sdcard.diskimage import DiskImage
+from edge_centernet.sdcard.flash import Target
 
 
 @click.command(short_help="Write an image to an SD card, safely.")

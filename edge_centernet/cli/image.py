@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
+from edge_centernet.deploy.boards import TARGETS, find_target
+from edge_centernet.deploy.bundle import camera_settings
+from edge_centernet.deploy.signing import as_signers
 from edge_centernet.errors import ConfigError
 from edge_centernet.progress import byte_bars
-from edge_centernet.ship import nocloud
-from edge_centernet.ship.bundle import camera_settings
-from edge_centernet.ship.image import Order, make_image
-from edge_centernet.ship.signing import as_signers
-from edge_centernet.ship.targets import TARGETS, find_target
+from edge_centernet.sdcard import nocloud
+from edge_centernet.sdcard.build import Order, make_image
 
 # A Jetson is flashed by NVIDIA's tools, a PC starts in other ways.
 BOARDS = [name for name in TARGETS if name.startswith(("pi", "generic"))]

@@ -9,14 +9,14 @@ from typing import Any
 
 import click
 
-from edge_centernet.converters.float_onnx import Description, adopt
-from edge_centernet.converters.graphs import read_model
 from edge_centernet.errors import ConfigError, MissingDependency
+from edge_centernet.files import prepare_folder
 from edge_centernet.manifest import ModelSpec
-from edge_centernet.model.published import PUBLISHED
-from edge_centernet.output import prepare_folder
+from edge_centernet.network.published import PUBLISHED
 from edge_centernet.progress import bars
-from edge_centernet.sources import quiet_libraries
+from edge_centernet.qdq.float_onnx import Description, adopt
+from edge_centernet.qdq.onnx_graph import read_model
+from edge_centernet.system.quiet import quiet_libraries
 
 
 def _triple(_: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
@@ -77,7 +77,7 @@ def command(
     Example: edge-centernet import ctdet_res18.pth --classes coco --calibration photos --out imported
     """
     from edge_centernet.calibration.images import pick_images
-    from edge_centernet.converters.source import Calibration, quantized
+    from edge_centernet.converters.open import Calibration, quantized
     from edge_centernet.files import write_atomic
 
     if calibration is None:
@@ -115,8 +115,8 @@ def _from_pth(path: Path, given: Description) -> tuple[Any, ModelSpec, Save]:
         import torch  # noqa: F401
     except ImportError:
         raise MissingDependency.for_extra("Importing a .pth", "train") from None
-    from edge_centernet.model.checkpoint import save_checkpoint
-    from edge_centernet.model.original import load_original
+    from edge_centernet.network.checkpoint import save_checkpoint
+    from edge_centernet.network.original import load_original
     from edge_centernet.train.export import float_onnx
 
     model = load_original(path, given.name, given.classes, given.size, given.mean, given.std)

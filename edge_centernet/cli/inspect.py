@@ -11,7 +11,7 @@ import click
 
 from edge_centernet.artifact import files_of, read_manifest, sha256
 from edge_centernet.manifest import Manifest
-from edge_centernet.models import find_model
+from edge_centernet.model_zoo import find_model
 
 _DECODERS = {"c": "C", "numpy": "NumPy (no C compiler was there when edge-centernet was installed: slower, same boxes)"}
 _FORMATS = {".onnx": "ONNX", ".xml": "OpenVINO", ".tflite": "TFLite"}

@@ -13,11 +13,12 @@ import click
 from edge_centernet import __version__
 from edge_centernet.artifact import sha256
 from edge_centernet.cli.options import engine_options, open_model
-from edge_centernet.crowds import MAX_DETECTIONS
 from edge_centernet.data import read_dataset
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ArtifactError, ConfigError, ManifestError
-from edge_centernet.evaluate import THRESHOLD as SCORE_FLOOR
+from edge_centernet.evaluation.coco import THRESHOLD as SCORE_FLOOR
+from edge_centernet.evaluation.crowds import MAX_DETECTIONS
+from edge_centernet.files import prepare_folder
 from edge_centernet.labelling.calibrate import PRECISION, Calibration, ClassResult
 from edge_centernet.labelling.ensemble import Ensemble, Member, all_classes, common_classes
 from edge_centernet.labelling.fusion import IOU
@@ -35,8 +36,7 @@ from edge_centernet.labelling.labels import (
     write_labels,
 )
 from edge_centernet.labelling.sheet import write_sheet
-from edge_centernet.models import DEFAULT
-from edge_centernet.output import prepare_folder
+from edge_centernet.model_zoo import DEFAULT
 from edge_centernet.peers.detector import PeerDetector
 from edge_centernet.peers.engines import OF_SUFFIX
 from edge_centernet.peers.families import FAMILIES, peer_file

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edge_centernet.models import DEFAULT, catalogue
+from edge_centernet.model_zoo import DEFAULT, catalogue
 
 
 @click.command(short_help="List the models that ship with the package.")

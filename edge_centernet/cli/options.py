@@ -12,11 +12,11 @@ import click
 
 from edge_centernet.errors import ConfigError
 from edge_centernet.manifest import InputSize
-from edge_centernet.models import DEFAULT
+from edge_centernet.model_zoo import DEFAULT
 from edge_centernet.runtimes import ENGINES, NAMES, open_runtime
 from edge_centernet.runtimes.base import Runtime
-from edge_centernet.runtimes.selfcheck import choose_fit
-from edge_centernet.sources import quiet_libraries
+from edge_centernet.runtimes.selfcheck import select_engine
+from edge_centernet.system.quiet import quiet_libraries
 
 Function = Callable[..., Any]
 
@@ -65,9 +65,9 @@ def open_model(model: str | Path, runtime: str = "auto", threads: int | None = N
     """Open what the options say, and say on stderr which engine runs which file, and on what if it has a choice.
 
     An engine that fails its self-check on this machine is named and, where auto leaves the choice, the next one taken.
-    Raises what `choose_fit` and `open_runtime` raise.
+    Raises what `select_engine` and `open_runtime` raise.
     """
-    path, name = choose_fit(model, runtime, tell=functools.partial(click.echo, err=True))
+    path, name = select_engine(model, runtime, tell=functools.partial(click.echo, err=True))
     with quiet_libraries():
         opened = open_runtime(path, name, threads)
     on = f" on {opened.device}" if opened.device else ""

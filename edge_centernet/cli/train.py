@@ -14,7 +14,7 @@ from edge_centernet.cli.sets import set_options, sources
 from edge_centernet.data import DataSource, read_datasets
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.manifest import InputSize
-from edge_centernet.models import DEFAULT, find_model
+from edge_centernet.model_zoo import DEFAULT, find_model
 
 
 @click.command()
@@ -73,7 +73,7 @@ def command(
         import torch.utils.data
     except ImportError:
         raise MissingDependency.for_extra("Training", "train") from None
-    from edge_centernet.train import distributed
+    from edge_centernet.network import distributed
     from edge_centernet.train.config import TrainConfig
 
     if threads:
@@ -93,7 +93,7 @@ def _train(
     weights: str, wanted: dict[str, Any], device: str, resume: bool,
 ) -> None:  # fmt: skip
     """Everything between reading the options and the interchange file, in every process."""
-    from edge_centernet.train import distributed
+    from edge_centernet.network import distributed
     from edge_centernet.train.config import TrainConfig
     from edge_centernet.train.export import export_onnx
     from edge_centernet.train.loop import Trainer
@@ -138,13 +138,13 @@ def _defaults(start: Path | None) -> dict[str, Any]:
 
     if start is None or not is_checkpoint(start):
         return {}
-    from edge_centernet.model.checkpoint import read_header
+    from edge_centernet.network.checkpoint import read_header
 
     return {"size": read_header(start)[0].input_size}
 
 
 def _saved_config(out: Path, first: bool) -> dict[str, Any]:
-    from edge_centernet.train import distributed
+    from edge_centernet.network import distributed
 
     path = out / "config.json"
     if first and not path.is_file():

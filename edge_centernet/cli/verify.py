@@ -14,12 +14,12 @@ from edge_centernet.artifact import read_manifest
 from edge_centernet.data import read_dataset
 from edge_centernet.errors import ConfigError, ConversionError
 from edge_centernet.files import write_atomic
-from edge_centernet.models import find_model, names
+from edge_centernet.model_zoo import find_model, names
 from edge_centernet.progress import bars
-from edge_centernet.sources import quiet_libraries
+from edge_centernet.system.quiet import quiet_libraries
 
 if TYPE_CHECKING:
-    from edge_centernet.converters import qdq
+    from edge_centernet import qdq
     from edge_centernet.data import Dataset
     from edge_centernet.manifest import InputSize
 
@@ -55,8 +55,9 @@ def command(
 
     Example: edge-centernet verify converted/centernet-mbv2-320.tflite --picture layers.png
     """
-    from edge_centernet.converters import diagnosis, verify
-    from edge_centernet.converters.to_onnx import float_model
+    from edge_centernet.converters import diagnosis
+    from edge_centernet.qdq import reference as reference_module
+    from edge_centernet.qdq.float_network import float_model
 
     path = find_model(artifact, ".onnx")
     dataset = None if data is None else read_dataset(data)
@@ -64,12 +65,12 @@ def command(
         network = _source(path, against)
         pictures = _pictures(images)
         precision = read_manifest(path).precision
-        reference = verify.Reference(network, precision, pictures)
+        reference = reference_module.Reference(network, precision, pictures)
         report = reference.compare(path)
         original = network if unrounded is None else _float(unrounded, network.manifest.model.input_size)
         layers = diagnosis.diagnose(network, float_model(original), pictures)
         accuracy = {} if dataset is None else _accuracy(path, original, dataset, progress)
-    click.echo(verify.table({path.suffix[1:]: report}))
+    click.echo(reference_module.table({path.suffix[1:]: report}))
     click.echo(diagnosis.table(layers))
     for name, value in accuracy.items():
         click.echo(f"{name}: AP50 {value['AP50']:.4f}, AP {value['AP']:.4f}")
@@ -85,7 +86,7 @@ def command(
 
 def _source(path: Path, against: str | None) -> qdq.Network:
     """The interchange network to compare with, at the size that the file has."""
-    from edge_centernet.converters.source import open_network
+    from edge_centernet.converters.open import open_network
 
     manifest = read_manifest(path)
     size = manifest.model.input_size
@@ -106,24 +107,24 @@ def _source(path: Path, against: str | None) -> qdq.Network:
 
 def _float(name: str, size: InputSize) -> qdq.Network:
     """The network with the weights that `name` holds before any rounding, for this input."""
-    from edge_centernet.converters.source import open_network
+    from edge_centernet.converters.open import open_network
 
     return open_network(find_model(name, ".safetensors"), fp32=True, size=size).original
 
 
 def _pictures(folder: Path | None) -> list[Any]:
     from edge_centernet.calibration.images import pick_images
-    from edge_centernet.converters.verify import sample_pictures
-    from edge_centernet.image import read_image
+    from edge_centernet.imageio import read_image
+    from edge_centernet.qdq.reference import sample_pictures
 
     return sample_pictures() if folder is None else [read_image(p) for p in pick_images(folder, 32)]
 
 
 def _accuracy(path: Path, network: qdq.Network, dataset: Dataset, progress: Any) -> dict[str, dict[str, float]]:
     """AP and AP50 of the file and of the float network."""
-    from edge_centernet.converters import budget
+    from edge_centernet.converters import accuracy_budget
     from edge_centernet.runtimes import open_runtime
 
     with closing(open_runtime(path)) as runtime:
-        own = budget.measure(runtime, dataset, progress, path.suffix[1:])
-    return {path.name: own, "float": budget.accuracy(network, "fp32", dataset, progress, "float")}
+        own = accuracy_budget.measure(runtime, dataset, progress, path.suffix[1:])
+    return {path.name: own, "float": accuracy_budget.accuracy(network, "fp32", dataset, progress, "float")}

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.image import Image
+from edge_centernet.imageio import Image
 
 # Looked at by eye: in 5,235 photos (VOC 2007, BCCD blood cells, playing cards) all nine pairs within both limits show
 # one scene. The next below them in correlation, 0.969, are other cards on the same table.

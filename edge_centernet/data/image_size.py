@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edge_centernet.errors import SourceError
-from edge_centernet.image import read_image
+from edge_centernet.imageio import read_image
 
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG "start of frame" markers, less DHT, JPG, DAC
 _SCAN = 0xDA

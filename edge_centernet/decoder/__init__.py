@@ -1,6 +1,6 @@
 """Heads to boxes: `decode`, by the C decoder where it is built (`BACKEND` says), else by NumPy.
 
-Both give the same bits; reference.py is the rule, edgecn_decode.c the fast copy.
+Both give the same bits; rule.py is the rule, edgecn_decode.c the fast copy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.classes import find_class
-from edge_centernet.decoder import reference
+from edge_centernet.decoder import rule
 from edge_centernet.decoder.head import BOX, Head, as_pair
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ArtifactError, ConfigError
@@ -25,7 +25,7 @@ from edge_centernet.manifest import HeatUnit, Manifest, Quant, TensorSpec
 __all__ = ["BACKEND", "decode", "in_heat_unit"]
 
 BACKEND: Literal["c", "numpy"]
-_BACKENDS: dict[str, ModuleType] = {"numpy": reference}
+_BACKENDS: dict[str, ModuleType] = {"numpy": rule}
 try:
     from edge_centernet.decoder import native
 except ImportError:  # no compiler when it was installed: slower, same boxes
@@ -57,7 +57,7 @@ def decode(
         logits (0: everything, 1: nothing but +inf), and from there, for integers, into the lowest stored
         value whose float32 real value reaches it; a peak is kept if its stored value is at least that.
     max_detections: at most so many boxes, >= 0. Twins, the weaker of two concentric boxes of one class
-        (reference.drop_twins), are dropped first, out of twice as many peaks.
+        (rule.drop_duplicate_peaks), are dropped first, out of twice as many peaks.
     class_thresholds: class name -> its own threshold.
     any_class: boxes of different classes can be twins too.
     frame: where the image lies in the network's input, as Letterbox.frame. Boxes are then in pixels of the image,
@@ -76,8 +76,8 @@ def decode(
             _check_head(spec, data)
     capacity = min(2 * _count(max_detections), plan.cells)
     own = _each_class(class_thresholds, threshold, manifest) if class_thresholds else None
-    if how is reference:
-        boxes = reference.decode_boxes(
+    if how is rule:
+        boxes = rule.decode_boxes(
             *(Head(spec.role, data, spec.quant) for data, spec in zip(heads, plan.specs, strict=True)),
             cell_px=plan.cell_px,
             threshold=plan.threshold,
@@ -87,7 +87,7 @@ def decode(
     else:
         boxes = np.empty(capacity, BOX)
         boxes = boxes[: how.find(heads, plan.quants, plan.cell_px, plan.threshold, own, boxes)]
-    boxes = how.drop_twins(boxes, any_class)[:max_detections]
+    boxes = how.drop_duplicate_peaks(boxes, any_class)[:max_detections]
     if plan.logits:
         boxes = how.to_probability(boxes)
     if frame is not None:

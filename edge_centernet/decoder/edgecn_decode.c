@@ -1,4 +1,4 @@
-/* edgecn_decode.c - see edgecn_decode.h for the contract, reference.py for the same rule in NumPy.
+/* edgecn_decode.c - see edgecn_decode.h for the contract, rule.py for the same rule in NumPy.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "edgecn_decode.h"
 

@@ -1,7 +1,7 @@
 /* edgecn_letterbox.h - a camera's frame -> the network's input, on anything with a C99 compiler.
  *
  * Resizes with the aspect ratio kept, centres, pads and quantises an RGB, BGR, YUYV or NV12 frame:
- * what edge_centernet/image.py does with OpenCV, without OpenCV and to the same bytes.
+ * what edge_centernet/imageio.py does with OpenCV, without OpenCV and to the same bytes.
  *
  *     static int16_t work[ECN_LETTERBOX_WORK(320) / 2];
  *     static int8_t tensor[320 * 320 * 3];

@@ -1,4 +1,4 @@
-"""The C decoder behind the same functions as reference.py. Importing it fails where it was not built."""
+"""The C decoder behind the same functions as rule.py. Importing it fails where it was not built."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def find(
     return _checked(count)
 
 
-def drop_twins(boxes: NDArray[np.void], any_class: bool = False) -> NDArray[np.void]:
-    """See reference.drop_twins. Works in place: what is returned is the first part of `boxes`."""
+def drop_duplicate_peaks(boxes: NDArray[np.void], any_class: bool = False) -> NDArray[np.void]:
+    """See rule.drop_duplicate_peaks. Works in place: what is returned is the first part of `boxes`."""
     return boxes[: _checked(_decoder.drop_twins(boxes.view(np.float32), len(boxes), int(any_class)))]
 
 

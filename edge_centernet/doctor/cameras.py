@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_centernet.doctor.facts import Camera, CameraKind
-from edge_centernet.doctor.machine import group_name
+from edge_centernet.system.machine import group_name
 
 QUERYCAP = 0x80685600  # _IOR('V', 0, struct v4l2_capability) of linux/videodev2.h
 CAPABILITY = struct.Struct("=16s32s32sIII12x")  # driver, card, bus_info, version, capabilities, device_caps

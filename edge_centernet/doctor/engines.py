@@ -15,9 +15,9 @@ from typing import Any
 
 from edge_centernet.doctor.facts import Camera, Engine, Library, Software, State
 from edge_centernet.errors import MissingDependency
-from edge_centernet.models import find_model, is_name, ships
-from edge_centernet.processes import command_of
+from edge_centernet.model_zoo import find_model, is_name, ships
 from edge_centernet.runtimes import ENGINES, pick
+from edge_centernet.system.child import command_of
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
 BUILDING = 1500.0  # seconds more on a Jetson, where TensorRT builds its engine when a file is opened first

@@ -8,8 +8,8 @@ from pathlib import Path
 from edge_centernet.doctor import cameras, engines, rules_cameras, rules_engines, rules_machine
 from edge_centernet.doctor.facts import Camera, Facts
 from edge_centernet.doctor.findings import Finding
-from edge_centernet.doctor.machine import read_machine
-from edge_centernet.models import DEFAULT
+from edge_centernet.model_zoo import DEFAULT
+from edge_centernet.system.machine import read_machine
 
 RULES = (*rules_engines.RULES, *rules_machine.RULES, *rules_cameras.RULES)
 _LEVELS = ("error", "warning", "ok")

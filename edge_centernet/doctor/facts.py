@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["pi", "jetson", "x86", "arm", "other"]
+from edge_centernet.runtimes.executed_precision import Int8
+from edge_centernet.system.machine import Machine
+
 # missing: not installed. unchecked: installed, not run. damaged: the model file is. broken: does not load, or refuses.
 # unasked: runs, but the file carries no question whose answer is known. hung: no end within the time allowed.
 State = Literal["missing", "unchecked", "damaged", "broken", "crashed", "hung", "wrong", "unasked", "right"]
 Stage = Literal["", "file", "import", "open", "answer", "time", "int8"]
 CameraKind = Literal["usb", "csi", "other"]
-Int8 = Literal["", "yes", "partly", "no", "cannot be told"]
 
 
 @dataclass(frozen=True)
@@ -20,73 +21,6 @@ class Library:
 
     version: str = ""
     error: str = ""
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A file system that is written to. path: a folder on it; used_for: what for. Millions of bytes; files: inodes."""
-
-    path: str
-    used_for: tuple[str, ...]
-    free_mb: int
-    total_mb: int
-    files_left: bool = True
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Board, system and Python.
-
-    machine: as the kernel says it ("aarch64"); bits: of this Python; kernel_bits: of the kernel. l4t: (36, 4) on a
-    Jetson. emulated: the processor is another kind than the one that Python was built for. features: those of the
-    processor that INT8 gains from. glibc: None with another C library. python: version; executable: its path;
-    externally_managed: whether the system keeps pip out of it.
-    throttled, throttled_before: as `live.board` tells. None: the machine does not tell.
-    """
-
-    kind: Kind = "other"
-    board: str = ""
-    jetpack: str = ""
-    l4t: tuple[int, int] | None = None
-    system: str = ""
-    kernel: str = ""
-    machine: str = ""
-    bits: int = 64
-    kernel_bits: int = 64
-    emulated: bool = False
-    cpu: str = ""
-    features: tuple[str, ...] = ()
-    cores: int | None = None
-    memory_total_mb: int | None = None
-    memory_free_mb: int | None = None
-    temperature_c: float | None = None
-    throttled: tuple[str, ...] | None = None
-    throttled_before: tuple[str, ...] | None = None
-    glibc: tuple[int, int] | None = None
-    python: str = ""
-    executable: str = ""
-    externally_managed: bool = False
-    disks: tuple[Disk, ...] = ()
-    user: str = ""
-    groups: tuple[str, ...] = ()
-
-    @property
-    def arm(self) -> bool:
-        """Whether it is an ARM processor."""
-        return self.machine.startswith(("arm", "aarch"))
-
-    @property
-    def wheels(self) -> str:
-        """The machine whose wheels fit: a 32-bit Python on a 64-bit kernel takes 32-bit ones."""
-        if self.bits == 64:
-            return self.machine
-        return {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}.get(self.machine, self.machine)
-
-    @property
-    def python_minor(self) -> tuple[int, int]:
-        """(3, 11) of "3.11.2"."""
-        major, minor = self.python.split(".")[:2]
-        return int(major), int(minor)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def engine(name: str, path: Path) -> None:
     say(stage="open")
     with closing(open_runtime(path, name)) as runtime:
         say(stage="answer", device=runtime.device)
-        from edge_centernet import golden
+        from edge_centernet import selftest
 
         if manifest.golden is None:
             import numpy as np
@@ -98,16 +98,16 @@ def engine(name: str, path: Path) -> None:
             runtime.run(x)
             say(verdict="unasked")
         else:
-            x = golden.question(manifest)
+            x = selftest.test_input(manifest)
             module = module_of(name, ENGINES[name].modules)
-            wrong = golden.problem(manifest, runtime.run(x), module)
+            wrong = selftest.problem(manifest, runtime.run(x), module)
             say(verdict="wrong" if wrong else "right", reason=wrong or "")
         say(stage="time")
         say(ms=median_ms(lambda: runtime.run(x)))
         say(stage="int8")
-        from edge_centernet.doctor import int8
+        from edge_centernet.runtimes import executed_precision
 
-        say(**int8.executed(runtime, path, x)._asdict())
+        say(**executed_precision.executed(runtime, path, x)._asdict())
     say(stage="")
 
 

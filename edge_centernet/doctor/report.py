@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from edge_centernet.doctor.facts import Camera, Engine, Facts, Library, Machine
+from edge_centernet.doctor.facts import Camera, Engine, Facts, Library
 from edge_centernet.doctor.findings import Finding
+from edge_centernet.system.machine import Machine
 
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 _STATES = {

@@ -6,9 +6,10 @@ import re
 import shlex
 from collections.abc import Iterator
 
-from edge_centernet.doctor.facts import Engine, Facts, Machine
+from edge_centernet.doctor.facts import Engine, Facts
 from edge_centernet.doctor.findings import Finding, Level
 from edge_centernet.doctor.wheels import for_glibc, for_machine, for_python, requirement
+from edge_centernet.system.machine import Machine
 
 _NEW_GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)'? not found")
 _ALTERNATIVES = (("ai-edge-litert", "tflite"), ("openvino", "openvino"), ("onnxruntime", "onnxruntime"))

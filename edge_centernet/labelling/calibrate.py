@@ -1,6 +1,7 @@
 """From a fused score to the probability that the box is right, measured on photos that are labelled.
 
-A box is right if it finds an object of its class at IoU 0.5, one box an object (`edge_centernet.crowds.match`). The
+A box is right if it finds an object of its class at IoU 0.5, one box an object
+(`edge_centernet.evaluation.crowds.match`). The
 probability is a logistic function of the score's logit (Platt 1999): what fused scores of four detectors follow from
 0.05 to 0.8. Every class has a slope and a shift of its own, held near those of all classes together by a Gaussian
 prior: a class with hundreds of examples follows its own, one with three hardly leaves the others.
@@ -15,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.crowds import NOT_COUNTED, RIGHT
 from edge_centernet.data import Dataset
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, SourceError
-from edge_centernet.evaluate import match_samples
+from edge_centernet.evaluation.coco import match_samples
+from edge_centernet.evaluation.crowds import NOT_COUNTED, RIGHT
 
 FLOOR = 0.02  # fused scores below it are left out of the fit: far from any decision, and nine in ten of all boxes
 OBJECT_FLOOR = 0.5  # probability below which a box is more likely wrong than right: never an object
@@ -158,7 +159,7 @@ def calibrate(
 
     Args:
         found: fused detections of each image of `data`, class_id indexing `classes`.
-        metrics: what `edge_centernet.evaluate.evaluate_samples` says of them.
+        metrics: what `edge_centernet.evaluation.coco.evaluate_samples` says of them.
         data: the labelled photos.
         classes: names that `data` has too.
         precision: what part of the boxes that become objects shall be right, 0..1.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge_centernet.classes import class_key
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
-from edge_centernet.image import Image
+from edge_centernet.imageio import Image
 from edge_centernet.labelling.fusion import IOU, fuse
 
 
@@ -20,7 +20,7 @@ class Member:
     """One detector.
 
     name: how it was named. file, sha256: what was opened. classes: what class_id of its detections indexes.
-    detect: (H, W, 3) uint8 BGR -> detections in its pixels, down to `edge_centernet.evaluate.THRESHOLD`.
+    detect: (H, W, 3) uint8 BGR -> detections in its pixels, down to `edge_centernet.evaluation.coco.THRESHOLD`.
     weight: of its opinion, above 0.
     """
 

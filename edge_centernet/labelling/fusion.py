@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.crowds import iou
+from edge_centernet.boxes import iou
 from edge_centernet.detections import Detections
 
 IOU = 0.65  # of two boxes, above which they mean the same object

@@ -13,9 +13,9 @@ from edge_centernet.classes import find_class
 from edge_centernet.data import Dataset, read_dataset
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, SourceError
-from edge_centernet.evaluate import evaluate_dataset
+from edge_centernet.evaluation.coco import evaluate_dataset
 from edge_centernet.files import write_atomic
-from edge_centernet.image import IMAGE_SUFFIXES, Image, read_image
+from edge_centernet.imageio import IMAGE_SUFFIXES, Image, read_image
 from edge_centernet.labelling.calibrate import Calibration, calibrate
 from edge_centernet.labelling.ensemble import Ensemble
 from edge_centernet.progress import Progress, unseen

@@ -12,7 +12,7 @@ from edge_centernet.calibration.images import spread
 from edge_centernet.detections import Detections
 from edge_centernet.draw import banner, class_color, dashed_box, draw_boxes, draw_label, fit, grid, tile
 from edge_centernet.files import write_atomic
-from edge_centernet.image import Image, read_image
+from edge_centernet.imageio import Image, read_image
 from edge_centernet.labelling.labels import Photo
 
 TILES, COLUMNS = 30, 6

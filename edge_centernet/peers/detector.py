@@ -7,7 +7,7 @@ from time import perf_counter
 
 from edge_centernet.detections import Detections
 from edge_centernet.errors import MissingDependency
-from edge_centernet.image import Image
+from edge_centernet.imageio import Image
 from edge_centernet.peers.common import suppress
 from edge_centernet.peers.engines import EXTRAS, OF_SUFFIX, installed, open_net
 from edge_centernet.peers.families import FAMILIES

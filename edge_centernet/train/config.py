@@ -8,7 +8,7 @@ from typing import Any
 
 from edge_centernet.errors import ConfigError
 from edge_centernet.manifest import InputSize
-from edge_centernet.model.centernet import Architecture
+from edge_centernet.network.centernet import Architecture
 
 DEFAULT_SIZE = InputSize(320, 320)
 
@@ -18,7 +18,7 @@ class TrainConfig:
     """Saved with every run as config.json.
 
     Model (taken from the checkpoint instead, where training starts from one of ours)
-      backbone, width, act, padding, neck, head, context, expand, kind, tower: see `model.centernet.Architecture`.
+      backbone, width, act, padding, neck, head, context, expand, kind, tower: see `network.centernet.Architecture`.
       tower_weights: file with what the tower starts from (torchvision's names), beside --weights for the backbone.
       size: width and height of the network's input in pixels, each a multiple of 32 and at least 64: 512x384, or one
         number for a square. config.json keeps both; older ones have one number.
@@ -40,7 +40,8 @@ class TrainConfig:
       early_side: image side in pixels for the first `early_part` (0..1) of the epochs: cheaper, and coarser
         first is no worse; early_part 0 turns it off. Where `size` has no more pixels, that is used.
       guide: file with the weights of a MobileNetV2 0.5 that was trained to detect, whose features are to be learned
-        too (see `train.guide`); empty: none. guide_weight: weight of that loss at the start, falling to zero.
+        too (see `train.feature_distillation`); empty: none. guide_weight: weight of that loss at the start, falling to
+        zero.
       teacher: float checkpoint of ours, or the name of a shipped model, whose heatmap is to be learned beside the
         labels (see `train.teacher`); empty: none. teacher_weight: of that loss.
       calibrate_scores: at the end of the stage, fit scores to the validation set so that 0.5 is right half of the

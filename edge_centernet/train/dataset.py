@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from edge_centernet.data import Dataset
 from edge_centernet.errors import ConfigError
-from edge_centernet.image import read_image
+from edge_centernet.imageio import read_image
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.train.augment import Augment
 from edge_centernet.train.targets import Unlabelled, make_targets

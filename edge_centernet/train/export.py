@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 
 import edge_centernet
-from edge_centernet.converters.float_onnx import merge_pads
-from edge_centernet.converters.graphs import HEADS, constants_as_initializers, set_manifest
 from edge_centernet.errors import ConversionError
 from edge_centernet.files import write_atomic
 from edge_centernet.manifest import InputSize, Manifest, ModelSpec, Quant, TensorSpec
-from edge_centernet.model.centernet import CenterNet
-from edge_centernet.model.checkpoint import load_checkpoint
-from edge_centernet.model.layers import ConvUnit, fold_batchnorm
-from edge_centernet.train.qat import bake
+from edge_centernet.network.centernet import CenterNet
+from edge_centernet.network.checkpoint import load_checkpoint
+from edge_centernet.network.fake_quant import bake
+from edge_centernet.network.layers import ConvUnit, fold_batchnorm
+from edge_centernet.qdq.float_onnx import merge_pads
+from edge_centernet.qdq.onnx_graph import HEADS, constants_as_initializers, set_manifest
 
 OPSET = 17
 _REAL_INPUT = "normalized"  # what Normalize puts out; the DequantizeLinear in front of it replaces Normalize
@@ -115,7 +115,7 @@ def _trace(model: CenterNet) -> Any:
     example = torch.zeros(1, 3, spec.height, spec.width)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # announces the exporter's retirement and traces constants
-        path = os.path.join(folder, "model.onnx")
+        path = os.path.join(folder, "network.onnx")
         torch.onnx.export(
             _Core(model).eval(), (example,), path, opset_version=OPSET, dynamo=False,
             input_names=[_REAL_INPUT], output_names=list(HEADS), do_constant_folding=True,

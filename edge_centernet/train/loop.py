@@ -34,24 +34,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from edge_centernet import qdq
 from edge_centernet.calibration.images import CALIBRATION_IMAGES, readers, spread
 from edge_centernet.calibration.quantize import Options, quantize
-from edge_centernet.converters import qdq
 from edge_centernet.data import Dataset
 from edge_centernet.errors import ConfigError, EdgeCenterNetError
 from edge_centernet.files import write_atomic
 from edge_centernet.manifest import SCORE_FIELDS, ModelSpec
-from edge_centernet.model.centernet import CenterNet
-from edge_centernet.model.checkpoint import Stage, load_state, save_checkpoint
-from edge_centernet.model.losses import centernet_loss
+from edge_centernet.network import distributed
+from edge_centernet.network.centernet import CenterNet
+from edge_centernet.network.checkpoint import Stage, load_state, save_checkpoint
+from edge_centernet.network.fake_quant import freeze_ranges, prepare_qat, set_observing, settle_weights, start_from
+from edge_centernet.network.losses import centernet_loss
 from edge_centernet.progress import bars
-from edge_centernet.train import distributed
 from edge_centernet.train.augment import Augment
 from edge_centernet.train.config import TrainConfig
 from edge_centernet.train.dataset import BatchSampler, TrainingSet, input_shapes, make_loader
 from edge_centernet.train.export import float_onnx
-from edge_centernet.train.guide import Guide
-from edge_centernet.train.qat import freeze_ranges, prepare_qat, set_observing, settle_weights, start_from
+from edge_centernet.train.feature_distillation import Guide
 from edge_centernet.train.report import TensorBoardLog, write_report
 from edge_centernet.train.score_calibration import Fitted, fit_to, set_scores, summary
 from edge_centernet.train.start import freeze_layers, start_network

@@ -4,7 +4,7 @@
     pr.png                 precision against recall of every class on the validation set
     reliability.png        how often detections are right, by their score
     contact_sheet.jpg      the best and the worst validation images, with predictions and truth
-    eval.json              the figures behind pr.png: what `edge_centernet.evaluate.evaluate_samples` returns
+    eval.json              the figures behind pr.png: what `edge_centernet.evaluation.coco.evaluate_samples` returns
     tensorboard/           for `tensorboard --logdir`
 
 Drawn with matplotlib's Agg canvas: no display is needed and no global state touched.
@@ -28,15 +28,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from edge_centernet.classes import find_class
-from edge_centernet.crowds import RIGHT, WRONG, Matches
 from edge_centernet.data import Dataset, Sample
 from edge_centernet.detections import Detections
 from edge_centernet.draw import banner, caption, class_color, draw, fit, grid, tile
 from edge_centernet.errors import ConfigError, MissingDependency
+from edge_centernet.evaluation.crowds import RIGHT, WRONG, Matches
+from edge_centernet.evaluation.plots import SHOWN, save_figure, write_precision_recall, write_reliability
 from edge_centernet.files import write_atomic
-from edge_centernet.image import read_image
-from edge_centernet.model.centernet import CenterNet
-from edge_centernet.plots import SHOWN, save_figure, write_precision_recall, write_reliability
+from edge_centernet.imageio import read_image
+from edge_centernet.network.centernet import CenterNet
 from edge_centernet.train.validate import THRESHOLD, predict
 
 Image = NDArray[np.uint8]  # (H, W, 3) BGR
@@ -66,7 +66,7 @@ def write_report(run: Path, found: CenterNet | Sequence[Detections], data: Datas
     write_curves(run / "metrics.csv", run / "curves.png")
     if data is None:
         return None
-    from edge_centernet.evaluate import evaluate_samples, match_samples  # needs the eval extra
+    from edge_centernet.evaluation.coco import evaluate_samples, match_samples  # needs the eval extra
 
     if isinstance(found, CenterNet):
         classes, spec = found.spec.classes, found.spec

@@ -16,9 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from edge_centernet.data import Dataset
-from edge_centernet.manifest import ModelSpec
-from edge_centernet.model.centernet import CenterNet
-from edge_centernet.scores import (
+from edge_centernet.evaluation.scores import (
     Outcomes,
     best_class_thresholds,
     best_threshold,
@@ -28,6 +26,8 @@ from edge_centernet.scores import (
     sigmoid,
     threshold_record,
 )
+from edge_centernet.manifest import ModelSpec
+from edge_centernet.network.centernet import CenterNet
 from edge_centernet.train.validate import THRESHOLD, predict
 
 LOWEST = 0.05  # scores as trained from which on detections are fitted to; the many below would decide alone
@@ -81,7 +81,7 @@ def unfold(model: CenterNet) -> None:
 
 def judge(model: CenterNet, data: Dataset) -> Outcomes:
     """The network's detections on `data`, judged by its labels; shows a bar."""
-    from edge_centernet.evaluate import match_samples  # its COCO library is not needed to train
+    from edge_centernet.evaluation.coco import match_samples  # its COCO library is not needed to train
 
     found = list(predict(model, data, THRESHOLD))
     return outcomes(found, match_samples(found, data, model.spec.classes), data, model.spec.classes)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from edge_centernet.classes import find_class
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.manifest import ModelSpec
-from edge_centernet.model.backbones import load_pretrained
-from edge_centernet.model.centernet import CenterNet
-from edge_centernet.model.checkpoint import load_checkpoint
-from edge_centernet.model.layers import ConvUnit, fold_batchnorm
+from edge_centernet.network.backbones import load_pretrained
+from edge_centernet.network.centernet import CenterNet
+from edge_centernet.network.checkpoint import load_checkpoint
+from edge_centernet.network.layers import ConvUnit, fold_batchnorm
 from edge_centernet.train.config import TrainConfig
 from edge_centernet.train.score_calibration import unfold
 

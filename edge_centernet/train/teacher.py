@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from edge_centernet.classes import find_class
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.manifest import ModelSpec
-from edge_centernet.model.centernet import CenterNet
-from edge_centernet.model.checkpoint import load_checkpoint
-from edge_centernet.model.layers import fold_batchnorm
-from edge_centernet.model.losses import OFFSET_WEIGHT, OVERLAP_WEIGHT, box_iou
-from edge_centernet.models import find_model
+from edge_centernet.model_zoo import find_model
+from edge_centernet.network.centernet import CenterNet
+from edge_centernet.network.checkpoint import load_checkpoint
+from edge_centernet.network.layers import fold_batchnorm
+from edge_centernet.network.losses import OFFSET_WEIGHT, OVERLAP_WEIGHT, box_iou
 
 
 class Teacher(nn.Module):

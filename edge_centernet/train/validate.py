@@ -13,9 +13,10 @@ from edge_centernet.data import Dataset
 from edge_centernet.decoder import decode
 from edge_centernet.detections import Detections
 from edge_centernet.heads import Heads
-from edge_centernet.image import Letterbox, letterbox, read_image
+from edge_centernet.imageio import read_image
 from edge_centernet.manifest import Manifest, ModelSpec, TensorSpec
-from edge_centernet.model.centernet import CenterNet
+from edge_centernet.network.centernet import CenterNet
+from edge_centernet.preprocess import Letterbox, letterbox
 
 BATCH = 8
 THRESHOLD = 0.001  # COCO metrics want the whole precision-recall curve
@@ -39,8 +40,8 @@ def torch_manifest(spec: ModelSpec) -> Manifest:
 
 
 def validate(model: CenterNet, data: Dataset) -> dict[str, Any]:
-    """COCO metrics of `model` (put into evaluation mode) on `data`: the dict of `edge_centernet.evaluate`."""
-    from edge_centernet.evaluate import evaluate_samples  # its COCO library is not needed to train
+    """COCO metrics of `model` (put into evaluation mode) on `data`: the dict of `edge_centernet.evaluation.coco`."""
+    from edge_centernet.evaluation.coco import evaluate_samples  # its COCO library is not needed to train
 
     found = list(predict(model, data, THRESHOLD))
     return evaluate_samples(found, data, model.spec.classes, model.spec)

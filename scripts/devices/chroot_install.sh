@@ -65,7 +65,7 @@ mount --bind "$work/cpuinfo" "$root/proc/cpuinfo"
 bundle=$(basename "$work"/made/*.tar)
 mkdir -p "$root/root/new"
 cp "$work/made/$bundle" "$work/made/signers" "$root/root/new"
-cp "$repository"/edge_centernet/models/*.tflite "$root/root/new"
+cp "$repository"/edge_centernet/model_zoo/*.tflite "$root/root/new"
 tar -xf "$work/made/$bundle" -C "$root/root/new" install
 
 # there NAME COMMAND: a shell command as root in there, with loopback not even up; its output is kept under NAME. Done before: skipped.

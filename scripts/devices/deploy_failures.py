@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge_centernet.ship import agent
-from edge_centernet.ship.bundle import Contents, _write_tar, make_bundle
-from edge_centernet.ship.signing import signers_line
-from edge_centernet.ship.targets import find_target
-from edge_centernet.ship.wheel import PACKAGE
+from edge_centernet.deploy import agent
+from edge_centernet.deploy.boards import find_target
+from edge_centernet.deploy.bundle import Contents, _write_tar, make_bundle
+from edge_centernet.deploy.signing import signers_line
+from edge_centernet.deploy.wheel import PACKAGE
 
 CONTAINER = Path(__file__).with_name("container.sh")
 CACHE = Path(os.environ.get("EDGE_CENTERNET_DEVICES", "~/.cache/edge-centernet/devices")).expanduser()

@@ -21,9 +21,10 @@ import cv2
 import numpy as np
 
 import edge_centernet
-from edge_centernet import decoder, golden
+from edge_centernet import decoder, selftest
 from edge_centernet.detector import Detector
-from edge_centernet.image import prepare, read_image
+from edge_centernet.imageio import read_image
+from edge_centernet.preprocess import prepare
 from edge_centernet.runtimes import open_runtime
 from edge_centernet.runtimes.selfcheck import version
 
@@ -43,9 +44,9 @@ def main() -> None:
         x, _ = prepare(image, runtime.manifest)
         heads = runtime.run(x)
         steps = {"photo": digest(image), "input": digest(x), **{k: digest(v) for k, v in heads._asdict().items()}}
-        answer = runtime.run(golden.question(runtime.manifest))
-        wrong = golden.problem(runtime.manifest, answer, version("tflite").split()[0])
-        apart = {role: round(mean, 3) for role, mean in golden.differences(runtime.manifest, answer).items()}
+        answer = runtime.run(selftest.test_input(runtime.manifest))
+        wrong = selftest.problem(runtime.manifest, answer, version("tflite").split()[0])
+        apart = {role: round(mean, 3) for role, mean in selftest.differences(runtime.manifest, answer).items()}
         found = detector.detect(image)
         times = [detector.detect_timed(image)[1] for _ in range(timed)]
     record = {

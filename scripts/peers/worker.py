@@ -17,7 +17,7 @@ from typing import Any
 from edge_centernet.bench.meters import peak_rss_mb
 from edge_centernet.detections import Detections
 from edge_centernet.errors import EdgeCenterNetError
-from edge_centernet.image import Image, read_image
+from edge_centernet.imageio import Image, read_image
 
 Detect = Callable[[Image, float], tuple[Detections, dict[str, float]]]
 STAGES = ("preprocess", "inference", "decode")

@@ -25,11 +25,9 @@ import edge_centernet
 from edge_centernet.bench import chart, cores, feed, record, report, session
 from edge_centernet.bench.workers import Configuration, Worker, WorkerFailed
 from edge_centernet.detector import Detector
-from edge_centernet.image import read_image
-from edge_centernet.models import find_model
+from edge_centernet.imageio import read_image
+from edge_centernet.model_zoo import find_model
 from edge_centernet.runtimes import ENGINES
-
-sys.path.append(str(Path(__file__).parents[1] / "live"))  # its servers
 
 NANO = "centernet-nano-256"
 CLI = [sys.executable, "-c", "from edge_centernet.cli import main; main()", "bench", "--model", NANO, "--threads", "1"]
@@ -405,8 +403,8 @@ def test_an_engine_that_answers_wrongly_is_a_row_with_its_reason(
     Where the spoilt engine is the only one, the exit code is 2 and the reason is the line.
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("edge_centernet.models.FOLDER", tmp_path)
-    for path in (PACKAGE / "models").glob(f"{NANO}.*"):
+    monkeypatch.setattr("edge_centernet.model_zoo.FOLDER", tmp_path)
+    for path in (PACKAGE / "model_zoo").glob(f"{NANO}.*"):
         shutil.copy(path, tmp_path)
     xml, weights = tmp_path / f"{NANO}.xml", tmp_path / f"{NANO}.bin"
     xml.write_text(re.sub(r"(content_sha256&quot;: &quot;)[0-9a-f]{64}", r"\1", xml.read_text()))

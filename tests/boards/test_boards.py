@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from support import load_script
 
-from edge_centernet.image import read_image
+from edge_centernet.imageio import read_image
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts/devices"

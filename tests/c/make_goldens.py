@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.decoder import reference
+from edge_centernet.decoder import rule
 from edge_centernet.decoder.head import Head
 from edge_centernet.files import write_atomic
 from edge_centernet.manifest import Quant
@@ -63,13 +63,13 @@ class Case:
             capacity=self.capacity,
             class_thresholds=own,
         )
-        final = decoder.to_image(decoder.drop_twins(boxes.copy(), self.any_class), self.frame)
+        final = decoder.to_image(decoder.drop_duplicate_peaks(boxes.copy(), self.any_class), self.frame)
         return boxes, decoder.to_probability(final)
 
 
 def main() -> None:
     """Write both files and say what is in them."""
-    cases = [(case, *case.run(reference)) for case in make_cases()]
+    cases = [(case, *case.run(rule)) for case in make_cases()]
     FOLDER.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, NDArray[Any]] = {"version": np.int32(VERSION)}  # type: ignore[dict-item]
     for case, boxes, final in cases:
@@ -263,7 +263,7 @@ def _from_arrays(name: str, arrays: dict[str, NDArray[Any]]) -> tuple[Case, NDAr
 
 def _records(arrays: dict[str, NDArray[Any]], key: str) -> NDArray[np.void]:
     columns, ids = arrays[key], arrays[f"{key} ids"]
-    boxes = np.empty(len(columns), reference.BOX)
+    boxes = np.empty(len(columns), rule.BOX)
     for index, column in enumerate(BOX_COLUMNS):
         boxes[column] = columns[:, index]
     boxes["class_id"], boxes["cell"] = ids[:, 0], ids[:, 1]
@@ -293,7 +293,7 @@ def pack(cases: list[tuple[Case, NDArray[np.void], NDArray[np.void]]]) -> bytes:
         parts += [struct.pack("<i", len(boxes)), *(struct.pack("<5f2i", *box.tolist()) for box in boxes)]
         parts.append(struct.pack("<7i", case.any_class, *case.frame))
         parts += [struct.pack("<i", len(final)), *(struct.pack("<5f2i", *box.tolist()) for box in final)]
-    pairs = np.stack([logits(), reference.logistic(logits())], axis=1)
+    pairs = np.stack([logits(), rule.logistic(logits())], axis=1)
     parts += [struct.pack("<i", len(pairs)), pairs.astype("<f4").tobytes()]
     return b"".join(parts)
 

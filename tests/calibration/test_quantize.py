@@ -11,16 +11,18 @@ import onnx
 import pytest
 import qdq_factory
 
+from edge_centernet import qdq
 from edge_centernet.calibration import scheme
 from edge_centernet.calibration.observe import Probe
 from edge_centernet.calibration.quantize import Options, conv_constants, quantize
 from edge_centernet.calibration.report import HELD_OUT
-from edge_centernet.converters import CONVERTERS, convert, qdq, verify
-from edge_centernet.converters.float_onnx import without_normalisation
-from edge_centernet.converters.graphs import HEADS
-from edge_centernet.converters.to_onnx import float_model
+from edge_centernet.converters import CONVERTERS, convert
 from edge_centernet.errors import ConversionError, SourceError
 from edge_centernet.manifest import Quant
+from edge_centernet.qdq import reference
+from edge_centernet.qdq.float_network import float_model
+from edge_centernet.qdq.float_onnx import without_normalisation
+from edge_centernet.qdq.onnx_graph import HEADS
 
 HOW: dict[str, dict[str, Any]] = {
     "mobilenet": {},
@@ -54,7 +56,7 @@ def quantized(network: qdq.Network, source: Any) -> qdq.Network:
 
 def test_every_engine_answers_to_the_bit(quantized: qdq.Network, tmp_path: Path, monkeypatch: Any) -> None:
     """No head of any target differs by a single step on pictures that calibration has not seen."""
-    monkeypatch.setattr(verify, "MIN_AGREEMENT", 1.0)
+    monkeypatch.setattr(reference, "MIN_AGREEMENT", 1.0)
     pictures = qdq_factory.photos(4, 96, 128, seed=7)
     made = convert(Path("net.onnx"), list(CONVERTERS), "int8", tmp_path, network=quantized, pictures=pictures)
 
@@ -68,11 +70,11 @@ def test_heads_stay_close_to_float(quantized: qdq.Network, source: Any) -> None:
     """The heads' mean difference from the float network is below 4 % of the range they are stored with."""
     picture = qdq_factory.photos(1, 96, 128, seed=7)[0]
     expected = Probe(source, HEADS, quantized.manifest.model)(picture)
-    answer = verify.Reference(quantized, "int8", [picture]).answers[0]
+    answer = reference.Reference(quantized, "int8", [picture]).answers[0]
     for role in HEADS:
         spec = getattr(quantized.manifest, role)
         low, high = ((end - spec.quant.zero_point) * spec.quant.scale for end in (-128, 127))
-        error = np.abs(verify.real_values(getattr(answer, role), spec) - np.clip(expected[role], low, high))
+        error = np.abs(reference.real_values(getattr(answer, role), spec) - np.clip(expected[role], low, high))
 
         assert error.mean() / (high - low) < 0.04, role
 

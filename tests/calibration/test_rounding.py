@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import qdq_factory
 
+from edge_centernet import qdq
 from edge_centernet.calibration.observe import Probe
 from edge_centernet.calibration.rounding import rounded, second_moments
-from edge_centernet.converters import qdq
-from edge_centernet.converters.float_onnx import without_normalisation
-from edge_centernet.converters.to_onnx import float_model
 from edge_centernet.manifest import Quant
+from edge_centernet.qdq.float_network import float_model
+from edge_centernet.qdq.float_onnx import without_normalisation
 
 LIMIT = 7
 

@@ -11,7 +11,7 @@ from edge_centernet.calibration.scheme import activation_quants, exact_rescale, 
 def test_training_and_calibration_rescale_alike() -> None:
     """Of 20,000 factors between 1e-5 and 4, each is the same in NumPy and in PyTorch."""
     torch = pytest.importorskip("torch", reason="compares with training's arithmetic")
-    from edge_centernet.train.qat import exact_rescale as trained
+    from edge_centernet.network.fake_quant import exact_rescale as trained
 
     wanted = np.exp(np.random.default_rng(0).uniform(np.log(1e-5), np.log(4), 20_000))
 

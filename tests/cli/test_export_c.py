@@ -19,9 +19,10 @@ from edge_centernet.cli.export_c import LIBRARY, header, identifier
 from edge_centernet.converters import convert
 from edge_centernet.decoder import decode
 from edge_centernet.errors import ArtifactError
-from edge_centernet.image import prepare, read_image
+from edge_centernet.imageio import read_image
 from edge_centernet.manifest import PER_CLASS, Manifest, Quant
-from edge_centernet.models import find_model
+from edge_centernet.model_zoo import find_model
+from edge_centernet.preprocess import prepare
 from edge_centernet.runtimes import open_runtime
 
 Run = Callable[..., Any]

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from edge_centernet.artifact import read_manifest, sha256
 from edge_centernet.cli import cli
 from edge_centernet.errors import ArtifactError
-from edge_centernet.models import DEFAULT, find_model, names
+from edge_centernet.model_zoo import DEFAULT, find_model, names
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "docs/benchmarks"
 LIMIT = 30e6  # bytes: what the package may weigh in all

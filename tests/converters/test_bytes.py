@@ -14,7 +14,7 @@ pytest.importorskip("openvino", reason="needs the openvino extra")
 
 from edge_centernet.artifact import read_manifest
 from edge_centernet.converters import convert
-from edge_centernet.models import find_model
+from edge_centernet.model_zoo import find_model
 
 NANO = find_model("centernet-nano-256", ".onnx")
 

@@ -14,12 +14,16 @@ import pytest
 import qdq_factory
 from click.testing import CliRunner
 
+from edge_centernet import qdq
 from edge_centernet.artifact import read_manifest
 from edge_centernet.cli.convert import command
-from edge_centernet.converters import ALL, convert, proof, qdq, to_openvino, to_tflite, verify
+from edge_centernet.converters import ALL, convert, to_openvino, to_tflite
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ArtifactError, ConfigError, ConversionError
-from edge_centernet.models import find_model
+from edge_centernet.model_zoo import find_model
+from edge_centernet.qdq import agreement as agreement_module
+from edge_centernet.qdq import reference
+from edge_centernet.runtimes import file_precision
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,7 @@ def test_onnx_copy_is_the_same_network(mobilenet_file: Path, tmp_path: Path, pic
     """The int8 ONNX can be converted again and answers bit for bit as the interchange file does."""
     convert(mobilenet_file, ["onnx"], "int8", tmp_path, pictures=pictures)
     before, after = (
-        verify.Reference(qdq.load(path), "int8", pictures) for path in (mobilenet_file, tmp_path / "mobilenet.onnx")
+        reference.Reference(qdq.load(path), "int8", pictures) for path in (mobilenet_file, tmp_path / "mobilenet.onnx")
     )
     for one, other in zip(before.answers, after.answers, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
@@ -110,7 +114,7 @@ def test_swapped_heads_are_caught(mobilenet_file: Path, pictures: list[Any], tmp
     heads = {**network.heads, "size": network.heads["offset"], "offset": network.heads["size"]}
     to_tflite.convert(replace(network, heads=heads), "int8")(tmp_path / "x.tflite", False)
     try:
-        failures = verify.Reference(network, "int8", pictures).compare(tmp_path / "x.tflite").failures
+        failures = reference.Reference(network, "int8", pictures).compare(tmp_path / "x.tflite").failures
     except ArtifactError:
         return
     assert failures
@@ -139,7 +143,7 @@ def test_output_folder_that_is_a_file_is_refused(mobilenet_file: Path, tmp_path:
 
 def test_default_pictures_are_enough() -> None:
     """The packaged photos give at least 16 inputs."""
-    pictures = verify.sample_pictures()
+    pictures = reference.sample_pictures()
     assert len(pictures) >= 16
     assert all(p.ndim == 3 and p.dtype == np.uint8 for p in pictures)
 
@@ -163,13 +167,13 @@ def detections(*rows: tuple[float, float, float, float, float, int]) -> Detectio
 )
 def test_a_partner_is_same_class_box_and_score(offered: Detections, expected: int) -> None:
     """Same class, IoU >= 0.5 (the same object as AP50 counts it), score within 0.1."""
-    assert verify.matches(detections((10, 10, 50, 50, 0.6, 1)), offered) == expected
+    assert agreement_module.matches(detections((10, 10, 50, 50, 0.6, 1)), offered) == expected
 
 
 def test_a_partner_is_used_once() -> None:
     """Two equal detections against one: only one finds its partner."""
     twice = detections((10, 10, 50, 50, 0.6, 1), (10, 10, 50, 50, 0.6, 1))
-    assert verify.matches(twice, detections((10, 10, 50, 50, 0.6, 1))) == 1
+    assert agreement_module.matches(twice, detections((10, 10, 50, 50, 0.6, 1))) == 1
 
 
 def test_command_prints_the_table(mobilenet_file: Path, tmp_path: Path) -> None:
@@ -222,6 +226,8 @@ def test_shipped_model_is_int8_throughout(tmp_path: Path) -> None:
         pytest.skip("the shipped model is not there yet")
     to_openvino.convert(network, "int8")(tmp_path / "x.xml", False)
     to_tflite.convert(network, "int8")(tmp_path / "x.tflite", False)
-    assert proof.openvino_floats(tmp_path / "x.xml") == []
-    assert len(proof.openvino_kernels(tmp_path / "x.xml")) == sum(isinstance(op, qdq.Conv) for op in network.ops)
-    assert proof.tflite_floats(tmp_path / "x.tflite") == []
+    assert file_precision.openvino_float_layers(tmp_path / "x.xml") == []
+    assert len(file_precision.openvino_kernels(tmp_path / "x.xml")) == sum(
+        isinstance(op, qdq.Conv) for op in network.ops
+    )
+    assert file_precision.tflite_float_tensors(tmp_path / "x.tflite") == []

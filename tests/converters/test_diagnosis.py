@@ -14,11 +14,13 @@ import pytest
 import qdq_factory
 from support import Result
 
-from edge_centernet.calibration.insert import fill
-from edge_centernet.converters import convert, qdq, verify
+from edge_centernet import qdq
+from edge_centernet.converters import convert
 from edge_centernet.converters.diagnosis import CLEAN, decibels, diagnose, refuse_broken
-from edge_centernet.converters.to_onnx import float_model
 from edge_centernet.errors import ConversionError
+from edge_centernet.qdq import reference
+from edge_centernet.qdq.float_network import float_model
+from edge_centernet.qdq.insert import fill
 
 PICTURES = qdq_factory.photos(3, 96, 128)
 
@@ -72,7 +74,7 @@ def test_storing_alone_never_loses_more_than_everything_together(network: qdq.Ne
 @pytest.fixture
 def artifact(network: qdq.Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Its .tflite, and the interchange file beside it."""
-    monkeypatch.setattr(verify, "MIN_AGREEMENT", 0.6)
+    monkeypatch.setattr(reference, "MIN_AGREEMENT", 0.6)
     onnx.save(network.model, tmp_path / "net.onnx")
     made = convert(tmp_path / "net.onnx", ["tflite"], "int8", tmp_path, network=network, pictures=PICTURES)
     for i, picture in enumerate(PICTURES):

@@ -15,12 +15,13 @@ import qdq_factory
 
 torch = pytest.importorskip("torch", reason="makes the foreign networks")
 
+from edge_centernet import qdq  # noqa: E402
 from edge_centernet.calibration.observe import Probe  # noqa: E402
 from edge_centernet.calibration.quantize import quantize  # noqa: E402
-from edge_centernet.converters import CONVERTERS, convert, qdq  # noqa: E402
-from edge_centernet.converters.float_onnx import Description, adopt  # noqa: E402
-from edge_centernet.converters.graphs import HEADS, manifest_of, read_model  # noqa: E402
+from edge_centernet.converters import CONVERTERS, convert  # noqa: E402
 from edge_centernet.errors import ArtifactError, ConversionError  # noqa: E402
+from edge_centernet.qdq.float_onnx import Description, adopt  # noqa: E402
+from edge_centernet.qdq.onnx_graph import HEADS, manifest_of, read_model  # noqa: E402
 
 SIDE = 96
 MEAN, STD = (0.4, 0.45, 0.5), (0.3, 0.25, 0.2)

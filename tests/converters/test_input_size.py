@@ -15,26 +15,28 @@ import pytest
 import qdq_factory
 from onnx import helper, numpy_helper
 
-from edge_centernet import golden
+from edge_centernet import qdq, selftest
 from edge_centernet.artifact import read_manifest
 from edge_centernet.cli.export_c import LIBRARY
-from edge_centernet.converters import frigate, qdq, verify
-from edge_centernet.converters.graphs import at_size, manifest_of
-from edge_centernet.converters.source import Calibration, open_network
+from edge_centernet.converters import frigate
+from edge_centernet.converters.open import Calibration, open_network
 from edge_centernet.decoder import decode
 from edge_centernet.detections import Detections
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError, ConversionError
 from edge_centernet.heads import Heads
-from edge_centernet.image import letterbox, prepare, read_image
+from edge_centernet.imageio import read_image
 from edge_centernet.manifest import InputSize, ModelSpec
+from edge_centernet.preprocess import letterbox, prepare
+from edge_centernet.qdq import reference
+from edge_centernet.qdq.onnx_graph import at_size, manifest_of
 from edge_centernet.runtimes import open_runtime
 
 torch = pytest.importorskip("torch", reason="reads checkpoints")
 
-from edge_centernet.model.centernet import Architecture, CenterNet  # noqa: E402
-from edge_centernet.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from edge_centernet.train.qat import prepare_qat, set_observing, settle_weights  # noqa: E402
+from edge_centernet.network.centernet import Architecture, CenterNet  # noqa: E402
+from edge_centernet.network.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from edge_centernet.network.fake_quant import prepare_qat, set_observing, settle_weights  # noqa: E402
 from edge_centernet.train.validate import torch_manifest  # noqa: E402
 
 Run = Callable[..., Any]
@@ -89,7 +91,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def heads_of(network: qdq.Network, picture: Any) -> list[Any]:
     """What plain arithmetic makes of a picture: heat, size, offset as stored."""
     x, _ = prepare(picture, network.manifest)
-    return list(verify.plain_session(network.model).run(["heat", "size", "offset"], {"image": x}))
+    return list(reference.plain_session(network.model).run(["heat", "size", "offset"], {"image": x}))
 
 
 def torch_detections(checkpoint: Path, picture: Any, size: InputSize) -> Detections:
@@ -142,12 +144,12 @@ def test_an_interchange_file_and_its_checkpoint_change_size_alike(
     checkpoints: dict[str, Path], size: InputSize, tmp_path: Path
 ) -> None:
     """The stored form as it ships too: the same manifest, the same integers, and those are not constant."""
-    from edge_centernet.converters.stored import to_stored
+    from edge_centernet.qdq.storage import to_storage_form
     from edge_centernet.train.export import export_onnx
 
     path = export_onnx(checkpoints["qat"], tmp_path / "tiny.onnx")
     stored = tmp_path / "stored.onnx"
-    onnx.save(to_stored(qdq.load(path).model), stored)
+    onnx.save(to_storage_form(qdq.load(path).model), stored)
     networks = [open_network(source, size=size).network for source in (checkpoints["qat"], path, stored)]
     picture = qdq_factory.photos(1, 90, 120)[0]
     answers = [heads_of(network, picture) for network in networks]
@@ -237,7 +239,7 @@ def test_a_shipped_model_changes_size_and_name(wide: Path) -> None:
         assert (manifest.model.name, manifest.model.input_size) == ("centernet-nano-320x192", InputSize(320, 192))
         assert manifest.verified
         runtime = open_runtime(path)
-        assert golden.problem(manifest, runtime.run(golden.question(manifest))) is None
+        assert selftest.problem(manifest, runtime.run(selftest.test_input(manifest))) is None
         runtime.close()
 
 
@@ -266,7 +268,7 @@ def test_the_c_library_finds_what_python_finds_in_a_wide_network(
     subprocess.run([compiler, f"-I{tmp_path}", example, LIBRARY / "edgecn_decode.c", "-lm", "-o", program], check=True)
     runtime = open_runtime(model)
     manifest = runtime.manifest
-    heads = runtime.run(prepare(read_image(verify.ASSETS / "sample.jpg"), manifest)[0])
+    heads = runtime.run(prepare(read_image(reference.ASSETS / "sample.jpg"), manifest)[0])
     found = decode(heads, manifest, threshold=manifest.model.threshold)
     for role, head in heads._asdict().items():
         (tmp_path / role).write_bytes(head.transpose(1, 2, 0).tobytes())

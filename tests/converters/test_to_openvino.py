@@ -8,9 +8,11 @@ from xml.etree import ElementTree
 import pytest
 import qdq_factory
 
+from edge_centernet import qdq
 from edge_centernet.artifact import read_manifest
-from edge_centernet.converters import proof, qdq, to_openvino
+from edge_centernet.converters import to_openvino
 from edge_centernet.errors import ConversionError
+from edge_centernet.runtimes import file_precision
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +25,8 @@ def int8_file(network: qdq.Network, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_every_convolution_runs_in_int8(network: qdq.Network, int8_file: Path) -> None:
     """The kernels that OpenVINO executes are integer ones for all convolutions, the first and the last included."""
-    kernels = proof.openvino_kernels(int8_file)
-    assert proof.openvino_floats(int8_file) == []
+    kernels = file_precision.openvino_kernels(int8_file)
+    assert file_precision.openvino_float_layers(int8_file) == []
     assert len(kernels) == sum(isinstance(op, qdq.Conv) for op in network.ops)
 
 
@@ -32,7 +34,7 @@ def test_proof_finds_float_convolutions(mobilenet_file: Path, tmp_path: Path) ->
     """The check itself works: in the fp32 file it reports every convolution."""
     network = qdq.load(mobilenet_file)
     to_openvino.convert(network, "fp32")(tmp_path / "float.xml", False)
-    found = proof.openvino_floats(tmp_path / "float.xml")
+    found = file_precision.openvino_float_layers(tmp_path / "float.xml")
     assert len(found) == sum(isinstance(op, qdq.Conv) for op in network.ops)
 
 

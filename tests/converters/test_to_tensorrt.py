@@ -10,11 +10,12 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="needs the convert extra")
 pytest.importorskip("onnxruntime", reason="needs the onnxruntime extra")
 
+from edge_centernet import qdq  # noqa: E402
 from edge_centernet.artifact import read_manifest  # noqa: E402
-from edge_centernet.converters import convert, qdq  # noqa: E402
-from edge_centernet.converters.graphs import HEADS  # noqa: E402
+from edge_centernet.converters import convert  # noqa: E402
 from edge_centernet.converters.to_tensorrt import engine_command, is_symmetric, symmetric  # noqa: E402
-from edge_centernet.models import find_model  # noqa: E402
+from edge_centernet.model_zoo import find_model  # noqa: E402
+from edge_centernet.qdq.onnx_graph import HEADS  # noqa: E402
 
 SHIPPED = find_model("centernet-nano-256", ".onnx")
 

@@ -13,12 +13,13 @@ import pytest
 import qdq_factory
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from edge_centernet import qdq
 from edge_centernet.artifact import read_manifest
-from edge_centernet.converters import proof, qdq, to_tflite
-from edge_centernet.converters.graphs import HEADS
+from edge_centernet.converters import to_tflite
 from edge_centernet.manifest import Quant
-from edge_centernet.models import DEFAULT, find_model
-from edge_centernet.runtimes import open_runtime
+from edge_centernet.model_zoo import DEFAULT, find_model
+from edge_centernet.qdq.onnx_graph import HEADS
+from edge_centernet.runtimes import file_precision, open_runtime
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,12 @@ def details(path: Path) -> dict[str, Any]:
 
 def test_int8_file_has_no_float_islands(int8_file: Path) -> None:
     """Every tensor is int8 (int32 for biases and sizes) and no operator converts between types."""
-    assert proof.tflite_floats(int8_file) == []
+    assert file_precision.tflite_float_tensors(int8_file) == []
 
 
 def test_proof_finds_floats(float_file: Path) -> None:
     """The check itself works: the fp32 file has its float weights and its DEQUANTIZE reported."""
-    found = proof.tflite_floats(float_file)
+    found = file_precision.tflite_float_tensors(float_file)
     assert "operator DEQUANTIZE" in found
     assert any(item.endswith("/weight FLOAT32") for item in found)
 
@@ -183,7 +184,10 @@ def test_pixels_as_they_come_give_the_same_answer(network: qdq.Network, int8_fil
             answers.append([head.copy() for head in runtime.run(x)])
 
     assert read_manifest(path).input.dtype == "uint8"
-    assert proof.tflite_floats(path) == ["tensor image UINT8", "operator QUANTIZE"]  # nothing else that is not int8
+    assert file_precision.tflite_float_tensors(path) == [
+        "tensor image UINT8",
+        "operator QUANTIZE",
+    ]  # nothing else that is not int8
     assert all(np.array_equal(a, b) for a, b in zip(*answers, strict=True))
 
 

@@ -14,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 import edge_centernet
-from edge_centernet.crowds import centre_collisions
 from edge_centernet.data import read_dataset
 from edge_centernet.data.check import KINDS, Report, check_dataset
 from edge_centernet.data.duplicates import find_alike, thumbnail
 from edge_centernet.errors import ConfigError, SourceError
+from edge_centernet.evaluation.crowds import centre_collisions
 from edge_centernet.manifest import InputSize, ModelSpec
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -449,7 +449,7 @@ def test_playing_cards_have_no_errors() -> None:
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason="needs ../shared/data/bccd")
 def test_bccd_holds_two_specks_and_seven_cells_annotated_twice() -> None:
-    """VOC XML; its collisions are those that `edge_centernet.crowds` counts for model cards."""
+    """VOC XML; its collisions are those that `edge_centernet.evaluation.crowds` counts for model cards."""
     report = check_dataset(BCCD, stride=4)
     assert kinds(report) == {"near_duplicate": 1, "duplicate_box": 7, "tiny": 2, "collision": 5}
     assert [finding.text.split("/")[-1].split(":")[0] for finding in report.findings if finding.kind == "tiny"] == [

@@ -12,7 +12,7 @@ import pytest
 from edge_centernet.data import read_dataset
 from edge_centernet.data.image_size import image_size
 from edge_centernet.errors import SourceError
-from edge_centernet.image import read_image
+from edge_centernet.imageio import read_image
 
 BCCD = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "bccd"
 

@@ -11,7 +11,7 @@ import pytest
 from support import load_script
 
 import edge_centernet.decoder
-from edge_centernet.decoder import reference
+from edge_centernet.decoder import rule
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +29,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 def decoder(backend: str) -> ModuleType:
     """Each back end in turn."""
     if backend == "numpy":
-        return reference
+        return rule
     from edge_centernet.decoder import native
 
     return native

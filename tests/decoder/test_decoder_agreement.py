@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_centernet.decoder import BACKEND, reference
+from edge_centernet.decoder import BACKEND, rule
 from edge_centernet.decoder.head import Head
 from edge_centernet.manifest import Quant
 
@@ -129,7 +129,7 @@ def test_numpy_and_c_agree_box_for_box(dtype: str, request: pytest.FixtureReques
     @given(scenes(dtype))
     def agree(scene: tuple[list[Head], dict[str, Any]]) -> None:
         three, options = scene
-        expected = reference.decode_boxes(*three, **options)
+        expected = rule.decode_boxes(*three, **options)
         actual = native.decode_boxes(*three, **options)
         seen["examples"] += 1
         seen["boxes"] += len(expected)
@@ -137,8 +137,8 @@ def test_numpy_and_c_agree_box_for_box(dtype: str, request: pytest.FixtureReques
         assert expected.tobytes() == actual.tobytes(), f"\n{expected}\n{actual}"
         frame = (640, 360, 57, 32, 3, 12)
         ends = [
-            side.to_probability(side.to_image(side.drop_twins(boxes, len(boxes) % 2 == 0), frame))
-            for side, boxes in ((reference, expected), (native, actual))
+            side.to_probability(side.to_image(side.drop_duplicate_peaks(boxes, len(boxes) % 2 == 0), frame))
+            for side, boxes in ((rule, expected), (native, actual))
         ]
         assert ends[0].tobytes() == ends[1].tobytes(), f"\n{ends[0]}\n{ends[1]}"
 

@@ -17,8 +17,9 @@ from c_library import BUILDS, LEVELS, SOURCES, STRICT, CImage, CInput, cpp_compi
 from numpy.typing import NDArray
 
 import edge_centernet.decoder
-from edge_centernet.image import Letterbox, prepare, read_image
+from edge_centernet.imageio import read_image
 from edge_centernet.manifest import Layout, Manifest, ModelSpec, Quant, TensorSpec
+from edge_centernet.preprocess import Letterbox, prepare
 
 LIBRARY = SOURCES / "edgecn_letterbox.c"
 ASSETS = Path(edge_centernet.__file__).parent / "assets"

@@ -15,7 +15,8 @@ from doc_pages import ROOT, SHELLS, Block, blocks, inline_code, own_commands, pa
 from doc_parse import complaint
 
 from edge_centernet.cli.detect import command as detect
-from edge_centernet.live.counting import parse_line, parse_zone
+from edge_centernet.tracking.line_counter import parse_line
+from edge_centernet.tracking.zone_counter import parse_zone
 
 BLOCKS = blocks()
 

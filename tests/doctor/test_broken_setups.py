@@ -24,7 +24,7 @@ import edge_centernet
 from edge_centernet.artifact import read_manifest
 from edge_centernet.doctor.examine import diagnose, examine
 from edge_centernet.manifest import Manifest
-from edge_centernet.models import DEFAULT, find_model
+from edge_centernet.model_zoo import DEFAULT, find_model
 
 PACKAGE = Path(edge_centernet.__file__).parent
 SITE = Path(click.__file__).parents[1]  # where click is, and all else that was installed with it
@@ -284,7 +284,7 @@ def test_openvino_failing_the_check_beside_tflite(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     pytest.importorskip("ai_edge_litert")
     shutil.copytree(PACKAGE, tmp_path / "edge_centernet")
-    other_answer(tmp_path / "edge_centernet/models" / f"{DEFAULT}.xml")
+    other_answer(tmp_path / "edge_centernet/model_zoo" / f"{DEFAULT}.xml")
     said = doctor(cwd=tmp_path)
 
     assert said.code == 0

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_centernet.doctor import engines, int8, probe, wheels
+from edge_centernet.doctor import engines, probe, wheels
 from edge_centernet.doctor.engines import judge, listen, model_files, read_engines, read_software
 from edge_centernet.doctor.facts import Engine
 from edge_centernet.errors import ArtifactError
-from edge_centernet.runtimes import ENGINES, NAMES, pick
+from edge_centernet.runtimes import ENGINES, NAMES, executed_precision, pick
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Engine("openvino", "OpenVINO", "openvino", "2026.4.1", "m.xml", "unchecked")
@@ -183,8 +183,8 @@ def test_what_a_delegate_takes_lies_between_its_outputs_and_inputs() -> None:
         {"index": 3, "op_name": "CONV_2D", "inputs": [3, 12], "outputs": [4]},
         {"index": 4, "op_name": "DELEGATE", "inputs": [1, 11], "outputs": [3]},
     ]
-    assert int8.delegated(ops) == {1, 2}
-    assert int8.delegated(ops[:4]) == set()
+    assert executed_precision.delegated(ops) == {1, 2}
+    assert executed_precision.delegated(ops[:4]) == set()
 
 
 def test_without_xnnpack_no_convolution_is_taken(artifacts: dict[tuple[str, str], Path]) -> None:
@@ -199,7 +199,7 @@ def test_without_xnnpack_no_convolution_is_taken(artifacts: dict[tuple[str, str]
         about = opened.get_input_details()[0]
         opened.set_tensor(about["index"], np.zeros(about["shape"], about["dtype"]))
         opened.invoke()
-        told = int8.tflite(opened)
+        told = executed_precision.tflite(opened)
         fast.append((told.int8, told.fast))
     assert fast == [("yes", True), ("yes", False)]
 
@@ -234,6 +234,6 @@ def test_the_median_leaves_out_the_first() -> None:
 
 def test_the_wheel_tag_is_this_python_s() -> None:
     """On this machine, as pip would say it."""
-    from edge_centernet.doctor.machine import read_machine
+    from edge_centernet.system.machine import read_machine
 
     assert sysconfig.get_platform().endswith(read_machine().wheels)

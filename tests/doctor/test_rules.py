@@ -28,8 +28,9 @@ from healthy import (
 
 import edge_centernet.doctor
 from edge_centernet.doctor.examine import diagnose
-from edge_centernet.doctor.facts import Camera, Disk, Facts, Library
+from edge_centernet.doctor.facts import Camera, Facts, Library
 from edge_centernet.doctor.findings import Finding
+from edge_centernet.system.machine import Disk
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME_214 = replace(TFLITE, package="tflite_runtime", version="2.14.0")

@@ -7,7 +7,7 @@ import pytest
 
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
-from edge_centernet.image import Image
+from edge_centernet.imageio import Image
 from edge_centernet.labelling.ensemble import Ensemble, Member, all_classes, common_classes, mirror
 
 VOC = ("aeroplane", "person", "tvmonitor")

@@ -10,16 +10,8 @@ import pytest
 from edge_centernet.data import Dataset, Sample
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, SourceError
-from edge_centernet.evaluate import evaluate_samples
-from edge_centernet.labelling.calibrate import (
-    IGNORE_FLOOR,
-    OBJECT_FLOOR,
-    Calibration,
-    calibrate,
-    fit,
-    logit,
-    sigmoid,
-)
+from edge_centernet.evaluation.coco import evaluate_samples
+from edge_centernet.labelling.calibrate import IGNORE_FLOOR, OBJECT_FLOOR, Calibration, calibrate, fit, logit, sigmoid
 
 CLASSES = ("cat", "dog", "bird")
 SLOPES, SHIFTS = (3.0, 3.0, 2.4), (2.0, 1.0, 2.5)  # logit(probability) = slope * logit(score) + shift

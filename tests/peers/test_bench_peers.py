@@ -21,7 +21,7 @@ ASSETS = Path(edge_centernet.__file__).parent / "assets"
 
 def write_photos(folder: Path) -> Path:
     """A COCO file of eight photos, four times the astronaut (person, all of the width, lower 9 tenths) and the cat."""
-    from edge_centernet.image import read_image
+    from edge_centernet.imageio import read_image
 
     (folder / "photos").mkdir(parents=True)
     images, annotations = [], []

@@ -14,8 +14,8 @@ from support import ENGINES, SUFFIX, copy_artifact
 
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ArtifactError, ConfigError, ManifestError
-from edge_centernet.image import prepare
-from edge_centernet.models import DEFAULT, FOLDER
+from edge_centernet.model_zoo import DEFAULT, FOLDER
+from edge_centernet.preprocess import prepare
 from edge_centernet.runtimes import choose, open_runtime, pick
 from edge_centernet.runtimes.base import Runtime
 
@@ -296,7 +296,7 @@ def test_the_shipped_model_opens_and_answers(engine: str) -> None:
     path = FOLDER / f"{DEFAULT}{SUFFIX[engine]}"
     if not path.is_file():
         pytest.skip(f"{path.name} is not there yet")
-    from edge_centernet.image import read_image
+    from edge_centernet.imageio import read_image
 
     found = Detector(open_runtime(path, threads=1)).detect(read_image(FOLDER.parent / "assets" / "sample.jpg"))
     assert len(found) > 0

@@ -18,10 +18,10 @@ onnx = pytest.importorskip("onnx", reason="needs the convert extra")
 pytest.importorskip("onnxruntime", reason="needs the onnxruntime extra")
 
 from edge_centernet.converters import convert  # noqa: E402
-from edge_centernet.converters.verify import ASSETS  # noqa: E402
 from edge_centernet.detector import Detector  # noqa: E402
 from edge_centernet.errors import ArtifactError, ConfigError  # noqa: E402
-from edge_centernet.models import find_model  # noqa: E402
+from edge_centernet.model_zoo import find_model  # noqa: E402
+from edge_centernet.qdq.reference import ASSETS  # noqa: E402
 from edge_centernet.runtimes import open_runtime, ort, providers, selfcheck  # noqa: E402
 from edge_centernet.runtimes.providers import CPU, CUDA, TENSORRT, Facts  # noqa: E402
 
@@ -308,14 +308,14 @@ def test_patience_is_asked_for_once(
     path = made["tensorrt"]
     folder = providers.engine_folder(path)
 
-    assert selfcheck.unfit(path, "onnxruntime") is None
+    assert selfcheck.selftest_failure(path, "onnxruntime") is None
     (record,) = caplog.records
     assert record.getMessage() == (
         f"Building the TensorRT engine of {path.name}: some minutes, once; it is kept in {folder}"
     )
     (tmp_path / "cache/edge-centernet/selfcheck.json").unlink()
     folder.mkdir(parents=True)
-    assert selfcheck.unfit(path, "onnxruntime") is None
+    assert selfcheck.selftest_failure(path, "onnxruntime") is None
     assert waited == [selfcheck.TIMEOUT + selfcheck.BUILDING, selfcheck.TIMEOUT]
     assert len(caplog.records) == 1
 
@@ -341,14 +341,14 @@ def test_a_verdict_of_the_cpu_is_not_taken_for_the_gpus(
     """After TensorRT is installed, or forbidden, the self-check asks again."""
     asked: list[float] = []
     monkeypatch.setattr(selfcheck, "ask", lambda command, timeout: (asked.append(timeout), (True, ""))[1])
-    selfcheck.unfit(made["tensorrt"], "onnxruntime")
-    selfcheck.unfit(made["tensorrt"], "onnxruntime")
+    selfcheck.selftest_failure(made["tensorrt"], "onnxruntime")
+    selfcheck.selftest_failure(made["tensorrt"], "onnxruntime")
     assert len(asked) == 1
 
     monkeypatch.setattr(providers, "_library", lambda name: tmp_path / "lib.so")
-    selfcheck.unfit(made["tensorrt"], "onnxruntime")
+    selfcheck.selftest_failure(made["tensorrt"], "onnxruntime")
     monkeypatch.setenv(providers.CHOICE, "cuda")
-    selfcheck.unfit(made["tensorrt"], "onnxruntime")
+    selfcheck.selftest_failure(made["tensorrt"], "onnxruntime")
     assert len(asked) == 3
 
 

@@ -19,17 +19,17 @@ pytest.importorskip("onnx", reason="needs the convert extra")
 pytest.importorskip("openvino", reason="needs the openvino extra")
 pytest.importorskip("ai_edge_litert", reason="needs the tflite extra")
 
-from edge_centernet import golden
+from edge_centernet import qdq, selftest
 from edge_centernet.artifact import read_manifest
 from edge_centernet.cli.detect import command
-from edge_centernet.converters import convert, qdq, to_tflite
-from edge_centernet.converters.verify import ASSETS
+from edge_centernet.converters import convert, to_tflite
 from edge_centernet.errors import ArtifactError, ManifestError
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Manifest
-from edge_centernet.models import find_model
-from edge_centernet.processes import command_of
+from edge_centernet.model_zoo import find_model
+from edge_centernet.qdq.reference import ASSETS
 from edge_centernet.runtimes import open_runtime, selfcheck
+from edge_centernet.system.child import command_of
 
 NAME = "centernet-nano-256"
 
@@ -64,20 +64,20 @@ def spoil(folder: Path) -> None:
 def test_a_right_answer_is_remembered(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked once for a file, an engine's release and a processor; the second time no process is started."""
     path = folder / f"{NAME}.xml"
-    assert selfcheck.unfit(path, "openvino") is None
+    assert selfcheck.selftest_failure(path, "openvino") is None
     known = json.loads((tmp_path / "cache/edge-centernet/selfcheck.json").read_text())
     (key,) = known
 
     assert (known[key], selfcheck.version("openvino") in key) == ("", True)
     monkeypatch.setattr(selfcheck, "ask", lambda *_: pytest.fail("asked again"))
-    assert selfcheck.unfit(path, "openvino") is None
+    assert selfcheck.selftest_failure(path, "openvino") is None
 
 
 def test_changed_weights_are_a_wrong_answer(folder: Path) -> None:
     """The reason names the head and how far it is off."""
     spoil(folder)
 
-    reason = selfcheck.unfit(folder / f"{NAME}.xml", "openvino")
+    reason = selfcheck.selftest_failure(folder / f"{NAME}.xml", "openvino")
     assert reason is not None
     assert reason.startswith("answers wrongly: heat differs by ")
 
@@ -92,7 +92,7 @@ def test_a_file_that_opens_and_does_not_run_is_found_out(folder: Path) -> None:
     path = folder / f"{NAME}.tflite"
     path.write_bytes(to_tflite.append_files(graph.finish(), replace(read_manifest(path), content_sha256="")))
 
-    reason = selfcheck.unfit(path, "tflite")
+    reason = selfcheck.selftest_failure(path, "tflite")
     assert reason is not None
     assert reason.startswith(f"gives no answer: {path}: tflite opened it but stopped while it ran (")
 
@@ -100,7 +100,7 @@ def test_a_file_that_opens_and_does_not_run_is_found_out(folder: Path) -> None:
 def test_the_next_engine_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Auto finds that OpenVINO answers wrongly, says so, and detects with TFLite."""
     spoil(folder)
-    monkeypatch.setattr("edge_centernet.models.FOLDER", folder)
+    monkeypatch.setattr("edge_centernet.model_zoo.FOLDER", folder)
     done = CliRunner().invoke(
         command, ["--source", str(ASSETS / "sample.jpg"), "--model", NAME, "--out", str(folder / "o")]
     )
@@ -145,7 +145,7 @@ def test_a_process_that_failed_for_an_unknown_reason_is_asked_again(
     path = folder / f"{NAME}.tflite"
     monkeypatch.setattr(selfcheck, "command_of", lambda *words: [sys.executable, "-c", "1 / 0"])
 
-    assert selfcheck.unfit(path, "tflite") == "could not be asked: ZeroDivisionError: division by zero"
+    assert selfcheck.selftest_failure(path, "tflite") == "could not be asked: ZeroDivisionError: division by zero"
     assert not (tmp_path / "cache/edge-centernet/selfcheck.json").exists()
 
 
@@ -166,7 +166,7 @@ def test_a_cache_that_is_nonsense_is_asked_anew(folder: Path, tmp_path: Path) ->
     cache.parent.mkdir(parents=True)
     cache.write_text('{"a": ')
 
-    assert selfcheck.unfit(folder / f"{NAME}.tflite", "tflite") is None
+    assert selfcheck.selftest_failure(folder / f"{NAME}.tflite", "tflite") is None
     assert len(json.loads(cache.read_text())) == 1
 
 
@@ -174,8 +174,8 @@ def test_every_engine_answers_its_question_to_the_bit(folder: Path) -> None:
     """The values in the manifest are those of the reference; both engines are at 0 steps."""
     for suffix in (".xml", ".tflite"):
         runtime = open_runtime(folder / f"{NAME}{suffix}", threads=1)
-        heads = runtime.run(golden.question(runtime.manifest))
-        for role in golden.ROLES:
+        heads = runtime.run(selftest.test_input(runtime.manifest))
+        for role in selftest.ROLES:
             answer: Any = (runtime.manifest.golden or {})[role]
             spec = getattr(runtime.manifest, role)
             stored = np.ascontiguousarray(getattr(heads, role)).reshape(-1)[answer["at"]].astype(int)
@@ -183,26 +183,26 @@ def test_every_engine_answers_its_question_to_the_bit(folder: Path) -> None:
         runtime.close()
 
 
-@pytest.mark.parametrize("role", golden.ROLES)
+@pytest.mark.parametrize("role", selftest.ROLES)
 def test_only_the_engine_that_rounds_otherwise_may_be_some_steps_off(folder: Path, role: str) -> None:
     """tflite-runtime by no more than twice what was seen of it, and less than any fault of a whole engine makes."""
     seen, fault = {"heat": (3.1, 12.5), "size": (6.3, 12.6), "offset": (5.1, 10.7)}[role]
     runtime = open_runtime(folder / f"{NAME}.tflite", threads=1)
     manifest = runtime.manifest
-    heads = runtime.run(golden.question(manifest))
+    heads = runtime.run(selftest.test_input(manifest))
     runtime.close()
     rounds = {"tflite_runtime", "tflite_runtime.interpreter"}
     everyone = {"", "ai_edge_litert", "ai_edge_litert.interpreter", *rounds}
     for steps, allowed in ((1, everyone), (round(seen * 1.1), rounds), (round(fault * 0.9), set())):
         moved = heads._replace(**{role: np.clip(getattr(heads, role).astype(int) + steps, -128, 127).astype(np.int8)})
-        assert golden.differences(manifest, moved)[role] == pytest.approx(steps, rel=0.1), steps
-        assert {m for m in everyone if golden.problem(manifest, moved, m) is None} == allowed, steps
+        assert selftest.differences(manifest, moved)[role] == pytest.approx(steps, rel=0.1), steps
+        assert {m for m in everyone if selftest.problem(manifest, moved, m) is None} == allowed, steps
 
 
 def ask(manifest: Manifest, heads: Heads) -> None:
     """Both halves of a self-check."""
-    golden.question(manifest)
-    golden.problem(manifest, heads)
+    selftest.test_input(manifest)
+    selftest.problem(manifest, heads)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_tampered_questions_are_refused(folder: Path, change: dict[str, Any], me
     """What is in a file is input like any other: checked before it is used."""
     runtime = open_runtime(folder / f"{NAME}.tflite", threads=1)
     manifest = read_manifest(folder / f"{NAME}.tflite")
-    heads = runtime.run(golden.question(manifest))
+    heads = runtime.run(selftest.test_input(manifest))
     tampered = replace(manifest, golden={**(manifest.golden or {}), **change})
 
     with closing(runtime), pytest.raises(ManifestError, match=message):

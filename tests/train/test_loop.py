@@ -17,9 +17,9 @@ import cv2  # noqa: E402
 from edge_centernet.data import Dataset, Sample  # noqa: E402
 from edge_centernet.errors import ConfigError  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
-from edge_centernet.model.centernet import CenterNet  # noqa: E402
-from edge_centernet.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from edge_centernet.model.losses import OFFSET_WEIGHT, OVERLAP_WEIGHT, SIZE_WEIGHT  # noqa: E402
+from edge_centernet.network.centernet import CenterNet  # noqa: E402
+from edge_centernet.network.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from edge_centernet.network.losses import OFFSET_WEIGHT, OVERLAP_WEIGHT, SIZE_WEIGHT  # noqa: E402
 from edge_centernet.train.config import TrainConfig  # noqa: E402
 from edge_centernet.train.dataset import BatchSampler, input_shapes  # noqa: E402
 from edge_centernet.train.loop import CannotSave, Step, Trainer, TrainingDiverged  # noqa: E402

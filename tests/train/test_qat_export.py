@@ -15,17 +15,11 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from edge_centernet.artifact import read_manifest  # noqa: E402
 from edge_centernet.errors import ConversionError  # noqa: E402
 from edge_centernet.manifest import ModelSpec, Quant  # noqa: E402
-from edge_centernet.model.centernet import Architecture, CenterNet  # noqa: E402
-from edge_centernet.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from edge_centernet.model.layers import ConvUnit  # noqa: E402
+from edge_centernet.network.centernet import Architecture, CenterNet  # noqa: E402
+from edge_centernet.network.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from edge_centernet.network.fake_quant import ActivationQuant, exact_rescale, prepare_qat, set_observing, settle_weights  # noqa: E402
+from edge_centernet.network.layers import ConvUnit  # noqa: E402
 from edge_centernet.train.export import export_onnx  # noqa: E402
-from edge_centernet.train.qat import (  # noqa: E402
-    ActivationQuant,
-    exact_rescale,
-    prepare_qat,
-    set_observing,
-    settle_weights,
-)
 
 
 def _blocks(count: int) -> np.ndarray:

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+from edge_centernet import qdq  # noqa: E402
 from edge_centernet.calibration.quantize import Options, quantize  # noqa: E402
-from edge_centernet.converters import qdq  # noqa: E402
-from edge_centernet.converters.graphs import HEADS  # noqa: E402
-from edge_centernet.converters.verify import Reference  # noqa: E402
 from edge_centernet.heads import real_values  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
-from edge_centernet.model.centernet import Architecture, CenterNet  # noqa: E402
-from edge_centernet.train import qat  # noqa: E402
+from edge_centernet.network import fake_quant  # noqa: E402
+from edge_centernet.network.centernet import Architecture, CenterNet  # noqa: E402
+from edge_centernet.qdq.onnx_graph import HEADS  # noqa: E402
+from edge_centernet.qdq.reference import Reference  # noqa: E402
 from edge_centernet.train.export import float_onnx  # noqa: E402
 
 
@@ -43,8 +43,8 @@ def pictures() -> list[NDArray[np.uint8]]:
 def started(network: CenterNet, ptq: qdq.Network, fixed: bool = True) -> CenterNet:
     """A copy of the network that begins quantization-aware training where `ptq` stands."""
     model = copy.deepcopy(network)
-    qat.prepare_qat(model, symmetric=ptq.heads["heat"].quant.zero_point == 0)
-    qat.start_from(model, ptq, fixed)
+    fake_quant.prepare_qat(model, symmetric=ptq.heads["heat"].quant.zero_point == 0)
+    fake_quant.start_from(model, ptq, fixed)
     return model.eval()
 
 
@@ -109,7 +109,7 @@ def test_scales_follow_the_weights_while_ranges_are_observed(
 )
 def test_nodes_carry_the_names_of_their_modules(node: str, module: str) -> None:
     """Tracing repeats the name of a container that was itself called."""
-    assert qat.module_name(node) == module
+    assert fake_quant.module_name(node) == module
 
 
 def test_a_step_is_as_large_as_its_channel(network: CenterNet) -> None:

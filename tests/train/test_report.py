@@ -17,14 +17,14 @@ import squares
 from numpy.typing import NDArray
 
 import edge_centernet
-from edge_centernet.crowds import NOT_COUNTED, RIGHT, WRONG, Matches
 from edge_centernet.data import Dataset, Sample
 from edge_centernet.detections import Detections
 from edge_centernet.detector import Detector
 from edge_centernet.draw import class_color
 from edge_centernet.errors import ConfigError
-from edge_centernet.image import read_image
-from edge_centernet.plots import write_precision_recall
+from edge_centernet.evaluation.crowds import NOT_COUNTED, RIGHT, WRONG, Matches
+from edge_centernet.evaluation.plots import write_precision_recall
+from edge_centernet.imageio import read_image
 from edge_centernet.runtimes import open_runtime
 from edge_centernet.train.report import (
     ImageScore,
@@ -133,8 +133,8 @@ def _has(tile: NDArray[np.uint8], color: tuple[int, int, int]) -> bool:
 
 def test_a_real_network_is_run_over_the_validation_set(run: Path) -> None:
     """The shipped checkpoint finds the person and the cat of the sample photo; boxes measured by hand."""
-    from edge_centernet.model.checkpoint import load_checkpoint
-    from edge_centernet.models import find_model
+    from edge_centernet.model_zoo import find_model
+    from edge_centernet.network.checkpoint import load_checkpoint
 
     model, _ = load_checkpoint(find_model("centernet-mbv2-320", ".safetensors"))
     photo = Path(edge_centernet.__file__).parent / "assets" / "sample.jpg"

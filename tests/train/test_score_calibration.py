@@ -14,10 +14,10 @@ pytest.importorskip("faster_coco_eval", reason="needs the eval extra")
 import cv2  # noqa: E402
 
 from edge_centernet.data import Dataset, Sample  # noqa: E402
+from edge_centernet.evaluation.scores import Outcomes, sigmoid  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
-from edge_centernet.model.centernet import CenterNet  # noqa: E402
-from edge_centernet.model.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from edge_centernet.scores import Outcomes, sigmoid  # noqa: E402
+from edge_centernet.network.centernet import CenterNet  # noqa: E402
+from edge_centernet.network.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from edge_centernet.train import score_calibration  # noqa: E402
 from edge_centernet.train.config import TrainConfig  # noqa: E402
 from edge_centernet.train.loop import Trainer  # noqa: E402

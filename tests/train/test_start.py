@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from edge_centernet.errors import ConfigError  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
-from edge_centernet.model.checkpoint import save_checkpoint  # noqa: E402
+from edge_centernet.network.checkpoint import save_checkpoint  # noqa: E402
 from edge_centernet.train.config import TrainConfig  # noqa: E402
 from edge_centernet.train.start import freeze_layers, start_network  # noqa: E402
 

@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from edge_centernet.errors import ArtifactError, ConfigError  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
-from edge_centernet.model.centernet import Architecture, CenterNet  # noqa: E402
-from edge_centernet.model.checkpoint import save_checkpoint  # noqa: E402
+from edge_centernet.network.centernet import Architecture, CenterNet  # noqa: E402
+from edge_centernet.network.checkpoint import save_checkpoint  # noqa: E402
 from edge_centernet.train.teacher import Teacher  # noqa: E402
 
 SPEC = ModelSpec("teacher", "1", 64, 64, ("cat", "dog", "owl"))

@@ -1,0 +1,76 @@
+"""Signatures of bundles, by OpenSSH (`ssh-keygen -Y`): every board that is reached by ssh can verify them already.
+
+docs/decisions/0019-openssh-signatures.md tells why not minisign.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from edge_centernet.deploy.agent import NAMESPACE, SIGNER
+from edge_centernet.errors import ConfigError, MissingDependency
+
+DEFAULT_KEY = Path("~/.config/edge-centernet/bundle_ed25519")
+
+
+def signing_key(given: Path | None) -> tuple[Path, bool]:
+    """(the private key's file, whether it was made just now): `given`, or the default, made at its first use.
+
+    Raises ConfigError for a key that is not there.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise ConfigError(
+                f"{given}: expected a private ssh key to sign with, got no such file; make one with ssh-keygen"
+            )
+        return given, False
+    key = DEFAULT_KEY.expanduser()
+    if key.is_file():
+        return key, False
+    key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _ssh_keygen("-q", "-t", "ed25519", "-N", "", "-C", SIGNER, "-f", str(key))
+    return key, True
+
+
+def sign(content: bytes, key: Path, namespace: str = NAMESPACE) -> bytes:
+    """The signature, as text (PROTOCOL.sshsig). With an ed25519 key equal content gives equal bytes.
+
+    namespace: what the signature is good for; one for a release must not pass for one of a bundle.
+    """
+    return _ssh_keygen("-Y", "sign", "-q", "-f", str(key), "-n", namespace, stdin=content)
+
+
+def signers_line(key: Path) -> str:
+    """The key's public half as boards pin it: one line of OpenSSH's allowed_signers, good for bundles only."""
+    public = _ssh_keygen("-y", "-f", str(key)).decode().split()
+    return f'{SIGNER} namespaces="{NAMESPACE}" {public[0]} {public[1]}\n'
+
+
+def as_signers(path: Path) -> str:
+    """A file that names trusted signers: as it is, or made of a public ssh key (.pub).
+
+    Raises ConfigError for a file that is neither.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read the signers: {error}") from None
+    words = text.split()
+    if len(words) >= 2 and words[0].startswith(("ssh-", "ecdsa-", "sk-")):
+        return f'{SIGNER} namespaces="{NAMESPACE}" {words[0]} {words[1]}\n'
+    if "PRIVATE KEY" in text or not any(line.startswith(SIGNER) for line in text.splitlines()):
+        raise ConfigError(f"{path}: expected a public ssh key (.pub) or lines that begin with {SIGNER!r}, got neither")
+    return text
+
+
+def _ssh_keygen(*arguments: str, stdin: bytes = b"") -> bytes:
+    if shutil.which("ssh-keygen") is None:
+        raise MissingDependency("signing needs ssh-keygen: apt-get install openssh-client")
+    # No input for a question: ssh-keygen asks for a passphrase at the terminal itself.
+    result = subprocess.run(["ssh-keygen", *arguments], input=stdin, capture_output=True, check=False)
+    if result.returncode:
+        lines = result.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
+        raise ConfigError(f"ssh-keygen: {lines[-1]}; expected an ssh key that can sign (ed25519)")
+    return result.stdout

@@ -1,0 +1,130 @@
+"""Which objects were found, one by one, and what that says about crowds; AP averages it away.
+
+A network with one peak an object loses objects in two ways that others do not: neighbours of one class whose peaks
+melt together, and two centres in one heatmap cell. Both are measured as recall, against that of all other objects.
+NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.boxes import inside, iou
+from edge_centernet.data import Sample
+from edge_centernet.detections import Detections
+from edge_centernet.manifest import ModelSpec
+from edge_centernet.preprocess import Letterbox
+
+IOU = 0.5  # from here on a detection and an object are the same thing, as AP50 counts it
+OVERLAPS = (0.3, 0.5)  # IoU with another object of the class, above which an object counts as overlapped
+THRESHOLDS = (0.3, 0.01)  # scores: what many programs show, and all that the network can find
+MAX_DETECTIONS = 100  # of one class in one image; what COCO counts
+
+WRONG, RIGHT, NOT_COUNTED = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Detections of one image against its objects.
+
+    verdict: (N,) int8 for each detection: RIGHT found an object, WRONG is a false alarm (a second box on one object
+        too), NOT_COUNTED lies on an ignored object, is of a class that is not evaluated or beyond MAX_DETECTIONS.
+    found_at: (M,) float32, score of the detection that found each object, -1 for what nobody found. An object is found
+        at every score threshold up to it: leaving out weaker detections changes no match.
+    """
+
+    verdict: NDArray[np.int8]
+    found_at: NDArray[np.float32]
+
+
+def match(found: Detections, labels: NDArray[np.int64], sample: Sample) -> Matches:
+    """COCO's matching at IoU 0.5, all sizes, class by class.
+
+    labels: (N,) the data set's label of each detection, -1 for a class that is not evaluated in this image.
+
+    From the best score down, each detection takes the free object that it overlaps most, if by IOU or more. One that
+    finds none is not counted if IOU of its own area lies on an ignored object, however many do.
+    """
+    verdict = np.where(labels < 0, NOT_COUNTED, WRONG).astype(np.int8)  # (N,)
+    found_at = np.full(len(sample.labels), -1, np.float32)
+    order = np.argsort(-found.score, kind="stable")
+    for label in np.unique(labels[labels >= 0]):
+        mine = order[labels[order] == label]  # (n,) best first
+        verdict[mine[MAX_DETECTIONS:]] = NOT_COUNTED
+        mine = mine[:MAX_DETECTIONS]
+        real = np.flatnonzero((sample.labels == label) & sample.counted)  # (m,)
+        overlaps = iou(found.xyxy[mine], sample.boxes[real])  # (n, m)
+        free = np.ones(len(real), np.bool_)
+        for i in np.flatnonzero((overlaps >= IOU).any(axis=1)):
+            row = np.where(free, overlaps[i], 0.0)
+            best = len(row) - 1 - int(row[::-1].argmax())  # the last of equals, as COCO's own loop
+            if row[best] >= IOU:
+                free[best] = False
+                verdict[mine[i]] = RIGHT
+                found_at[real[best]] = found.score[mine[i]]
+        crowds = sample.boxes[(sample.labels == label) & ~sample.counted]
+        excused = (inside(found.xyxy[mine], crowds) >= IOU).any(axis=1)  # (n,)
+        verdict[mine[excused & (verdict[mine] == WRONG)]] = NOT_COUNTED
+    return Matches(verdict, found_at)
+
+
+def crowd_recall(
+    samples: Sequence[Sample], matches: Sequence[Matches], labels: Sequence[int], spec: ModelSpec | None
+) -> dict[str, Any]:
+    """Recall of objects in crowds and of all others. Only `Sample.counted` ones count; others can be in their way.
+
+    labels: the data set's classes that are evaluated. spec: the model's input and stride; None leaves out collisions.
+
+    Returns iou: IOU; recall: of all objects; and for overlap_0.3, overlap_0.5 (objects that another of their class
+    overlaps by more than that IoU) and centre_collision (objects whose centre shares its heatmap cell with that of
+    another of their class; None without spec): objects, others: how many; recall, recall_others: score threshold ->
+    0..1, or None where there are none.
+    """
+    overlap, collides, found_at = [], [], []
+    for sample, one in zip(samples, matches, strict=True):
+        chosen = sample.counted & np.isin(sample.labels, labels)
+        overlap.append(largest_overlap(sample)[chosen])
+        found_at.append(one.found_at[chosen])
+        if spec is not None:
+            collides.append(centre_collisions(sample, spec)[chosen])
+    largest, score = np.concatenate(overlap), np.concatenate(found_at)
+    groups: dict[str, Any] = {f"overlap_{limit:g}": _compare(largest > limit, score) for limit in OVERLAPS}
+    groups["centre_collision"] = _compare(np.concatenate(collides), score) if spec is not None else None
+    return {"iou": IOU, "recall": _recall(score), **groups}
+
+
+def largest_overlap(sample: Sample) -> NDArray[np.float64]:
+    """(M,) each object's largest IoU with another of its class, 0 without any."""
+    overlaps = iou(sample.boxes, sample.boxes)  # (M, M)
+    overlaps[sample.labels[:, None] != sample.labels[None]] = 0.0
+    np.fill_diagonal(overlaps, 0.0)
+    largest: NDArray[np.float64] = overlaps.max(axis=1, initial=0.0)
+    return largest
+
+
+def centre_collisions(sample: Sample, spec: ModelSpec) -> NDArray[np.bool_]:
+    """(M,) whether another object of the class has its centre in the same heatmap cell, after letterbox."""
+    boxes = Letterbox(sample.width, sample.height, spec.width, spec.height).to_input(sample.boxes)  # (M, 4)
+    cells = ((boxes[:, :2] + boxes[:, 2:]) / 2 // spec.stride).astype(np.int64)  # (M, 2)
+    keys = np.column_stack([sample.labels, np.minimum(cells, np.array(spec.cells[::-1]) - 1)])  # (M, 3)
+    _, which, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+    shared: NDArray[np.bool_] = count[which.reshape(-1)] > 1  # NumPy 2.0 alone returns (M, 1)
+    return shared
+
+
+def _compare(group: NDArray[np.bool_], found_at: NDArray[np.float32]) -> dict[str, Any]:
+    return {
+        "objects": int(group.sum()),
+        "others": int((~group).sum()),
+        "recall": _recall(found_at[group]),
+        "recall_others": _recall(found_at[~group]),
+    }
+
+
+def _recall(found_at: NDArray[np.float32]) -> dict[str, float | None]:
+    return {f"{t:g}": float((found_at >= np.float32(t)).mean()) if len(found_at) else None for t in THRESHOLDS}

@@ -1,0 +1,189 @@
+"""From an image file to pixels: safe reading, with limits checked before anything is decoded.
+
+Training, calibration, verification and detection all come through here, so they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.errors import SourceError
+from edge_centernet.system.quiet import silence_opencv
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# 2^27 pixels decode to 400 MB of BGR, as much as a 1 GB board can hold; OpenCV's own limit is 2^30.
+MAX_PIXELS_VARIABLE = "EDGE_CENTERNET_MAX_IMAGE_PIXELS"
+MAX_PIXELS = 1 << 27
+
+Image = NDArray[np.uint8]  # (H, W, 3)
+
+
+def read_image(path: str | Path) -> Image:
+    """Read a JPEG, PNG, BMP, WebP, TIFF or PNM file as (H, W, 3) uint8 BGR, turned as its EXIF tag says.
+
+    Grey becomes three equal channels, 16 bits become 8, CMYK becomes BGR, alpha is dropped.
+    Raises SourceError for a file that is missing, empty, cut, not an image, or larger than the pixel limit; the limit
+    is checked in the header, before anything is decoded (EDGE_CENTERNET_MAX_IMAGE_PIXELS changes it).
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes() if path.is_file() else None
+    except OSError as error:
+        raise SourceError(f"{path}: cannot read the image: {error.strerror}") from None
+    if data is None:
+        what = "a folder" if path.is_dir() else "no such file" if not path.exists() else "not a regular file"
+        raise SourceError(f"{path}: expected an image file, got {what}")
+    return decode_image(data, str(path))
+
+
+def decode_image(data: bytes, name: str) -> Image:
+    """The same for the bytes of an image file; `name` appears in the error messages."""
+    if not data:
+        raise SourceError(f"{name}: expected an image, got an empty file (0 bytes)")
+    check_header(data, name)
+    silence_opencv()
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None or image.size == 0:
+        raise SourceError(f"{name}: the image is damaged and cannot be decoded")
+    return image.astype(np.uint8, copy=False)
+
+
+def sample_photo() -> Path:
+    """The path of the photo that comes with the package: a person and a cat, 1126x512 pixels."""
+    return Path(__file__).resolve().parent / "assets" / "sample.jpg"
+
+
+def check_header(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) in pixels from the file header; SourceError if unknown, cut or above the pixel limit."""
+    try:
+        size = _header_size(data)
+    except (struct.error, IndexError, ValueError):
+        raise SourceError(f"{name}: the image is cut off or damaged; copy it again") from None
+    if size is None:
+        raise SourceError(f"{name}: expected a JPEG, PNG, BMP, WebP, TIFF or PNM image, got something else")
+    width, height = size
+    limit = _pixel_limit()
+    if width < 1 or height < 1:
+        raise SourceError(f"{name}: the image is damaged: its header says {width}x{height} pixels")
+    if width * height > limit:
+        raise SourceError(
+            f"{name}: {width}x{height} is more than {limit} pixels; make it smaller or set {MAX_PIXELS_VARIABLE}"
+        )
+    return width, height
+
+
+def _pixel_limit() -> int:
+    text = os.environ.get(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
+    if not text.isdecimal():
+        raise SourceError(f"{MAX_PIXELS_VARIABLE}: expected a number of pixels, got {text!r}")
+    return int(text)
+
+
+def is_image(start: bytes) -> bool:
+    """Whether a file that starts with these bytes (16 are enough) is of an image format that we read."""
+    return start.startswith(
+        (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*", b"P2", b"P3", b"P5", b"P6")
+    ) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
+
+
+def _header_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height), None for an unknown format; ValueError, IndexError or struct.error for a cut file."""
+    if data[:2] == b"\xff\xd8":
+        return _jpeg_size(data)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return _png_size(data)
+    if data[:2] == b"BM":
+        width, height = struct.unpack_from("<ii", data, 18)
+        return abs(width), abs(height)  # a negative height means rows from top to bottom
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp_size(data)
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return _tiff_size(data)
+    if data[:2] in (b"P2", b"P3", b"P5", b"P6"):
+        return _pnm_size(data)
+    return None
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    size = None
+    at = 2
+    while True:
+        while data[at] == 0xFF and data[at + 1] == 0xFF:  # fill bytes
+            at += 1
+        if data[at] != 0xFF:
+            raise ValueError("no marker")
+        marker = data[at + 1]
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            size = (width, height)
+        at += 2 + length
+        if marker == 0xDA:  # start of scan
+            break
+    # Some decoders fill the missing part of a cut file with grey and say nothing. FF D9 cannot occur inside
+    # entropy-coded data (FF is followed by 00 there), so its absence after the scan began means a cut file.
+    if size is None or data.find(b"\xff\xd9", at) < 0:
+        raise ValueError("no frame or no end")
+    return size
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    at, size = 8, None
+    while True:
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IHDR":
+            size = struct.unpack_from(">II", data, at + 8)
+        (crc,) = struct.unpack_from(">I", data, at + 8 + length)
+        if zlib.crc32(data[at + 4 : at + 8 + length]) != crc:
+            raise ValueError("checksum")
+        if kind == b"IEND":
+            if size is None:
+                raise ValueError("no IHDR")
+            return size[0], size[1]
+        at += 12 + length
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
+        raise ValueError("cut")
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _tiff_size(data: bytes) -> tuple[int, int]:
+    order = "<" if data[:2] == b"II" else ">"
+    (at,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, at)
+    found = {}
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(order + "HH", data, entry)
+        if tag in (256, 257):  # ImageWidth, ImageLength: SHORT (3) or LONG (4)
+            (found[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)
+    if len(found) != 2:
+        raise ValueError("no size")
+    return found[256], found[257]
+
+
+def _pnm_size(data: bytes) -> tuple[int, int]:
+    words: list[bytes] = []
+    for line in data[2:4096].split(b"\n"):
+        words += line.split(b"#")[0].split()
+        if len(words) >= 2:
+            return int(words[0]), int(words[1])
+    raise ValueError("no size")

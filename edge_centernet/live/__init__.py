@@ -1,1 +1,0 @@
-"""A camera that never stops: newest frames, tracks, counts, and those who want to know of them."""

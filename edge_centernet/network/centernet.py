@@ -1,0 +1,221 @@
+"""CenterNet ("Objects as Points", Zhou et al., arXiv 1904.07850) for small computers.
+
+    image (B, 3, H, W), raw 0..255
+      -> normalise              (pixel - mean) / std
+      -> backbone               maps at strides 4, 8, 16, 32; perhaps a second, smaller one beside it
+      -> neck (top-down)        one map at stride 4 (or 8): upsample, add the shallower map, mix
+      -> heads                  heat (B, C, H/4, W/4) logits, size (B, 2, ..), offset (B, 2, ..) in cells
+
+The paper's deformable convolutions are left out: they neither quantize nor export.
+The neck upsamples by nearest and adds (FPN, arXiv 1612.03144): both are exact or near-exact in int8.
+Of the paper's own networks the plain ResNet-18 can be built too, for its weights (`network.original`): kind "original".
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from edge_centernet.errors import ConfigError
+from edge_centernet.manifest import ModelSpec
+from edge_centernet.network.backbones import InvertedResidual, MobileNetV2, build_backbone
+from edge_centernet.network.deconv import DeconvNeck
+from edge_centernet.network.layers import Activation, Add, ConvUnit, Padding, upsample2x
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything needed to build the same network again; saved in every checkpoint.
+
+    backbone: "mobilenet_v2" or "resnet18"; width: MobileNetV2's multiplier; act, padding: what MobileNetV2's
+        weights were trained with (ImageNet's: relu6, TensorFlow's SAME; the COCO-trained 0.5: relu, symmetric).
+    neck: channels at strides 16, 8 and 4; without the last the heads stand at stride 8, which saves a fifth of the time
+        and tells close objects and small ones apart less well. head: channels inside the heads.
+    context: inverted residual blocks at stride 32, where they cost next to nothing and see the whole image.
+    expand: expansion of the blocks that mix at strides 16 and 8; 0: a separable convolution.
+    tower: width of a second MobileNetV2 beside the backbone (0: none), with plain ReLU and symmetric padding as the
+        COCO-trained 0.5 has them: two small networks that were pretrained on different things see more than one.
+    kind: "fpn", or "original": a colour transform in front, a neck of transposed convolutions, 3x3 convolutions in the
+        heads, as in the plain ResNets of the paper's code. context, expand and tower are for "fpn" only.
+    """
+
+    backbone: str = "mobilenet_v2"
+    width: float = 0.5
+    neck: tuple[int, ...] = (96, 64, 48)
+    head: int = 64
+    context: int = 0
+    expand: int = 0
+    act: Activation = "relu6"
+    padding: Padding = "same_tf"
+    kind: Literal["fpn", "original"] = "fpn"
+    tower: float = 0.0
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per heatmap cell."""
+        return 32 >> len(self.neck)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Architecture:
+        """The inverse of `to_dict`; raises ConfigError for unknown fields."""
+        try:
+            return cls(**{**data, "neck": tuple(data["neck"])})
+        except (TypeError, KeyError) as error:
+            raise ConfigError(f"architecture: a field is missing or unknown ({error})") from None
+
+
+class Normalize(nn.Module):
+    """Raw 0..255 pixels to the network's input; fixed and part of the graph.
+
+    With mean 128 and std 128 the int8 input is exactly pixel - 128, and padding with grey 128 is zero.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        """mean, std: per channel, in pixels."""
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) any dtype -> (B, 3, H, W) float."""
+        return (x - self.mean) / self.std
+
+
+def _separable(c_in: int, c_out: int) -> nn.Sequential:
+    """3x3 depthwise then 1x1: a ninth of a 3x3 convolution's work."""
+    return nn.Sequential(ConvUnit(c_in, c_in, 3, groups=c_in), ConvUnit(c_in, c_out))
+
+
+def _dense(c_in: int, c_out: int) -> nn.Sequential:
+    """A 3x3 convolution with bias: what stands in front of each head of the original network."""
+    return nn.Sequential(ConvUnit(c_in, c_out, 3, batchnorm=False))
+
+
+def _mix(c_in: int, c_out: int, expand: int) -> nn.Sequential:
+    """What follows an addition in the neck: (B, c_in, H, W) -> (B, c_out, H, W)."""
+    if not expand:
+        return _separable(c_in, c_out)
+    hidden = c_in * expand
+    return nn.Sequential(
+        ConvUnit(c_in, hidden), ConvUnit(hidden, hidden, 3, groups=hidden), ConvUnit(hidden, c_out, act="none")
+    )
+
+
+class Neck(nn.Module):
+    """Top-down fusion to the stride of the heads."""
+
+    def __init__(self, c_in: dict[int, int], arch: Architecture, beside: dict[int, int] | None = None) -> None:
+        """c_in: backbone channels by stride; beside: those of the second backbone, if there is one."""
+        super().__init__()
+        c16 = arch.neck[0]
+        strides, levels = (16, 8, 4)[: len(arch.neck)], range(len(arch.neck))
+        self.top = ConvUnit(c_in[32], c16, act="none" if beside else "relu")  # (B, c16, H/32, W/32)
+        self.context = nn.Sequential(*(InvertedResidual(c16, c16, 1, 2) for _ in range(arch.context)))
+        self.lateral = nn.ModuleList(ConvUnit(c_in[s], c, act="none") for s, c in zip(strides, arch.neck, strict=True))
+        self.add = nn.ModuleList(Add() for _ in levels)
+        mixes = [_mix(c, c_next, arch.expand) for c, c_next in pairwise(arch.neck)]
+        self.mix = nn.ModuleList([*mixes, _separable(arch.neck[-1], arch.neck[-1])])
+        pairs = list(zip((32, *strides), (c16, *arch.neck), strict=True)) if beside else []
+        self.beside = nn.ModuleList(ConvUnit(beside[s], c, act="none") for s, c in pairs) if beside else None
+        self.join = nn.ModuleList(Add(relu=s == 32) for s, _ in pairs)
+
+    def forward(self, maps: list[Tensor], beside: list[Tensor]) -> Tensor:
+        """Maps at strides 4, 8, 16, 32 -> (B, C, H/4, W/4), or H/8, W/8; C: the last of arch.neck.
+
+        beside: the second backbone's maps at the same strides, or none.
+        """
+        deepest, *shallower = [unit(m) for unit, m in zip((self.top, *self.lateral), maps[::-1], strict=False)]
+        if self.beside is not None:
+            others = [unit(m) for unit, m in zip(self.beside, beside[::-1], strict=False)]
+            joined = [join(a, b) for join, a, b in zip(self.join, (deepest, *shallower), others, strict=True)]
+            deepest, *shallower = joined
+        x = self.context(deepest)
+        for lateral, add, mix in zip(shallower, self.add, self.mix, strict=True):  # strides 16, 8 and perhaps 4
+            x = mix(add(upsample2x(x), lateral))  # twice the height and width
+        out: Tensor = x
+        return out
+
+
+class CenterNet(nn.Module):
+    """The whole network; see the module docstring for shapes."""
+
+    def __init__(self, spec: ModelSpec, arch: Architecture) -> None:
+        """Heat biases start at logit(0.01): nearly every cell is background (arXiv 1708.02002, 4.1)."""
+        super().__init__()
+        if arch.kind not in ("fpn", "original"):
+            raise ConfigError(f"architecture kind: expected fpn or original, got {arch.kind!r}")
+        if len(arch.neck) not in ((3,) if arch.kind == "original" else (2, 3)):
+            raise ConfigError(f"architecture neck: expected channels at strides 16, 8 and 4, got {arch.neck}")
+        if spec.stride != arch.stride or spec.heat_unit != "logit":
+            raise ConfigError(
+                f"CenterNet: expected stride {arch.stride} and logits, got {spec.stride} and {spec.heat_unit}"
+            )
+        self.spec, self.arch = spec, arch
+        self.normalize = Normalize(spec.mean, spec.std)
+        self.backbone = build_backbone(arch.backbone, arch.width, arch.act, arch.padding)
+        original = arch.kind == "original"
+        if original and arch.tower:
+            raise ConfigError(f"architecture tower: expected 0 for kind original, got {arch.tower}")
+        self.tower = MobileNetV2(arch.tower, "relu", "symmetric") if arch.tower else None
+        # (B, 3, H, W) -> (B, 3, H, W): from our channel order and scale to the one the weights were trained with.
+        self.recolor = ConvUnit(3, 3, act="none", batchnorm=False) if original else nn.Identity()
+        self.recolor.requires_grad_(False)
+        channels = self.backbone.channels
+        beside = self.tower.channels if self.tower is not None else None
+        self.neck = DeconvNeck(channels[32], arch.neck) if original else Neck(channels, arch, beside)
+        c, mid = arch.neck[-1], arch.head
+        self.heat_mix = _dense(c, mid) if original else _separable(c, mid)
+        if original:
+            self.size_mix, self.offset_mix = _dense(c, mid), _dense(c, mid)
+        else:
+            self.box_mix = _separable(c, mid)
+        self.heat = ConvUnit(mid, len(spec.classes), act="none", batchnorm=False)
+        self.size = ConvUnit(mid, 2, act="none", batchnorm=False)
+        self.offset = ConvUnit(mid, 2, act="none", batchnorm=False)
+        self._init_heads()
+
+    def _init_heads(self) -> None:
+        for head, bias in ((self.heat, math.log(0.01 / 0.99)), (self.size, 8.0), (self.offset, 0.5)):
+            assert head.conv.bias is not None
+            nn.init.normal_(head.conv.weight, std=0.01)
+            nn.init.constant_(head.conv.bias, bias)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, H, W) raw 0..255 in spec.color order -> heat, size, offset."""
+        return self.core(self.normalize(image))
+
+    def core(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Everything behind the normalisation: (B, 3, H, W) -> heat, size, offset."""
+        return self.predict(*self.features(x))
+
+    def features(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """(B, 3, H, W) -> maps at strides 4, 8, 16, 32 of the backbone, and of the one beside it (none without)."""
+        return self.backbone(self.recolor(x)), self.tower(x) if self.tower is not None else []
+
+    def predict(self, maps: list[Tensor], beside: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Both backbones' maps at strides 4, 8, 16, 32 -> heat, size, offset."""
+        x = self.neck(maps, beside)  # (B, C, H/4, W/4)
+        outputs: list[Tensor] = []
+        for mix, heads in self.branches():
+            mixed = mix(x)
+            outputs += [head(mixed) for head in heads]
+        heat, size, offset = outputs
+        return heat, size, offset
+
+    def branches(self) -> tuple[tuple[nn.Sequential, tuple[ConvUnit, ...]], ...]:
+        """What follows the neck: (mixing layers, heads behind them), in the order heat, size, offset."""
+        if self.arch.kind == "original":
+            return (self.heat_mix, (self.heat,)), (self.size_mix, (self.size,)), (self.offset_mix, (self.offset,))
+        return (self.heat_mix, (self.heat,)), (self.box_mix, (self.size, self.offset))

@@ -1,0 +1,82 @@
+"""Status for systemd's watchdog, the log and the terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+
+from edge_centernet.service import Watchdog, status_line
+from edge_centernet.sources.frame import CaptureState
+from edge_centernet.tracking.state import Snapshot
+
+_LOG_EVERY_S = 60.0
+_TERMINAL_EVERY_S = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class WatchdogOutput:
+    """Tells systemd that detection is alive."""
+
+    def __init__(self, watchdog: Watchdog) -> None:
+        """READY=1 goes out with the first result, or when it is clear that the source is waited for."""
+        self._watchdog = watchdog
+        self._ready = False
+
+    def update(self, snapshot: Snapshot) -> None:
+        """A frame went through."""
+        self._begin()
+        self._watchdog.frame(snapshot)
+
+    def waiting(self, capture: CaptureState) -> None:
+        """The source is being opened again."""
+        self._begin()
+        self._watchdog.waiting(capture)
+
+    def close(self) -> None:
+        """Stopping is on purpose."""
+        self._watchdog.stopping()
+
+    def _begin(self) -> None:
+        if not self._ready:
+            self._ready = True
+            self._watchdog.ready()
+
+
+class StatusOutput:
+    """One line about how it goes: twice a second on a terminal, once a minute in a log."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        """classes: names by class_id."""
+        self._classes = classes
+        # Records on the same terminal would run through the line.
+        self._terminal = sys.stderr.isatty() and not sys.stdout.isatty()
+        self._next = 0.0 if self._terminal else time.monotonic() + _LOG_EVERY_S
+        self._shown = False
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Say it when it is time."""
+        if time.monotonic() >= self._next:
+            self._say(f"{status_line(snapshot, self._classes)}; {snapshot.age_ms:.0f} ms old")
+
+    def waiting(self, capture: CaptureState) -> None:
+        """The same while nothing comes; what happened to the source was said when it happened."""
+        if self._terminal and time.monotonic() >= self._next:
+            self._say(f"camera {capture.state}")
+
+    def close(self) -> None:
+        """Leave the line."""
+        if self._shown:
+            sys.stderr.write("\n")
+
+    def _say(self, text: str) -> None:
+        if self._terminal:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+            self._shown = True
+            self._next = time.monotonic() + _TERMINAL_EVERY_S
+        else:
+            _log.info("%s", text)
+            self._next = time.monotonic() + _LOG_EVERY_S

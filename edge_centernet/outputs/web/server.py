@@ -1,0 +1,540 @@
+"""The live page: one thread that serves pictures and state to a few viewers, and costs detection next to nothing.
+
+    GET /               the page                       GET /snapshot.jpg   one picture
+    GET /stream.mjpg    pictures without an end        GET /state.json     everything known now
+    GET /events         WebSocket: see `_Events`       GET /metrics        for Prometheus
+    GET /healthz        200 or 503, without a token
+
+The detection loop hands over each result by exchanging one reference. All else happens here: pictures are drawn and
+encoded once for all viewers, only while somebody watches, and no faster than `stream_fps`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import re
+import socket
+import struct
+import threading
+import time
+import urllib.parse
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.web import Application, HTTPError, RequestHandler
+from tornado.websocket import WebSocketClosedError, WebSocketHandler
+
+import edge_centernet
+from edge_centernet.outputs.overlay import Overlay
+from edge_centernet.outputs.web.access import Guard, bind, choose_token, parse_address, reachable
+from edge_centernet.service import health as service_health
+from edge_centernet.sources.frame import CaptureState
+from edge_centernet.system.status import board_status
+from edge_centernet.tracking.state import Snapshot
+
+MAX_VIEWERS = 32  # pages and streams together
+_MAX_CONNECTIONS = 128
+_COOKIE_DAYS = 30
+_STATE_S = 0.2  # between two states that a page gets
+_LOOK_S = 0.01  # how often the newest result is looked for while somebody waits for it
+_WAIT_S = 1.0  # for a new picture, before a viewer looks whether it is still connected
+_SEND_S = 30.0  # a viewer that takes nothing for so long is gone
+_FRESH_S = 1.0  # an older picture is drawn again for a new viewer, if there is a newer result
+_QUALITY = 75
+_PAGE = Path(__file__).parent / "live.html"
+
+_log = logging.getLogger(__name__)
+
+
+class WebServer:
+    """Serves the newest `Snapshot` on a thread of its own.
+
+    address: see `parse_address`. classes: names by class_id. overlay: draws the pictures; nothing else may use it.
+    token: what a viewer must show; None takes the environment variable EDGE_CENTERNET_TOKEN. Without either a loopback
+    address needs none, and any other address gets a random one, which is in `url`. metrics: the text for Prometheus.
+    health: whether all is well, and details for /state.json; `service.health` unless given. capture: how the source is
+    doing now; by default, how it was at the last result, which says nothing of a camera that was lost since.
+    stream_fps: most pictures a second, above 0. max_width: of the pictures, in pixels. Raises ConfigError for an
+    address or token that cannot be used.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        classes: Sequence[str],
+        overlay: Overlay,
+        token: str | None = None,
+        metrics: Callable[[], bytes] | None = None,
+        health: Callable[[], tuple[bool, dict[str, Any]]] | None = None,
+        capture: Callable[[], CaptureState] | None = None,
+        stream_fps: float = 10.0,
+        max_width: int = 960,
+    ) -> None:
+        """See the class."""
+        self.host, self.port = parse_address(address)
+        self.guard = Guard(choose_token(token, self.host), self.host)
+        self.viewers = 0
+        self.metrics = metrics
+        self.pictures = _Pictures(lambda: self._latest, overlay, stream_fps, max_width)
+        self._classes, self._health, self._capture = classes, health, capture
+        self._latest: Snapshot | None = None
+        self._shared_state = (0.0, "")
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._ready = threading.Event()
+
+    def start(self) -> None:
+        """Listen and serve. Raises ConfigError when the address cannot be listened on."""
+        page = _PAGE.read_bytes()
+        sockets = bind(self.host, self.port)
+        self.port = sockets[0].getsockname()[1]
+        self._thread = threading.Thread(target=self._run, args=(sockets, page), name="web", daemon=True)
+        self._thread.start()
+        self._ready.wait(10)
+
+    @property
+    def url(self) -> str:
+        """Where the page is, with the token if it needs one: for its owner's eyes. Complete after `start`."""
+        token = self.guard.token
+        query = f"?token={urllib.parse.quote(token, safe='')}" if token else ""
+        return f"http://{reachable(self.host, self.port)}/{query}"
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Show this from now on. Returns at once.
+
+        Nobody is woken from here: that would be a system call, after which this thread could wait for Python's lock.
+        Whoever waits for a picture looks here a hundred times a second.
+        """
+        self._latest = snapshot
+
+    def close(self) -> None:
+        """Close every connection and stop; takes at most a few seconds."""
+        if self._thread is not None and self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended by itself
+                self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(5)
+            self._thread = None
+
+    # ---- what the handlers ask for, on the server's own thread -----------------------------------
+
+    def healthy(self) -> tuple[bool, dict[str, Any]]:
+        """Whether all is well, and details."""
+        return service_health(self._captured(), self._latest) if self._health is None else self._health()
+
+    def page_state(self) -> str:
+        """JSON for the page, made once for all pages that ask within a fifth of a second. clock: seconds, now."""
+        made, text = self._shared_state
+        if not text or time.monotonic() - made >= 0.9 * _STATE_S:
+            text = json.dumps(self._state())
+            self._shared_state = (time.monotonic(), text)
+        return f'{{"clock": {time.monotonic():.3f}, {text[1:]}'
+
+    def full_state(self) -> str:
+        """JSON with every box and what health says."""
+        well, details = self.healthy()
+        state = {**self._state(), "healthy": well, "health": details}
+        if self._latest is not None:
+            state["objects"] = _objects(self._latest, self._classes)
+        return json.dumps(state)
+
+    def _state(self) -> dict[str, Any]:
+        board = board_status()
+        state = {"version": edge_centernet.__version__, "viewers": self.viewers, "board": board}
+        result = {} if self._latest is None else _result_state(self._latest, self._classes)
+        return {**state, "capture": _capture_state(self._captured()), **result}
+
+    def _captured(self) -> CaptureState:
+        if self._capture is not None:
+            return self._capture()
+        return CaptureState() if self._latest is None else self._latest.capture
+
+    def _run(self, sockets: list[socket.socket], page: bytes) -> None:
+        try:
+            asyncio.run(self._serve(sockets, page))
+        finally:
+            self.pictures.close()
+
+    async def _serve(self, sockets: list[socket.socket], page: bytes) -> None:
+        self._loop = asyncio.get_running_loop()
+        server = _Server(
+            _application(self, page),
+            max_header_size=16384,
+            max_body_size=1024,
+            body_timeout=10,
+            idle_connection_timeout=30,
+        )
+        server.add_sockets(sockets)
+        self._ready.set()
+        await self._stop.wait()
+        server.stop()
+        server.close_streams()
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """A finished picture. number: 1 and up. data: JPEG. made: time.monotonic()."""
+
+    number: int
+    snapshot: Snapshot
+    data: bytes
+    made: float
+
+
+class _Pictures:
+    """Pictures of the newest result, made when a viewer waits for one, once for all who wait.
+
+    A viewer that is slow asks less often and so misses pictures; nothing is kept for it.
+    """
+
+    def __init__(self, newest: Callable[[], Snapshot | None], overlay: Overlay, fps: float, max_width: int) -> None:
+        self._newest, self._overlay = newest, overlay
+        self._period, self._max_width = 1.0 / fps, max_width
+        self._due = 0.0  # earliest time for the next, time.monotonic()
+        self._drawn: _Drawn | None = None
+        self._making: asyncio.Task[None] | None = None
+        self._worker = ThreadPoolExecutor(1, "picture")
+
+    async def newer(self, number: int) -> _Drawn | None:
+        """The first picture after this one, or None when there was none for about a second."""
+        end = time.monotonic() + _WAIT_S
+        while True:
+            drawn = self._drawn
+            if drawn is not None and drawn.number > number and self._fresh(drawn):
+                return drawn
+            if time.monotonic() >= end:
+                return None
+            if self._making is None or self._making.done():
+                self._making = asyncio.create_task(self._make())
+            await asyncio.shield(self._making)  # shared: one viewer that leaves must not stop it for the others
+
+    def close(self) -> None:
+        """Start no more."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _fresh(self, drawn: _Drawn) -> bool:
+        """Not so for one that was made when somebody last watched, an hour ago."""
+        return drawn.snapshot is self._newest() or time.monotonic() - drawn.made < _FRESH_S
+
+    async def _make(self) -> None:
+        await asyncio.sleep(self._due - time.monotonic())
+        last, end = self._drawn, time.monotonic() + _WAIT_S
+        while (snapshot := self._newest()) is None or (last is not None and snapshot is last.snapshot):
+            if time.monotonic() >= end:
+                return
+            await asyncio.sleep(_LOOK_S)
+        now = time.monotonic()
+        self._due = max(self._due, now - self._period / 2) + self._period  # half a period late is made up for, no more
+        data = await asyncio.get_running_loop().run_in_executor(self._worker, self._encode, snapshot)
+        self._drawn = _Drawn(1 if last is None else last.number + 1, snapshot, data, now)
+
+    def _encode(self, snapshot: Snapshot) -> bytes:
+        picture = self._overlay.draw(snapshot, self._max_width)
+        return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+
+
+class _Server(HTTPServer):
+    """An HTTP server that holds a limited number of connections, and closes all of them at its end."""
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        self._open: set[IOStream] = set()
+        super().initialize(*args, **kwargs)
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        self._open = {known for known in self._open if not known.closed()}
+        if len(self._open) >= _MAX_CONNECTIONS:
+            stream.close()
+            return
+        self._open.add(stream)
+        super().handle_stream(stream, address)
+
+    def close_streams(self) -> None:
+        for stream in self._open:
+            stream.close()
+
+
+def _application(server: WebServer, page: bytes) -> Application:
+    handlers: list[Any] = [
+        ("/", _Page, {"page": page}),
+        ("/stream.mjpg", _Stream),
+        ("/snapshot.jpg", _Picture),
+        ("/state.json", _State),
+        ("/events", _Events),
+        ("/healthz", _Healthz),
+    ]
+    if server.metrics is not None:
+        handlers.append(("/metrics", _Metrics))
+    return Application(
+        handlers,
+        default_handler_class=_NotFound,
+        server=server,
+        policy=_policy(page),
+        log_function=lambda handler: None,  # a request's address may hold the token
+        websocket_ping_interval=15,
+        websocket_ping_timeout=15,
+        websocket_max_message_size=1024,
+    )
+
+
+def _policy(page: bytes) -> str:
+    """Content-Security-Policy: nothing from anywhere else, and no script or style but the page's own."""
+
+    def own(tag: str) -> str:
+        bodies = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)
+        return " ".join(f"'sha256-{b64encode(hashlib.sha256(body).digest()).decode()}'" for body in bodies)
+
+    return (
+        f"default-src 'none'; script-src {own('script')}; style-src {own('style')}; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+class _Guarded(RequestHandler):
+    """Asks for the token, and tells browsers what not to do with the answer."""
+
+    SUPPORTED_METHODS = ("GET",)
+
+    @property
+    def server(self) -> WebServer:
+        server: WebServer = self.settings["server"]
+        return server
+
+    @property
+    def cookie_name(self) -> str:
+        return f"edge_centernet_{self.server.port}"  # cookies are not kept apart by port
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Content-Security-Policy", self.settings["policy"])
+        self.set_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("X-Frame-Options", "DENY")
+
+    def prepare(self) -> None:
+        guard = self.server.guard
+        if not guard.knows_host(self.request.host_name):
+            self.refuse(403)
+        elif not guard.admits(
+            self.get_query_argument("token", ""),
+            self.request.headers.get("Authorization", ""),
+            self.get_cookie(self.cookie_name) or "",
+        ):
+            self.set_header("WWW-Authenticate", "Bearer")
+            self.refuse(401)
+
+    def refuse(self, status: int) -> None:
+        """Answer with the status alone."""
+        self.set_status(status)
+        self.finish(f"{status}\n")
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        self.finish(f"{status_code}\n")
+
+    def log_exception(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Faults of ours only, and never the query, which may hold the token."""
+        if not isinstance(error, (HTTPError, StreamClosedError)):
+            _log.error("%s failed", self.request.path, exc_info=error)
+
+
+class _Page(_Guarded):
+    def initialize(self, page: bytes) -> None:
+        self._page = page
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        if self.get_query_argument("token", None) is None:
+            self.finish(self._page)
+            return
+        # The token goes from the address bar into a cookie. Not by a redirect: after a link on another site the browser
+        # would follow it without the cookie, which is for requests from this site only.
+        self.set_cookie(
+            self.cookie_name, self.server.guard.cookie, expires_days=_COOKIE_DAYS, httponly=True, samesite="Strict"
+        )
+        self.set_header("Refresh", "0; url=./")
+        self.finish('<!doctype html><title>Live</title><a href="./">Go on</a>')
+
+
+class _Picture(_Guarded):
+    async def get(self) -> None:
+        drawn = await self.server.pictures.newer(0)
+        if drawn is None:
+            self.refuse(503)
+            return
+        self.set_header("Content-Type", "image/jpeg")
+        self.finish(drawn.data)
+
+
+class _State(_Guarded):
+    def get(self) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.finish(self.server.full_state())
+
+
+class _Metrics(_Guarded):
+    def get(self) -> None:
+        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        if self.server.metrics is not None:
+            self.finish(self.server.metrics())
+
+
+class _Healthz(_Guarded):
+    def prepare(self) -> None:
+        """Anybody may ask, by any name."""
+
+    def get(self) -> None:
+        well, _ = self.server.healthy()
+        self.set_status(200 if well else 503)
+        self.finish("ok\n" if well else "not ok\n")
+
+
+class _NotFound(_Guarded):
+    def get(self) -> None:
+        self.refuse(404)
+
+
+class _Stream(_Guarded):
+    """Motion JPEG: an answer of pictures that has no end; every browser, VLC and Home Assistant show it."""
+
+    async def get(self) -> None:
+        if self.server.viewers >= MAX_VIEWERS:
+            self.refuse(503)
+            return
+        self.set_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.set_header("Connection", "close")
+        headers = "".join(f"{name}: {value}\r\n" for name, value in self._headers.get_all())
+        stream = self.detach()  # from here on without HTTP's chunks, which some players do not understand
+        stream.set_close_callback(lambda: None)  # makes Tornado notice when the viewer leaves
+        self.server.viewers += 1
+        try:
+            await _patiently(stream.write(f"HTTP/1.1 200 OK\r\n{headers}\r\n--frame\r\n".encode()))
+            await self._pictures(stream)
+        except StreamClosedError:
+            pass
+        finally:
+            self.server.viewers -= 1
+            stream.close()
+
+    async def _pictures(self, stream: IOStream) -> None:
+        number = 0
+        while not stream.closed():
+            drawn = await self.server.pictures.newer(number)
+            if drawn is not None:
+                number = drawn.number
+                head = f"Content-Type: image/jpeg\r\nContent-Length: {len(drawn.data)}\r\n\r\n"
+                # The next boundary at once: browsers show a picture only when they see it.
+                await _patiently(stream.write(head.encode() + drawn.data + b"\r\n--frame\r\n"))
+
+
+class _Events(_Guarded, WebSocketHandler):
+    """A WebSocket: the state as a text message, five times a second, and a picture in a binary one for each "more".
+
+    A page asks for a picture when it has shown the last one, so that neither the network nor the browser queues old
+    ones; a page in the background asks for none. At most two can be asked for at a time. Before the JPEG stand eight
+    bytes: a big-endian double, the second of capture on the clock that every state tells.
+    """
+
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        if self.server.viewers >= MAX_VIEWERS:
+            self.refuse(503)
+            return
+        await super().get(*args, **kwargs)
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        self.server.viewers += 1
+        self._asked: asyncio.Queue[None] = asyncio.Queue(2)
+        self._tasks = [asyncio.create_task(self._run(work)) for work in (self._states(), self._pictures())]
+
+    def on_message(self, message: str | bytes) -> None:
+        if message == "more":
+            with suppress(asyncio.QueueFull):
+                self._asked.put_nowait(None)
+
+    def on_close(self) -> None:
+        self.server.viewers -= 1
+        for task in self._tasks:
+            task.cancel()
+
+    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except (WebSocketClosedError, StreamClosedError):
+            pass
+        except Exception:
+            _log.exception("%s failed", self.request.path)
+        finally:
+            self.close()
+
+    async def _states(self) -> None:
+        while True:
+            await _patiently(self.write_message(self.server.page_state()))
+            await asyncio.sleep(_STATE_S)
+
+    async def _pictures(self) -> None:
+        number = 0
+        while True:
+            await self._asked.get()
+            while (drawn := await self.server.pictures.newer(number)) is None:
+                pass
+            number = drawn.number
+            captured = struct.pack(">d", drawn.snapshot.frame.captured)
+            await _patiently(self.write_message(captured + drawn.data, binary=True))
+
+
+async def _patiently(sending: Awaitable[None]) -> None:
+    """Wait until it has gone out; StreamClosedError when the viewer takes nothing for half a minute."""
+    task = asyncio.ensure_future(sending)
+    done, _ = await asyncio.wait({task}, timeout=_SEND_S)
+    if not done:
+        raise StreamClosedError
+    await task
+
+
+def _capture_state(capture: CaptureState) -> dict[str, Any]:
+    names = ("state", "detail", "reopened", "frames", "dropped")
+    return {name: getattr(capture, name) for name in names}
+
+
+def _result_state(snapshot: Snapshot, classes: Sequence[str]) -> dict[str, Any]:
+    """How fast, how old, how many. picture_age_s: since the frame was captured; age_ms: until its result was ready."""
+    frame = snapshot.frame
+    tally = {} if snapshot.tally is None else snapshot.tally.as_dict()
+    return {
+        "source": frame.source,
+        "frame": frame.number,
+        "width": frame.image.shape[1],
+        "height": frame.image.shape[0],
+        "fps": round(snapshot.fps, 1),
+        "age_ms": round(snapshot.age_ms, 1),
+        "picture_age_s": round(time.monotonic() - frame.captured, 3),
+        "ms": {step: round(value, 1) for step, value in snapshot.ms.items()},
+        "detections": dict(Counter(classes[class_id] for class_id in snapshot.found.class_id)),
+        **tally,
+    }
+
+
+def _objects(snapshot: Snapshot, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """What the picture's boxes are drawn from: the tracks with their ids, or the detections."""
+    shown = snapshot.found
+    objects = [
+        {"class": classes[c], "score": round(float(s), 4), "box": [round(float(v), 2) for v in box]}
+        for box, s, c in zip(shown.xyxy, shown.score, shown.class_id, strict=True)
+    ]
+    if snapshot.tracks is None:
+        return objects
+    return [{"id": int(i), **thing} for i, thing in zip(snapshot.tracks.id, objects, strict=True)]

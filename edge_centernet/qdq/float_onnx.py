@@ -1,0 +1,335 @@
+"""Float ONNX networks as post-training quantization wants them: our own fp32 files, and CenterNets made elsewhere.
+
+Wanted: input (pixel - 128) / 128 as (1, 3, H, W) float32; outputs heat (logits), size and offset in cells; operations
+that `qdq` knows, batch normalisation folded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.errors import ConversionError, MissingDependency
+from edge_centernet.manifest import ModelSpec
+from edge_centernet.qdq.onnx_graph import HEADS, constants_as_initializers, drop_unused
+
+# What other CenterNets call them; the first row is ours.
+SYNONYMS = {"heat": ("heat", "hm", "heatmap"), "size": ("size", "wh"), "offset": ("offset", "reg", "off")}
+INPUT = "normalized"
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file made elsewhere does not say.
+
+    size: input side in pixels. mean, std: of pixel / 255, in the order of `color`, as in training. pad_value: the grey
+    level that fills the letterbox.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    size: int
+    mean: Triple
+    std: Triple
+    color: Literal["rgb", "bgr"] = "rgb"
+    pad_value: int = 128
+
+
+def without_normalisation(model: Any) -> Any:
+    """Our own fp32 network (`to_onnx.float_model`) reading (pixel - 128) / 128 instead of pixels, in place."""
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    last = next(node for node in graph.node if node.name == "image/mul")
+    for node in graph.node:
+        node.input[:] = [INPUT if name == last.output[0] else name for name in node.input]
+    for node in [n for n in graph.node if n.name in ("image/cast", "image/sub", "image/mul")]:
+        graph.node.remove(node)
+    shape = [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
+    del graph.input[:]
+    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape))
+    drop_unused(graph)
+    return model
+
+
+def adopt(model: Any, description: Description) -> tuple[Any, ModelSpec]:
+    """A CenterNet made elsewhere, in the form wanted (see above), and what it means.
+
+    Raises ConversionError naming what cannot be taken over.
+    """
+    model = _simplify(model, description.size)
+    heads = _bind_heads(model)
+    _strip_sigmoid(model.graph, heads)
+    _rename_heads(model.graph)
+    for node in [n for n in model.graph.node if n.op_type == "ConvTranspose"]:
+        _fold_batchnorm(model.graph, node)
+        _replace_transposed(model.graph, node)
+    merge_pads(model.graph)
+    spec = _spec(description, _output_shapes(model))
+    _recolor(model.graph, description)
+    return model, spec
+
+
+def _simplify(model: Any, size: int) -> Any:
+    """Fixed shapes, BatchNorm folded, constants computed."""
+    try:
+        import onnxsim
+    except ImportError:
+        raise MissingDependency.for_extra("taking over an ONNX network", "convert") from None
+    constants = {i.name for i in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in constants]
+    if len(inputs) != 1:
+        raise ConversionError(f"expected one input, the image, got {', '.join(i.name for i in inputs) or 'none'}")
+    given = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim]
+    if len(given) != 4 or (given[1] not in (0, 3)):
+        raise ConversionError(f"input {inputs[0].name}: expected (1, 3, height, width), got {given}")
+    try:
+        simple, ok = onnxsim.simplify(model, overwrite_input_shapes={inputs[0].name: [1, 3, size, size]})
+    except Exception as error:  # its errors have no class of their own
+        raise ConversionError(f"onnxsim cannot simplify it at {size}x{size}: {str(error).splitlines()[0]}") from None
+    if not ok:
+        raise ConversionError("onnxsim's simplified network does not compute the same")
+    constants_as_initializers(simple.graph)
+    return simple
+
+
+def _bind_heads(model: Any) -> dict[str, str]:
+    """Role -> the name of its output; size and offset share a shape, so only names can tell them apart."""
+    outputs = [o.name for o in model.graph.output]
+    bound = {role: [n for n in outputs if n.lower() in SYNONYMS[role]] for role in HEADS}
+    if any(len(names) != 1 for names in bound.values()) or len(outputs) != len(HEADS):
+        wanted = ", ".join("/".join(SYNONYMS[role]) for role in HEADS)
+        raise ConversionError(f"expected three outputs named {wanted}, got {', '.join(outputs)}")
+    return {role: names[0] for role, names in bound.items()}
+
+
+def _strip_sigmoid(graph: Any, heads: dict[str, str]) -> None:
+    """Heat as logits: a Sigmoid at its end is the decoder's work."""
+    producer = next(node for node in graph.node if heads["heat"] in node.output)
+    if producer.op_type == "Sigmoid":
+        _rename(graph, producer.input[0], "heat/logits")
+        graph.node.remove(producer)
+        _output(graph, heads["heat"]).name = "heat/logits"
+        heads["heat"] = "heat/logits"
+    for role, name in heads.items():
+        _output(graph, name).name = f"{role}/head"
+        _rename(graph, name, f"{role}/head")
+
+
+def _rename_heads(graph: Any) -> None:
+    """In two steps, so that no head takes another's name on the way."""
+    for role in HEADS:
+        _rename(graph, role, f"{role}/inner")  # an inner tensor that happens to have the name
+        _output(graph, f"{role}/head").name = role
+        _rename(graph, f"{role}/head", role)
+
+
+def _output(graph: Any, name: str) -> Any:
+    return next(o for o in graph.output if o.name == name)
+
+
+def _rename(graph: Any, old: str, new: str) -> None:
+    """A tensor, wherever it is written and read."""
+    for node in graph.node:
+        node.input[:] = [new if n == old else n for n in node.input]
+        node.output[:] = [new if n == old else n for n in node.output]
+    for initializer in graph.initializer:
+        if initializer.name == old:
+            initializer.name = new
+
+
+def _output_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Role -> shape."""
+    import onnx
+
+    del model.graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    return {o.name: tuple(d.dim_value for d in o.type.tensor_type.shape.dim) for o in inferred.graph.output}
+
+
+def _spec(description: Description, shapes: dict[str, tuple[int, ...]]) -> ModelSpec:
+    """What the shapes and the description say; ConversionError where they contradict each other."""
+    size, classes = description.size, len(description.classes)
+    height = shapes["heat"][2]
+    stride = size // height if height else 0
+    expected = {"heat": (1, classes, height, height), "size": (1, 2, height, height), "offset": (1, 2, height, height)}
+    wrong = [role for role in HEADS if shapes[role] != expected[role]]
+    if wrong or not height or size % height:
+        role = wrong[0] if wrong else "heat"
+        raise ConversionError(
+            f"output {role}: expected {expected[role]} for {classes} classes and {size}x{size} pixels, "
+            f"got {shapes[role]}"
+        )
+    return ModelSpec(
+        description.name, "1", size, size, description.classes, stride=stride, pad_value=description.pad_value
+    )
+
+
+def _recolor(graph: Any, description: Description) -> None:
+    """A 1x1 convolution in front: our RGB (pixel - 128) / 128 -> what the network was trained on.
+
+    In front and not folded into the first convolution, so that the border is padded with the same zeros as in training.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = np.zeros((3, 3, 1, 1), np.float32)
+    bias = np.zeros(3, np.float32)
+    for channel in range(3):
+        ours = channel if description.color == "rgb" else 2 - channel
+        weight[channel, ours] = 128 / 255 / description.std[channel]
+        bias[channel] = (128 / 255 - description.mean[channel]) / description.std[channel]
+    entering = graph.input[0].name
+    shape = [1, 3, description.size, description.size]
+    del graph.input[:]
+    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape))
+    if np.allclose(weight[..., 0, 0], np.eye(3), atol=1e-6) and np.allclose(bias, 0, atol=1e-6):
+        _rename(graph, entering, INPUT)
+        return
+    graph.initializer.append(numpy_helper.from_array(weight, "recolor/kernel"))
+    graph.initializer.append(numpy_helper.from_array(bias, "recolor/shift"))
+    node = helper.make_node(
+        "Conv", [INPUT, "recolor/kernel", "recolor/shift"], [entering], name="recolor", kernel_shape=[1, 1]
+    )
+    graph.node.insert(0, node)
+
+
+# ---- rewriting ---------------------------------------------------------------------------------------------------
+
+
+def merge_pads(graph: Any) -> None:
+    """Pad -> Conv becomes Conv with asymmetric pads (PyTorch's convolution cannot say TensorFlow's SAME)."""
+    from onnx import numpy_helper
+
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    for conv in [n for n in graph.node if n.op_type in ("Conv", "MaxPool")]:
+        pad = producers.get(conv.input[0])
+        if pad is None or pad.op_type != "Pad" or not _pads_zeros(pad, constants):
+            continue
+        amounts = constants[pad.input[1]].tolist()  # begins then ends, for N, C, H, W
+        pads = _attribute(conv, "pads", [0, 0, 0, 0])
+        pads.ints[:] = [p + a for p, a in zip(pads.ints, (*amounts[2:4], *amounts[6:8]), strict=True)]
+        conv.input[0] = pad.input[0]
+        if not any(pad.output[0] in node.input for node in graph.node):
+            graph.node.remove(pad)
+    drop_unused(graph)
+
+
+def _pads_zeros(pad: Any, constants: dict[str, NDArray[Any]]) -> bool:
+    """Whether a Pad adds zeros to height and width only."""
+    mode = next((a.s for a in pad.attribute if a.name == "mode"), b"constant")
+    value = constants.get(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(1)
+    amounts = constants.get(pad.input[1])
+    if mode != b"constant" or value is None or amounts is None or np.any(value):
+        return False
+    return len(amounts) == 8 and not np.any(amounts[[0, 1, 4, 5]]) and bool(np.all(amounts >= 0))
+
+
+def _attribute(node: Any, name: str, default: list[int]) -> Any:
+    """An integer-list attribute, added where it is missing."""
+    from onnx import helper
+
+    found = next((a for a in node.attribute if a.name == name), None)
+    if found is None:
+        node.attribute.append(helper.make_attribute(name, default))
+        found = node.attribute[-1]
+    return found
+
+
+def _fold_batchnorm(graph: Any, deconvolution: Any) -> None:
+    """Into a transposed convolution in front of it; onnxsim does so for ordinary ones only."""
+    from onnx import numpy_helper
+
+    batchnorm = _only_reader(graph, deconvolution.output[0])
+    if batchnorm is None or batchnorm.op_type != "BatchNormalization":
+        return
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    gamma, beta, mean, variance = (constants[name] for name in batchnorm.input[1:5])
+    epsilon = next((a.f for a in batchnorm.attribute if a.name == "epsilon"), 1e-5)
+    gain = gamma / np.sqrt(variance + epsilon)  # (C_out,)
+    given = deconvolution.input[2] if len(deconvolution.input) > 2 else ""
+    bias = (constants[given] - mean if given else -mean) * gain + beta
+    name = deconvolution.name or deconvolution.output[0]
+    weight = constants[deconvolution.input[1]] * gain[None, :, None, None]  # (C_in, C_out, k, k)
+    graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), f"{name}/folded"))
+    graph.initializer.append(numpy_helper.from_array(bias.astype(np.float32), f"{name}/folded/bias"))
+    deconvolution.input[:] = [deconvolution.input[0], f"{name}/folded", f"{name}/folded/bias"]
+    result = batchnorm.output[0]
+    graph.node.remove(batchnorm)
+    deconvolution.output[0] = result
+
+
+# y[2i - 1] and y[2i] of a transposed convolution (kernel 4, stride 2, padding 1) on x[i - 1] and x[i]: `network.deconv`
+_TAPS = ([2, 0], [3, 1])
+
+
+def _replace_transposed(graph: Any, node: Any) -> None:
+    """ConvTranspose -> Conv with a set of channels for each parity of row and column, interleaved by DepthToSpace.
+
+    The same products and sums; why: docs/decisions/0011-original-centernet.md. Kernels of 4 (padding 1) and 2 (none).
+    """
+    from onnx import helper, numpy_helper
+
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    weight = constants.get(node.input[1])  # (C_in, C_out, k, k)
+    kernel, pads = attributes.get("kernel_shape"), attributes.get("pads", [0] * 4)
+    shapes = {(4, 4): [1] * 4, (2, 2): [0] * 4}
+    fits = attributes.get("strides") == [2, 2] and attributes.get("group", 1) == 1
+    plain = not any(attributes.get("output_padding", [0])) and all(d == 1 for d in attributes.get("dilations", [1]))
+    if weight is None or not fits or not plain or kernel is None or pads != shapes.get(tuple(kernel)):
+        raise ConversionError(
+            f"ConvTranspose node {node.name!r}: expected one group with stride 2 and kernel 4, padding 1, or kernel 2, "
+            f"padding 0; got {attributes}"
+        )
+    taps: tuple[list[int], ...] = _TAPS if kernel == [4, 4] else ([0], [1])
+    parts = [weight[:, :, rows][:, :, :, columns].transpose(1, 0, 2, 3) for rows in taps for columns in taps]
+    bias = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(weight.shape[1], np.float32)
+    prefix, size = node.name or node.output[0], len(taps[0])
+    graph.initializer.append(numpy_helper.from_array(np.concatenate(parts), f"{prefix}/kernel"))
+    graph.initializer.append(numpy_helper.from_array(np.tile(bias, 4), f"{prefix}/shift"))
+    around = [1] * 4 if size == 2 else [0] * 4
+    inputs = [node.input[0], f"{prefix}/kernel", f"{prefix}/shift"]
+    made = [
+        helper.make_node(
+            "Conv", inputs, [f"{prefix}/parities"], name=f"{prefix}/conv", kernel_shape=[size, size], pads=around
+        )
+    ]
+    activation = _only_reader(graph, node.output[0])
+    if activation is not None and activation.op_type in ("Relu", "Clip"):  # before the interleaving: it comes first
+        result = activation.output[0]
+        activation.input[0], activation.output[0] = f"{prefix}/parities", f"{prefix}/active"
+    else:
+        activation, result = None, node.output[0]
+    wide = f"{prefix}/parities" if activation is None else f"{prefix}/active"
+    shuffled = result if size == 1 else f"{prefix}/wide"
+    moved = [helper.make_node("DepthToSpace", [wide], [shuffled], name=f"{prefix}/interleave", blocksize=2)]
+    if size == 2:
+        cut = {"begin": [1, 1], "end": [-1, -1], "axes": [2, 3]}
+        for key, value in cut.items():
+            graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), f"{prefix}/{key}"))
+        names = [shuffled, *(f"{prefix}/{key}" for key in cut)]
+        moved.append(helper.make_node("Slice", names, [result], name=f"{prefix}/cut"))
+    _put(graph, node, made)
+    if activation is None:
+        _put(graph, made[-1], moved, behind=True)
+    else:
+        _put(graph, activation, moved, behind=True)
+    graph.node.remove(node)
+
+
+def _only_reader(graph: Any, name: str) -> Any:
+    readers = [node for node in graph.node if name in node.input]
+    return readers[0] if len(readers) == 1 else None
+
+
+def _put(graph: Any, place: Any, nodes: Sequence[Any], behind: bool = False) -> None:
+    """Insert nodes in front of or behind the one that writes the same tensor as `place`."""
+    at = next(i for i, other in enumerate(graph.node) if other.output[0] == place.output[0]) + behind
+    for offset, node in enumerate(nodes):
+        graph.node.insert(at + offset, node)

@@ -1,0 +1,163 @@
+"""A float ONNX network -> the same with Q/DQ pairs where int8 engines want them, scales still to be filled in.
+
+    x (1, 3, H, W) float32 -> Conv, Relu, Add, Resize ... -> heat, size, offset float32
+becomes
+    image uint8 -> DequantizeLinear(1/128, 128) -> Conv ... -> QuantizeLinear -> heat, size, offset int8
+with one pair behind every Conv and Add (behind their activation, if they have one) and one on every weight. Operations
+that only move values (nearest Resize, MaxPool, DepthToSpace, Slice) need none: what they read is stored already.
+Behind a Concat engines want one all the same, and a linear Resize makes new values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edge_centernet import qdq
+from edge_centernet.errors import ConversionError
+from edge_centernet.manifest import ModelSpec
+from edge_centernet.qdq.onnx_graph import HEADS, copy_of, drop_unused
+
+_ACTIVATIONS = ("Relu", "Clip")
+IMAGE = "image"
+STORED = "/stored"  # suffix of a quantized tensor's name; the real one is the name without it
+
+
+def real_name(tensor: qdq.Tensor) -> str:
+    """The name of a stored tensor in the float network."""
+    return tensor.name.removesuffix(STORED)
+
+
+def with_quantizers(float_model: Any, spec: ModelSpec) -> Any:
+    """An onnx.ModelProto with placeholders of 1 for every scale and 0 for every zero point.
+
+    float_model: its one input is (pixel - 128) / 128 in spec.color order; its outputs are named as HEADS, heat in
+    logits. Raises ConversionError where it is something else.
+    """
+    model = copy_of(float_model)
+    inserter = _Inserter(model.graph)
+    inserter.check_ends()
+    for node in list(model.graph.node):
+        if node.op_type == "Conv":
+            inserter.weight(node)
+        if node.op_type in ("Conv", "Add", "Concat") or (node.op_type == "Resize" and _is_linear(node)):
+            inserter.activation(node)
+    inserter.integer_input(spec)
+    return model
+
+
+class _Inserter:
+    """Changes one graph in place, node by node."""
+
+    def __init__(self, graph: Any) -> None:
+        from onnx import numpy_helper
+
+        self.graph = graph
+        self.consts = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+        self.consumers: dict[str, list[Any]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self.consumers.setdefault(name, []).append(node)
+
+    def check_ends(self) -> None:
+        """One input, three heads with the names that bind them."""
+        inputs = [i.name for i in self.graph.input if i.name not in self.consts]
+        outputs = {o.name for o in self.graph.output}
+        if len(inputs) != 1 or outputs != set(HEADS):
+            raise ConversionError(
+                f"expected one input and the outputs {', '.join(HEADS)}, got {', '.join(inputs)} and "
+                f"{', '.join(sorted(outputs))}"
+            )
+        self.input = inputs[0]
+
+    def weight(self, conv: Any) -> None:
+        """Weight -> QuantizeLinear -> DequantizeLinear -> Conv, per output channel; a missing bias becomes zeros."""
+        value = self.consts.get(conv.input[1])
+        if value is None:
+            raise ConversionError(f"Conv node {conv.name!r}: expected a constant weight, got {conv.input[1]!r}")
+        name, channels = conv.name, len(value)
+        given = conv.input[2] if len(conv.input) > 2 else ""
+        bias = self.consts.get(given) if given else np.zeros(channels, np.float32)
+        if bias is None:
+            raise ConversionError(f"Conv node {conv.name!r}: expected a constant bias, got {given!r}")
+        scale, zero = f"{name}/weight/scale", f"{name}/weight/zero"
+        self.constant(f"{name}/weight", value.astype(np.float32))
+        self.constant(f"{name}/bias", bias.astype(np.float32))
+        self.constant(scale, np.ones(channels, np.float32))
+        self.constant(zero, np.zeros(channels, np.int8))
+        self.before(conv, "QuantizeLinear", [f"{name}/weight", scale, zero], f"{name}/weight{STORED}", axis=0)
+        self.before(conv, "DequantizeLinear", [f"{name}/weight{STORED}", scale, zero], f"{name}/weight/real", axis=0)
+        del conv.input[1:]
+        conv.input.extend([f"{name}/weight/real", f"{name}/bias"])
+
+    def activation(self, node: Any) -> None:
+        """Result -> QuantizeLinear -> DequantizeLinear -> its readers; a head ends at the QuantizeLinear."""
+        last, name = node, node.output[0]
+        after = self.consumers.get(name, [])
+        if len(after) == 1 and after[0].op_type in _ACTIVATIONS and name not in HEADS:
+            last, name = after[0], after[0].output[0]
+        scale, zero = f"{name}/scale", f"{name}/zero"
+        self.constant(scale, np.ones((), np.float32))
+        self.constant(zero, np.zeros((), np.int8))
+        if name in HEADS:
+            last.output[0] = f"{name}/float"
+            self.behind(last, "QuantizeLinear", [f"{name}/float", scale, zero], name)
+            return
+        quantize = self.behind(last, "QuantizeLinear", [name, scale, zero], f"{name}{STORED}")
+        self.behind(quantize, "DequantizeLinear", [f"{name}{STORED}", scale, zero], f"{name}/real")
+        for reader in self.consumers.get(name, []):
+            reader.input[:] = [f"{name}/real" if n == name else n for n in reader.input]
+
+    def integer_input(self, spec: ModelSpec) -> None:
+        """DequantizeLinear(uint8 image, 1/128, 128) in front: (pixel - 128) / 128, exactly; heads become int8."""
+        from onnx import TensorProto, helper
+
+        self.constant(f"{IMAGE}/dequantize/scale", np.array(1 / 128, np.float32))
+        self.constant(f"{IMAGE}/dequantize/zero", np.array(128, np.uint8))
+        inputs = [IMAGE, f"{IMAGE}/dequantize/scale", f"{IMAGE}/dequantize/zero"]
+        node = helper.make_node("DequantizeLinear", inputs, [self.input], name=f"{IMAGE}/dequantize")
+        self.graph.node.insert(0, node)
+        del self.graph.input[:]
+        shape = [1, 3, spec.height, spec.width]
+        self.graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, shape))
+        for output in self.graph.output:
+            output.type.tensor_type.elem_type = TensorProto.INT8
+        del self.graph.value_info[:]
+        drop_unused(self.graph)
+
+    def constant(self, name: str, value: Any) -> None:
+        """Add an initializer."""
+        from onnx import numpy_helper
+
+        self.graph.initializer.append(numpy_helper.from_array(value, name))
+
+    def before(self, node: Any, op_type: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+        """Insert a node in front of another."""
+        return self._insert(self._position(node), op_type, inputs, output, **attributes)
+
+    def behind(self, node: Any, op_type: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+        """Insert a node behind another."""
+        return self._insert(self._position(node) + 1, op_type, inputs, output, **attributes)
+
+    def _insert(self, at: int, op_type: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+        from onnx import helper
+
+        self.graph.node.insert(at, helper.make_node(op_type, inputs, [output], name=output, **attributes))
+        return self.graph.node[at]
+
+    def _position(self, node: Any) -> int:
+        return next(i for i, other in enumerate(self.graph.node) if other.output[0] == node.output[0])
+
+
+def _is_linear(resize: Any) -> bool:
+    return any(a.name == "mode" and a.s == b"linear" for a in resize.attribute)
+
+
+def fill(model: Any, values: dict[str, Any]) -> None:
+    """Replace initializers by name, in place: {name: array}."""
+    from onnx import numpy_helper
+
+    for initializer in model.graph.initializer:
+        if initializer.name in values:
+            initializer.CopyFrom(numpy_helper.from_array(np.asarray(values[initializer.name]), initializer.name))

@@ -1,1 +1,0 @@
-"""From this computer onto a board: bundle, deploy, image, flash. Nothing here needs an engine or OpenCV."""

@@ -1,0 +1,1 @@
+"""Where frames come from: image and video files, cameras, live streams."""

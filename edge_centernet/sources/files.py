@@ -1,0 +1,284 @@
+"""Pictures, videos and cameras as one iterator of frames."""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import re
+import sys
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.errors import ConfigError, SourceError
+from edge_centernet.imageio import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, is_image, read_image
+from edge_centernet.sources.cameras import CameraOptions as CameraOptions
+from edge_centernet.sources.cameras import csi_hint, list_cameras, open_csi, open_gstreamer, open_v4l2
+from edge_centernet.sources.frame import Frame
+from edge_centernet.system.quiet import quiet_libraries, silence_opencv
+
+_TIMEOUT_S = 15  # for a server or a network camera to answer
+_MAX_DOWNLOAD = 1 << 28  # bytes; an image file beyond 256 MB would fail the pixel limit anyway
+_DEFAULT_FPS = 25.0
+_AS_IT_IS = CameraOptions()
+_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
+
+
+class Stills:
+    """Image files, one frame each. A bad file among several is skipped, counted and reported to `warn`.
+
+    Iterating raises SourceError for a single bad file, or at the end when all of many were bad.
+    """
+
+    fps = None
+    live = False
+
+    def __init__(self, names: list[str], warn: Callable[[str], None]) -> None:
+        """names: paths, or one http(s) URL."""
+        self.names = names
+        self.skipped = 0
+        self._warn = warn
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Read one file after the other, in the order of `names`."""
+        for name in self.names:
+            try:
+                with quiet_libraries():
+                    image = decode_image(_download(name), public_name(name)) if _is_url(name) else read_image(name)
+            except SourceError as error:
+                if len(self.names) == 1:
+                    raise
+                self.skipped += 1
+                self._warn(f"skipped {error}")
+                continue
+            yield Frame(public_name(name), 0, image)
+        if self.skipped == len(self.names):
+            raise SourceError(f"none of the {self.skipped} files could be read as an image")
+
+    @property
+    def public_names(self) -> list[str]:
+        """The names as the frames carry them: without a password."""
+        return [public_name(name) for name in self.names]
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+class Video:
+    """A video file, a stream or a camera, opened and checked: its first frame has been read.
+
+    fps: frames per second, always positive. live: whether frames come in real time and without an end.
+    """
+
+    skipped = 0
+
+    def __init__(self, name: str, live: bool, capture: Any = None, hint: str = "") -> None:
+        """Raises SourceError when nothing can be read.
+
+        name: path or URL. capture: opened already, like cv2.VideoCapture; else FFmpeg opens the name.
+        hint: what to try when it gives no picture, "; ..." to end a message with.
+        """
+        self.name = public_name(name)
+        self.live = live
+        self._hint = hint
+        self._capture = _open_ffmpeg(name, self.name, live) if capture is None else capture
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps: float = rate if math.isfinite(rate) and 0 < rate <= 1000 else _DEFAULT_FPS
+        try:
+            _check_size(self._capture, self.name)
+            self._first = self._read(0)
+            if self._first is None:
+                raise SourceError(
+                    f"{self.name}: it opens, but gives no picture; is it damaged, or used by another program?{hint}"
+                )
+        except SourceError:
+            self.close()
+            raise
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames until the end of the file, or until a camera stops (SourceError)."""
+        number, frame, self._first = 0, self._first, None
+        begin = frame.captured if frame is not None else 0.0
+        while frame is not None:
+            seconds = frame.captured - begin if self.live else number / self.fps
+            yield replace(frame, seconds=seconds)
+            number += 1
+            frame = self._read(number)
+        if self.live:
+            raise SourceError(f"{self.name}: stopped after {number} frames; is it unplugged or switched off?")
+
+    def close(self) -> None:
+        """Release the camera or file."""
+        self._capture.release()
+
+    def _read(self, number: int) -> Frame | None:
+        try:
+            if not self._capture.grab():
+                return None
+            captured = time.monotonic()  # before the conversion to BGR: the picture is that old already
+            ok, image = self._capture.retrieve()
+        except cv2.error:
+            return None
+        if not ok or image is None:
+            return None
+        return Frame(self.name, number, to_bgr(image, self.name, self._hint), captured=captured)
+
+
+Source = Stills | Video
+
+
+def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
+    """The frames of an image file, a folder of images, a glob pattern, a video file or a URL.
+
+    A folder is not searched below its first level; use "folder/**/*.jpg" for that. warn: called with one line for each
+    file that is skipped; stderr unless given. Raises SourceError when there is nothing to read.
+    """
+    if not text.strip():
+        raise SourceError("source: expected an image, folder, pattern, video or URL, got an empty name")
+    warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
+    if text.startswith("file://"):
+        import urllib.request  # loads TLS and mail parsers: here, so that not every start of detect pays for them
+
+        text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
+    if _is_url(text):
+        return _open_url(text, warn)
+    path = Path(text)
+    if path.is_dir():
+        names = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir())
+        if not names:
+            raise SourceError(f"{path}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none")
+        return Stills(names, warn)
+    if not path.exists() and glob.has_magic(text):
+        names = sorted(name for name in glob.glob(text, recursive=True) if not Path(name).is_dir())
+        if not names:
+            raise SourceError(f"{text}: no file matches this pattern")
+        return open_source(names[0], warn) if len(names) == 1 else Stills(names, warn)
+    if not path.is_file() or path.suffix.lower() in IMAGE_SUFFIXES or _looks_like_image(path):
+        return Stills([text], warn)
+    return Video(text, live=False)
+
+
+def open_camera(text: str, options: CameraOptions = _AS_IT_IS, warn: Callable[[str], None] | None = None) -> Video:
+    """A camera by number ("0"), device path ("/dev/video0"), URL (rtsp://, http://), "csi" or GStreamer pipeline.
+
+    "csi" or "csi:1" is the camera on the ribbon cable of a Raspberry Pi or Jetson; "gst:" and a pipeline need an OpenCV
+    with GStreamer. options: for cameras at this computer. warn: called with one line if the camera gives something else
+    than was asked; stderr unless given.
+    Raises SourceError when the camera is not there or gives no picture, ConfigError for options that it cannot take.
+    """
+    warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
+    silence_opencv()
+    if match := re.fullmatch(r"csi(?::(\d+))?", text):
+        _refuse(text, options, ["fourcc"])
+        return Video(text, live=True, capture=open_csi(int(match[1] or 0), text, options))
+    if text.startswith("gst:"):
+        _refuse("a GStreamer pipeline", options, options.given)
+        return Video(text, live=True, capture=open_gstreamer(text[4:], public_name(text)))
+    if text.isdecimal() or text.startswith("/dev/"):
+        if text.startswith("/dev/") and not Path(text).exists():
+            raise SourceError(f"{text}: no such camera{list_cameras()}")
+        name = f"camera {text}" if text.isdecimal() else text
+        device = int(text) if text.isdecimal() else text
+        return Video(name, live=True, capture=open_v4l2(device, name, options, warn), hint=csi_hint())
+    if not _is_url(text) and not Path(text).exists():
+        raise SourceError(f"{text}: no such camera{list_cameras()}")
+    _refuse(public_name(text), options, options.given)
+    return Video(text, live=True)
+
+
+def is_live(source: str) -> bool:
+    """Whether a --source is a stream that never ends: by its scheme, such as rtsp://."""
+    return _is_url(source) and urllib.parse.urlsplit(source).scheme.lower() in _LIVE_SCHEMES
+
+
+def public_name(name: str) -> str:
+    """A URL or pipeline without user name and password, as it may be printed and logged."""
+    name = re.sub(r"([a-z][a-z0-9+.-]*://)[^/\s]*@", r"\1", name, flags=re.IGNORECASE)
+    return re.sub(r"\b(pass|password|passwd|pwd|user-pw)=[^&\s!/]+", r"\1=***", name, flags=re.IGNORECASE)
+
+
+def to_bgr(image: NDArray[Any], name: str, hint: str = "") -> NDArray[np.uint8]:
+    """(H, W) or (H, W, 3) uint8 -> (H, W, 3) uint8 BGR. Raises SourceError for any other shape or type.
+
+    V4L2 hands over undecoded buffers, of shape (1, N) or (H, W, 2), when OpenCV does not know the camera's format.
+    """
+    if image.dtype == np.uint8 and image.ndim == 2 and image.shape[0] > 1:
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise SourceError(
+            f"{name}: expected pictures of (H, W, 3) bytes, got {image.shape} of {image.dtype}: OpenCV does not know "
+            f"this pixel format; ask the camera for another, MJPG or YUYV{hint}"
+        )
+    return image
+
+
+def _open_ffmpeg(name: str, public: str, live: bool) -> Any:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
+    silence_opencv()
+    settings = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        1000 * _TIMEOUT_S,
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        1000 * _TIMEOUT_S,
+    ]
+    threads = getattr(cv2, "CAP_PROP_N_THREADS", None)  # Debian 12's OpenCV 4.6 has none
+    if live and threads is not None and "OPENCV_FFMPEG_THREADS" not in os.environ:
+        settings += [threads, 1]  # each further thread of the H.264 decoder holds back one more frame
+    capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, settings)
+    if not capture.isOpened():
+        what = "a stream that answers" if _is_url(name) else "an image or a video"
+        raise SourceError(f"{public}: expected {what}, got something that cannot be opened")
+    return capture
+
+
+def _check_size(capture: Any, public: str) -> None:
+    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    if width * height > MAX_PIXELS:
+        raise SourceError(f"{public}: frames of {width:.0f}x{height:.0f} are more than {MAX_PIXELS} pixels")
+
+
+def _refuse(what: str, options: CameraOptions, names: list[str]) -> None:
+    """Options that would have no effect are an error, not a silence."""
+    if wrong := [name for name in names if name in options.given]:
+        raise ConfigError(f"{what}: expected no camera {', '.join(wrong)}: set it in the camera or the stream itself")
+
+
+def _is_url(text: str) -> bool:
+    return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+
+
+def _open_url(url: str, warn: Callable[[str], None]) -> Source:
+    parts = urllib.parse.urlsplit(url)
+    still = parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(IMAGE_SUFFIXES)
+    return Stills([url], warn) if still else Video(url, live=is_live(url))
+
+
+def _download(url: str) -> bytes:
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
+            data: bytes = answer.read(_MAX_DOWNLOAD + 1)
+    except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise SourceError(f"{public_name(url)}: cannot download: {reason}") from None
+    if len(data) > _MAX_DOWNLOAD:
+        raise SourceError(f"{public_name(url)}: larger than {_MAX_DOWNLOAD} bytes")
+    return data
+
+
+def _looks_like_image(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return is_image(file.read(16))
+    except OSError:
+        return True  # reading it as an image will say why it cannot be read

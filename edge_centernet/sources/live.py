@@ -1,0 +1,303 @@
+"""A camera read on a thread that keeps only its newest frame, and that opens it again when it stops or freezes.
+
+Two kinds of thread: a reader opens the camera once and reads it until it ends; the supervisor starts readers one after
+the other. A reader that hangs in a driver cannot be stopped: it is abandoned, and closes its camera if it ever returns.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from edge_centernet.errors import ConfigError, EdgeCenterNetError, SourceError
+from edge_centernet.sources.files import Video
+from edge_centernet.sources.frame import CaptureState, Frame
+from edge_centernet.system import heap
+
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # from the beginning of one attempt to the next; the last one is repeated
+_MIN_PAUSE_S = 0.5
+_STEADY_S = 10.0  # a camera that lived so long begins again with the shortest pause
+_FIRST_OPENING_S = 40.0  # before the camera's own pace is known; sources have limits of their own, 15 s
+_OPENING_S = 6.0  # later, or twice as long as the camera took before
+_CLOSE_S = 1.5
+_TIDY_EVERY_S = 10.0
+_MOST_HANGING = 4  # abandoned readers; each may hold a device, a socket and some megabytes
+
+
+class LiveCapture:
+    """The newest frame of a camera, through disconnections.
+
+    name: of the source, as frames and messages carry it. live: always True.
+    """
+
+    live = True
+    skipped = 0
+    stuck_s = 60.0  # without an attempt, because all hang: then the state is "stuck", and a watchdog may act
+
+    def __init__(
+        self, open: Callable[[], Video], name: str, *, frozen_s: float = 5.0, report: Callable[[str], None]
+    ) -> None:
+        """open: opens the camera, on a thread of its own; called again after each loss.
+
+        frozen_s: seconds without a frame after which the camera is opened again, above 0.
+        report: gets one line when the camera is lost, freezes or is back; called on a thread of this object.
+        Raises ConfigError for another frozen_s. Nothing is opened before `start`.
+        """
+        if not frozen_s > 0:
+            raise ConfigError(f"frozen after: expected more than 0 seconds, got {frozen_s}")
+        self.name = name
+        self._open, self._frozen_s, self._report = open, frozen_s, report
+        self._changed = threading.Condition()  # guards all below; notified of frames, first failure and closing
+        self._created = time.monotonic()
+        self._state = CaptureState()
+        self._frame: Frame | None = None
+        self._taken = True
+        self._begin: float | None = None
+        self._fps = 25.0
+        self._failure: Exception | None = None  # of the first opening
+        self._closed = False
+        self._reader: _Reader | None = None
+        self._hanging: list[_Reader] = []
+        self._wait = False
+        self._opening_s = _FIRST_OPENING_S
+        self._tidied = self._created
+        self._nudge = threading.Event()  # for the supervisor: a reader ended, or all is over
+        self._supervisor = threading.Thread(target=self._supervise, name="capture", daemon=True)
+
+    def start(self, wait: bool = False) -> None:
+        """Open the camera and return when its first frame is there. To be called once.
+
+        wait: return at once instead, and keep trying for as long as the camera is not there.
+        Raises SourceError (or what `open` raised) when the camera cannot be opened; it is closed then.
+        """
+        self._wait = wait
+        atexit.register(self.close)  # a thread inside OpenCV aborts the process when Python ends around it
+        self._supervisor.start()
+        if wait:
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._frame is not None or self._failure is not None or self._closed)
+            failure = self._failure
+        if failure is not None:
+            self.close()
+            raise failure
+
+    def newest(self, after: int, timeout: float | None = None) -> Frame | None:
+        """The newest frame if its number is above `after`; waits for one up to `timeout` seconds, None for ever.
+
+        None when none came in time, and at once when the capture is closed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._newer(after), timeout)
+            if not self._newer(after):
+                return None
+            self._taken = True
+            return self._frame
+
+    @property
+    def state(self) -> CaptureState:
+        """How the camera is doing now."""
+        with self._changed:
+            return self._state
+
+    @property
+    def fps(self) -> float:
+        """Frames a second as the camera says, always positive; 25 until it is known."""
+        with self._changed:
+            return self._fps
+
+    def close(self) -> None:
+        """Stop reading and release the camera. Takes less than 2 s even if the camera hangs."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._frame = None
+            self._state = replace(self._state, state="ended", detail="")
+            reader = self._reader
+            self._changed.notify_all()
+        self._nudge.set()
+        atexit.unregister(self.close)
+        until = time.monotonic() + _CLOSE_S
+        for thread in (self._supervisor, reader.thread if reader else None):
+            if thread is not None and thread.ident is not None and thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
+
+    def _newer(self, after: int) -> bool:
+        return self._frame is not None and self._frame.number > after
+
+    # ---- the supervisor's thread -----------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        attempt = 0
+        while (reader := self._begin_reader()) is not None:
+            loss = self._watch(reader)
+            if loss is None:
+                return
+            if self.state.frames == 0 and not self._wait:
+                self._fail(loss.error)
+                return
+            self._lose(loss, was_live=reader.frames > 0)
+            if reader.last - reader.started > _STEADY_S:
+                attempt = 0
+            due = reader.started + _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]
+            self._sleep(max(_MIN_PAUSE_S, due - time.monotonic()))
+            attempt += 1
+            self._await_room()
+
+    def _begin_reader(self) -> _Reader | None:
+        with self._changed:
+            if self._closed:
+                return None
+            self._reader = _Reader(self._open, self._deliver, self._nudge, self.name)
+            self._reader.thread.start()
+            return self._reader
+
+    def _watch(self, reader: _Reader) -> _Loss | None:
+        """Wait until a reader ends or hangs: why, or None when the capture is closed."""
+        while True:
+            self._nudge.clear()  # before looking, so that nothing that happens meanwhile is missed
+            with self._changed:
+                if self._closed:
+                    return None
+                limit = self._frozen_s if reader.frames else self._opening_s
+                left = reader.last + limit - time.monotonic()
+                if reader.error is not None or left <= 0:
+                    self._reader = None  # from now on its frames are refused
+                    return self._loss(reader, limit)
+            self._nudge.wait(left)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """From time to time, on this thread because it has nothing else to do; it takes half a millisecond."""
+        now = time.monotonic()
+        if now - self._tidied >= _TIDY_EVERY_S:
+            self._tidied = now
+            heap.give_back()
+
+    def _loss(self, reader: _Reader, limit: float) -> _Loss:
+        if reader.error is not None:
+            return _Loss(False, reader.error)
+        self._hanging.append(reader)
+        what = "no new frame" if reader.frames else "no answer"
+        return _Loss(reader.frames > 0, SourceError(f"{self.name}: {what} for {limit:.3g} s"))
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self._failure = error
+            self._changed.notify_all()
+
+    def _lose(self, loss: _Loss, was_live: bool) -> None:
+        """Note that the camera is gone, and say so once: not again for each attempt that fails."""
+        detail = str(loss.error).removeprefix(f"{self.name}: ")
+        with self._changed:
+            before = self._state
+            if self._closed:
+                return
+            state = ("frozen" if loss.frozen else "lost") if was_live else before.state
+            self._state = replace(before, state=state, detail=detail)
+        if was_live:
+            self._say(f"{state}, opening it again until it is back: {detail}")
+        elif before.frames == 0 and not before.detail:
+            self._say(f"not there yet, waiting for it: {detail}")
+
+    def _sleep(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, seconds)
+
+    def _await_room(self) -> None:
+        """Wait until few enough readers hang; say so if they seem to do so for good."""
+        since = time.monotonic()
+        while not self._closed:
+            self._hanging = [reader for reader in self._hanging if reader.thread.is_alive()]
+            if len(self._hanging) < _MOST_HANGING:
+                return
+            if self._state.state != "stuck" and time.monotonic() - since > self.stuck_s:
+                detail = "the driver holds every attempt to open it; only a new process can help"
+                with self._changed:
+                    self._state = replace(self._state, state="stuck", detail=detail)
+                self._say(detail)
+            self._sleep(0.25)
+
+    def _say(self, line: str) -> None:
+        # A closed stderr or a failing listener must not end the capture.
+        with contextlib.suppress(Exception):
+            self._report(f"{self.name}: {line}")
+
+    # ---- called on a reader's thread -------------------------------------------------------------
+
+    def _deliver(self, reader: _Reader, video: Video, frame: Frame) -> bool:
+        """Take a frame; False when this reader is no longer wanted."""
+        with self._changed:
+            if self._closed or reader is not self._reader:
+                return False
+            before = self._state
+            reader.last = time.monotonic()
+            reader.frames += 1
+            if reader.frames == 1:
+                self._fps = video.fps
+                self._opening_s = max(_OPENING_S, 2 * (reader.last - reader.started))
+                self._nudge.set()  # another limit holds now
+            if self._begin is None:
+                self._begin = frame.captured
+            self._frame = replace(frame, source=self.name, number=before.frames, seconds=frame.captured - self._begin)
+            self._state = CaptureState(
+                state="live",
+                reopened=before.reopened + (reader.frames == 1 and before.frames > 0),
+                frames=before.frames + 1,
+                dropped=before.dropped + (not self._taken),
+                last_frame=frame.captured,
+            )
+            self._taken = False
+            self._changed.notify_all()
+        if before.state != "live" and before.detail:
+            gone = frame.captured - (self._created if before.last_frame is None else before.last_frame)
+            self._say(f"{'there' if before.last_frame is None else 'back'} after {gone:.1f} s")
+        return True
+
+
+@dataclass(frozen=True)
+class _Loss:
+    frozen: bool
+    error: Exception
+
+
+class _Reader:
+    """One opening of the camera, read until it ends or nobody wants its frames."""
+
+    def __init__(
+        self,
+        open: Callable[[], Video],
+        deliver: Callable[[_Reader, Video, Frame], bool],
+        nudge: threading.Event,
+        name: str,
+    ) -> None:
+        self._open, self._deliver, self._nudge, self._name = open, deliver, nudge, name
+        self.started = self.last = time.monotonic()  # last: when it gave a frame
+        self.frames = 0
+        self.error: Exception | None = None  # set when it has ended
+        self.thread = threading.Thread(target=self._run, name="camera", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self._read()
+            self.error = SourceError(f"{self._name}: it ended")
+        except EdgeCenterNetError as known:
+            self.error = known
+        except Exception as surprise:  # of a driver; it must not end the watch over the camera
+            self.error = SourceError(f"{self._name}: {type(surprise).__name__}: {surprise}")
+        self._nudge.set()
+
+    def _read(self) -> None:
+        video = self._open()
+        try:
+            for frame in video:
+                if not self._deliver(self, video, frame):
+                    return
+        finally:
+            video.close()
+            heap.give_back()

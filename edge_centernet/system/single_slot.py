@@ -1,0 +1,119 @@
+"""A queue with a single slot between two threads, and a thread that works on what is put there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class SingleSlotQueue(Generic[T]):
+    """Room for one item. newest: a new item replaces one that nobody took; else `put` waits until it is taken."""
+
+    def __init__(self, newest: bool) -> None:
+        """Empty and open."""
+        self._newest = newest
+        self._item: T | None = None
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self.closed = False  # by the taker: nothing more is wanted
+        self._finished = False  # by the feeder: nothing more comes
+
+    @property
+    def ended(self) -> bool:
+        """Nothing is there and nothing more comes."""
+        with self._changed:
+            return self.closed or (self._finished and self._item is None)
+
+    def put(self, item: T) -> bool:
+        """False when nobody wants it any more."""
+        if not self._newest and not self.wait_empty():
+            return False
+        with self._changed:
+            self._item = item
+            self._changed.notify_all()
+            return not self.closed
+
+    def wait_empty(self) -> bool:
+        """Wait until there is room; False when nobody wants more."""
+        with self._changed:
+            while self._item is not None and not self.closed:
+                self._changed.wait()
+            return not self.closed
+
+    def take(self, timeout: float | None = None) -> T | None:
+        """The item; None after `timeout` seconds, or when none will come. Raises the feeder's error."""
+        with self._changed:
+            if self._item is None and not self._finished and not self.closed:
+                self._changed.wait_for(lambda: self._item is not None or self._finished or self.closed, timeout)
+            item, self._item = self._item, None
+            if item is None and self._error is not None:
+                raise self._error
+            self._changed.notify_all()
+            return item
+
+    def close(self) -> None:
+        """The taker wants no more."""
+        with self._changed:
+            self.closed = True
+            self._item = None
+            self._changed.notify_all()
+
+    def feeding(self) -> _Feeding:
+        """A `with` block around all that is put: its end, or its error, reaches the taker."""
+        return _Feeding(self)
+
+    def finish(self, error: BaseException | None) -> None:
+        """The feeder has no more."""
+        with self._changed:
+            self._finished, self._error = True, error
+            self._changed.notify_all()
+
+
+class _Feeding:
+    def __init__(self, handover: SingleSlotQueue[Any]) -> None:
+        self._handover = handover
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self._handover.finish(error)
+        return True
+
+
+class Worker(Generic[T]):
+    """Calls `work` for each item on a thread of its own, so that slow work (drawing, encoding) holds up nobody.
+
+    newest: while it is busy, a newer item replaces the one that waits; else `add` waits and nothing is lost.
+    """
+
+    def __init__(self, name: str, work: Callable[[T], None], newest: bool) -> None:
+        """Start the thread."""
+        self._items: SingleSlotQueue[T] = SingleSlotQueue(newest)
+        self._work = work
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def add(self, item: T) -> None:
+        """Hand one over. Raises what `work` raised."""
+        if not self._items.put(item) and self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Wait for the work at hand. Raises what `work` raised."""
+        self._items.finish(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while (item := self._items.take()) is not None:
+                self._work(item)
+        except Exception as error:
+            self._error = error
+            self._items.close()

@@ -1,0 +1,1 @@
+"""The same object in frame after frame, and what follows from it: lines, zones, presence."""

@@ -1,0 +1,77 @@
+"""Points and sizes in the picture, and how users write them down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.errors import ConfigError
+from edge_centernet.tracking.state import Tracks
+
+Point = tuple[float, float]
+Size = tuple[int, int]  # width, height of the picture, pixels
+_LONGEST_NAME = 64
+
+
+def foot_points(tracks: Tracks) -> NDArray[np.float32]:
+    """(N, 2) float32 x and y of the middle of each box's lower edge, pixels."""
+    boxes = tracks.found.xyxy
+    return np.stack([(boxes[:, 0] + boxes[:, 2]) / 2.0, boxes[:, 3]], 1)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One track in one frame."""
+
+    id: int
+    class_name: str
+    foot: Point
+    span: float  # sqrt(width * height) of its box
+
+
+def parse_numbers(text: str, kind: str, index: int, form: str) -> tuple[str, list[float]]:
+    """The name and the numbers of "[NAME=]N,N,..."."""
+    before, equals, after = text.rpartition("=")
+    name = before.strip() if equals else f"{kind} {index}"
+    if not name or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise ConfigError(f"{kind} {text!r}: expected a name of 1 to {_LONGEST_NAME} printable characters before '='")
+    try:
+        numbers = [float(part) for part in after.split(",")]
+    except ValueError:
+        raise ConfigError(f"{kind} {name!r}: expected [NAME=]{form}, got {text!r}") from None
+    if not all(math.isfinite(number) and abs(number) <= 1e6 for number in numbers):
+        raise ConfigError(f"{kind} {name!r}: expected finite numbers, got {text!r}")
+    return name, numbers
+
+
+def as_points(numbers: Sequence[float]) -> tuple[Point, ...]:
+    """x, y, x, y, ... as pairs. Raises ValueError for an odd count."""
+    return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def are_relative(numbers: Sequence[float]) -> bool:
+    """Whether every number is a fraction of the picture, 0..1."""
+    return all(0.0 <= number <= 1.0 for number in numbers)
+
+
+def scaled(points: Sequence[Point], relative: bool, size: Size) -> tuple[Point, ...]:
+    """The points in pixels of a picture of (width, height); as they are unless `relative`."""
+    wide, high = size if relative else (1, 1)
+    return tuple((x * wide, y * high) for x, y in points)
+
+
+def point_text(point: Point) -> str:
+    """As users write it: X,Y."""
+    return f"{point[0]:g},{point[1]:g}"
+
+
+def whole_number(value: Any) -> int:
+    """A count read from JSON. Raises ValueError for anything but an integer from 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(value)
+    return value

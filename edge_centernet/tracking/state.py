@@ -1,0 +1,143 @@
+"""What tracking and counting report, and what every output gets. Plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_centernet.detections import Detections
+from edge_centernet.sources.frame import Frame
+
+if TYPE_CHECKING:
+    import supervision
+from edge_centernet.sources.frame import CaptureState
+
+
+@dataclass(frozen=True, eq=False)
+class Tracks:
+    """The objects followed that were seen in one frame, in the order of `found`.
+
+    id: (N,) int64, 1 and up, never used twice by one tracker.
+    found: their boxes as detected, with score and class.
+    velocity: (N, 2) float32, pixels of the picture a second, x to the right, y down; 0 until it is known.
+    age: (N,) float32, seconds since the object was first seen.
+    lost, recovered, ended: ids that this frame misses for the first time, sees again after missing them, gives up.
+    """
+
+    id: NDArray[np.int64]
+    found: Detections
+    velocity: NDArray[np.float32]
+    age: NDArray[np.float32]
+    lost: tuple[int, ...] = ()
+    recovered: tuple[int, ...] = ()
+    ended: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of objects seen in this frame."""
+        return len(self.id)
+
+    def to_supervision(self) -> supervision.Detections:
+        """As `Detections.to_supervision`, with the ids as tracker_id. Raises MissingDependency as it does."""
+        from edge_centernet.interop import to_supervision
+
+        return to_supervision(self.found, self.id)
+
+
+@dataclass(frozen=True)
+class LineCount:
+    """How many crossed a line since counting began. `inward` is "in" in every output (a Python keyword)."""
+
+    name: str
+    inward: int
+    outward: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON says it."""
+        return {"name": self.name, "in": self.inward, "out": self.outward}
+
+
+@dataclass(frozen=True)
+class ZoneCount:
+    """Who is in a zone now. entered: visits since counting began; dwell: seconds, of those inside and visits ended."""
+
+    name: str
+    inside: int
+    entered: int
+    longest_s: float
+    mean_dwell_s: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON says it."""
+        return {
+            "name": self.name,
+            "inside": self.inside,
+            "entered": self.entered,
+            "longest_s": round(self.longest_s, 1),
+            "mean_dwell_s": round(self.mean_dwell_s, 1),
+        }
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened once. kind: "crossed" (direction "in" or "out"), "entered", "left" (with dwell_s)."""
+
+    kind: str
+    where: str
+    track_id: int
+    class_name: str
+    seconds: float
+    direction: str = ""
+    dwell_s: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON says it: only what belongs to this kind."""
+        record: dict[str, Any] = {
+            "event": self.kind,
+            "where": self.where,
+            "id": self.track_id,
+            "class": self.class_name,
+            "seconds": round(self.seconds, 3),
+        }
+        if self.kind == "crossed":
+            record["direction"] = self.direction
+        if self.kind == "left":
+            record["dwell_s"] = round(self.dwell_s, 2)
+        return record
+
+
+@dataclass(frozen=True)
+class Tally:
+    """All counts after a frame, and the events of this frame."""
+
+    lines: tuple[LineCount, ...] = ()
+    zones: tuple[ZoneCount, ...] = ()
+    events: tuple[Event, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts as JSON says them, without the events."""
+        return {"lines": [line.as_dict() for line in self.lines], "zones": [zone.as_dict() for zone in self.zones]}
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """One frame with all that is known of it: what every output gets, in the order of the frames.
+
+    ms: milliseconds by step ("preprocess", "inference", "decode"). age_ms: from the frame's capture to this result.
+    fps: results a second over the last seconds. tracks, tally: None where nobody asked for them; with tracks,
+    `found` is theirs. seen: all that was detected, doubtful ones too: for blurring, a box too many costs little.
+    timed: it is of a video or camera, so seconds and age mean something.
+    """
+
+    frame: Frame
+    found: Detections
+    ms: dict[str, float]
+    age_ms: float
+    fps: float
+    capture: CaptureState
+    tracks: Tracks | None = None
+    tally: Tally | None = None
+    seen: Detections | None = None
+    timed: bool = True

@@ -1,0 +1,487 @@
+"""Pictures, videos, cameras and URLs as frames."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import squares
+
+from edge_centernet.errors import ConfigError, SourceError
+from edge_centernet.sources import cameras
+from edge_centernet.sources.cameras import CameraOptions
+from edge_centernet.sources.files import Video, open_camera, open_source, public_name, to_bgr
+from edge_centernet.system.quiet import quiet_libraries
+
+Write = Callable[[Path, Any], Path]
+PICTURE = squares.scene(("red", 10, 18))
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Ten frames of 64x48 at 12 frames a second, brighter from one to the next."""
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12, (64, 48))
+    for i in range(10):
+        writer.write(np.full((48, 64, 3), 20 * i, np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The address of a web server that serves tmp_path."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path))
+    ) as http_server:
+        threading.Thread(target=http_server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http_server.server_port}"
+        http_server.shutdown()
+
+
+def read(text: str) -> tuple[list[str], list[str]]:
+    """(names of the frames read, warnings)."""
+    warnings: list[str] = []
+    return [frame.source for frame in open_source(text, warnings.append)], warnings
+
+
+def test_one_image(tmp_path: Path, write_image: Write) -> None:
+    """One frame, number 0, with the path as given."""
+    path = write_image(tmp_path / "a.png", PICTURE)
+    (frame,) = open_source(str(path))
+    assert (frame.source, frame.number) == (str(path), 0)
+    assert np.array_equal(frame.image, PICTURE)
+
+
+def test_an_image_under_another_suffix(tmp_path: Path, write_image: Write) -> None:
+    """The content decides, not the name."""
+    path = write_image(tmp_path / "a.png", PICTURE).rename(tmp_path / "photo.dat")
+    assert len(read(str(path))[0]) == 1
+
+
+def test_a_folder_in_order(tmp_path: Path, write_image: Write) -> None:
+    """Images only, sorted by name, not those below."""
+    for name in ("b.png", "a.JPG", "sub/c.png"):
+        write_image(tmp_path / name, PICTURE)
+    (tmp_path / "notes.txt").write_text("x")
+    assert [Path(name).name for name in read(str(tmp_path))[0]] == ["a.JPG", "b.png"]
+
+
+def test_a_pattern(tmp_path: Path, write_image: Write) -> None:
+    """`**` reaches below; a file whose name holds a bracket is found by its name."""
+    for name in ("b.png", "sub/c.png", "odd[1].png"):
+        write_image(tmp_path / name, PICTURE)
+    names = read(str(tmp_path / "**" / "*.png"))[0]
+    assert [os.path.relpath(name, tmp_path) for name in names] == ["b.png", "odd[1].png", "sub/c.png"]
+    assert len(read(str(tmp_path / "odd[1].png"))[0]) == 1
+
+
+def test_one_bad_file_of_many_is_skipped(tmp_path: Path, write_image: Write) -> None:
+    """The others are read; each bad one is reported once and counted."""
+    for name in ("a.png", "d.png"):
+        write_image(tmp_path / name, PICTURE)
+    (tmp_path / "b.jpg").write_text("text")
+    (tmp_path / "c.png").write_bytes(b"")
+    warnings: list[str] = []
+    source = open_source(str(tmp_path), warnings.append)
+    assert [Path(frame.source).name for frame in source] == ["a.png", "d.png"]
+    assert source.skipped == 2
+    assert [("b.jpg" in w, "c.png" in w) for w in warnings] == [(True, False), (False, True)]
+
+
+def test_only_bad_files_are_an_error(tmp_path: Path) -> None:
+    """Never silence about a folder in which nothing can be read."""
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_text("text")
+    with pytest.raises(SourceError, match="none of the 2 files"):
+        read(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("", "empty name"),
+        ("none.jpg", "no such file"),
+        ("none.mp4", "no such file"),
+        ("*.jpg", "no file matches"),
+        ("folder", "expected images .* found none"),
+        ("notes.txt", "expected an image or a video"),
+        ("x" * 300 + ".jpg", "File name too long"),
+    ],
+)
+def test_nothing_to_read_is_an_error(tmp_path: Path, name: str, says: str) -> None:
+    """Each case says what was expected."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").write_text("hello " * 50)
+    with pytest.raises((SourceError, OSError), match=says):
+        read(str(tmp_path / name) if name else "")
+
+
+def test_a_video(video: Path) -> None:
+    """Every frame, counted from 0, at the file's rate."""
+    source = open_source(str(video))
+    assert isinstance(source, Video)
+    frames = list(source)
+    assert source.fps == 12
+    assert not source.live
+    assert [frame.number for frame in frames] == list(range(10))
+    assert {frame.source for frame in frames} == {str(video)}
+    np.testing.assert_allclose([frame.image.mean() for frame in frames], 20 * np.arange(10), atol=4)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.05])
+def test_a_video_without_a_frame_is_an_error(video: Path, part: float) -> None:
+    """Cut so short that nothing can be shown."""
+    data = video.read_bytes()
+    video.write_bytes(data[: int(part * len(data))])
+    with pytest.raises(SourceError, match=video.name):
+        read(str(video))
+
+
+def test_an_image_from_the_web(tmp_path: Path, write_image: Write, server: str) -> None:
+    """Downloaded and read like a file."""
+    write_image(tmp_path / "a.png", PICTURE)
+    (frame,) = open_source(f"{server}/a.png")
+    assert np.array_equal(frame.image, PICTURE)
+
+
+def test_a_video_from_the_web(video: Path, server: str) -> None:
+    """Read as a stream."""
+    assert len(read(f"{server}/{video.name}")[0]) == 10
+
+
+@pytest.mark.parametrize("name", ["none.jpg", "none.mp4"])
+def test_what_the_web_does_not_have_is_an_error(server: str, name: str) -> None:
+    """With the address in it."""
+    with pytest.raises(SourceError, match=name):
+        read(f"{server}/{name}")
+
+
+def test_passwords_are_not_shown() -> None:
+    """Neither in errors nor in records."""
+    with pytest.raises(SourceError, match=r"^rtsp://127\.0\.0\.1:1/cam: ") as error:
+        open_camera("rtsp://admin:secret@127.0.0.1:1/cam")
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("camera", ["97", "/dev/video97"])
+def test_a_camera_that_is_not_there_is_an_error(camera: str) -> None:
+    """One line that says so, and which cameras there are."""
+    with pytest.raises(SourceError, match="no such camera"):
+        open_camera(camera)
+
+
+def test_libraries_are_quiet_only_inside(capfd: pytest.CaptureFixture[str]) -> None:
+    """What C code writes to stderr is hidden within the block, also nested, and heard afterwards."""
+    with quiet_libraries():
+        with quiet_libraries():
+            os.write(2, b"inner")
+        os.write(2, b"outer")
+    os.write(2, b"after")
+    sys.stderr.flush()
+    assert capfd.readouterr().err == "after"
+
+
+# ---- cameras at this computer ----------------------------------------------------------------------
+
+
+class Device:
+    """A capture that accepts the values in `can` only, as a V4L2 driver does; notes what it is asked."""
+
+    def __init__(self, can: dict[int, set[float]]) -> None:
+        """The first value of each is what it has before it is asked."""
+        self._can = can
+        self._values = {prop: min(values) for prop, values in can.items()}
+        self.asked: list[int] = []
+
+    def set(self, prop: int, value: float) -> bool:
+        """Whether the value was taken."""
+        self.asked.append(prop)
+        if value in self._can[prop]:
+            self._values[prop] = value
+        return value in self._can[prop]
+
+    def get(self, prop: int) -> float:
+        """The value now."""
+        return self._values[prop]
+
+
+def device() -> Device:
+    """YUYV or MJPG, 640x480 or 1280x720, 15 or 29.97 frames a second."""
+    return Device(
+        {
+            cv2.CAP_PROP_FOURCC: {cv2.VideoWriter.fourcc(*"YUYV"), cv2.VideoWriter.fourcc(*"MJPG")},
+            cv2.CAP_PROP_FRAME_WIDTH: {640, 1280},
+            cv2.CAP_PROP_FRAME_HEIGHT: {480, 720},
+            cv2.CAP_PROP_FPS: {15, 30},
+        }
+    )
+
+
+def test_a_camera_is_asked_for_its_format_first() -> None:
+    """Pixel format, then size, then rate: the first limits the others. What it takes needs no warning."""
+    camera = device()
+    assert cameras.configure(camera, CameraOptions(1280, 720, 30, "MJPG")) == ""
+    order = [cv2.CAP_PROP_FOURCC, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FPS]
+    assert camera.asked == order
+
+
+def test_a_camera_that_does_otherwise_is_told() -> None:
+    """One line with what was asked and what is given; options not given are not asked for."""
+    assert (
+        cameras.configure(device(), CameraOptions(1920, 1080, 60, "H264"))
+        == "asked for H264, 1920x1080, 60 fps; the camera gives MJPG, 640x480, 15 fps"
+    )
+    camera = device()
+    assert cameras.configure(camera, CameraOptions()) == ""
+    assert camera.asked == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"width": 640}, "expected width and height"),
+        ({"width": 0, "height": 480}, "1..16384 pixels"),
+        ({"fps": 0.0}, "above 0"),
+        ({"fps": float("nan")}, "above 0"),
+        ({"fourcc": "MJPEG"}, "four letters"),
+        ({"fourcc": "äöüß"}, "four letters"),
+    ],
+)
+def test_impossible_camera_options_are_an_error(options: dict[str, Any], says: str) -> None:
+    """Before any camera is opened."""
+    with pytest.raises(ConfigError, match=says):
+        CameraOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("camera", "options"),
+    [
+        ("rtsp://admin:secret@127.0.0.1:1/cam", CameraOptions(fps=5)),
+        ("gst:videotestsrc", CameraOptions(width=640, height=480)),
+        ("csi", CameraOptions(fourcc="MJPG")),
+    ],
+)
+def test_options_without_effect_are_an_error(camera: str, options: CameraOptions) -> None:
+    """A stream has the size and rate that its camera was set to; saying nothing would mislead."""
+    with pytest.raises(ConfigError, match=f"expected no camera .*{options.given[0]}") as error:
+        open_camera(camera, options)
+    assert "secret" not in str(error.value)
+
+
+def test_grey_pictures_become_bgr() -> None:
+    """A camera of one channel serves as well."""
+    assert np.array_equal(to_bgr(PICTURE[..., 0], "cam"), np.repeat(PICTURE[..., :1], 3, axis=2))
+    assert to_bgr(PICTURE, "cam") is PICTURE
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [np.zeros((1, 614400), np.uint8), np.zeros((480, 640, 2), np.uint8), np.zeros((480, 640), np.uint16)],
+    ids=["compressed", "YUYV", "16 bits"],
+)
+def test_buffers_that_are_no_picture_are_an_error(raw: np.ndarray[Any, Any]) -> None:
+    """V4L2 hands them over undecoded; the message names the way out, also the board's own."""
+    with pytest.raises(SourceError, match=r"^cam: expected pictures .* MJPG or YUYV; a hint$"):
+        to_bgr(raw, "cam", "; a hint")
+
+
+@pytest.mark.parametrize(
+    ("model", "tegra", "expected"),
+    [
+        ("Raspberry Pi 5 Model B Rev 1.0\0", False, "pi"),
+        ("NVIDIA Jetson Orin Nano Developer Kit\0", False, "jetson"),
+        ("NVIDIA Orin NX\0", True, "jetson"),
+        ("Rockchip RK3588\0", False, ""),
+        (None, False, ""),
+    ],
+)
+def test_the_board_is_known_by_its_files(tmp_path: Path, model: str | None, tegra: bool, expected: str) -> None:
+    """And only on a board with a ribbon cable does a message speak of --camera csi."""
+    if model is not None:
+        (tmp_path / "proc/device-tree").mkdir(parents=True)
+        (tmp_path / "proc/device-tree/model").write_text(model)
+    if tegra:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "etc/nv_tegra_release").write_text("# R36")
+    assert cameras.board(tmp_path) == expected
+    assert ("--camera csi" in cameras.csi_hint(tmp_path)) == (expected != "")
+
+
+def test_a_ribbon_cable_camera_elsewhere_is_an_error() -> None:
+    """One line that names the computers which have one."""
+    if importlib.util.find_spec("picamera2") or cameras.board():
+        pytest.skip("this computer may have such a camera")
+    with pytest.raises(SourceError, match=r"^csi:1: expected a Raspberry Pi with picamera2, or a Jetson"):
+        open_camera("csi:1")
+
+
+def test_a_pi_without_picamera2_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package, and how a virtual environment comes to see it."""
+    if importlib.util.find_spec("picamera2"):
+        pytest.skip("picamera2 is installed")
+    monkeypatch.setattr(cameras, "board", lambda: "pi")
+    with pytest.raises(SourceError, match=r"python3-picamera2.*--system-site-packages"):
+        open_camera("csi")
+
+
+PICAMERA2 = """
+import threading
+import numpy as np
+
+calls = []
+
+class Job:
+    def get_result(self):
+        return np.full((480, 640, 3), (255, 0, 0), np.uint8)
+
+class Picamera2:
+    def __init__(self, index):
+        calls.append(("open", index))
+        if index > 0:
+            raise IndexError("list index out of range")
+    def create_video_configuration(self, main, controls):
+        calls.append(("video", main, controls))
+        return {"main": {"size": main["size"], "format": main["format"]}}
+    def configure(self, configuration):
+        self.configuration = configuration
+    def camera_configuration(self):
+        return self.configuration
+    def start(self):
+        calls.append(("start",))
+    def capture_array(self, name, wait, signal_function):
+        assert (name, wait) == ("main", False)
+        job = Job()
+        threading.Timer(0.01, signal_function, [job]).start()
+        return job
+    def close(self):
+        calls.append(("close",))
+"""
+
+
+@pytest.fixture
+def picamera2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A stand-in for picamera2, which runs on a Raspberry Pi only: it checks the order of calls of its manual."""
+    (tmp_path / "picamera2.py").write_text(PICAMERA2)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("picamera2")
+    del sys.modules["picamera2"]
+
+
+def test_a_pi_camera_by_picamera2(picamera2: Any) -> None:
+    """Configured as asked (RGB888 is blue first), started, read, closed."""
+    video = open_camera("csi", CameraOptions(640, 480, 25))
+    stream = iter(video)
+    images = [next(stream).image for _ in range(2)]
+    video.close()
+    assert picamera2.calls == [
+        ("open", 0),
+        ("video", {"format": "RGB888", "size": (640, 480)}, {"FrameDurationLimits": (40000, 40000)}),
+        ("start",),
+        ("close",),
+    ]
+    assert video.fps == 25
+    assert images[0][0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_pi_camera_that_is_not_there_is_an_error(picamera2: Any) -> None:
+    """In words of ours, not picamera2's."""
+    with pytest.raises(SourceError, match=r"^csi:3: no camera 3 on the ribbon cable.*--list-cameras"):
+        open_camera("csi:3")
+
+
+def test_a_pi_camera_that_stalls_ends(picamera2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No frame in time is the end of the source, not a thread that waits for ever."""
+    monkeypatch.setattr(picamera2.Picamera2, "capture_array", lambda *args, **more: picamera2.Job())
+    monkeypatch.setattr(cameras, "_STALL_S", 0.05)
+    with pytest.raises(SourceError, match="gives no picture"):
+        open_camera("csi", CameraOptions(640, 480))
+    assert picamera2.calls[-1] == ("close",)
+
+
+def test_a_jetson_camera_is_a_pipeline() -> None:
+    """Sensor, size and rate as asked; BGR, and only the newest frame is kept."""
+    text = cameras.argus_pipeline(1, CameraOptions(1920, 1080, 29.97))
+    assert "nvarguscamerasrc sensor-id=1 ! " in text
+    assert "width=1920, height=1080, framerate=29970/1000" in text
+    assert text.endswith("format=BGR ! appsink drop=true max-buffers=1 sync=false")
+
+
+def test_a_pipeline_needs_gstreamer() -> None:
+    """An OpenCV without it says so, and where one with it is; no password is shown."""
+    if cameras.has_gstreamer():
+        pytest.skip("this OpenCV has GStreamer")
+    with pytest.raises(SourceError, match="this OpenCV has no GStreamer") as error:
+        open_camera("gst:rtspsrc location=rtsp://me:secret@cam/ ! decodebin")
+    assert "secret" not in str(error.value)
+
+
+GST_PROGRAM = """
+import sys
+from edge_centernet.sources.files import open_camera
+video = open_camera("gst:videotestsrc is-live=true pattern=blue ! video/x-raw,width=320,height=240,framerate=10/1")
+stream = iter(video)
+frame = [next(stream) for _ in range(3)][-1]
+video.close()
+print(frame.number, frame.image.shape, frame.image[0, 0].argmax(), video.fps)
+"""
+
+
+def test_a_pipeline_with_gstreamer(tmp_path: Path) -> None:
+    """Where the system's OpenCV has GStreamer (Debian: python3-opencv), a pipeline without a sink gives BGR frames."""
+    python = Path("/usr/bin/python3")
+    check = "import sys, cv2; sys.exit(sys.version_info < (3, 10) or 'GStreamer:                   YES' not in "
+    if (
+        not python.exists()
+        or subprocess.run([python, "-c", check + "cv2.getBuildInformation())"], capture_output=True).returncode
+    ):
+        pytest.skip("the system's Python has no OpenCV with GStreamer: apt-get install python3-opencv")
+    # The package alone: beside an installed one lies the OpenCV from PyPI, which would be found first.
+    (tmp_path / "edge_centernet").symlink_to(Path(cameras.__file__).parent)
+    done = subprocess.run(
+        [python, "-c", GST_PROGRAM], env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.stdout == "2 (240, 320, 3) 0 10.0\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("rtsp://admin:secret@cam:554/h264", "rtsp://cam:554/h264"),
+        ("rtsp://admin:se@cret@cam/h264", "rtsp://cam/h264"),
+        ("http://cam/video?user=admin&password=secret&channel=1", "http://cam/video?user=admin&password=***&channel=1"),
+        ("rtspsrc location=rtsp://a:secret@cam/ ! x", "rtspsrc location=rtsp://cam/ ! x"),
+        ("/home/me/a@b.mp4", "/home/me/a@b.mp4"),
+    ],
+)
+def test_what_may_be_shown_of_a_name(name: str, public: str) -> None:
+    """User names and passwords are left out, wherever cameras want them; file names stay as they are."""
+    assert public_name(name) == public
+
+
+def test_a_damaged_video_is_read_quietly(video: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """FFmpeg's own lines about broken frames do not reach stderr, and nothing else is hidden meanwhile."""
+    data = bytearray(video.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 60] = bytes(60)
+    video.write_bytes(data)
+    names, _ = read(str(video))
+    assert 5 <= len(names) <= 10
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,316 @@
+"""systemd's protocol over a real socket, health, log lines, and the unit file under systemd's own tools."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from snapshots import CLASSES, counted, snapshot
+
+import edge_centernet
+from edge_centernet.errors import ConfigError
+from edge_centernet.service import Watchdog, configure_logging, health, status_line
+from edge_centernet.sources.frame import CaptureState
+
+UNIT = Path(edge_centernet.__file__).parent / "assets" / "edge-centernet@.service"
+EXPOSURE_MAX = 2.5
+
+
+class Supervisor:
+    """systemd's end of the notification socket."""
+
+    def __init__(self, address: str) -> None:
+        """address: a path, or a name after a zero byte for an abstract socket."""
+        self.environment = {"NOTIFY_SOCKET": address.replace("\0", "@"), "WATCHDOG_PID": str(os.getpid())}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(address)
+        self._socket.setblocking(False)
+
+    def heard(self) -> list[str]:
+        """All messages since the last call."""
+        messages = []
+        while True:
+            try:
+                messages.append(self._socket.recv(4096).decode())
+            except BlockingIOError:
+                return messages
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture(params=["path", "abstract"])
+def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Supervisor]:
+    """A socket in the file system, and one without a file, as containers have it."""
+    name = f"\0edge-centernet-test-{os.getpid()}" if request.param == "abstract" else str(tmp_path / "notify")
+    supervisor = Supervisor(name)
+    yield supervisor
+    supervisor.close()
+
+
+def watchdog(systemd: Supervisor, seconds: float = 0.0) -> Watchdog:
+    """One that is asked for a sign of life every `seconds`; not at all for 0."""
+    asked = {"WATCHDOG_USEC": str(round(seconds * 1e6))} if seconds else {}
+    return Watchdog(CLASSES, {**systemd.environment, **asked})
+
+
+def test_ready_and_stopping(systemd: Supervisor) -> None:
+    """Start and end are told in systemd's words."""
+    dog = watchdog(systemd)
+    dog.ready()
+    dog.stopping()
+    assert systemd.heard() == ["READY=1", "STOPPING=1"]
+
+
+def test_frames_feed_it_at_a_quarter_of_the_time(systemd: Supervisor) -> None:
+    """With WatchdogSec=0.8 and a frame every 10 ms for 1 s: a sign of life every 0.2 s, not a hundred."""
+    dog = watchdog(systemd, 0.8)
+    dog.ready()
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        dog.frame(snapshot())
+        time.sleep(0.01)
+    assert 3 <= systemd.heard().count("WATCHDOG=1") <= 5
+
+
+def test_the_same_frame_again_does_not_feed_it(systemd: Supervisor) -> None:
+    """A loop that turns over one old frame is a hang, however busy it is."""
+    dog, stale = watchdog(systemd, 0.04), snapshot()
+    dog.ready()
+    dog.frame(stale)
+    systemd.heard()
+    for _ in range(10):
+        dog.frame(stale)
+        time.sleep(0.01)
+    assert systemd.heard() == []
+
+
+@pytest.mark.parametrize("state", ["starting", "lost", "frozen"])
+def test_camera_that_is_being_opened_feeds_it(systemd: Supervisor, state: str) -> None:
+    """A restart would not bring the camera back, and would lose the counts."""
+    dog = watchdog(systemd, 0.04)
+    dog.ready()
+    time.sleep(0.02)
+    dog.waiting(CaptureState(state, "no such camera"))
+    assert set(systemd.heard()) == {"READY=1", "WATCHDOG=1", f"STATUS=camera {state}: no such camera"}
+
+
+def test_live_camera_without_results_does_not_feed_it(systemd: Supervisor) -> None:
+    """Frames come and no result does: the pipeline hangs, and a restart helps."""
+    dog = watchdog(systemd, 0.04)
+    dog.ready()
+    for _ in range(5):
+        time.sleep(0.02)
+        dog.waiting(CaptureState("live"))
+    assert "WATCHDOG=1" not in systemd.heard()
+
+
+def test_status_every_five_seconds_at_most(systemd: Supervisor) -> None:
+    """Fifty frames in a moment make one status line."""
+    dog = watchdog(systemd)
+    for number in range(50):
+        dog.frame(snapshot(number, 2, 2, 0, tally=counted(12, 9)))
+    assert systemd.heard() == ["STATUS=20.0 fps; person 2, cat 1; door in 12 out 9; shop 0 inside"]
+
+
+def test_status_of_an_empty_picture() -> None:
+    """Nothing found, nothing counted."""
+    assert status_line(snapshot(), CLASSES) == "20.0 fps; nothing in view"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"NOTIFY_SOCKET": "/nonexistent/notify", "WATCHDOG_USEC": "1000"}, {"WATCHDOG_USEC": "1000"}],
+    ids=["not under systemd", "socket gone", "no socket"],
+)
+def test_nobody_listens(environment: dict[str, str]) -> None:
+    """Without a supervisor, or with one that is gone, nothing happens and nothing fails."""
+    dog = Watchdog(CLASSES, environment)
+    dog.ready()
+    time.sleep(0.002)
+    dog.frame(snapshot())
+    dog.stopping()
+
+
+def test_watchdog_of_another_process_is_not_ours(systemd: Supervisor) -> None:
+    """WATCHDOG_PID names who is asked: a child of the service must not answer for it."""
+    environment = {**systemd.environment, "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
+    assert Watchdog(CLASSES, environment).interval_s == 0
+
+
+def test_full_socket_does_not_block() -> None:
+    """A supervisor that reads nothing holds up nobody: 2,000 messages, more than a socket takes, come to an end."""
+    supervisor = Supervisor(f"\0edge-centernet-full-{os.getpid()}")
+    dog = watchdog(supervisor)
+    sending = threading.Thread(target=lambda: [dog.ready() for _ in range(2000)], daemon=True)
+    sending.start()
+    sending.join(timeout=60)
+    assert not sending.is_alive()
+    supervisor.close()
+
+
+@pytest.mark.parametrize(
+    ("capture", "age", "status"),
+    [
+        (CaptureState("live"), 0.5, "ok"),
+        (CaptureState("live"), 11.0, "stalled"),
+        (CaptureState("live"), None, "no result yet"),
+        (CaptureState("starting"), None, "camera starting"),
+        (CaptureState("lost", "unplugged"), 0.5, "camera lost"),
+        (CaptureState("frozen"), 0.5, "camera frozen"),
+        (CaptureState("ended"), 0.5, "camera ended"),
+    ],
+)
+def test_health(capture: CaptureState, age: float | None, status: str) -> None:
+    """Well is only who has a live camera and a result of the last ten seconds."""
+    now = time.monotonic()
+    newest = None if age is None else snapshot(captured=now - age - 0.0414)
+    ok, record = health(capture, newest, now=now)
+    assert (ok, record["status"], record["detail"]) == (status == "ok", status, capture.detail)
+    assert record["last_result_s"] == age
+
+
+LOG = """
+import logging, sys
+from edge_centernet.service import configure_logging
+configure_logging()
+log = logging.getLogger("edge_centernet.sources.live")
+log.debug("hidden")
+log.info("camera door: opened\\nsecond line")
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("it broke")
+logging.getLogger("other.library").info("chatter")
+"""
+
+
+def log_lines(journal: bool, tmp_path: Path) -> list[str]:
+    """What a process writes to standard error; `journal`: when systemd says that this is the journal's stream."""
+    with (tmp_path / "stderr").open("wb") as stream:
+        stat = os.fstat(stream.fileno())
+        told = f"{stat.st_dev}:{stat.st_ino}" if journal else "1:2"
+        environment = {**os.environ, "JOURNAL_STREAM": told}
+        subprocess.run([sys.executable, "-c", LOG], stderr=stream, env=environment, check=True, timeout=60)
+    return (tmp_path / "stderr").read_text(encoding="utf-8").splitlines()
+
+
+def test_journal_lines_have_priorities_and_no_time(tmp_path: Path) -> None:
+    """<6> for information and <3> for an error, traceback included, one line each."""
+    first, second = log_lines(True, tmp_path)
+    assert first == "<6>camera door: opened | second line"
+    assert second.startswith("<3>it broke | Traceback (most recent call last): | ")
+    assert second.endswith("| ZeroDivisionError: division by zero")
+
+
+def test_other_streams_get_the_time(tmp_path: Path) -> None:
+    """A line of a file begins with date, time, offset from UTC and level."""
+    first, second = log_lines(False, tmp_path)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} INFO camera door: opened \| second line", first)
+    assert " ERROR it broke | Traceback" in second
+
+
+def test_log_lines_pass_while_a_camera_is_read() -> None:
+    """Reading a frame hides what C libraries write to descriptor 2, but not our log."""
+    code = """
+import logging
+from edge_centernet.service import configure_logging
+from edge_centernet.system.quiet import quiet_libraries
+configure_logging()
+with quiet_libraries():
+    logging.getLogger("edge_centernet").warning("seen")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr.endswith(" WARNING seen\n")
+
+
+@pytest.fixture
+def root_logger() -> Iterator[None]:
+    """Afterwards, logging is as it was before."""
+    root, ours = logging.getLogger(), logging.getLogger("edge_centernet")
+    levels = root.level, ours.level
+    yield
+    for handler in [h for h in root.handlers if getattr(h, "of_edge_centernet", False)]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+
+
+def test_log_file_may_be_rotated(root_logger: None, tmp_path: Path) -> None:
+    """After logrotate moved the file away, the next line is in a new file of the old name."""
+    file, log = tmp_path / "detect.log", logging.getLogger("edge_centernet")
+    configure_logging(log_file=file)
+    log.info("before")
+    file.rename(tmp_path / "detect.log.1")
+    log.info("after")
+    assert (tmp_path / "detect.log.1").read_text().endswith(" INFO before\n")
+    assert file.read_text().endswith(" INFO after\n")
+
+
+def test_configured_twice_a_line_comes_once(root_logger: None, tmp_path: Path) -> None:
+    """The second call replaces what the first set up."""
+    configure_logging(log_file=tmp_path / "first.log")
+    configure_logging(log_file=tmp_path / "second.log")
+    logging.getLogger("edge_centernet").info("once")
+    assert (tmp_path / "first.log").read_text() == ""
+    assert (tmp_path / "second.log").read_text().count("once") == 1
+
+
+def test_log_file_that_cannot_be_written(tmp_path: Path) -> None:
+    """One line names the file and the reason."""
+    with pytest.raises(ConfigError, match=r"log file .*no/detect\.log: cannot write it: No such file"):
+        configure_logging(log_file=tmp_path / "no" / "detect.log")
+
+
+@pytest.fixture(scope="module")
+def analyze() -> str:
+    """systemd-analyze."""
+    found = shutil.which("systemd-analyze")
+    if found is None:
+        pytest.skip("no systemd-analyze: install systemd")
+    return found
+
+
+def test_unit_exposure(analyze: str) -> None:
+    """By systemd's own rating the unit's exposure is at most 2.5, on its scale from 0 to 10."""
+    done = subprocess.run(
+        [analyze, "security", "--offline=true", str(UNIT)], capture_output=True, text=True, timeout=60
+    )
+    rating = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    if rating is None and "offline" in done.stderr:
+        pytest.skip("this systemd-analyze is older than 250 and cannot rate a file")
+    assert rating is not None, done.stderr
+    assert float(rating.group(1)) <= EXPOSURE_MAX
+
+
+def test_unit_is_understood(analyze: str, tmp_path: Path) -> None:
+    """The unit holds, for systemd, no unknown key, bad value or missing program."""
+    program = tmp_path / "opt/edge-centernet/bin/edge-centernet"
+    units = tmp_path / "etc/systemd/system"
+    program.parent.mkdir(parents=True)
+    units.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    shutil.copy(UNIT, units)
+    command = [analyze, "verify", f"--root={tmp_path}", "edge-centernet@door.service"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    # It also misses the system's own units, which are not below this root.
+    assert [line for line in done.stderr.splitlines() if UNIT.name in line or "Failed to prepare" in line] == []
+
+
+def test_unit_waits_for_ready_and_watches() -> None:
+    """The unit asks for what `Watchdog` tells, and starts what the deployment installs."""
+    settings = set(UNIT.read_text(encoding="utf-8").splitlines())
+    program = "/opt/edge-centernet/current/venv/bin/edge-centernet detect --config /etc/edge-centernet/%i.toml"
+    assert {"Type=notify", "WatchdogSec=30", "Restart=always", f"ExecStart={program}"} <= settings
