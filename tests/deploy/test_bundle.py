@@ -155,7 +155,7 @@ def test_our_wheel_holds_the_package_and_only_the_models_of_its_engine(tmp_path:
     """Linked folders are followed; what other engines read stays here."""
     with zipfile.ZipFile(own_wheel("x86_64", ".tflite", tmp_path)) as archive:
         names = archive.namelist()
-    models = {name.rpartition(".")[2] for name in names if "/models/" in name}
+    models = {name.rpartition(".")[2] for name in names if "/model_zoo/" in name}
     assert models == {"py", "json", "md", "tflite"}
     assert {"edge_centernet/runtimes/tflite.py", "edge_centernet/decoder/_decoder.abi3.so"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.startswith("runtimes")]
