@@ -7,9 +7,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from edge_centernet.runtimes.base import Runtime
+if TYPE_CHECKING:  # doctor reads this module where NumPy may be what is broken
+    from edge_centernet.runtimes.base import Runtime
 
 Int8 = Literal["", "yes", "partly", "no", "cannot be told"]
 

@@ -51,7 +51,7 @@ class Case:
     threshold: float  # in the heatmap's unit, a float32 value
     class_thresholds: tuple[float, ...] = ()  # alike
     any_class: bool = False  # what counts as twins
-    frame: tuple[int, int, int, int, int, int] = (640, 360, 32, 18, 0, 7)  # of reference.to_image
+    frame: tuple[int, int, int, int, int, int] = (640, 360, 32, 18, 0, 7)  # of rule.to_image
 
     def run(self, decoder: Any) -> tuple[NDArray[np.void], NDArray[np.void]]:
         """(the boxes, what is left of them at the end) according to one of the two decoders, a module."""

@@ -244,7 +244,7 @@ def test_training_can_start_from_a_checkpoint_of_ours(drawn: Path, finished: Pat
     [
         (("--set", "lr=fast"), "--set lr: expected float, got 'fast'"),
         (("--set", "speed=9"), "--set: expected NAME=VALUE with one of"),
-        (("--set", "size=100"), "training option size: expected a multiple of 32, at least 64, got 100"),
+        (("--set", "size=100"), "size: expected WIDTHxHEIGHT such as 512x384, or one number for a square"),
         (("--images", "a", "--images", "b"), "--images: expected one folder for each set of --data, 1, or NAME=FOLDER"),
         (
             ("--labelled-only", "instances_train=circel"),

@@ -35,7 +35,7 @@ def test_layouts_of_one_map_have_the_same_golden_boxes(goldens: ModuleType, root
     ]
     assert moved[0].data.strides != case.heads[0].data.strides
     again = goldens.Case(case.name, tuple(moved), case.capacity, case.cell_px, case.threshold)
-    assert again.run(goldens.reference)[0].tobytes() == boxes.tobytes()
+    assert again.run(goldens.rule)[0].tobytes() == boxes.tobytes()
 
 
 def test_goldens_of_another_version_are_refused(goldens: ModuleType, tmp_path: Path) -> None:
@@ -48,11 +48,11 @@ def test_goldens_of_another_version_are_refused(goldens: ModuleType, tmp_path: P
 def test_logistic_is_within_a_millionth(decoder: ModuleType, goldens: ModuleType) -> None:
     """Against exp in double precision, over all that a heatmap may hold; the two back ends agree to the bit."""
     logits = goldens.logits()
-    boxes = np.zeros(len(logits), goldens.reference.BOX)
+    boxes = np.zeros(len(logits), goldens.rule.BOX)
     boxes["score"] = logits
     found = decoder.to_probability(boxes)["score"]
 
-    assert found.tobytes() == goldens.reference.logistic(logits).tobytes()
+    assert found.tobytes() == goldens.rule.logistic(logits).tobytes()
     with np.errstate(over="ignore"):
         exact = 1 / (1 + np.exp(-logits.astype(np.float64)))
     assert np.abs(found - exact)[~np.isnan(logits)].max() < 1e-6

@@ -26,8 +26,8 @@ def apply(
 ) -> tuple[Any, Any, Any, Any]:
     """One view of an image whose boxes have the labels 0, 1, ..."""
     array = np.array(boxes, np.float32).reshape(-1, 4)
-    labels, ignore = np.arange(len(array)), np.zeros(len(array), np.bool_)
-    return augment(image, array, labels, ignore, np.random.default_rng(seed), *size)
+    labels, scores = np.arange(len(array)), np.ones(len(array), np.float32)
+    return augment(image, array, labels, scores, np.random.default_rng(seed), *size)
 
 
 def noise(height: int, width: int) -> NDArray[np.uint8]:
@@ -38,11 +38,11 @@ def noise(height: int, width: int) -> NDArray[np.uint8]:
 def test_with_everything_off_it_is_a_conversion_to_rgb() -> None:
     """Same size, no jitter: pixels and boxes unchanged."""
     image = noise(64, 64)
-    rgb, boxes, labels, ignore = apply(NONE, image, [[1, 2, 30, 40]])
+    rgb, boxes, labels, scores = apply(NONE, image, [[1, 2, 30, 40]])
     assert np.array_equal(rgb, image[..., ::-1])
     assert rgb.dtype == np.uint8
     assert boxes.tolist() == [[1, 2, 30, 40]]
-    assert (labels.tolist(), ignore.tolist()) == ([0], [False])
+    assert (labels.tolist(), scores.tolist()) == ([0], [1])
     assert boxes.dtype == np.float32
 
 
@@ -76,8 +76,8 @@ def test_boxes_stay_on_their_objects() -> None:
         x2, y2 = int(rng.integers(x1 + 30, width + 1)), int(rng.integers(y1 + 30, height + 1))
         image = np.zeros((height, width, 3), np.uint8)
         image[y1:y2, x1:x2] = 255
-        rgb, boxes, _, ignore = apply(Augment(**STILL), image, [[x1, y1, x2, y2]], seed, (128, 160))
-        if len(boxes) and not ignore[0]:
+        rgb, boxes, _, scores = apply(Augment(**STILL), image, [[x1, y1, x2, y2]], seed, (128, 160))
+        if len(boxes) and scores[0]:
             checked += 1
             white = np.argwhere(rgb[..., 1] > 192)  # the padding is 128
             (top, left), (bottom, right) = white.min(axis=0), white.max(axis=0) + 1
@@ -107,35 +107,35 @@ def test_what_is_cut_off_is_dropped_or_ignored() -> None:
     """Kept while the centre and a quarter are inside; a visible rest is ignored; a sliver is dropped."""
     twice = Augment(scale=(2, 2), flip=0, translate=False, **STILL)  # shows the middle half of each side
     boxes = [[20, 20, 40, 40], [8, 20, 40, 40], [8, 20, 22, 40], [0, 20, 17, 40], [0, 0, 10, 10], [0, 0, 64, 64]]
-    _, left, labels, ignore = apply(twice, noise(64, 64), boxes)
+    _, left, labels, scores = apply(twice, noise(64, 64), boxes)
     assert labels.tolist() == [0, 1, 2, 5]
-    assert ignore.tolist() == [False, False, True, False]
+    assert scores.tolist() == [1, 1, 0, 1]
     assert left.tolist() == [[8, 8, 48, 48], [0, 8, 48, 48], [0, 8, 12, 48], [0, 0, 64, 64]]
-    _, _, labels, ignore = apply(
+    _, _, labels, scores = apply(
         Augment(scale=(3, 3), flip=0, translate=False, **STILL), noise(64, 64), [[0, 0, 64, 64]]
     )
-    assert (labels.tolist(), ignore.tolist()) == ([0], [True])  # a ninth shows
+    assert (labels.tolist(), scores.tolist()) == ([0], [0])  # a ninth shows
 
 
 def test_an_object_too_small_to_see_is_ignored_and_ignored_stays_ignored() -> None:
     """Half a pixel wide in the output is nothing to learn from."""
-    rgb, boxes, labels, ignore = NONE(
+    rgb, boxes, labels, scores = NONE(
         noise(64, 64),
         np.array([[1, 1, 1.5, 9], [1, 1, 9, 9]], np.float32),
         np.array([3, 4]),
-        np.array([False, True]),
+        np.array([1, 0], np.float32),
         np.random.default_rng(0),
         64,
         64,
     )
     assert (rgb.shape, len(boxes)) == ((64, 64, 3), 2)
-    assert (labels.tolist(), ignore.tolist()) == ([3, 4], [True, True])
+    assert (labels.tolist(), scores.tolist()) == ([3, 4], [0, 0])
 
 
 def test_an_image_without_objects_is_fine() -> None:
     """Background images are training images."""
-    rgb, boxes, labels, ignore = apply(Augment(), noise(30, 50), [])
-    assert (rgb.shape, boxes.shape, labels.shape, ignore.shape) == ((64, 64, 3), (0, 4), (0,), (0,))
+    rgb, boxes, labels, scores = apply(Augment(), noise(30, 50), [])
+    assert (rgb.shape, boxes.shape, labels.shape, scores.shape) == ((64, 64, 3), (0, 4), (0,), (0,))
 
 
 def test_padding_is_grey_whatever_the_colours_become() -> None:

@@ -47,16 +47,16 @@ def test_a_student_that_says_what_the_teacher_sees_in_the_mirror_has_nothing_to_
 
 
 def test_a_copy_has_nothing_to_learn_only_where_all_heads_are_equal(checkpoint: str) -> None:
-    """The teacher's own outputs give 0; an offset 1 cell off costs the square of the best class's score."""
+    """The teacher's own outputs give 0; an offset 100 cells off has no overlap and an L1 of 100, where it is sure."""
     own = Teacher.load(checkpoint, SPEC).network
     teacher = Teacher(own, SPEC, copied=True)
     x = torch.rand(2, 3, 64, 64) * 2 - 1
     heat, size, offset = (t.detach() for t in own.core(x))
-    moved = offset + torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1)
+    moved = offset + torch.tensor([100.0, 0.0]).reshape(1, 2, 1, 1)
 
     assert float(teacher(x, (heat, size, offset))) == pytest.approx(0, abs=1e-3)
     assert float(teacher(x, (heat, size, moved))) == pytest.approx(
-        float(heat.amax(dim=1).sigmoid().square().sum()), rel=1e-4
+        (2 + 0.1 * 100) * float(heat.amax(dim=1).sigmoid().square().sum()), rel=1e-4
     )
     assert float(teacher(x, (heat, size * 0.5, offset))) > 10, "boxes of a quarter of the area, 512 cells"
 
