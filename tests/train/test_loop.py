@@ -133,3 +133,14 @@ def test_input_sizes_around_a_size_are_multiples_of_32_of_like_shape() -> None:
     assert input_shapes(320, 320, 0.25) == [(256, 256), (288, 288), (320, 320), (352, 352), (384, 384)]
     assert input_shapes(192, 320, 0.2) == [(160, 256), (160, 288), (192, 320), (224, 352), (224, 384)]
     assert input_shapes(96, 160, 0.0) == [(96, 160)]
+
+
+def test_labels_count_by_their_weight(data: Dataset, tmp_path: Path) -> None:
+    """0, as in quantization-aware training without `qat_labels`: they teach nothing; 2: twice as much as 1."""
+    trainer = Trainer(TINY, data, None, tmp_path, "t")
+    trainer.sampler.set_epoch(0, [(64, 64)])
+    batch = next(iter(trainer.loader))
+    none, one, two = (float(trainer.step(batch, weight, 0.0, False)[0].detach()) for weight in (0.0, 1.0, 2.0))
+
+    assert none == 0
+    assert two == pytest.approx(2 * one) > 0
