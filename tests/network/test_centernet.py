@@ -111,12 +111,12 @@ def test_same_tf_padding_is_tensorflows() -> None:
     assert unit(image).flatten().tolist() == [0.0, 2.0, 8.0, 10.0]
 
 
-@pytest.mark.parametrize(("name", "width"), [("mobilenet_v2_1.0_imagenet", 1.0), ("mobilenet_v2_0.5_coco", 0.5)])
+@pytest.mark.parametrize(("name", "width"), [("mobilenet_v2_1.0_coco", 1.0), ("mobilenet_v2_0.5_coco", 0.5)])
 def test_both_pretrained_backbones_load(name: str, width: float) -> None:
     """Every convolution of the backbone finds its weights; the last one is checked by value."""
     path = WEIGHTS / f"{name}.safetensors"
     if not path.is_file():
-        pytest.skip("needs ../shared/data/weights")
+        pytest.skip(f"{path} is not here")
     from safetensors.torch import load_file
 
     backbone = MobileNetV2(width)
