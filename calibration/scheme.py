@@ -1,5 +1,9 @@
 """The integer arithmetic that every network of ours is quantized for, whoever measures the ranges. NumPy only.
 
+Scales and zero points are made here: those of activations from measured ranges, those of weights from the
+weights, folded so that every rescaling is exact. `calibration/quantize.py` writes them into a network,
+`network/fake_quant.py` trains with them.
+
   weights      per output channel, symmetric int8; depthwise in [-127, 127], all others in [-63, 63]
   activations  per tensor, affine int8 (symmetric: every zero point is 0, for TensorRT, which knows no other);
                the inputs and the output of an addition share one scale

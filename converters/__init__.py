@@ -1,6 +1,7 @@
 """From the interchange file (QDQ ONNX) to what devices run; torch is not needed.
 
 Importing this imports no engine and no writer; a target's module is loaded when it is asked for.
+A new target is a writer and an entry here: docs/extending.md.
 """
 
 from __future__ import annotations

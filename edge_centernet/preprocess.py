@@ -1,4 +1,7 @@
-"""From pixels to the network's input: letterbox geometry and normalisation by table."""
+"""From pixels to the network's input: letterbox geometry and normalisation by table.
+
+An image becomes a tensor in `prepare`, and nowhere else.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
     python scripts/release.py --only x86_64 --out /tmp/release   # without the cross-compiled wheel and its emulator
 
 The version is `edge_centernet.__version__`. Refused are a tree with changes, a CHANGELOG.md that does not begin with
-that version, a tag that is there already, and a folder that is there already. What is built is the commit.
+that version, a tag of it at another commit, and a folder that is there already. What is built is the commit.
 
     edge_centernet-VERSION.tar.gz     sources
     edge_centernet-VERSION-*.whl      x86-64 and ARM 64, by scripts/build_wheels.sh, which tests them
@@ -105,8 +105,12 @@ def check_tree(root: Path) -> str:
             f"CHANGELOG.md: expected the newest section to be '## {version}', got {newest and newest[1]}; "
             "tell users what changed, or change edge_centernet.__version__"
         )
-    if _git(root, "tag", "--list", f"v{version}").strip():
-        raise ConfigError(f"expected no tag v{version}, found one; raise edge_centernet.__version__")
+    # At this very commit it may stand: pushing it is what starts the release.
+    if _git(root, "tag", "--list", f"v{version}").strip() and tagged(root, version) != commit(root):
+        raise ConfigError(
+            f"expected no tag v{version} but at the commit that is checked out, found it at "
+            f"{tagged(root, version)[:12]}; raise edge_centernet.__version__"
+        )
     return version
 
 
@@ -116,6 +120,11 @@ def read_version(root: Path) -> str:
     if found := re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE):
         return found[1]
     raise ConfigError("edge_centernet/__init__.py: expected __version__, found none")
+
+
+def tagged(root: Path, version: str) -> str:
+    """The hash of the commit that the version's tag stands at."""
+    return _git(root, "rev-list", "-1", f"v{version}").strip()
 
 
 def commit(root: Path) -> str:
@@ -247,8 +256,9 @@ def next_steps(version: str, out: Path, key: Path | None) -> str:
     signed = f"\n  ssh-keygen -Y verify -f signers -I edge-centernet -n {NAMESPACE} -s SHA256SUMS.sig < SHA256SUMS"
     return f"""{out}: edge-centernet {version} of commit {commit(ROOT)[:12]}
 
-Look at it, then:
+Look at it, then push its tag, by which .github/workflows/release.yml makes the same files and publishes them:
   git tag -a v{version} -m 'edge-centernet {version}' {commit(ROOT)[:12]} && git push origin v{version}
+or publish these:
   twine upload {out}/*.tar.gz {out}/*.whl
 and put SHA256SUMS and the SBOM beside them. Who has all files checks them with
   sha256sum -c SHA256SUMS{signed if key else ""}"""

@@ -21,7 +21,8 @@ from edge_centernet.cli import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+TOP = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")
+PAGES = sorted([*(ROOT / name for name in TOP), *(ROOT / "docs").rglob("*.md")])
 CLI = [sys.executable, "-c", "from edge_centernet.cli import main; main()"]
 # Where the sample photo shows them, pixels: left, top, right, bottom. Measured by hand, good to about 20 pixels.
 SAMPLE = {"person": (18, 14, 368, 512), "cat": (520, 0, 1110, 512)}
@@ -126,7 +127,7 @@ def test_links_lead_to_files() -> None:
         text = page.read_text(encoding="utf-8")
         links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text)
         dead += [(page.name, link) for link in links if not (page.parent / link).exists()]
-        named = re.findall(r"`((?:docs|scripts|tests|edge_centernet)/[\w./-]+\.\w+)", text)
+        named = re.findall(r"`((?:docs|scripts|tests|edge_centernet|calibration|converters)/[\w./-]+\.\w+)", text)
         dead += [(page.name, name) for name in named if "NAME" not in name and not (ROOT / name).exists()]
     assert dead == []
 

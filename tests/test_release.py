@@ -106,12 +106,21 @@ def test_a_changelog_without_the_version_is_refused(small: Path) -> None:
     assert "CHANGELOG.md: expected the newest section to be '## 1.2.3', got 1.2.2" in told
 
 
-def test_a_version_with_a_tag_is_refused(small: Path) -> None:
+def test_a_version_with_a_tag_at_another_commit_is_refused(small: Path) -> None:
     """It was released already."""
-    git(small, "tag", "v1.2.3")
+    git(small, "tag", "-a", "v1.2.3", "-m", "1.2.3")
+    git(small, "commit", "-q", "--allow-empty", "-m", "later")
     code, told = run("--dry-run")
     assert code == 2
-    assert "expected no tag v1.2.3, found one; raise edge_centernet.__version__" in told
+    assert "expected no tag v1.2.3 but at the commit that is checked out, found it at" in told
+
+
+def test_a_version_with_its_tag_here_may_be_released(small: Path) -> None:
+    """The workflow is started by the tag, so the tag is there first."""
+    git(small, "tag", "-a", "v1.2.3", "-m", "1.2.3")
+    code, told = run("--dry-run")
+    assert code == 0
+    assert "edge-centernet 1.2.3" in told
 
 
 def test_a_folder_that_is_there_is_refused(small: Path) -> None:

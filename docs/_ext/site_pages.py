@@ -26,7 +26,12 @@ from edge_centernet.cli import cli
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = re.compile(r"^<!-- (include|commands)(?:: (.+?))? -->$", re.M)
 # Files at the top level that have a page of their own on the site.
-PAGES = {"README.md": "docs/index.md", "CHANGELOG.md": "docs/changelog.md", "CONTRIBUTING.md": "docs/contributing.md"}
+PAGES = {
+    "README.md": "docs/index.md",
+    "ARCHITECTURE.md": "docs/architecture.md",
+    "CHANGELOG.md": "docs/changelog.md",
+    "CONTRIBUTING.md": "docs/contributing.md",
+}
 HELP_WIDTH = 84  # columns that fit beside the navigation
 
 

@@ -9,17 +9,21 @@ dataset.classes, dataset.samples[0].unlabelled
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from edge_centernet.data.base import Annotations, Dataset, Problem, Sample, assemble
 from edge_centernet.data.merge import merge
 from edge_centernet.errors import SourceError
 
 __all__ = [
+    "FORMATS",
     "DataSource",
     "Dataset",
+    "Format",
     "Sample",
     "merge",
     "read_annotations",
@@ -28,10 +32,43 @@ __all__ = [
     "read_sources",
 ]
 
-_EXPECTED = (
-    "expected a COCO .json, a PASCAL VOC folder (Annotations/, JPEGImages/) or its ImageSets/Main/*.txt, "
-    "or a YOLO data.yaml or folder (images/, labels/)"
-)
+
+class Format(NamedTuple):
+    """A way to write down labelled images.
+
+    expected: what a path of it is, in the words of an error message. accepts: whether an existing path is one.
+    reader: "module:function", imported when it is needed; the function is called like `read_annotations`.
+    """
+
+    expected: str
+    accepts: Callable[[Path], bool]
+    reader: str
+
+
+# Asked in this order. Another format is a reader and an entry here (docs/extending.md).
+FORMATS = [
+    Format("a COCO .json", lambda path: _suffix(path) == ".json", "edge_centernet.data.coco:read_coco"),
+    Format(
+        "a PASCAL VOC folder (Annotations/, JPEGImages/) or its ImageSets/Main/*.txt",
+        lambda path: _suffix(path) == ".txt" or (path / "Annotations").is_dir(),
+        "edge_centernet.data.voc:read_voc",
+    ),
+    Format(
+        "a YOLO data.yaml or folder (images/, labels/)",
+        lambda path: _suffix(path) in (".yaml", ".yml") or (path / "labels").is_dir() or (path / "data.yaml").is_file(),
+        "edge_centernet.data.yolo:read_yolo",
+    ),
+]
+
+
+def _suffix(path: Path) -> str:
+    """That of a file; empty for a folder, whatever its name."""
+    return path.suffix.lower() if path.is_file() else ""
+
+
+def _expected() -> str:
+    *others, last = (one.expected for one in FORMATS)
+    return f"expected {', '.join(others)}, or {last}"
 
 
 def read_dataset(
@@ -69,23 +106,15 @@ def read_annotations(
     path = Path(path)
     images = None if images is None else Path(images)
     if not path.exists():
-        raise SourceError(f"{path}: no such file or folder; {_EXPECTED}")
+        raise SourceError(f"{path}: no such file or folder; {_expected()}")
     if images is not None and not images.is_dir():
         raise SourceError(f"{images}: expected the folder of the images, found no such folder")
-    suffix = path.suffix.lower() if path.is_file() else ""
-    if suffix == ".json":
-        from edge_centernet.data.coco import read_coco
-
-        return read_coco(path, images, classes, problems)
-    if suffix == ".txt" or (path / "Annotations").is_dir():
-        from edge_centernet.data.voc import read_voc
-
-        return read_voc(path, images, classes, split, problems)
-    if suffix in (".yaml", ".yml") or (path / "labels").is_dir() or (path / "data.yaml").is_file():
-        from edge_centernet.data.yolo import read_yolo
-
-        return read_yolo(path, images, classes, split, problems)
-    raise SourceError(f"{path}: {_EXPECTED}")
+    for one in FORMATS:
+        if one.accepts(path):
+            module, _, function = one.reader.partition(":")
+            read: Callable[..., Annotations] = getattr(import_module(module), function)
+            return read(path, images, classes, split, problems)
+    raise SourceError(f"{path}: {_expected()}")
 
 
 @dataclass(frozen=True)

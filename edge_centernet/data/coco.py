@@ -40,14 +40,20 @@ def read_coco(
     path: Path,
     images: Path | None = None,
     classes: Sequence[str] | None = None,
+    split: str | None = None,
     problems: list[Problem] | None = None,
 ) -> Annotations:
     """Read `instances_*.json`; see `edge_centernet.data.read_annotations`.
 
-    images: default is the first of these that holds the files: a folder named like the split
-        (instances_train.json -> train/) beside the file, beside its folder or in an images/ folder
-        there, images/ itself, or the file's own folder.
-    problems: with a list, missing image files are left to its owner to find.
+    Args:
+        path: the file.
+        images: default is the first of these that holds the files: a folder named like the split
+            (instances_train.json -> train/) beside the file, beside its folder or in an images/ folder
+            there, images/ itself, or the file's own folder.
+        classes: those to read, in this order.
+        split: not used, for a file is one split.
+        problems: with a list, missing image files are left to its owner to find.
+
     Besides COCO's own fields it reads `score` of an annotation (0..1, how likely it is an object; 1 without) and
     `labelled_only` of `info` or of an image: names of the categories that were labelled, where it is not all of them.
     Raises SourceError naming the line (broken JSON) or the entry, as annotations[3].bbox.

@@ -1,5 +1,9 @@
 """The decode rule in NumPy: the specification that edgecn_decode.c must equal, bit for bit.
 
+It has two copies: `edgecn_decode.c` beside it, for speed and for firmware, and the graph that
+`converters/frigate.py` writes. Whoever changes the rule changes all three, and makes the golden cases of
+`tests/c/make_goldens.py` anew.
+
 Peak: a cell >= threshold, > its 4 earlier and >= its 4 later neighbours in raster order, so that a flat
 top gives one box. NaN is never a peak and, like a cell outside the map, beats nobody.
 Order: higher stored value, then lower class, then lower cell.

@@ -2,12 +2,15 @@
 
 MobileNetV2: Sandler et al., arXiv 1801.04381, table 2. ResNet: He et al., arXiv 1512.03385.
 Module order follows torchvision, so its weights load by position (`load_pretrained`).
+Another backbone is a class made of `ConvUnit` and `Block`, and an entry of BACKBONES (docs/extending.md).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +35,27 @@ _MBV2_TABLE = (
 )
 
 
-class InvertedResidual(nn.Module):
+class Paths(NamedTuple):
+    """The ways through a block, by which quantization-aware training finds the scale of every convolution's input.
+
+    main: its convolution units in their order. add: what adds the shortcut to them, None where there is no shortcut.
+    shortcut: the convolution units on that way, in their order; none where the block's input itself is added.
+    """
+
+    main: Iterable[nn.Module]
+    add: Add | None
+    shortcut: Iterable[nn.Module] = ()
+
+
+class Block(nn.Module):
+    """Several layers of a backbone that belong together."""
+
+    def paths(self) -> Paths:
+        """The ways through it; every convolution unit of the block stands in exactly one of them."""
+        raise NotImplementedError
+
+
+class InvertedResidual(Block):
     """1x1 expand -> 3x3 depthwise -> 1x1 project (linear), with a shortcut where shapes allow."""
 
     def __init__(
@@ -58,6 +81,10 @@ class InvertedResidual(nn.Module):
         y: Tensor = self.units(x)
         return y if self.add is None else self.add(x, y)
 
+    def paths(self) -> Paths:
+        """Expand, depthwise, project."""
+        return Paths(self.units, self.add)
+
 
 def _round_channels(channels: float) -> int:
     """The nearest multiple of 8, never more than 10 % below (the reference implementation's rule)."""
@@ -65,7 +92,29 @@ def _round_channels(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-class MobileNetV2(nn.Module):
+class Backbone(nn.Module):
+    """Layers one behind the other, each halving the map or keeping its size.
+
+    layers: convolution units, blocks, 3x3 max poolings, or sequences of them.
+    last: stride -> index of the last layer at that stride; channels: stride -> channels there. Strides 4, 8, 16 and 32.
+    """
+
+    layers: nn.ModuleList
+    last: dict[int, int]
+    channels: dict[int, int]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> maps at strides 4, 8, 16, 32."""
+        kept = {self.last[stride] for stride in (4, 8, 16, 32)}
+        maps = []
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i in kept:
+                maps.append(x)
+        return maps
+
+
+class MobileNetV2(Backbone):
     """MobileNetV2 without its classifier.
 
     width 0.5 follows the COCO-trained variant the shipped model starts from: 12 channels at stride 4
@@ -82,8 +131,7 @@ class MobileNetV2(nn.Module):
         layers: list[nn.Module] = [
             ConvUnit(3, channels, 3, 2, act=act, padding=padding)
         ]  # (B, 16, H/2, W/2) at width 0.5
-        self.last: dict[int, int] = {}  # stride -> index of the last layer at that stride
-        self.channels: dict[int, int] = {}
+        self.last, self.channels = {}, {}
         stride_now = 2
         for t, c, n, s in table:
             c_out = 12 if width == 0.5 and c == 24 else _round_channels(c * width)
@@ -95,23 +143,8 @@ class MobileNetV2(nn.Module):
             self.channels[stride_now] = c_out
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> maps at strides 4, 8, 16, 32."""
-        return _feature_maps(self.layers, self.last, x)
 
-
-def _feature_maps(layers: nn.ModuleList, last: dict[int, int], x: Tensor) -> list[Tensor]:
-    """Run `layers` in turn, keeping what the last layer at each stride puts out: strides 4, 8, 16, 32."""
-    kept = {last[stride] for stride in (4, 8, 16, 32)}
-    maps = []
-    for i, layer in enumerate(layers):
-        x = layer(x)
-        if i in kept:
-            maps.append(x)
-    return maps
-
-
-class BasicBlock(nn.Module):
+class BasicBlock(Block):
     """Two 3x3 convolutions with a shortcut; its last ReLU follows the addition."""
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
@@ -129,8 +162,12 @@ class BasicBlock(nn.Module):
         out: Tensor = self.add(y, x if self.shortcut is None else self.shortcut(x))
         return out
 
+    def paths(self) -> Paths:
+        """Two convolutions, and the one of the shortcut where there is one."""
+        return Paths([self.unit1, self.unit2], self.add, [] if self.shortcut is None else [self.shortcut])
 
-class ResNet18(nn.Module):
+
+class ResNet18(Backbone):
     """ResNet-18 without its classifier."""
 
     def __init__(self) -> None:
@@ -146,25 +183,24 @@ class ResNet18(nn.Module):
             layers.append(nn.Sequential(BasicBlock(c_in, c_out, stride), BasicBlock(c_out, c_out, 1)))
             c_in = c_out
         self.layers = nn.ModuleList(layers)
-        self.last = {4: 2, 8: 3, 16: 4, 32: 5}  # stride -> index of the last layer at that stride
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> maps at strides 4, 8, 16, 32."""
-        return _feature_maps(self.layers, self.last, x)
+        self.last = {4: 2, 8: 3, 16: 4, 32: 5}
 
 
-def build_backbone(
-    name: str, width: float = 1.0, act: Activation = "relu6", padding: Padding = "same_tf"
-) -> MobileNetV2 | ResNet18:
-    """name: "mobilenet_v2" or "resnet18"; width, act, padding: MobileNetV2's."""
-    if name == "mobilenet_v2":
-        return MobileNetV2(width, act, padding)
-    if name == "resnet18":
-        return ResNet18()
-    raise ConfigError(f"backbone: expected mobilenet_v2 or resnet18, got {name!r}")
+# name (`train --set backbone=NAME`) -> what builds it from `Architecture`'s width, act and padding
+BACKBONES: dict[str, Callable[[float, Activation, Padding], Backbone]] = {
+    "mobilenet_v2": MobileNetV2,
+    "resnet18": lambda width, act, padding: ResNet18(),
+}
 
 
-def load_pretrained(backbone: MobileNetV2 | ResNet18, path: Path) -> None:
+def build_backbone(name: str, width: float = 1.0, act: Activation = "relu6", padding: Padding = "same_tf") -> Backbone:
+    """name: one of BACKBONES; width, act, padding: see `network.centernet.Architecture`. Raises ConfigError."""
+    if name not in BACKBONES:
+        raise ConfigError(f"backbone: expected {' or '.join(BACKBONES)}, got {name!r}")
+    return BACKBONES[name](width, act, padding)
+
+
+def load_pretrained(backbone: Backbone, path: Path) -> None:
     """Load a torchvision-named state dict into `backbone` by position, shapes checked.
 
     path: a .pth as torchvision publishes it, for RGB (pixel / 255 - mean) / std with ImageNet's mean and std, which is

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from edge_centernet import qdq
 from edge_centernet.calibration.scheme import DENSE_MAX, DEPTHWISE_MAX, HEAT_HIGH, HEAT_LOW, WEIGHT_FLOOR
 from edge_centernet.manifest import Quant
-from edge_centernet.network.backbones import BasicBlock, InvertedResidual, MobileNetV2, ResNet18
+from edge_centernet.network.backbones import Backbone, Block
 from edge_centernet.network.centernet import CenterNet, Neck
 from edge_centernet.network.deconv import DeconvNeck
 from edge_centernet.network.distributed import extremes
@@ -201,7 +201,7 @@ def _wire(model: CenterNet) -> None:
             _wire_chain([head], mixed)
 
 
-def _wire_backbone(backbone: MobileNetV2 | ResNet18, last: ActivationQuant) -> list[ActivationQuant]:
+def _wire_backbone(backbone: Backbone, last: ActivationQuant) -> list[ActivationQuant]:
     """The quantizers of the maps at strides 32, 16, 8 and 4 of a backbone whose input is behind `last`."""
     outputs: list[ActivationQuant] = []  # behind each layer
     for layer in backbone.layers:
@@ -230,14 +230,10 @@ def _wire_block(block: nn.Module, entering: ActivationQuant) -> ActivationQuant:
     """One backbone block whose input is behind `entering`; returns the quantizer of its output."""
     if isinstance(block, ConvUnit):
         return _wire_chain([block], entering)
-    if isinstance(block, InvertedResidual):
-        assert isinstance(block.units, nn.Sequential)
-        out = _wire_chain(block.units, entering)
-        return out if block.add is None else _tie(entering, out, block.add.out_quant)
-    if isinstance(block, BasicBlock):
-        out = _wire_chain([block.unit1, block.unit2], entering)
-        shortcut = entering if block.shortcut is None else _wire_chain([block.shortcut], entering)
-        return _tie(shortcut, out, block.add.out_quant)
+    if isinstance(block, Block):
+        main, add, shortcut = block.paths()
+        out = _wire_chain(main, entering)
+        return out if add is None else _tie(_wire_chain(shortcut, entering), out, add.out_quant)
     assert isinstance(block, nn.MaxPool2d), block  # keeps values and scale
     return entering
 

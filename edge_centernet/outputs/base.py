@@ -1,4 +1,4 @@
-"""What every output offers to the detection loop."""
+"""What every output offers to the detection loop. A new one is a class that does this: docs/extending.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Who crosses a line and which way, with hysteresis: a band around the line in which nobody changes sides."""
+"""Who crosses a line and which way, with hysteresis: a band around the line in which nobody changes sides.
+
+The band grows with the object (`_BAND`), so that a box that trembles on the line is counted once.
+"""
 
 from __future__ import annotations
 

@@ -45,8 +45,8 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """README, CONTRIBUTING where there is one, docs, and the pages that are in the package."""
-    top = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    """README and its neighbours where they are there, docs, and the pages that are in the package."""
+    top = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]
     return [path for path in [*top, *_below("docs"), *_below("edge_centernet")] if path.is_file()]
 
 
