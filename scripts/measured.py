@@ -1,4 +1,4 @@
-"""What the scripts that measure write beside their figures: commit, machine, versions, date."""
+"""What every measuring script writes beside their figures: commit, machine, versions, date."""
 
 from __future__ import annotations
 
