@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -34,18 +33,19 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from check_int8_speed import ROOT, commit, cpu_name, installed
+import tables
 from environments import environment
+from measured import ROOT, circumstances
 from peers import fetch
 from peers.worker import STAGES
 
 from edge_centernet.artifact import sha256
+from edge_centernet.bench import record
 from edge_centernet.calibration.images import spread
 from edge_centernet.data import Dataset, read_dataset
 from edge_centernet.detections import Detections
@@ -214,34 +214,15 @@ def latencies(running: list[Worker], images: list[Path], rounds: int, progress: 
     return [percentiles(mine) for mine in times]
 
 
-def percentiles(times: list[dict[str, float]]) -> dict[str, Any]:
+def percentiles(times: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """p50_ms, p90_ms and p99_ms, each of the steps and of the whole: not the sum of the steps' percentiles."""
-    columns = {stage: np.array([ms[stage] for ms in times]) for stage in STAGES}
-    columns["end_to_end"] = np.sum([columns[stage] for stage in STAGES], axis=0)
-    return {
-        f"p{q}_ms": {name: round(float(np.percentile(values, q)), 3) for name, values in columns.items()}
-        for q in (50, 90, 99)
-    }
+    columns = {stage: [ms[stage] for ms in times] for stage in STAGES}
+    columns["end_to_end"] = [sum(ms.values()) for ms in times]
+    found = {name: record.percentiles(values) for name, values in columns.items()}
+    return {f"{p}_ms": {name: values[p] for name, values in found.items()} for p in ("p50", "p90", "p99")}
 
 
-def table(record: dict[str, Any]) -> str:
-    """For the terminal."""
-    lines = [f"{'detector':46} {'engine':11} {'':5} {'input':>7} {'AP50':>6} {'AP':>6} {'p50 ms':>7} {'p99 ms':>7} "
-             f"{'infer.':>7} {'RSS MB':>8} {'file kB':>8}"]  # fmt: skip
-    for row in record["results"]:
-        p50, p99 = row["p50_ms"], row["p99_ms"]
-        lines.append(
-            f"{row['network']:46} {row['runtime']:11} {row['precision']:5} {'x'.join(map(str, row['input'])):>7} "
-            f"{row['AP50']:6.3f} {row['AP']:6.3f} {p50['end_to_end']:7.2f} {p99['end_to_end']:7.2f} "
-            f"{p50['inference']:7.2f} {row['peak_rss_mb']:8.0f} {row['size_bytes'] / 1e3:8.0f}"
-        )
-    lines += [
-        f"{row['peer']:46} absent: {row['option']}, from {row['where']}; {row['licence']}" for row in record["absent"]
-    ]
-    return "\n".join(lines)
-
-
-def chart(record: dict[str, Any], path: Path) -> None:
+def chart(kept: dict[str, Any], path: Path) -> None:
     """AP50 against the median latency, as a PNG or SVG."""
     import matplotlib
 
@@ -250,8 +231,8 @@ def chart(record: dict[str, Any], path: Path) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure, axes = pyplot.subplots(figsize=(10, 4.8), layout="constrained")
-    networks = list(dict.fromkeys(row["network"] for row in record["results"]))
-    for row in record["results"]:
+    networks = list(dict.fromkeys(row["network"] for row in kept["results"]))
+    for row in kept["results"]:
         x, y = row["p50_ms"]["end_to_end"], row["AP50"]
         ours, colour = row["network"] in OURS, f"C{networks.index(row['network'])}"
         marker = ("o" if row["runtime"] == "openvino" else "^") if ours else "s"
@@ -266,7 +247,7 @@ def chart(record: dict[str, Any], path: Path) -> None:
     axes.margins(x=0.2, y=0.15)
     axes.set_xlabel("milliseconds from image to boxes, one thread (median; left is better)")
     axes.set_ylabel(f"AP50 on {record['data']['name']} ({record['data']['images']} images; up is better)")
-    axes.set_title(record["machine"]["cpu"], fontsize=9)
+    axes.set_title(kept["machine"]["cpu"], fontsize=9)
     axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
@@ -340,19 +321,18 @@ def main(
     except EdgeCenterNetError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    record = {
+    kept = {
         "results": results, "absent": absent(peers),
         "data": {"name": data.parent.name + "/" + data.stem, "images": len(part)},
         "thresholds": {"accuracy": THRESHOLD, "latency": SHOWN}, "rounds": rounds, "images_a_round": block,
-        "versions": {engine: installed(PACKAGES[engine]) for engine in sorted({row.engine for row in rows})},
-        "machine": {"arch": platform.machine(), "cpu": cpu_name(), "python": platform.python_version()},
-        "commit": commit(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **circumstances([PACKAGES[engine] for engine in sorted({row.engine for row in rows})]),
     }  # fmt: skip
-    click.echo(table(record))
+    click.echo(tables.peers(kept))
+    click.echo(tables.absent_peers(kept))
     if out:
-        write_atomic(out, json.dumps(record, indent=1) + "\n")
+        write_atomic(out, json.dumps(kept, indent=1) + "\n")
     if picture:
-        chart(record, picture)
+        chart(kept, picture)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from typing import Any
 
 import click
 import numpy as np
-from check_int8_speed import ROOT, commit
 from environments import environment
+from measured import ROOT, commit
 from numpy.typing import NDArray
 
 from edge_centernet.artifact import sha256

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write which wheels a bundle holds: edge_centernet/deploy/locks/MACHINE-pyXY-ENGINE.txt, one version and hash a line.
+"""Write which wheels a bundle holds, with version and hash, to edge_centernet/deploy/locks.json.
 
     pip install uv && python scripts/lock_wheels.py [NAME...]     NAME: such as aarch64-py311-ai-edge-litert
 
@@ -15,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edge_centernet.deploy.boards import ENGINES, LOCKS, platforms
+from edge_centernet.deploy.boards import ENGINES, LOCKS, locks, platforms
+from edge_centernet.files import write_atomic
 
 BASE = ["click>=8.1", "opencv-python-headless>=4.8", "paho-mqtt>=2.0", "prometheus-client>=0.20", "tornado>=6.3"]
 # What the board's own packages bring is left out; Tornado has no wheel for it.
@@ -78,13 +79,13 @@ def wheels(machine: str, python: str, engine: str, pinned: list[str], folder: Pa
 def main(names: list[str]) -> None:
     """Write the locks with those names, or all."""
     known = combinations()
-    LOCKS.mkdir(exist_ok=True)
+    written = locks() if names else {}
     for name in names or list(known):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
-            lines = wheels(*known[name], resolve(*known[name], folder), folder)
-        (LOCKS / f"{name}.txt").write_text("\n".join(lines) + "\n")
-        print(f"{name}: {len(lines)} wheels")
+            written[name] = wheels(*known[name], resolve(*known[name], folder), folder)
+        print(f"{name}: {len(written[name])} wheels")
+    write_atomic(LOCKS, json.dumps(dict(sorted(written.items())), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from check_int8_speed import commit, cpu_name
+from measured import ROOT, commit, cpu_name
 
 from edge_centernet.files import write_atomic
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/tutorial.md"
 BOARD = "pi@"  # from the first command with it on, a board is needed
 MINUTES, AP50 = 45.0, 0.9

@@ -109,9 +109,9 @@ def steps(name: str) -> str:
 # ---- others
 
 
-def peers() -> str:
-    """Our models and detectors of others in one run of scripts/bench_peers.py."""
-    record = _json("peers-x86_64.json")
+def peers(record: dict[str, Any] | None = None) -> str:
+    """Our models and detectors of others in one run of scripts/bench_peers.py; record: another than the kept one."""
+    record = record or _json("peers-x86_64.json")
     rows = [
         [
             *(one["network"], one["runtime"], one["precision"], f"{one['AP50']:.3f}", f"{one['AP']:.3f}"),
@@ -124,12 +124,10 @@ def peers() -> str:
     return f"{_table(head, rows)}\nOne thread of {record['machine']['cpu']}, {record['date'][:10]}.\n"
 
 
-def absent_peers() -> str:
-    """Those that ran not, and where their files are."""
-    rows = [
-        [one["peer"], f"`{one['option']}`", one["where"], one["licence"]]
-        for one in _json("peers-x86_64.json")["absent"]
-    ]
+def absent_peers(record: dict[str, Any] | None = None) -> str:
+    """Those that ran not, and where their files are; record: another than the kept one."""
+    record = record or _json("peers-x86_64.json")
+    rows = [[one["peer"], f"`{one['option']}`", one["where"], one["licence"]] for one in record["absent"]]
     return _table(["detector", "option", "where", "licence"], rows)
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from edge_centernet.deploy.boards import platforms
 from edge_centernet.files import write_atomic
 
 OUT = Path(__file__).resolve().parent.parent / "docs/benchmarks"
@@ -55,29 +56,13 @@ SYSTEMS = (
 )
 
 
-def tags(system: System) -> list[str]:
-    """The platforms whose wheels run there (PEP 600 and its older names)."""
-    legacy = ["manylinux2014"] + (["manylinux2010", "manylinux1"] if system.machine == "x86_64" else [])
-    names = [f"manylinux_2_{minor}" for minor in range(system.glibc, 4, -1)] + legacy
-    return [f"{name}_{system.machine}" for name in names]
-
-
 def newest(package: str, system: System) -> dict[str, Any] | None:
     """{"version", "file", "glibc"} of the wheel that pip would take; None where there is none."""
-    platforms = [word for tag in tags(system) for word in ("--platform", tag)]
+    tags = [word for tag in platforms(system.machine, (2, system.glibc)) for word in ("--platform", tag)]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps"]
+    command += ["--only-binary=:all:", "--python-version", system.python, *tags, "--report", "-"]
     with tempfile.TemporaryDirectory() as folder:
-        options = [
-            "--dry-run",
-            "--ignore-installed",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--target",
-            folder,
-            *platforms,
-        ]
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--report", "-", *options]
-        command += ["--python-version", system.python, package]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, "--target", folder, package], capture_output=True, text=True, check=False)
     if done.returncode:
         if "No matching distribution" not in done.stderr:
             raise click.ClickException(done.stderr.strip().splitlines()[-1])
@@ -101,13 +86,9 @@ def main() -> None:
     rows = []
     with click.progressbar(SYSTEMS, label="Systems", file=sys.stderr) as systems:
         for system in systems:
-            rows.append(
-                {
-                    **{"system": system.title, "machine": system.machine, "python": system.python},
-                    "glibc": f"2.{system.glibc}",
-                    "wheels": {package: newest(package, system) for package in PACKAGES},
-                }
-            )
+            about = {"system": system.title, "machine": system.machine, "python": system.python}
+            found = {package: newest(package, system) for package in PACKAGES}
+            rows.append({**about, "glibc": f"2.{system.glibc}", "wheels": found})
     write_atomic(OUT / "wheels.json", json.dumps(rows, indent=1) + "\n")
     click.echo(f"{OUT / 'wheels.json'}; now: python scripts/tables.py --write")
 

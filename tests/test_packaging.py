@@ -104,19 +104,6 @@ def extras_of(source: str) -> tuple[str, ...]:
     return next((extras for place, extras in EXTRAS.items() if source == place or source.startswith(f"{place}/")), ())
 
 
-def test_every_folder_of_the_package_is_listed() -> None:
-    """setup.cfg lists exactly the folders that hold an __init__.py, the linked ones included."""
-    folders = {Path("edge_centernet", source).parent.as_posix().replace("/", ".") for source, _ in sources()}
-    assert set(config()["options"]["packages"].split()) == folders
-
-
-def test_links_agree_with_package_dir() -> None:
-    """Each of the three symlinks leads to the folder that setup.cfg maps to the same name."""
-    mapping = dict(line.split(" = ") for line in config()["options"]["package_dir"].strip().splitlines())
-    links = {f"edge_centernet.{name}": os.readlink(ROOT / "edge_centernet" / name) for name in LINKED}
-    assert links == {package: f"../{folder}" for package, folder in mapping.items()}
-
-
 def test_every_import_is_brought_by_an_extra() -> None:
     """No file imports a package that neither the base nor any extra for users installs."""
     users = set(config()["options.extras_require"]) - NOT_FOR_USERS
@@ -185,12 +172,6 @@ def wheel(sdist: Path) -> Path:
 def members(wheel: Path) -> set[str]:
     """The files in a wheel, its own metadata left out."""
     return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-
-
-def test_sources_hold_no_records(sdist: Path) -> None:
-    """Figures, charts and the pages about them stay in the repository."""
-    with tarfile.open(sdist) as archive:
-        assert [name for name in archive.getnames() if "/docs/benchmarks" in name] == []
 
 
 def test_wheel_holds_every_module_and_no_test(wheel: Path) -> None:

@@ -75,11 +75,6 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_version_is_that_of_the_package() -> None:
-    """One place: edge_centernet.__version__."""
-    assert release.read_version(ROOT) == VERSION
-
-
 def test_a_dry_run_tells_what_would_be_released_and_writes_nothing(small: Path) -> None:
     """Version, commit, folder."""
     code, told = run("--dry-run")

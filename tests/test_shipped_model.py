@@ -11,7 +11,7 @@ from edge_centernet.model_zoo import find_model, names
 from edge_centernet.runtimes import choose, open_runtime
 
 VAL = Path(__file__).resolve().parents[2] / "shared/data/voc2007/instances_val.json"
-IMAGES = 150  # of 1,002: seconds instead of minutes; scripts/measure_model takes the whole set
+IMAGES = 150  # of 1,002: seconds instead of minutes; scripts/measure_model.py takes the whole set
 
 
 @pytest.mark.parametrize("engine", ["openvino", "tflite", "onnxruntime"])

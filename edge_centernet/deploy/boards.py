@@ -5,12 +5,14 @@ What a board can run decides; docs/devices.md says which of it was seen on silic
 
 from __future__ import annotations
 
+import functools
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_centernet.errors import ConfigError
 
-LOCKS = Path(__file__).parent / "locks"
+LOCKS = Path(__file__).parent / "locks.json"  # by scripts/lock_wheels.py
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Target:
         return ENGINES[self.engine]
 
     @property
-    def lock(self) -> Path:
-        """The file with the versions and hashes of every wheel."""
-        return LOCKS / f"{self.machine}-py{self.python.replace('.', '')}-{self.engine}.txt"
+    def lock(self) -> list[str]:
+        """Every wheel with its version and hash, a requirements line each; none where the combination has no wheels."""
+        return locks().get(f"{self.machine}-py{self.python.replace('.', '')}-{self.engine}", [])
 
     @property
     def glibc(self) -> tuple[int, int]:
@@ -110,6 +112,13 @@ TARGETS = {
 }
 
 
+@functools.cache
+def locks() -> dict[str, list[str]]:
+    """MACHINE-pyXY-ENGINE -> a requirements line with version and hash for every wheel of a bundle, by name."""
+    found: dict[str, list[str]] = json.loads(LOCKS.read_text(encoding="utf-8"))
+    return found
+
+
 def find_target(name: str, python: str | None = None, engine: str | None = None) -> Target:
     """The target of that name, for another Python or with another engine if asked.
 
@@ -124,8 +133,9 @@ def find_target(name: str, python: str | None = None, engine: str | None = None)
     target = replace(
         target, python=python or target.python, engine=engine, symmetric=target.symmetric and engine == "onnxruntime"
     )
-    if not target.lock.is_file():
-        known = [lock.stem.removeprefix(f"{target.machine}-") for lock in sorted(LOCKS.glob(f"{target.machine}-*"))]
+    if not target.lock:
+        prefix = f"{target.machine}-"
+        known = [name.removeprefix(prefix) for name in locks() if name.startswith(prefix)]
         raise ConfigError(
             f"target {name}: no wheels of {engine} for Python {target.python} on {target.machine}; "
             f"expected one of {', '.join(known)}"

@@ -189,7 +189,7 @@ def _wheels(target: Target, contents: Contents, folder: Path, say: Say) -> list[
     """The lock's wheels, those given by hand in their place, and our own, by name."""
     given = {wheel_name(path): path for path in contents.wheels}
     replaced = {*target.left_out, *(_STANDS_IN.get(name, name) for name in given)}
-    lines = [line for line in target.lock.read_text().splitlines() if normal(line.split("==")[0]) not in replaced]
+    lines = [line for line in target.lock if normal(line.split("==")[0]) not in replaced]
     say(f"Fetching {len(lines)} wheels for {target.machine}, Python {target.python}")
     found = fetch(target, lines)
     say(f"Making the wheel of edge-centernet {__version__} for {target.machine}")

@@ -72,12 +72,6 @@ def test_scripts_in_the_documentation_have_the_options() -> None:
     assert wrong == []
 
 
-def test_text_blocks_hold_no_command() -> None:
-    """What is to be typed is a shell block, so that it is parsed."""
-    typed = re.compile(r"^\$?\s*(sudo |pip |python3? |edge-centernet (?!\d))", re.M)
-    assert [block.name for block in of("text", "") if typed.search(block.text)] == []
-
-
 @pytest.mark.parametrize("block", [pytest.param(one, id=one.name) for one in of("toml")])
 def test_toml_block_is_a_configuration_of_detect(block: Block, tmp_path: Path) -> None:
     """`detect --config` reads it, every name and value, and the lines and zones in it."""
