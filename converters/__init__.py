@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_centernet.artifact import check_content, content_sha256, files_of, read_manifest
 from edge_centernet.errors import ConfigError, ConversionError
+from edge_centernet.runtimes.engines import ENGINES
 
 if TYPE_CHECKING:
     from edge_centernet.converters.base import Artifact, Progress, Save
@@ -33,10 +34,11 @@ CONVERTERS = {
     "tensorrt": "edge_centernet.converters.to_tensorrt:convert",
     "tflite-uint8": "edge_centernet.converters.to_tflite:convert_uint8",
 }
+_VARIANTS = {"tensorrt": "-tensorrt", "tflite-uint8": "-uint8"}  # what tells files for the same engine apart
+# target -> how its files' names end
 SUFFIXES = {
-    "openvino": ".xml", "tflite": ".tflite", "onnx": ".onnx", "tensorrt": "-tensorrt.onnx",
-    "tflite-uint8": "-uint8.tflite",
-}  # fmt: skip
+    target: f"{_VARIANTS.get(target, '')}{engine.suffix}" for engine in ENGINES.values() for target in engine.targets
+}
 ALL = ("openvino", "tflite", "onnx", "tensorrt")  # what "all" stands for: one file for each engine
 
 

@@ -17,6 +17,7 @@ from edge_centernet.errors import ArtifactError, ManifestError
 from edge_centernet.manifest import KEY, Manifest
 from edge_centernet.protobuf import fields
 
+# The kinds of file that carry a manifest; a test holds them equal to those that the engines run.
 SUFFIXES = (".onnx", ".xml", ".tflite")
 _MANIFEST_IN_XML = re.compile(rb'<%s value="[^"]*"' % KEY.encode())
 _METADATA_PROPS = 14  # field number in ONNX's ModelProto; its entries hold key = 1, value = 2

@@ -20,9 +20,8 @@ from edge_centernet.heads import Heads
 from edge_centernet.manifest import Manifest
 from edge_centernet.model_zoo import DEFAULT
 from edge_centernet.preprocess import Letterbox, prepare
-from edge_centernet.runtimes import ENGINES, open_runtime
+from edge_centernet.runtimes import ENGINES, open_runtime, select_engine
 from edge_centernet.runtimes.base import Runtime
-from edge_centernet.runtimes.selfcheck import select_engine
 
 
 class Detector:

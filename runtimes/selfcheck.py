@@ -13,7 +13,6 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
@@ -21,9 +20,10 @@ from typing import Any
 
 from edge_centernet import selftest
 from edge_centernet.artifact import read_manifest
-from edge_centernet.errors import ArtifactError, EdgeCenterNetError
+from edge_centernet.errors import EdgeCenterNetError
 from edge_centernet.files import write_atomic
-from edge_centernet.runtimes import ENGINES, candidates, compile_cache, open_runtime, providers
+from edge_centernet.runtimes import compile_cache, providers
+from edge_centernet.runtimes.engines import ENGINES, open_runtime
 from edge_centernet.system.child import command_of
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
@@ -33,25 +33,6 @@ BUILDING = 1500.0  # seconds more where a TensorRT engine is built, which takes 
 WRONG, UNOPENED = 3, 4
 
 _log = logging.getLogger(__name__)
-
-
-def select_engine(
-    model: str | Path, runtime: str = "auto", *, asked: bool = True, tell: Callable[[str], None] = _log.warning
-) -> tuple[Path, str]:
-    """(file, engine name) for a model path or the name of a shipped model: the first of `candidates` that is not unfit.
-
-    asked: False takes the first unasked. tell: called with a line for each engine that is passed over.
-    Raises ArtifactError when none is left, and what `candidates` raises.
-    """
-    for path, engine in candidates(model, runtime):
-        reason = selftest_failure(path, engine) if asked else None
-        if reason is None:
-            return path, engine
-        tell(f"{ENGINES[engine].title} cannot be relied on here for {path}: it {reason}")
-    raise ArtifactError(
-        f"{model}: expected an engine that computes it on this machine, found none; try another --runtime, another "
-        "release of the engine, or convert the model again"
-    )
 
 
 def selftest_failure(path: Path, engine: str) -> str | None:

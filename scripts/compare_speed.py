@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from edge_centernet.artifact import sha256
 from edge_centernet.files import write_atomic
 from edge_centernet.qdq import reference
-from edge_centernet.runtimes import choose, open_runtime
+from edge_centernet.runtimes import first_candidate, open_runtime
 
 BLOCK, UNCOUNTED = 25, 5  # inferences
 
@@ -44,7 +44,7 @@ def main(models: tuple[str, ...], blocks: int, threads: int, most: float, out: P
     engines = {engine: _engine(engine, models, blocks, threads, pictures) for engine in ENGINES}
     record = {
         "engines": engines, "threads": threads, "blocks": blocks, "counted_per_block": BLOCK - UNCOUNTED,
-        "sha256": {m: {e: sha256(choose(m, e)[0]) for e in ENGINES} for m in models},
+        "sha256": {m: {e: sha256(first_candidate(m, e)[0]) for e in ENGINES} for m in models},
         "versions": {package: installed(package) for package in ENGINES.values()},
         "machine": {"arch": platform.machine(), "cpu": cpu_name(), "python": platform.python_version()},
         "commit": commit(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -59,7 +59,7 @@ def _engine(
     engine: str, models: tuple[str, ...], blocks: int, threads: int, pictures: list[NDArray[np.uint8]]
 ) -> dict[str, Any]:
     """Model -> median ms, 10th and 90th percentile, ratio of its median to the first model's; printed too."""
-    runtimes = {model: open_runtime(*choose(model, engine), threads=threads) for model in models}
+    runtimes = {model: open_runtime(*first_candidate(model, engine), threads=threads) for model in models}
     times = inferences(runtimes, pictures, blocks, BLOCK, UNCOUNTED, warm_up=1)
     first = statistics.median(times[models[0]])
     rows = {}

@@ -25,7 +25,7 @@ from edge_centernet.bench.workers import Configuration, Worker, WorkerFailed
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.model_zoo import find_model, is_name, ships
 from edge_centernet.progress import Progress, unseen
-from edge_centernet.runtimes import ENGINES, choose, installed, selfcheck
+from edge_centernet.runtimes import ENGINES, first_candidate, installed, selfcheck
 from edge_centernet.system.machine import read_machine
 from edge_centernet.system.status import board_status
 
@@ -110,9 +110,9 @@ def configurations(settings: Settings, notify: Notify, root: Path = Path("/")) -
 def _files(settings: Settings, notify: Notify) -> dict[str, Path]:
     """Engine -> its file of the model."""
     if settings.runtimes:
-        return {name: choose(settings.model, name)[0] for name in settings.runtimes}
+        return {name: first_candidate(settings.model, name)[0] for name in settings.runtimes}
     if not is_name(settings.model):
-        path, name = choose(settings.model)
+        path, name = first_candidate(settings.model)
         return {name: path}
     able = [name for name, engine in ENGINES.items() if ships(settings.model, engine.suffix)]
     for name in able:
@@ -120,7 +120,7 @@ def _files(settings: Settings, notify: Notify) -> dict[str, Path]:
             notify(f"{ENGINES[name].title}: left out, it is not installed")
     files = {name: find_model(settings.model, ENGINES[name].suffix) for name in able if installed(name)}
     if not files:
-        choose(settings.model)  # raises: no such model, or no engine
+        first_candidate(settings.model)  # raises: no such model, or no engine
         raise MissingDependency.for_extra("bench", "tflite")
     return files
 

@@ -22,7 +22,7 @@ from edge_centernet.evaluation.coco import THRESHOLD, detector_classes, evaluate
 from edge_centernet.evaluation.crowds import MAX_DETECTIONS, OVERLAPS, THRESHOLDS
 from edge_centernet.evaluation.plots import require_matplotlib, write_precision_recall, write_reliability
 from edge_centernet.files import prepare_folder, write_atomic
-from edge_centernet.runtimes import choose
+from edge_centernet.runtimes import first_candidate
 
 KEYS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 # key of the record's "crowds" -> how the table calls those objects
@@ -75,7 +75,7 @@ def command(
         detector = Detector(opened, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, only=only)
         result = evaluate_dataset(detector.detect_timed, dataset, classes, _bar, opened.manifest.model)
         about = {"model": model, "runtime": opened.name, "precision": opened.manifest.precision, "data": str(data)}
-        about["sha256"] = sha256(choose(model, runtime)[0])
+        about["sha256"] = sha256(first_candidate(model, runtime)[0])
     click.echo(_table(result, f"{model}, {about['precision']}, {about['runtime']}, on {data}"))
     if out is not None:
         _write(out, {**about, **result})

@@ -41,7 +41,7 @@ from edge_centernet.peers.detector import PeerDetector
 from edge_centernet.peers.engines import OF_SUFFIX
 from edge_centernet.peers.families import FAMILIES, peer_file
 from edge_centernet.progress import bars
-from edge_centernet.runtimes import choose
+from edge_centernet.runtimes import first_candidate
 
 
 @click.command(short_help="Label photos by detectors that agree.")
@@ -201,7 +201,7 @@ def _open(name: str, weight: float, runtime: str, threads: int | None, stack: Ex
         raise
     stack.callback(opened.close)
     ours = Detector(opened, threshold=SCORE_FLOOR, max_detections=MAX_DETECTIONS)
-    path = choose(name, runtime)[0]
+    path = first_candidate(name, runtime)[0]
     return Member(opened.manifest.model.name, path.name, sha256(path), ours.classes, ours.detect, weight)
 
 

@@ -91,7 +91,7 @@ def make_bundle(target: Target, contents: Contents, key: Path, out: Path, say: S
 
 def _model_file(target: Target, model: str, folder: Path, say: Say) -> Path:
     """The file in the target's format; for TensorRT a shipped model's symmetric one is made here."""
-    suffix = target.package.suffix
+    suffix = target.runtime.suffix
     if target.symmetric and is_name(model):
         from edge_centernet.converters import convert
 
@@ -108,7 +108,7 @@ def _model_file(target: Target, model: str, folder: Path, say: Say) -> Path:
 def _model_files(target: Target, model: Path, photo: Path, say: Say) -> dict[str, bytes]:
     """model/ and check/: the file, a photo, and what this computer finds on it."""
     say(f"Running {model.name} on {photo.name}, as the board will be asked to")
-    expected = expect(model, target.package.runtime, photo, exact=target.engine != "tflite-runtime")
+    expected = expect(model, target.runtime.name, photo, exact=target.engine != "tflite-runtime")
     files = {f"model/{part.name}": part.read_bytes() for part in files_of(model)}
     files["check/photo.jpg"] = photo.read_bytes()
     files["check/expected.json"] = _json(expected)
@@ -157,7 +157,7 @@ def _manifest(target: Target, model: Path, only_model: bool, installed: int) -> 
             "python": target.python,
             "glibc": list(target.glibc),
             "engine": target.engine,
-            "runtime": target.package.runtime,
+            "runtime": target.runtime.name,
             "model": {"file": model.name, "name": own.name, "version": own.version, "classes": list(own.classes)},
             "system_packages": target.system_packages,
             "apt": list(target.apt),
@@ -193,7 +193,7 @@ def _wheels(target: Target, contents: Contents, folder: Path, say: Say) -> list[
     say(f"Fetching {len(lines)} wheels for {target.machine}, Python {target.python}")
     found = fetch(target, lines)
     say(f"Making the wheel of edge-centernet {__version__} for {target.machine}")
-    own = own_wheel(target.machine, target.package.suffix, folder, contents.compiled)
+    own = own_wheel(target.machine, target.runtime.suffix, folder, contents.compiled)
     return sorted([*found, *given.values(), own], key=lambda path: path.name)
 
 

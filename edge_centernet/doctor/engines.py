@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from edge_centernet.doctor.facts import Camera, Engine, Library, Software, State
 from edge_centernet.errors import MissingDependency
 from edge_centernet.model_zoo import find_model, is_name, ships
-from edge_centernet.runtimes import ENGINES, pick
+from edge_centernet.runtimes.choose import pick
+from edge_centernet.runtimes.engines import ENGINES, Package, is_installed
 from edge_centernet.system.child import command_of
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
@@ -24,7 +24,6 @@ BUILDING = 1500.0  # seconds more on a Jetson, where TensorRT builds its engine 
 _SOFTWARE_TIMEOUT = 60.0
 # Extras of the package that a device may want -> modules that must be there for it.
 _EXTRAS = {"live": ("paho", "prometheus_client", "tornado")}
-_DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}  # where the name is not the module's
 _DECODER = Path(__file__).resolve().parents[1] / "decoder"
 
 Told = dict[str, Any]
@@ -42,7 +41,7 @@ def read_software() -> tuple[Software, tuple[Camera, ...]]:
         picamera2=_library(told, "picamera2"),
         decoder=decoder.get("version", ""),
         decoder_error=decoder.get("error", "") if _compiled_decoder() else "",
-        extras={extra: all(map(_found, modules)) for extra, modules in _EXTRAS.items()},
+        extras={extra: all(map(is_installed, modules)) for extra, modules in _EXTRAS.items()},
     )
     cameras = (told.get("picamera2") or {}).get("cameras", ())
     return software, tuple(Camera("", name, "libcamera", "csi", told_by="libcamera") for name in cameras)
@@ -52,7 +51,7 @@ def _library(told: Told, name: str) -> Library:
     """Its version, or why it does not load: in its own words, or because the process died there."""
     if name in told:
         words = told[name]
-        absent = words.get("missing") and not _found({"opencv": "cv2"}.get(name, name))
+        absent = words.get("missing") and not is_installed({"opencv": "cv2"}.get(name, name))
         return Library("" if absent else words.get("version", ""), "" if absent else words.get("error", ""))
     reached = told["stage"] == name or not told["stage"]
     return Library(error=told["ended"] if reached else f"not tried: {told['stage']} {told['ended']}")
@@ -103,11 +102,11 @@ def identify(name: str, files: dict[str, Path]) -> Engine:
     """Whether an engine is installed, which package and release; nothing is imported."""
     about = ENGINES[name]
     engine = Engine(name, about.title, model=str(files.get(name, "")))
-    package = next((module for module in about.modules if _found(module)), "")
-    if not package:
+    package = about.package
+    if package is None:
         return engine
     reason = "" if engine.model else f"there is no {about.suffix} file of this model"
-    return replace(engine, package=package, version=_version(package), state="unchecked", reason=reason)
+    return replace(engine, package=package.module, version=_version(package), state="unchecked", reason=reason)
 
 
 def judge(engine: Engine, told: Told) -> Engine:
@@ -184,17 +183,10 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _version(module: str) -> str:
-    for name in _DISTRIBUTIONS.get(module, (module.replace("_", "-"),)):
+def _version(package: Package) -> str:
+    for name in (package.name, *package.other_names):
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return ""
-
-
-def _found(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
