@@ -15,6 +15,7 @@ from edge_centernet.artifact import check_exists
 from edge_centernet.errors import ArtifactError, MissingDependency
 from edge_centernet.model_zoo import find_model, is_name, ships
 from edge_centernet.runtimes.engines import ENGINES, engine_by_name, engine_by_suffix, installed
+from edge_centernet.system.machine import is_arm
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def candidates(model: str | Path, runtime: str = "auto") -> list[tuple[Path, str
 
 def pick(machine: str | None = None) -> tuple[str, ...]:
     """The installed engines for this machine (platform.machine() unless given), the best first; at least one."""
-    arm = (machine or platform.machine()).lower().startswith(("arm", "aarch"))
+    arm = is_arm(machine or platform.machine())
     order = ("tflite", "openvino", "onnxruntime") if arm else ("openvino", "tflite", "onnxruntime")
     if found := tuple(name for name in order if installed(name)):
         return found
