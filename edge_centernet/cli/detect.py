@@ -6,13 +6,12 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edge_centernet.camera_config import read_config
+from edge_centernet.camera_config import Settings, read_config
 from edge_centernet.cli.options import model_options, open_model, options
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
@@ -38,41 +37,6 @@ _DEFAULT_OUT = Path("detections")
 Frames = Source | LiveCapture
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the options say; one field an option, of the same name."""
-
-    source: str | None
-    camera: str | None
-    size: str | None
-    fps: float | None
-    fourcc: str | None
-    frozen_after: float
-    wait: bool
-    model: str
-    runtime: str
-    threads: int | None
-    threshold: float | None
-    max_detections: int
-    classes: str | None
-    track: bool
-    count_line: tuple[str, ...]
-    zone: tuple[str, ...]
-    counts: Path | None
-    presence: Path | None
-    blur: str | None
-    out: Path | None
-    format_name: str
-    save: bool | None
-    serve: str | None
-    token: str | None
-    mqtt: str | None
-    mqtt_password_file: Path | None
-    mqtt_ca_file: Path | None
-    name: str | None
-    log_file: Path | None
 
 
 _source_options = options(
@@ -170,10 +134,7 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
     """Make the file's values the defaults of all other options."""
     if value is None:
         return
-    known = {p.name for p in context.command.params if p.name} - {parameter.name}
-    aliases = {"format": "format_name"}
-    config = {aliases.get(k, k): v for k, v in read_config(value, known - {"format_name"} | set(aliases)).items()}
-    context.default_map = {**(context.default_map or {}), **config}
+    context.default_map = {**(context.default_map or {}), **read_config(value)}
 
 
 @click.command(short_help="Find objects in pictures, videos or a camera.")

@@ -175,10 +175,7 @@ def camera_settings(path: Path) -> bytes:
 
     Raises ConfigError for one that it would refuse.
     """
-    from edge_centernet.cli.detect import command
-
-    known = {parameter.name for parameter in command.params if parameter.name}
-    read_config(path, known - {"config", "format_name"} | {"format"})
+    read_config(path)
     return path.read_bytes()
 
 
