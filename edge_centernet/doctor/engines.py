@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,10 +15,9 @@ from edge_centernet.errors import MissingDependency
 from edge_centernet.model_zoo import find_model, is_name, ships
 from edge_centernet.runtimes.choose import pick
 from edge_centernet.runtimes.engines import ENGINES, Package, is_installed
-from edge_centernet.system.child import command_of
+from edge_centernet.runtimes.selfcheck import BUILDING, TIMEOUT
+from edge_centernet.system.child import command_of, run_child
 
-TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
-BUILDING = 1500.0  # seconds more on a Jetson, where TensorRT builds its engine when a file is opened first
 _SOFTWARE_TIMEOUT = 60.0
 # Extras of the package that a device may want -> modules that must be there for it.
 _EXTRAS = {"live": ("paho", "prometheus_client", "tornado")}
@@ -147,40 +144,31 @@ def listen(words: list[str], timeout: float) -> Told:
     command = command_of("edge_centernet.doctor.probe", *words)
     told: Told = {"stage": "", "ended": "", "hung": False}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired as expired:
-        told |= _merged(expired.stdout) | {"hung": True, "ended": f"did not end within {timeout:g} s"}
-        return told
+        ended = run_child(command, timeout)
     except OSError as error:
         return told | {"ended": f"{sys.executable}: {error.strerror}"}
-    told |= _merged(done.stdout)
-    if done.returncode < 0:
-        told["ended"] = f"crashed ({_signal_name(-done.returncode)})"
-    elif done.returncode > 0 and "failed" not in told:
-        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-        told["failed"] = last[0]
+    told |= _merged(ended.output)
+    if ended.status is None:
+        told |= {"hung": True, "ended": f"did not end within {timeout:g} s"}
+    elif ended.crash:
+        told["ended"] = ended.crash
+    elif ended.status and "failed" not in told:
+        told["failed"] = ended.last_error
         if not told["stage"]:
-            told["ended"] = last[0]
+            told["ended"] = ended.last_error
     return told
 
 
-def _merged(output: bytes | None) -> Told:
+def _merged(output: str) -> Told:
     """Engines print lines of their own; ours are JSON objects."""
     told: Told = {}
-    for line in (output or b"").decode("utf-8", "replace").splitlines():
+    for line in output.splitlines():
         if line.startswith("{"):
             try:
                 told |= json.loads(line)
             except ValueError:
                 continue
     return told
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _version(package: Package) -> str:
