@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from edge_centernet.detections import Detections
 from edge_centernet.detector import Detector
 from edge_centernet.heads import Heads
-from edge_centernet.preprocess import Letterbox, prepare
+from edge_centernet.preprocess import Letterbox
 from edge_centernet.sources.files import Stills, Video
 from edge_centernet.sources.frame import Frame
 from edge_centernet.sources.live import LiveCapture
@@ -198,7 +198,7 @@ class Pipeline:
                 self._free = start + usual
                 self._ahead_s = 0.2 * usual + prepared.ms["preprocess"] / 1000.0
                 self._busy.set()
-                heads = self._detector.runtime.run(prepared.x)
+                heads = self._detector.infer(prepared.x)
                 taken = time.monotonic() - start
                 usual = taken if usual == 0.0 else 0.8 * usual + 0.2 * taken
                 ms = {**prepared.ms, "inference": 1000.0 * taken}
@@ -209,7 +209,7 @@ class Pipeline:
 
     def _prepare(self, frame: Frame) -> _Prepared:
         start = time.perf_counter()
-        x, box = prepare(frame.image, self._detector.manifest)
+        x, box = self._detector.prepare(frame.image)
         return _Prepared(frame, x, box, {"preprocess": 1000.0 * (time.perf_counter() - start)})
 
 
