@@ -21,8 +21,9 @@ from edge_centernet.errors import ConfigError, ConversionError
 from edge_centernet.runtimes.engines import ENGINES
 
 if TYPE_CHECKING:
-    from edge_centernet.converters.base import Artifact, Progress, Save
+    from edge_centernet.converters.base import Artifact, Save
     from edge_centernet.manifest import Precision
+    from edge_centernet.progress import Say
     from edge_centernet.qdq.network import Network
     from edge_centernet.qdq.reference import Reference
 
@@ -49,7 +50,7 @@ def convert(
     out: Path,
     *,
     network: Network | None = None,
-    progress: Progress = lambda line: None,
+    progress: Say = lambda line: None,
     pictures: Sequence[Any] | None = None,
     stem: str | None = None,
 ) -> list[Artifact]:
@@ -91,7 +92,7 @@ def convert(
     return artifacts
 
 
-def _symmetric(reference: Reference, progress: Progress) -> Reference:
+def _symmetric(reference: Reference, progress: Say) -> Reference:
     """What a file for TensorRT is made from and compared with: the network with zero points of 0."""
     from edge_centernet.converters import to_tensorrt
 

@@ -13,7 +13,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from edge_centernet.deploy.signing import sign
 from edge_centernet.deploy.wheel import PACKAGE, own_wheel
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
 from edge_centernet.model_zoo import find_model, is_name
+from edge_centernet.progress import Say
 
 SCHEMA = 1
 SAMPLE = PACKAGE / "assets" / "sample.jpg"
@@ -42,8 +43,6 @@ camera = "/dev/video0"
 wait = true                 # a camera that is not there at boot is waited for
 format = "none"             # no record of every frame
 """
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from edge_centernet.doctor.facts import Camera, Engine, Library, Software, State
 from edge_centernet.errors import MissingDependency
 from edge_centernet.model_zoo import find_model, is_name, ships
+from edge_centernet.progress import Say
 from edge_centernet.runtimes.choose import pick
 from edge_centernet.runtimes.engines import ENGINES, Package, is_installed
 from edge_centernet.runtimes.selfcheck import BUILDING, TIMEOUT
@@ -24,7 +24,6 @@ _EXTRAS = {"live": ("paho", "prometheus_client", "tornado")}
 _DECODER = Path(__file__).resolve().parents[1] / "decoder"
 
 Told = dict[str, Any]
-Notify = Callable[[str], None]
 
 
 def read_software() -> tuple[Software, tuple[Camera, ...]]:
@@ -66,9 +65,7 @@ def order() -> tuple[str, ...]:
         return ()
 
 
-def read_engines(
-    model: str, quick: bool, jetson: bool = False, notify: Notify = lambda line: None
-) -> tuple[Engine, ...]:
+def read_engines(model: str, quick: bool, jetson: bool = False, notify: Say = lambda line: None) -> tuple[Engine, ...]:
     """Every engine, those that are installed run on their file of the model unless `quick`.
 
     notify: gets a line before each. Raises ArtifactError where there is no such model.
