@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,10 @@ from edge_centernet.heads import Heads
 from edge_centernet.preprocess import Letterbox
 from edge_centernet.sources.files import Stills, Video
 from edge_centernet.sources.frame import Frame
-from edge_centernet.sources.live import LiveCapture
 from edge_centernet.system.single_slot import SingleSlotQueue
+
+if TYPE_CHECKING:  # who reads files only need not load what cameras need
+    from edge_centernet.sources.live import LiveCapture
 
 _LOOK_S = 0.2  # how often a wait looks whether it is still wanted: bounds the time that stopping takes
 _MIN_LOOK_S = 0.005
@@ -105,11 +107,11 @@ class Pipeline:
                 return
 
     def _overlapped(self) -> Iterator[Result | None]:
-        if isinstance(self._frames, LiveCapture):
-            self._start("preprocess", self._preprocess_ahead)
-        else:
+        if isinstance(self._frames, Video):
             self._start("read", self._read_all)
             self._start("preprocess", self._preprocess_all)
+        else:
+            self._start("preprocess", self._preprocess_ahead)
         self._start("inference", self._infer)
         heard = time.monotonic()
         while not self._stopped:
@@ -166,7 +168,7 @@ class Pipeline:
 
     def _take(self) -> _Prepared | None:
         """What to infer next, waiting for it; None when nothing more comes, or is wanted."""
-        if not isinstance(self._frames, LiveCapture):
+        if isinstance(self._frames, Video):
             return self._prepared.take()
         self._busy.clear()
         while not self._prepared.ended:
@@ -180,7 +182,7 @@ class Pipeline:
 
     def _newest(self, timeout: float) -> _Prepared | None:
         """The camera's next frame, preprocessed."""
-        capture = cast(LiveCapture, self._frames)
+        capture = cast("LiveCapture", self._frames)
         frame = capture.newest(self._last, timeout)
         if frame is None:
             if capture.state.state == "ended":

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,21 +20,22 @@ from edge_centernet.outputs.annotate import Annotated, AnnotatedOutput
 from edge_centernet.outputs.base import Hooks, Output
 from edge_centernet.outputs.overlay import Overlay
 from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
-from edge_centernet.outputs.status import StatusOutput, WatchdogOutput
 from edge_centernet.pipeline import Pipeline, Rate, Result
-from edge_centernet.service import Watchdog, configure_logging, health
-from edge_centernet.sources.cameras import CameraOptions
-from edge_centernet.sources.files import Source, Stills, is_live, open_camera, open_source, public_name
+from edge_centernet.sources.files import Source, Stills, Video, is_live, open_camera, open_source, public_name
 from edge_centernet.sources.frame import CaptureState, Frame
-from edge_centernet.sources.live import LiveCapture
 from edge_centernet.system import heap
+from edge_centernet.system.logs import configure_logging
 from edge_centernet.tracking.line_counter import parse_line
 from edge_centernet.tracking.scene import Scene, SceneOptions
 from edge_centernet.tracking.state import Snapshot
 from edge_centernet.tracking.zone_counter import parse_zone
 
 _DEFAULT_OUT = Path("detections")
-Frames = Source | LiveCapture
+if TYPE_CHECKING:  # what cameras, services and the network need is loaded where they are asked for
+    from edge_centernet.sources.cameras import CameraOptions
+    from edge_centernet.sources.live import LiveCapture
+
+    Frames = Source | LiveCapture
 
 _log = logging.getLogger(__name__)
 
@@ -226,7 +227,7 @@ def _detect(pipeline: Pipeline, frames: Frames, scene: Scene, outputs: _Outputs)
 
 def _state(frames: Frames, frame: Frame | None = None) -> CaptureState:
     """How the source is doing; a file is as live as its newest frame."""
-    if isinstance(frames, LiveCapture):
+    if not isinstance(frames, (Stills, Video)):
         return frames.state
     if frame is None:
         return CaptureState("live")
@@ -281,6 +282,9 @@ class _Outputs:
             for output in self._open_web(settings, detector):
                 self._add(output)
         if frames.live:
+            from edge_centernet.outputs.status import StatusOutput, WatchdogOutput
+            from edge_centernet.service import Watchdog
+
             self._add(StatusOutput(self._classes))
             self._add(WatchdogOutput(Watchdog(self._classes)))
 
@@ -330,6 +334,7 @@ class _Outputs:
     def _open_web(self, settings: Settings, detector: Detector) -> Iterator[Output]:
         from edge_centernet.outputs.prometheus import Metrics  # both need the extra "live"
         from edge_centernet.outputs.web.server import WebServer
+        from edge_centernet.service import health
 
         model = detector.manifest.model
         metrics = Metrics(self._classes, model=f"{model.name} {model.version}", runtime=detector.runtime.name)
@@ -364,12 +369,15 @@ def _scene_of(settings: Settings) -> SceneOptions:
 
 def _open_frames(settings: Settings) -> Frames:
     """The source, opened and checked; a live one is read on its own thread from now on."""
-    camera = _camera_options(settings)
     if settings.camera is None:
-        if camera.given:
-            raise ConfigError(f"{', '.join(camera.given)}: for --camera only; got --source {settings.source}")
+        if (settings.size, settings.fps, settings.fourcc) != (None, None, None):
+            given = ", ".join(_camera_options(settings).given)
+            raise ConfigError(f"{given}: for --camera only; got --source {settings.source}")
         if not is_live(settings.source or ""):
             return open_source(settings.source or "", warn=_warn)
+    from edge_centernet.sources.live import LiveCapture
+
+    camera = _camera_options(settings)
     text = settings.camera or settings.source or ""
     heap.share_arenas()
     capture = LiveCapture(
@@ -383,6 +391,8 @@ def _open_frames(settings: Settings) -> Frames:
 
 
 def _camera_options(settings: Settings) -> CameraOptions:
+    from edge_centernet.sources.cameras import CameraOptions
+
     width, height = _size(settings.size)
     return CameraOptions(width, height, settings.fps, settings.fourcc)
 
