@@ -57,15 +57,6 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,)
 
 
-def sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of one file."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def content_sha256(path: Path, manifest: Manifest) -> str:
     """Hexadecimal SHA-256 of all that a model file holds but this number, which its manifest carries.
 

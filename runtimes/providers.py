@@ -23,8 +23,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_centernet.artifact import damaged, sha256
+from edge_centernet.artifact import damaged
 from edge_centernet.errors import ConfigError
+from edge_centernet.files import sha256
 from edge_centernet.protobuf import fields, messages
 from edge_centernet.runtimes import compile_cache
 from edge_centernet.system.machine import device_tree_model

@@ -45,13 +45,12 @@ from environments import environment
 from peers import fetch
 from peers.worker import STAGES
 
-from edge_centernet.artifact import sha256
 from edge_centernet.calibration.images import spread
 from edge_centernet.data import Dataset, read_dataset
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, EdgeCenterNetError, SourceError
 from edge_centernet.evaluation.coco import THRESHOLD, evaluate_samples
-from edge_centernet.files import write_atomic
+from edge_centernet.files import sha256, write_atomic
 from edge_centernet.imageio import read_image
 from edge_centernet.model_zoo import DEFAULT
 from edge_centernet.peers.engines import OF_SUFFIX, file_size, open_net, precision

@@ -25,10 +25,9 @@ from check_int8_speed import ROOT, commit
 from environments import environment
 from numpy.typing import NDArray
 
-from edge_centernet.artifact import sha256
 from edge_centernet.detections import Detections
 from edge_centernet.detector import Detector
-from edge_centernet.files import write_atomic
+from edge_centernet.files import sha256, write_atomic
 from edge_centernet.model_zoo import names
 from edge_centernet.runtimes import first_candidate, open_runtime
 from edge_centernet.sources.files import open_source

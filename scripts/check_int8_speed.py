@@ -22,9 +22,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edge_centernet.artifact import sha256
 from edge_centernet.converters import convert
-from edge_centernet.files import write_atomic
+from edge_centernet.files import sha256, write_atomic
 from edge_centernet.manifest import Precision
 from edge_centernet.model_zoo import DEFAULT, find_model
 from edge_centernet.preprocess import prepare

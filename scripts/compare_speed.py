@@ -22,8 +22,7 @@ import numpy as np
 from check_int8_speed import ENGINES, ROOT, commit, cpu_name, inferences, installed, quantiles
 from numpy.typing import NDArray
 
-from edge_centernet.artifact import sha256
-from edge_centernet.files import write_atomic
+from edge_centernet.files import sha256, write_atomic
 from edge_centernet.qdq import reference
 from edge_centernet.runtimes import first_candidate, open_runtime
 

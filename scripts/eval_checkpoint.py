@@ -10,9 +10,8 @@ from pathlib import Path
 
 import click
 
-from edge_centernet.artifact import sha256
 from edge_centernet.data import read_dataset
-from edge_centernet.files import write_atomic
+from edge_centernet.files import sha256, write_atomic
 from edge_centernet.network.checkpoint import load_checkpoint
 from edge_centernet.train.validate import validate
 

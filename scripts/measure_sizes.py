@@ -33,7 +33,6 @@ import numpy as np
 from check_int8_speed import ENGINES, ROOT, commit, cpu_name, inferences, installed, quantiles
 from numpy.typing import NDArray
 
-from edge_centernet.artifact import sha256
 from edge_centernet.calibration.images import spread
 from edge_centernet.converters import convert
 from edge_centernet.converters.open import open_network
@@ -42,7 +41,7 @@ from edge_centernet.detections import Detections
 from edge_centernet.detector import Detector
 from edge_centernet.errors import EdgeCenterNetError
 from edge_centernet.evaluation.coco import THRESHOLD, evaluate_samples, match_samples
-from edge_centernet.files import write_atomic
+from edge_centernet.files import sha256, write_atomic
 from edge_centernet.imageio import read_image
 from edge_centernet.manifest import InputSize, ModelSpec
 from edge_centernet.model_zoo import DEFAULT, find_model

@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
-from edge_centernet.artifact import read_manifest, sha256
-from edge_centernet.files import write_atomic
+from edge_centernet.artifact import read_manifest
+from edge_centernet.files import sha256, write_atomic
 from edge_centernet.model_zoo import FOLDER
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "docs/benchmarks"

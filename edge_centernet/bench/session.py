@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edge_centernet import __version__
-from edge_centernet.artifact import files_of, read_manifest, sha256
+from edge_centernet.artifact import files_of, read_manifest
 from edge_centernet.bench import cores, record
 from edge_centernet.bench.feed import Feed
 from edge_centernet.bench.meters import available_mb, find_meter
 from edge_centernet.bench.workers import Configuration, Worker, WorkerFailed
 from edge_centernet.errors import ConfigError, MissingDependency
+from edge_centernet.files import sha256
 from edge_centernet.model_zoo import find_model, is_name, ships
 from edge_centernet.progress import Progress, Say, unseen
 from edge_centernet.runtimes import ENGINES, first_candidate, installed, selfcheck

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from edge_centernet.artifact import sha256
 from edge_centernet.cli.options import model_options, open_model
 from edge_centernet.data import read_dataset
 from edge_centernet.detector import Detector
@@ -19,7 +18,7 @@ from edge_centernet.errors import ConfigError
 from edge_centernet.evaluation.coco import THRESHOLD, detector_classes, evaluate_dataset
 from edge_centernet.evaluation.crowds import MAX_DETECTIONS, OVERLAPS, THRESHOLDS
 from edge_centernet.evaluation.plots import require_matplotlib, write_precision_recall, write_reliability
-from edge_centernet.files import prepare_folder, write_atomic
+from edge_centernet.files import prepare_folder, sha256, write_atomic
 from edge_centernet.progress import bars
 from edge_centernet.runtimes import first_candidate
 

@@ -11,14 +11,13 @@ from typing import Any
 import click
 
 from edge_centernet import __version__
-from edge_centernet.artifact import sha256
 from edge_centernet.cli.options import engine_options, open_model
 from edge_centernet.data import read_dataset
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ArtifactError, ConfigError, ManifestError
 from edge_centernet.evaluation.coco import THRESHOLD as SCORE_FLOOR
 from edge_centernet.evaluation.crowds import MAX_DETECTIONS
-from edge_centernet.files import prepare_folder
+from edge_centernet.files import prepare_folder, sha256
 from edge_centernet.labelling.calibrate import PRECISION, Calibration, ClassResult
 from edge_centernet.labelling.ensemble import Ensemble, Member, all_classes, common_classes
 from edge_centernet.labelling.fusion import IOU

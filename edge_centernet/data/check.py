@@ -17,13 +17,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.artifact import sha256
 from edge_centernet.boxes import iou
 from edge_centernet.classes import find_class
 from edge_centernet.data import DataSource, read_sources
 from edge_centernet.data.base import MIN_SIDE, Annotations, Problem, clip_boxes
 from edge_centernet.data.duplicates import Alike, find_alike, thumbnail
 from edge_centernet.errors import ConfigError, SourceError
+from edge_centernet.files import sha256
 from edge_centernet.imageio import read_image
 from edge_centernet.manifest import InputSize
 from edge_centernet.preprocess import Letterbox

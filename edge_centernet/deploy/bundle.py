@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet import __version__
-from edge_centernet.artifact import check_content, files_of, read_manifest, sha256
+from edge_centernet.artifact import check_content, files_of, read_manifest
 from edge_centernet.camera_config import read_config
 from edge_centernet.deploy import agent
 from edge_centernet.deploy.boards import Target, platforms
 from edge_centernet.deploy.signing import sign
 from edge_centernet.deploy.wheel import PACKAGE, own_wheel
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
+from edge_centernet.files import sha256
 from edge_centernet.model_zoo import find_model, is_name
 from edge_centernet.progress import Say
 

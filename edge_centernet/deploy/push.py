@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edge_centernet.artifact import sha256
 from edge_centernet.deploy import agent
 from edge_centernet.deploy.boards import TARGETS, Target, find_target
 from edge_centernet.errors import ConfigError, EdgeCenterNetError, MissingDependency
+from edge_centernet.files import sha256
 from edge_centernet.progress import Progress, Say, unseen
 
 PLAYBOOK = Path(__file__).parents[1] / "assets" / "ansible" / "deploy.yml"

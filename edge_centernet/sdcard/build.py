@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet import __version__
-from edge_centernet.artifact import sha256
 from edge_centernet.deploy import agent
 from edge_centernet.deploy.boards import Target
 from edge_centernet.errors import ConfigError, DiskImageError
+from edge_centernet.files import sha256
 from edge_centernet.progress import Progress, Say, unseen
 from edge_centernet.sdcard import bmap, diskimage, nocloud
 from edge_centernet.sdcard.filesystems import Ext4, Fat, make_fat, tool
