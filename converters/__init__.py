@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from edge_centernet.artifact import check_content, content_sha256, files_of, read_manifest
 from edge_centernet.errors import ConfigError, ConversionError
+from edge_centernet.runtimes.engines import ENGINES
 
 if TYPE_CHECKING:
-    from edge_centernet.converters.base import Artifact, Progress, Save
+    from edge_centernet.converters.base import Artifact, Save
     from edge_centernet.manifest import Precision
+    from edge_centernet.progress import Say
     from edge_centernet.qdq.network import Network
     from edge_centernet.qdq.reference import Reference
 
@@ -34,10 +36,11 @@ CONVERTERS = {
     "tensorrt": "edge_centernet.converters.to_tensorrt:convert",
     "tflite-uint8": "edge_centernet.converters.to_tflite:convert_uint8",
 }
+_VARIANTS = {"tensorrt": "-tensorrt", "tflite-uint8": "-uint8"}  # what tells files for the same engine apart
+# target -> how its files' names end
 SUFFIXES = {
-    "openvino": ".xml", "tflite": ".tflite", "onnx": ".onnx", "tensorrt": "-tensorrt.onnx",
-    "tflite-uint8": "-uint8.tflite",
-}  # fmt: skip
+    target: f"{_VARIANTS.get(target, '')}{engine.suffix}" for engine in ENGINES.values() for target in engine.targets
+}
 ALL = ("openvino", "tflite", "onnx", "tensorrt")  # what "all" stands for: one file for each engine
 
 
@@ -48,7 +51,7 @@ def convert(
     out: Path,
     *,
     network: Network | None = None,
-    progress: Progress = lambda line: None,
+    progress: Say = lambda line: None,
     pictures: Sequence[Any] | None = None,
     stem: str | None = None,
 ) -> list[Artifact]:
@@ -90,7 +93,7 @@ def convert(
     return artifacts
 
 
-def _symmetric(reference: Reference, progress: Progress) -> Reference:
+def _symmetric(reference: Reference, progress: Say) -> Reference:
     """What a file for TensorRT is made from and compared with: the network with zero points of 0."""
     from edge_centernet.converters import to_tensorrt
 

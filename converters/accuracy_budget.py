@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from edge_centernet import qdq
 from edge_centernet.calibration.images import spread
 from edge_centernet.calibration.sensitivity import PICTURES, layers, sensitivity
 from edge_centernet.converters import to_onnx
-from edge_centernet.data import Dataset, Sample
+from edge_centernet.data import Dataset
 from edge_centernet.detector import Detector
 from edge_centernet.errors import AccuracyError
 from edge_centernet.evaluation.coco import THRESHOLD, detector_classes, evaluate_dataset
@@ -100,11 +100,5 @@ def measure(runtime: Runtime, data: Dataset, progress: Progress, title: str) -> 
     classes = runtime.manifest.model.classes
     only = detector_classes(classes, data.classes)
     detector = Detector(runtime, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, only=only)
-
-    def shown(samples: Sequence[Sample]) -> Iterator[Sample]:
-        for i, sample in enumerate(samples):
-            yield sample
-            progress(title, i + 1, len(samples))
-
-    found = evaluate_dataset(detector.detect_timed, data, classes, shown)
+    found = evaluate_dataset(detector.detect_timed, data, classes, progress, title=title)
     return {key: float(found[key]) for key in ("AP", "AP50")}

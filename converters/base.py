@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,8 +11,6 @@ from edge_centernet.manifest import Manifest
 
 if TYPE_CHECKING:
     from edge_centernet.qdq.reference import Report
-
-Progress = Callable[[str], None]
 
 
 class Save(Protocol):

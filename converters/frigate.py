@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet import __version__
-from edge_centernet.converters.base import Progress
 from edge_centernet.decoder import decode, in_heat_unit
 from edge_centernet.decoder.rule import DUPLICATE_CENTRE, DUPLICATE_SIZE
 from edge_centernet.detections import Detections
@@ -30,6 +29,7 @@ from edge_centernet.errors import ConfigError, ConversionError, MissingDependenc
 from edge_centernet.files import write_atomic
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.preprocess import prepare
+from edge_centernet.progress import Say
 from edge_centernet.qdq import agreement as agreement_module
 from edge_centernet.qdq import reference as reference_module
 from edge_centernet.qdq.network import Network
@@ -62,7 +62,7 @@ def export(
     out: Path,
     threshold: float | Sequence[float] | None = None,
     *,
-    progress: Progress = lambda line: None,
+    progress: Say = lambda line: None,
     pictures: Sequence[Any] | None = None,
 ) -> Export:
     """Write NAME-frigate.onnx, NAME-labels.txt and NAME-frigate.yml into the folder `out`, which is there.

@@ -17,6 +17,7 @@ from edge_centernet.errors import ArtifactError, ManifestError
 from edge_centernet.manifest import KEY, Manifest
 from edge_centernet.protobuf import fields
 
+# The kinds of file that carry a manifest; a test holds them equal to those that the engines run.
 SUFFIXES = (".onnx", ".xml", ".tflite")
 _MANIFEST_IN_XML = re.compile(rb'<%s value="[^"]*"' % KEY.encode())
 _METADATA_PROPS = 14  # field number in ONNX's ModelProto; its entries hold key = 1, value = 2
@@ -54,15 +55,6 @@ def check_exists(path: Path) -> None:
 def files_of(path: Path) -> tuple[Path, ...]:
     """The files that make up one artifact: OpenVINO keeps the weights of model.xml in model.bin."""
     return (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,)
-
-
-def sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of one file."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def content_sha256(path: Path, manifest: Manifest) -> str:

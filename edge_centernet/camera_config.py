@@ -7,7 +7,8 @@ line wins. TOML, because Python reads it without a further package and it allows
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,55 @@ _MAX_BYTES = 1 << 20
 _TABLES = {"line": ("count_line", "from", "to"), "zone": ("zone", "points")}
 
 
-def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
-    """The options in `path`, by parameter name (`count_line`, not `--count-line`).
+@dataclass(frozen=True)
+class Settings:
+    """What the options of `detect` say; one field an option, of the same name (`format_name` is --format).
 
-    known: parameter names that may be set. Lists become what the option takes on the command line. Raises ConfigError
-    for a file that cannot be read, is not TOML, or holds a name that is no option.
+    It is the table of what may stand in a camera's file: the command line takes these options, and `bundle` checks a
+    board's first configuration against them.
+    """
+
+    source: str | None
+    camera: str | None
+    size: str | None
+    fps: float | None
+    fourcc: str | None
+    frozen_after: float
+    wait: bool
+    model: str
+    runtime: str
+    threads: int | None
+    threshold: float | None
+    max_detections: int
+    classes: str | None
+    track: bool
+    count_line: tuple[str, ...]
+    zone: tuple[str, ...]
+    counts: Path | None
+    presence: Path | None
+    blur: str | None
+    out: Path | None
+    format_name: str
+    save: bool | None
+    serve: str | None
+    token: str | None
+    mqtt: str | None
+    mqtt_password_file: Path | None
+    mqtt_ca_file: Path | None
+    name: str | None
+    log_file: Path | None
+
+
+# An option's name in a file, where it is not the field's: a field named `format` would hide Python's function.
+_IN_FILES = {"format_name": "format"}
+_FIELDS = {_IN_FILES.get(field.name, field.name): field.name for field in fields(Settings)}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The options in `path`, by field of Settings (`count_line`, not `--count-line`).
+
+    Lists become what the option takes on the command line. Raises ConfigError for a file that cannot be read, is not
+    TOML, or holds a name that is no option.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -45,11 +90,11 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
             )
             continue
         name = key.replace("-", "_")
-        if name not in known:
+        if name not in _FIELDS:
             raise ConfigError(
-                f"{path}: unknown setting {key!r}; expected [[line]], [[zone]] or one of {', '.join(sorted(known))}"
+                f"{path}: unknown setting {key!r}; expected [[line]], [[zone]] or one of {', '.join(sorted(_FIELDS))}"
             )
-        options[name] = _as_text(path, key, value)
+        options[_FIELDS[name]] = _as_text(path, key, value)
     return options
 
 

@@ -1,4 +1,4 @@
-"""Image in, boxes out: the only place where the whole pipeline is spelled out."""
+"""Image in, boxes out: the steps from the one to the other, which `pipeline` overlaps."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from edge_centernet.heads import Heads
 from edge_centernet.manifest import Manifest
 from edge_centernet.model_zoo import DEFAULT
 from edge_centernet.preprocess import Letterbox, prepare
-from edge_centernet.runtimes import ENGINES, open_runtime
+from edge_centernet.runtimes import ENGINES, open_runtime, select_engine
 from edge_centernet.runtimes.base import Runtime
-from edge_centernet.runtimes.selfcheck import select_engine
 
 
 class Detector:
@@ -116,16 +115,29 @@ class Detector:
     def detect_timed(self, image_bgr: NDArray[np.uint8]) -> tuple[Detections, dict[str, float]]:
         """As `detect`, with the milliseconds by step: "preprocess", "inference" and "decode"."""
         start = perf_counter()
-        x, box = prepare(image_bgr, self.manifest)
+        x, box = self.prepare(image_bgr)
         prepared = perf_counter()
         with self._running:  # until decoded: the heads are views into the engine's memory
             began = perf_counter()
-            heads = self.runtime.run(x)
+            heads = self.infer(x)
             inferred = perf_counter()
             found = self.boxes(heads, box)
         done = perf_counter()
         seconds = {"preprocess": prepared - start, "inference": inferred - began, "decode": done - inferred}
         return found, {step: 1000.0 * value for step, value in seconds.items()}
+
+    # The three steps, which `pipeline.Pipeline` overlaps.
+
+    def prepare(self, image_bgr: NDArray[np.uint8]) -> tuple[NDArray[Any], Letterbox]:
+        """The first step alone: (H, W, 3) uint8 BGR -> the network's input, and where the image lies in it."""
+        return prepare(image_bgr, self.manifest)
+
+    def infer(self, x: NDArray[Any]) -> Heads:
+        """The second step alone: what `prepare` made -> what the network gives, valid until the next call.
+
+        One at a time: only `detect` waits for its turn.
+        """
+        return self.runtime.run(x)
 
     def boxes(self, heads: Heads, box: Letterbox) -> Detections:
         """The last step alone: what the network gave for an image with this letterbox -> as `detect`."""

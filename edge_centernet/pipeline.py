@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from edge_centernet.detections import Detections
 from edge_centernet.detector import Detector
 from edge_centernet.heads import Heads
-from edge_centernet.preprocess import Letterbox, prepare
+from edge_centernet.preprocess import Letterbox
 from edge_centernet.sources.files import Stills, Video
 from edge_centernet.sources.frame import Frame
-from edge_centernet.sources.live import LiveCapture
 from edge_centernet.system.single_slot import SingleSlotQueue
+
+if TYPE_CHECKING:  # who reads files only need not load what cameras need
+    from edge_centernet.sources.live import LiveCapture
 
 _LOOK_S = 0.2  # how often a wait looks whether it is still wanted: bounds the time that stopping takes
 _MIN_LOOK_S = 0.005
@@ -105,11 +107,11 @@ class Pipeline:
                 return
 
     def _overlapped(self) -> Iterator[Result | None]:
-        if isinstance(self._frames, LiveCapture):
-            self._start("preprocess", self._preprocess_ahead)
-        else:
+        if isinstance(self._frames, Video):
             self._start("read", self._read_all)
             self._start("preprocess", self._preprocess_all)
+        else:
+            self._start("preprocess", self._preprocess_ahead)
         self._start("inference", self._infer)
         heard = time.monotonic()
         while not self._stopped:
@@ -166,7 +168,7 @@ class Pipeline:
 
     def _take(self) -> _Prepared | None:
         """What to infer next, waiting for it; None when nothing more comes, or is wanted."""
-        if not isinstance(self._frames, LiveCapture):
+        if isinstance(self._frames, Video):
             return self._prepared.take()
         self._busy.clear()
         while not self._prepared.ended:
@@ -180,7 +182,7 @@ class Pipeline:
 
     def _newest(self, timeout: float) -> _Prepared | None:
         """The camera's next frame, preprocessed."""
-        capture = cast(LiveCapture, self._frames)
+        capture = cast("LiveCapture", self._frames)
         frame = capture.newest(self._last, timeout)
         if frame is None:
             if capture.state.state == "ended":
@@ -198,7 +200,7 @@ class Pipeline:
                 self._free = start + usual
                 self._ahead_s = 0.2 * usual + prepared.ms["preprocess"] / 1000.0
                 self._busy.set()
-                heads = self._detector.runtime.run(prepared.x)
+                heads = self._detector.infer(prepared.x)
                 taken = time.monotonic() - start
                 usual = taken if usual == 0.0 else 0.8 * usual + 0.2 * taken
                 ms = {**prepared.ms, "inference": 1000.0 * taken}
@@ -209,7 +211,7 @@ class Pipeline:
 
     def _prepare(self, frame: Frame) -> _Prepared:
         start = time.perf_counter()
-        x, box = prepare(frame.image, self._detector.manifest)
+        x, box = self._detector.prepare(frame.image)
         return _Prepared(frame, x, box, {"preprocess": 1000.0 * (time.perf_counter() - start)})
 
 

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 Progress = Callable[[str, int, int], None]  # title, done, of how many
+Say = Callable[[str], None]  # a line of text as work goes on
+
+_Item = TypeVar("_Item")
 
 
 def unseen(title: str, done: int, total: int) -> None:
     """A Progress that shows nothing."""
+
+
+def with_progress(items: Sequence[_Item], title: str, progress: Progress) -> Iterator[_Item]:
+    """The items one by one; each is reported to `progress` when the caller has done with it."""
+    for i, item in enumerate(items):
+        yield item
+        progress(title, i + 1, len(items))
 
 
 @contextmanager

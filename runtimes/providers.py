@@ -23,10 +23,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_centernet.artifact import damaged, sha256
+from edge_centernet.artifact import damaged
 from edge_centernet.errors import ConfigError
+from edge_centernet.files import sha256
 from edge_centernet.protobuf import fields, messages
 from edge_centernet.runtimes import compile_cache
+from edge_centernet.system.machine import device_tree_model
 
 CHOICE = "EDGE_CENTERNET_PROVIDERS"  # which of TITLES may be used, such as "cuda,cpu"; all of them where not set
 CACHE = "EDGE_CENTERNET_ENGINE_CACHE"
@@ -153,7 +155,7 @@ def engine_folder(path: Path) -> Path:
     ONNX Runtime names an engine after the graph and the GPU's generation, not after weights, so each file has a folder
     of its own. An engine is for one release of TensorRT and one model of GPU.
     """
-    about = (sha256(path), onnxruntime_version(), tensorrt_version(), _board())
+    about = (sha256(path), onnxruntime_version(), tensorrt_version(), device_tree_model())
     key = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
     root = os.environ.get(CACHE) or compile_cache.folder() / "engines"
     return Path(root).expanduser() / f"{path.stem}-{key}"
@@ -191,7 +193,7 @@ def holds_engine(folder: Path) -> bool:
 def fingerprint() -> str:
     """What, beside the CPU, decides who computes on this machine; empty where nothing else can."""
     found = [TITLES[name].lower() for name in (TENSORRT, CUDA) if _library(name) is not None and name in allowed()]
-    return ",".join([*found, tensorrt_version(), _board()]) if found else ""
+    return ",".join([*found, tensorrt_version(), device_tree_model()]) if found else ""
 
 
 def why_not(name: str) -> str | None:
@@ -230,11 +232,3 @@ def _library(name: str) -> Path | None:
     file = f"libonnxruntime_providers_{TITLES[name].lower()}.so"
     folders = (spec.submodule_search_locations or ()) if spec else ()
     return next((path for folder in folders if (path := Path(folder, "capi", file)).is_file()), None)
-
-
-def _board() -> str:
-    """The board's model, as the device tree says it; empty on a PC."""
-    try:
-        return Path("/proc/device-tree/model").read_text(errors="replace").strip("\0\n ")
-    except OSError:
-        return ""

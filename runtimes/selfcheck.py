@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
-import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edge_centernet import selftest
 from edge_centernet.artifact import read_manifest
-from edge_centernet.errors import ArtifactError, EdgeCenterNetError
+from edge_centernet.errors import EdgeCenterNetError
 from edge_centernet.files import write_atomic
-from edge_centernet.runtimes import ENGINES, candidates, compile_cache, open_runtime, providers
-from edge_centernet.system.child import command_of
+from edge_centernet.runtimes import compile_cache, providers
+from edge_centernet.runtimes.engines import ENGINES, open_runtime
+from edge_centernet.system.child import command_of, run_child
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
 BUILDING = 1500.0  # seconds more where a TensorRT engine is built, which takes some minutes
@@ -33,25 +30,6 @@ BUILDING = 1500.0  # seconds more where a TensorRT engine is built, which takes 
 WRONG, UNOPENED = 3, 4
 
 _log = logging.getLogger(__name__)
-
-
-def select_engine(
-    model: str | Path, runtime: str = "auto", *, asked: bool = True, tell: Callable[[str], None] = _log.warning
-) -> tuple[Path, str]:
-    """(file, engine name) for a model path or the name of a shipped model: the first of `candidates` that is not unfit.
-
-    asked: False takes the first unasked. tell: called with a line for each engine that is passed over.
-    Raises ArtifactError when none is left, and what `candidates` raises.
-    """
-    for path, engine in candidates(model, runtime):
-        reason = selftest_failure(path, engine) if asked else None
-        if reason is None:
-            return path, engine
-        tell(f"{ENGINES[engine].title} cannot be relied on here for {path}: it {reason}")
-    raise ArtifactError(
-        f"{model}: expected an engine that computes it on this machine, found none; try another --runtime, another "
-        "release of the engine, or convert the model again"
-    )
 
 
 def selftest_failure(path: Path, engine: str) -> str | None:
@@ -80,18 +58,16 @@ def selftest_failure(path: Path, engine: str) -> str | None:
 
 def ask(command: list[str], timeout: float) -> tuple[bool, str]:
     """(whether the process came to a verdict that may be remembered, what is wrong or "")."""
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
+    ended = run_child(command, timeout)
+    if ended.status is None:
         return True, f"did not answer within {timeout:g} s"
-    if result.returncode < 0:
-        return True, f"crashed ({signal.Signals(-result.returncode).name})"
-    if result.returncode == WRONG:
-        return True, result.stdout.strip().splitlines()[-1]
-    if result.returncode in (0, UNOPENED):
-        return result.returncode == 0, ""
-    last = (result.stderr.strip() or f"exit status {result.returncode}").splitlines()[-1]
-    return False, f"could not be asked: {last}"
+    if ended.crash:
+        return True, ended.crash
+    if ended.status == WRONG:
+        return True, ended.output.strip().splitlines()[-1]
+    if ended.status in (0, UNOPENED):
+        return ended.status == 0, ""
+    return False, f"could not be asked: {ended.last_error}"
 
 
 def version(engine: str) -> str:
@@ -129,6 +105,8 @@ def _store(known: dict[str, str]) -> None:
 
 def main(path: Path, engine: str) -> int:
     """Ask and answer in this process; returns the exit status."""
+    from edge_centernet import selftest  # needs NumPy, which the process that asks may not have
+
     try:
         opened = open_runtime(path, engine, threads=1)
     except EdgeCenterNetError as error:

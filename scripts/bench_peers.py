@@ -44,21 +44,20 @@ from measured import ROOT, circumstances
 from peers import fetch
 from peers.worker import STAGES
 
-from edge_centernet.artifact import sha256
 from edge_centernet.bench import record
 from edge_centernet.calibration.images import spread
 from edge_centernet.data import Dataset, read_dataset
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, EdgeCenterNetError, SourceError
 from edge_centernet.evaluation.coco import THRESHOLD, evaluate_samples
-from edge_centernet.files import write_atomic
+from edge_centernet.files import sha256, write_atomic
 from edge_centernet.imageio import read_image
 from edge_centernet.model_zoo import DEFAULT
 from edge_centernet.peers.engines import OF_SUFFIX, file_size, open_net, precision
 from edge_centernet.peers.engines import installed as engine_installed
 from edge_centernet.peers.families import FAMILIES, peer_file
 from edge_centernet.progress import Progress, bars
-from edge_centernet.runtimes import choose
+from edge_centernet.runtimes import first_candidate
 
 OURS = (DEFAULT, "centernet-nano-256")
 OUR_ENGINES = ("openvino", "tflite")
@@ -87,7 +86,7 @@ def entries(peers: dict[str, Path], all_engines: bool, quantized: dict[str, Path
     found = []
     for model in OURS:
         for engine in OUR_ENGINES:
-            found.append(Entry(model, engine, choose(model, engine)[0], {"ours": model, "engine": engine}))
+            found.append(Entry(model, engine, first_candidate(model, engine)[0], {"ours": model, "engine": engine}))
     for family, file in [*peers.items(), *quantized.items()]:
         engines = [engine for engine in OF_SUFFIX[file.suffix] if engine_installed(engine)]
         if not engines:

@@ -25,12 +25,11 @@ from environments import environment
 from measured import ROOT, commit
 from numpy.typing import NDArray
 
-from edge_centernet.artifact import sha256
 from edge_centernet.detections import Detections
 from edge_centernet.detector import Detector
-from edge_centernet.files import write_atomic
+from edge_centernet.files import sha256, write_atomic
 from edge_centernet.model_zoo import names
-from edge_centernet.runtimes import choose, open_runtime
+from edge_centernet.runtimes import first_candidate, open_runtime
 from edge_centernet.sources.files import open_source
 from edge_centernet.tracking.counter import Counter
 from edge_centernet.tracking.line_counter import Line
@@ -78,7 +77,7 @@ def main(data: Path, models: tuple[str, ...], env: Path, out: Path) -> None:
 
 def detect(video: Path, model: str) -> tuple[Rows, float, str]:
     """People in every frame, the threshold that the model suggests, and the hash of its file."""
-    file, engine = choose(model)
+    file, engine = first_candidate(model)
     with closing(open_runtime(file, engine)) as runtime:
         threshold = runtime.manifest.model.threshold
         detector = Detector(runtime, threshold=TrackerOptions().low_for(threshold), only=["person"])

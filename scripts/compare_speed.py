@@ -24,15 +24,14 @@ from typing import Any, cast, get_args
 import click
 from measured import circumstances
 
-from edge_centernet.artifact import sha256
 from edge_centernet.converters import convert
 from edge_centernet.errors import EdgeCenterNetError
-from edge_centernet.files import write_atomic
+from edge_centernet.files import sha256, write_atomic
 from edge_centernet.manifest import Precision
 from edge_centernet.model_zoo import find_model, names
 from edge_centernet.preprocess import prepare
 from edge_centernet.qdq import reference
-from edge_centernet.runtimes import choose, open_runtime
+from edge_centernet.runtimes import first_candidate, open_runtime
 from edge_centernet.runtimes.base import Runtime
 
 ENGINES = {"openvino": "openvino", "tflite": "ai-edge-litert"}  # and their packages
@@ -91,7 +90,7 @@ def _file(model: str, engine: str, folder: Path) -> Path:
         raise click.UsageError(f"{model}: expected int8 or fp32 behind the colon, got {precision!r}")
     try:
         if source in names() and precision in ("", "int8"):
-            return choose(source, engine)[0]
+            return first_candidate(source, engine)[0]
         pictures = reference.sample_pictures()[:2]
         wanted = cast(Precision, precision or "int8")
         (made,) = convert(find_model(source, ".onnx"), [engine], wanted, folder, pictures=pictures)

@@ -37,7 +37,7 @@ from edge_centernet.heads import real_values
 from edge_centernet.imageio import Image, read_image
 from edge_centernet.manifest import Manifest
 from edge_centernet.preprocess import Letterbox, letterbox, prepare
-from edge_centernet.runtimes import choose, open_runtime
+from edge_centernet.runtimes import first_candidate, open_runtime
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 PHOTO = Path(edge_centernet.__file__).parent / "assets" / "sample.jpg"
@@ -64,7 +64,7 @@ class Steps(NamedTuple):
 
 def look(photo: Path = PHOTO) -> Steps:
     """Run the shipped model on the photo and keep what comes between."""
-    file, engine = choose(MODEL)
+    file, engine = first_candidate(MODEL)
     runtime = open_runtime(file, engine, threads=1)
     try:
         image, manifest = read_image(photo), runtime.manifest

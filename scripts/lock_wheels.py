@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from edge_centernet.deploy.boards import ENGINES, LOCKS, locks, platforms
+from edge_centernet.deploy.boards import LOCKS, PACKAGES, arm_glibc, locks, platforms
 from edge_centernet.files import write_atomic
 
 BASE = ["click>=8.1", "opencv-python-headless>=4.8", "paho-mqtt>=2.0", "prometheus-client>=0.20", "tornado>=6.3"]
@@ -28,7 +28,7 @@ INSTALLER = ["pip>=24"]  # a board's Python may come without pip (Debian splits 
 
 def combinations() -> dict[str, tuple[str, str, str]]:
     """Name -> machine, Python, engine of every lock."""
-    found = [(machine, python, engine) for machine in MACHINES for python in PYTHONS for engine in ENGINES]
+    found = [(machine, python, engine) for machine in MACHINES for python in PYTHONS for engine in PACKAGES]
     found = [c for c in found if c[2] != "tflite-runtime" or c[1] in ("3.10", "3.11")]
     found.append(("armv7l", "3.11", "tflite-runtime"))
     return {f"{m}-py{p.replace('.', '')}-{e}": (m, p, e) for m, p, e in found}
@@ -51,7 +51,7 @@ def resolve(machine: str, python: str, engine: str, folder: Path) -> list[str]:
         return wanted
     source = folder / "in.txt"
     source.write_text("\n".join(wanted) + "\n")
-    glibc = ENGINES[engine].glibc[1]
+    glibc = arm_glibc(engine)[1]
     platform = f"{machine}-manylinux_2_{max(glibc, 28)}"
     options = ["--no-header", "--no-annotate", "--only-binary", ":all:", "--python-platform", platform]
     command = ["uv", "pip", "compile", "-q", "--python-version", python, *options, str(source)]
@@ -60,7 +60,7 @@ def resolve(machine: str, python: str, engine: str, folder: Path) -> list[str]:
 
 def wheels(machine: str, python: str, engine: str, pinned: list[str], folder: Path) -> list[str]:
     """A requirements line with its one hash for every wheel that pip would take."""
-    glibc = ENGINES[engine].glibc
+    glibc = arm_glibc(engine)
     glibc = glibc if machine == "armv7l" else max(glibc, (2, 28))
     tags = [option for tag in platforms(machine, glibc) for option in ("--platform", tag)]
     report = folder / "report.json"

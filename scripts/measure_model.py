@@ -19,9 +19,9 @@ from typing import Any
 import click
 from measured import ROOT
 
-from edge_centernet.artifact import read_manifest, sha256
+from edge_centernet.artifact import read_manifest
 from edge_centernet.data import read_dataset
-from edge_centernet.files import write_atomic
+from edge_centernet.files import sha256, write_atomic
 from edge_centernet.model_zoo import FOLDER
 from edge_centernet.network.checkpoint import load_checkpoint
 from edge_centernet.train.report import write_precision_recall

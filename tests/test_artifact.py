@@ -13,8 +13,9 @@ import pytest
 import squares
 from support import ENGINES, copy_artifact
 
-from edge_centernet.artifact import files_of, read_manifest, sha256
+from edge_centernet.artifact import files_of, read_manifest
 from edge_centernet.errors import ArtifactError, EdgeCenterNetError, ManifestError
+from edge_centernet.files import sha256
 from edge_centernet.manifest import Manifest
 from edge_centernet.model_zoo import find_model
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from edge_centernet.camera_config import read_config
+from edge_centernet.camera_config import Settings, read_config
+from edge_centernet.cli.detect import command
 from edge_centernet.errors import ConfigError
-
-KNOWN = {"camera", "classes", "count_line", "zone", "track", "threshold"}
 
 
 def write(folder: Path, text: str) -> Path:
@@ -39,7 +39,7 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         points = [0, 0, 1, 0, 1, 1]
         """,
     )
-    assert read_config(path, KNOWN) == {
+    assert read_config(path) == {
         "camera": "0",
         "classes": "person,dog",
         "threshold": "0.4",
@@ -65,7 +65,7 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, said:
     """The message says which file and what is expected there."""
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
-        read_config(path, KNOWN)
+        read_config(path)
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value).strip()
@@ -74,4 +74,18 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, said:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """The reason is the system's."""
     with pytest.raises(ConfigError, match="No such file"):
-        read_config(tmp_path / "none.toml", KNOWN)
+        read_config(tmp_path / "none.toml")
+
+
+def test_format_is_the_name_in_a_file(tmp_path: Path) -> None:
+    """As on the command line; the name of the field is no setting."""
+    assert read_config(write(tmp_path, 'format = "csv"')) == {"format_name": "csv"}
+    with pytest.raises(ConfigError, match="unknown setting 'format_name'"):
+        read_config(write(tmp_path, 'format_name = "csv"'))
+
+
+def test_the_table_of_settings_is_the_options_of_detect() -> None:
+    """Every option but the file itself may stand in the file."""
+    options = {parameter.name for parameter in command.params}
+    assert options - {field.name for field in fields(Settings)} == {"config"}
+    assert {field.name for field in fields(Settings)} <= options

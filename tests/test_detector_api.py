@@ -157,7 +157,7 @@ def test_an_engine_that_fails_its_self_check_is_passed_over(
         return "answers wrongly" if engine == "openvino" else None
 
     monkeypatch.setattr(selfcheck, "selftest_failure", unfit)
-    monkeypatch.setattr("edge_centernet.runtimes.pick", lambda: ("openvino", "tflite"))
+    monkeypatch.setattr("edge_centernet.runtimes.choose.pick", lambda: ("openvino", "tflite"))
     with caplog.at_level(logging.WARNING, "edge_centernet"):
         assert Detector().runtime.name == "tflite"
     assert asked == ["openvino", "tflite"]

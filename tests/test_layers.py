@@ -69,6 +69,29 @@ def test_device_code_imports_and_detects_without_host_packages(tmp_path: Path) -
     assert {found["class"] for found in frame["detections"]} >= {"person", "cat"}
 
 
+# What cameras, services and the network need: none of it is for who detects in one image.
+LIVE = (
+    *("outputs.mqtt", "outputs.web", "outputs.prometheus", "outputs.home_assistant", "outputs.status"),
+    *("sources.cameras", "sources.live", "service"),
+)
+DETECT = """
+import json, sys
+from edge_centernet.cli import cli
+cli.main(["detect", *sys.argv[1:]], standalone_mode=False)
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_detecting_in_an_image_loads_nothing_for_cameras_or_the_network(tmp_path: Path) -> None:
+    """Neither our modules for them nor MQTT's, Prometheus' and the web server's packages."""
+    options = ("--source", PACKAGE / "assets/cat.jpg", "--format", "none", "--out", tmp_path)
+    loaded = json.loads(run_refusing(set(), DETECT, *options, cwd=tmp_path))
+    refused = {"paho", "tornado", "prometheus_client", *(f"edge_centernet.{name}" for name in LIVE)}
+    assert [name for name in loaded if any(name == one or name.startswith(f"{one}.") for one in refused)] == []
+    assert {"edge_centernet.sources.files", "edge_centernet.outputs.annotate"} <= set(loaded)
+    assert (tmp_path / "cat.jpg").is_file()
+
+
 def test_help_loads_nothing_large() -> None:
     """`edge-centernet --help` needs neither the host packages nor an engine, nor even NumPy and OpenCV."""
     assert "detect" in run_refusing(REFUSED | ENGINES | {"numpy", "cv2"}, MAIN, "--help")

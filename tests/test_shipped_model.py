@@ -8,7 +8,7 @@ import pytest
 
 from edge_centernet.detector import Detector
 from edge_centernet.model_zoo import find_model, names
-from edge_centernet.runtimes import choose, open_runtime
+from edge_centernet.runtimes import first_candidate, open_runtime
 
 VAL = Path(__file__).resolve().parents[2] / "shared/data/voc2007/instances_val.json"
 IMAGES = 150  # of 1,002: seconds instead of minutes; scripts/measure_model.py takes the whole set
@@ -26,7 +26,7 @@ def test_int8_finds_objects_in_photos_it_never_saw(name: str, engine: str) -> No
 
     data = read_dataset(VAL)
     few = Dataset(data.classes, data.samples[:IMAGES])
-    runtime = open_runtime(*choose(name, engine), threads=1)
+    runtime = open_runtime(*first_candidate(name, engine), threads=1)
     try:
         detector = Detector(runtime, threshold=0.01)
         result = evaluate_dataset(detector.detect_timed, few, runtime.manifest.model.classes)

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edge_centernet
-from edge_centernet.artifact import sha256
 from edge_centernet.detector import Detector
+from edge_centernet.files import sha256
 from edge_centernet.imageio import read_image
 from edge_centernet.pipeline import Pipeline
 from edge_centernet.sources.files import Source, Video, is_live, open_camera, open_source

@@ -10,22 +10,23 @@ other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edge_centernet import __version__
-from edge_centernet.artifact import files_of, read_manifest, sha256
+from edge_centernet.artifact import files_of, read_manifest
 from edge_centernet.bench import cores, record
 from edge_centernet.bench.feed import Feed
 from edge_centernet.bench.meters import available_mb, find_meter
 from edge_centernet.bench.workers import Configuration, Worker, WorkerFailed
 from edge_centernet.errors import ConfigError, MissingDependency
+from edge_centernet.files import sha256
 from edge_centernet.model_zoo import find_model, is_name, ships
-from edge_centernet.progress import Progress, unseen
-from edge_centernet.runtimes import ENGINES, choose, installed, selfcheck
+from edge_centernet.progress import Progress, Say, unseen
+from edge_centernet.runtimes import ENGINES, first_candidate, installed, selfcheck
 from edge_centernet.system.machine import read_machine
 from edge_centernet.system.status import board_status
 
@@ -38,7 +39,6 @@ _ROOM = 1.3  # a worker must find this times the memory that the largest one too
 _OTHER_S = 8.0  # starts and warm-up of a configuration, roughly
 
 Item = TypeVar("Item")
-Notify = Callable[[str], None]
 Failure = dict[str, Any]
 
 
@@ -81,7 +81,7 @@ class _Measured:
     group: int = 0
 
 
-def measure(settings: Settings, notify: Notify, progress: Progress = unseen, root: Path = Path("/")) -> record.Record:
+def measure(settings: Settings, notify: Say, progress: Progress = unseen, root: Path = Path("/")) -> record.Record:
     """Measure all that the settings ask for; the record. It says "interrupted" where Ctrl-C ended it early.
 
     notify: gets a line for what is left out. root: where /sys and /proc are. Raises ConfigError, ArtifactError,
@@ -90,7 +90,7 @@ def measure(settings: Settings, notify: Notify, progress: Progress = unseen, roo
     return _Session(settings, notify, progress, root).run()
 
 
-def configurations(settings: Settings, notify: Notify, root: Path = Path("/")) -> list[Configuration]:
+def configurations(settings: Settings, notify: Say, root: Path = Path("/")) -> list[Configuration]:
     """Each engine with each number of threads, its file and its cores. notify: told what is left out.
 
     Raises ConfigError where no number of threads is left, ArtifactError where there is no such model, MissingDependency
@@ -107,12 +107,12 @@ def configurations(settings: Settings, notify: Notify, root: Path = Path("/")) -
     return [Configuration(name, count, path, tuple(cpus[:count])) for name, path in files.items() for count in fits]
 
 
-def _files(settings: Settings, notify: Notify) -> dict[str, Path]:
+def _files(settings: Settings, notify: Say) -> dict[str, Path]:
     """Engine -> its file of the model."""
     if settings.runtimes:
-        return {name: choose(settings.model, name)[0] for name in settings.runtimes}
+        return {name: first_candidate(settings.model, name)[0] for name in settings.runtimes}
     if not is_name(settings.model):
-        path, name = choose(settings.model)
+        path, name = first_candidate(settings.model)
         return {name: path}
     able = [name for name, engine in ENGINES.items() if ships(settings.model, engine.suffix)]
     for name in able:
@@ -120,7 +120,7 @@ def _files(settings: Settings, notify: Notify) -> dict[str, Path]:
             notify(f"{ENGINES[name].title}: left out, it is not installed")
     files = {name: find_model(settings.model, ENGINES[name].suffix) for name in able if installed(name)}
     if not files:
-        choose(settings.model)  # raises: no such model, or no engine
+        first_candidate(settings.model)  # raises: no such model, or no engine
         raise MissingDependency.for_extra("bench", "tflite")
     return files
 
@@ -128,7 +128,7 @@ def _files(settings: Settings, notify: Notify) -> dict[str, Path]:
 class _Session:
     """The state of one measurement."""
 
-    def __init__(self, settings: Settings, notify: Notify, progress: Progress, root: Path) -> None:
+    def __init__(self, settings: Settings, notify: Say, progress: Progress, root: Path) -> None:
         self._settings, self._notify, self._progress, self._root = settings, notify, progress, root
         self._feed = Feed(settings.source, settings.camera)
         self._about = self._feed.describe(notify)

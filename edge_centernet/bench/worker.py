@@ -20,7 +20,6 @@ import json  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable  # noqa: E402
-from importlib import import_module  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -43,7 +42,7 @@ class Worker:
         from edge_centernet.detector import Detector
         from edge_centernet.runtimes import ENGINES, open_runtime
 
-        import_module(ENGINES[task["engine"]].adapter.partition(":")[0])
+        ENGINES[task["engine"]].load_adapter()
         moments["imports"] = time.monotonic()
         self._path = Path(task["path"])
         self._runtime = open_runtime(self._path, task["engine"], task["threads"])

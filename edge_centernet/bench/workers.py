@@ -16,7 +16,7 @@ from typing import Any
 
 from edge_centernet.bench.feed import Feed
 from edge_centernet.runtimes import ENGINES, providers, selfcheck
-from edge_centernet.system.child import command_of
+from edge_centernet.system.child import command_of, crash_in_words
 
 _SLACK_S = 60.0  # beyond the time asked for, before a worker counts as hanging
 _END_S = 5.0  # for a process to end by itself
@@ -138,7 +138,7 @@ class Worker:
         if status == -signal.SIGKILL:
             return "was killed (SIGKILL; the system does that when memory runs out)"
         if status < 0:
-            return f"crashed ({_signal_name(-status)})"
+            return crash_in_words(status)
         self._errors.seek(0)
         said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         return f"ended with status {status}" + (f": {said[-1]}" if said else "")
@@ -151,10 +151,3 @@ def _steps(begun: float, moments: dict[str, float]) -> dict[str, float]:
         steps["interpreter" if name == "begun" else name] = 1000.0 * (moment - before)
         before = moment
     return {**steps, "total": 1000.0 * (before - begun)}
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

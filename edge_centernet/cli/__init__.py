@@ -40,11 +40,9 @@ COMMANDS = {
     "image": ("edge_centernet.cli.image:command", "Make an SD card image that detects when it gets power.", ""),
     "flash": ("edge_centernet.cli.flash:command", "Write an image to an SD card, safely.", ""),
 }
-# For commands without an extra of their own: module that could not be imported -> extra that brings it.
+# For commands without an extra of their own: module that could not be imported -> extra that brings it. Those of the
+# engines are in their records.
 _EXTRAS = {
-    "openvino": "openvino",
-    "ai_edge_litert": "tflite",
-    "onnxruntime": "onnxruntime",
     "paho": "live",
     "prometheus_client": "live",
     "tornado": "live",
@@ -136,8 +134,11 @@ def _fail(message: str, code: int = 2) -> NoReturn:
 
 def _missing(error: ImportError, command: str) -> EdgeCenterNetError | ImportError:
     """The error that names the pip extra, or the ImportError itself when it is a bug of ours."""
+    from edge_centernet.runtimes.engines import ENGINES  # here: --help need not load it
+
     package = (error.name or "").partition(".")[0]
-    extra = COMMANDS[command][2] if command in COMMANDS and COMMANDS[command][2] else _EXTRAS.get(package, "")
-    if not extra or package not in _EXTRAS:
+    extras = _EXTRAS | {module: engine.extra for engine in ENGINES.values() for module in engine.modules}
+    extra = COMMANDS[command][2] if command in COMMANDS and COMMANDS[command][2] else extras.get(package, "")
+    if not extra or package not in extras:
         return error
     return MissingDependency.for_extra(f"edge-centernet {command}", extra)

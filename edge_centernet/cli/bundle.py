@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edge_centernet.deploy.boards import ENGINES, TARGETS, find_target
+from edge_centernet.deploy.boards import PACKAGES, TARGETS, find_target
 from edge_centernet.deploy.bundle import SAMPLE, Contents, make_bundle
 from edge_centernet.deploy.signing import signers_line, signing_key
 
@@ -16,7 +16,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command(short_help="Pack everything that a board needs into one signed file.")
 @click.option("--target", required=True, type=click.Choice(list(TARGETS)), help="The board.")
 @click.option("--python", help="The board's Python, such as 3.13.  [default: that of its usual system]")
-@click.option("--engine", type=click.Choice(list(ENGINES)), help="[default: the best one for the board]")
+@click.option("--engine", type=click.Choice(PACKAGES), help="[default: the best one for the board]")
 @click.option("--model", metavar="PATH|NAME", help="[default: the shipped one that suits the board]")
 @click.option("--model-only", is_flag=True, help="Only the model, for boards that have a release.")
 @click.option("--check-photo", type=_FILE, help="With something that the model finds.  [default: the sample photo]")

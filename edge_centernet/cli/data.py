@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from edge_centernet.cli.sets import set_options, sources
 from edge_centernet.data.check import KINDS, PERCENTILES, STRIDES, Report, check_dataset
 from edge_centernet.files import prepare_folder, write_atomic
 from edge_centernet.manifest import InputSize
+from edge_centernet.progress import bars
 
 SHOWN = 5  # findings of a kind on the screen; the JSON file has all
 
@@ -72,17 +71,12 @@ def check(
     train_sets, val_sets = sources("DATA", data, images, val, val_images, labelled_only)
     if out is not None:
         prepare_folder(out.parent)
-    report = check_dataset(train_sets, val_sets, size=size, stride=int(stride), progress=_bar)
+    with bars() as progress:
+        report = check_dataset(train_sets, val_sets, size=size, stride=int(stride), progress=progress)
     click.echo(_text(report))
     if out is not None:
         write_atomic(out, json.dumps(report.to_json(), indent=1) + "\n")
     ctx.exit(1 if report.errors else 0)
-
-
-def _bar(items: Sequence[int], label: str) -> Iterator[int]:
-    """The items, with a progress bar and the time left on stderr."""
-    with click.progressbar(items, label=label, show_eta=True, show_pos=True, file=sys.stderr) as bar:
-        yield from bar
 
 
 def _text(report: Report) -> str:

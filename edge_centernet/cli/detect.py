@@ -6,13 +6,12 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_centernet.camera_config import read_config
+from edge_centernet.camera_config import Settings, read_config
 from edge_centernet.cli.options import model_options, open_model, options
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
@@ -21,58 +20,24 @@ from edge_centernet.outputs.annotate import Annotated, AnnotatedOutput
 from edge_centernet.outputs.base import Hooks, Output
 from edge_centernet.outputs.overlay import Overlay
 from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
-from edge_centernet.outputs.status import StatusOutput, WatchdogOutput
 from edge_centernet.pipeline import Pipeline, Rate, Result
-from edge_centernet.service import Watchdog, configure_logging, health
-from edge_centernet.sources.cameras import CameraOptions
-from edge_centernet.sources.files import Source, Stills, is_live, open_camera, open_source, public_name
+from edge_centernet.sources.files import Source, Stills, Video, is_live, open_camera, open_source, public_name
 from edge_centernet.sources.frame import CaptureState, Frame
-from edge_centernet.sources.live import LiveCapture
 from edge_centernet.system import heap
+from edge_centernet.system.logs import configure_logging
 from edge_centernet.tracking.line_counter import parse_line
 from edge_centernet.tracking.scene import Scene, SceneOptions
 from edge_centernet.tracking.state import Snapshot
 from edge_centernet.tracking.zone_counter import parse_zone
 
 _DEFAULT_OUT = Path("detections")
-Frames = Source | LiveCapture
+if TYPE_CHECKING:  # what cameras, services and the network need is loaded where they are asked for
+    from edge_centernet.sources.cameras import CameraOptions
+    from edge_centernet.sources.live import LiveCapture
+
+    Frames = Source | LiveCapture
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the options say; one field an option, of the same name."""
-
-    source: str | None
-    camera: str | None
-    size: str | None
-    fps: float | None
-    fourcc: str | None
-    frozen_after: float
-    wait: bool
-    model: str
-    runtime: str
-    threads: int | None
-    threshold: float | None
-    max_detections: int
-    classes: str | None
-    track: bool
-    count_line: tuple[str, ...]
-    zone: tuple[str, ...]
-    counts: Path | None
-    presence: Path | None
-    blur: str | None
-    out: Path | None
-    format_name: str
-    save: bool | None
-    serve: str | None
-    token: str | None
-    mqtt: str | None
-    mqtt_password_file: Path | None
-    mqtt_ca_file: Path | None
-    name: str | None
-    log_file: Path | None
 
 
 _source_options = options(
@@ -170,10 +135,7 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
     """Make the file's values the defaults of all other options."""
     if value is None:
         return
-    known = {p.name for p in context.command.params if p.name} - {parameter.name}
-    aliases = {"format": "format_name"}
-    config = {aliases.get(k, k): v for k, v in read_config(value, known - {"format_name"} | set(aliases)).items()}
-    context.default_map = {**(context.default_map or {}), **config}
+    context.default_map = {**(context.default_map or {}), **read_config(value)}
 
 
 @click.command(short_help="Find objects in pictures, videos or a camera.")
@@ -265,7 +227,7 @@ def _detect(pipeline: Pipeline, frames: Frames, scene: Scene, outputs: _Outputs)
 
 def _state(frames: Frames, frame: Frame | None = None) -> CaptureState:
     """How the source is doing; a file is as live as its newest frame."""
-    if isinstance(frames, LiveCapture):
+    if not isinstance(frames, (Stills, Video)):
         return frames.state
     if frame is None:
         return CaptureState("live")
@@ -320,6 +282,9 @@ class _Outputs:
             for output in self._open_web(settings, detector):
                 self._add(output)
         if frames.live:
+            from edge_centernet.outputs.status import StatusOutput, WatchdogOutput
+            from edge_centernet.service import Watchdog
+
             self._add(StatusOutput(self._classes))
             self._add(WatchdogOutput(Watchdog(self._classes)))
 
@@ -369,6 +334,7 @@ class _Outputs:
     def _open_web(self, settings: Settings, detector: Detector) -> Iterator[Output]:
         from edge_centernet.outputs.prometheus import Metrics  # both need the extra "live"
         from edge_centernet.outputs.web.server import WebServer
+        from edge_centernet.service import health
 
         model = detector.manifest.model
         metrics = Metrics(self._classes, model=f"{model.name} {model.version}", runtime=detector.runtime.name)
@@ -403,12 +369,15 @@ def _scene_of(settings: Settings) -> SceneOptions:
 
 def _open_frames(settings: Settings) -> Frames:
     """The source, opened and checked; a live one is read on its own thread from now on."""
-    camera = _camera_options(settings)
     if settings.camera is None:
-        if camera.given:
-            raise ConfigError(f"{', '.join(camera.given)}: for --camera only; got --source {settings.source}")
+        if (settings.size, settings.fps, settings.fourcc) != (None, None, None):
+            given = ", ".join(_camera_options(settings).given)
+            raise ConfigError(f"{given}: for --camera only; got --source {settings.source}")
         if not is_live(settings.source or ""):
             return open_source(settings.source or "", warn=_warn)
+    from edge_centernet.sources.live import LiveCapture
+
+    camera = _camera_options(settings)
     text = settings.camera or settings.source or ""
     heap.share_arenas()
     capture = LiveCapture(
@@ -422,6 +391,8 @@ def _open_frames(settings: Settings) -> Frames:
 
 
 def _camera_options(settings: Settings) -> CameraOptions:
+    from edge_centernet.sources.cameras import CameraOptions
+
     width, height = _size(settings.size)
     return CameraOptions(width, height, settings.fps, settings.fourcc)
 

@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
-from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edge_centernet.artifact import sha256
 from edge_centernet.cli.options import model_options, open_model
-from edge_centernet.data import Sample, read_dataset
+from edge_centernet.data import read_dataset
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
 from edge_centernet.evaluation.coco import THRESHOLD, detector_classes, evaluate_dataset
 from edge_centernet.evaluation.crowds import MAX_DETECTIONS, OVERLAPS, THRESHOLDS
 from edge_centernet.evaluation.plots import require_matplotlib, write_precision_recall, write_reliability
-from edge_centernet.files import prepare_folder, write_atomic
-from edge_centernet.runtimes import choose
+from edge_centernet.files import prepare_folder, sha256, write_atomic
+from edge_centernet.progress import bars
+from edge_centernet.runtimes import first_candidate
 
 KEYS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 # key of the record's "crowds" -> how the table calls those objects
@@ -69,25 +67,19 @@ def command(
         require_matplotlib()
         prepare_folder(plots)
     dataset = read_dataset(data, images)
-    with closing(open_model(model, runtime, threads)) as opened:
+    with closing(open_model(model, runtime, threads)) as opened, bars() as progress:
         classes = opened.manifest.model.classes
         only = detector_classes(classes, dataset.classes)
         detector = Detector(opened, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, only=only)
-        result = evaluate_dataset(detector.detect_timed, dataset, classes, _bar, opened.manifest.model)
+        result = evaluate_dataset(detector.detect_timed, dataset, classes, progress, opened.manifest.model)
         about = {"model": model, "runtime": opened.name, "precision": opened.manifest.precision, "data": str(data)}
-        about["sha256"] = sha256(choose(model, runtime)[0])
+        about["sha256"] = sha256(first_candidate(model, runtime)[0])
     click.echo(_table(result, f"{model}, {about['precision']}, {about['runtime']}, on {data}"))
     if out is not None:
         _write(out, {**about, **result})
     if plots is not None:
         write_precision_recall(result, plots / "pr.png")
         write_reliability(result, plots / "reliability.png")
-
-
-def _bar(samples: Sequence[Sample]) -> Iterator[Sample]:
-    """The samples, with a progress bar and the time left on stderr."""
-    with click.progressbar(samples, label="eval", show_eta=True, show_pos=True, file=sys.stderr) as bar:
-        yield from bar
 
 
 def _table(result: dict[str, Any], title: str) -> str:

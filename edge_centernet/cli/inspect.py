@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from edge_centernet.artifact import files_of, read_manifest, sha256
+from edge_centernet.artifact import files_of, read_manifest
+from edge_centernet.files import sha256
 from edge_centernet.manifest import Manifest
 from edge_centernet.model_zoo import find_model
 

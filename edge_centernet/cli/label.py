@@ -11,14 +11,13 @@ from typing import Any
 import click
 
 from edge_centernet import __version__
-from edge_centernet.artifact import sha256
 from edge_centernet.cli.options import engine_options, open_model
 from edge_centernet.data import read_dataset
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ArtifactError, ConfigError, ManifestError
 from edge_centernet.evaluation.coco import THRESHOLD as SCORE_FLOOR
 from edge_centernet.evaluation.crowds import MAX_DETECTIONS
-from edge_centernet.files import prepare_folder
+from edge_centernet.files import prepare_folder, sha256
 from edge_centernet.labelling.calibrate import PRECISION, Calibration, ClassResult
 from edge_centernet.labelling.ensemble import Ensemble, Member, all_classes, common_classes
 from edge_centernet.labelling.fusion import IOU
@@ -41,7 +40,7 @@ from edge_centernet.peers.detector import PeerDetector
 from edge_centernet.peers.engines import OF_SUFFIX
 from edge_centernet.peers.families import FAMILIES, peer_file
 from edge_centernet.progress import bars
-from edge_centernet.runtimes import choose
+from edge_centernet.runtimes import first_candidate
 
 
 @click.command(short_help="Label photos by detectors that agree.")
@@ -201,7 +200,7 @@ def _open(name: str, weight: float, runtime: str, threads: int | None, stack: Ex
         raise
     stack.callback(opened.close)
     ours = Detector(opened, threshold=SCORE_FLOOR, max_detections=MAX_DETECTIONS)
-    path = choose(name, runtime)[0]
+    path = first_candidate(name, runtime)[0]
     return Member(opened.manifest.model.name, path.name, sha256(path), ours.classes, ours.detect, weight)
 
 

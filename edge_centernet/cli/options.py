@@ -13,9 +13,8 @@ import click
 from edge_centernet.errors import ConfigError
 from edge_centernet.manifest import InputSize
 from edge_centernet.model_zoo import DEFAULT
-from edge_centernet.runtimes import ENGINES, NAMES, open_runtime
+from edge_centernet.runtimes import ENGINES, NAMES, open_runtime, select_engine
 from edge_centernet.runtimes.base import Runtime
-from edge_centernet.runtimes.selfcheck import select_engine
 from edge_centernet.system.quiet import quiet_libraries
 
 Function = Callable[..., Any]

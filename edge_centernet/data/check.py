@@ -9,7 +9,7 @@ Reads with the readers that training uses, but notes what they would refuse or d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,16 +17,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.artifact import sha256
 from edge_centernet.boxes import iou
 from edge_centernet.classes import find_class
 from edge_centernet.data import DataSource, read_sources
 from edge_centernet.data.base import MIN_SIDE, Annotations, Problem, clip_boxes
 from edge_centernet.data.duplicates import Alike, find_alike, thumbnail
 from edge_centernet.errors import ConfigError, SourceError
+from edge_centernet.files import sha256
 from edge_centernet.imageio import read_image
 from edge_centernet.manifest import InputSize
 from edge_centernet.preprocess import Letterbox
+from edge_centernet.progress import Progress, unseen, with_progress
 from edge_centernet.system.quiet import quiet_libraries
 
 STRIDES = (4, 8)  # input pixels per heatmap cell, of our models
@@ -36,7 +37,6 @@ OVERHANG = 1.0  # pixels outside the image that are rounding: VOC counts from 1,
 SAME_OBJECT = 0.9  # IoU; two annotators differ more, and two objects do not hide each other that well
 
 Severity = Literal["error", "warning"]
-Progress = Callable[[Sequence[int], str], Iterable[int]]  # (what to go through, what is being done)
 
 
 class Kind(NamedTuple):
@@ -171,7 +171,7 @@ def check_dataset(
     val_images: Path | None = None,
     size: InputSize = USUAL_SIZE,
     stride: int = 8,
-    progress: Progress = lambda items, _: items,
+    progress: Progress = unseen,
 ) -> Report:
     """Check a training set and, if there is one, its validation set.
 
@@ -236,7 +236,7 @@ def _by_image(image: NDArray[np.int64], chosen: NDArray[np.int64]) -> Iterator[t
 
 def _files(part: _Part, progress: Progress) -> Iterator[Finding]:
     """Read every image: it must open, have the annotated size, and leaves its hash and its thumbnail in `part`."""
-    for i in progress(range(len(part.found.images)), f"read {part.name}"):
+    for i in with_progress(range(len(part.found.images)), f"read {part.name}", progress):
         path, width, height = part.found.images[i]
         try:
             with quiet_libraries():
@@ -334,7 +334,7 @@ def _duplicates(part: _Part, progress: Progress) -> Iterator[Finding]:
             first[digest] = i
     unique = list(first.values())
     thumbnails = _thumbnails(part, unique)
-    for alike in find_alike(thumbnails, None, lambda rows: progress(rows, f"compare {part.name}")):
+    for alike in find_alike(thumbnails, None, progress, f"compare {part.name}"):
         yield part.finding("near_duplicate", unique[alike.image], _looks_like(part.path(unique[alike.other]), alike))
 
 
@@ -349,7 +349,7 @@ def _across(train: _Part, val: _Part, progress: Progress) -> Iterator[Finding]:
             fresh.append(i)
     known = list(train.files)
     images, others = _thumbnails(val, fresh), _thumbnails(train, known)
-    for alike in find_alike(images, others, lambda rows: progress(rows, "compare val to train")):
+    for alike in find_alike(images, others, progress, "compare val to train"):
         yield val.finding("near_leak", fresh[alike.image], _looks_like(train.path(known[alike.other]), alike))
     learnt = sorted(train.labelled())
     for name in sorted(val.labelled()):

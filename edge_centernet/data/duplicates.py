@@ -10,7 +10,7 @@ A frame of the same scene in which much has moved is not found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.imageio import Image
+from edge_centernet.progress import Progress, unseen, with_progress
 
 # Looked at by eye: in 5,235 photos (VOC 2007, BCCD blood cells, playing cards) all nine pairs within both limits show
 # one scene. The next below them in correlation, 0.969, are other cards on the same table.
@@ -45,16 +46,17 @@ def thumbnail(image_bgr: Image) -> NDArray[np.uint8]:
 def find_alike(
     images: NDArray[np.uint8],
     others: NDArray[np.uint8] | None = None,
-    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+    progress: Progress = unseen,
+    title: str = "compare",
 ) -> Iterator[Alike]:
     """For each image that has one, the most alike of `others`; by default the most alike image before it.
 
     images: (N, 8, 9), others: (M, 8, 9) thumbnails. One finding for each image, so that a thousand frames of a still
-    scene give a thousand findings, not a million. progress: wraps the blocks of images.
+    scene give a thousand findings, not a million. progress: told of each block of images under this `title`.
     """
     bits, unit = _features(images)
     other_bits, other_unit = (bits, unit) if others is None else _features(others)
-    for start in progress(range(0, len(images) if len(other_bits) else 0, _BLOCK)):
+    for start in with_progress(range(0, len(images) if len(other_bits) else 0, _BLOCK), title, progress):
         rows = np.arange(start, min(start + _BLOCK, len(images)))
         end = rows[-1] + 1 if others is None else len(other_bits)
         distance = (64 - bits[rows] @ other_bits[:end].T) / 2  # (B, M), whole numbers: dot = equal bits - unequal

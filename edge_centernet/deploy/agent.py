@@ -795,6 +795,7 @@ def offset(board: Board, name: str) -> int:
 def status(board: Board) -> dict[str, Any]:
     """The releases, the cameras, and what this board is."""
     releases = [path for path in (board.home / "releases").glob("*") if (path / COMPLETE).exists()]
+    # What `system.machine` reads too. This file runs alone, before the package is on the board, so it has a copy.
     return {
         "machine": platform.machine(),
         "python": ".".join(map(str, sys.version_info[:2])),

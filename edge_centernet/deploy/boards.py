@@ -11,37 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge_centernet.errors import ConfigError
+from edge_centernet.runtimes.engines import Engine, engine_of_package, packages
 
 LOCKS = Path(__file__).parent / "locks.json"  # by scripts/lock_wheels.py
-
-
-@dataclass(frozen=True)
-class Package:
-    """An engine as a Python package: its name on PyPI, what `--runtime` calls it, the model file that it reads."""
-
-    name: str
-    runtime: str
-    suffix: str
-    glibc: tuple[int, int]  # the oldest that its wheels for ARM run with; those for x86 are content with 2.28
-
-
-ENGINES = {
-    package.name: package
-    for package in (
-        Package("ai-edge-litert", "tflite", ".tflite", (2, 27)),
-        # Wheels for Python 3.10 and 3.11 only, and NumPy below 2. What runs on 32-bit ARM, and under qemu-user.
-        Package("tflite-runtime", "tflite", ".tflite", (2, 34)),
-        Package("openvino", "openvino", ".xml", (2, 35)),
-        Package("onnxruntime", "onnxruntime", ".onnx", (2, 28)),
-    )
-}
+PACKAGES = tuple(packages())  # what `--engine` takes: an engine by its package
 
 
 @dataclass(frozen=True)
 class Target:
     """One kind of board.
 
-    machine: as `uname -m` prints it. python: "3.11". engine: name of a package in ENGINES. symmetric: whether the model
+    machine: as `uname -m` prints it. python: "3.11". engine: one of PACKAGES. symmetric: whether the model
     file is the one for TensorRT. system_packages: whether the board's own Python packages stay visible (picamera2,
     OpenCV with GStreamer, NumPy where PyPI has none). apt: what they are, for the message that asks for them.
     left_out: packages of the lock that they stand in for.
@@ -59,9 +39,9 @@ class Target:
     left_out: tuple[str, ...] = ()
 
     @property
-    def package(self) -> Package:
-        """The engine."""
-        return ENGINES[self.engine]
+    def runtime(self) -> Engine:
+        """The engine that the package brings."""
+        return engine_of_package(self.engine)
 
     @property
     def lock(self) -> list[str]:
@@ -71,7 +51,14 @@ class Target:
     @property
     def glibc(self) -> tuple[int, int]:
         """The oldest glibc that all of its wheels run with (docs/benchmarks/wheels.md)."""
-        return min(self.package.glibc, (2, 28)) if self.machine == "x86_64" else self.package.glibc
+        return min(arm_glibc(self.engine), (2, 28)) if self.machine == "x86_64" else arm_glibc(self.engine)
+
+
+def arm_glibc(package: str) -> tuple[int, int]:
+    """The oldest glibc that a package's wheels for ARM run with; those for x86 are content with 2.28."""
+    wheel = packages()[package].wheel("aarch64")
+    assert wheel is not None, f"{package} has no wheels for aarch64"
+    return wheel.glibc
 
 
 _BOOKWORM = "Raspberry Pi OS Bookworm, 64 bit"
@@ -128,8 +115,8 @@ def find_target(name: str, python: str | None = None, engine: str | None = None)
         raise ConfigError(f"target: expected one of {', '.join(TARGETS)}, got {name!r}")
     target = TARGETS[name]
     engine = engine or target.engine
-    if engine not in ENGINES:
-        raise ConfigError(f"engine: expected one of {', '.join(ENGINES)}, got {engine!r}")
+    if engine not in PACKAGES:
+        raise ConfigError(f"engine: expected one of {', '.join(PACKAGES)}, got {engine!r}")
     target = replace(
         target, python=python or target.python, engine=engine, symmetric=target.symmetric and engine == "onnxruntime"
     )

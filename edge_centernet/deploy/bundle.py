@@ -13,21 +13,23 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_centernet import __version__
-from edge_centernet.artifact import check_content, files_of, read_manifest, sha256
+from edge_centernet.artifact import check_content, files_of, read_manifest
 from edge_centernet.camera_config import read_config
 from edge_centernet.deploy import agent
 from edge_centernet.deploy.boards import Target, platforms
 from edge_centernet.deploy.signing import sign
 from edge_centernet.deploy.wheel import PACKAGE, own_wheel
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
+from edge_centernet.files import sha256
 from edge_centernet.model_zoo import find_model, is_name
+from edge_centernet.progress import Say
 
 SCHEMA = 1
 SAMPLE = PACKAGE / "assets" / "sample.jpg"
@@ -42,8 +44,6 @@ camera = "/dev/video0"
 wait = true                 # a camera that is not there at boot is waited for
 format = "none"             # no record of every frame
 """
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def make_bundle(target: Target, contents: Contents, key: Path, out: Path, say: S
 
 def _model_file(target: Target, model: str, folder: Path, say: Say) -> Path:
     """The file in the target's format; for TensorRT a shipped model's symmetric one is made here."""
-    suffix = target.package.suffix
+    suffix = target.runtime.suffix
     if target.symmetric and is_name(model):
         from edge_centernet.converters import convert
 
@@ -108,7 +108,7 @@ def _model_file(target: Target, model: str, folder: Path, say: Say) -> Path:
 def _model_files(target: Target, model: Path, photo: Path, say: Say) -> dict[str, bytes]:
     """model/ and check/: the file, a photo, and what this computer finds on it."""
     say(f"Running {model.name} on {photo.name}, as the board will be asked to")
-    expected = expect(model, target.package.runtime, photo, exact=target.engine != "tflite-runtime")
+    expected = expect(model, target.runtime.name, photo, exact=target.engine != "tflite-runtime")
     files = {f"model/{part.name}": part.read_bytes() for part in files_of(model)}
     files["check/photo.jpg"] = photo.read_bytes()
     files["check/expected.json"] = _json(expected)
@@ -157,7 +157,7 @@ def _manifest(target: Target, model: Path, only_model: bool, installed: int) -> 
             "python": target.python,
             "glibc": list(target.glibc),
             "engine": target.engine,
-            "runtime": target.package.runtime,
+            "runtime": target.runtime.name,
             "model": {"file": model.name, "name": own.name, "version": own.version, "classes": list(own.classes)},
             "system_packages": target.system_packages,
             "apt": list(target.apt),
@@ -175,10 +175,7 @@ def camera_settings(path: Path) -> bytes:
 
     Raises ConfigError for one that it would refuse.
     """
-    from edge_centernet.cli.detect import command
-
-    known = {parameter.name for parameter in command.params if parameter.name}
-    read_config(path, known - {"config", "format_name"} | {"format"})
+    read_config(path)
     return path.read_bytes()
 
 
@@ -193,7 +190,7 @@ def _wheels(target: Target, contents: Contents, folder: Path, say: Say) -> list[
     say(f"Fetching {len(lines)} wheels for {target.machine}, Python {target.python}")
     found = fetch(target, lines)
     say(f"Making the wheel of edge-centernet {__version__} for {target.machine}")
-    own = own_wheel(target.machine, target.package.suffix, folder, contents.compiled)
+    own = own_wheel(target.machine, target.runtime.suffix, folder, contents.compiled)
     return sorted([*found, *given.values(), own], key=lambda path: path.name)
 
 

@@ -13,16 +13,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edge_centernet.artifact import sha256
 from edge_centernet.deploy import agent
 from edge_centernet.deploy.boards import TARGETS, Target, find_target
 from edge_centernet.errors import ConfigError, EdgeCenterNetError, MissingDependency
-from edge_centernet.progress import Progress, unseen
+from edge_centernet.files import sha256
+from edge_centernet.progress import Progress, Say, unseen
 
 PLAYBOOK = Path(__file__).parents[1] / "assets" / "ansible" / "deploy.yml"
 _BLOCK = 1 << 18
@@ -34,8 +34,6 @@ _BOARDS = (
     ("Raspberry Pi 3", "pi3"),
     ("Raspberry Pi Zero 2", "pizero2"),
 )
-
-Say = Callable[[str], None]
 
 
 class DeployError(EdgeCenterNetError):

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from edge_centernet.doctor.facts import Camera, Engine, Library, Software, State
 from edge_centernet.errors import MissingDependency
 from edge_centernet.model_zoo import find_model, is_name, ships
-from edge_centernet.runtimes import ENGINES, pick
-from edge_centernet.system.child import command_of
+from edge_centernet.progress import Say
+from edge_centernet.runtimes.choose import pick
+from edge_centernet.runtimes.engines import ENGINES, Package, is_installed
+from edge_centernet.runtimes.selfcheck import BUILDING, TIMEOUT
+from edge_centernet.system.child import command_of, run_child
 
-TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
-BUILDING = 1500.0  # seconds more on a Jetson, where TensorRT builds its engine when a file is opened first
 _SOFTWARE_TIMEOUT = 60.0
 # Extras of the package that a device may want -> modules that must be there for it.
 _EXTRAS = {"live": ("paho", "prometheus_client", "tornado")}
-_DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}  # where the name is not the module's
 _DECODER = Path(__file__).resolve().parents[1] / "decoder"
 
 Told = dict[str, Any]
-Notify = Callable[[str], None]
 
 
 def read_software() -> tuple[Software, tuple[Camera, ...]]:
@@ -42,7 +37,7 @@ def read_software() -> tuple[Software, tuple[Camera, ...]]:
         picamera2=_library(told, "picamera2"),
         decoder=decoder.get("version", ""),
         decoder_error=decoder.get("error", "") if _compiled_decoder() else "",
-        extras={extra: all(map(_found, modules)) for extra, modules in _EXTRAS.items()},
+        extras={extra: all(map(is_installed, modules)) for extra, modules in _EXTRAS.items()},
     )
     cameras = (told.get("picamera2") or {}).get("cameras", ())
     return software, tuple(Camera("", name, "libcamera", "csi", told_by="libcamera") for name in cameras)
@@ -52,7 +47,7 @@ def _library(told: Told, name: str) -> Library:
     """Its version, or why it does not load: in its own words, or because the process died there."""
     if name in told:
         words = told[name]
-        absent = words.get("missing") and not _found({"opencv": "cv2"}.get(name, name))
+        absent = words.get("missing") and not is_installed({"opencv": "cv2"}.get(name, name))
         return Library("" if absent else words.get("version", ""), "" if absent else words.get("error", ""))
     reached = told["stage"] == name or not told["stage"]
     return Library(error=told["ended"] if reached else f"not tried: {told['stage']} {told['ended']}")
@@ -70,9 +65,7 @@ def order() -> tuple[str, ...]:
         return ()
 
 
-def read_engines(
-    model: str, quick: bool, jetson: bool = False, notify: Notify = lambda line: None
-) -> tuple[Engine, ...]:
+def read_engines(model: str, quick: bool, jetson: bool = False, notify: Say = lambda line: None) -> tuple[Engine, ...]:
     """Every engine, those that are installed run on their file of the model unless `quick`.
 
     notify: gets a line before each. Raises ArtifactError where there is no such model.
@@ -103,11 +96,11 @@ def identify(name: str, files: dict[str, Path]) -> Engine:
     """Whether an engine is installed, which package and release; nothing is imported."""
     about = ENGINES[name]
     engine = Engine(name, about.title, model=str(files.get(name, "")))
-    package = next((module for module in about.modules if _found(module)), "")
-    if not package:
+    package = about.package
+    if package is None:
         return engine
     reason = "" if engine.model else f"there is no {about.suffix} file of this model"
-    return replace(engine, package=package, version=_version(package), state="unchecked", reason=reason)
+    return replace(engine, package=package.module, version=_version(package), state="unchecked", reason=reason)
 
 
 def judge(engine: Engine, told: Told) -> Engine:
@@ -148,27 +141,25 @@ def listen(words: list[str], timeout: float) -> Told:
     command = command_of("edge_centernet.doctor.probe", *words)
     told: Told = {"stage": "", "ended": "", "hung": False}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
-    except subprocess.TimeoutExpired as expired:
-        told |= _merged(expired.stdout) | {"hung": True, "ended": f"did not end within {timeout:g} s"}
-        return told
+        ended = run_child(command, timeout)
     except OSError as error:
         return told | {"ended": f"{sys.executable}: {error.strerror}"}
-    told |= _merged(done.stdout)
-    if done.returncode < 0:
-        told["ended"] = f"crashed ({_signal_name(-done.returncode)})"
-    elif done.returncode > 0 and "failed" not in told:
-        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-        told["failed"] = last[0]
+    told |= _merged(ended.output)
+    if ended.status is None:
+        told |= {"hung": True, "ended": f"did not end within {timeout:g} s"}
+    elif ended.crash:
+        told["ended"] = ended.crash
+    elif ended.status and "failed" not in told:
+        told["failed"] = ended.last_error
         if not told["stage"]:
-            told["ended"] = last[0]
+            told["ended"] = ended.last_error
     return told
 
 
-def _merged(output: bytes | None) -> Told:
+def _merged(output: str) -> Told:
     """Engines print lines of their own; ours are JSON objects."""
     told: Told = {}
-    for line in (output or b"").decode("utf-8", "replace").splitlines():
+    for line in output.splitlines():
         if line.startswith("{"):
             try:
                 told |= json.loads(line)
@@ -177,24 +168,10 @@ def _merged(output: bytes | None) -> Told:
     return told
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _version(module: str) -> str:
-    for name in _DISTRIBUTIONS.get(module, (module.replace("_", "-"),)):
+def _version(package: Package) -> str:
+    for name in (package.name, *package.other_names):
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return ""
-
-
-def _found(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False

@@ -85,7 +85,8 @@ def engine(name: str, path: Path) -> None:
     manifest = read_manifest(path)
     check_content(path, manifest)
     say(stage="import")
-    import_module(module_of(name, ENGINES[name].modules))
+    package = ENGINES[name].package or ENGINES[name].packages[0]
+    import_module(package.probe)
     say(stage="open")
     with closing(open_runtime(path, name)) as runtime:
         say(stage="answer", device=runtime.device)
@@ -99,8 +100,7 @@ def engine(name: str, path: Path) -> None:
             say(verdict="unasked")
         else:
             x = selftest.test_input(manifest)
-            module = module_of(name, ENGINES[name].modules)
-            wrong = selftest.problem(manifest, runtime.run(x), module)
+            wrong = selftest.problem(manifest, runtime.run(x), package.probe)
             say(verdict="wrong" if wrong else "right", reason=wrong or "")
         say(stage="time")
         say(ms=median_ms(lambda: runtime.run(x)))
@@ -109,14 +109,6 @@ def engine(name: str, path: Path) -> None:
 
         say(**executed_precision.executed(runtime, path, x)._asdict())
     say(stage="")
-
-
-def module_of(name: str, modules: tuple[str, ...]) -> str:
-    """The module that the adapter of an engine imports first: of TFLite's two packages the one that is there."""
-    from importlib.util import find_spec
-
-    there = next((module for module in modules if find_spec(module) is not None), modules[0])
-    return f"{there}.interpreter" if name == "tflite" else there
 
 
 def median_ms(run: Callable[[], Any]) -> float:

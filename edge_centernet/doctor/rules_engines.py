@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from edge_centernet.doctor.facts import Engine, Facts
 from edge_centernet.doctor.findings import Finding, Level
-from edge_centernet.doctor.wheels import for_glibc, for_machine, for_python, requirement
+from edge_centernet.runtimes.engines import requirement, wheels_for_glibc, wheels_for_machine, wheels_for_python
 from edge_centernet.system.machine import Machine
 
 _NEW_GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)'? not found")
@@ -103,9 +103,9 @@ def no_runtime(facts: Facts) -> Iterator[Finding]:
 def wheels(facts: Facts) -> Iterator[Finding]:
     """No engine has a wheel for this Python."""
     machine = facts.machine
-    if facts.ready or for_python(machine.wheels, machine.python_minor):
+    if facts.ready or wheels_for_python(machine.wheels, machine.python_minor):
         return
-    there = for_machine(machine.wheels)
+    there = wheels_for_machine(machine.wheels)
     spans = ", ".join(
         f"{w.package} {w.oldest_python[0]}.{w.oldest_python[1]} to {w.newest_python[0]}.{w.newest_python[1]}"
         for w in there
@@ -147,8 +147,8 @@ def glibc(facts: Facts) -> Iterator[Finding]:
                 pip(machine, wanted) if wanted else "Upgrade the operating system.",
             )
             return
-    there = for_machine(machine.wheels)
-    newer = [wheel for wheel in there if wheel not in for_glibc(machine.wheels, have)]
+    there = wheels_for_machine(machine.wheels)
+    newer = [wheel for wheel in there if wheel not in wheels_for_glibc(machine.wheels, have)]
     if newer and not facts.ready:
         wanted_all = best_engine(machine)
         names = ", ".join(f"{w.package} (glibc {w.glibc[0]}.{w.glibc[1]})" for w in newer)
@@ -177,8 +177,8 @@ def numpy_2(facts: Facts) -> Iterator[Finding]:
         return
     tflite = facts.engine("tflite")
     fix = pip(facts.machine, "numpy<2")
-    if best_engine(facts.machine) and for_python(facts.machine.wheels, facts.machine.python_minor):
-        newer = any(w.package == "ai-edge-litert" for w in for_python(facts.machine.wheels, facts.machine.python_minor))
+    if best_engine(facts.machine) and wheels_for_python(facts.machine.wheels, facts.machine.python_minor):
+        newer = _litert_has_wheels(facts.machine)
         fix = pip(facts.machine, "ai-edge-litert") if newer else fix
     yield Finding(
         "numpy-2-tflite-runtime",
@@ -268,7 +268,7 @@ def slow_kernels(facts: Facts) -> Iterator[Finding]:
     engine = facts.engine("tflite")
     known_slow = engine.package == "tflite_runtime" and not facts.machine.arm and facts.machine.kind == "x86"
     if engine.state in ("right", "unasked", "unchecked") and (engine.fast is False or known_slow):
-        newer = any(w.package == "ai-edge-litert" for w in for_python(facts.machine.wheels, facts.machine.python_minor))
+        newer = _litert_has_wheels(facts.machine)
         yield Finding(
             "tflite-slow-kernels",
             "warning" if engine == facts.taken else "ok",
@@ -337,6 +337,10 @@ def _level(facts: Facts, engine: Engine) -> Level:
 
 def _named(engine: Engine) -> str:
     return f"{engine.package} {engine.version}".strip()
+
+
+def _litert_has_wheels(machine: Machine) -> bool:
+    return any(w.package == "ai-edge-litert" for w in wheels_for_python(machine.wheels, machine.python_minor))
 
 
 def _distribution(engine: Engine) -> str:

@@ -16,7 +16,7 @@ Recall in crowds needs to know which objects were found, which that engine does 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,13 +31,13 @@ from edge_centernet.evaluation.crowds import MAX_DETECTIONS, Matches, crowd_reca
 from edge_centernet.evaluation.scores import calibration_record, outcomes, threshold_record
 from edge_centernet.imageio import read_image
 from edge_centernet.manifest import ModelSpec
+from edge_centernet.progress import Progress, unseen, with_progress
 
 # Detections below it change AP in the fourth digit. Calibrated scores fall faster than others: 0.01 would be too much.
 THRESHOLD = 0.001
 RECALLS = tuple(i / 100 for i in range(101))  # COCO's points on the precision-recall curve
 
 Detect = Callable[[NDArray[np.uint8]], tuple[Detections, dict[str, float]]]
-Progress = Callable[[Sequence[Sample]], Iterable[Sample]]
 
 
 def evaluate(
@@ -45,7 +45,7 @@ def evaluate(
     dataset_json: Path,
     images_dir: Path | None,
     classes: Sequence[str],
-    progress: Progress = iter,
+    progress: Progress = unseen,
 ) -> dict[str, Any]:
     """`evaluate_dataset` on what `edge_centernet.data.read_dataset(dataset_json, images_dir)` reads."""
     return evaluate_dataset(detect, read_dataset(dataset_json, images_dir), classes, progress)
@@ -55,15 +55,16 @@ def evaluate_dataset(
     detect: Detect,
     dataset: Dataset,
     classes: Sequence[str],
-    progress: Progress = iter,
+    progress: Progress = unseen,
     spec: ModelSpec | None = None,
+    title: str = "eval",
 ) -> dict[str, Any]:
     """Run `detect` over a data set and measure it.
 
     detect: (H, W, 3) uint8 BGR image -> detections in its pixels, class_id indexing `classes`, and the
         milliseconds of each stage. It should use THRESHOLD and MAX_DETECTIONS.
     classes: the model's, matched with the data set's by name or synonym; only those that both have are evaluated.
-    progress: wraps the samples as they are iterated, to show a bar.
+    progress: told of each image under this `title`.
     spec: the model's, for centre collisions and its own threshold; None leaves out what needs them.
 
     Returns what `evaluate_samples` returns and ms_median (of one image, all stages), ms (stage -> median).
@@ -74,7 +75,7 @@ def evaluate_dataset(
     common_classes(classes, dataset.classes)
     predictions: list[Detections] = []
     times: list[dict[str, float]] = []
-    for sample in progress(dataset.samples):
+    for sample in with_progress(dataset.samples, title, progress):
         found, ms = detect(_read(sample))
         predictions.append(found)
         times.append(ms)

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edge_centernet import artifact
 from edge_centernet.errors import ArtifactError
 
 FOLDER = Path(__file__).resolve().parent
 DEFAULT = "centernet-mbv2-320"
 # Order of preference where the caller does not care: the interchange file first, from which the others are made.
-SUFFIXES = (".onnx", ".xml", ".tflite", ".safetensors")
+SUFFIXES = (*artifact.SUFFIXES, ".safetensors")
 
 
 def names() -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import os
 import re
 import urllib.parse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -16,10 +17,12 @@ from edge_centernet.outputs.base import Silent
 from edge_centernet.outputs.overlay import Overlay
 from edge_centernet.sources.files import Source, Stills
 from edge_centernet.sources.frame import Frame
-from edge_centernet.sources.live import LiveCapture
 from edge_centernet.system.quiet import quiet_libraries
 from edge_centernet.system.single_slot import Worker
 from edge_centernet.tracking.state import Snapshot
+
+if TYPE_CHECKING:
+    from edge_centernet.sources.live import LiveCapture
 
 _WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # others are written as PNG
 

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.errors import ArtifactError, MissingDependency
+from edge_centernet.runtimes import engines
 
 Array = NDArray[Any]
 # suffix -> the engines that run such a file, the usual one first
 OF_SUFFIX = {".onnx": ("openvino", "onnxruntime"), ".xml": ("openvino",), ".tflite": ("tflite",), ".param": ("ncnn",)}
 # engine -> the pip extra that brings it
-EXTRAS = {"openvino": "openvino", "onnxruntime": "onnxruntime", "tflite": "tflite", "ncnn": "label"}
+EXTRAS = {**{engine.name: engine.extra for engine in engines.ENGINES.values()}, "ncnn": "label"}
 
 
 class Net(Protocol):
@@ -158,9 +159,7 @@ def file_size(path: Path) -> int:
 
 def installed(engine: str) -> bool:
     """Whether `engine` can be imported here."""
-    from importlib.util import find_spec
-
-    return find_spec({"tflite": "ai_edge_litert"}.get(engine, engine)) is not None
+    return engines.installed(engine) if engine in engines.ENGINES else engines.is_installed(engine)
 
 
 def precision(file: Path) -> str:

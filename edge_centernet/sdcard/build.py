@@ -14,7 +14,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet import __version__
-from edge_centernet.artifact import sha256
 from edge_centernet.deploy import agent
 from edge_centernet.deploy.boards import Target
 from edge_centernet.errors import ConfigError, DiskImageError
-from edge_centernet.progress import Progress, unseen
+from edge_centernet.files import sha256
+from edge_centernet.progress import Progress, Say, unseen
 from edge_centernet.sdcard import bmap, diskimage, nocloud
 from edge_centernet.sdcard.filesystems import Ext4, Fat, make_fat, tool
 from edge_centernet.sdcard.nocloud import Settings
@@ -45,7 +45,6 @@ _BOARDS = {
     "pi3": ("pi3-64bit", "Raspberry Pi 3"),
     "pizero2": ("pi3-64bit", "Raspberry Pi Zero 2 W"),
 }
-Say = Callable[[str], None]
 
 _UNIT = """\
 [Unit]

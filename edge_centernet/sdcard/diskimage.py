@@ -18,8 +18,8 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from edge_centernet.artifact import sha256
 from edge_centernet.errors import DiskImageError, MissingDependency
+from edge_centernet.files import sha256
 from edge_centernet.progress import Progress, unseen
 from edge_centernet.sdcard import bmap as block_map
 from edge_centernet.sdcard.bmap import Bmap

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.errors import ConfigError, SourceError
+from edge_centernet.system.machine import board_kind
 
 _MAX_SIDE = 16384  # pixels
 _MAX_FPS = 1000.0
@@ -113,13 +114,13 @@ def open_csi(index: int, public: str, options: CameraOptions) -> Any:
 
     Raises SourceError that tells what is missing.
     """
-    if board() == "jetson":
+    if board_kind() == "jetson":
         return open_gstreamer(argus_pipeline(index, options), public)
     try:
         # Comes with the operating system, not from PyPI: no extra of ours can bring it.
         picamera2 = importlib.import_module("picamera2")
     except ImportError as error:
-        if board() == "pi":
+        if board_kind() == "pi":
             raise SourceError(
                 f"{public}: needs picamera2 ({error}): `sudo apt install python3-picamera2`; {_VENV}"
             ) from None
@@ -192,20 +193,9 @@ class PiCamera:
         self._camera.close()
 
 
-def board(root: Path = Path("/")) -> str:
-    """What computer this is: "pi", "jetson", or "" for any other. root: where /etc and /proc are."""
-    try:
-        model = (root / "proc/device-tree/model").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        model = ""
-    if (root / "etc/nv_tegra_release").exists() or "jetson" in model.lower():
-        return "jetson"
-    return "pi" if model.startswith("Raspberry Pi") else ""
-
-
 def csi_hint(root: Path = Path("/")) -> str:
     """What to try on a board whose own camera appears as /dev/video* but gives no picture there."""
-    return "; a camera on the ribbon cable is `--camera csi`" if board(root) else ""
+    return "; a camera on the ribbon cable is `--camera csi`" if board_kind(root) in ("pi", "jetson") else ""
 
 
 def list_cameras() -> str:

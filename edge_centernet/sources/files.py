@@ -12,7 +12,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.imageio import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, is_image, read_image
-from edge_centernet.sources.cameras import CameraOptions as CameraOptions
-from edge_centernet.sources.cameras import csi_hint, list_cameras, open_csi, open_gstreamer, open_v4l2
 from edge_centernet.sources.frame import Frame
 from edge_centernet.system.quiet import quiet_libraries, silence_opencv
+
+if TYPE_CHECKING:
+    from edge_centernet.sources.cameras import CameraOptions
 
 _TIMEOUT_S = 15  # for a server or a network camera to answer
 _MAX_DOWNLOAD = 1 << 28  # bytes; an image file beyond 256 MB would fail the pixel limit anyway
 _DEFAULT_FPS = 25.0
-_AS_IT_IS = CameraOptions()
 _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
 
 
@@ -166,30 +166,34 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
     return Video(text, live=False)
 
 
-def open_camera(text: str, options: CameraOptions = _AS_IT_IS, warn: Callable[[str], None] | None = None) -> Video:
+def open_camera(text: str, options: CameraOptions | None = None, warn: Callable[[str], None] | None = None) -> Video:
     """A camera by number ("0"), device path ("/dev/video0"), URL (rtsp://, http://), "csi" or GStreamer pipeline.
 
     "csi" or "csi:1" is the camera on the ribbon cable of a Raspberry Pi or Jetson; "gst:" and a pipeline need an OpenCV
-    with GStreamer. options: for cameras at this computer. warn: called with one line if the camera gives something else
-    than was asked; stderr unless given.
+    with GStreamer. options: for cameras at this computer, which None leaves as they are. warn: called with one line if
+    the camera gives something else than was asked; stderr unless given.
     Raises SourceError when the camera is not there or gives no picture, ConfigError for options that it cannot take.
     """
+    # Here: who reads files only need not load what cameras need.
+    from edge_centernet.sources import cameras
+
+    options = options or cameras.CameraOptions()
     warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
     silence_opencv()
     if match := re.fullmatch(r"csi(?::(\d+))?", text):
         _refuse(text, options, ["fourcc"])
-        return Video(text, live=True, capture=open_csi(int(match[1] or 0), text, options))
+        return Video(text, live=True, capture=cameras.open_csi(int(match[1] or 0), text, options))
     if text.startswith("gst:"):
         _refuse("a GStreamer pipeline", options, options.given)
-        return Video(text, live=True, capture=open_gstreamer(text[4:], public_name(text)))
+        return Video(text, live=True, capture=cameras.open_gstreamer(text[4:], public_name(text)))
     if text.isdecimal() or text.startswith("/dev/"):
         if text.startswith("/dev/") and not Path(text).exists():
-            raise SourceError(f"{text}: no such camera{list_cameras()}")
+            raise SourceError(f"{text}: no such camera{cameras.list_cameras()}")
         name = f"camera {text}" if text.isdecimal() else text
         device = int(text) if text.isdecimal() else text
-        return Video(name, live=True, capture=open_v4l2(device, name, options, warn), hint=csi_hint())
+        return Video(name, live=True, capture=cameras.open_v4l2(device, name, options, warn), hint=cameras.csi_hint())
     if not _is_url(text) and not Path(text).exists():
-        raise SourceError(f"{text}: no such camera{list_cameras()}")
+        raise SourceError(f"{text}: no such camera{cameras.list_cameras()}")
     _refuse(public_name(text), options, options.given)
     return Video(text, live=True)
 

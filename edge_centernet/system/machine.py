@@ -72,7 +72,7 @@ class Machine:
     @property
     def arm(self) -> bool:
         """Whether it is an ARM processor."""
-        return self.machine.startswith(("arm", "aarch"))
+        return is_arm(self.machine)
 
     @property
     def wheels(self) -> str:
@@ -124,7 +124,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
     status = board_status(root)
     bits, cpuinfo = struct.calcsize("P") * 8, text_of(root / "proc/cpuinfo")
     names = os.uname()
-    emulated = names.machine.startswith(("arm", "aarch")) and bool(re.search(r"^vendor_id\s*:", cpuinfo, re.MULTILINE))
+    emulated = is_arm(names.machine) and bool(re.search(r"^vendor_id\s*:", cpuinfo, re.MULTILINE))
     known = "" if emulated else cpuinfo
     throttled, before = status.get("throttled"), status.get("throttled_before")
     return Machine(
@@ -139,7 +139,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
         kernel_bits=64 if bits == 64 or names.machine in ("aarch64", "x86_64") else 32,
         emulated=emulated,
         cpu=cpu_model(known),
-        features=features(known) or (_features_by_auxv(bits) if names.machine.startswith(("arm", "aarch")) else ()),
+        features=features(known) or (_features_by_auxv(bits) if is_arm(names.machine) else ()),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         memory_total_mb=status.get("memory_total_mb"),
         memory_free_mb=status.get("memory_free_mb"),
@@ -157,23 +157,33 @@ def read_machine(root: Path = Path("/")) -> Machine:
 
 
 def board_kind(root: Path = Path("/")) -> Kind:
-    """What computer this is. As `sources.cameras.board` tells it, which needs OpenCV."""
+    """What computer this is."""
     model = board_model(root)
     if (root / "etc/nv_tegra_release").exists() or "jetson" in model.lower():
         return "jetson"
     if model.startswith("Raspberry Pi"):
         return "pi"
     machine = os.uname().machine
-    if machine.startswith(("arm", "aarch")):
+    if is_arm(machine):
         return "arm"
     return "x86" if machine == "x86_64" or re.fullmatch(r"i\d86", machine) else "other"
 
 
 def board_model(root: Path = Path("/")) -> str:
     """The name that the device tree or the firmware has for this computer; empty where there is none."""
-    model = text_of(root / "proc/device-tree/model").strip("\0\n ")
     firmware = root / "sys/class/dmi/id"
-    return model or " ".join(word for name in ("sys_vendor", "product_name") if (word := text_of(firmware / name)))
+    names = (text_of(firmware / name) for name in ("sys_vendor", "product_name"))
+    return device_tree_model(root) or " ".join(name for name in names if name)
+
+
+def device_tree_model(root: Path = Path("/")) -> str:
+    """The name in the device tree; empty on a PC, which has none. `deploy/agent.py` has a copy: it runs alone."""
+    return text_of(root / "proc/device-tree/model").strip("\0\n ")
+
+
+def is_arm(machine: str) -> bool:
+    """Whether this is an ARM processor, 32 or 64 bits. machine: as `uname -m` prints it."""
+    return machine.lower().startswith(("arm", "aarch"))
 
 
 def _l4t(root: Path) -> tuple[int, int] | None:

@@ -26,9 +26,9 @@ STAGES = ("preprocess", "inference", "decode")
 def ours(model: str, engine: str) -> tuple[Detect, dict[str, Any]]:
     """A shipped model through the package's own pipeline."""
     from edge_centernet.detector import Detector
-    from edge_centernet.runtimes import choose, open_runtime
+    from edge_centernet.runtimes import first_candidate, open_runtime
 
-    runtime = open_runtime(*choose(model, engine), threads=1)
+    runtime = open_runtime(*first_candidate(model, engine), threads=1)
     detectors: dict[float, Detector] = {}
 
     def detect(image: Image, threshold: float) -> tuple[Detections, dict[str, float]]:

@@ -200,7 +200,7 @@ def test_a_camera_that_is_not_there(start: Callable[..., Detect]) -> None:
     assert [line for line in run.said().splitlines() if line.startswith("Error:")]
     late = start("--camera", url, "--wait")
     time.sleep(3)
-    server = Server([sys.executable, str(Path(__file__).with_name("servers.py")), str(port)], port, url)
+    server = Server([sys.executable, str(Path(__file__).parents[1] / "helpers/servers.py"), str(port)], port, url)
     server.start()
     try:
         late.wait_for(anything, 0, BACK_S)

@@ -11,7 +11,7 @@ import cv2
 import pytest
 import squares
 
-from edge_centernet.artifact import sha256
+from edge_centernet.files import sha256
 
 NAMES = ["green", "kite", "red"]  # another order than the model's, one that it lacks, one of its own missing
 # (class, left, top): where the network answers exactly, 2 pixels after a multiple of 4.

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edge_centernet.artifact import read_manifest, sha256
+from edge_centernet.artifact import read_manifest
 from edge_centernet.cli import cli
 from edge_centernet.errors import ArtifactError
+from edge_centernet.files import sha256
 from edge_centernet.model_zoo import DEFAULT, find_model, names
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "docs/benchmarks"

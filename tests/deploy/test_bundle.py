@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edge_centernet.deploy import agent
-from edge_centernet.deploy.boards import ENGINES, TARGETS, Target, find_target, locks, platforms
+from edge_centernet.deploy.boards import PACKAGES, TARGETS, Target, find_target, locks, platforms
 from edge_centernet.deploy.bundle import Contents, expect, make_bundle, normal, wheel_name
 from edge_centernet.deploy.signing import as_signers, sign, signing_key
 from edge_centernet.deploy.wheel import compile_decoder, own_wheel
@@ -137,7 +137,7 @@ def test_platforms_go_from_the_newest_tag_that_runs_to_the_oldest() -> None:
     tags = platforms("aarch64", (2, 28))
     assert tags[0] == "manylinux_2_28_aarch64"
     assert tags[-2:] == ["manylinux_2_17_aarch64", "manylinux2014_aarch64"]
-    assert set(ENGINES) >= {target.engine for target in TARGETS.values()}
+    assert set(PACKAGES) >= {target.engine for target in TARGETS.values()}
 
 
 @pytest.mark.cross

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import sysconfig
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_centernet.doctor import engines, probe, wheels
+from edge_centernet.doctor import engines, probe
 from edge_centernet.doctor.engines import judge, listen, model_files, read_engines, read_software
 from edge_centernet.doctor.facts import Engine
 from edge_centernet.errors import ArtifactError
@@ -202,27 +201,6 @@ def test_without_xnnpack_no_convolution_is_taken(artifacts: dict[tuple[str, str]
         told = executed_precision.tflite(opened)
         fast.append((told.int8, told.fast))
     assert fast == [("yes", True), ("yes", False)]
-
-
-def test_the_table_of_wheels_is_the_record_s() -> None:
-    """docs/benchmarks/wheels.json, as PyPI had them: same packages, machines and C libraries."""
-    path = ROOT / "docs/benchmarks/wheels.json"
-    if not path.exists():
-        pytest.skip("records are not in the source distribution")
-    record = json.loads(path.read_text())
-    checked = 0
-    for wheel in wheels.WHEELS:
-        for row in record:
-            python = tuple(map(int, row["python"].split(".")))
-            newest = row["wheels"][wheel.package]
-            inside = wheel.oldest_python <= python <= wheel.newest_python
-            if row["machine"] != wheel.machine or python < wheel.oldest_python:
-                continue
-            assert bool(newest) == inside, (wheel, row["system"])
-            if newest and row["glibc"] >= f"2.{wheel.glibc[1]}" and python > (3, 10):
-                assert newest["glibc"] == f"2.{wheel.glibc[1]}", (wheel, row["system"])
-                checked += 1
-    assert checked >= len(wheels.WHEELS)
 
 
 def test_the_median_leaves_out_the_first() -> None:

@@ -227,14 +227,15 @@ def test_a_missing_package_is_named_before_the_work(tmp_path: Path, monkeypatch:
 def test_evaluate_reads_detects_times_and_measures(tmp_path: Path) -> None:
     """Detections come from the pixels given; times are medians of their sum and of each stage."""
     path = write_coco(tmp_path, ["car"], [(0, HERE, {})])
-    shapes = []
+    shapes, reports = [], []
 
     def detect(image: NDArray[np.uint8]) -> tuple[Detections, dict[str, float]]:
         shapes.append((image.shape, int(image[0, 0, 0])))
         return found((1, 0.9, HERE)), {"preprocess": 1.0, "inference": 2.5}
 
-    result = evaluate(detect, path, tmp_path, ["dog", "car"], progress=lambda samples: iter(samples))
+    result = evaluate(detect, path, tmp_path, ["dog", "car"], progress=lambda *report: reports.append(report))
     assert shapes == [((200, 200, 3), 90)]
+    assert reports == [("eval", 1, 1)]
     assert result["AP"] == 1.0
     assert (result["ms_median"], result["ms"]) == (3.5, {"preprocess": 1.0, "inference": 2.5})
     assert json.loads(json.dumps(result)) == result

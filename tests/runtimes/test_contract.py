@@ -16,7 +16,7 @@ from edge_centernet.detector import Detector
 from edge_centernet.errors import ArtifactError, ConfigError, ManifestError
 from edge_centernet.model_zoo import DEFAULT, FOLDER
 from edge_centernet.preprocess import prepare
-from edge_centernet.runtimes import choose, open_runtime, pick
+from edge_centernet.runtimes import first_candidate, open_runtime, pick
 from edge_centernet.runtimes.base import Runtime
 
 SCENE = squares.scene(("red", 10, 18), ("green", 58, 38), ("blue sky", 90, 6))
@@ -256,7 +256,7 @@ def test_auto_goes_by_platform() -> None:
 
 def test_auto_goes_by_suffix_for_a_file(artifacts: Artifacts) -> None:
     """A file knows its engine."""
-    assert [choose(artifacts[engine, "int8"])[1] for engine in ENGINES] == list(ENGINES)
+    assert [first_candidate(artifacts[engine, "int8"])[1] for engine in ENGINES] == list(ENGINES)
 
 
 @pytest.mark.parametrize(

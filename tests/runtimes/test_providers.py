@@ -231,7 +231,7 @@ def test_each_file_has_an_engine_folder_of_its_own(made: dict[str, Path], tmp_pa
     assert providers.engine_folder(moved) != before
 
 
-@pytest.mark.parametrize("part", ["onnxruntime_version", "tensorrt_version", "_board"])
+@pytest.mark.parametrize("part", ["onnxruntime_version", "tensorrt_version", "device_tree_model"])
 def test_an_engine_is_for_one_release_and_one_board(
     made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

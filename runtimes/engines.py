@@ -1,0 +1,265 @@
+"""The engines: one record each, and opening a model with one. Reading the records loads neither an engine nor NumPy.
+
+To add an engine, write its adapter (a class with the methods of `runtimes.base.Runtime`) and one record here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from edge_centernet.artifact import check_content, check_exists, read_manifest
+from edge_centernet.errors import ConfigError, MissingDependency
+
+if TYPE_CHECKING:  # it needs NumPy: which engines there are can be asked where NumPy does not load
+    from edge_centernet.runtimes.base import Runtime
+
+Version = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """For which systems PyPI has a package: the machine, the Pythons, oldest and newest, and the oldest glibc.
+
+    glibc: of the newest release. older: for a system whose glibc is older than that: the oldest glibc that an earlier
+    release runs with, and what to ask pip for.
+    """
+
+    package: str
+    machine: str
+    oldest_python: Version
+    newest_python: Version
+    glibc: Version
+    older: tuple[Version, str] | None = None
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Python package that brings an engine.
+
+    name: on PyPI. module: what is imported. probe: the module that the adapter imports first, which `doctor` tries in a
+    process of its own. wheels: one for each machine. other_names: under which other builds of it are published.
+    """
+
+    name: str
+    module: str
+    probe: str
+    wheels: tuple[Wheel, ...]
+    other_names: tuple[str, ...] = ()
+
+    def wheel(self, machine: str) -> Wheel | None:
+        """Its wheels for a machine, as `uname -m` prints it; None where there are none."""
+        return next((wheel for wheel in self.wheels if wheel.machine == machine), None)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An inference engine.
+
+    name: what `--runtime` calls it. suffix: of the model files that it runs. adapter: "module:class", a `Runtime` that
+    is made from a path and a number of threads. packages: those that would do, the one that is imported first in front.
+    extra: the pip extra that brings one of them. targets: of `edge-centernet convert`, whose files it runs, the usual
+    one first.
+    """
+
+    name: str
+    title: str
+    suffix: str
+    adapter: str
+    packages: tuple[Package, ...]
+    extra: str
+    targets: tuple[str, ...]
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules of its packages."""
+        return tuple(package.module for package in self.packages)
+
+    @property
+    def package(self) -> Package | None:
+        """The package that would be imported, which is found without importing it; None where none is installed."""
+        return next((package for package in self.packages if is_installed(package.module)), None)
+
+    def load_adapter(self) -> Callable[[Path, int | None], Runtime]:
+        """Import the adapter's module, and so the engine; returns its class, called with a path and threads."""
+        module, _, attribute = self.adapter.partition(":")
+        adapter: Callable[[Path, int | None], Runtime] = getattr(import_module(module), attribute)
+        return adapter
+
+
+# The wheels are those of the newest releases, as docs/benchmarks/wheels.json has them (scripts/wheel_matrix.py); a test
+# compares them.
+_OPENVINO = Package(
+    "openvino",
+    module="openvino",
+    probe="openvino",
+    wheels=(
+        Wheel("openvino", "aarch64", (3, 10), (3, 14), (2, 35), older=((2, 31), "openvino<2025.3")),
+        Wheel("openvino", "x86_64", (3, 10), (3, 14), (2, 28), older=((2, 17), "openvino<2026")),
+    ),
+)
+_LITERT = Package(
+    "ai-edge-litert",
+    module="ai_edge_litert",
+    probe="ai_edge_litert.interpreter",
+    wheels=(
+        Wheel("ai-edge-litert", "aarch64", (3, 10), (3, 14), (2, 27)),
+        Wheel("ai-edge-litert", "x86_64", (3, 10), (3, 14), (2, 27)),
+    ),
+)
+# It needs NumPy below 2. It is what runs on 32-bit ARM, and under qemu-user.
+_TFLITE_RUNTIME = Package(
+    "tflite-runtime",
+    module="tflite_runtime",
+    probe="tflite_runtime.interpreter",
+    wheels=(
+        Wheel("tflite-runtime", "aarch64", (3, 10), (3, 11), (2, 34), older=((2, 17), "tflite-runtime<2.14")),
+        Wheel("tflite-runtime", "armv7l", (3, 10), (3, 11), (2, 34), older=((2, 17), "tflite-runtime<2.14")),
+        Wheel("tflite-runtime", "x86_64", (3, 10), (3, 11), (2, 17)),
+    ),
+)
+_ONNXRUNTIME = Package(
+    "onnxruntime",
+    module="onnxruntime",
+    probe="onnxruntime",
+    wheels=(
+        Wheel("onnxruntime", "aarch64", (3, 10), (3, 14), (2, 28), older=((2, 27), "onnxruntime<1.24")),
+        Wheel("onnxruntime", "x86_64", (3, 10), (3, 14), (2, 28), older=((2, 27), "onnxruntime<1.24")),
+    ),
+    other_names=("onnxruntime-gpu",),
+)
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine(
+            "openvino",
+            title="OpenVINO",
+            suffix=".xml",
+            adapter="edge_centernet.runtimes.ov:OpenVINORuntime",
+            packages=(_OPENVINO,),
+            extra="openvino",
+            targets=("openvino",),
+        ),
+        Engine(
+            "tflite",
+            title="TFLite",
+            suffix=".tflite",
+            adapter="edge_centernet.runtimes.tflite:TFLiteRuntime",
+            packages=(_LITERT, _TFLITE_RUNTIME),
+            extra="tflite",
+            targets=("tflite", "tflite-uint8"),
+        ),
+        Engine(
+            "onnxruntime",
+            title="ONNX Runtime",
+            suffix=".onnx",
+            adapter="edge_centernet.runtimes.ort:ONNXRuntime",
+            packages=(_ONNXRUNTIME,),
+            extra="onnxruntime",
+            targets=("onnx", "tensorrt"),
+        ),
+    )
+}
+NAMES = ("auto", *ENGINES)
+# One model is opened at a time: two threads that ask OpenVINO 2026.4 for a dtype for the first time can wait forever.
+_opening = Lock()
+
+
+def open_runtime(path: str | Path, runtime: str = "auto", threads: int | None = None) -> Runtime:
+    """Open a model file (.xml, .tflite or .onnx) with its engine.
+
+    runtime: one of NAMES; auto goes by the suffix. threads: CPU threads, None leaves it to the engine.
+    Threads may open at the same time; they take turns.
+    Raises ArtifactError for a file that is damaged, not ours or not what its manifest says, ConfigError for an engine
+    that does not run this kind of file, MissingDependency when the engine is not installed.
+    """
+    path = Path(path)
+    check_exists(path)
+    engine = engine_by_suffix(path)
+    if runtime not in ("auto", engine.name):
+        other = engine_by_name(runtime)
+        raise ConfigError(
+            f"{path}: {runtime} runs {other.suffix} files; use --runtime {engine.name}, "
+            f"or make one with 'edge-centernet convert --target {other.targets[0]}'"
+        )
+    if engine.package is None:
+        raise MissingDependency.for_extra(engine.title, engine.extra)
+    check_content(path, read_manifest(path))
+    with _opening:
+        return engine.load_adapter()(path, threads)
+
+
+def engine_by_name(name: str) -> Engine:
+    """The record of that name. Raises ConfigError for a name that is none."""
+    if name not in ENGINES:
+        raise ConfigError(f"runtime: expected one of {', '.join(NAMES)}, got {name!r}")
+    return ENGINES[name]
+
+
+def engine_by_suffix(path: Path) -> Engine:
+    """The engine that runs this kind of file; the path must have passed `artifact.check_exists`."""
+    return next(engine for engine in ENGINES.values() if engine.suffix == path.suffix.lower())
+
+
+def engine_of_package(package: str) -> Engine:
+    """The engine that a package of that name on PyPI brings. Raises KeyError for a name that is none."""
+    for engine in ENGINES.values():
+        if any(one.name == package for one in engine.packages):
+            return engine
+    raise KeyError(package)
+
+
+def packages() -> dict[str, Package]:
+    """The packages of all engines, by their names on PyPI."""
+    return {package.name: package for engine in ENGINES.values() for package in engine.packages}
+
+
+def installed(name: str) -> bool:
+    """Whether a package of the engine is there, without importing it."""
+    return ENGINES[name].package is not None
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # a finder refuses it, or it was imported without a spec
+        return False
+
+
+# ---- wheels: why an engine cannot be installed -----------------------------------------------------------------------
+
+
+def wheels_for_machine(machine: str) -> tuple[Wheel, ...]:
+    """Those for a machine, whatever its Python and glibc."""
+    found = (package.wheel(machine) for package in packages().values())
+    return tuple(wheel for wheel in found if wheel is not None)
+
+
+def wheels_for_python(machine: str, python: Version) -> tuple[Wheel, ...]:
+    """Those for a machine and a Python."""
+    return tuple(w for w in wheels_for_machine(machine) if w.oldest_python <= python <= w.newest_python)
+
+
+def wheels_for_glibc(machine: str, glibc: Version) -> tuple[Wheel, ...]:
+    """Those whose newest release runs with a glibc."""
+    return tuple(wheel for wheel in wheels_for_machine(machine) if wheel.glibc <= glibc)
+
+
+def requirement(package: str, machine: str, glibc: Version | None) -> str | None:
+    """What to ask pip for; an older release where the glibc is old, None where there is none for it."""
+    known = packages().get(package)
+    wheel = None if known is None else known.wheel(machine)
+    if wheel is None:
+        return None
+    if glibc is None or wheel.glibc <= glibc:
+        return package
+    if wheel.older is not None and wheel.older[0] <= glibc:
+        return wheel.older[1]
+    return None
