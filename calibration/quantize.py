@@ -149,19 +149,16 @@ def conv_constants(
     """One convolution's weight, its scale and its bias; mean, moments: of what it reads, see `constants`."""
     scale = scheme.weight_scales(op.weight, op.groups > 1, s_in, s_out)  # (O,)
     if moments is None:
-        per_channel = scale.reshape(-1, 1, 1, 1)
-        settled = (np.clip(np.rint(op.weight / per_channel), -128, 127) * per_channel).astype(np.float32)
+        settled = scheme.stored_weight(op.weight, scale)
     else:
         settled = rounded(op, scale, moments, scheme.DEPTHWISE_MAX if op.groups > 1 else scheme.DENSE_MAX)
     bias = op.bias.astype(np.float64)
     if mean is not None:
         bias = bias + _lost(op, op.weight - settled, mean)
-    step = np.float32(s_in) * scale.astype(np.float64)
-    bias = np.rint(bias / step) * step
     return {
         f"{op.name}/weight": settled,
         f"{op.name}/weight/scale": scale,
-        f"{op.name}/bias": bias.astype(np.float32),
+        f"{op.name}/bias": scheme.settled_bias(bias, s_in, scale),
     }
 
 
