@@ -31,6 +31,7 @@ from edge_centernet.network.centernet import CenterNet, Neck
 from edge_centernet.network.deconv import DeconvNeck
 from edge_centernet.network.distributed import extremes
 from edge_centernet.network.layers import Add, ConvUnit, fold_batchnorm
+from edge_centernet.preprocess import IMAGE_QUANT
 
 MOMENTUM = 0.05  # of the moving average of minimum and maximum
 CONFIDENCE = 20  # batches that measured ranges count as, where a moving average goes on from them
@@ -186,7 +187,8 @@ def prepare_qat(model: CenterNet, symmetric: bool = False) -> None:
 def _wire(model: CenterNet) -> None:
     """Tie the quantizers around every addition, and tell every convolution the scale of its input."""
     image = ActivationQuant()
-    image.low, image.high = torch.tensor(-1.0), torch.tensor(127 / 128)  # scale 1/128, zero point 0
+    low, high = scheme.limits(Quant(IMAGE_QUANT.scale, 0))  # int8 stores pixel - GREY
+    image.low, image.high = torch.tensor(low), torch.tensor(high)
     colours = image if isinstance(model.recolor, nn.Identity) else _wire_chain([model.recolor], image)
     maps = _wire_backbone(model.backbone, colours)
     last = _wire_neck(model.neck, maps, _wire_backbone(model.tower, image) if model.tower is not None else [])
