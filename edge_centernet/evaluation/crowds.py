@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from edge_centernet.boxes import greedy_match, inside, iou
 from edge_centernet.data import Sample
 from edge_centernet.detections import Detections
-from edge_centernet.manifest import ModelSpec
+from edge_centernet.manifest import DEFAULT_THRESHOLD, ModelSpec
 from edge_centernet.preprocess import Letterbox
 
 IOU = 0.5  # from here on a detection and an object are the same thing, as AP50 counts it
 OVERLAPS = (0.3, 0.5)  # IoU with another object of the class, above which an object counts as overlapped
-THRESHOLDS = (0.3, 0.01)  # scores: what many programs show, and all that the network can find
+THRESHOLDS = (DEFAULT_THRESHOLD, 0.01)  # scores: what many programs show, and all that the network can find
 MAX_DETECTIONS = 100  # of one class in one image; what COCO counts
 
 WRONG, RIGHT, NOT_COUNTED = 0, 1, 2

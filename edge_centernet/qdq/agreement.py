@@ -11,10 +11,10 @@ from edge_centernet import boxes
 from edge_centernet.decoder import decode
 from edge_centernet.detections import Detections
 from edge_centernet.heads import Heads
-from edge_centernet.manifest import Manifest
+from edge_centernet.manifest import DEFAULT_THRESHOLD, Manifest
 
 Array = NDArray[Any]
-THRESHOLD = 0.3
+THRESHOLD = DEFAULT_THRESHOLD
 # Two detections agree: same class, boxes overlapping by MATCH_IOU or more, scores at most MATCH_SCORE apart.
 MATCH_IOU = 0.5
 MATCH_SCORE = 0.1
