@@ -96,7 +96,7 @@ def limits(quant: Quant, lowest: int = INT8_MIN) -> tuple[float, float]:
 def stored_weight(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """(O, I, kh, kw) to the nearest step of its channel, (O,), as real values again."""
     per_channel = scale.reshape(-1, 1, 1, 1)
-    return (np.clip(np.rint(weight / per_channel), INT8_MIN, INT8_MAX) * per_channel).astype(np.float32)
+    return np.asarray(np.clip(np.rint(weight / per_channel), INT8_MIN, INT8_MAX) * per_channel, np.float32)
 
 
 def settled_bias(bias: Floats, s_in: float, weight_scale: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -30,17 +30,17 @@ _ORDER: dict[str, _Order] = {"rgb": (2, 1, 0), "bgr": (0, 1, 2)}
 
 def normalize(pixel: Values, mean: Any = GREY, std: Any = GREY) -> Values:
     """The real-valued input of pixels 0..255, whose type it keeps: mean and std in pixels, as in ModelSpec."""
-    real: Values = (pixel - mean) / std  # type: ignore[operator]
+    real: Values = (pixel - mean) / std
     return real
 
 
-def gain_and_shift(mean: Values, std: Values) -> tuple[Values, Values]:
+def gain_and_shift(mean: Any, std: Any) -> tuple[Any, Any]:
     """What makes our input that of a network trained on (pixel / 255 - mean) / std: gain * ours + shift.
 
-    mean, std: of pixel / 255, one number or one for each channel.
+    mean, std: of pixel / 255, numbers, arrays or tensors; the two results are of their type.
     """
     unit = GREY / 255  # what 1 in our input is worth in theirs, and where our 0 lies
-    return unit / std, (unit - mean) / std  # type: ignore[operator]
+    return unit / std, (unit - mean) / std
 
 
 @dataclass(frozen=True)
