@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge_centernet.calibration.ranges import Seen
 from edge_centernet.errors import MissingDependency
 from edge_centernet.manifest import ModelSpec
-from edge_centernet.preprocess import letterbox
+from edge_centernet.preprocess import letterbox, normalize
 from edge_centernet.progress import Progress
 from edge_centernet.qdq.onnx_graph import copy_of
 
@@ -45,7 +45,7 @@ class Probe:
     def __call__(self, picture: Picture) -> dict[str, NDArray[np.float32]]:
         """Name -> (C, H, W) of one picture."""
         rgb, _ = letterbox(picture, self.spec)  # (H, W, 3) uint8
-        x = (rgb.transpose(2, 0, 1)[None].astype(np.float32) - 128) / 128
+        x = normalize(rgb.transpose(2, 0, 1)[None].astype(np.float32))
         outputs = self._session.run(self.names, {self._input: x})
         return {name: value[0] for name, value in zip(self.names, outputs, strict=True)}
 

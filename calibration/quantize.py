@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet import __version__, qdq
+from edge_centernet import qdq
 from edge_centernet.calibration import scheme
 from edge_centernet.calibration.observe import Pictures, Probe, channel_means, observe
 from edge_centernet.calibration.ranges import NEEDS_COUNTS, Range, choose
 from edge_centernet.calibration.report import CalibrationReport, make_report, split
 from edge_centernet.calibration.rounding import rounded, second_moments
 from edge_centernet.errors import SourceError
-from edge_centernet.manifest import Manifest, ModelSpec, Quant, TensorSpec
+from edge_centernet.manifest import Manifest, ModelSpec, Quant
 from edge_centernet.progress import Progress, unseen
 from edge_centernet.qdq.insert import fill, real_name, with_quantizers
-from edge_centernet.qdq.onnx_graph import HEADS, set_manifest
+from edge_centernet.qdq.onnx_graph import HEADS, interchange_manifest, set_manifest
 from edge_centernet.qdq.quantizers import shared_scales
 
 DEFAULT_METHOD = "mse"
@@ -78,7 +78,8 @@ def quantize(
 def unmeasured(float_model: Any, spec: ModelSpec) -> qdq.Network:
     """The network with its quantizers in place, all scales 1, and its float weights."""
     model = with_quantizers(float_model, spec)
-    set_manifest(model, _placeholder(spec))
+    # Scale 1 and zero point 0 are what `with_quantizers` left in the heads; `_filled` follows with the measured ones.
+    set_manifest(model, interchange_manifest(spec, dict.fromkeys(HEADS, Quant(1.0, 0)), {}))
     return qdq.parse(model)
 
 
@@ -150,19 +151,16 @@ def conv_constants(
     """One convolution's weight, its scale and its bias; mean, moments: of what it reads, see `constants`."""
     scale = scheme.weight_scales(op.weight, op.groups > 1, s_in, s_out)  # (O,)
     if moments is None:
-        per_channel = scale.reshape(-1, 1, 1, 1)
-        settled = (np.clip(np.rint(op.weight / per_channel), -128, 127) * per_channel).astype(np.float32)
+        settled = scheme.stored_weight(op.weight, scale)
     else:
         settled = rounded(op, scale, moments, scheme.DEPTHWISE_MAX if op.groups > 1 else scheme.DENSE_MAX)
     bias = op.bias.astype(np.float64)
     if mean is not None:
         bias = bias + _lost(op, op.weight - settled, mean)
-    step = np.float32(s_in) * scale.astype(np.float64)
-    bias = np.rint(bias / step) * step
     return {
         f"{op.name}/weight": settled,
         f"{op.name}/weight/scale": scale,
-        f"{op.name}/bias": bias.astype(np.float32),
+        f"{op.name}/bias": scheme.settled_bias(bias, s_in, scale),
     }
 
 
@@ -173,24 +171,6 @@ def _lost(op: qdq.Conv, error: NDArray[np.float32], mean: NDArray[np.float64]) -
 
 
 # ---- manifest ----------------------------------------------------------------------------------------------------
-
-
-def _placeholder(spec: ModelSpec) -> Manifest:
-    """A manifest whose heads have scale 1 and zero point 0, as `with_quantizers` leaves them."""
-    height, width = spec.cells
-
-    def head(name: str, channels: int) -> TensorSpec:
-        return TensorSpec(name, (1, channels, height, width), "NCHW", "int8", Quant(1.0, 0))
-
-    return Manifest(
-        model=spec,
-        input=TensorSpec("image", (1, 3, spec.height, spec.width), "NCHW", "uint8", Quant(1 / 128, 128)),
-        heat=head("heat", len(spec.classes)),
-        size=head("size", 2),
-        offset=head("offset", 2),
-        precision="int8",
-        made_by={"edge-centernet": __version__},
-    )
 
 
 def _filled(manifest: Manifest, quants: dict[str, Quant]) -> Manifest:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from edge_centernet.calibration.observe import Pictures, Probe
-from edge_centernet.calibration.ranges import Range, Seen, choose
+from edge_centernet.calibration.ranges import Seen, choose
+from edge_centernet.calibration.scheme import limits
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Quant, nchw_specs
 from edge_centernet.progress import Progress
@@ -103,7 +104,7 @@ def make_report(
     images = len(next(iter(seen.values())).lows)
     tensors = {}
     for name in seen:
-        low, high = _range(quants[name])
+        low, high = limits(quants[name])
         tensors[name] = TensorReport(low, high, split_half(seen[name], high - low), clipped.get(name))
     best = np.array(seen["heat"].highs)
     faint = float((1 / (1 + np.exp(-best)) < FAINT).mean())
@@ -125,11 +126,6 @@ def against_float(probe: Probe, network: Network, pictures: Pictures, progress: 
     return found, matched
 
 
-def _range(quant: Quant) -> Range:
-    """The smallest and the largest value that can be stored."""
-    return (-128 - quant.zero_point) * quant.scale, (127 - quant.zero_point) * quant.scale
-
-
 def split_half(seen: Seen, width: float) -> float:
     """How far the ranges of every second image and of the others differ at the worse end, as part of `width`."""
     if len(seen.lows) < 2:
@@ -144,7 +140,7 @@ def _clipped(probe: Probe, pictures: Pictures, quants: dict[str, Quant], progres
     sizes = dict.fromkeys(probe.names, 0)
     for i, read in enumerate(pictures):
         for name, values in probe(read()).items():
-            low, high = _range(quants[name])
+            low, high = limits(quants[name])
             half = quants[name].scale / 2
             counts[name] += int(((values < low - half) | (values > high + half)).sum())
             sizes[name] += values.size

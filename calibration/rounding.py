@@ -85,10 +85,13 @@ def rounded(op: qdq.Conv, scale: NDArray[np.float32], moments: Floats, limit: in
 
 def _round_columns(weight: Floats, scale: Floats, moments: Floats, limit: int) -> Floats:
     """(O, K) weights, (O,) scales, (K, K) -> (O, K) integers; columns that matter most first."""
+    # The columns with the strongest inputs first, while many others are left to make up for their error.
     order = np.argsort(-np.diag(moments), kind="stable")
     work, h = weight[:, order].copy(), moments[np.ix_(order, order)].copy()
     h[np.diag_indices_from(h)] += DAMPING * max(float(np.diag(h).mean()), 1e-12)
-    inverse = np.linalg.cholesky(np.linalg.inv(h)).T  # upper triangular U, inv(h) = U^T U
+    # Row k of U, inv(h) = U^T U, is what the update needs of the inverse of H once columns 0 to k - 1 are settled:
+    # one Cholesky factor instead of an inverse a column, which loses its symmetry to rounding (GPTQ, section 3.3).
+    inverse = np.linalg.cholesky(np.linalg.inv(h)).T  # (K, K) upper triangular U
     stored = np.zeros_like(work)
     for k in range(work.shape[1]):
         stored[:, k] = np.clip(np.rint(work[:, k] / scale), -limit, limit)

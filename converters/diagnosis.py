@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet import qdq
+from edge_centernet.calibration.scheme import INT8_MAX, INT8_MIN
 from edge_centernet.errors import ConversionError
 from edge_centernet.files import write_atomic
 from edge_centernet.preprocess import prepare
@@ -105,7 +106,7 @@ def _probe(model: Any, names: list[str]) -> Any:
 def _powers(signal: NDArray[np.float64], integer: NDArray[np.int8], quant: Any) -> NDArray[np.float64]:
     """(3,) sums of squares: signal, difference of the int8 network, difference by rounding the signal itself."""
     got = (integer.astype(np.float64) - quant.zero_point) * quant.scale
-    kept = np.clip(np.rint(signal / quant.scale) + quant.zero_point, -128, 127)
+    kept = np.clip(np.rint(signal / quant.scale) + quant.zero_point, INT8_MIN, INT8_MAX)
     rounded = (kept - quant.zero_point) * quant.scale
     return np.array([(signal**2).sum(), ((got - signal) ** 2).sum(), ((rounded - signal) ** 2).sum()])
 

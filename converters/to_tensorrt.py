@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from edge_centernet import qdq
+from edge_centernet.calibration.scheme import INT8_MAX, INT8_MIN, settled_bias
 from edge_centernet.converters.base import Save
 from edge_centernet.converters.to_onnx import checked_save
 from edge_centernet.manifest import Precision, Quant, nchw_specs
@@ -23,8 +24,6 @@ from edge_centernet.qdq.float_onnx import without_normalisation
 from edge_centernet.qdq.insert import real_name
 from edge_centernet.qdq.onnx_graph import HEADS, copy_of, drop_unused, set_manifest
 from edge_centernet.qdq.quantizers import shared_scales
-
-LARGEST = 127  # stored magnitude
 
 
 def engine_command(path: Path, precision: Precision) -> str:
@@ -87,7 +86,7 @@ def _symmetric_quants(network: qdq.Network) -> dict[str, Quant]:
         members = [own[name] for names in group for name in names if name in own]
         # An odd number of old steps: rescaling stays a fraction with an odd denominator (docs/decisions/0006).
         reach = max((_reach(quant) for _, quant in members), default=1) | 1
-        quants.update({name: Quant(float(np.float32(quant.scale * reach / LARGEST)), 0) for name, quant in members})
+        quants.update({name: Quant(float(np.float32(quant.scale * reach / INT8_MAX)), 0) for name, quant in members})
     return quants
 
 
@@ -96,15 +95,14 @@ def _biases(network: qdq.Network, quants: dict[str, Quant]) -> dict[str, Any]:
     biases = {}
     for op in network.ops:
         if isinstance(op, qdq.Conv) and not op.real:
-            s_in = np.float32(quants.get(op.x.name, op.x.quant).scale)  # the image's is not among them
-            step = s_in * op.weight_scale.astype(np.float64)
-            biases[op.name] = (np.rint(op.bias / step) * step).astype(np.float32)
+            s_in = quants.get(op.x.name, op.x.quant).scale  # the image's is not among them
+            biases[op.name] = settled_bias(op.bias, s_in, op.weight_scale)
     return biases
 
 
 def _reach(quant: Quant) -> int:
     """The largest magnitude it can store, in steps: 128..255."""
-    return max(127 - quant.zero_point, quant.zero_point + 128)
+    return max(INT8_MAX - quant.zero_point, quant.zero_point - INT8_MIN)
 
 
 def _float_ends(network: qdq.Network) -> Any:

@@ -1,4 +1,9 @@
-"""Boxes and how far they overlap. NumPy only."""
+"""Boxes: how far they overlap, and which of two sets belong together. NumPy only.
+
+All of it computes in float64, whatever the boxes come in: COCO's metrics do, and where a caller only
+compares with a threshold, as the tracker does, the time that float32 would save cannot be measured.
+Training has its own overlap, of boxes in cells and with a gradient: `network.losses.box_iou`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +25,24 @@ def inside(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64
     both = _intersection(a, b)
     own = np.broadcast_to(_area(a)[:, None], both.shape)
     return np.divide(both, own, out=np.zeros_like(both), where=own > 0)
+
+
+def greedy_match(overlap: NDArray[np.float64], least: float) -> NDArray[np.intp]:
+    """(N, M) overlaps -> (N,) the column that each row gets, -1 for none; no column is given twice.
+
+    In the order of the rows, which therefore stand best first, each takes the free column that it overlaps
+    most, if by `least` or more; of equals the first. Greedy and not the best total assignment: a detection of
+    a high score is not to lose its object to one of a lower score, and COCO's metrics count in this way.
+    """
+    partner = np.full(len(overlap), -1, np.intp)
+    free = np.ones(overlap.shape[1], np.bool_)
+    for i in np.flatnonzero((overlap >= least).any(axis=1)):
+        row = np.where(free, overlap[i], -1.0)
+        best = int(row.argmax())
+        if row[best] >= least:
+            partner[i] = best
+            free[best] = False
+    return partner
 
 
 def _intersection(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

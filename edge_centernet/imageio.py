@@ -5,10 +5,13 @@ Training, calibration, verification and detection all come through here, so they
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -21,6 +24,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".p
 # 2^27 pixels decode to 400 MB of BGR, as much as a 1 GB board can hold; OpenCV's own limit is 2^30.
 MAX_PIXELS_VARIABLE = "EDGE_CENTERNET_MAX_IMAGE_PIXELS"
 MAX_PIXELS = 1 << 27
+# JPEG's "start of frame" markers, less DHT, JPG, DAC
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SCAN, _APP1 = 0xDA, 0xE1
 
 Image = NDArray[np.uint8]  # (H, W, 3)
 
@@ -114,25 +120,71 @@ def _header_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels as `read_image` will return them, EXIF rotation included.
+
+    JPEG and plain PNG by header alone, for data sets whose labels do not hold the sizes; others are decoded.
+    Raises SourceError for a file that is missing or not an image.
+    """
     size = None
-    at = 2
-    while True:
-        while data[at] == 0xFF and data[at + 1] == 0xFF:  # fill bytes
-            at += 1
-        if data[at] != 0xFF:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(33)
+            if magic[:2] == b"\xff\xd8":
+                size = _jpeg_size_as_read(file)
+            elif magic[:8] == b"\x89PNG\r\n\x1a\n" and len(magic) == 33 and file.read(4096).find(b"eXIf") < 0:
+                size = struct.unpack(">II", magic[16:24])
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read ({error.strerror}); expected an image") from None
+    except (struct.error, ValueError):  # cut inside the header: let the decoder say what is wrong
+        size = None
+    if size is None:
+        height, width, _ = read_image(path).shape
+        size = width, height
+    return size
+
+
+def _jpeg_size_as_read(file: BinaryIO) -> tuple[int, int] | None:
+    turned = False
+    for marker, body in _jpeg_segments(file):
+        if marker in _FRAMES:
+            height, width = struct.unpack_from(">xHH", body)
+            return (height, width) if turned else (width, height)
+        if marker == _APP1 and body.startswith(b"Exif\0\0"):
+            turned = _orientation(body[6:]) >= 5  # 5 to 8 lie on their side
+    return None
+
+
+def _orientation(tiff: bytes) -> int:
+    try:
+        return next((value for tag, value in _tiff_entries(tiff) if tag == 0x0112), 1)
+    except struct.error:
+        return 1
+
+
+def _jpeg_segments(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """(marker, content) of each segment up to the start of the scan, with it; ValueError where it is cut."""
+    file.seek(2)
+    marker = 0
+    while marker != _SCAN:
+        start, marker = file.read(2)  # ValueError at the end of the file
+        while start == marker == 0xFF:  # fill bytes
+            (marker,) = file.read(1)
+        length = int.from_bytes(file.read(2), "big")
+        if start != 0xFF or length < 2:
             raise ValueError("no marker")
-        marker = data[at + 1]
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 5)
+        yield marker, file.read(length - 2)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    size, file = None, io.BytesIO(data)
+    for marker, body in _jpeg_segments(file):
+        if marker in _FRAMES:
+            height, width = struct.unpack_from(">xHH", body)
             size = (width, height)
-        at += 2 + length
-        if marker == 0xDA:  # start of scan
-            break
     # Some decoders fill the missing part of a cut file with grey and say nothing. FF D9 cannot occur inside
     # entropy-coded data (FF is followed by 00 there), so its absence after the scan began means a cut file.
-    if size is None or data.find(b"\xff\xd9", at) < 0:
+    if size is None or data.find(b"\xff\xd9", file.tell()) < 0:
         raise ValueError("no frame or no end")
     return size
 
@@ -167,17 +219,21 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _tiff_size(data: bytes) -> tuple[int, int]:
-    order = "<" if data[:2] == b"II" else ">"
-    (at,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, at)
-    found = {}
-    for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from(order + "HH", data, entry)
-        if tag in (256, 257):  # ImageWidth, ImageLength: SHORT (3) or LONG (4)
-            (found[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)
+    found = {tag: value for tag, value in _tiff_entries(data) if tag in (256, 257)}  # ImageWidth, ImageLength
     if len(found) != 2:
         raise ValueError("no size")
     return found[256], found[257]
+
+
+def _tiff_entries(data: bytes) -> Iterator[tuple[int, int]]:
+    """(tag, value) of the first directory in a TIFF file or a JPEG's EXIF block; right for SHORT and LONG."""
+    order = "<" if data[:2] == b"II" else ">"
+    (at,) = struct.unpack_from(order + "I", data, 4)
+    (count,) = struct.unpack_from(order + "H", data, at)
+    for entry in range(at + 2, at + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(order + "HH", data, entry)
+        (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)  # 3: SHORT
+        yield tag, value
 
 
 def _pnm_size(data: bytes) -> tuple[int, int]:

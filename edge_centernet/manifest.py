@@ -19,6 +19,8 @@ SCHEMA = 1
 KEY = "edge_centernet"  # ONNX metadata key, OpenVINO rt_info key, stem of the TFLite associated file
 PER_CLASS = ("class_thresholds", "score_scale", "score_shift")  # ModelSpec's fields that may hold one value a class
 SCORE_FIELDS = ("threshold", *PER_CLASS)  # what scores mean, and from where on to show detections
+DEFAULT_THRESHOLD = 0.3  # score from which on a detection is shown, where neither model nor user say another
+GREY = 128  # pixel value that is 0 in the network; the arithmetic: `edge_centernet.preprocess`
 DIM_MAX = 1024  # limit of the C decoder for classes and for each side of the heatmap
 
 Layout = Literal["NCHW", "NHWC"]
@@ -145,11 +147,11 @@ class ModelSpec:
     stride: int = 4
     color: Literal["rgb", "bgr"] = "rgb"
     resize: Literal["letterbox"] = "letterbox"
-    pad_value: int = 128
-    mean: tuple[float, float, float] = (128.0, 128.0, 128.0)
-    std: tuple[float, float, float] = (128.0, 128.0, 128.0)
+    pad_value: int = GREY
+    mean: tuple[float, float, float] = (float(GREY), float(GREY), float(GREY))
+    std: tuple[float, float, float] = (float(GREY), float(GREY), float(GREY))
     heat_unit: HeatUnit = "logit"
-    threshold: float = 0.3
+    threshold: float = DEFAULT_THRESHOLD
     class_thresholds: tuple[float, ...] = ()
     score_scale: tuple[float, ...] = ()
     score_shift: tuple[float, ...] = ()

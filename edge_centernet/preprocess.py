@@ -1,6 +1,11 @@
-"""From pixels to the network's input: letterbox geometry and normalisation by table.
+"""From pixels to the network's input: letterbox geometry and normalisation.
 
 An image becomes a tensor in `prepare`, and nowhere else.
+
+The network's real-valued input is (pixel - 128) / 128, -1 to 127/128. 128 and not the mean and deviation of some data
+set, so that no arithmetic is left to do: with scale 1/128 the stored integer is pixel - 128 (int8) or the pixel itself
+(uint8), and grey padding is the zero that convolutions pad with. Weights that were trained on another input have the
+difference folded into their first convolution (`gain_and_shift`).
 """
 
 from __future__ import annotations
@@ -8,7 +13,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -16,11 +21,28 @@ from numpy.typing import NDArray
 
 from edge_centernet.decoder.rule import map_back
 from edge_centernet.errors import SourceError
-from edge_centernet.manifest import Manifest, ModelSpec, Quant
+from edge_centernet.manifest import GREY, Manifest, ModelSpec, Quant
 
 Image = NDArray[np.uint8]  # (H, W, 3)
+IMAGE_QUANT = Quant(1 / GREY, GREY)  # of the uint8 image: the stored value is the pixel
+Values = TypeVar("Values")  # numbers, NumPy arrays or tensors, which all have these operators
 _Order = tuple[int, int, int]
 _ORDER: dict[str, _Order] = {"rgb": (2, 1, 0), "bgr": (0, 1, 2)}
+
+
+def normalize(pixel: Values, mean: Any = GREY, std: Any = GREY) -> Values:
+    """The real-valued input of pixels 0..255, whose type it keeps: mean and std in pixels, as in ModelSpec."""
+    real: Values = (pixel - mean) / std
+    return real
+
+
+def gain_and_shift(mean: Any, std: Any) -> tuple[Any, Any]:
+    """What makes our input that of a network trained on (pixel / 255 - mean) / std: gain * ours + shift.
+
+    mean, std: of pixel / 255, numbers, arrays or tensors; the two results are of their type.
+    """
+    unit = GREY / 255  # what 1 in our input is worth in theirs, and where our 0 lies
+    return unit / std, (unit - mean) / std
 
 
 @dataclass(frozen=True)
@@ -194,7 +216,7 @@ def _table(
 ) -> tuple[NDArray[Any], bool]:
     """((1, 256, 3) pixel -> stored value, by the channels of the image; whether it changes nothing)."""
     pixel = np.arange(256, dtype=np.float64)[None, :, None]  # (1, 256, 1)
-    real = ((pixel - np.array(mean)) / np.array(std))[..., order]  # (1, 256, 3)
+    real = normalize(pixel, np.array(mean), np.array(std))[..., order]  # (1, 256, 3)
     if quant is None:
         return real.astype(dtype, order="C"), False
     limits: Any = np.iinfo(np.dtype(dtype))

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_centernet.data.base import Annotations, Objects, Problem, choose_classes, note, warn_absent, without
-from edge_centernet.data.image_size import image_size
 from edge_centernet.errors import SourceError
-from edge_centernet.imageio import IMAGE_SUFFIXES
+from edge_centernet.imageio import IMAGE_SUFFIXES, image_size
 
 
 class _Object(NamedTuple):

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet.data.base import Annotations, Objects, Problem, choose_classes, note, warn_absent, without
-from edge_centernet.data.image_size import image_size
 from edge_centernet.errors import MissingDependency, SourceError
-from edge_centernet.imageio import IMAGE_SUFFIXES
+from edge_centernet.imageio import IMAGE_SUFFIXES, image_size
 
 _LISTS = ("classes.txt", "obj.names", "labels/classes.txt")
 _SLACK = 0.02  # tools round, and draw a little over the edge; pixels instead of fractions are far above

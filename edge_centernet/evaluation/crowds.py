@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.boxes import inside, iou
+from edge_centernet.boxes import greedy_match, inside, iou
 from edge_centernet.data import Sample
 from edge_centernet.detections import Detections
-from edge_centernet.manifest import ModelSpec
+from edge_centernet.manifest import DEFAULT_THRESHOLD, ModelSpec
 from edge_centernet.preprocess import Letterbox
 
 IOU = 0.5  # from here on a detection and an object are the same thing, as AP50 counts it
 OVERLAPS = (0.3, 0.5)  # IoU with another object of the class, above which an object counts as overlapped
-THRESHOLDS = (0.3, 0.01)  # scores: what many programs show, and all that the network can find
+THRESHOLDS = (DEFAULT_THRESHOLD, 0.01)  # scores: what many programs show, and all that the network can find
 MAX_DETECTIONS = 100  # of one class in one image; what COCO counts
 
 WRONG, RIGHT, NOT_COUNTED = 0, 1, 2
@@ -57,16 +57,12 @@ def match(found: Detections, labels: NDArray[np.int64], sample: Sample) -> Match
         mine = order[labels[order] == label]  # (n,) best first
         verdict[mine[MAX_DETECTIONS:]] = NOT_COUNTED
         mine = mine[:MAX_DETECTIONS]
-        real = np.flatnonzero((sample.labels == label) & sample.counted)  # (m,)
-        overlaps = iou(found.xyxy[mine], sample.boxes[real])  # (n, m)
-        free = np.ones(len(real), np.bool_)
-        for i in np.flatnonzero((overlaps >= IOU).any(axis=1)):
-            row = np.where(free, overlaps[i], 0.0)
-            best = len(row) - 1 - int(row[::-1].argmax())  # the last of equals, as COCO's own loop
-            if row[best] >= IOU:
-                free[best] = False
-                verdict[mine[i]] = RIGHT
-                found_at[real[best]] = found.score[mine[i]]
+        # Last object first: of two that are overlapped alike, COCO's own loop takes the later one.
+        real = np.flatnonzero((sample.labels == label) & sample.counted)[::-1]  # (m,)
+        partner = greedy_match(iou(found.xyxy[mine], sample.boxes[real]), IOU)  # (n,)
+        hit = partner >= 0
+        verdict[mine[hit]] = RIGHT
+        found_at[real[partner[hit]]] = found.score[mine[hit]]
         crowds = sample.boxes[(sample.labels == label) & ~sample.counted]
         excused = (inside(found.xyxy[mine], crowds) >= IOU).any(axis=1)  # (n,)
         verdict[mine[excused & (verdict[mine] == WRONG)]] = NOT_COUNTED

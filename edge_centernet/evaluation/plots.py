@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from edge_centernet.errors import MissingDependency
 from edge_centernet.files import write_atomic
+from edge_centernet.manifest import DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-SHOWN = 0.3  # score from which on a detection is shown, where a record does not say what the model suggests
 
 
 def require_matplotlib() -> None:
@@ -37,7 +36,7 @@ def write_precision_recall(metrics: Mapping[str, Any], out: Path) -> None:
 
     curves = metrics["precision_recall"]
     names = list(curves["per_class"])
-    default = metrics.get("at_threshold") or {"threshold": SHOWN, "class_thresholds": {}}
+    default = metrics.get("at_threshold") or {"threshold": DEFAULT_THRESHOLD, "class_thresholds": {}}
     columns = min(5, len(names))
     lines = math.ceil(len(names) / columns)
     figure = Figure(figsize=(2.2 * columns + 0.4, 2.2 * lines + 0.6), layout="constrained")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from edge_centernet.errors import ConfigError
 from edge_centernet.network.layers import Activation, Add, ConvUnit, Padding
 from edge_centernet.network.weights import read_state
+from edge_centernet.preprocess import gain_and_shift
 
 # RGB, of pixel / 255: what torchvision's weights were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -241,8 +242,9 @@ def _fold_imagenet_input(stem: ConvUnit) -> None:
     assert stem.bn is not None and stem.bn.running_mean is not None
     weight = stem.conv.weight  # (O, 3, k, k)
     mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    stem.bn.running_mean.sub_((weight * ((128 / 255 - mean) / std)).sum(dim=(1, 2, 3)))
-    weight.mul_(128 / 255 / std)
+    gain, shift = gain_and_shift(mean, std)
+    stem.bn.running_mean.sub_((weight * shift).sum(dim=(1, 2, 3)))
+    weight.mul_(gain)
 
 
 def _torchvision_order(key: str) -> tuple[int, tuple[int, ...]]:

@@ -26,6 +26,7 @@ from edge_centernet.manifest import ModelSpec
 from edge_centernet.network.backbones import InvertedResidual, build_backbone
 from edge_centernet.network.deconv import DeconvNeck
 from edge_centernet.network.layers import Activation, Add, ConvUnit, Padding, upsample2x
+from edge_centernet.preprocess import normalize
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,7 @@ class Architecture:
 
 
 class Normalize(nn.Module):
-    """Raw 0..255 pixels to the network's input; fixed and part of the graph.
-
-    With mean 128 and std 128 the int8 input is exactly pixel - 128, and padding with grey 128 is zero.
-    """
+    """Raw 0..255 pixels to the network's input (`preprocess.normalize`); fixed and part of the graph."""
 
     mean: Tensor
     std: Tensor
@@ -93,7 +91,7 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) any dtype -> (B, 3, H, W) float."""
-        return (x - self.mean) / self.std
+        return normalize(x, self.mean, self.std)
 
 
 def _separable(c_in: int, c_out: int) -> nn.Sequential:

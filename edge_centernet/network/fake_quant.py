@@ -1,18 +1,7 @@
 """Quantization-aware training: put fake quantizers into the slots the layers provide.
 
-Scheme (what OpenVINO, TFLite, ONNX Runtime and TensorRT's QDQ readers all execute exactly):
-  weights      per output channel, symmetric int8; depthwise in [-127, 127], all others in [-63, 63]
-  activations  per tensor, affine int8, the ranges of post-training quantization, which is where training starts
-               (symmetric: every zero point is 0, for TensorRT, which knows no other);
-               the two inputs and the output of an addition share one scale (each has its own zero point)
-  bias         int32 with scale s_in * s_w
-  rescaling    s_in * s_w / s_out of every convolution is a fraction q / p with an odd p
-Dense weights use 7 bits because x86 processors without VNNI multiply with `vpmaddubsw`, which adds pairs of
-products in 16 bits: 255 * (63 + 63) = 32,130 fits, 255 * (127 + 127) saturates and ruins the boxes silently.
-A sum of integers times q / p is never half-way between two integers, so that no engine's last bit decides how it is
-rounded: all of them, and this simulation, answer alike (docs/decisions/0006).
-With one scale an addition of stored integers is exact, in whatever order an engine rounds: OpenVINO fuses it into the
-convolution in front and skips that one's rounding, which otherwise puts a fifth of its outputs one step off.
+The scheme, and why each rule of it is as it is: `calibration.scheme`. OpenVINO, TFLite, ONNX Runtime and
+TensorRT's QDQ readers all execute it exactly. Training starts from the ranges of post-training quantization.
 Straight-through gradients: Jacob et al., arXiv 1712.05877.
 """
 
@@ -25,13 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from edge_centernet import qdq
-from edge_centernet.calibration.scheme import DENSE_MAX, DEPTHWISE_MAX, HEAT_HIGH, HEAT_LOW, WEIGHT_FLOOR
+from edge_centernet.calibration import scheme
+from edge_centernet.calibration.scheme import (
+    DENSE_MAX,
+    DEPTHWISE_MAX,
+    HEAT_HIGH,
+    HEAT_LOW,
+    INT8_MAX,
+    INT8_MIN,
+    NARROWEST,
+    WEIGHT_FLOOR,
+)
 from edge_centernet.manifest import Quant
 from edge_centernet.network.backbones import Backbone, Block
 from edge_centernet.network.centernet import CenterNet, Neck
 from edge_centernet.network.deconv import DeconvNeck
 from edge_centernet.network.distributed import extremes
 from edge_centernet.network.layers import Add, ConvUnit, fold_batchnorm
+from edge_centernet.preprocess import IMAGE_QUANT
 
 MOMENTUM = 0.05  # of the moving average of minimum and maximum
 CONFIDENCE = 20  # batches that measured ranges count as, where a moving average goes on from them
@@ -39,13 +39,9 @@ CONFIDENCE = 20  # batches that measured ranges count as, where a moving average
 
 def exact_rescale(wanted: Tensor) -> Tensor:
     """`scheme.exact_rescale` on tensors, wherever they are: (C,) > 0 -> (C,) float64."""
-    wanted = wanted.double()
     p = torch.arange(1, 256, 2, dtype=torch.float64, device=wanted.device)
-    fractions = torch.ceil(wanted[:, None] * p - 1e-9) / p  # (C, 128)
-    good = fractions <= wanted[:, None] * 1.01
-    smallest = fractions.gather(1, good.int().argmax(dim=1, keepdim=True)).squeeze(1)
-    inverse = 1 / (2 * torch.floor((1 / wanted - 1) / 2) + 1).clamp(min=1)
-    return torch.where(good.any(dim=1), smallest, inverse)
+    rescaled: Tensor = scheme.rescale_with(torch, wanted.double(), p)
+    return rescaled
 
 
 class WeightQuant(nn.Module):
@@ -91,7 +87,7 @@ class WeightQuant(nn.Module):
         zero = torch.zeros(weight.shape[0], dtype=torch.int32, device=weight.device)
         low, high = -self.limit, self.limit
         if torch.onnx.is_in_onnx_export():  # knows whole bytes only; exported weights are settled, inside the limit
-            low, high = -128, 127
+            low, high = INT8_MIN, INT8_MAX
         return torch.fake_quantize_per_channel_affine(weight, self.scale(weight), zero, 0, low, high)
 
 
@@ -103,7 +99,7 @@ class ActivationQuant(nn.Module):
     seen: Tensor
     peers: list[ActivationQuant]  # those that share this one's scale, itself included; a list, so not submodules
 
-    def __init__(self, symmetric: bool = False, floor: float = -float("inf"), reach: float = 1e-3) -> None:
+    def __init__(self, symmetric: bool = False, floor: float = -float("inf"), reach: float = NARROWEST) -> None:
         """symmetric: zero point 0; floor: the range never goes below it; reach: it goes at least up to it."""
         super().__init__()
         self.symmetric, self.floor, self.reach = symmetric, floor, reach
@@ -116,30 +112,30 @@ class ActivationQuant(nn.Module):
 
     def keep(self, quant: Quant) -> None:
         """Take the range that gives this scale and zero point."""
-        lowest = -127 if self.symmetric else -128
-        self.low.fill_((lowest - quant.zero_point) * quant.scale)
-        self.high.fill_((127 - quant.zero_point) * quant.scale)
+        low, high = scheme.limits(quant, -INT8_MAX if self.symmetric else INT8_MIN)
+        self.low.fill_(low)
+        self.high.fill_(high)
         self.seen.fill_(CONFIDENCE)
 
     def scale_zero_point(self) -> tuple[Tensor, Tensor]:
-        """Scalars: scale float32 > 0 and zero point int32 in [-128, 127]."""
+        """`scheme.activation_quants` in tensors: scale float32 > 0 and zero point int32 in [-128, 127]."""
         highs = [peer.high.clamp(min=peer.reach) for peer in self.peers]
         if self.symmetric:
             widest = torch.stack([torch.maximum(h, -peer.low) for h, peer in zip(highs, self.peers, strict=True)]).max()
-            return (widest / 127).clamp(min=1e-6), torch.zeros_like(widest, dtype=torch.int32)
+            return (widest / INT8_MAX).clamp(min=1e-6), torch.zeros_like(widest, dtype=torch.int32)
         widest = torch.stack([high - peer.low for high, peer in zip(highs, self.peers, strict=True)]).max()
-        scale = (widest / 255).clamp(min=1e-6)
-        zero_point = (-128 - self.low / scale).round().clamp(-128, 127).to(torch.int32)
+        scale = (widest / (INT8_MAX - INT8_MIN)).clamp(min=1e-6)
+        zero_point = (INT8_MIN - self.low / scale).round().clamp(INT8_MIN, INT8_MAX).to(torch.int32)
         return scale, zero_point
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape; values rounded to the 256 representable ones."""
         if self.fixed is not None:
-            return torch.fake_quantize_per_tensor_affine(x, *self.fixed, -128, 127)
+            return torch.fake_quantize_per_tensor_affine(x, *self.fixed, INT8_MIN, INT8_MAX)
         if self.observing:
             self._observe(x.detach())
         scale, zero_point = self.scale_zero_point()
-        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, -128, 127)
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, INT8_MIN, INT8_MAX)
 
     def _observe(self, x: Tensor) -> None:
         low, high = extremes(*torch.aminmax(x.float()))
@@ -191,7 +187,8 @@ def prepare_qat(model: CenterNet, symmetric: bool = False) -> None:
 def _wire(model: CenterNet) -> None:
     """Tie the quantizers around every addition, and tell every convolution the scale of its input."""
     image = ActivationQuant()
-    image.low, image.high = torch.tensor(-1.0), torch.tensor(127 / 128)  # scale 1/128, zero point 0
+    low, high = scheme.limits(Quant(IMAGE_QUANT.scale, 0))  # int8 stores pixel - GREY
+    image.low, image.high = torch.tensor(low), torch.tensor(high)
     colours = image if isinstance(model.recolor, nn.Identity) else _wire_chain([model.recolor], image)
     maps = _wire_backbone(model.backbone, colours)
     last = _wire_neck(model.neck, maps)

@@ -28,6 +28,7 @@ from edge_centernet.network.deconv import DeconvNeck, as_convolution
 from edge_centernet.network.layers import ConvUnit
 from edge_centernet.network.published import Triple
 from edge_centernet.network.weights import read_state
+from edge_centernet.preprocess import gain_and_shift
 
 _NECK = (256, 256, 256)
 
@@ -174,5 +175,6 @@ def _set_recolor(model: CenterNet, mean: Triple, std: Triple) -> None:
     assert isinstance(unit, ConvUnit) and unit.conv.bias is not None
     unit.conv.weight.zero_()
     for blue_first in range(3):
-        unit.conv.weight[blue_first, 2 - blue_first] = 128 / 255 / std[blue_first]
-        unit.conv.bias[blue_first] = (128 / 255 - mean[blue_first]) / std[blue_first]
+        gain, shift = gain_and_shift(mean[blue_first], std[blue_first])
+        unit.conv.weight[blue_first, 2 - blue_first] = gain
+        unit.conv.bias[blue_first] = shift

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.boxes import iou
 from edge_centernet.detections import Detections
 from edge_centernet.detector import class_ids
 from edge_centernet.draw import Color, blur, class_color, draw_boxes, draw_label, line_width
@@ -94,7 +95,7 @@ class Overlay:
             [found.xyxy[np.isin(found.class_id, self._blurred)] for found in sets if found is not None]
         )
         recent = now - self._held_at <= _HOLD_S
-        gone = _overlap(self._held, boxes).max(axis=1, initial=0.0) < _SAME_OVERLAP
+        gone = iou(self._held, boxes).max(axis=1, initial=0.0) < _SAME_OVERLAP
         keep = recent & gone
         self._held = np.concatenate([boxes, self._held[keep]])
         self._held_at = np.concatenate([np.full(len(boxes), now), self._held_at[keep]])
@@ -111,15 +112,6 @@ class Overlay:
                 trails.append((class_id, [point for at, point in trail if now - at <= _TRAIL_S]))
         self._trails = {i: trail for i, trail in self._trails.items() if now - trail[-1][0] <= _TRAIL_S}
         return trails
-
-
-def _overlap(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, 4), (M, 4) -> (N, M) intersection over union, 0..1."""
-    sides = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])  # (N, M, 2)
-    shared: NDArray[np.float32] = np.maximum(sides, 0.0).prod(axis=2)
-    areas = (a[:, 2:] - a[:, :2]).prod(axis=1)[:, None] + (b[:, 2:] - b[:, :2]).prod(axis=1)
-    out: NDArray[np.float32] = shared / np.maximum(areas - shared, 1e-6)
-    return out
 
 
 def _copy(image: Image, max_width: int | None) -> tuple[Image, float]:

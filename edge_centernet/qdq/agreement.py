@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet import boxes
 from edge_centernet.decoder import decode
 from edge_centernet.detections import Detections
 from edge_centernet.heads import Heads
-from edge_centernet.manifest import Manifest
+from edge_centernet.manifest import DEFAULT_THRESHOLD, Manifest
 
 Array = NDArray[Any]
-THRESHOLD = 0.3
+THRESHOLD = DEFAULT_THRESHOLD
 # Two detections agree: same class, boxes overlapping by MATCH_IOU or more, scores at most MATCH_SCORE apart.
 MATCH_IOU = 0.5
 MATCH_SCORE = 0.1
@@ -34,21 +35,20 @@ def agreement(
 
 def matches(wanted: Detections, offered: Detections, min_iou: float = MATCH_IOU) -> int:
     """How many of `wanted` find a partner of their own in `offered`: greedy, best score first, largest overlap."""
-    free, count = np.ones(len(offered), bool), 0
-    for box, score, class_id in zip(wanted.xyxy, wanted.score, wanted.class_id, strict=True):
-        near = free & (offered.class_id == class_id) & (np.abs(offered.score - score) <= MATCH_SCORE)
-        overlap = np.where(near, iou(box, offered.xyxy), -1.0)
-        if len(overlap) and overlap.max() >= min_iou:
-            free[overlap.argmax()] = False
-            count += 1
-    return count
+    near = (wanted.class_id[:, None] == offered.class_id) & (
+        np.abs(wanted.score[:, None] - offered.score) <= MATCH_SCORE
+    )
+    overlap = np.where(near, _overlap(wanted.xyxy, offered.xyxy), -1.0)  # (N, M)
+    return int((boxes.greedy_match(overlap, min_iou) >= 0).sum())
 
 
-def iou(box: Array, boxes: Array) -> Array:
-    """(4,) against (N, 4) -> (N,) intersection over union; two empty boxes at one place overlap by 1."""
-    if np.ptp(box[::2]) == 0 or np.ptp(box[1::2]) == 0:
-        return np.asarray(np.all(np.isclose(boxes, box), axis=1), np.float64)
-    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])  # (N, 2)
-    shared = np.prod(np.maximum(sides, 0), axis=1)
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    return np.asarray(shared / (np.prod(box[2:] - box[:2]) + areas - shared))
+def _overlap(a: Array, b: Array) -> NDArray[np.float64]:
+    """(N, 4), (M, 4) -> (N, M) intersection over union; two empty boxes at one place overlap by 1.
+
+    A size head whose values are rounded to whole steps may store 0, on both sides alike: that is agreement,
+    though an empty box has no area to share.
+    """
+    overlap = boxes.iou(a, b)
+    empty = np.flatnonzero((a[:, 0] == a[:, 2]) | (a[:, 1] == a[:, 3]))
+    overlap[empty] = np.isclose(b, a[empty, None]).all(axis=2)
+    return overlap

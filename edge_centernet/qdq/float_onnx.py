@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.errors import ConversionError, MissingDependency
-from edge_centernet.manifest import ModelSpec
+from edge_centernet.manifest import GREY, ModelSpec
+from edge_centernet.preprocess import gain_and_shift
 from edge_centernet.qdq.onnx_graph import HEADS, constants_as_initializers, drop_unused
 
 # What other CenterNets call them; the first row is ours.
@@ -37,7 +38,7 @@ class Description:
     mean: Triple
     std: Triple
     color: Literal["rgb", "bgr"] = "rgb"
-    pad_value: int = 128
+    pad_value: int = GREY
 
 
 def without_normalisation(model: Any) -> Any:
@@ -181,8 +182,7 @@ def _recolor(graph: Any, description: Description) -> None:
     bias = np.zeros(3, np.float32)
     for channel in range(3):
         ours = channel if description.color == "rgb" else 2 - channel
-        weight[channel, ours] = 128 / 255 / description.std[channel]
-        bias[channel] = (128 / 255 - description.mean[channel]) / description.std[channel]
+        weight[channel, ours], bias[channel] = gain_and_shift(description.mean[channel], description.std[channel])
     entering = graph.input[0].name
     shape = [1, 3, description.size, description.size]
     del graph.input[:]

@@ -17,6 +17,7 @@ import numpy as np
 from edge_centernet import qdq
 from edge_centernet.errors import ConversionError
 from edge_centernet.manifest import ModelSpec
+from edge_centernet.preprocess import IMAGE_QUANT
 from edge_centernet.qdq.onnx_graph import HEADS, copy_of, drop_unused
 
 _ACTIVATIONS = ("Relu", "Clip")
@@ -113,8 +114,8 @@ class _Inserter:
         """DequantizeLinear(uint8 image, 1/128, 128) in front: (pixel - 128) / 128, exactly; heads become int8."""
         from onnx import TensorProto, helper
 
-        self.constant(f"{IMAGE}/dequantize/scale", np.array(1 / 128, np.float32))
-        self.constant(f"{IMAGE}/dequantize/zero", np.array(128, np.uint8))
+        self.constant(f"{IMAGE}/dequantize/scale", np.array(IMAGE_QUANT.scale, np.float32))
+        self.constant(f"{IMAGE}/dequantize/zero", np.array(IMAGE_QUANT.zero_point, np.uint8))
         inputs = [IMAGE, f"{IMAGE}/dequantize/scale", f"{IMAGE}/dequantize/zero"]
         node = helper.make_node("DequantizeLinear", inputs, [self.input], name=f"{IMAGE}/dequantize")
         self.graph.node.insert(0, node)

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from edge_centernet import __version__
 from edge_centernet.errors import ArtifactError, ConversionError, MissingDependency
 from edge_centernet.heads import Heads
-from edge_centernet.manifest import KEY, InputSize, Manifest
+from edge_centernet.manifest import GREY, KEY, InputSize, Manifest, ModelSpec, Quant, TensorSpec
+from edge_centernet.preprocess import IMAGE_QUANT
 
 HEADS = Heads._fields
 
@@ -55,6 +57,22 @@ def set_manifest(model: Any, manifest: Manifest) -> None:
     import onnx
 
     onnx.helper.set_model_props(model, {KEY: manifest.to_json()})
+
+
+def interchange_manifest(
+    spec: ModelSpec, heads: dict[str, Quant], made_by: dict[str, str], checkpoint_sha256: str = ""
+) -> Manifest:
+    """The manifest of the interchange file: uint8 image in, int8 heads of these scales out.
+
+    Raises ConversionError for a network whose image is not (pixel - 128) / 128: no integer would be the pixel.
+    """
+    if set(spec.mean) != {float(GREY)} or set(spec.std) != {float(GREY)}:
+        raise ConversionError(f"export: expected mean and std {GREY}, got {spec.mean} and {spec.std}")
+    channels = {"heat": len(spec.classes), "size": 2, "offset": 2}
+    tensors = {role: TensorSpec(role, (1, channels[role], *spec.cells), "NCHW", "int8", heads[role]) for role in HEADS}
+    image = TensorSpec("image", (1, 3, spec.height, spec.width), "NCHW", "uint8", IMAGE_QUANT)
+    made_by = {"edge-centernet": __version__, **made_by}
+    return Manifest(spec, image, **tensors, precision="int8", checkpoint_sha256=checkpoint_sha256, made_by=made_by)
 
 
 def at_size(model: Any, size: InputSize) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.boxes import iou
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
 from edge_centernet.tracking.state import Tracks
@@ -191,7 +192,7 @@ class Tracker:
         new = np.flatnonzero(sure & (owner < 0))
         if not len(new):
             return
-        same = (_iou(found.xyxy[new], found.xyxy) > _SAME) & (found.class_id[new, None] == found.class_id)
+        same = (iou(found.xyxy[new], found.xyxy) > _SAME) & (found.class_id[new, None] == found.class_id)
         better = (owner >= 0) | (np.arange(len(found)) < new[:, None])  # taken, or of a higher score
         new = new[~(same & better).any(1)][: _MAX_TRACKS - len(self._tracks)]
         fresh: Any = np.zeros(len(new), _TRACK)
@@ -251,15 +252,6 @@ def _cheapest(cost: Floats) -> list[tuple[int, int]]:
             free_row[i] = free_column[j] = False
             pairs.append((i, j))
     return pairs
-
-
-def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(A, 4), (B, 4) -> (A, B) intersection over union."""
-    low, high = np.maximum(a[:, None, :2], b[:, :2]), np.minimum(a[:, None, 2:], b[:, 2:])
-    both = np.maximum(high - low, 0.0).prod(2)
-    area_a, area_b = (a[:, 2:] - a[:, :2]).prod(1), (b[:, 2:] - b[:, :2]).prod(1)
-    iou: NDArray[np.float32] = both / np.maximum(area_a[:, None] + area_b - both, 1e-6)
-    return iou
 
 
 def _ids(tracks: Any) -> tuple[int, ...]:

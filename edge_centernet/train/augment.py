@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-PAD = 128  # ModelSpec.pad_value: grey is zero inside the network
+from edge_centernet.manifest import GREY
 
 # RGB to luma and two chroma axes (YIQ). Grey has no chroma, so hue and saturation leave it alone.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -97,7 +97,7 @@ class Augment:
         cos, sin = vivid * math.cos(angle), vivid * math.sin(angle)
         chroma = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
         rgb = gain * (_RGB @ chroma @ _YIQ)
-        offset = PAD * (1 - gain) + self.brightness * shift  # contrast turns about the padding's grey
+        offset = GREY * (1 - gain) + self.brightness * shift  # contrast turns about the padding's grey
         return np.column_stack([rgb[:, ::-1], np.full(3, offset)]).astype(np.float32)
 
     def _visible(
@@ -121,7 +121,7 @@ class Augment:
 
 
 def _unchanged_grey(color: NDArray[np.float32]) -> tuple[float, float, float]:
-    """The border value that `color` turns into PAD, so that padding looks as it does on a device."""
+    """The border value that `color` turns into GREY, so that padding looks as it does on a device."""
     gain, offset = float(color[0, :3].sum()), float(color[0, 3])
-    value = min(max((PAD - offset) / gain, 0.0), 255.0)
+    value = min(max((GREY - offset) / gain, 0.0), 255.0)
     return value, value, value

@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import edge_centernet
 from edge_centernet.errors import ConversionError
 from edge_centernet.files import write_atomic
-from edge_centernet.manifest import InputSize, Manifest, ModelSpec, Quant, TensorSpec
+from edge_centernet.manifest import InputSize, ModelSpec, Quant
 from edge_centernet.network.centernet import CenterNet
 from edge_centernet.network.checkpoint import load_checkpoint
 from edge_centernet.network.fake_quant import bake
-from edge_centernet.network.layers import ConvUnit, fold_batchnorm
+from edge_centernet.network.layers import fold_batchnorm
+from edge_centernet.preprocess import IMAGE_QUANT
 from edge_centernet.qdq.float_onnx import merge_pads
-from edge_centernet.qdq.onnx_graph import HEADS, constants_as_initializers, set_manifest
+from edge_centernet.qdq.onnx_graph import HEADS, constants_as_initializers, interchange_manifest, set_manifest
 
 OPSET = 17
 _REAL_INPUT = "normalized"  # what Normalize puts out; the DequantizeLinear in front of it replaces Normalize
@@ -62,7 +62,7 @@ def qdq_onnx(model: CenterNet, checkpoint_sha256: str) -> Any:
     """A network behind `prepare_qat`, its ranges measured, as onnx.ModelProto; turns it into constants in place."""
     import onnx
 
-    manifest = make_manifest(model, checkpoint_sha256)
+    manifest = interchange_manifest(model.spec, _head_quants(model), {"torch": torch.__version__}, checkpoint_sha256)
     bake(model)
     proto = _simplify(_trace(model))
     _integer_input(proto, model.spec)
@@ -84,27 +84,13 @@ def float_onnx(model: CenterNet) -> Any:
     return proto
 
 
-def make_manifest(model: CenterNet, checkpoint_sha256: str) -> Manifest:
-    """The manifest of the interchange file: uint8 image in, int8 heads out."""
-    spec = model.spec
-    if set(spec.mean) != {128.0} or set(spec.std) != {128.0}:
-        raise ConversionError(f"export: expected mean and std 128, got {spec.mean} and {spec.std}")
-    height, width = spec.cells
-
-    def head(name: str, unit: ConvUnit, channels: int) -> TensorSpec:
-        scale, zero_point = unit.out_quant.scale_zero_point()  # type: ignore[operator]
-        return TensorSpec(name, (1, channels, height, width), "NCHW", "int8", Quant(float(scale), int(zero_point)))
-
-    return Manifest(
-        model=spec,
-        input=TensorSpec("image", (1, 3, spec.height, spec.width), "NCHW", "uint8", Quant(1 / 128, 128)),
-        heat=head("heat", model.heat, len(spec.classes)),
-        size=head("size", model.size, 2),
-        offset=head("offset", model.offset, 2),
-        precision="int8",
-        checkpoint_sha256=checkpoint_sha256,
-        made_by={"edge-centernet": edge_centernet.__version__, "torch": torch.__version__},
-    )
+def _head_quants(model: CenterNet) -> dict[str, Quant]:
+    """The scales that training learned for the three outputs."""
+    quants = {}
+    for role in HEADS:
+        scale, zero_point = getattr(model, role).out_quant.scale_zero_point()
+        quants[role] = Quant(float(scale), int(zero_point))
+    return quants
 
 
 def _trace(model: CenterNet) -> Any:
@@ -142,8 +128,8 @@ def _integer_input(proto: Any, spec: ModelSpec) -> None:
     graph = proto.graph
     graph.initializer.extend(
         [
-            numpy_helper.from_array(np.array(1 / 128, np.float32), "image_scale"),
-            numpy_helper.from_array(np.array(128, np.uint8), "image_zero_point"),
+            numpy_helper.from_array(np.array(IMAGE_QUANT.scale, np.float32), "image_scale"),
+            numpy_helper.from_array(np.array(IMAGE_QUANT.zero_point, np.uint8), "image_zero_point"),
         ]
     )
     node = helper.make_node(

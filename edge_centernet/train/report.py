@@ -33,9 +33,10 @@ from edge_centernet.detections import Detections
 from edge_centernet.draw import banner, caption, class_color, draw, fit, grid, tile
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.evaluation.crowds import RIGHT, WRONG, Matches
-from edge_centernet.evaluation.plots import SHOWN, save_figure, write_precision_recall, write_reliability
+from edge_centernet.evaluation.plots import save_figure, write_precision_recall, write_reliability
 from edge_centernet.files import write_atomic
 from edge_centernet.imageio import read_image
+from edge_centernet.manifest import DEFAULT_THRESHOLD
 from edge_centernet.network.centernet import CenterNet
 from edge_centernet.train.validate import THRESHOLD, predict
 
@@ -78,7 +79,7 @@ def write_report(run: Path, found: CenterNet | Sequence[Detections], data: Datas
     write_precision_recall(metrics, run / "pr.png")
     if metrics["calibration"] is not None:
         write_reliability(metrics, run / "reliability.png")
-    shown = SHOWN if spec is None else spec.suggested
+    shown = DEFAULT_THRESHOLD if spec is None else spec.suggested
     matches = match_samples(found, data, classes)
     write_contact_sheet(data, found, classes, matches, run / "contact_sheet.jpg", shown)
     return metrics
@@ -240,7 +241,7 @@ def write_contact_sheet(
     classes: Sequence[str],
     matches: Sequence[Matches],
     out: Path,
-    threshold: float | Sequence[float] = SHOWN,
+    threshold: float | Sequence[float] = DEFAULT_THRESHOLD,
 ) -> None:
     """The TILES best images above the TILES worst, worst first; fewer of each where there are few images.
 

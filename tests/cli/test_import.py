@@ -21,6 +21,7 @@ from reference_ctdet import CLASSES, draw_squares  # noqa: E402
 
 from edge_centernet import qdq  # noqa: E402
 from edge_centernet.artifact import read_manifest  # noqa: E402
+from edge_centernet.boxes import iou  # noqa: E402
 from edge_centernet.calibration.images import pick_images  # noqa: E402
 from edge_centernet.cli import cli  # noqa: E402
 from edge_centernet.converters import convert  # noqa: E402
@@ -28,7 +29,6 @@ from edge_centernet.errors import SourceError  # noqa: E402
 from edge_centernet.heads import real_values  # noqa: E402
 from edge_centernet.network.checkpoint import read_header  # noqa: E402
 from edge_centernet.preprocess import prepare  # noqa: E402
-from edge_centernet.qdq.agreement import iou  # noqa: E402
 from edge_centernet.qdq.reference import ASSETS  # noqa: E402
 from edge_centernet.runtimes import file_precision, open_runtime  # noqa: E402
 
@@ -123,7 +123,7 @@ def test_every_engine_detects_the_squares(run: Run, artifacts: dict[str, Path], 
     assert {one["class"] for one in found} == set(boxes)
     assert len(found) == len(boxes)
     for one in found:
-        assert iou(np.array(one["box"], float), np.array([boxes[one["class"]]], float))[0] > 0.6
+        assert iou(np.array([one["box"]], float), np.array([boxes[one["class"]]], float)) > 0.6
 
 
 @pytest.mark.parametrize("engine", ENGINES)

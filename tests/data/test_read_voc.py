@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from edge_centernet.data import read_dataset
-from edge_centernet.data.image_size import image_size
 from edge_centernet.errors import SourceError
-from edge_centernet.imageio import read_image
+from edge_centernet.imageio import image_size, read_image
 
 BCCD = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "bccd"
 

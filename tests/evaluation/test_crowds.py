@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from test_coco import Box, found, random_scene, sample
 
-from edge_centernet.boxes import inside, iou
 from edge_centernet.data import Dataset, Sample
 from edge_centernet.detections import Detections
 from edge_centernet.evaluation.coco import evaluate_samples, match_samples
@@ -75,14 +74,6 @@ def test_no_object_and_no_detection() -> None:
     assert (nothing.verdict.shape, nothing.found_at.shape) == ((0,), (0,))
     assert largest_overlap(sample([])).shape == (0,)
     assert centre_collisions(sample([]), SPEC).shape == (0,)
-
-
-def test_overlaps() -> None:
-    """IoU by hand; a box turned inside out has none; `inside` divides by the first box's area."""
-    a = np.array([HERE, (50, 50, 0, 0)], np.float32)
-    b = np.array([BESIDE, HERE], np.float32)
-    assert iou(a, b) == pytest.approx(np.array([[3 / 7, 1], [0, 0]]))
-    assert inside(np.array([(0, 0, 10, 50)], np.float32), b) == pytest.approx(np.array([[0, 1]]))
 
 
 def test_only_objects_of_one_class_overlap() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_centernet.train.augment import PAD, Augment
+from edge_centernet.manifest import GREY
+from edge_centernet.train.augment import Augment
 
 STILL = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 NONE = Augment(scale=(1, 1), flip=0, translate=False, **STILL)
@@ -58,7 +59,7 @@ def test_letterbox_is_the_middle_of_the_range() -> None:
     """Scale 1 without translation is the letterbox that a device applies."""
     image = cv2.GaussianBlur(noise(48, 96), (9, 9), 3)
     rgb, boxes, _, _ = apply(NONE, image, [[0, 0, 96, 48]])
-    expected = np.full((64, 64, 3), PAD, np.uint8)
+    expected = np.full((64, 64, 3), GREY, np.uint8)
     expected[16:48] = cv2.resize(image, (64, 32), interpolation=cv2.INTER_LINEAR)[..., ::-1]
     assert boxes.tolist() == [[0, 16, 64, 48]]
     difference = cv2.absdiff(rgb, expected)
@@ -143,7 +144,7 @@ def test_padding_is_grey_whatever_the_colours_become() -> None:
     augment = Augment(scale=(0.5, 0.5), flip=0, translate=False)
     for seed in range(100):
         rgb, _, _, _ = apply(augment, noise(64, 64), [], seed)
-        assert np.abs(rgb[:15].astype(int) - PAD).max() <= 1
+        assert np.abs(rgb[:15].astype(int) - GREY).max() <= 1
 
 
 def test_colour_is_what_its_parts_say() -> None:
