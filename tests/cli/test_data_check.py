@@ -144,7 +144,7 @@ main()
 def test_help_of_check_ends_with_an_example(run: Run) -> None:
     """And says what the exit codes mean."""
     text = " ".join(run("data", "check", "--help").out.split())
-    assert "Exit code: 0 without errors, 1 with errors, 2 if" in text
+    assert "The exit code is 0 without errors, 1 with errors, and 2 if" in text
     assert "Example: edge-centernet data check instances_train.json --val" in text
 
 
