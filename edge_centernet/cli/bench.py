@@ -64,7 +64,7 @@ def command(
 
     for path in (out, chart):
         if path is not None and not path.absolute().parent.is_dir():
-            raise ConfigError(f"{path}: expected a folder that is there, got {path.parent}; make it first")
+            raise ConfigError(f"{path}: expected an existing folder, got {path.parent}; create it first")
     if chart is not None:
         picture.check(chart)
     names = () if asked["runtimes"] == "all" else tuple(_words(asked["runtimes"]))
@@ -89,7 +89,7 @@ def _compare(ctx: click.Context, a: Path, b: Path) -> None:
 
     given = [name for name in ctx.params if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE]
     if others := sorted(set(given) - {"compare"}):
-        raise click.UsageError(f"--compare measures nothing: leave out {', '.join(others)}")
+        raise click.UsageError(f"--compare only compares records: leave out {', '.join(others)}")
     click.echo(compare.as_text(record.read_record(a), record.read_record(b)))
 
 

@@ -88,12 +88,12 @@ def command(
     signers = out / "signers"
     signers.write_text(signers_line(private))
     click.echo(f"{path} ({path.stat().st_size / 1e6:.0f} MB)")
-    click.echo(f"Boards must trust its signer: {signers}", err=True)
+    click.echo(f"Boards must trust this signer: {signers}", err=True)
 
 
 def sign_with(given: Path | None) -> Path:
     """The private key; tells of one that was made just now."""
     key, made = signing_key(given)
     if made:
-        click.echo(f"Made a key to sign with: {key}. Keep it: boards that trust it take no other.", err=True)
+        click.echo(f"Created a signing key: {key}. Keep it: boards that trust it accept no other.", err=True)
     return key

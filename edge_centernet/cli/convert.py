@@ -111,7 +111,7 @@ def command(
     from edge_centernet.qdq.reference import table
 
     if symmetric and calibration is None:
-        raise ConfigError("--symmetric: expected --calibration with it: the ranges are measured anew")
+        raise ConfigError("--symmetric: expected --calibration with it, as the ranges are measured again")
     if (accuracy_budget is None) != (data is None):
         raise ConfigError(
             "--accuracy-budget and --data: expected both, the limit and the labelled images to measure on"

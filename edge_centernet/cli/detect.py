@@ -438,7 +438,7 @@ def _open_frames(settings: Settings) -> Frames:
     camera = _camera_options(settings)
     if settings.camera is None:
         if camera.given:
-            raise ConfigError(f"{', '.join(camera.given)}: for --camera only; got --source {settings.source}")
+            raise ConfigError(f"{', '.join(camera.given)}: only applies to --camera, got --source {settings.source}")
         if not is_live(settings.source or ""):
             return open_source(settings.source or "", warn=_warn)
     text = settings.camera or settings.source or ""

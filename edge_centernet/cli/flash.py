@@ -80,7 +80,7 @@ def command(
     if jetson:
         _jetson(image, str(target), storage, execute)
     elif execute:
-        raise ConfigError("--execute: is for --jetson; an image is written when the target's name was typed")
+        raise ConfigError("--execute: only applies to --jetson; to write an image, type the target's name")
     else:
         _flash(image, target, confirm, dry_run, force, force_non_removable, expect_sha256, verify_only)
 
@@ -118,7 +118,7 @@ def _flash(
     if verify_only:
         with byte_bars() as progress:
             compared = flash.verify(checked, place, progress)
-        click.echo(f"{target}: is equal to {image} in all {compared} bytes compared")
+        click.echo(f"{target}: equals {image} in all {compared} bytes compared")
         return
     flash.refuse(place, image, checked.size, force_non_removable)
     click.echo(_plan(checked, place))

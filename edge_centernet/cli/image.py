@@ -143,7 +143,7 @@ def command(
 def _wifi(ssid: str, password_file: Path | None, country: str) -> nocloud.Wifi | None:
     if not ssid:
         if password_file or country:
-            raise ConfigError("--wifi-password-file, --wifi-country: of which network? Give --wifi SSID too")
+            raise ConfigError("--wifi-password-file, --wifi-country: expected --wifi SSID with it; name the network")
         return None
     if password_file is None:
         raise ConfigError("--wifi: give --wifi-password-file FILE too; on a command line every user could read it")

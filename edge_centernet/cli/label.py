@@ -193,7 +193,7 @@ def _check(
     if out.suffix.lower() != ".json":
         raise ConfigError(f"--out {out}: expected a file name that ends with .json, as readers of COCO JSON look for")
     if precision is not None and calibrate_on is None:
-        raise ConfigError("--precision: is measured on labelled photos; name them with --calibrate-on")
+        raise ConfigError("--precision: expected --calibrate-on with it, the labelled photos to measure precision on")
     for file in (out, sheet):
         if file is not None:
             prepare_folder(file.parent)

@@ -97,7 +97,7 @@ def _folders(option: str, texts: Sequence[str], title: str, paths: Sequence[Path
         return folders
     open_ = [i for i, folder in enumerate(folders) if folder is None]
     if not paths:
-        raise ConfigError(f"{option}: is the image folder of {title}; name that too")
+        raise ConfigError(f"{option}: expected {title} with it, the set whose images these are")
     if len(in_order) != len(open_):
         raise ConfigError(
             f"{option}: expected one folder for each set of {title}, {len(open_)}, or NAME=FOLDER for some of them; "

@@ -88,7 +88,7 @@ def command(
         found = {"artifact": str(path), "heads": asdict(report), "layers": [asdict(layer) for layer in layers]}
         write_atomic(out, json.dumps({**found, "accuracy": accuracy}, indent=1) + "\n")
     if report.failures:
-        raise ConversionError(f"{path}: does not answer as its source does: {', '.join(report.failures)}")
+        raise ConversionError(f"{path}: its outputs do not match its source: {', '.join(report.failures)}")
 
 
 def _source(path: Path, against: str | None) -> qdq.Network:

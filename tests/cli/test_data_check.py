@@ -111,7 +111,7 @@ def test_a_leak_from_train_to_val_is_an_error(run: Run, data: Path, tmp_path: Pa
         (["nowhere"], "no such file or folder"),
         (["{data}", "--size", "100"], "expected WIDTHxHEIGHT such as 512x384, or one"),
         (["{data}", "--val", "{data}"], "is the training set itself"),
-        (["{data}", "--val-images", "{data}"], "--val-images: is the image folder of --val"),
+        (["{data}", "--val-images", "{data}"], "--val-images: expected --val with it"),
         (["{data}", "--json", "{data}/classes.txt/x.json"], "cannot write there"),
     ],
 )
