@@ -159,7 +159,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edge-centernet")
 def cli() -> None:
-    """Real-time object detection for small computers, with quantized CenterNet models.
+    """Object detection for small computers, with quantized CenterNet models.
 
     Example: edge-centernet detect --source photo.jpg
     """
