@@ -33,10 +33,10 @@ EXAMPLES = examples()
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a film in which the sample photo moves by: the person goes through the middle."""
+    """With a video in which the sample photo moves by: the person goes through the middle."""
     folder = tmp_path_factory.mktemp("examples")
     photo = cv2.copyMakeBorder(read_image(sample_photo()), 0, 0, 500, 500, cv2.BORDER_CONSTANT, value=(128,) * 3)
-    writer = cv2.VideoWriter(str(folder / "film.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (800, 512))
+    writer = cv2.VideoWriter(str(folder / "video.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (800, 512))
     for i in range(24):
         writer.write(photo[:, 12 * i : 12 * i + 800])
     writer.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -13,32 +14,40 @@ from edge_centernet.errors import EdgeCenterNetError, MissingDependency
 
 # name -> ("module:command", one line of help, pip extra that the command needs beside the base packages)
 COMMANDS = {
-    "detect": ("edge_centernet.cli.detect:command", "Find objects in pictures, videos or a camera.", ""),
-    "eval": ("edge_centernet.cli.eval:command", "Measure a model on a COCO data set.", "eval"),
-    "inspect": ("edge_centernet.cli.inspect:command", "Show what a model file is.", ""),
-    "convert": ("edge_centernet.cli.convert:command", "Make OpenVINO, TFLite and ONNX files.", "convert"),
-    "data": ("edge_centernet.cli.data:command", "Look into a data set before training.", ""),
-    "label": ("edge_centernet.cli.label:command", "Label photos by detectors that agree.", "label"),
-    "models": ("edge_centernet.cli.models:command", "List the models that ship with the package.", ""),
-    "train": ("edge_centernet.cli.train:command", "Train a network: float, then for INT8.", "train"),
+    "detect": (
+        "edge_centernet.cli.detect:command",
+        "Detect, track and count objects in images or live video.",
+        "",
+    ),
+    "models": ("edge_centernet.cli.models:command", "List the models that come with the package.", ""),
+    "doctor": ("edge_centernet.cli.doctor:command", "Check what this machine can run and how to fix problems.", ""),
+    "bench": ("edge_centernet.cli.bench:command", "Measure how fast each engine detects on this machine.", ""),
+    "inspect": ("edge_centernet.cli.inspect:command", "Show what a model file contains.", ""),
+    "convert": (
+        "edge_centernet.cli.convert:command",
+        "Convert a model to OpenVINO, TFLite, ONNX or TensorRT.",
+        "convert",
+    ),
     "verify": ("edge_centernet.cli.verify:command", "Compare a model file with its source, layer by layer.", "convert"),
-    "import": (
-        "edge_centernet.cli.import_:command",
-        "Take over a CenterNet made elsewhere.",
-        "convert",
-    ),
-    "export-c": ("edge_centernet.cli.export_c:command", "Write a model's constants for the C decoder.", ""),
-    "bench": ("edge_centernet.cli.bench:command", "Measure how fast this machine detects, engine beside engine.", ""),
-    "export-frigate": (
-        "edge_centernet.cli.export_frigate:command",
-        "Write a model that Frigate runs.",
-        "convert",
-    ),
-    "doctor": ("edge_centernet.cli.doctor:command", "Find out what this machine can run, and what is wrong.", ""),
-    "bundle": ("edge_centernet.cli.bundle:command", "Pack everything that a board needs into one signed file.", ""),
-    "deploy": ("edge_centernet.cli.deploy:command", "Put a bundle onto boards over ssh, or take it back.", ""),
-    "image": ("edge_centernet.cli.image:command", "Make an SD card image that detects when it gets power.", ""),
-    "flash": ("edge_centernet.cli.flash:command", "Write an image to an SD card, safely.", ""),
+    "eval": ("edge_centernet.cli.eval:command", "Evaluate a model on a labelled data set (COCO metrics).", "eval"),
+    "import": ("edge_centernet.cli.import_:command", "Import and quantize a CenterNet trained elsewhere.", "convert"),
+    "data": ("edge_centernet.cli.data:command", "Check a data set before training.", ""),
+    "label": ("edge_centernet.cli.label:command", "Label photos automatically with one or more detectors.", "label"),
+    "train": ("edge_centernet.cli.train:command", "Train a model on your own classes.", "train"),
+    "bundle": ("edge_centernet.cli.bundle:command", "Pack everything a board needs into one signed file.", ""),
+    "deploy": ("edge_centernet.cli.deploy:command", "Install, update or roll back a release on boards over SSH.", ""),
+    "image": ("edge_centernet.cli.image:command", "Build an SD card image that detects as soon as it boots.", ""),
+    "flash": ("edge_centernet.cli.flash:command", "Flash an SD card and verify it.", ""),
+    "export-c": ("edge_centernet.cli.export_c:command", "Export a model's constants for the C decoder.", ""),
+    "export-frigate": ("edge_centernet.cli.export_frigate:command", "Export a model for Frigate.", "convert"),
+}
+# Headings of `edge-centernet --help`, in the order in which people need the commands.
+SECTIONS = {
+    "Detect": ("detect", "models", "doctor", "bench"),
+    "Convert and evaluate": ("inspect", "convert", "verify", "eval", "import"),
+    "Data and training": ("data", "label", "train"),
+    "Boards": ("bundle", "deploy", "image", "flash"),
+    "Export to other programs": ("export-c", "export-frigate"),
 }
 # For commands without an extra of their own: module that could not be imported -> extra that brings it. Those of the
 # engines are in their records.
@@ -62,6 +71,37 @@ _EXTRAS = {
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
+Function = Callable[..., Any]
+
+
+class Command(click.Command):
+    """A command whose help lists its options below the headings of `option_group`, and all others at the end."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section for each heading, in the order of their first options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and not isinstance(param, click.Argument):  # those are explained in the text
+                sections.setdefault(getattr(param, "heading", ""), []).append(record)
+        general = sections.pop("", [])  # --help, and the options of a command that has no headings
+        for heading, records in [*sections.items(), ("Other options" if sections else "Options", general)]:
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def option_group(*decorators: Function, heading: str) -> Function:
+    """Make one decorator of several options, in the order in which the help lists them below `heading`."""
+
+    def decorate(function: Function) -> Function:
+        for decorator in reversed(decorators):  # click lists first what was applied last
+            function = decorator(function)
+            function.__click_params__[-1].heading = heading  # type: ignore[attr-defined]  # the option just added
+        return function
+
+    return decorate
+
+
 class LazyGroup(click.Group):
     """Commands from COMMANDS, imported on use; every expected failure becomes one line and exit code 2."""
 
@@ -81,9 +121,11 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text, _) in COMMANDS.items()])
+        """List the commands below the headings of SECTIONS, without importing them."""
+        width = max(map(len, COMMANDS))
+        for heading, names in SECTIONS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), COMMANDS[name][1]) for name in names])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; name the pip extra when a package is missing."""
@@ -115,7 +157,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edge-centernet")
 def cli() -> None:
-    """CenterNet object detection for small computers, in INT8.
+    """Object detection for small computers, with quantized CenterNet models.
 
     Example: edge-centernet detect --source photo.jpg
     """

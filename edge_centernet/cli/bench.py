@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edge_centernet.cli import Command
 from edge_centernet.cli.options import model_option
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.files import write_atomic
@@ -15,7 +16,7 @@ from edge_centernet.progress import bars
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command(short_help="Measure how fast this machine detects, engine beside engine.")
+@click.command(cls=Command)
 @model_option
 @click.option(
     "--runtime",
@@ -23,30 +24,34 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     default="all",
     show_default=True,
     metavar="all|NAME,...",
-    help="Inference engines: openvino, tflite, onnxruntime; all takes those that are installed.",
+    help="Inference engines: openvino, tflite, onnxruntime, or all that are installed.",
 )
-@click.option("--threads", default="1,2,4", show_default=True, metavar="N,...", help="CPU threads; each is measured.")
-@click.option("--source", metavar="PATH|DIR|VIDEO|CAMERA", help="What to detect on.  [default: the sample photo]")
-@click.option("--camera", metavar="N|PATH|URL|csi", help="Camera, as of detect: tells the age of frames too.")
+@click.option(
+    "--threads", default="1,2,4", show_default=True, metavar="N,...", help="Numbers of CPU threads to measure."
+)
+@click.option("--source", metavar="PATH|DIR|VIDEO|CAMERA", help="Input to measure with.  [default: the sample photo]")
+@click.option("--camera", metavar="N|PATH|URL|csi", help="Camera, as for detect; reports the age of frames too.")
 @click.option(
     "--duration",
     type=click.FloatRange(min=0.5),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Of measuring, for each engine and number of threads.",
+    help="How long to measure each engine with each number of threads.",
 )
-@click.option("--json", "out", type=_FILE, help="Write the record here, for --compare and for keeping.")
-@click.option("--chart", type=_FILE, help="Draw it, as .png or .svg. Needs the extra convert (matplotlib).")
-@click.option("--compare", nargs=2, type=_FILE, metavar="A.json B.json", help="Measure nothing, compare two records.")
+@click.option("--json", "out", type=_FILE, help="Write the record to this file, for --compare.")
+@click.option("--chart", type=_FILE, help="Draw a chart, .png or .svg. Needs the extra convert (matplotlib).")
+@click.option(
+    "--compare", nargs=2, type=_FILE, metavar="A.json B.json", help="Compare two records instead of measuring."
+)
 @click.pass_context
 def command(
     ctx: click.Context, /, out: Path | None, chart: Path | None, compare: tuple[Path, Path] | None, **asked: Any
 ) -> None:
-    """Measure how long a frame takes from picture to boxes, step by step, on each engine that is installed.
+    """Measure how long a frame takes from image to boxes, step by step, with each installed engine.
 
-    Each engine runs in a process of its own, pinned to its cores; they take turns, so that a machine that grows hot
-    favours none. docs/bench.md tells how to read the table. Exit status 0 if at least one engine could be measured.
+    Each engine runs in its own process, pinned to its cores. Engines take turns, so that a machine that heats up does
+    not favour one of them. docs/bench.md explains the table. The exit status is 0 if at least one engine was measured.
 
     Example: edge-centernet bench --threads 1 --duration 5 --json here.json
     """
@@ -59,7 +64,7 @@ def command(
 
     for path in (out, chart):
         if path is not None and not path.absolute().parent.is_dir():
-            raise ConfigError(f"{path}: expected a folder that is there, got {path.parent}; make it first")
+            raise ConfigError(f"{path}: expected an existing folder, got {path.parent}; create it first")
     if chart is not None:
         picture.check(chart)
     names = () if asked["runtimes"] == "all" else tuple(_words(asked["runtimes"]))
@@ -84,7 +89,7 @@ def _compare(ctx: click.Context, a: Path, b: Path) -> None:
 
     given = [name for name in ctx.params if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE]
     if others := sorted(set(given) - {"compare"}):
-        raise click.UsageError(f"--compare measures nothing: leave out {', '.join(others)}")
+        raise click.UsageError(f"--compare only compares records: leave out {', '.join(others)}")
     click.echo(compare.as_text(record.read_record(a), record.read_record(b)))
 
 

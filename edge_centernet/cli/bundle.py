@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edge_centernet.cli import Command, option_group
 from edge_centernet.deploy.boards import PACKAGES, TARGETS, find_target
 from edge_centernet.deploy.bundle import SAMPLE, Contents, make_bundle
 from edge_centernet.deploy.signing import signers_line, signing_key
@@ -13,20 +14,53 @@ from edge_centernet.deploy.signing import signers_line, signing_key
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command(short_help="Pack everything that a board needs into one signed file.")
-@click.option("--target", required=True, type=click.Choice(list(TARGETS)), help="The board.")
-@click.option("--python", help="The board's Python, such as 3.13.  [default: that of its usual system]")
-@click.option("--engine", type=click.Choice(PACKAGES), help="[default: the best one for the board]")
-@click.option("--model", metavar="PATH|NAME", help="[default: the shipped one that suits the board]")
-@click.option("--model-only", is_flag=True, help="Only the model, for boards that have a release.")
-@click.option("--check-photo", type=_FILE, help="With something that the model finds.  [default: the sample photo]")
-@click.option("--config", type=_FILE, metavar="TOML", help="The first camera's settings.  [default: /dev/video0]")
-@click.option("--wheel", "wheels", type=_FILE, multiple=True, help="Take this wheel instead of PyPI's (repeatable).")
-@click.option("--no-c", is_flag=True, help="Without the compiled decoder: slower, and no cross compiler is needed.")
-@click.option(
-    "--key", type=click.Path(path_type=Path), help="Private ssh key to sign with.  [default: one of your own]"
+@click.command(cls=Command)
+@option_group(
+    click.option("--target", required=True, type=click.Choice(list(TARGETS)), help="Board to build for."),
+    click.option("--python", help="Python version on the board, such as 3.13.  [default: that of its usual system]"),
+    heading="Board",
 )
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("dist"), show_default=True)
+@option_group(
+    click.option(
+        "--engine", type=click.Choice(PACKAGES), help="Inference engine.  [default: the best one for the board]"
+    ),
+    click.option(
+        "--model",
+        metavar="PATH|NAME",
+        help="Model file or the name of a shipped model.  [default: the shipped one that suits the board]",
+    ),
+    click.option("--model-only", is_flag=True, help="Pack only the model, for boards that already have a release."),
+    click.option(
+        "--check-photo",
+        type=_FILE,
+        help="Photo for the check on the board; the model must detect something in it.  [default: the sample photo]",
+    ),
+    click.option(
+        "--config", type=_FILE, metavar="TOML", help="Settings of the first camera.  [default: use /dev/video0]"
+    ),
+    click.option(
+        "--wheel", "wheels", type=_FILE, multiple=True, help="Wheel to use instead of the one on PyPI; repeatable."
+    ),
+    click.option(
+        "--no-c",
+        is_flag=True,
+        help="Leave out the compiled decoder: detection is slower, but no cross compiler is needed.",
+    ),
+    heading="Contents",
+)
+@option_group(
+    click.option(
+        "--key", type=click.Path(path_type=Path), help="Private SSH key to sign with.  [default: one of your own]"
+    ),
+    click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("dist"),
+        show_default=True,
+        help="Output folder, created if missing.",
+    ),
+    heading="Output",
+)
 def command(
     target: str,
     python: str | None,
@@ -40,10 +74,10 @@ def command(
     key: Path | None,
     out: Path,
 ) -> None:
-    """Pack model, packages, service and a check into one signed file, from which a board installs without a network.
+    """Pack model, Python packages, service and a self-check into one signed file that installs without a network.
 
-    The packages are fetched from PyPI, by the hashes that come with edge-centernet. Equal inputs give equal bytes.
-    docs/deploy.md tells how to go on.
+    The packages are downloaded from PyPI and checked against the hashes that edge-centernet carries. The same inputs
+    give the same bytes. docs/deploy.md explains the next steps.
 
     Example: edge-centernet bundle --target pi4 --model converted/mine.tflite
     """
@@ -54,12 +88,12 @@ def command(
     signers = out / "signers"
     signers.write_text(signers_line(private))
     click.echo(f"{path} ({path.stat().st_size / 1e6:.0f} MB)")
-    click.echo(f"Boards must trust its signer: {signers}", err=True)
+    click.echo(f"Boards must trust this signer: {signers}", err=True)
 
 
 def sign_with(given: Path | None) -> Path:
     """The private key; tells of one that was made just now."""
     key, made = signing_key(given)
     if made:
-        click.echo(f"Made a key to sign with: {key}. Keep it: boards that trust it take no other.", err=True)
+        click.echo(f"Created a signing key: {key}. Keep it: boards that trust it accept no other.", err=True)
     return key

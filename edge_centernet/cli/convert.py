@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_centernet.cli import Command, option_group
 from edge_centernet.cli.options import input_size
 from edge_centernet.converters import ALL, CONVERTERS, artifact_paths, convert
 from edge_centernet.data import read_dataset
@@ -26,61 +27,77 @@ DIAGNOSED = 4  # images to find the layers to blame with
 METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.ranges.METHODS, without importing it
 
 
-@click.command(short_help="Make OpenVINO, TFLite and ONNX files.")
+@click.command(cls=Command)
 @click.argument("model", default=DEFAULT, metavar="[MODEL]")
-@click.option("--int8/--fp32", "int8", default=True, show_default=True, help="Full-integer, or float for comparison.")
-@click.option(
-    "--target",
-    "chosen",
-    type=click.Choice([*CONVERTERS, "all"]),
-    multiple=True,
-    default=["all"],
-    show_default=True,
-    help="Repeatable. openvino: .xml and .bin; tflite: .tflite; onnx: .onnx; tensorrt: an .onnx for trtexec; all:"
-    " these four. tflite-uint8: a .tflite that takes pixels as they come.",
+@option_group(
+    click.option(
+        "--target",
+        "chosen",
+        type=click.Choice([*CONVERTERS, "all"]),
+        multiple=True,
+        default=["all"],
+        show_default=True,
+        help="Format to write; repeatable. openvino writes .xml and .bin, tflite a .tflite, onnx an .onnx, tensorrt an"
+        " .onnx for trtexec; all writes these four. tflite-uint8 writes a .tflite that takes raw uint8 pixels.",
+    ),
+    click.option(
+        "--int8/--fp32", "int8", default=True, show_default=True, help="Full-integer, or float for comparison."
+    ),
+    click.option(
+        "--size",
+        callback=input_size,
+        metavar="WxH",
+        help="Width and height of the input in pixels, multiples of 32, or one number for a square. A quantized MODEL"
+        " keeps its scales; with --calibration they are measured at this size.  [default: MODEL's]",
+    ),
+    click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path(),
+        help="Output folder, created if missing.  [default: the current one]",
+    ),
+    heading="Output",
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(),
-    help="Folder to write to, made if missing.  [default: the current one]",
+@option_group(
+    click.option(
+        "--calibration",
+        type=click.Path(path_type=Path),
+        metavar="IMAGES",
+        help="Representative images to measure the INT8 ranges on: a folder or a data set (COCO JSON, VOC list, YOLO"
+        " .yaml). Required for a float MODEL; for a shipped model, its float weights are quantized anew.",
+    ),
+    click.option(
+        "--calibration-images",
+        type=click.IntRange(min=1),
+        default=200,
+        show_default=True,
+        help="Number of images to measure on, spread evenly.",
+    ),
+    click.option(
+        "--method", type=click.Choice(METHODS), default="mse", show_default=True, help="How to choose the ranges."
+    ),
+    click.option(
+        "--symmetric", is_flag=True, help="Use only zero points of 0, as TensorRT requires. Needs --calibration."
+    ),
+    click.option(
+        "--accuracy-budget",
+        type=click.FloatRange(0, 1),
+        help="Largest drop of AP50 below float that is acceptable on --data. The most sensitive layers stay in float"
+        " until it is met; if half of the layers are not enough, exit with code 3 and write no file.",
+    ),
+    click.option("--data", type=click.Path(path_type=Path), help="Labelled images for --accuracy-budget."),
+    heading="Calibration",
 )
-@click.option(
-    "--size",
-    callback=input_size,
-    metavar="WxH",
-    help="Width and height of the input in pixels, multiples of 32, or one number for a square. A quantized MODEL keeps"
-    " its scales; with --calibration they are measured at this size.  [default: MODEL's]",
-)
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    metavar="IMAGES",
-    help="Folder of images, or a data set (COCO JSON, VOC list, YOLO .yaml), like those to detect on, to measure int8's"
-    " ranges on. A float MODEL needs it; of a shipped model it takes the float weights.",
-)
-@click.option(
-    "--calibration-images", type=click.IntRange(min=1), default=200, show_default=True, help="How many, evenly spread."
-)
-@click.option("--method", type=click.Choice(METHODS), default="mse", show_default=True, help="How ranges are chosen.")
-@click.option("--symmetric", is_flag=True, help="Every zero point 0, as TensorRT wants it. Needs --calibration.")
-@click.option(
-    "--accuracy-budget",
-    type=click.FloatRange(0, 1),
-    help="How far AP50 may fall below float, measured on --data: over it, the most sensitive layers stay in float;"
-    " where half of them do not suffice, exit code 3 and no file.",
-)
-@click.option("--data", type=click.Path(path_type=Path), help="Labelled images for --accuracy-budget.")
 def command(
     model: str, int8: bool, chosen: tuple[str, ...], out: Path, size: InputSize | None, calibration: Path | None,
     calibration_images: int, method: str, symmetric: bool, accuracy_budget: float | None, data: Path | None,
 ) -> None:  # fmt: skip
-    """Convert a network and verify every file against it.
+    """Convert a model and verify every file against it.
 
-    MODEL: the name of a shipped model (the default), a checkpoint (.safetensors), or an .onnx file of 'edge-centernet
-    train', 'import' or 'convert'. Quantized ones keep the scales they learned; float ones are quantized on the images
-    of --calibration. Each file is run by its real engine on sample photos and must answer as the source does, or it is
-    not left behind.
+    MODEL is the name of a shipped model (the default), a checkpoint (.safetensors), or an .onnx file written by
+    'edge-centernet train', 'import' or 'convert'. A quantized model keeps its learned scales; a float model is
+    quantized on the images of --calibration. Each file is run by its engine on sample photos and is only kept if its
+    outputs match those of the source.
 
     Example: edge-centernet convert --int8 --target all --out converted
     """
@@ -94,7 +111,7 @@ def command(
     from edge_centernet.qdq.reference import table
 
     if symmetric and calibration is None:
-        raise ConfigError("--symmetric: expected --calibration with it: the ranges are measured anew")
+        raise ConfigError("--symmetric: expected --calibration with it, as the ranges are measured again")
     if (accuracy_budget is None) != (data is None):
         raise ConfigError(
             "--accuracy-budget and --data: expected both, the limit and the labelled images to measure on"

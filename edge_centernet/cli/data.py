@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from edge_centernet.cli import Command, option_group
 from edge_centernet.cli.options import input_size
 from edge_centernet.cli.sets import set_options, sources
 from edge_centernet.data.check import KINDS, PERCENTILES, STRIDES, Report, check_dataset
@@ -18,33 +19,38 @@ from edge_centernet.progress import bars
 SHOWN = 5  # findings of a kind on the screen; the JSON file has all
 
 
-@click.group(short_help="Look into a data set before training.")
+@click.group()
 def command() -> None:
-    """Look into a data set before training on it.
+    """Check a data set before training on it.
 
     Example: edge-centernet data check instances_train.json --val instances_val.json
     """
 
 
-@command.command()
+@command.command(cls=Command)
 @click.argument("data", type=click.Path(path_type=Path), nargs=-1, required=True)
-@set_options("DATA", val="Validation set, to compare with the training set DATA; repeatable.")
-@click.option(
-    "--size",
-    default="320",
-    show_default=True,
-    callback=input_size,
-    metavar="WxH",
-    help="The network's input in pixels: width and height, or one number for a square.",
+@set_options("DATA", val="Validation set to compare with the training set DATA; repeatable.")
+@option_group(
+    click.option(
+        "--size",
+        default="320",
+        show_default=True,
+        callback=input_size,
+        metavar="WxH",
+        help="Input of the network in pixels: width and height, or one number for a square.",
+    ),
+    click.option(
+        "--stride",
+        default="8",
+        show_default=True,
+        type=click.Choice([str(stride) for stride in STRIDES]),
+        help="Input pixels per heatmap cell: 8 with the shipped models, 4 with a neck of three widths.",
+    ),
+    heading="Network",
 )
 @click.option(
-    "--stride",
-    default="8",
-    show_default=True,
-    type=click.Choice([str(stride) for stride in STRIDES]),
-    help="Input pixels per heatmap cell: 8 with the shipped models, 4 with a neck of three widths.",
+    "--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the full report to this file too."
 )
-@click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write everything here too.")
 @click.pass_context
 def check(
     ctx: click.Context,
@@ -59,12 +65,12 @@ def check(
 ) -> None:
     """Check a data set: COCO JSON, PASCAL VOC (folder or ImageSets/Main/*.txt) or YOLO (data.yaml or folder).
 
-    Several sets are merged as `edge-centernet train` merges them.
+    Several sets are merged in the same way as by `edge-centernet train`.
 
-    Prints how many images and objects of each class there are, how large objects are for the network, how many
-    share a heatmap cell, and what is wrong: with errors training fails or learns nonsense, warnings are for you to
-    judge. The first few of a kind are named; --json names all. Exit code: 0 without errors, 1 with errors, 2 if the
-    data set cannot be read at all.
+    Prints the number of images and objects per class, the size of objects at the input of the network, how many share
+    a heatmap cell, and the problems found. Errors make training fail or learn the wrong thing; warnings are for you to
+    judge. The first few of each kind are listed, and --json lists all. The exit code is 0 without errors, 1 with
+    errors, and 2 if the data set cannot be read.
 
     Example: edge-centernet data check instances_train.json --val instances_val.json --json check.json
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from edge_centernet.cli import Command, option_group
 from edge_centernet.cli.bundle import sign_with
 from edge_centernet.deploy.bundle import SAMPLE, Contents, make_bundle
 from edge_centernet.deploy.push import Connection, Host, connect, deployed_target, put, put_many, roll_back, target_of
@@ -19,25 +20,61 @@ from edge_centernet.progress import bars
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command(short_help="Put a bundle onto boards over ssh, or take it back.")
+@click.command(cls=Command)
 @click.argument("host", metavar="[USER@HOST]", required=False)
-@click.option("--inventory", type=_FILE, help="Many boards: an Ansible inventory.")
-@click.option("--bundle", type=_FILE, help="From `edge-centernet bundle`.  [default: made for the board]")
-@click.option("--model", metavar="PATH|NAME", help="Update only the model, where the board has a release.")
-@click.option("--rollback", is_flag=True, help="Back to the release before.")
-@click.option("--status", is_flag=True, help="What is installed and how it does, as JSON.")
-@click.option("--watch", type=click.FloatRange(min=0, max=3600), default=30.0, show_default=True, help="Seconds.")
-@click.option("--camera", default="camera", show_default=True, help="Name of the first camera, on a bare board.")
-@click.option("--config", type=_FILE, metavar="TOML", help="The first camera's settings, for a bundle made here.")
-@click.option("--check-photo", type=_FILE, help="With something that the model finds, for a bundle made here.")
-@click.option("--signers", type=_FILE, help="Whom a board without trust may trust.  [default: the key below]")
-@click.option(
-    "--key", type=click.Path(path_type=Path), help="Private ssh key to sign with.  [default: one of your own]"
+@option_group(
+    click.option("--rollback", is_flag=True, help="Go back to the previous release."),
+    click.option("--status", is_flag=True, help="Print what is installed and how it is running, as JSON."),
+    heading="Instead of installing",
 )
-@click.option("--ssh", "ssh_options", default="", metavar="OPTIONS", help='For ssh, such as "-p 2222 -i KEY".')
-@click.option("--batches", default="1,25%,100%", show_default=True, help="How many of an inventory at a time.")
-@click.option("--root", default="/", help="Where /opt and /etc are on the board.", hidden=True)
-@click.option("--ansible", "ansible_options", default="", metavar="OPTIONS", help="For ansible-playbook.")
+@option_group(
+    click.option(
+        "--bundle", type=_FILE, help="Bundle from `edge-centernet bundle`.  [default: one is made for the board]"
+    ),
+    click.option("--model", metavar="PATH|NAME", help="Update only the model, on a board that has a release."),
+    click.option("--config", type=_FILE, metavar="TOML", help="Settings of the first camera, for a bundle made here."),
+    click.option(
+        "--check-photo",
+        type=_FILE,
+        help="Photo for the check on the board, for a bundle made here; the model must detect something in it.",
+    ),
+    click.option(
+        "--key", type=click.Path(path_type=Path), help="Private SSH key to sign with.  [default: one of your own]"
+    ),
+    heading="Release",
+)
+@option_group(
+    click.option("--camera", default="camera", show_default=True, help="Name of the first camera, on a new board."),
+    click.option(
+        "--signers",
+        type=_FILE,
+        help="Keys that a new board shall trust from now on.  [default: the key that signs]",
+    ),
+    click.option(
+        "--watch",
+        type=click.FloatRange(min=0, max=3600),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Time within which the camera service must run well.",
+    ),
+    click.option(
+        "--ssh", "ssh_options", default="", metavar="OPTIONS", help='Options for ssh, such as "-p 2222 -i KEY".'
+    ),
+    click.option("--root", default="/", help="Where /opt and /etc are on the board.", hidden=True),
+    heading="Board",
+)
+@option_group(
+    click.option("--inventory", type=_FILE, help="Ansible inventory of the boards, instead of USER@HOST."),
+    click.option(
+        "--batches",
+        default="1,25%,100%",
+        show_default=True,
+        help="How many boards of the inventory to update at a time.",
+    ),
+    click.option("--ansible", "ansible_options", default="", metavar="OPTIONS", help="Options for ansible-playbook."),
+    heading="Many boards",
+)
 def command(
     host: str | None,
     inventory: Path | None,
@@ -56,10 +93,11 @@ def command(
     root: str,
     ansible_options: str,
 ) -> None:
-    """Put a release onto a board: upload, verify, install, check there, switch, watch, and fall back if it is bad.
+    """Deploy a release to a board: upload, verify, install, check, switch, watch, and roll back if anything fails.
 
-    The old release runs until the new one passed its check, and again if the connection is cut, the power fails, the
-    disk is full or the camera service is not well within --watch seconds. The last two releases are kept.
+    The old release keeps running until the new one has passed its check on the board. It is restored if the connection
+    breaks, the power fails, the disk is full or the camera service does not run well within --watch seconds. The last
+    two releases are kept.
 
     Example: edge-centernet deploy pi@raspberrypi.local
     """

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_centernet.camera_config import Settings, read_config
-from edge_centernet.cli.options import model_options, open_model, options
+from edge_centernet.cli import Command, option_group
+from edge_centernet.cli.options import model_options, open_model
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import prepare_folder
@@ -40,94 +41,128 @@ if TYPE_CHECKING:  # what cameras, services and the network need is loaded where
 _log = logging.getLogger(__name__)
 
 
-_source_options = options(
+_source_options = option_group(
+    click.option("--source", metavar="PATH|DIR|GLOB|VIDEO|URL", help="Image, folder, quoted pattern, video or URL."),
+    click.option("--camera", metavar="N|PATH|URL|csi", help="Camera: 0, /dev/video0, csi, rtsp://... or http://..."),
+    click.option("--size", metavar="WxH", help="Resolution to request from the camera, such as 1280x720."),
     click.option(
-        "--wait", is_flag=True, help="Wait for a camera that is not there yet instead of ending with an error."
+        "--fps", type=click.FloatRange(min=0, min_open=True), help="Frame rate to request from the camera, per second."
     ),
+    click.option("--fourcc", metavar="CODE", help="Pixel format of a V4L2 camera, such as MJPG or YUYV."),
     click.option(
         "--frozen-after",
         type=click.FloatRange(min=0.5),
         default=5.0,
         show_default=True,
         metavar="SECONDS",
-        help="Open a camera again that gave no frame for so long.",
+        help="Reopen the camera if no frame has arrived for this long.",
     ),
-    click.option("--fourcc", metavar="CODE", help="Pixel format of a V4L2 camera, such as MJPG or YUYV."),
-    click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Frames a second to ask a camera for."),
-    click.option("--size", metavar="WxH", help="Picture size to ask a camera for, such as 1280x720."),
-    click.option("--camera", metavar="N|PATH|URL|csi", help="Camera: 0, /dev/video0, csi, rtsp://... or http://..."),
-    click.option("--source", metavar="PATH|DIR|GLOB|VIDEO|URL", help="Image, folder, quoted pattern, video or URL."),
+    click.option("--wait", is_flag=True, help="Wait for a camera that is not connected yet, instead of failing."),
+    heading="Source",
 )
 
 
-_scene_options = options(
-    click.option("--blur", metavar="A,B", help="Make these classes unrecognisable in every picture that leaves here."),
+_detection_options = option_group(
     click.option(
-        "--presence", type=click.Path(path_type=Path), metavar="PNG", help="Write a map of where the tracked were."
+        "--threshold", type=click.FloatRange(0, 1), help="Lowest score to report, 0 to 1.  [default: the model's]"
     ),
     click.option(
-        "--counts",
-        type=click.Path(path_type=Path),
-        metavar="JSON",
-        help="Keep the totals of lines and zones in this file, and go on from them.",
+        "--max-detections",
+        type=click.IntRange(min=1),
+        default=100,
+        show_default=True,
+        help="Maximum number of boxes per frame.",
     ),
+    click.option("--classes", metavar="A,B", help="Detect only these classes.  [default: all]"),
+    heading="Detection",
+)
+
+
+_scene_options = option_group(
     click.option(
-        "--zone",
-        multiple=True,
-        metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...",
-        help="Count who is inside, and for how long. Pixels, or fractions of the picture if all are within 0..1.",
+        "--track/--no-track", default=False, help="Track objects, with persistent ids. Lines and zones always do."
     ),
     click.option(
         "--count-line",
         multiple=True,
         metavar="[NAME=]X1,Y1,X2,Y2",
-        help='Count who crosses; "in" is towards the right hand of one at the first point who looks at the second.',
+        help="Count objects that cross this line. Seen from the first point towards the second, objects that move to "
+        'the right go "in".',
     ),
-    click.option("--track/--no-track", default=False, help="Give objects lasting ids. Lines and zones do anyway."),
+    click.option(
+        "--zone",
+        multiple=True,
+        metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...",
+        help="Count objects inside this polygon and how long they stay. Coordinates are pixels, or fractions of the "
+        "image if all are between 0 and 1.",
+    ),
+    click.option(
+        "--counts",
+        type=click.Path(path_type=Path),
+        metavar="JSON",
+        help="Save the totals of lines and zones in this file and continue from them after a restart.",
+    ),
+    click.option(
+        "--presence",
+        type=click.Path(path_type=Path),
+        metavar="PNG",
+        help="Write a heatmap of where tracked objects spent their time.",
+    ),
+    heading="Tracking and counting",
 )
 
 
-_output_options = options(
+_output_options = option_group(
     click.option(
-        "--log-file", type=click.Path(path_type=Path), metavar="FILE", help="Log there too; it may be rotated."
-    ),
-    click.option("--name", help="Of this camera, in MQTT topics and on the page.  [default: the source]"),
-    click.option(
-        "--mqtt-ca-file",
+        "--out",
         type=click.Path(path_type=Path),
-        metavar="PEM",
-        help="Certificates to trust with mqtts://.  [default: the system's]",
+        metavar="DIR",
+        help=f"Folder for annotated copies and, if given, for the records too.  [default: ./{_DEFAULT_OUT}]",
     ),
-    click.option(
-        "--mqtt-password-file",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Its first line is the broker's password; so is $EDGE_CENTERNET_MQTT_PASSWORD.",
-    ),
-    click.option(
-        "--mqtt", metavar="URL", help="Publish counts and events: mqtt://[user[:password]@]host[:port][/prefix]"
-    ),
-    click.option(
-        "--token", help="That viewers of --serve must show.  [default: $EDGE_CENTERNET_TOKEN, or a random one]"
-    ),
-    click.option(
-        "--serve", metavar="[HOST:]PORT", help="Show a live page. Without a host only this computer can see it."
-    ),
-    click.option("--save/--no-save", default=None, help="Write annotated copies.  [default: yes, but not of a camera]"),
     click.option(
         "--format",
         "format_name",
         type=click.Choice([*SUFFIX, "none"]),
         default="jsonl",
         show_default=True,
-        help="Of the records.",
+        help="Format of the records.",
+    ),
+    click.option("--save/--no-save", default=None, help="Save annotated copies.  [default: save, except for a camera]"),
+    click.option("--blur", metavar="A,B", help="Blur objects of these classes in every image that is saved or served."),
+    click.option("--log-file", type=click.Path(path_type=Path), metavar="FILE", help="Write the log to this file too."),
+    heading="Output",
+)
+
+
+_network_options = option_group(
+    click.option(
+        "--serve",
+        metavar="[HOST:]PORT",
+        help="Serve a live page. Without a host, only this computer can open it.",
     ),
     click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help=f"Folder for annotated copies and, if given, the records too.  [default: ./{_DEFAULT_OUT}]",
+        "--token",
+        help="Token that viewers of the page must present.  [default: $EDGE_CENTERNET_TOKEN, or a random one]",
     ),
+    click.option(
+        "--mqtt",
+        metavar="URL",
+        help="Publish counts and events to this broker: mqtt://[user[:password]@]host[:port][/prefix]",
+    ),
+    click.option(
+        "--mqtt-password-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="File whose first line is the broker's password.  [default: $EDGE_CENTERNET_MQTT_PASSWORD]",
+    ),
+    click.option(
+        "--mqtt-ca-file",
+        type=click.Path(path_type=Path),
+        metavar="PEM",
+        help="CA certificates to trust for mqtts://.  [default: the system's]",
+    ),
+    click.option("--name", help="Name of this camera on the page and in MQTT topics.  [default: the source]"),
+    heading="Live page and MQTT",
 )
 
 
@@ -138,7 +173,7 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
     context.default_map = {**(context.default_map or {}), **read_config(value)}
 
 
-@click.command(short_help="Find objects in pictures, videos or a camera.")
+@click.command(cls=Command)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -146,23 +181,20 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
     is_eager=True,
     expose_value=False,
     callback=_load_config,
-    help="File with any of these options, lines and zones; what is given here wins.",
+    help="TOML file with any of these options. Options on the command line take precedence.",
 )
 @_source_options
 @model_options
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Lowest score shown, 0..1.  [default: the model's]")
-@click.option(
-    "--max-detections", type=click.IntRange(min=1), default=100, show_default=True, help="Most boxes a frame."
-)
-@click.option("--classes", metavar="A,B", help="Look for these classes only.  [default: all]")
+@_detection_options
 @_scene_options
 @_output_options
+@_network_options
 @click.pass_context
 def command(context: click.Context, /, **given: Any) -> None:
-    """Find objects in pictures, a video or a camera; follow and count them.
+    """Detect, track and count objects in images, a video or the stream of a camera.
 
-    Records go to standard output, one JSON object a frame unless --format says otherwise; boxes are in pixels of the
-    original picture. Everything else that is said goes to standard error.
+    Records are written to standard output, by default as one JSON object per frame, with boxes in pixels of the
+    original image. Messages go to standard error.
 
     \b
     Examples:
@@ -372,7 +404,7 @@ def _open_frames(settings: Settings) -> Frames:
     if settings.camera is None:
         if (settings.size, settings.fps, settings.fourcc) != (None, None, None):
             given = ", ".join(_camera_options(settings).given)
-            raise ConfigError(f"{given}: for --camera only; got --source {settings.source}")
+            raise ConfigError(f"{given}: only applies to --camera, got --source {settings.source}")
         if not is_live(settings.source or ""):
             return open_source(settings.source or "", warn=_warn)
     from edge_centernet.sources.live import LiveCapture

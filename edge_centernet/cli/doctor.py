@@ -7,23 +7,28 @@ import os
 
 import click
 
+from edge_centernet.cli import Command
 from edge_centernet.doctor.examine import diagnose, examine
 from edge_centernet.doctor.report import as_json, as_text
 from edge_centernet.model_zoo import DEFAULT
 
 
-@click.command(short_help="Find out what this machine can run, and what is wrong.")
+@click.command(cls=Command)
 @click.option(
-    "--model", default=DEFAULT, show_default=True, metavar="PATH|NAME", help="Model file, or name of a shipped model."
+    "--model",
+    default=DEFAULT,
+    show_default=True,
+    metavar="PATH|NAME",
+    help="Model file or the name of a shipped model.",
 )
-@click.option("--quick", is_flag=True, help="Do not run the engines: an instant answer, about less.")
-@click.option("--json", "as_object", is_flag=True, help="One JSON object instead of text.")
+@click.option("--quick", is_flag=True, help="Skip running the engines; finishes at once but checks less.")
+@click.option("--json", "as_object", is_flag=True, help="Print one JSON object instead of text.")
 @click.pass_context
 def command(ctx: click.Context, model: str, quick: bool, as_object: bool) -> None:
-    """Look at board, system, Python, engines and cameras, and say what is wrong and how to put it right.
+    """Check board, system, Python, engines and cameras, and explain what is wrong and how to fix it.
 
-    Each engine that is installed answers the model's own question in a process of its own, which may crash.
-    docs/doctor.md explains every finding. Exit status: 0, or 1 where a finding is an error.
+    Each installed engine runs the model's self-test in a process of its own, so that a crash does no harm.
+    docs/doctor.md explains every finding. The exit status is 1 if a finding is an error, otherwise 0.
 
     Example: edge-centernet doctor --quick
     """

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from edge_centernet.cli import Command, option_group
 from edge_centernet.cli.options import model_options, open_model
 from edge_centernet.data import read_dataset
 from edge_centernet.detector import Detector
@@ -29,17 +30,34 @@ CROWDS["centre_collision"] = "share a heatmap cell"
 _NUMBERS = re.compile(r"\[\n([-\d.,\seE]+?)\n\s*\]")  # strings in JSON hold no line break: none can match
 
 
-@click.command(short_help="Measure a model on labelled images (COCO metrics).")
+@click.command(cls=Command)
 @model_options
-@click.option(
-    "--data", "data", required=True, type=click.Path(path_type=Path), help="COCO JSON, VOC folder or list, or YOLO."
+@option_group(
+    click.option(
+        "--data",
+        "data",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="Labelled data set: COCO JSON, VOC folder or list, or YOLO.",
+    ),
+    click.option(
+        "--images", type=click.Path(path_type=Path), help="Folder of the images.  [default: next to the labels]"
+    ),
+    heading="Data",
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of the images.  [default: beside the data]")
-@click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the metrics here too.")
-@click.option(
-    "--plots",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Draw pr.png and reliability.png into this folder. Needs the extra convert (matplotlib).",
+@option_group(
+    click.option(
+        "--json",
+        "out",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Write the metrics and all curves to this file.",
+    ),
+    click.option(
+        "--plots",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Draw pr.png and reliability.png into this folder. Needs the extra convert (matplotlib).",
+    ),
+    heading="Output",
 )
 def command(
     model: str,
@@ -50,14 +68,15 @@ def command(
     out: Path | None,
     plots: Path | None,
 ) -> None:
-    """Measure a model on labelled images: average precision as COCO defines it, and the time of an image.
+    """Measure a model on labelled images: COCO's average precision, and the time per image.
 
-    Classes are matched by name, VOC's words with COCO's; only those that the model and the data set both have are
-    evaluated. Objects marked as crowd, ignored or difficult count neither as a miss nor as a false alarm, and nothing
-    does of a class that an image is not labelled for (labelled_only in COCO JSON). The last table is about crowds: how
-    many of the objects that overlap another of their class, or have their centre in the same heatmap cell, are found
-    (IoU 0.5) at two score thresholds, and how many of all others. Before it stand precision and recall at the model's
-    own threshold, and how far scores are from the share of detections that is right. The JSON file holds all curves.
+    Classes are matched by name, with VOC's names equated to COCO's; only classes that both the model and the data set
+    have are evaluated. Objects marked as crowd, ignored or difficult count neither as misses nor as false alarms, and
+    neither does anything of a class that an image is not labelled for (labelled_only in COCO JSON).
+
+    Also prints precision and recall at the model's own threshold, the calibration error of its scores, and a table
+    about crowds: at two score thresholds, the recall (IoU 0.5) of objects that overlap another of their class or share
+    its heatmap cell, against the recall of all others.
 
     Example: edge-centernet eval --data instances_val.json --images val --runtime tflite --json metrics.json
     """

@@ -12,6 +12,7 @@ import numpy as np
 import edge_centernet.decoder
 from edge_centernet import __version__
 from edge_centernet.artifact import check_content, read_manifest
+from edge_centernet.cli import Command
 from edge_centernet.decoder import in_heat_unit
 from edge_centernet.decoder.head import Head
 from edge_centernet.decoder.rule import logistic
@@ -26,19 +27,19 @@ C_TYPES = {"int8": ("int8_t", "ECN_S8"), "uint8": ("uint8_t", "ECN_U8"), "float3
 COLUMNS = 6  # numbers a line of the table
 
 
-@click.command(short_help="Write a model's constants for the C decoder.")
+@click.command(cls=Command)
 @click.argument("model", metavar="MODEL")
 @click.option(
     "--out",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder to write to, made if missing; files of the same names are replaced.",
+    help="Output folder, created if missing; existing files of the same names are replaced.",
 )
 def command(model: str, out: Path) -> None:
-    """Write what firmware needs to decode a model's outputs: NAME_model.h, and the C decoder beside it.
+    """Export what firmware needs to decode a model's outputs: NAME_model.h and the sources of the C decoder.
 
-    MODEL: the .tflite, .xml or .onnx file that will run on the device, for they differ in layout; the name of a shipped
-    model means its .tflite. docs/decoder.md tells how to go on.
+    MODEL is the .tflite, .xml or .onnx file that will run on the device, as their layouts differ; the name of a shipped
+    model stands for its .tflite. docs/decoder.md explains the next steps.
 
     Example: edge-centernet export-c centernet-nano-256 --out firmware/detector
     """

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edge_centernet import qdq
+from edge_centernet.cli import Command
 from edge_centernet.converters import frigate
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import prepare_folder
@@ -14,25 +15,25 @@ from edge_centernet.model_zoo import DEFAULT, find_model
 from edge_centernet.system.quiet import quiet_libraries
 
 
-@click.command(short_help="Write a model that Frigate runs.")
+@click.command(cls=Command)
 @click.argument("model", default=DEFAULT, metavar="[MODEL]")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(),
-    help="Folder to write to, made if missing; files of the same names are replaced.  [default: the current one]",
+    help="Output folder, created if missing; existing files are replaced.  [default: the current one]",
 )
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
-    help=f"Lowest score in the output; Frigate passes over all below {frigate.FLOOR:g}.  [default: the model's]",
+    help=f"Lowest score in the output; Frigate ignores everything below {frigate.FLOOR:g}.  [default: the model's]",
 )
 def command(model: str, out: Path, threshold: float | None) -> None:
-    """Write a network with its decoder inside, as Frigate's detectors openvino and onnx run it.
+    """Export a network with its decoder built in, for Frigate's openvino and onnx detectors.
 
-    MODEL: the name of a shipped model (the default), or an int8 .onnx file of 'edge-centernet train' or 'convert'.
-    Beside it come the label map and the lines for Frigate's config.yml. The model is run by both engines on sample
-    photos and must find what detect finds, or nothing is written. docs/frigate.md tells how to go on.
+    MODEL is the name of a shipped model (the default), or an int8 .onnx file written by 'edge-centernet train' or
+    'convert'. The label map and the lines for Frigate's config.yml are written with it. Both engines run the model on
+    sample photos; unless they find what detect finds, nothing is written. docs/frigate.md explains the next steps.
 
     Example: edge-centernet export-frigate centernet-mbv2-320 --out frigate
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from edge_centernet.cli import Command, option_group
 from edge_centernet.errors import ConfigError
 from edge_centernet.progress import byte_bars, size_text
 from edge_centernet.sdcard import diskimage, flash, jetson_flash
@@ -16,24 +17,40 @@ from edge_centernet.sdcard.diskimage import DiskImage
 from edge_centernet.sdcard.flash import Target
 
 
-@click.command(short_help="Write an image to an SD card, safely.")
+@click.command(cls=Command)
 @click.argument("image", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--confirm", metavar="NAME", help="Write without asking; NAME is the target's, such as sdb.")
-@click.option("--dry-run", is_flag=True, help="Only show what would be written where.")
-@click.option("--force", is_flag=True, help="Overwrite a regular file without asking. Means nothing for a disk.")
-@click.option("--force-non-removable", is_flag=True, help="Accept a disk that is built in, but never the system's own.")
-@click.option("--expect-sha256", metavar="SUM", help="SHA-256 of the image, as downloaded or unpacked.")
-@click.option("--verify-only", is_flag=True, help="Write nothing: compare the target with the image.")
-@click.option("--jetson", is_flag=True, help="IMAGE is NVIDIA's Linux_for_Tegra folder, TARGET a board configuration.")
-@click.option(
-    "--storage",
-    type=click.Choice(list(jetson_flash.STORAGES)),
-    default="nvme",
-    show_default=True,
-    help="--jetson: where its root file system goes.",
+@option_group(
+    click.option("--dry-run", is_flag=True, help="Only show what would be written, and where."),
+    click.option("--verify-only", is_flag=True, help="Compare the target with the image; write nothing."),
+    click.option(
+        "--confirm", metavar="NAME", help="Write without asking; NAME is the name of the target, such as sdb."
+    ),
+    click.option("--force", is_flag=True, help="Overwrite a regular file without asking. Has no effect on disks."),
+    click.option(
+        "--force-non-removable", is_flag=True, help="Accept an internal disk, though never the one the system runs on."
+    ),
+    click.option(
+        "--expect-sha256", metavar="SUM", help="Expected SHA-256 of the image, as downloaded or decompressed."
+    ),
+    heading="SD card",
 )
-@click.option("--execute", is_flag=True, help="--jetson: run NVIDIA's command; without it, it is only shown.")
+@option_group(
+    click.option(
+        "--jetson",
+        is_flag=True,
+        help="Flash a Jetson: IMAGE is NVIDIA's Linux_for_Tegra folder, TARGET the name of a board configuration.",
+    ),
+    click.option(
+        "--storage",
+        type=click.Choice(list(jetson_flash.STORAGES)),
+        default="nvme",
+        show_default=True,
+        help="Storage for the root file system of the Jetson.",
+    ),
+    click.option("--execute", is_flag=True, help="Run NVIDIA's command. Without this option it is only shown."),
+    heading="Jetson",
+)
 def command(
     image: Path,
     target: Path,
@@ -47,14 +64,14 @@ def command(
     storage: str,
     execute: bool,
 ) -> None:
-    """Write IMAGE (.img, .img.xz, .img.gz, .img.zst) to TARGET, a whole removable disk or a file, and read it back.
+    """Flash IMAGE (.img, .img.xz, .img.gz, .img.zst) to TARGET, a whole removable disk or a file, and verify it.
 
-    Nothing is written until you have typed the target's name, or given it by --confirm. The image is read through
-    first and compared with its checksums (IMAGE.sha256, IMAGE.bmap, --expect-sha256, where there are any). The first
-    MiB is written last, after everything else was read back: what is interrupted does not boot.
+    Nothing is written until you type the target's name, or pass it with --confirm. First, the image is read and
+    compared with its checksums, if there are any (IMAGE.sha256, IMAGE.bmap, --expect-sha256). The first MiB is written
+    last, after everything else has been verified, so that a card that was interrupted does not boot.
 
-    A Jetson is flashed by NVIDIA's own tools over USB: --jetson checks their folder and the board in recovery mode,
-    and shows the command, or runs it with --execute.
+    A Jetson is flashed over USB by NVIDIA's own tools: --jetson checks their folder and the board in recovery mode, and
+    shows the command or, with --execute, runs it.
 
     Example: edge-centernet flash edge-centernet-pi4.img.xz /dev/sdb
 
@@ -63,7 +80,7 @@ def command(
     if jetson:
         _jetson(image, str(target), storage, execute)
     elif execute:
-        raise ConfigError("--execute: is for --jetson; an image is written when the target's name was typed")
+        raise ConfigError("--execute: only applies to --jetson; to write an image, type the target's name")
     else:
         _flash(image, target, confirm, dry_run, force, force_non_removable, expect_sha256, verify_only)
 
@@ -101,7 +118,7 @@ def _flash(
     if verify_only:
         with byte_bars() as progress:
             compared = flash.verify(checked, place, progress)
-        click.echo(f"{target}: is equal to {image} in all {compared} bytes compared")
+        click.echo(f"{target}: equals {image} in all {compared} bytes compared")
         return
     flash.refuse(place, image, checked.size, force_non_removable)
     click.echo(_plan(checked, place))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from edge_centernet.cli import Command, option_group
 from edge_centernet.deploy.boards import TARGETS, find_target
 from edge_centernet.deploy.bundle import camera_settings
 from edge_centernet.deploy.signing import as_signers
@@ -28,29 +29,73 @@ def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int:
     return int(match[1]) << (20 if match[2] == "M" else 30)
 
 
-@click.command(short_help="Make an SD card image that detects when it gets power.")
-@click.option("--target", required=True, type=click.Choice(BOARDS), help="The board.")
-@click.option("--base", required=True, type=_FILE, help="Raspberry Pi OS, or one of build_base.sh: .img, .img.xz, ...")
-@click.option("--bundle", required=True, type=_FILE, help="Made by `edge-centernet bundle` for the same target.")
-@click.option(
-    "--signers", required=True, type=_FILE, help="Whom the board trusts: `signers` beside the bundle, or a .pub."
+@click.command(cls=Command)
+@option_group(
+    click.option("--target", required=True, type=click.Choice(BOARDS), help="Board to build for."),
+    click.option(
+        "--base",
+        required=True,
+        type=_FILE,
+        help="Base image: Raspberry Pi OS, or one made by build_base.sh (.img, .img.xz, ...).",
+    ),
+    click.option(
+        "--bundle", required=True, type=_FILE, help="Bundle that `edge-centernet bundle` made for the same target."
+    ),
+    click.option(
+        "--signers",
+        required=True,
+        type=_FILE,
+        help="Keys that the board shall trust: the file `signers` next to the bundle, or a .pub.",
+    ),
+    click.option(
+        "--camera-config",
+        type=_FILE,
+        metavar="TOML",
+        help="Settings of the first camera.  [default: those in the bundle]",
+    ),
+    heading="Contents",
 )
-@click.option("--user", default="", help="Who may log in, with sudo.  [default: nobody]")
-@click.option("--ssh-key", type=_FILE, help="The user's public key, such as ~/.ssh/id_ed25519.pub.")
-@click.option("--password-file", type=_FILE, help="The user's password, or its crypt hash, in the first line.")
-@click.option("--hostname", default="", help="[default: that of the base]")
-@click.option("--wifi", "ssid", default="", metavar="SSID", help="Name of the Wi-Fi network.")
-@click.option("--wifi-password-file", type=_FILE, help="Its passphrase in the first line.")
-@click.option("--wifi-country", default="", metavar="CC", help="Where the board is: DE, GB, US...")
-@click.option("--timezone", default="", metavar="NAME", help="Such as Europe/Berlin.  [default: that of the base]")
-@click.option(
-    "--camera-config", type=_FILE, metavar="TOML", help="The first camera's settings.  [default: the bundle's]"
+@option_group(
+    click.option("--user", default="", help="User who may log in and use sudo.  [default: nobody]"),
+    click.option("--ssh-key", type=_FILE, help="Public key of the user, such as ~/.ssh/id_ed25519.pub."),
+    click.option(
+        "--password-file", type=_FILE, help="File whose first line is the user's password, or its crypt hash."
+    ),
+    click.option("--hostname", default="", help="Host name of the board.  [default: that of the base]"),
+    click.option(
+        "--timezone", default="", metavar="NAME", help="Time zone, such as Europe/Berlin.  [default: that of the base]"
+    ),
+    heading="User and system",
 )
-@click.option("--expand", callback=_bytes, metavar="SIZE", help="Make the image at least that large, for an emulator.")
-@click.option(
-    "--url", default="", help="Folder on the web where the files will be, for rpi-imager.  [default: file://]"
+@option_group(
+    click.option("--wifi", "ssid", default="", metavar="SSID", help="Name of the Wi-Fi network."),
+    click.option("--wifi-password-file", type=_FILE, help="File whose first line is the Wi-Fi passphrase."),
+    click.option(
+        "--wifi-country", default="", metavar="CC", help="Country in which the Wi-Fi is used, such as DE, GB or US."
+    ),
+    heading="Wi-Fi",
 )
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("dist"), show_default=True)
+@option_group(
+    click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("dist"),
+        show_default=True,
+        help="Output folder, created if missing.",
+    ),
+    click.option(
+        "--url",
+        default="",
+        help="Address of the folder where the files will be published, for rpi-imager.  [default: file://]",
+    ),
+    click.option(
+        "--expand",
+        callback=_bytes,
+        metavar="SIZE",
+        help="Smallest size of the image, such as 4G; an emulator needs room to grow.",
+    ),
+    heading="Output",
+)
 def command(
     target: str,
     base: Path,
@@ -69,11 +114,11 @@ def command(
     url: str,
     out: Path,
 ) -> None:
-    """Put a bundle into a base image: the board installs it at its first start, without a network, and detects.
+    """Build an SD card image: on its first boot the board installs the bundle, without a network, and starts to detect.
 
-    Writes NAME.img.xz, its block map and checksum for `edge-centernet flash` or bmaptool, and NAME.json for
-    `rpi-imager --repo`. Needs no root. A password and a passphrase are read from files, and only their hashes are in
-    the image. Equal inputs give equal bytes (SOURCE_DATE_EPOCH is the time of the files within).
+    Writes NAME.img.xz with its block map and checksum for `edge-centernet flash` or bmaptool, and NAME.json for
+    `rpi-imager --repo`. Root is not needed. Passwords are read from files, and the image holds only their hashes. The
+    same inputs give the same bytes (SOURCE_DATE_EPOCH sets the time of the files inside).
 
     Example: edge-centernet image --target pi4 --base raspios.img.xz --bundle dist/edge-centernet-0.1.0-pi4.tar
     --signers dist/signers --user anna --ssh-key ~/.ssh/id_ed25519.pub
@@ -98,7 +143,7 @@ def command(
 def _wifi(ssid: str, password_file: Path | None, country: str) -> nocloud.Wifi | None:
     if not ssid:
         if password_file or country:
-            raise ConfigError("--wifi-password-file, --wifi-country: of which network? Give --wifi SSID too")
+            raise ConfigError("--wifi-password-file, --wifi-country: expected --wifi SSID with it; name the network")
         return None
     if password_file is None:
         raise ConfigError("--wifi: give --wifi-password-file FILE too; on a command line every user could read it")

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from edge_centernet.cli import Command, option_group
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.files import prepare_folder
 from edge_centernet.manifest import ModelSpec
@@ -32,47 +33,66 @@ def _triple(_: click.Context, option: click.Parameter, text: str | None) -> tupl
     return numbers
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option(
-    "--classes",
-    required=True,
-    metavar="NAMES",
-    help="coco, pascal, names with commas between them, or a text file with one a line; in the order of training.",
+@option_group(
+    click.option(
+        "--classes",
+        required=True,
+        metavar="NAMES",
+        help="Class names in the order of training: coco, pascal, names separated by commas, or a text file with one"
+        " name per line.",
+    ),
+    click.option("--size", type=int, help="Input side in pixels, a multiple of 32.  [default: 512; pascal: 384]"),
+    click.option(
+        "--mean",
+        callback=_triple,
+        metavar="X,Y,Z",
+        help="Mean of pixel / 255, in the order of --color.  [default: COCO's, or pascal's]",
+    ),
+    click.option(
+        "--std",
+        callback=_triple,
+        metavar="X,Y,Z",
+        help="Standard deviation of pixel / 255, in the order of --color.  [default: COCO's, or pascal's]",
+    ),
+    click.option(
+        "--color",
+        type=click.Choice(["rgb", "bgr"]),
+        default="bgr",
+        show_default=True,
+        help="Order of the colour channels, for an ONNX file.",
+    ),
+    heading="How the network was trained",
 )
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write to.")
-@click.option("--name", help="The model's name in its manifest.  [default: the checkpoint's file name]")
-@click.option("--size", type=int, help="Input side in pixels, a multiple of 32.  [default: 512; pascal: 384]")
-@click.option(
-    "--mean",
-    callback=_triple,
-    metavar="X,Y,Z",
-    help="Of pixel / 255, in the order of --color.  [default: those of COCO; pascal's]",
+@option_group(
+    click.option(
+        "--calibration",
+        type=click.Path(path_type=Path),
+        metavar="IMAGES",
+        help="Representative images, a folder or a data set; the INT8 ranges are measured on 200 of them.  [required]",
+    ),
+    heading="Calibration",
 )
-@click.option(
-    "--std",
-    callback=_triple,
-    metavar="X,Y,Z",
-    help="Of pixel / 255, in the order of --color.  [default: those of COCO; pascal's]",
-)
-@click.option(
-    "--color", type=click.Choice(["rgb", "bgr"]), default="bgr", show_default=True, help="Order of channels; ONNX only."
-)
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    metavar="IMAGES",
-    help="Folder of images, or a data set, like those to detect on: int8's ranges are measured on 200 of them. Needed.",
+@option_group(
+    click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        required=True,
+        help="Output folder, created if missing.",
+    ),
+    click.option("--name", help="Name of the model in its manifest.  [default: the checkpoint's file name]"),
+    heading="Output",
 )
 def command(
     checkpoint: Path, classes: str, out: Path, name: str | None, size: int | None, mean: Any, std: Any, color: Any,
     calibration: Path | None,
 ) -> None:  # fmt: skip
-    """Take over a CenterNet that was made elsewhere and quantize it.
+    """Import a CenterNet that was trained elsewhere, and quantize it.
 
-    CHECKPOINT: a .pth of github.com/xingyizhou/CenterNet, task ctdet, arch res_18, or a float ONNX file with outputs
-    named hm (or heat, heatmap), wh (or size) and reg (or offset). Writes NAME.onnx, the interchange file that
-    `edge-centernet convert` takes, and of a .pth NAME.safetensors, the float weights.
+    CHECKPOINT is a .pth file of github.com/xingyizhou/CenterNet (task ctdet, arch res_18), or a float ONNX file with
+    outputs named hm (or heat, heatmap), wh (or size) and reg (or offset). Writes NAME.onnx, the interchange file for
+    `edge-centernet convert`, and for a .pth also NAME.safetensors, the float weights.
 
     Example: edge-centernet import ctdet_res18.pth --classes coco --calibration photos --out imported
     """

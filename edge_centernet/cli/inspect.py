@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from edge_centernet.artifact import files_of, read_manifest
+from edge_centernet.cli import Command
 from edge_centernet.files import sha256
 from edge_centernet.manifest import Manifest
 from edge_centernet.model_zoo import find_model
@@ -18,13 +19,13 @@ _DECODERS = {"c": "C", "numpy": "NumPy (no C compiler was there when edge-center
 _FORMATS = {".onnx": "ONNX", ".xml": "OpenVINO", ".tflite": "TFLite"}
 
 
-@click.command(short_help="Show what a model file is.")
+@click.command(cls=Command)
 @click.argument("artifact", metavar="ARTIFACT")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def command(artifact: str, as_json: bool) -> None:
-    """Show what a model file is: manifest, tensor types, scales, size, sha256. No engine is needed.
+    """Show what a model file contains: manifest, tensor types, scales, size and SHA-256. No engine is needed.
 
-    ARTIFACT: an .onnx, .xml or .tflite file, or the name of a shipped model (then its interchange file, .onnx).
+    ARTIFACT is an .onnx, .xml or .tflite file, or the name of a shipped model, which stands for its .onnx file.
 
     Example: edge-centernet inspect centernet-mbv2-320 --json
     """

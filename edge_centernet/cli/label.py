@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edge_centernet import __version__
+from edge_centernet.cli import Command, option_group
 from edge_centernet.cli.options import engine_options, open_model
 from edge_centernet.data import read_dataset
 from edge_centernet.detector import Detector
@@ -43,73 +44,93 @@ from edge_centernet.progress import bars
 from edge_centernet.runtimes import first_candidate
 
 
-@click.command(short_help="Label photos by detectors that agree.")
+@click.command(cls=Command)
 @click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    metavar="NAME|FILE|FAMILY=FILE",
-    help="A detector; give several, they vote. Ours by name or file, or a file of another family: "
-    f"{', '.join(FAMILIES)}.  [default: $EDGE_CENTERNET_MODEL, else {DEFAULT}]",
-)
-@click.option(
-    "--weight",
-    "weights",
-    multiple=True,
-    type=click.FloatRange(min=0, min_open=True),
-    help="How much a detector counts: once for each --model, in their order.  [default: 1 each]",
+@option_group(
+    click.option(
+        "--model",
+        "models",
+        multiple=True,
+        metavar="NAME|FILE|FAMILY=FILE",
+        help="Detector to label with; repeat it to fuse several. A model of this package by name or file, or"
+        f" a file of another family: {', '.join(FAMILIES)}.  [default: $EDGE_CENTERNET_MODEL, else {DEFAULT}]",
+    ),
+    click.option(
+        "--weight",
+        "weights",
+        multiple=True,
+        type=click.FloatRange(min=0, min_open=True),
+        help="Weight of a detector's vote, once for each --model in the same order.  [default: 1 each]",
+    ),
+    heading="Detectors",
 )
 @engine_options
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="COCO JSON to write, such as labels.json.",
+@option_group(
+    click.option("--classes", metavar="A,B", help="Label only these classes, under these names.  [default: all]"),
+    click.option(
+        "--iou",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=IOU,
+        show_default=True,
+        help="Overlap (IoU) above which two boxes are the same object.",
+    ),
+    click.option(
+        "--threshold",
+        type=click.FloatRange(0, 1),
+        help=f"Lowest score of a box that is written.  [default: {THRESHOLD}; calibrated, 15 % right]",
+    ),
+    click.option(
+        "--ignore-below",
+        type=click.FloatRange(0, 1),
+        help=f"Mark boxes with a lower score as ignored.  [default: {IGNORE_BELOW}; calibrated, by --precision]",
+    ),
+    click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        help="Use only this many photos, spread evenly (of LABELLED too).",
+    ),
+    heading="Labels",
 )
-@click.option("--classes", metavar="A,B", help="Look for these only, and call them so.  [default: all]")
-@click.option(
-    "--iou",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=IOU,
-    show_default=True,
-    help="Overlap above which two boxes are the same object.",
+@option_group(
+    click.option(
+        "--calibrate-on",
+        type=click.Path(path_type=Path),
+        metavar="LABELLED",
+        help="Labelled photos (COCO JSON, VOC, YOLO) to turn scores into probabilities, choose thresholds and measure"
+        " accuracy.",
+    ),
+    click.option(
+        "--precision",
+        type=click.FloatRange(0, 1, min_open=True),
+        help=f"Share of the labelled objects that must be right, with --calibrate-on.  [default: {PRECISION}]",
+    ),
+    heading="Calibration",
 )
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1),
-    help=f"Lowest score of a box that is written.  [default: {THRESHOLD}; calibrated, 15 % right]",
-)
-@click.option(
-    "--ignore-below",
-    type=click.FloatRange(0, 1),
-    help=f"Boxes with a lower score are marked to be ignored.  [default: {IGNORE_BELOW}; calibrated, by --precision]",
-)
-@click.option(
-    "--calibrate-on",
-    type=click.Path(path_type=Path),
-    metavar="LABELLED",
-    help="Labelled photos (COCO JSON, VOC, YOLO): makes scores probabilities, chooses the thresholds, measures.",
-)
-@click.option(
-    "--precision",
-    type=click.FloatRange(0, 1, min_open=True),
-    help=f"With --calibrate-on: what part of the objects shall be right.  [default: {PRECISION}]",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Take N photos only, spread over all (of LABELLED too).")
-@click.option(
-    "--sheet", type=click.Path(path_type=Path, dir_okay=False), metavar="JPG", help="Draw some 30 labelled photos."
+@option_group(
+    click.option(
+        "--out",
+        required=True,
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="COCO JSON file to write, such as labels.json.",
+    ),
+    click.option(
+        "--sheet",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="JPG",
+        help="Draw a contact sheet of about 30 labelled photos.",
+    ),
+    heading="Output",
 )
 def command(
     photos: tuple[Path, ...], models: tuple[str, ...], weights: tuple[float, ...], runtime: str, threads: int | None,
     out: Path, classes: str | None, iou: float, threshold: float | None, ignore_below: float | None,
     calibrate_on: Path | None, precision: float | None, limit: int | None, sheet: Path | None,
 ) -> None:  # fmt: skip
-    """Label photos: one or more detectors look at each photo and at its mirror image, and their boxes are fused.
+    """Label photos automatically: detectors run on each photo and its mirror image, and their boxes are fused.
 
-    PHOTOS are image files, folders (with all below them) and data sets. The COCO JSON that is written can be trained
-    on: boxes that are likely objects, and uncertain ones with `ignore: 1`, which training leaves alone. Look at the
-    contact sheet before you do. Other people's detectors come from their authors; docs/label.md says which, and where.
+    PHOTOS are image files, folders (searched recursively) and data sets. The COCO JSON that is written can be trained
+    on: it has boxes that are likely objects, and uncertain ones marked `ignore: 1`, which training leaves out. Check
+    the contact sheet first. Detectors of other families come from their authors; docs/label.md lists them.
 
     \b
     Examples:
@@ -171,7 +192,7 @@ def _check(
     if out.suffix.lower() != ".json":
         raise ConfigError(f"--out {out}: expected a file name that ends with .json, as readers of COCO JSON look for")
     if precision is not None and calibrate_on is None:
-        raise ConfigError("--precision: is measured on labelled photos; name them with --calibrate-on")
+        raise ConfigError("--precision: expected --calibrate-on with it, the labelled photos to measure precision on")
     for file in (out, sheet):
         if file is not None:
             prepare_folder(file.parent)

@@ -7,15 +7,17 @@ from typing import Any
 
 import click
 
+from edge_centernet.cli import Command
 from edge_centernet.model_zoo import DEFAULT, catalogue
 
 
-@click.command(short_help="List the models that ship with the package.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON list instead of a table.")
+@click.command(cls=Command)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list instead of a table.")
 def command(as_json: bool) -> None:
-    """List the models: input, accuracy, size, licence. Those without a size are not in the package, but can be trained.
+    """List the models with their input size, accuracy, file size and licence.
 
-    AP50 and AP are those of the INT8 OpenVINO and TFLite files on the data set named below the table.
+    AP50 and AP are measured with the INT8 OpenVINO and TFLite files on the data set named below the table. A model
+    without a file size is not in the package, but can be trained.
 
     Example: edge-centernet models
     """

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
+from edge_centernet.cli import option_group
 from edge_centernet.errors import ConfigError
 from edge_centernet.manifest import InputSize
 from edge_centernet.model_zoo import DEFAULT
 from edge_centernet.runtimes import ENGINES, NAMES, open_runtime, select_engine
 from edge_centernet.runtimes.base import Runtime
 from edge_centernet.system.quiet import quiet_libraries
-
-Function = Callable[..., Any]
-
-
-def options(*decorators: Function) -> Function:
-    """One decorator of several; the last one stands first in the help."""
-    return lambda function: functools.reduce(lambda inner, decorator: decorator(inner), decorators, function)
 
 
 def input_size(_: click.Context, option: click.Parameter, text: str | None) -> InputSize | None:
@@ -39,25 +31,26 @@ model_option = click.option(
     "--model",
     # Not click's envvar, which would win over a configuration file.
     default=lambda: os.environ.get("EDGE_CENTERNET_MODEL") or DEFAULT,
-    show_default=f"$EDGE_CENTERNET_MODEL, else {DEFAULT}",
     metavar="PATH|NAME",
-    help="Model file (.xml, .tflite, .onnx) or name of a shipped model.",
+    help="Model file (.xml, .tflite or .onnx) or the name of a shipped model."
+    f"  [default: $EDGE_CENTERNET_MODEL, else {DEFAULT}]",
 )
 
 # --runtime, --threads
-engine_options = options(
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the engine decides]"),
-    click.option(
-        "--runtime",
-        type=click.Choice(NAMES),
-        default="auto",
-        show_default=True,
-        help="Inference engine. auto: by the file's suffix; for a shipped model TFLite on ARM, OpenVINO elsewhere.",
-    ),
+_runtime_option = click.option(
+    "--runtime",
+    type=click.Choice(NAMES),
+    default="auto",
+    show_default=True,
+    help="Inference engine. auto chooses by the file's suffix; for a shipped model TFLite on ARM, OpenVINO elsewhere.",
 )
+_threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="Number of CPU threads.  [default: the engine decides]"
+)
+engine_options = option_group(_runtime_option, _threads_option, heading="Inference engine")
 
 # --model, --runtime, --threads; passed on as model, runtime, threads to `open_model`.
-model_options = options(engine_options, model_option)
+model_options = option_group(model_option, _runtime_option, _threads_option, heading="Model")
 
 
 def open_model(model: str | Path, runtime: str = "auto", threads: int | None = None) -> Runtime:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edge_centernet.classes import did_you_mean
-from edge_centernet.cli.options import options
+from edge_centernet.cli import option_group
 from edge_centernet.data import DataSource
 from edge_centernet.errors import ConfigError
 
@@ -19,23 +19,29 @@ def set_options(data: str, val: str) -> Callable[..., Any]:
 
     data: how the training sets are given, as "--data". val: the help of --val.
     """
-    each = "where there are several sets once for each of them in their order, or as NAME=FOLDER."
-    return options(
-        click.option(
-            "--labelled-only",
-            multiple=True,
-            metavar="SET=A,B",
-            help=f"Of this set of {data} or --val (its path, or a folder or file name in it) only these classes are "
-            "labelled; repeatable.  [default: what its files say, else all that it has]",
-        ),
-        click.option("--val-images", multiple=True, metavar="FOLDER", help="Image folder of --val, as --images."),
+    each = "with several sets, repeat it once for each in the same order, or write NAME=FOLDER."
+    return option_group(
+        click.option("--val", multiple=True, type=click.Path(path_type=Path), help=val),
         click.option(
             "--images",
             multiple=True,
             metavar="FOLDER",
-            help=f"Image folder of {data}, where it is not the usual one; {each}",
+            help=f"Image folder of {data}, if it is not the usual one; {each}",
         ),
-        click.option("--val", multiple=True, type=click.Path(path_type=Path), help=val),
+        click.option(
+            "--val-images",
+            multiple=True,
+            metavar="FOLDER",
+            help="Image folder of --val, given in the same way as --images.",
+        ),
+        click.option(
+            "--labelled-only",
+            multiple=True,
+            metavar="SET=A,B",
+            help=f"Classes that are labelled in one set of {data} or --val (its path, or a folder or file name in it), "
+            "if not all are; repeatable.  [default: as its files declare, else all classes]",
+        ),
+        heading="Data",
     )
 
 
@@ -91,7 +97,7 @@ def _folders(option: str, texts: Sequence[str], title: str, paths: Sequence[Path
         return folders
     open_ = [i for i, folder in enumerate(folders) if folder is None]
     if not paths:
-        raise ConfigError(f"{option}: is the image folder of {title}; name that too")
+        raise ConfigError(f"{option}: expected {title} with it, the set whose images these are")
     if len(in_order) != len(open_):
         raise ConfigError(
             f"{option}: expected one folder for each set of {title}, {len(open_)}, or NAME=FOLDER for some of them; "

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from edge_centernet.cli import Command, option_group
 from edge_centernet.cli.options import input_size
 from edge_centernet.cli.sets import set_options, sources
 from edge_centernet.data import DataSource, read_datasets
@@ -17,54 +18,77 @@ from edge_centernet.manifest import InputSize
 from edge_centernet.model_zoo import DEFAULT, find_model
 
 
-@click.command()
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    required=True,
-    multiple=True,
-    help="Training set: COCO JSON, VOC or YOLO; repeatable, several are merged.",
+@click.command(cls=Command)
+@option_group(
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        required=True,
+        multiple=True,
+        help="Training set: COCO JSON, VOC or YOLO; repeat it to merge several.",
+    ),
+    heading="Data",
 )
-@set_options("--data", val="Validation set, evaluated during training; repeatable.")
-@click.option("--classes", metavar="A,B", help="Learn these classes only, under these names.  [default: all]")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder; made if absent.")
-@click.option("--name", default=DEFAULT, show_default=True, help="The model's name in its manifest.")
-@click.option(
-    "--weights",
-    default=DEFAULT,
-    show_default=True,
-    help="Where to start: a checkpoint of ours or the name of a shipped model (classes of the same name are kept), "
-    "a pretrained backbone (.pth or .safetensors, torchvision names), or 'none'.",
+@set_options("--data", val="Validation set to evaluate during training; repeatable.")
+@option_group(
+    click.option("--classes", metavar="A,B", help="Train on these classes only, under these names.  [default: all]"),
+    heading="Data",
 )
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with options of TrainConfig.")
-@click.option(
-    "--size",
-    callback=input_size,
-    metavar="WxH",
-    help="Width and height of the network's input in pixels, multiples of 32, or one number for a square; short for"
-    " --set size=WxH.  [default: that of --weights, else 320x320]",
+@option_group(
+    click.option(
+        "--weights",
+        default=DEFAULT,
+        show_default=True,
+        help="Weights to start from: a checkpoint or a shipped model (classes with the same name are kept), "
+        "a pretrained backbone (.pth or .safetensors, torchvision names), or 'none'.",
+    ),
+    click.option("--name", default=DEFAULT, show_default=True, help="Name of the model in its manifest."),
+    click.option(
+        "--size",
+        callback=input_size,
+        metavar="WxH",
+        help="Width and height of the network's input in pixels, multiples of 32, or one number for a square; short for"
+        " --set size=WxH.  [default: that of --weights, else 320x320]",
+    ),
+    click.option(
+        "--symmetric",
+        is_flag=True,
+        help="Use only zero points of 0, for TensorRT; short for --set symmetric=true.",
+    ),
+    heading="Model",
 )
-@click.option("--epochs", type=int, help="Float epochs; shorthand for --set epochs=N.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any option of TrainConfig; repeatable.")
-@click.option("--symmetric", is_flag=True, help="All zero points 0, for TensorRT; short for --set symmetric=true.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; PyTorch's choice by default.")
-@click.option("--resume", is_flag=True, help="Go on where the run in --out was saved last.")
+@option_group(
+    click.option(
+        "--config", "config_file", type=click.Path(path_type=Path), help="YAML file with options of TrainConfig."
+    ),
+    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of TrainConfig; repeatable."),
+    click.option("--epochs", type=int, help="Number of float epochs; short for --set epochs=N."),
+    click.option(
+        "--device", default="auto", show_default=True, help="Device to train on: auto, cpu, cuda, cuda:1, ..."
+    ),
+    click.option("--threads", type=click.IntRange(1), help="Number of CPU threads.  [default: PyTorch decides]"),
+    heading="Training",
+)
+@option_group(
+    click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder, created if missing."),
+    click.option("--resume", is_flag=True, help="Continue the run in --out from its last saved state."),
+    heading="Output",
+)
 def command(
     data: tuple[Path, ...], val: tuple[Path, ...], images: tuple[str, ...], val_images: tuple[str, ...],
     labelled_only: tuple[str, ...], classes: str | None, out: Path, name: str, weights: str,
     config_file: Path | None, size: InputSize | None, epochs: int | None, settings: tuple[str, ...],
     symmetric: bool, device: str, threads: int | None, resume: bool,
 ) -> None:  # fmt: skip
-    """Train a CenterNet on your own classes, float first, then quantization-aware.
+    """Train a CenterNet on your own classes, first in float, then quantization-aware.
 
-    Starts from the shipped model unless --weights says otherwise. Stop with Ctrl-C and go on with --resume.
-    Writes float.safetensors, qat.safetensors, metrics.csv, curves.png, pr.png, contact_sheet.jpg and NAME.onnx,
-    the interchange file that `edge-centernet convert` takes. On several GPUs or machines:
+    Training starts from the shipped model unless --weights names another start. It can be interrupted with Ctrl-C and
+    continued with --resume. Writes float.safetensors, qat.safetensors, metrics.csv, curves.png, pr.png,
+    contact_sheet.jpg and NAME.onnx, the interchange file for `edge-centernet convert`. To use several GPUs or machines:
     torchrun ... -m edge_centernet train ...
 
-    With several --data the classes of all of them are learnt. Where a set does not have a class, or was not labelled
-    for it, what is found of it is neither right nor wrong.
+    With several --data, the classes of all sets are learned. Where a set lacks a class or is not labelled for it,
+    detections of that class count neither as right nor as wrong.
 
     Example: edge-centernet train --data train.json --val val.json --out runs/mine
     """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_centernet.artifact import read_manifest
+from edge_centernet.cli import Command
 from edge_centernet.data import read_dataset
 from edge_centernet.errors import ConfigError, ConversionError
 from edge_centernet.files import write_atomic
@@ -24,34 +25,40 @@ if TYPE_CHECKING:
     from edge_centernet.manifest import InputSize
 
 
-@click.command(short_help="Compare a model file with its source.")
+@click.command(cls=Command)
 @click.argument("artifact", metavar="ARTIFACT")
 @click.option(
     "--against",
     metavar="PATH|NAME",
-    help="The network it was made from: an interchange .onnx, a checkpoint, or a shipped name.  [default: the shipped"
-    " model of the same name, at the file's size; an int8 .onnx is compared with its own float weights]",
+    help="Network that the file was made from: an interchange .onnx, a checkpoint, or a shipped name.  [default: the"
+    " shipped model of the same name, at the file's size; an int8 .onnx is compared with its own float weights]",
 )
 @click.option(
     "--float",
     "unrounded",
     metavar="PATH|NAME",
-    help="The float network that was quantized (.safetensors, .onnx, a shipped name): the layers' figures, and AP, are"
-    " held against its weights before rounding.",
+    help="Float network that was quantized (.safetensors, .onnx or a shipped name). Layers and AP are then compared"
+    " with its weights before rounding.",
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of images.  [default: the packaged photos]")
-@click.option("--data", type=click.Path(path_type=Path), help="Labelled images: the difference in AP too.")
-@click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write everything here too.")
-@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="PNG of the error over the layers.")
+@click.option(
+    "--images", type=click.Path(path_type=Path), help="Folder of images to compare on.  [default: the packaged photos]"
+)
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled images, to report the difference in AP too.")
+@click.option(
+    "--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the full report to this file too."
+)
+@click.option(
+    "--picture", type=click.Path(path_type=Path, dir_okay=False), help="Draw the error of each layer as a PNG."
+)
 def command(
     artifact: str, against: str | None, unrounded: str | None, images: Path | None, data: Path | None, out: Path | None,
     picture: Path | None,
 ) -> None:  # fmt: skip
-    """Compare a model file with the network it was made from, on real images by its real engine.
+    """Compare a model file, run by its engine on real images, with the network it was made from.
 
-    Prints the difference of each head in steps of its int8 output, how many detections agree, the layers at which int8
-    loses most of float's signal, and with --data the difference in AP. Exit code 2 when the file does not answer as
-    its source does.
+    Prints the difference of each head in steps of its int8 output, how many detections agree, the layers where int8
+    loses most of the signal, and with --data the difference in AP. The exit code is 2 if the outputs of the file do not
+    match its source.
 
     Example: edge-centernet verify converted/centernet-mbv2-320.tflite --picture layers.png
     """
@@ -81,7 +88,7 @@ def command(
         found = {"artifact": str(path), "heads": asdict(report), "layers": [asdict(layer) for layer in layers]}
         write_atomic(out, json.dumps({**found, "accuracy": accuracy}, indent=1) + "\n")
     if report.failures:
-        raise ConversionError(f"{path}: does not answer as its source does: {', '.join(report.failures)}")
+        raise ConversionError(f"{path}: its outputs do not match its source: {', '.join(report.failures)}")
 
 
 def _source(path: Path, against: str | None) -> qdq.Network:

@@ -182,7 +182,7 @@ def test_compare_on_the_command_line(run: Callable[..., Result], tmp_path: Path,
     assert "1.500  slower" in done.out
     refused = run("bench", "--compare", tmp_path / "a.json", tmp_path / "b.json", "--threads", "1")
     assert refused.code == 2
-    assert "--compare measures nothing: leave out threads" in refused.err
+    assert "--compare only compares records: leave out threads" in refused.err
 
 
 def test_doubts_are_told_beside_the_figures(kept: dict[str, Any]) -> None:

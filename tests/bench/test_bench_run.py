@@ -168,7 +168,7 @@ def test_a_film_is_seen_again_and_again(tmp_path: Path) -> None:
         (("--source", "nothing.jpg"), "nothing.jpg"),
         (("--source", "a.jpg", "--camera", "0"), "--source and --camera: expected one of them, got both"),
         (("--chart", "a.gif"), "expected a file name ending in .png or .svg, got '.gif'"),
-        (("--json", "no/such/folder/a.json"), "expected a folder that is there, got no/such/folder"),
+        (("--json", "no/such/folder/a.json"), "expected an existing folder, got no/such/folder"),
     ],
 )
 def test_bad_options_are_one_line_before_anything_runs(

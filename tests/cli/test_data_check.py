@@ -111,7 +111,7 @@ def test_a_leak_from_train_to_val_is_an_error(run: Run, data: Path, tmp_path: Pa
         (["nowhere"], "no such file or folder"),
         (["{data}", "--size", "100"], "expected WIDTHxHEIGHT such as 512x384, or one"),
         (["{data}", "--val", "{data}"], "is the training set itself"),
-        (["{data}", "--val-images", "{data}"], "--val-images: is the image folder of --val"),
+        (["{data}", "--val-images", "{data}"], "--val-images: expected --val with it"),
         (["{data}", "--json", "{data}/classes.txt/x.json"], "cannot write there"),
     ],
 )
@@ -144,7 +144,7 @@ main()
 def test_help_of_check_ends_with_an_example(run: Run) -> None:
     """And says what the exit codes mean."""
     text = " ".join(run("data", "check", "--help").out.split())
-    assert "Exit code: 0 without errors, 1 with errors, 2 if" in text
+    assert "The exit code is 0 without errors, 1 with errors, and 2 if" in text
     assert "Example: edge-centernet data check instances_train.json --val" in text
 
 

@@ -15,7 +15,7 @@ import squares
 from support import ENGINES
 from test_detect import environment
 
-from edge_centernet.cli import COMMANDS, cli
+from edge_centernet.cli import COMMANDS, SECTIONS, Command, cli, option_group
 from edge_centernet.decoder import BACKEND
 
 Run = Callable[..., Any]
@@ -30,12 +30,34 @@ def test_help_lists_every_command(run: Run) -> None:
         assert text in done.out
 
 
+def test_each_command_stands_below_one_heading() -> None:
+    """In the order of the table."""
+    assert [name for names in SECTIONS.values() for name in names] == list(COMMANDS)
+
+
+def test_options_stand_below_their_headings() -> None:
+    """In the order given; those without a heading follow at the end, and arguments are left to the text."""
+
+    @click.command(cls=Command)
+    @click.argument("what")
+    @option_group(click.option("--near", help="One."), click.option("--far", help="Two."), heading="Place")
+    @click.option("--late", help="Three.")
+    @option_group(click.option("--wide", help="Four."), heading="Place")
+    def command(**_: str) -> None:
+        """Do something."""
+
+    shown = command.get_help(click.Context(command)).split("Do something.")[1].split()
+    words = [word for word in shown if word.endswith(":") or word.startswith("--")]
+    assert words == ["Place:", "--near", "--far", "--wide", "options:", "--late", "--help"]
+    assert "WHAT" not in shown
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(run: Run, name: str) -> None:
     """`COMMAND --help` works and ends with a runnable example."""
     done = run(name, "--help")
     assert done.code == 0
-    assert f"edge-centernet {name}" in done.out.split("Options:")[0].split("\n", 1)[1]
+    assert f"edge-centernet {name}" in done.out.split("ptions:")[0].split("\n", 1)[1]
 
 
 def test_an_unknown_command_is_code_2(run: Run) -> None:

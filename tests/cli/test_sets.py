@@ -73,5 +73,5 @@ def test_what_does_not_fit_is_one_line(
 
 def test_images_of_no_set_are_refused() -> None:
     """--val-images without --val."""
-    with pytest.raises(ConfigError, match="--val-images: is the image folder of --val; name that too"):
+    with pytest.raises(ConfigError, match="--val-images: expected --val with it, the set whose images these are"):
         sources("--data", [STREET], [], [], ["a"], [])

@@ -106,7 +106,7 @@ def test_another_network_is_told(
     done = run("verify", artifact, "--against", tmp_path / "other.onnx", "--images", tmp_path)
 
     assert done.code == 2
-    assert "does not answer as its source does: heat differs by" in done.err
+    assert "its outputs do not match its source: heat differs by" in done.err
 
 
 def test_a_file_of_unknown_origin_needs_its_source(run: Callable[..., Result], artifact: Path) -> None:

@@ -454,7 +454,7 @@ def test_missing_program_names_its_package(
     [
         (["--user", "anna"], "could not log in; give --ssh-key FILE or --password-file FILE too"),
         (["--wifi", "net"], "--wifi: give --wifi-password-file FILE too"),
-        (["--wifi-country", "DE"], "of which network? Give --wifi SSID too"),
+        (["--wifi-country", "DE"], "expected --wifi SSID with it; name the network"),
         (["--camera-config", "{camera}"], "unknown setting 'camra'"),
         (["--user", "anna", "--ssh-key", "{key}"], "is a private key, which stays with you"),
         (["--user", "anna", "--password-file", "{empty}"], "expected a password, or its crypt hash"),

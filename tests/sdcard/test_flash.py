@@ -490,7 +490,7 @@ def test_flipped_byte_is_found(image: Path, old_card: tuple[Path, Path], run: Ru
     device, file = old_card
     assert run("flash", image, device, "--confirm", device.name).code == 0
     same = run("flash", "--verify-only", image, device)
-    assert (same.code, same.out) == (0, f"{device}: is equal to {image} in all {SIZE} bytes compared\n")
+    assert (same.code, same.out) == (0, f"{device}: equals {image} in all {SIZE} bytes compared\n")
     device.read_bytes()  # the kernel now remembers all of it
     for place in (5, 9 * MIB + 123, SIZE - 1):
         _flip(file, place)

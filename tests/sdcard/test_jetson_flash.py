@@ -159,4 +159,4 @@ def test_command_line_asks_for_the_board(tmp_path: Path, run: Callable[..., Resu
     result = run("flash", "--jetson", root, "jetson-orin-nano-devkit")
     assert result.code == 2
     assert "expected a Jetson in recovery mode on USB, none is there" in result.err
-    assert "--execute: is for --jetson" in run("flash", "--execute", "a.img", "b.img").err
+    assert "--execute: only applies to --jetson" in run("flash", "--execute", "a.img", "b.img").err
