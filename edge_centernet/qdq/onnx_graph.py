@@ -69,10 +69,12 @@ def interchange_manifest(
     if set(spec.mean) != {float(GREY)} or set(spec.std) != {float(GREY)}:
         raise ConversionError(f"export: expected mean and std {GREY}, got {spec.mean} and {spec.std}")
     channels = {"heat": len(spec.classes), "size": 2, "offset": 2}
-    tensors = {role: TensorSpec(role, (1, channels[role], *spec.cells), "NCHW", "int8", heads[role]) for role in HEADS}
+    heat, size, offset = (
+        TensorSpec(role, (1, channels[role], *spec.cells), "NCHW", "int8", heads[role]) for role in HEADS
+    )
     image = TensorSpec("image", (1, 3, spec.height, spec.width), "NCHW", "uint8", IMAGE_QUANT)
     made_by = {"edge-centernet": __version__, **made_by}
-    return Manifest(spec, image, **tensors, precision="int8", checkpoint_sha256=checkpoint_sha256, made_by=made_by)
+    return Manifest(spec, image, heat, size, offset, "int8", checkpoint_sha256=checkpoint_sha256, made_by=made_by)
 
 
 def at_size(model: Any, size: InputSize) -> Any:
