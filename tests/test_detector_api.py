@@ -65,8 +65,9 @@ def test_without_arguments_it_finds_the_person_and_the_cat(detector: Detector) -
 def test_it_says_what_it_is(detector: Detector) -> None:
     """The repr names model, input, precision, engine, classes and threshold."""
     title = {"openvino": "OpenVINO", "tflite": "TFLite"}[pick()[0]]
-    version = detector.manifest.model.version
-    assert repr(detector) == f"<Detector: {DEFAULT} {version}, 320x320, int8 in {title}, 20 classes, from score 0.3>"
+    about = detector.manifest.model
+    model = f"{DEFAULT} {about.version}, 320x320, int8 in {title}, 20 classes"
+    assert repr(detector) == f"<Detector: {model}, from score {about.threshold:g}>"
     only = Detector(detector.runtime, only=["person", "cat"], threshold=0.5)
     assert repr(only).endswith("cat, person, from score 0.5>")
 
