@@ -118,7 +118,9 @@ def test_reference_has_the_help_of_every_command(pages: dict[Path, Page], site: 
 @pytest.mark.slow
 def test_reference_has_the_public_classes(pages: dict[Path, Page], site: Path) -> None:
     """What programs that embed the detector use has an anchor of its own in the reference."""
-    wanted = {"detector.Detector.detect", "detections.Detections", "preprocess.Letterbox.to_image", "runtimes.open_runtime"}
+    wanted = {
+        "detector.Detector.detect", "detections.Detections", "preprocess.Letterbox.to_image", "runtimes.open_runtime",
+    }  # fmt: skip
     wanted |= {"manifest.Manifest", "sources.open_source", "tracking.tracker.Tracker.update", "errors.SourceError"}
     anchors = pages[site / "reference/python.html"].anchors
     assert {f"edge_centernet.{name}" for name in wanted} - anchors == set()
