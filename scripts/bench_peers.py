@@ -245,7 +245,7 @@ def chart(kept: dict[str, Any], path: Path) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.2, y=0.15)
     axes.set_xlabel("milliseconds from image to boxes, one thread (median; left is better)")
-    axes.set_ylabel(f"AP50 on {record['data']['name']} ({record['data']['images']} images; up is better)")
+    axes.set_ylabel(f"AP50 on {kept['data']['name']} ({kept['data']['images']} images; up is better)")
     axes.set_title(kept["machine"]["cpu"], fontsize=9)
     axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=130)

@@ -201,6 +201,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ".github",
     ):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=SCRATCH)
+    changes = folder / "CHANGELOG.md"  # as a release has it: what is to come has become the version's own
+    changes.write_text(changes.read_text().replace("## Unreleased", f"## {edge_centernet.__version__}", 1))
     commit_all(folder)
     return folder
 

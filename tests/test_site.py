@@ -121,6 +121,11 @@ def test_reference_has_the_public_classes(pages: dict[Path, Page], site: Path) -
     wanted = {
         "detector.Detector.detect", "detections.Detections", "preprocess.Letterbox.to_image", "runtimes.open_runtime",
     }  # fmt: skip
-    wanted |= {"manifest.Manifest", "sources.open_source", "tracking.tracker.Tracker.update", "errors.SourceError"}
+    wanted |= {
+        "manifest.Manifest",
+        "sources.files.open_source",
+        "tracking.tracker.Tracker.update",
+        "errors.SourceError",
+    }
     anchors = pages[site / "reference/python.html"].anchors
     assert {f"edge_centernet.{name}" for name in wanted} - anchors == set()

@@ -234,7 +234,7 @@ def test_training_can_start_from_a_checkpoint_of_ours(drawn: Path, finished: Pat
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "config.json").read_text())
 
-    assert (config["width"], config["neck"], config["size"]) == (0.25, [16, 16, 16], 64)
+    assert (config["width"], config["neck"], config["size"]) == (0.25, [16, 16, 16], [64, 64])
     first, last = float(_rows(finished)[0]["loss"]), float(_rows(finished)[2]["loss"])
     assert float(_rows(tmp_path)[0]["loss"]) < (first + last) / 2
 

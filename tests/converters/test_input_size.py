@@ -39,6 +39,7 @@ from edge_centernet.network.checkpoint import load_checkpoint, save_checkpoint  
 from edge_centernet.network.fake_quant import prepare_qat, set_observing, settle_weights  # noqa: E402
 from edge_centernet.train.validate import torch_manifest  # noqa: E402
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "edge_centernet" / "decoder" / "example" / "detect_dump.c"
 Run = Callable[..., Any]
 WIDE = InputSize(160, 96)
 
@@ -263,7 +264,7 @@ def test_the_c_library_finds_what_python_finds_in_a_wide_network(
     assert "input_height = 192," in text
     program = tmp_path / "detect_dump"
     example = tmp_path / "detect_dump.c"
-    text = (LIBRARY / "example" / "detect_dump.c").read_text()
+    text = EXAMPLE.read_text()
     example.write_text(text.replace("centernet_nano_256", "centernet_nano_320x192"))
     subprocess.run([compiler, f"-I{tmp_path}", example, LIBRARY / "edgecn_decode.c", "-lm", "-o", program], check=True)
     runtime = open_runtime(model)

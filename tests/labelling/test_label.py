@@ -197,7 +197,7 @@ def test_ctrl_c_leaves_the_labels_of_before(
     [
         (("--out", "labels.txt"), "expected a file name that ends with .json"),
         (("--weight", 1, "--weight", 2), "expected one for each of 1 models, got 2"),
-        (("--precision", 0.9), "name them with --calibrate-on"),
+        (("--precision", 0.9), "--precision: expected --calibrate-on with it"),
         (("--threshold", 0.5, "--ignore-below", 0.4), "expected at most --ignore-below, which is 0.4; got 0.5"),
         (("--classes", "person,unicorn"), "none of the models knows unicorn"),
         (("--model", "nanodet-g=absent.onnx"), "absent.onnx: no such file; get it from scripts/peers/fetch.py"),
