@@ -30,7 +30,9 @@ def pick_images(source: Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
         found = sorted(p for p in source.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not found:
         what = "none in it" if source.exists() else "no such folder"
-        raise SourceError(f"{source}: expected a folder of images ({', '.join(IMAGE_SUFFIXES)}), found {what}")
+        raise SourceError(
+            f"{source}: expected a folder of images ({', '.join(IMAGE_SUFFIXES)}), found {what}"
+        )
     return spread(found, count)
 
 

@@ -31,8 +31,10 @@ DEFAULT_METHOD = "mse"
 class Options:
     """How to quantize.
 
-    method: one of `ranges.METHODS`. bias_correction: move every bias by what rounding the weights does to its channel
-    on average. compensation: round every weight with its channel in mind (`rounding`), not to the nearest step.
+    method: one of `ranges.METHODS`. bias_correction: move every bias by what rounding the weights does to its
+      channel
+    on average. compensation: round every weight with its channel in mind (`rounding`), not to the nearest
+    step.
     symmetric: every zero point 0, for TensorRT.
     """
 
@@ -51,7 +53,8 @@ def quantize(
 ) -> tuple[Any, CalibrationReport]:
     """(the QDQ onnx.ModelProto with its manifest, how far its ranges can be trusted).
 
-    float_model: see `insert.with_quantizers`. Raises SourceError when there are no pictures, ConversionError for a
+    float_model: see `insert.with_quantizers`. Raises SourceError when there are no pictures, ConversionError
+      for a
     network that cannot be quantized, naming the node.
     """
     if not pictures:
@@ -62,23 +65,29 @@ def quantize(
     measured, held_out = split(pictures)
     seen = observe(probe, measured, options.method in NEEDS_COUNTS, progress)
     ranges = {name: choose(options.method, s) for name, s in seen.items()}
-    # The surest peaks are few, so a method that weighs errors gives them up; clipped, each of them were a plateau.
+    # The surest peaks are few, so a method that weighs errors gives them up; clipped, each of them were a
+    # plateau.
     ranges["heat"] = (ranges["heat"][0], seen["heat"].high)
     quants = activation_quants(network, ranges, options.symmetric)
-    entering = {real_name(op.x) for op in network.ops if isinstance(op, qdq.Conv) and op.x is not network.input}
+    entering = {
+        real_name(op.x) for op in network.ops if isinstance(op, qdq.Conv) and op.x is not network.input
+    }
     inputs = Probe(float_model, sorted(entering), spec)
     means = channel_means(inputs, measured, progress) if options.bias_correction else {}
     moments = second_moments(inputs, network, measured, progress) if options.compensation else {}
     fill(model, constants(network, quants, means, moments))
     set_manifest(model, _filled(network.manifest, quants))
-    report = make_report(options.method, seen, quants, qdq.parse(model), probe, (measured, held_out), progress)
+    report = make_report(
+        options.method, seen, quants, qdq.parse(model), probe, (measured, held_out), progress
+    )
     return model, report
 
 
 def unmeasured(float_model: Any, spec: ModelSpec) -> qdq.Network:
     """The network with its quantizers in place, all scales 1, and its float weights."""
     model = with_quantizers(float_model, spec)
-    # Scale 1 and zero point 0 are what `with_quantizers` left in the heads; `_filled` follows with the measured ones.
+    # Scale 1 and zero point 0 are what `with_quantizers` left in the heads; `_filled` follows with the
+    # measured ones.
     set_manifest(model, interchange_manifest(spec, dict.fromkeys(HEADS, Quant(1.0, 0)), {}))
     return qdq.parse(model)
 
@@ -88,7 +97,8 @@ def _measured(network: qdq.Network) -> list[qdq.Conv | qdq.Add]:
     return [op for op in network.ops if isinstance(op, qdq.Conv | qdq.Add)]
 
 
-# ---- activations -------------------------------------------------------------------------------------------------
+# ---- activations
+# -------------------------------------------------------------------------------------------------
 
 
 def activation_quants(network: qdq.Network, ranges: dict[str, Range], symmetric: bool) -> dict[str, Quant]:
@@ -112,7 +122,8 @@ def _head_ranges(ranges: dict[str, Range]) -> dict[str, Range]:
     }
 
 
-# ---- weights and biases ------------------------------------------------------------------------------------------
+# ---- weights and biases
+# ------------------------------------------------------------------------------------------
 
 
 def constants(
@@ -123,7 +134,8 @@ def constants(
 ) -> dict[str, NDArray[Any]]:
     """Initializer name -> value: every scale and zero point, weights on their grid, biases on theirs.
 
-    means: (C,) of what every convolution reads, for bias correction; moments: `rounding.second_moments`, to round with.
+    means: (C,) of what every convolution reads, for bias correction; moments: `rounding.second_moments`, to
+      round with.
     What is not in them is neither corrected nor rounded but to the nearest step.
     """
     values: dict[str, NDArray[Any]] = {}
@@ -132,7 +144,9 @@ def constants(
         values[f"{name}/zero"] = np.array(quant.zero_point, np.int8)
     for op in network.ops:
         if isinstance(op, qdq.Conv):
-            s_in = quants[real_name(op.x)].scale if real_name(op.x) in quants else op.x.quant.scale  # the image's
+            s_in = (
+                quants[real_name(op.x)].scale if real_name(op.x) in quants else op.x.quant.scale
+            )  # the image's
             values.update(
                 conv_constants(
                     op, s_in, quants[real_name(op.y)].scale, means.get(real_name(op.x)), moments.get(op.name)
@@ -170,8 +184,11 @@ def _lost(op: qdq.Conv, error: NDArray[np.float32], mean: NDArray[np.float64]) -
     return np.asarray(per_input[:, 0] * mean if op.groups > 1 else per_input @ mean)
 
 
-# ---- manifest ----------------------------------------------------------------------------------------------------
+# ---- manifest
+# ----------------------------------------------------------------------------------------------------
 
 
 def _filled(manifest: Manifest, quants: dict[str, Quant]) -> Manifest:
-    return manifest.with_tensors(**{role: replace(getattr(manifest, role), quant=quants[role]) for role in HEADS})
+    return manifest.with_tensors(
+        **{role: replace(getattr(manifest, role), quant=quants[role]) for role in HEADS}
+    )

@@ -1,7 +1,7 @@
 """From what a tensor was seen to hold to the range that int8 spends its 256 steps on. NumPy only.
 
-Wide ranges clip nothing and have coarse steps; narrow ones are fine and clip the rare large values. Each method draws
-the line elsewhere (docs/calibration.md).
+Wide ranges clip nothing and have coarse steps; narrow ones are fine and clip the rare large values. Each
+method draws the line elsewhere (docs/calibration.md).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Range = tuple[float, float]
 class Seen:
     """What one tensor held on the calibration images.
 
-    lows, highs: smallest and largest value on each image. counts: (BINS,) how many values fell into equal bins between
+    lows, highs: smallest and largest value on each image. counts: (BINS,) how many values fell into equal
+      bins between
     the smallest and the largest of all; None where no method asked for it.
     """
 
@@ -92,8 +93,12 @@ def mse(seen: Seen) -> Range:
     """The range with the smallest mean squared error of rounding and clipping; one end after the other, twice."""
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     for _ in range(2):
-        high = min((float(f) * max(seen.high, 0.0) for f in FRACTIONS), key=lambda h: squared_error(seen, low, h))
-        low = min((float(f) * min(seen.low, 0.0) for f in FRACTIONS), key=lambda v: squared_error(seen, v, high))
+        high = min(
+            (float(f) * max(seen.high, 0.0) for f in FRACTIONS), key=lambda h: squared_error(seen, low, h)
+        )
+        low = min(
+            (float(f) * min(seen.low, 0.0) for f in FRACTIONS), key=lambda v: squared_error(seen, v, high)
+        )
     return low, high
 
 
@@ -134,7 +139,9 @@ def _divergence(counts: NDArray[np.float64], end: int, levels: int) -> float:
     q = np.where(filled, (total / np.maximum(bins, 1))[step], 0.0)
     p, q = p / max(p.sum(), 1.0), q / max(q.sum(), 1.0)
     both = (p > 0) & (q > 0)
-    lost = p[(p > 0) & (q == 0)].sum()  # clipped onto an empty bin: infinitely far, counted as much as 1 nat each
+    lost = p[
+        (p > 0) & (q == 0)
+    ].sum()  # clipped onto an empty bin: infinitely far, counted as much as 1 nat each
     return float((p[both] * np.log(p[both] / q[both])).sum() + lost)
 
 

@@ -31,7 +31,8 @@ FAINT = 0.1  # a best score below this: nothing that the network knows is in the
 class TensorReport:
     """One tensor.
 
-    low, high: the range. split_half: how far the ranges of two halves of the images differ, as part of the range.
+    low, high: the range. split_half: how far the ranges of two halves of the images differ, as part of the
+      range.
     clipped: part of the values on held-out images beyond the range; None without held-out images.
     """
 
@@ -45,7 +46,8 @@ class TensorReport:
 class CalibrationReport:
     """Of a whole calibration.
 
-    faint: part of the images whose best score is below FAINT. found: detections above 0.3 of float and int8 together on
+    faint: part of the images whose best score is below FAINT. found: detections above 0.3 of float and int8
+      together on
     some of the images; matched: those with a partner on the other side. warnings: lines for people.
     """
 
@@ -96,7 +98,8 @@ def make_report(
 ) -> CalibrationReport:
     """How good a calibration is.
 
-    seen: what the ranges were chosen from; quants: what was made of them; network: the result; probe: shows the float
+    seen: what the ranges were chosen from; quants: what was made of them; network: the result; probe: shows
+      the float
     network's tensors; pictures: measured on, held out.
     """
     measured, held_out = pictures
@@ -134,7 +137,9 @@ def split_half(seen: Seen, width: float) -> float:
     return max(abs(a - b) for a, b in zip(one, other, strict=True)) / max(width, 1e-12)
 
 
-def _clipped(probe: Probe, pictures: Pictures, quants: dict[str, Quant], progress: Progress) -> dict[str, float]:
+def _clipped(
+    probe: Probe, pictures: Pictures, quants: dict[str, Quant], progress: Progress
+) -> dict[str, float]:
     """Name -> part of the values beyond the range, by more than half a step."""
     counts = dict.fromkeys(probe.names, 0)
     sizes = dict.fromkeys(probe.names, 0)
@@ -148,13 +153,17 @@ def _clipped(probe: Probe, pictures: Pictures, quants: dict[str, Quant], progres
     return {name: counts[name] / sizes[name] for name in probe.names if sizes[name]}
 
 
-def _warnings(images: int, faint: float, found: int, matched: int, tensors: dict[str, TensorReport]) -> tuple[str, ...]:
+def _warnings(
+    images: int, faint: float, found: int, matched: int, tensors: dict[str, TensorReport]
+) -> tuple[str, ...]:
     lines = []
     if images < FEW_IMAGES:
         lines.append(f"{images} images are few: ranges settle from about {FEW_IMAGES} on, 200 are better")
     unstable = float(np.median([t.split_half for t in tensors.values()]))
     if unstable > UNSTABLE:
-        lines.append(f"two halves of the images give ranges that differ by {unstable:.0%}: take more, and more varied")
+        lines.append(
+            f"two halves of the images give ranges that differ by {unstable:.0%}: take more, and more varied"
+        )
     inner = {n: t.clipped for n, t in tensors.items() if t.clipped is not None and n not in HEADS}
     wide = [name for name, part in inner.items() if part > CLIPPED]
     if wide:
@@ -164,7 +173,11 @@ def _warnings(images: int, faint: float, found: int, matched: int, tensors: dict
             "the images are too few or too much alike"
         )
     if matched < LOST * found:
-        lines.append(f"INT8 and float agree on {matched} of {found} detections only: it does not quantize well")
+        lines.append(
+            f"INT8 and float agree on {matched} of {found} detections only: it does not quantize well"
+        )
     if faint > 0.5:
-        lines.append(f"in {faint:.0%} of the images nothing scores {FAINT:g}: are they like those to detect on?")
+        lines.append(
+            f"in {faint:.0%} of the images nothing scores {FAINT:g}: are they like those to detect on?"
+        )
     return tuple(lines)

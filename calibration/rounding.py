@@ -1,8 +1,9 @@
 """Rounding weights with the rest of their channel in mind: what one weight loses, those not yet rounded make up for.
 
-Optimal Brain Quantization by columns, as GPTQ does it (Frantar et al., arXiv 2210.17323, section 3): for a layer with
-inputs x the squared error of its result is dW H dW^T with H = E[x x^T]; each column of W is rounded in turn and its
-error spread over the later ones along H's inverse. Inputs behind a ReLU are strongly correlated, so this helps a lot.
+Optimal Brain Quantization by columns, as GPTQ does it (Frantar et al., arXiv 2210.17323, section 3): for a
+layer with inputs x the squared error of its result is dW H dW^T with H = E[x x^T]; each column of W is
+rounded in turn and its error spread over the later ones along H's inverse. Inputs behind a ReLU are strongly
+correlated, so this helps a lot.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ LARGEST = 1200  # inputs of a dense layer (channels x kernel); H of larger ones 
 DAMPING = 0.01  # of H's mean diagonal: inputs that hardly vary must not make up for much
 
 
-def second_moments(probe: Probe, network: qdq.Network, pictures: Pictures, progress: Progress) -> dict[str, Floats]:
+def second_moments(
+    probe: Probe, network: qdq.Network, pictures: Pictures, progress: Progress
+) -> dict[str, Floats]:
     """Convolution -> E[x x^T] of what it reads: (K, K), or (C, k, k) one for each channel of a depthwise one.
 
-    K: channels x kernel, k: kernel, in the order of the flattened weight. probe: shows every convolution's input under
+    K: channels x kernel, k: kernel, in the order of the flattened weight. probe: shows every convolution's
+      input under
     its real name; `network`'s image is computed from the picture.
     """
     convolutions = [op for op in network.ops if isinstance(op, qdq.Conv) and _inputs(op) <= LARGEST]
@@ -49,7 +53,9 @@ def _moments(op: qdq.Conv, x: NDArray[np.float32]) -> Floats:
     """x: (C, H, W) -> the layer's E[x x^T] over its output cells."""
     columns = _patches(op, x)  # (C, k, N)
     if op.groups > 1:
-        return np.asarray(np.einsum("cin,cjn->cij", columns, columns, optimize=True) / columns.shape[2], np.float64)
+        return np.asarray(
+            np.einsum("cin,cjn->cij", columns, columns, optimize=True) / columns.shape[2], np.float64
+        )
     flat = columns.reshape(-1, columns.shape[2])  # (K, N)
     return np.asarray(flat @ flat.T / flat.shape[1], np.float64)
 
@@ -59,7 +65,9 @@ def _patches(op: qdq.Conv, x: NDArray[np.float32]) -> NDArray[np.float32]:
     top, left, bottom, right = op.pads
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
     height, width = op.y.shape[1:]
-    rows, columns = np.divmod(np.linspace(0, height * width - 1, min(POSITIONS, height * width)).astype(int), width)
+    rows, columns = np.divmod(
+        np.linspace(0, height * width - 1, min(POSITIONS, height * width)).astype(int), width
+    )
     taps = [
         padded[:, rows * op.stride[0] + dy, columns * op.stride[1] + dx]
         for dy in range(op.weight.shape[2])
@@ -76,7 +84,9 @@ def rounded(op: qdq.Conv, scale: NDArray[np.float32], moments: Floats, limit: in
     else:
         stored = np.concatenate(
             [
-                _round_columns(flat[c : c + 1], scale[c : c + 1].astype(np.float64), moments[c % len(moments)], limit)
+                _round_columns(
+                    flat[c : c + 1], scale[c : c + 1].astype(np.float64), moments[c % len(moments)], limit
+                )
                 for c in range(len(flat))
             ]
         )
@@ -89,8 +99,9 @@ def _round_columns(weight: Floats, scale: Floats, moments: Floats, limit: int) -
     order = np.argsort(-np.diag(moments), kind="stable")
     work, h = weight[:, order].copy(), moments[np.ix_(order, order)].copy()
     h[np.diag_indices_from(h)] += DAMPING * max(float(np.diag(h).mean()), 1e-12)
-    # Row k of U, inv(h) = U^T U, is what the update needs of the inverse of H once columns 0 to k - 1 are settled:
-    # one Cholesky factor instead of an inverse a column, which loses its symmetry to rounding (GPTQ, section 3.3).
+    # Row k of U, inv(h) = U^T U, is what the update needs of the inverse of H once columns 0 to k - 1 are
+    # settled: one Cholesky factor instead of an inverse a column, which loses its symmetry to rounding (GPTQ,
+    # section 3.3).
     inverse = np.linalg.cholesky(np.linalg.inv(h)).T  # (K, K) upper triangular U
     stored = np.zeros_like(work)
     for k in range(work.shape[1]):

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from edge_centernet.manifest import Quant
 
 INT8_MIN, INT8_MAX = -128, 127
-# Dense weights get 7 bits: x86 processors without VNNI multiply with `vpmaddubsw`, which adds pairs of products
-# in 16 bits. 255 * (63 + 63) = 32,130 fits, 255 * (127 + 127) saturates and ruins the boxes silently
+# Dense weights get 7 bits: x86 processors without VNNI multiply with `vpmaddubsw`, which adds pairs of
+# products in 16 bits. 255 * (63 + 63) = 32,130 fits, 255 * (127 + 127) saturates and ruins the boxes silently
 # (docs/decisions/0004).
 DENSE_MAX = 63
 DEPTHWISE_MAX = 127  # and not -128, so that a weight and its opposite are both there
@@ -38,8 +38,10 @@ Floats = NDArray[np.float64]
 def exact_rescale(wanted: Floats) -> Floats:
     """The smallest good rescaling factor q / p that is not below `wanted`, p odd: (C,) > 0 -> (C,).
 
-    Good: at most 1 % above it, with p as small as possible: the next half-way point is 1 / (2 p) away. Where no p up to
-    255 is good enough, 1 / p with the largest p that will do: at most 2.1 % above, near 0.015, else less than 1 %.
+    Good: at most 1 % above it, with p as small as possible: the next half-way point is 1 / (2 p) away. Where
+      no p up to
+    255 is good enough, 1 / p with the largest p that will do: at most 2.1 % above, near 0.015, else less than
+    1 %.
     """
     return np.asarray(rescale_with(np, wanted, np.arange(1, 256, 2, dtype=np.float64)))
 
@@ -50,9 +52,9 @@ def rescale_with(xp: Any, wanted: Any, p: Any) -> Any:
     xp: the module, numpy or torch; wanted: (C,) float64 > 0; p: 1, 3 ... 255 in its float64, on the device of
     `wanted`.
     """
-    # Why odd: engines round sum * q / p to the nearest integer, each in an arithmetic of its own. With an even p
-    # that can lie exactly half-way between two, where the last bit of the arithmetic decides; with an odd p it
-    # never does, and the smaller p, the farther from half-way it stays (docs/decisions/0006).
+    # Why odd: engines round sum * q / p to the nearest integer, each in an arithmetic of its own. With an
+    # even p that can lie exactly half-way between two, where the last bit of the arithmetic decides; with an
+    # odd p it never does, and the smaller p, the farther from half-way it stays (docs/decisions/0006).
     # 1e-9: a factor that is such a fraction already stays itself, though float64 has it a hair above.
     fractions = xp.ceil(wanted[:, None] * p - 1e-9) / p  # (C, 128)
     good = fractions <= wanted[:, None] * 1.01
@@ -62,11 +64,13 @@ def rescale_with(xp: Any, wanted: Any, p: Any) -> Any:
     return xp.where(least <= p[-1], smallest, inverse)
 
 
-def weight_scales(weight: NDArray[np.float32], depthwise: bool, s_in: float, s_out: float) -> NDArray[np.float32]:
+def weight_scales(
+    weight: NDArray[np.float32], depthwise: bool, s_in: float, s_out: float
+) -> NDArray[np.float32]:
     """(O, I, kh, kw) -> (O,): what one step of each output channel is worth.
 
-    The scale is not the finest that holds the weights but the next one whose rescaling is exact. It is the one
-    to give way, since s_in and s_out belong to other layers too.
+    The scale is not the finest that holds the weights but the next one whose rescaling is exact. It is the
+    one to give way, since s_in and s_out belong to other layers too.
     """
     limit = DEPTHWISE_MAX if depthwise else DENSE_MAX
     least = np.maximum(np.abs(weight).max(axis=(1, 2, 3)), WEIGHT_FLOOR).astype(np.float64) / limit
@@ -76,10 +80,10 @@ def weight_scales(weight: NDArray[np.float32], depthwise: bool, s_in: float, s_o
 def activation_quants(ranges: list[tuple[float, float]], symmetric: bool = False) -> list[Quant]:
     """One Quant for each (low, high) of tensors that share a scale: the widest decides.
 
-    Zero points are their own. Every range is widened to hold 0, so that 0, the padding of convolutions and what
-    ReLU cuts to, is stored exactly. What is added shares a scale because then the sum of stored integers is
-    exact, in whatever order an engine rounds: OpenVINO fuses an addition into the convolution in front and skips
-    that one's rounding, which with several scales puts many of its outputs one step off.
+    Zero points are their own. Every range is widened to hold 0, so that 0, the padding of convolutions and
+    what ReLU cuts to, is stored exactly. What is added shares a scale because then the sum of stored integers
+    is exact, in whatever order an engine rounds: OpenVINO fuses an addition into the convolution in front and
+    skips that one's rounding, which with several scales puts many of its outputs one step off.
     """
     spans = [(min(low, 0.0), max(high, NARROWEST)) for low, high in ranges]
     if symmetric:

@@ -39,7 +39,9 @@ CONVERTERS = {
 _VARIANTS = {"tensorrt": "-tensorrt", "tflite-uint8": "-uint8"}  # what tells files for the same engine apart
 # target -> how its files' names end
 SUFFIXES = {
-    target: f"{_VARIANTS.get(target, '')}{engine.suffix}" for engine in ENGINES.values() for target in engine.targets
+    target: f"{_VARIANTS.get(target, '')}{engine.suffix}"
+    for engine in ENGINES.values()
+    for target in engine.targets
 }
 ALL = ("openvino", "tflite", "onnx", "tensorrt")  # what "all" stands for: one file for each engine
 
@@ -59,7 +61,8 @@ def convert(
 
     source: the interchange file, or whatever else `network` was made from (`source.open_network`).
     targets: names of CONVERTERS. precision: "int8", or "fp32" (files named NAME-fp32).
-    progress: called with one line of text as work goes on. pictures: what to verify with, (H, W, 3) uint8 BGR;
+    progress: called with one line of text as work goes on. pictures: what to verify with, (H, W, 3) uint8
+      BGR;
     the packaged sample photos unless given.
 
     An artifact appears under its name complete and verified, or not at all; the others are still written.
@@ -84,7 +87,9 @@ def convert(
     for target, path in paths.items():
         progress(f"Writing and verifying {path}")
         try:
-            source_of = _symmetric(reference, progress) if (target, precision) == ("tensorrt", "int8") else reference
+            source_of = (
+                _symmetric(reference, progress) if (target, precision) == ("tensorrt", "int8") else reference
+            )
             artifacts.append(_make(source_of, target, path))
         except ConversionError as error:
             failures.append(f"{target}: {error}")

@@ -37,9 +37,10 @@ def meet(
 ) -> qdq.Network:
     """`network`, with its most sensitive layers in float if that is what it takes.
 
-    original: the float weights (see `mixed.with_floats`). budget: how far AP50 on `data` may fall below the float
-    network's, 0..1. tell: called with a line for each step. Raises AccuracyError when half of the layers in float do
-    not suffice.
+    original: the float weights (see `mixed.with_floats`). budget: how far AP50 on `data` may fall below the
+      float
+    network's, 0..1. tell: called with a line for each step. Raises AccuracyError when half of the layers in
+    float do not suffice.
     """
     names = layers(network)
     everything = qdq.parse(with_floats(network, names, original))

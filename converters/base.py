@@ -24,7 +24,8 @@ class Save(Protocol):
 class Artifact:
     """One file that was written and verified.
 
-    path: the file to open (.onnx, .xml, .tflite; a .xml has its .bin beside it). seconds: writing plus verifying.
+    path: the file to open (.onnx, .xml, .tflite; a .xml has its .bin beside it). seconds: writing plus
+      verifying.
     """
 
     target: str

@@ -29,7 +29,8 @@ CLEAN = 99.0  # dB: what no noise at all is shown as
 class Layer:
     """One operation.
 
-    snr: dB, power of the float result over that of the difference of the int8 network's, with all that happened before.
+    snr: dB, power of the float result over that of the difference of the int8 network's, with all that
+      happened before.
     rounding: dB, the same for the float result merely stored with this layer's scale: what its range costs.
     lost: dB, how far snr falls below that of the worst of its inputs (of the image: below `rounding`).
     """
@@ -44,16 +45,21 @@ class Layer:
 def diagnose(network: qdq.Network, float_network: Any, pictures: Sequence[NDArray[np.uint8]]) -> list[Layer]:
     """Every Conv and Add of `network` against the same tensors of the float network it was made from, in order.
 
-    float_network: an onnx.ModelProto with the same tensor names that reads uint8 pixels; None takes the network's own
+    float_network: an onnx.ModelProto with the same tensor names that reads uint8 pixels; None takes the
+      network's own
     weights in float. pictures: (H, W, 3) BGR.
     """
     ops = [op for op in network.ops if isinstance(op, qdq.Conv | qdq.Add) and op.y.quant is not qdq.UNUSED]
     known = {name for node in float_network.graph.node for name in node.output} if float_network else None
-    before = {node.output[0]: node.input[0] for node in network.model.graph.node if node.op_type == "QuantizeLinear"}
+    before = {
+        node.output[0]: node.input[0] for node in network.model.graph.node if node.op_type == "QuantizeLinear"
+    }
     names = {op.y.name: op.y.name if op.y.name in HEADS else before[op.y.name] for op in ops}
     missing = [name for name in names.values() if known is not None and name not in known]
     if missing:
-        raise ConversionError(f"expected the float network that was quantized, got one without tensor {missing[0]!r}")
+        raise ConversionError(
+            f"expected the float network that was quantized, got one without tensor {missing[0]!r}"
+        )
     real = _probe(float_network or float_model(network), list(names.values()))
     stored = _probe(copy_of(network.model), list(names))
     power = {name: np.zeros(3) for name in names}  # signal, noise, noise of rounding alone
@@ -68,7 +74,9 @@ def diagnose(network: qdq.Network, float_network: Any, pictures: Sequence[NDArra
     sources = {op.y.name: op for op in network.ops}
     layers = []
     for op in ops:
-        entering = [_measured(t, sources, snr) for t in ((op.x,) if isinstance(op, qdq.Conv) else (op.a, op.b))]
+        entering = [
+            _measured(t, sources, snr) for t in ((op.x,) if isinstance(op, qdq.Conv) else (op.a, op.b))
+        ]
         own = op.y.name
         worst = min((snr[name] for name in entering if name), default=rounding[own])
         kind = "Add" if isinstance(op, qdq.Add) else _kind(op)
@@ -137,7 +145,9 @@ def table(layers: Sequence[Layer], count: int = 10) -> str:
     """The layers that lose most, worst first."""
     worst = sorted(layers, key=lambda layer: -layer.lost)[:count]
     wide = max(len(layer.name) for layer in worst)
-    lines = [f"{'layers that lose most':<{wide}}  {'':14} {'SNR dB':>7} {'lost dB':>8} {'rounding alone dB':>18}"]
+    lines = [
+        f"{'layers that lose most':<{wide}}  {'':14} {'SNR dB':>7} {'lost dB':>8} {'rounding alone dB':>18}"
+    ]
     lines += [
         f"{layer.name:<{wide}}  {layer.kind:14} {layer.snr:7.1f} {layer.lost:8.1f} {layer.rounding:18.1f}"
         for layer in worst
@@ -156,11 +166,24 @@ def draw(layers: Sequence[Layer], title: str, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     x = np.arange(len(layers))
-    axes.plot(x, [layer.snr for layer in layers], marker="o", markersize=3, label="int8 network against float")
-    axes.plot(x, [layer.rounding for layer in layers], linewidth=1, alpha=0.6, label="storing the float result alone")
+    axes.plot(
+        x, [layer.snr for layer in layers], marker="o", markersize=3, label="int8 network against float"
+    )
+    axes.plot(
+        x,
+        [layer.rounding for layer in layers],
+        linewidth=1,
+        alpha=0.6,
+        label="storing the float result alone",
+    )
     for i in sorted(range(len(layers)), key=lambda i: -layers[i].lost)[:5]:
         axes.annotate(
-            layers[i].name, (i, layers[i].snr), rotation=60, fontsize=7, xytext=(4, 6), textcoords="offset points"
+            layers[i].name,
+            (i, layers[i].snr),
+            rotation=60,
+            fontsize=7,
+            xytext=(4, 6),
+            textcoords="offset points",
         )
     axes.set(xlabel="layer, in order of execution", ylabel="signal to noise, dB", title=title)
     axes.grid(alpha=0.3)

@@ -1,9 +1,10 @@
 """QDQ network -> an ONNX file that Frigate runs: the decoder is in the graph, the output is a table of boxes.
 
-Frigate's detectors `openvino` and `onnx` read it as `model_type: yolonas`: one uint8 picture in, (1, 3, H, W), one
-table out, (20, 7) float32, a row a box: picture 0, left, top, right, bottom in input pixels, score 0..1, class id. Best
-first; the row behind the last box has class -1, at which Frigate stops. It reads no more than 20 rows and resizes its
-square regions to the input's size without padding, so there is no letterbox to undo.
+Frigate's detectors `openvino` and `onnx` read it as `model_type: yolonas`: one uint8 picture in, (1, 3, H,
+W), one table out, (20, 7) float32, a row a box: picture 0, left, top, right, bottom in input pixels, score
+0..1, class id. Best first; the row behind the last box has class -1, at which Frigate stops. It reads no more
+than 20 rows and resizes its square regions to the input's size without padding, so there is no letterbox to
+undo.
 
 The nodes are the rule of `decoder/rule.py`: peaks by raster order, twins dropped out of twice as many, all in
 float32 on the values that the int8 heads stand for.
@@ -40,7 +41,8 @@ ROWS, COLUMNS = 20, 7  # of the table that Frigate reads
 OUTPUT = "detections"
 KEY = "edge_centernet_frigate"  # ONNX metadata; not our manifest's key, for no runtime of ours can decode this output
 FLOOR = 0.4  # Frigate passes over lower scores before its own settings are asked
-# Of a twin of a twin: the best drops the second, so the third stays. Chains of more than so many are not seen.
+# Of a twin of a twin: the best drops the second, so the third stays. Chains of more than so many are not
+# seen.
 _CHAIN = 4
 _NEVER = np.float32(-1e9)  # below every heat
 _FLOAT, _INT32, _BOOL = 1, 6, 9  # onnx.TensorProto.FLOAT, INT32, BOOL
@@ -67,8 +69,8 @@ def export(
 ) -> Export:
     """Write NAME-frigate.onnx, NAME-labels.txt and NAME-frigate.yml into the folder `out`, which is there.
 
-    The model is run by ONNX Runtime and OpenVINO on sample photos, and must find what our decoder finds in the source
-    network's answers, or nothing is written.
+    The model is run by ONNX Runtime and OpenVINO on sample photos, and must find what our decoder finds in
+    the source network's answers, or nothing is written.
     threshold: lowest score in the table, 0..1, for all or for each class; None takes the model's own.
     pictures: (H, W, 3) uint8 BGR; the packaged photos unless given. Raises ConfigError as `with_decoder`,
     ConversionError where an engine finds something else.
@@ -102,8 +104,8 @@ def config(network: Network, files: Export) -> str:
     wanted = "person" if "person" in spec.classes else spec.classes[0]
     own = spec.class_thresholds[spec.classes.index(wanted)] if spec.class_thresholds else spec.threshold
     return f"""\
-# {spec.name} {spec.version} for Frigate, by edge-centernet {__version__}. docs/frigate.md tells about each line.
-detectors:
+# {spec.name} {spec.version} for Frigate, by edge-centernet {__version__}. docs/frigate.md tells about each
+line. detectors:
   edge_centernet:
     type: openvino  # on ARM: onnx
     device: CPU
@@ -130,7 +132,8 @@ objects:
 def with_decoder(network: Network, threshold: float | Sequence[float]) -> Any:
     """The network in its stored form as an onnx.ModelProto whose only output is the table.
 
-    threshold: lowest score in the table, 0..1, for all or for each class. Raises ConfigError for another value, or an
+    threshold: lowest score in the table, 0..1, for all or for each class. Raises ConfigError for another
+      value, or an
     input that is not square: Frigate cuts squares, and would squeeze them.
     """
     import onnx
@@ -147,7 +150,9 @@ def with_decoder(network: Network, threshold: float | Sequence[float]) -> Any:
     lowest = np.clip([in_heat_unit(one, spec.heat_unit) for one in each], _NEVER / 2, -_NEVER / 2)
     _decode(nodes, network, lowest.astype(np.float32))
     del model.graph.output[:]
-    model.graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, [ROWS, COLUMNS]))
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, [ROWS, COLUMNS])
+    )
     about = {"model": spec.name, "version": spec.version, "threshold": threshold, "classes": spec.classes}
     about |= {"checkpoint_sha256": network.manifest.checkpoint_sha256, "edge-centernet": __version__}
     onnx.helper.set_model_props(model, {KEY: json.dumps(about, ensure_ascii=False)})
@@ -192,7 +197,9 @@ def _agreement(
     for picture, heads in zip(reference.pictures, reference.answers, strict=True):
         table = boxes_of(run(prepare(picture, manifest)[0]))
         sure, wide = (
-            decode(heads, manifest, class_thresholds=_moved_by(by, lowest, manifest.model), max_detections=ROWS)
+            decode(
+                heads, manifest, class_thresholds=_moved_by(by, lowest, manifest.model), max_detections=ROWS
+            )
             for by in (agreement_module.MATCH_SCORE, -agreement_module.MATCH_SCORE)
         )
         sure, wide = (Detections(np.clip(d.xyxy, 0, limits), d.score, d.class_id) for d in (sure, wide))
@@ -250,14 +257,18 @@ def _decode(nodes: _Nodes, network: Network, lowest: NDArray[np.float32]) -> Non
     count = min(2 * ROWS, classes * height * width)
     peak = _peaks(nodes, heat, height, width)  # (1, C, H, W) bool
     at = _best(nodes, peak, classes * height * width, count)  # (K,) class * H * W + cell
-    best = nodes("Gather", nodes("Reshape", nodes("Where", peak, heat, nodes.constant(_NEVER)), nodes.numbers(-1)), at)
+    best = nodes(
+        "Gather", nodes("Reshape", nodes("Where", peak, heat, nodes.constant(_NEVER)), nodes.numbers(-1)), at
+    )
     area = nodes.numbers(height * width)
     class_id, cell = nodes("Div", at, area), nodes("Mod", at, area)
     position = {"x": nodes("Mod", cell, nodes.numbers(width)), "y": nodes("Div", cell, nodes.numbers(width))}
     wide, off = (_at_cells(nodes, head, cell) for head in (size, offset))  # (2, K) twice
     low, high, centre, side = {}, {}, {}, {}
     for axis in "xy":
-        low[axis], high[axis] = _edges(nodes, axis, position[axis], wide, off, spec.stride)  # (K,), input pixels
+        low[axis], high[axis] = _edges(
+            nodes, axis, position[axis], wide, off, spec.stride
+        )  # (K,), input pixels
         side[axis] = nodes("Sub", high[axis], low[axis])
         centre[axis] = nodes("Mul", nodes("Add", high[axis], low[axis]), nodes.constant(np.float32(0.5)))
     kept = _without_duplicate_peaks(nodes, count, centre, side, class_id)  # (K,) 1 or 0
@@ -285,7 +296,10 @@ def _real(nodes: _Nodes, network: Network, role: str) -> str:
     """What a head means; its int8 values are compared by it as well, for both have one order."""
     quant = network.heads[role].quant
     return nodes(
-        "DequantizeLinear", role, nodes.constant(np.float32(quant.scale)), nodes.constant(np.int8(quant.zero_point))
+        "DequantizeLinear",
+        role,
+        nodes.constant(np.float32(quant.scale)),
+        nodes.constant(np.int8(quant.zero_point)),
     )
 
 
@@ -305,8 +319,12 @@ def _best(nodes: _Nodes, peak: str, cells: int, count: int) -> str:
     """
     stored = nodes("Cast", HEADS[0], to=_INT32)  # -128 to 127
     place = nodes("Mul", nodes("Sub", nodes.constant(np.int32(127)), stored), nodes.constant(np.int32(cells)))
-    flat = nodes("Add", nodes("Reshape", place, nodes.numbers(-1)), nodes.constant(np.arange(cells, dtype=np.int32)))
-    last = nodes("Add", nodes.constant(np.arange(cells, dtype=np.int32)), nodes.constant(np.int32(256 * cells)))
+    flat = nodes(
+        "Add", nodes("Reshape", place, nodes.numbers(-1)), nodes.constant(np.arange(cells, dtype=np.int32))
+    )
+    last = nodes(
+        "Add", nodes.constant(np.arange(cells, dtype=np.int32)), nodes.constant(np.int32(256 * cells))
+    )
     return _first(nodes, nodes("Where", nodes("Reshape", peak, nodes.numbers(-1)), flat, last), count)
 
 
@@ -346,13 +364,15 @@ def _without_duplicate_peaks(
 ) -> str:
     """(K,) float32: 1 for the boxes that `rule.drop_duplicate_peaks` keeps.
 
-    It goes from the best to the worst; here all at once, as often as a chain of twins may be long: after the n-th time
-    the first n of every chain are right, and stay so.
+    It goes from the best to the worst; here all at once, as often as a chain of twins may be long: after the
+    n-th time the first n of every chain are right, and stay so.
     """
     down, across = nodes.numbers(1), nodes.numbers(0)
     twice = nodes.constant(DUPLICATE_SIZE)
     better = nodes.constant(np.triu(np.ones((count, count), np.bool_), 1))  # row better than column
-    twins = nodes("And", better, nodes("Equal", *(nodes("Unsqueeze", class_id, axes) for axes in (down, across))))
+    twins = nodes(
+        "And", better, nodes("Equal", *(nodes("Unsqueeze", class_id, axes) for axes in (down, across)))
+    )
     for axis in "xy":
         sides = [nodes("Unsqueeze", side[axis], axes) for axes in (down, across)]  # (K, 1), (1, K)
         centres = [nodes("Unsqueeze", centre[axis], axes) for axes in (down, across)]
@@ -367,7 +387,9 @@ def _without_duplicate_peaks(
     kept = nodes.constant(np.ones(count, np.float32))
     for _ in range(_CHAIN):
         # Not MatMul: with it OpenVINO computes what leads here in bfloat16 on processors that have it.
-        dropped = nodes("ReduceMax", nodes("Mul", matrix, nodes("Unsqueeze", kept, down)), axes=[0], keepdims=0)
+        dropped = nodes(
+            "ReduceMax", nodes("Mul", matrix, nodes("Unsqueeze", kept, down)), axes=[0], keepdims=0
+        )
         kept = nodes("Sub", nodes.constant(np.float32(1)), dropped)  # (K,)
     return kept
 

@@ -63,15 +63,17 @@ def open_network(
 
     Args:
         path: a checkpoint or an ONNX file.
-        calibration: images to measure ranges on. A network that is quantized already is measured anew with them.
+        calibration: images to measure ranges on. A network that is quantized already is measured anew with
+          them.
         description: of an ONNX file made elsewhere; its own size counts there.
         progress: called as work goes on.
-        fp32: only float files will be made of it; without `calibration` the scales of a float network come from the
-            packaged photos and serve to compare.
-        size: width and height of the input, if not those of the file. Learned scales are kept, measured ones measured
-            at this size.
+        fp32: only float files will be made of it; without `calibration` the scales of a float network come
+            from the packaged photos and serve to compare.
+        size: width and height of the input, if not those of the file. Learned scales are kept, measured ones
+            measured at this size.
 
-    Raises ConfigError where images are needed and none were given, ArtifactError and ConversionError as `qdq.load`.
+    Raises ConfigError where images are needed and none were given, ArtifactError and ConversionError as
+    `qdq.load`.
     """
     if path.suffix.lower() == ".safetensors":
         return _from_checkpoint(path, calibration, progress, fp32, size)
@@ -130,7 +132,9 @@ def _require(path: Path, calibration: Calibration | None, fp32: bool) -> Calibra
     return calibration
 
 
-def quantized(path: Path, model: Any, spec: ModelSpec, calibration: Calibration, progress: Progress) -> Opened:
+def quantized(
+    path: Path, model: Any, spec: ModelSpec, calibration: Calibration, progress: Progress
+) -> Opened:
     """A float network measured on images; path: what it was read from, for the manifest. See `calibration.quantize`."""
     files = pick_images(calibration.source, calibration.count)
     result, report = quantize(model, spec, readers(files), calibration.options, progress)

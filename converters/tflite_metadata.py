@@ -1,6 +1,7 @@
 """What Android's and MediaPipe's TFLite readers want to know of a model: the "TFLITE_METADATA" buffer.
 
-Schema: metadata_schema.fbs of TensorFlow Lite Support, https://www.tensorflow.org/lite/models/convert/metadata. Tables
+Schema: metadata_schema.fbs of TensorFlow Lite Support,
+  https://www.tensorflow.org/lite/models/convert/metadata. Tables
 are written by the numbers of their fields: the only Python package with the schema is as large as an engine.
 """
 
@@ -34,7 +35,9 @@ def metadata(spec: ModelSpec, input_name: str) -> bytes:
     heads = [_output(b, name, text, labels=name == "heat") for name, text in HEADS.items()]
     subgraph = _table(b, 10, {2: _offset(_vector(b, [image])), 3: _offset(_vector(b, heads))})
     name, version = b.CreateString(spec.name), b.CreateString(spec.version)
-    text = b.CreateString(f"CenterNet, {len(spec.classes)} classes, stride {spec.stride}; decode with edge-centernet")
+    text = b.CreateString(
+        f"CenterNet, {len(spec.classes)} classes, stride {spec.stride}; decode with edge-centernet"
+    )
     parser = b.CreateString("1.0.0")
     subgraphs = _vector(b, [subgraph])
     fields = {0: name, 1: text, 2: version, 3: subgraphs, 7: parser}

@@ -19,7 +19,8 @@ from edge_centernet.qdq.float_network import float_model
 from edge_centernet.qdq.network import Conv, Network
 from edge_centernet.qdq.onnx_graph import copy_of
 
-# x86 without VNNI adds two products u8 * s8 in int16 (vpmaddubsw) and saturates: 255 * (64 + 64) = 32640 just fits.
+# x86 without VNNI adds two products u8 * s8 in int16 (vpmaddubsw) and saturates: 255 * (64 + 64) = 32640 just
+# fits.
 PAIR_SAFE = 64
 
 
@@ -55,7 +56,8 @@ def convert(network: Network, precision: Precision) -> Save:
 def model_info(spec: ModelSpec) -> dict[str, str]:
     """What Open Model Zoo's Model API and DL Streamer look for in rt_info/model_info: labels and preprocessing.
 
-    Normalisation is in the graph, hence no mean_values and scale_values; they feed BGR. Labels are separated by spaces.
+    Normalisation is in the graph, hence no mean_values and scale_values; they feed BGR. Labels are separated
+    by spaces.
     """
     return {
         "model_type": "CenterNet",

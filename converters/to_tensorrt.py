@@ -2,8 +2,9 @@
 
     image float32 (pixel - mean) / std -> Q/DQ -> Conv ... -> Q/DQ -> heat, size, offset float32
 
-An engine is built by the board that will run it (`engine_command`): those of other boards or releases do not load.
-NVIDIA TensorRT developer guide, "Working with Quantized Types": explicit quantization, per-channel weights on axis 0.
+An engine is built by the board that will run it (`engine_command`): those of other boards or releases do not
+load. NVIDIA TensorRT developer guide, "Working with Quantized Types": explicit quantization, per-channel
+weights on axis 0.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def is_symmetric(network: qdq.Network) -> bool:
 def symmetric(network: qdq.Network) -> qdq.Network:
     """The same weights with zero points of 0: steps become as wide as the larger side of each range needs.
 
-    A range that begins at 0, behind every ReLU, loses half of its steps: calibrate or train with --symmetric where that
-    costs too much.
+    A range that begins at 0, behind every ReLU, loses half of its steps: calibrate or train with --symmetric
+    where that costs too much.
     """
     model = copy_of(network.model)
     quants = _symmetric_quants(network)
@@ -74,7 +75,9 @@ def convert(network: qdq.Network, precision: Precision) -> Save:
     """Build and check the model; the result writes it to a .onnx. In int8 of a symmetric network."""
     model = _float_ends(network) if precision == "int8" else without_normalisation(float_model(network))
     specs = {**nchw_specs(network.manifest, "fp32"), "precision": precision}
-    specs["input"] = replace(network.manifest.input, name=model.graph.input[0].name, dtype="float32", quant=None)
+    specs["input"] = replace(
+        network.manifest.input, name=model.graph.input[0].name, dtype="float32", quant=None
+    )
     return checked_save(model, network.manifest, specs)
 
 
@@ -84,9 +87,12 @@ def _symmetric_quants(network: qdq.Network) -> dict[str, Quant]:
     quants: dict[str, Quant] = {}
     for group in shared_scales(network):
         members = [own[name] for names in group for name in names if name in own]
-        # An odd number of old steps: rescaling stays a fraction with an odd denominator (docs/decisions/0006).
+        # An odd number of old steps: rescaling stays a fraction with an odd denominator
+        # (docs/decisions/0006).
         reach = max((_reach(quant) for _, quant in members), default=1) | 1
-        quants.update({name: Quant(float(np.float32(quant.scale * reach / INT8_MAX)), 0) for name, quant in members})
+        quants.update(
+            {name: Quant(float(np.float32(quant.scale * reach / INT8_MAX)), 0) for name, quant in members}
+        )
     return quants
 
 
@@ -115,15 +121,21 @@ def _float_ends(network: qdq.Network) -> Any:
     scale = _constant(graph, f"{image}/scale", np.array(network.input.quant.scale, np.float32))
     zero = _constant(graph, f"{image}/zero", np.array(network.input.quant.zero_point, np.int8))
     pair = [
-        helper.make_node("QuantizeLinear", [image, scale, zero], [f"{image}/stored"], name=f"{image}/quantize"),
-        helper.make_node("DequantizeLinear", [f"{image}/stored", scale, zero], first.output, name=f"{image}/real"),
+        helper.make_node(
+            "QuantizeLinear", [image, scale, zero], [f"{image}/stored"], name=f"{image}/quantize"
+        ),
+        helper.make_node(
+            "DequantizeLinear", [f"{image}/stored", scale, zero], first.output, name=f"{image}/real"
+        ),
     ]
     nodes = pair + [node for node in graph.node if node != first]
     for role in HEADS:
         last = next(node for node in nodes if node.output[0] == role)
         last.output[0] = f"{role}/stored"
         nodes.append(
-            helper.make_node("DequantizeLinear", [f"{role}/stored", *last.input[1:]], [role], name=f"{role}/dequantize")
+            helper.make_node(
+                "DequantizeLinear", [f"{role}/stored", *last.input[1:]], [role], name=f"{role}/dequantize"
+            )
         )
     del graph.node[:], graph.input[:], graph.value_info[:]
     graph.node.extend(nodes)

@@ -1,7 +1,7 @@
 """QDQ network -> TFLite flatbuffer: full-integer int8, or float32 behind a uint8 input.
 
-NHWC throughout, one operator per operation of the network plus PAD where TensorFlow's SAME does not fit; no float
-islands, no transposes. Why our own writer: docs/decisions/0002-own-tflite-writer.md.
+NHWC throughout, one operator per operation of the network plus PAD where TensorFlow's SAME does not fit; no
+float islands, no transposes. Why our own writer: docs/decisions/0002-own-tflite-writer.md.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def _convert(kind: type[Graph], network: Network, precision: Precision) -> Save:
     specs = tensor_specs(network, precision, graph.input_dtype)
 
     def save(out: Path, verified: bool, content_sha256: str = "") -> Manifest:
-        manifest = written_manifest(network.manifest, specs, "tflite-writer", WRITER_VERSION, verified, content_sha256)
+        manifest = written_manifest(
+            network.manifest, specs, "tflite-writer", WRITER_VERSION, verified, content_sha256
+        )
         out.write_bytes(append_files(flatbuffer, manifest))
         return manifest
 
@@ -81,7 +83,9 @@ def append_files(flatbuffer: bytes, manifest: Manifest) -> bytes:
     buffer.write(flatbuffer)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as archive:
         for name, text in files.items():
-            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # fixed: equal networks are equal bytes
+            entry = zipfile.ZipInfo(
+                name, date_time=(1980, 1, 1, 0, 0, 0)
+            )  # fixed: equal networks are equal bytes
             entry.create_system, entry.external_attr = 3, 0o644 << 16
             archive.writestr(entry, text)
     return buffer.getvalue()
@@ -97,7 +101,9 @@ def tensor_specs(network: Network, precision: Precision, dtype: str) -> dict[str
         tensor = network.heads[role]
         channels, height, width = tensor.shape
         shape = (1, height, width, channels)
-        specs[role] = TensorSpec(role, shape, "NHWC", *(("int8", tensor.quant) if int8 else ("float32", None)))
+        specs[role] = TensorSpec(
+            role, shape, "NHWC", *(("int8", tensor.quant) if int8 else ("float32", None))
+        )
     return {**specs, "precision": precision}
 
 
@@ -157,7 +163,9 @@ class Graph:
         """Tensor indices of the kernel and the bias."""
         raise NotImplementedError
 
-    def row(self, name: str, shape: tuple[int, ...], dtype: str, data: Array | None = None, **quant: Any) -> int:
+    def row(
+        self, name: str, shape: tuple[int, ...], dtype: str, data: Array | None = None, **quant: Any
+    ) -> int:
         """Append a tensor; quant: scales, zero_point, axis. Returns its index."""
         scales = np.asarray(quant.get("scales", ()), np.float32).reshape(-1)
         stored = None if data is None else np.ascontiguousarray(data).tobytes()
@@ -199,7 +207,11 @@ class Graph:
                     self.step("RESIZE_NEAREST_NEIGHBOR", 2, inputs, self.activation(op.y))
             case Concat():
                 self.step(
-                    "CONCATENATION", 2, [self.activation(part) for part in op.parts], self.activation(op.y), Axis=3
+                    "CONCATENATION",
+                    2,
+                    [self.activation(part) for part in op.parts],
+                    self.activation(op.y),
+                    Axis=3,
                 )
             case MaxPool():
                 x, padding = self.padded(op.x, op.kernel, op.stride, op.pads, op.y.shape, op.name)
@@ -207,11 +219,17 @@ class Graph:
                 self.step("MAX_POOL_2D", 2, [x], self.activation(op.y), Padding=padding, **window)
 
             case DepthToSpace():
-                self.step("DEPTH_TO_SPACE", 1, [self.activation(op.x)], self.activation(op.y), BlockSize=op.block)
+                self.step(
+                    "DEPTH_TO_SPACE", 1, [self.activation(op.x)], self.activation(op.y), BlockSize=op.block
+                )
             case Crop():
                 channels, height, width = op.y.shape
-                begin = self.row(f"{op.name}/begin", (4,), "INT32", np.array([0, op.top, op.left, 0], np.int32))
-                size = self.row(f"{op.name}/size", (4,), "INT32", np.array([1, height, width, channels], np.int32))
+                begin = self.row(
+                    f"{op.name}/begin", (4,), "INT32", np.array([0, op.top, op.left, 0], np.int32)
+                )
+                size = self.row(
+                    f"{op.name}/size", (4,), "INT32", np.array([1, height, width, channels], np.int32)
+                )
                 self.step("SLICE", 2, [self.activation(op.x), begin, size], self.activation(op.y))
 
     def add_conv(self, op: Conv) -> None:
@@ -227,7 +245,13 @@ class Graph:
             self.step("DEPTHWISE_CONV_2D", 3, inputs, self.activation(op.y), **options)
 
     def padded(
-        self, x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pads: Pads, out: tuple[int, ...], name: str
+        self,
+        x: Tensor,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        pads: Pads,
+        out: tuple[int, ...],
+        name: str,
     ) -> tuple[int, int]:
         """(index of the tensor to read, SAME or VALID)."""
         from tflite.Padding import Padding
@@ -376,14 +400,18 @@ _OPTIONS = {
 }
 
 
-def serialise(rows: list[_Row], steps: list[_Step], inputs: list[int], outputs: list[int], spec: ModelSpec) -> bytes:
+def serialise(
+    rows: list[_Row], steps: list[_Step], inputs: list[int], outputs: list[int], spec: ModelSpec
+) -> bytes:
     """The TFLite flatbuffer (schema version 3) of one subgraph, with its metadata."""
     import flatbuffers
 
     b: Any = flatbuffers.Builder(1 << 20)
     # Buffer 0 is empty by convention; activations point to it.
     buffers, tensors = [_buffer(b, None)], []
-    zeros: dict[bytes, int] = {}  # zero points, 8 bytes each: equal ones are written once, a seventh of the file
+    zeros: dict[
+        bytes, int
+    ] = {}  # zero points, 8 bytes each: equal ones are written once, a seventh of the file
     for row in rows:
         position = 0
         if row.data is not None:

@@ -5,16 +5,17 @@
     for found in Detector().detect(read_image(sample_photo())):
         print(found.name, found.score, found.xyxy)
 
-The names in `__all__` are what programs embed; each is imported when it is first asked for (PEP 562). Importing this
-file imports none of ours, so that `edge-centernet --help` is instant and a device never loads what it does not use.
+The names in `__all__` are what programs embed; each is imported when it is first asked for (PEP 562).
+Importing this file imports none of ours, so that `edge-centernet --help` is instant and a device never loads
+what it does not use.
 """
 
 import os
 
 __version__ = "0.1.0"
 
-# ONNX Runtime, from 1.29 on, reports to Microsoft and writes a device id to the disk as soon as it is imported, unless
-# this is set before. Set it to 0 to let it.
+# ONNX Runtime, from 1.29 on, reports to Microsoft and writes a device id to the disk as soon as it is
+# imported, unless this is set before. Set it to 0 to let it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 TYPE_CHECKING = False  # type checkers take it for True; importing `typing` for it would take milliseconds

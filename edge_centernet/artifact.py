@@ -27,8 +27,8 @@ _REGENERATE = "copy it again, or make it with 'edge-centernet convert'"
 def read_manifest(path: str | Path) -> Manifest:
     """The manifest of a .onnx, .xml or .tflite file.
 
-    Raises ArtifactError when the file is missing, cut off, of another kind or without a manifest, and ManifestError
-    when the manifest itself says something impossible.
+    Raises ArtifactError when the file is missing, cut off, of another kind or without a manifest, and
+    ManifestError when the manifest itself says something impossible.
     """
     path = Path(path)
     check_exists(path)
@@ -44,10 +44,14 @@ def read_manifest(path: str | Path) -> Manifest:
 def check_exists(path: Path) -> None:
     """ArtifactError unless `path` is a non-empty file with a suffix that we know (and a .xml has its .bin)."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ArtifactError(f"{path}: expected a model file ending in {', '.join(SUFFIXES)}, got {path.suffix!r}")
+        raise ArtifactError(
+            f"{path}: expected a model file ending in {', '.join(SUFFIXES)}, got {path.suffix!r}"
+        )
     for part in files_of(path):
         if not part.is_file():
-            raise ArtifactError(f"{part}: expected a model file, got {'a folder' if part.is_dir() else 'no such file'}")
+            raise ArtifactError(
+                f"{part}: expected a model file, got {'a folder' if part.is_dir() else 'no such file'}"
+            )
         if part.stat().st_size == 0:
             raise ArtifactError(f"{part}: expected a model file, got an empty one (0 bytes); {_REGENERATE}")
 
@@ -63,7 +67,9 @@ def content_sha256(path: Path, manifest: Manifest) -> str:
     Raises ArtifactError for a file whose parts cannot be told apart.
     """
     data, digest = path.read_bytes(), hashlib.sha256()
-    for part in {".onnx": _onnx_parts, ".xml": _xml_parts, ".tflite": _tflite_parts}[path.suffix.lower()](path, data):
+    for part in {".onnx": _onnx_parts, ".xml": _xml_parts, ".tflite": _tflite_parts}[path.suffix.lower()](
+        path, data
+    ):
         digest.update(part)
     digest.update(replace(manifest, content_sha256="").to_json().encode())
     return digest.hexdigest()
@@ -135,7 +141,11 @@ def _fields(data: memoryview) -> list[tuple[int, memoryview, slice]]:
 def _from_xml(path: Path) -> str | None:
     try:
         root = ElementTree.parse(path).getroot()
-        ends = [int(data.get("offset", 0)) + int(data.get("size", 0)) for data in root.iter("data") if data.get("size")]
+        ends = [
+            int(data.get("offset", 0)) + int(data.get("size", 0))
+            for data in root.iter("data")
+            if data.get("size")
+        ]
     except (ElementTree.ParseError, ValueError) as error:
         raise damaged(path, f"XML: {error}") from None
     weights = path.with_suffix(".bin")

@@ -1,7 +1,7 @@
 """A camera's settings in a file, so that a service needs one argument.
 
-Every option of `detect` may stand there under its own name; lines and zones are tables. What is given on the command
-line wins. TOML, because Python reads it without a further package and it allows comments.
+Every option of `detect` may stand there under its own name; lines and zones are tables. What is given on the
+command line wins. TOML, because Python reads it without a further package and it allows comments.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _TABLES = {"line": ("count_line", "from", "to"), "zone": ("zone", "points")}
 class Settings:
     """What the options of `detect` say; one field an option, of the same name (`format_name` is --format).
 
-    It is the table of what may stand in a camera's file: the command line takes these options, and `bundle` checks a
-    board's first configuration against them.
+    It is the table of what may stand in a camera's file: the command line takes these options, and `bundle`
+    checks a board's first configuration against them.
     """
 
     source: str | None
@@ -62,7 +62,8 @@ class Settings:
     log_file: Path | None
 
 
-# An option's name in a file, where it is not the field's: a field named `format` would hide Python's function.
+# An option's name in a file, where it is not the field's: a field named `format` would hide Python's
+# function.
 _IN_FILES = {"format_name": "format"}
 _FIELDS = {_IN_FILES.get(field.name, field.name): field.name for field in fields(Settings)}
 
@@ -70,8 +71,8 @@ _FIELDS = {_IN_FILES.get(field.name, field.name): field.name for field in fields
 def read_config(path: Path) -> dict[str, Any]:
     """The options in `path`, by field of Settings (`count_line`, not `--count-line`).
 
-    Lists become what the option takes on the command line. Raises ConfigError for a file that cannot be read, is not
-    TOML, or holds a name that is no option.
+    Lists become what the option takes on the command line. Raises ConfigError for a file that cannot be read,
+    is not TOML, or holds a name that is no option.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -121,7 +122,11 @@ def _as_option(path: Path, key: str, table: Mapping[str, Any], points: list[str]
     if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in flat):
         raise ConfigError(f"{path}: [[{key}]]: expected numbers, got {flat!r}")
     name = table.get("name")
-    return f"{name}={','.join(str(number) for number in flat)}" if name else ",".join(str(number) for number in flat)
+    return (
+        f"{name}={','.join(str(number) for number in flat)}"
+        if name
+        else ",".join(str(number) for number in flat)
+    )
 
 
 def _as_text(path: Path, key: str, value: Any) -> Any:
@@ -130,4 +135,6 @@ def _as_text(path: Path, key: str, value: Any) -> Any:
         return ",".join(value)
     if isinstance(value, (str, int, float)):  # bool too
         return value if isinstance(value, bool) else str(value)
-    raise ConfigError(f"{path}: {key}: expected a text, a number, true or false, or a list of texts, got {value!r}")
+    raise ConfigError(
+        f"{path}: {key}: expected a text, a number, true or false, or a list of texts, got {value!r}"
+    )

@@ -21,7 +21,8 @@ COCO = (
     "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
     "toothbrush",
 )  # fmt: skip
-# VOC's word -> COCO's, without blanks; pottedplant and diningtable differ from COCO's words in their blank alone.
+# VOC's word -> COCO's, without blanks; pottedplant and diningtable differ from COCO's words in their blank
+# alone.
 _SAME = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
 
 

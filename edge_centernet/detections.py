@@ -20,7 +20,8 @@ class Detection(NamedTuple):
     """One box.
 
     name: its class, or the class id as text where the names are not known. score: probability, 0..1.
-    xyxy: left, top, right, bottom in pixels of the original image, inside it. class_id: index into the model's classes.
+    xyxy: left, top, right, bottom in pixels of the original image, inside it. class_id: index into the
+      model's classes.
     """
 
     name: str
@@ -38,8 +39,9 @@ class Detections:
     class_id: (N,) int32, index into `classes`.
     classes: the names of all classes that the model knows; empty where they are not known.
 
-    `len` counts the boxes and a loop gives each as a `Detection`. `found[0]` is one `Detection`; a mask, slice or index
-    array gives `Detections`, as in `found[found.score > 0.5]`. The arrays are read-only: copy what is to be changed.
+    `len` counts the boxes and a loop gives each as a `Detection`. `found[0]` is one `Detection`; a mask,
+    slice or index array gives `Detections`, as in `found[found.score > 0.5]`. The arrays are read-only: copy
+    what is to be changed.
     """
 
     xyxy: NDArray[np.float32]
@@ -73,7 +75,9 @@ class Detections:
         if isinstance(index, (int, np.integer)):
             left, top, right, bottom = self.xyxy[index].tolist()
             class_id = int(self.class_id[index])
-            return Detection(self.name_of(class_id), float(self.score[index]), (left, top, right, bottom), class_id)
+            return Detection(
+                self.name_of(class_id), float(self.score[index]), (left, top, right, bottom), class_id
+            )
         return Detections(self.xyxy[index], self.score[index], self.class_id[index], self.classes)
 
     def __iter__(self) -> Iterator[Detection]:
@@ -104,7 +108,8 @@ class Detections:
     def to_supervision(self) -> supervision.Detections:
         """As `supervision.Detections`: xyxy, confidence, class_id, and the names as data["class_name"].
 
-        Raises MissingDependency where the package `supervision` is not installed. See `edge_centernet.interop`.
+        Raises MissingDependency where the package `supervision` is not installed. See
+        `edge_centernet.interop`.
         """
         from edge_centernet.interop import to_supervision
 

@@ -30,25 +30,26 @@ class Detector:
         with Detector() as detector:                 # the shipped default model
             found = detector.detect(image)           # (H, W, 3) uint8 BGR, as OpenCV reads it
 
-    model: name of a shipped model (`edge-centernet models`), path of a model file (.xml, .tflite, .onnx), or a runtime:
-        an object with `name`, `manifest`, `device`, `run` and `close` (`edge_centernet.Runtime`).
-    runtime: "openvino", "tflite" or "onnxruntime"; "auto" goes by the file's suffix, and takes TFLite on ARM, OpenVINO
-        elsewhere, for a shipped model.
+    model: name of a shipped model (`edge-centernet models`), path of a model file (.xml, .tflite, .onnx), or
+        a runtime: an object with `name`, `manifest`, `device`, `run` and `close` (`edge_centernet.Runtime`).
+    runtime: "openvino", "tflite" or "onnxruntime"; "auto" goes by the file's suffix, and takes TFLite on ARM,
+        OpenVINO elsewhere, for a shipped model.
     threads: CPU threads; None leaves it to the engine.
-    threshold: lowest score (probability, 0..1) returned: one for all, or one for each of the model's classes in their
-        order; None takes the model's own.
+    threshold: lowest score (probability, 0..1) returned: one for all, or one for each of the model's classes
+        in their order; None takes the model's own.
     max_detections: most boxes returned an image, best first; at least 1.
-    only: names of the classes to look for, VOC's words or COCO's, chosen before max_detections is applied; None means
-        all.
-    selfcheck: have the engine answer the model's own question before it is relied on, in a process of its own, once for
-        each file, engine release and processor (docs/decisions/0014-self-check.md). An engine that fails is passed over
-        with a warning in the log.
+    only: names of the classes to look for, VOC's words or COCO's, chosen before max_detections is applied;
+        None means all.
+    selfcheck: have the engine answer the model's own question before it is relied on, in a process of its
+        own, once for each file, engine release and processor (docs/decisions/0014-self-check.md). An engine
+        that fails is passed over with a warning in the log.
 
-    `detect` may be called from several threads: one inference runs at a time, preprocessing overlaps. Where several
-    should run at once, give each thread a Detector with threads=1. After os.fork, open a new one.
+    `detect` may be called from several threads: one inference runs at a time, preprocessing overlaps. Where
+    several should run at once, give each thread a Detector with threads=1. After os.fork, open a new one.
 
     Raises:
-        ConfigError: a value outside these limits, a class that the model does not know, an engine for other files.
+        ConfigError: a value outside these limits, a class that the model does not know, an engine for other
+          files.
         ArtifactError: no such model, a damaged file, or no engine that computes it here.
         MissingDependency: the engine is not installed; the message has the pip command.
     """
@@ -92,7 +93,9 @@ class Detector:
                 f"threshold: expected one, or one for each of {len(model.classes)} classes, got {limits.size}"
             )
         self._lowest = float(limits.min())
-        self._class_thresholds = dict(zip(model.classes, limits.tolist(), strict=True)) if limits.ndim else None
+        self._class_thresholds = (
+            dict(zip(model.classes, limits.tolist(), strict=True)) if limits.ndim else None
+        )
         if max_detections < 1:
             raise ConfigError(f"max detections: expected at least 1, got {max_detections}")
         self._ids = None if only is None else class_ids(only, model.classes)
@@ -107,8 +110,8 @@ class Detector:
         """(H, W, 3) uint8 BGR -> detections in pixels of that image, clipped to it, best first.
 
         Boxes that lie in the padding alone are dropped. The image is only read, and may be of any size.
-        Raises SourceError for anything else, with what came and how to turn it into such an image, ArtifactError where
-        the engine stops, RuntimeError after `close`.
+        Raises SourceError for anything else, with what came and how to turn it into such an image,
+        ArtifactError where the engine stops, RuntimeError after `close`.
         """
         return self.detect_timed(image_bgr)[0]
 
@@ -150,7 +153,9 @@ class Detector:
         if self._ids is None:
             return decode(heads, self.manifest, **options)
         if self._class_thresholds is not None:
-            options["class_thresholds"] = {name: self._class_thresholds[name] for name in self._decoded.model.classes}
+            options["class_thresholds"] = {
+                name: self._class_thresholds[name] for name in self._decoded.model.classes
+            }
         found = decode(heads._replace(heat=heads.heat[self._ids]), self._decoded, **options)
         return Detections(found.xyxy, found.score, self._ids[found.class_id], self.classes)
 
@@ -173,7 +178,11 @@ class Detector:
         title = ENGINES[name].title if name in ENGINES else name
         device = getattr(self.runtime, "device", "")
         on = f" on {device}" if device else ""
-        wanted = f"{len(self.classes)} classes" if self._ids is None else ", ".join(self.classes[i] for i in self._ids)
+        wanted = (
+            f"{len(self.classes)} classes"
+            if self._ids is None
+            else ", ".join(self.classes[i] for i in self._ids)
+        )
         return (
             f"<Detector: {model.name} {model.version}, {model.width}x{model.height}, {self.manifest.precision} in "
             f"{title}{on}, {wanted}, from score {self._lowest:g}>"
@@ -219,4 +228,6 @@ def _narrow(manifest: Manifest, ids: NDArray[np.int32]) -> Manifest:
     """The manifest of a network with only these heat channels."""
     channels = manifest.heat.layout.index("C")
     shape = tuple(len(ids) if axis == channels else size for axis, size in enumerate(manifest.heat.shape))
-    return replace(manifest, model=manifest.model.narrowed(ids.tolist()), heat=replace(manifest.heat, shape=shape))
+    return replace(
+        manifest, model=manifest.model.narrowed(ids.tolist()), heat=replace(manifest.heat, shape=shape)
+    )

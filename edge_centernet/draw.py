@@ -25,7 +25,9 @@ def draw(image_bgr: NDArray[np.uint8], found: Detections, classes: Sequence[str]
     Lines and letters grow with the image, so that they are as readable at 4000 pixels as at 300.
     """
     canvas = np.ascontiguousarray(image_bgr).copy()
-    draw_boxes(canvas, found, [f"{classes[c]} {s:.2f}" for c, s in zip(found.class_id, found.score, strict=True)])
+    draw_boxes(
+        canvas, found, [f"{classes[c]} {s:.2f}" for c, s in zip(found.class_id, found.score, strict=True)]
+    )
     return canvas
 
 
@@ -79,7 +81,8 @@ def dashed_box(canvas: NDArray[np.uint8], xyxy: Sequence[float], color: Color, w
             cv2.line(canvas, (x, y), (x, min(y + dash, y2)), color, width)
 
 
-# ---- contact sheets --------------------------------------------------------------------------------------------
+# ---- contact sheets
+# --------------------------------------------------------------------------------------------
 
 _GROUND = 40  # grey level behind the pictures
 
@@ -130,8 +133,10 @@ def caption(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], scale
 def blur(image: Image, boxes: NDArray[np.float32]) -> Image:
     """Make what the boxes hold unrecognisable, for good, in the image itself; returns it.
 
-    boxes: (N, 4), left, top, right, bottom in pixels; each grows by a tenth of its size on every side. What remains of
-    one are the mean colours of at most 8x8 squares, none smaller than 8x8 pixels, with smooth passages between them.
+    boxes: (N, 4), left, top, right, bottom in pixels; each grows by a tenth of its size on every side. What
+      remains of
+    one are the mean colours of at most 8x8 squares, none smaller than 8x8 pixels, with smooth passages
+    between them.
     """
     height, width = image.shape[:2]
     for x1, y1, x2, y2 in np.asarray(boxes, np.float64).tolist():
@@ -141,7 +146,9 @@ def blur(image: Image, boxes: NDArray[np.float32]) -> Image:
         if left < right and top < bottom:
             part = image[top:bottom, left:right]
             cells = cv2.resize(part, _cells(right - left, bottom - top), interpolation=cv2.INTER_AREA)
-            image[top:bottom, left:right] = cv2.resize(cells, part.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+            image[top:bottom, left:right] = cv2.resize(
+                cells, part.shape[1::-1], interpolation=cv2.INTER_LINEAR
+            )
     return image
 
 

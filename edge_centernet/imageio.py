@@ -35,8 +35,9 @@ def read_image(path: str | Path) -> Image:
     """Read a JPEG, PNG, BMP, WebP, TIFF or PNM file as (H, W, 3) uint8 BGR, turned as its EXIF tag says.
 
     Grey becomes three equal channels, 16 bits become 8, CMYK becomes BGR, alpha is dropped.
-    Raises SourceError for a file that is missing, empty, cut, not an image, or larger than the pixel limit; the limit
-    is checked in the header, before anything is decoded (EDGE_CENTERNET_MAX_IMAGE_PIXELS changes it).
+    Raises SourceError for a file that is missing, empty, cut, not an image, or larger than the pixel limit;
+    the limit is checked in the header, before anything is decoded (EDGE_CENTERNET_MAX_IMAGE_PIXELS changes
+    it).
     """
     path = Path(path)
     try:

@@ -22,7 +22,8 @@ def to_supervision(found: Detections, tracker_id: NDArray[Any] | None = None) ->
 
     xyxy: (N, 4) float32, pixels of the image. confidence: (N,) float32, 0..1. class_id: (N,) int64.
     data["class_name"]: (N,) str. tracker_id: (N,) int64 where it is given, as `Tracks.id`; None otherwise.
-    Raises MissingDependency where supervision is not installed, ValueError for a tracker_id of another length.
+    Raises MissingDependency where supervision is not installed, ValueError for a tracker_id of another
+    length.
     """
     try:
         from supervision import Detections as Converted

@@ -17,7 +17,11 @@ from edge_centernet.errors import ConfigError, ManifestError
 
 SCHEMA = 1
 KEY = "edge_centernet"  # ONNX metadata key, OpenVINO rt_info key, stem of the TFLite associated file
-PER_CLASS = ("class_thresholds", "score_scale", "score_shift")  # ModelSpec's fields that may hold one value a class
+PER_CLASS = (
+    "class_thresholds",
+    "score_scale",
+    "score_shift",
+)  # ModelSpec's fields that may hold one value a class
 SCORE_FIELDS = ("threshold", *PER_CLASS)  # what scores mean, and from where on to show detections
 DEFAULT_THRESHOLD = 0.3  # score from which on a detection is shown, where neither model nor user say another
 GREY = 128  # pixel value that is 0 in the network; the arithmetic: `edge_centernet.preprocess`
@@ -51,7 +55,9 @@ class InputSize(NamedTuple):
             parts = list(value) if isinstance(value, list | tuple) else [value]
         try:
             sides = [int(part) for part in parts]
-            exact = all(isinstance(part, str) or part == side for part, side in zip(parts, sides, strict=True))
+            exact = all(
+                isinstance(part, str) or part == side for part, side in zip(parts, sides, strict=True)
+            )
         except (TypeError, ValueError, OverflowError):
             sides, exact = [], False
         good = all(SIDE_MIN <= side <= SIDE_MAX and side % SIDE_STEP == 0 for side in sides)
@@ -135,8 +141,9 @@ class ModelSpec:
     heat_unit: what the heatmap holds; sigmoid(logit) = probability.
     threshold: the score (probability) suggested for showing detections.
     class_thresholds: one for each class instead of it; empty: `threshold` for all.
-    score_scale, score_shift: what each class's logit was multiplied by, above 0, and what was added to that, so that
-        scores say how often a detection is right (docs/scores.md). The heatmap holds the result. Empty: as trained.
+    score_scale, score_shift: what each class's logit was multiplied by, above 0, and what was added to that,
+        so that scores say how often a detection is right (docs/scores.md). The heatmap holds the result.
+        Empty: as trained.
     """
 
     name: str
@@ -163,7 +170,9 @@ class ModelSpec:
             if value < 32 or value % 32:
                 raise ManifestError(f"model {side}: expected a multiple of 32 pixels, got {value}")
         if self.stride < 1 or self.height % self.stride or self.width % self.stride:
-            raise ManifestError(f"model stride: expected a divisor of {self.height}x{self.width}, got {self.stride}")
+            raise ManifestError(
+                f"model stride: expected a divisor of {self.height}x{self.width}, got {self.stride}"
+            )
         if not 1 <= len(self.classes) <= DIM_MAX:
             raise ManifestError(f"model classes: expected 1 to {DIM_MAX} names, got {len(self.classes)}")
         if len(set(self.classes)) != len(self.classes):
@@ -177,7 +186,9 @@ class ModelSpec:
         if not 0 <= self.pad_value <= 255:
             raise ManifestError(f"model pad_value: expected 0..255, got {self.pad_value}")
         if len(self.mean) != 3 or len(self.std) != 3 or any(s <= 0 for s in self.std):
-            raise ManifestError(f"model mean, std: expected 3 numbers each, std > 0, got {self.mean}, {self.std}")
+            raise ManifestError(
+                f"model mean, std: expected 3 numbers each, std > 0, got {self.mean}, {self.std}"
+            )
         self._check_scores()
 
     def _check_scores(self) -> None:
@@ -188,7 +199,9 @@ class ModelSpec:
                     f"model {name}: expected none or one for each of {len(self.classes)} classes, got {len(values)}"
                 )
         if not all(0 <= value <= 1 for value in (self.threshold, *self.class_thresholds)):
-            raise ManifestError(f"model thresholds: expected 0..1, got {self.threshold}, {self.class_thresholds}")
+            raise ManifestError(
+                f"model thresholds: expected 0..1, got {self.threshold}, {self.class_thresholds}"
+            )
         if len(self.score_scale) != len(self.score_shift) or not all(
             math.isfinite(value) for value in (*self.score_scale, *self.score_shift)
         ):
@@ -231,7 +244,8 @@ class Manifest:
     offset (2, H, W) x, y of the centre inside its cell, in cells.
     content_sha256: of everything else in the file, see `artifact.content_sha256`; empty: unknown.
     made_by: tool -> version, for every tool that touched the file.
-    golden: a picture and what the heads answer to it, see `edge_centernet.selftest`; None where none was made.
+    golden: a picture and what the heads answer to it, see `edge_centernet.selftest`; None where none was
+      made.
     """
 
     model: ModelSpec
@@ -277,7 +291,9 @@ class Manifest:
             data = json.loads(text)
             schema = data["schema"]
         except (ValueError, TypeError, KeyError):
-            raise ManifestError("manifest: expected a JSON object with a 'schema', got something else") from None
+            raise ManifestError(
+                "manifest: expected a JSON object with a 'schema', got something else"
+            ) from None
         if schema != SCHEMA:
             raise ManifestError(
                 f"manifest schema: expected {SCHEMA}, got {schema}: install the edge-centernet release that wrote it"
@@ -302,7 +318,9 @@ def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
 
 def spec_from_dict(data: dict[str, Any]) -> ModelSpec:
     """A ModelSpec from parsed JSON (lists become tuples)."""
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+    }
     return ModelSpec(**fields)
 
 

@@ -1,12 +1,12 @@
 """Frames in, results out, with the steps overlapped: the slowest one sets the rate, and no frame waits in a queue.
 
-A file loses no frame: each step waits for the next. A live source loses all but the newest: a frame is taken when the
-network is free or about to be, so a slow network sees fewer frames, never old ones.
+A file loses no frame: each step waits for the next. A live source loses all but the newest: a frame is taken
+when the network is free or about to be, so a slow network sees fewer frames, never old ones.
 
     reader -> preprocess -> inference -> the thread that iterates: decode, and whatever the caller does
 
-Where the network waits for a camera, its thread takes the frame and preprocesses it by itself: handing it from thread
-to thread would only take time.
+Where the network waits for a camera, its thread takes the frame and preprocesses it by itself: handing it
+from thread to thread would only take time.
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ class Pipeline:
                     continue
                 with self._taking:
                     left = self._free - time.monotonic()
-                    if self._busy.is_set() and (prepared := self._newest(min(max(left, _MIN_LOOK_S), _LOOK_S))):
+                    if self._busy.is_set() and (
+                        prepared := self._newest(min(max(left, _MIN_LOOK_S), _LOOK_S))
+                    ):
                         self._prepared.put(prepared)
 
     def _take(self) -> _Prepared | None:
@@ -204,7 +206,8 @@ class Pipeline:
                 taken = time.monotonic() - start
                 usual = taken if usual == 0.0 else 0.8 * usual + 0.2 * taken
                 ms = {**prepared.ms, "inference": 1000.0 * taken}
-                # Copied: the engine's own memory is overwritten by the next inference, and decoding overlaps with that.
+                # Copied: the engine's own memory is overwritten by the next inference, and decoding overlaps
+                # with that.
                 copied = Heads(*(np.array(head) for head in heads))
                 if not self._inferred.put(_Inferred(prepared.frame, copied, prepared.box, ms)):
                     return

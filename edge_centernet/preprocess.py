@@ -2,10 +2,10 @@
 
 An image becomes a tensor in `prepare`, and nowhere else.
 
-The network's real-valued input is (pixel - 128) / 128, -1 to 127/128. 128 and not the mean and deviation of some data
-set, so that no arithmetic is left to do: with scale 1/128 the stored integer is pixel - 128 (int8) or the pixel itself
-(uint8), and grey padding is the zero that convolutions pad with. Weights that were trained on another input have the
-difference folded into their first convolution (`gain_and_shift`).
+The network's real-valued input is (pixel - 128) / 128, -1 to 127/128. 128 and not the mean and deviation of
+some data set, so that no arithmetic is left to do: with scale 1/128 the stored integer is pixel - 128 (int8)
+or the pixel itself (uint8), and grey padding is the zero that convolutions pad with. Weights that were
+trained on another input have the difference folded into their first convolution (`gain_and_shift`).
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def gain_and_shift(mean: Any, std: Any) -> tuple[Any, Any]:
 class Letterbox:
     """Geometry of one resize: aspect ratio kept, centred, padded. All sizes in pixels.
 
-    Both maps use the ratio of the rounded sizes, per axis, so they invert each other exactly. What is derived is kept:
-    a camera's frames all have one geometry.
+    Both maps use the ratio of the rounded sizes, per axis, so they invert each other exactly. What is derived
+    is kept: a camera's frames all have one geometry.
     """
 
     src_width: int
@@ -123,8 +123,9 @@ def letterbox(image_bgr: Image, spec: ModelSpec) -> tuple[Image, Letterbox]:
 def prepare(image_bgr: Image, manifest: Manifest) -> tuple[NDArray[Any], Letterbox]:
     """(H, W, 3) uint8 BGR -> C-contiguous array of exactly manifest.input's shape, dtype and layout.
 
-    real = (pixel - mean) / std; stored = clip(round(real / scale) + zero_point), through a 256-entry table per channel.
-    The same values as that table gives for what `letterbox` returns, in fewer passes. Raises SourceError as it does.
+    real = (pixel - mean) / std; stored = clip(round(real / scale) + zero_point), through a 256-entry table
+    per channel. The same values as that table gives for what `letterbox` returns, in fewer passes. Raises
+    SourceError as it does.
     """
     spec, tensor, order = manifest.model, manifest.input, _ORDER[manifest.model.color]
     resized, box = _resize(image_bgr, spec)  # (h, w, 3)
@@ -161,7 +162,11 @@ def _what(given: Any) -> str:
     if isinstance(given, (str, os.PathLike, bytes)):
         return f"{given!r:.80}: read it first, with edge_centernet.read_image for a file"
     if not isinstance(given, np.ndarray):
-        hint = ": numpy.asarray(image.convert('RGB'))[..., ::-1] makes one of a PIL image" if _is_pil(given) else ""
+        hint = (
+            ": numpy.asarray(image.convert('RGB'))[..., ::-1] makes one of a PIL image"
+            if _is_pil(given)
+            else ""
+        )
         return f"{type(given).__module__}.{type(given).__name__}{hint}"
     came = f"{given.shape} {given.dtype}"
     if given.size == 0:
@@ -186,7 +191,9 @@ def _is_pil(given: Any) -> bool:
 _geometry = lru_cache(maxsize=16)(Letterbox)
 
 
-def _place(pixels: NDArray[Any], frame: NDArray[Any], box: Letterbox, pad: NDArray[Any], order: _Order) -> None:
+def _place(
+    pixels: NDArray[Any], frame: NDArray[Any], box: Letterbox, pad: NDArray[Any], order: _Order
+) -> None:
     """Fill (H, W, 3) with pixels (h, w, 3) where the image lies and with a value (3,) around them.
 
     order: which channel of the pixels each channel of the frame is.
@@ -196,7 +203,8 @@ def _place(pixels: NDArray[Any], frame: NDArray[Any], box: Letterbox, pad: NDArr
     for border in (frame[: box.top], frame[below:], rows[:, : box.left], rows[:, right:]):
         border[...] = pad
     inside = rows[:, box.left : right]
-    # OpenCV for each pass over the pixels, into memory it is given: NumPy's strided copies take ten times as long.
+    # OpenCV for each pass over the pixels, into memory it is given: NumPy's strided copies take ten times as
+    # long.
     if frame.strides[2] != frame.itemsize:
         cv2.split(pixels, [inside[..., order.index(channel)] for channel in range(3)])
     elif order == _ORDER["rgb"]:
@@ -220,5 +228,7 @@ def _table(
     if quant is None:
         return real.astype(dtype, order="C"), False
     limits: Any = np.iinfo(np.dtype(dtype))
-    stored = np.clip(np.rint(real / quant.scale) + quant.zero_point, limits.min, limits.max).astype(dtype, order="C")
+    stored = np.clip(np.rint(real / quant.scale) + quant.zero_point, limits.min, limits.max).astype(
+        dtype, order="C"
+    )
     return stored, dtype == "uint8" and bool((stored == pixel).all())

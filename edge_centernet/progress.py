@@ -34,7 +34,9 @@ def bars() -> Iterator[Progress]:
 
     def progress(title: str, done: int, total: int) -> None:
         if title not in shown:
-            shown[title] = click.progressbar(length=total, label=title, show_eta=True, show_pos=True, file=sys.stderr)
+            shown[title] = click.progressbar(
+                length=total, label=title, show_eta=True, show_pos=True, file=sys.stderr
+            )
             shown[title].__enter__()
         shown[title].update(1)
         if done == total:

@@ -8,7 +8,8 @@ Field = tuple[int, "int | memoryview", slice]
 def fields(data: memoryview) -> list[Field]:
     """(field number, value, where in the message with its tag) of one message, in the order of the file.
 
-    Value: an int for a varint, else the bytes: text, a message of its own, packed numbers, or 4 or 8 bytes of a number.
+    Value: an int for a varint, else the bytes: text, a message of its own, packed numbers, or 4 or 8 bytes of
+      a number.
     Raises ValueError or IndexError for a message that is cut off or none.
     """
     found: list[Field] = []

@@ -1,7 +1,8 @@
 """The self-test vector that every artifact carries, so that a machine can find out whether its engine computes rightly.
 
-Engines have bugs that show on some processors only: kernels that crash, or sum products in 16 bits and answer nonsense.
-The question is a thumbnail, enlarged by whole factors to the network's input; the answer some values of each head.
+Engines have bugs that show on some processors only: kernels that crash, or sum products in 16 bits and answer
+nonsense. The question is a thumbnail, enlarged by whole factors to the network's input; the answer some
+values of each head.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from edge_centernet.preprocess import prepare
 SIDE = 32  # of the thumbnail: every network input is a multiple of 32
 SAMPLES = 200  # values of each head, evenly spread, and as many of the heatmap's highest
 MAX_MEAN_STEPS = 1.5  # as conversion allows; engines that agree to the bit are at 0
-# tflite-runtime's own kernels round otherwise, at the same accuracy: up to 3.1, 6.3 and 5.1 steps. Faults that a whole
-# engine can have start at 12.5, 12.7 and 10.7 (docs/decisions/0014-self-check.md); the limits lie halfway by ratio.
+# tflite-runtime's own kernels round otherwise, at the same accuracy: up to 3.1, 6.3 and 5.1 steps. Faults
+# that a whole engine can have start at 12.5, 12.7 and 10.7 (docs/decisions/0014-self-check.md); the limits
+# lie halfway by ratio.
 _ROUND_OTHERWISE = {"tflite_runtime": {"heat": 6.0, "size": 9.0, "offset": 7.0}}
 ROLES = Heads._fields
 
@@ -37,7 +39,9 @@ class Answer:
     steps: tuple[float, ...]
 
 
-def as_json(thumbnail: NDArray[np.uint8], heads: Heads, specs: Manifest, steps: dict[str, float]) -> dict[str, Any]:
+def as_json(
+    thumbnail: NDArray[np.uint8], heads: Heads, specs: Manifest, steps: dict[str, float]
+) -> dict[str, Any]:
     """What goes into a manifest. thumbnail: (32, 32, 3) BGR; heads: of the reference, as `specs` describes them.
 
     steps: role -> the int8 output step, the unit of the tolerance.
@@ -65,7 +69,9 @@ def test_input(manifest: Manifest) -> NDArray[Any]:
     size = SIDE * SIDE * 3
     try:
         reader = zlib.decompressobj()
-        raw = reader.decompress(base64.b64decode(picture, validate=True), size + 1)  # never more than it should hold
+        raw = reader.decompress(
+            base64.b64decode(picture, validate=True), size + 1
+        )  # never more than it should hold
     except (ValueError, TypeError, zlib.error):
         raise ManifestError("self-check: the picture is damaged") from None
     if len(raw) != size:
@@ -115,7 +121,9 @@ def _answer(manifest: Manifest, role: str) -> Answer:
         found = _golden(manifest)[role]
         answer = Answer(float(found["step"]), tuple(map(int, found["at"])), tuple(map(float, found["steps"])))
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise ManifestError(f"self-check: expected step, at and steps of {role}, got something else") from None
+        raise ManifestError(
+            f"self-check: expected step, at and steps of {role}, got something else"
+        ) from None
     size = int(np.prod(getattr(manifest, role).shape))
     inside = all(0 <= place < size for place in answer.at)
     if not (answer.at and inside and len(answer.at) == len(answer.steps) and answer.step > 0):

@@ -23,13 +23,15 @@ _RETRYING = ("starting", "lost", "frozen")  # of CaptureState: the camera is bei
 class Watchdog:
     """Tells systemd that the service is ready, how it does, and that it is alive. Silent where systemd does not ask.
 
-    systemd restarts the service when it heard nothing for WatchdogSec. It is fed by work done, never by a timer:
+    systemd restarts the service when it heard nothing for WatchdogSec. It is fed by work done, never by a
+    timer:
 
     - `frame`, by each new frame that came through the network;
-    - `waiting`, while the camera is being opened again. A restart would not plug it in, and would lose the counts.
+    - `waiting`, while the camera is being opened again. A restart would not plug it in, and would lose the
+      counts.
 
-    It is not fed when the pipeline hangs (the camera is live, yet no result comes) or when the same frame comes again:
-    then a fresh process does help. All methods must be called by the thread that detects.
+    It is not fed when the pipeline hangs (the camera is live, yet no result comes) or when the same frame
+    comes again: then a fresh process does help. All methods must be called by the thread that detects.
     """
 
     def __init__(self, classes: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
@@ -37,7 +39,9 @@ class Watchdog:
         environment = os.environ if environment is None else environment
         self._classes = tuple(classes)
         self._address = environment.get("NOTIFY_SOCKET", "")
-        self.interval_s = _watchdog_seconds(environment) / 4  # between two signs of life; 0 where none are asked for
+        self.interval_s = (
+            _watchdog_seconds(environment) / 4
+        )  # between two signs of life; 0 where none are asked for
         self._fed = self._told = float("-inf")
         self._captured = float("-inf")
 
@@ -113,7 +117,8 @@ def health(
 
     capture: how the source is doing; snapshot: the newest result, None before the first.
     max_age_s: results older than this mean that the pipeline hangs. now: time.monotonic() unless given.
-    Returns (ok, record): ok needs a live camera and a fresh result; the record's "status" is "ok" or the reason.
+    Returns (ok, record): ok needs a live camera and a fresh result; the record's "status" is "ok" or the
+      reason.
     """
     now = time.monotonic() if now is None else now
     result_age = None if snapshot is None else now - snapshot.frame.captured - snapshot.age_ms / 1000.0

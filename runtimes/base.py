@@ -44,7 +44,9 @@ def check_names(path: Path, manifest: Manifest, inputs: list[str], outputs: list
     """
     for role, spec in zip(ROLES, head_specs(manifest), strict=True):
         if spec.name in ROLES and spec.name != role:
-            raise ArtifactError(f"{path}: the manifest swaps heads: {role} is bound to the tensor {spec.name!r}")
+            raise ArtifactError(
+                f"{path}: the manifest swaps heads: {role} is bound to the tensor {spec.name!r}"
+            )
     expected = {spec.name for spec in head_specs(manifest)}
     if inputs != [manifest.input.name] or set(outputs) != expected or len(outputs) != len(expected):
         raise ArtifactError(

@@ -1,7 +1,7 @@
 """Which engine runs a model on this machine, and which of the model's files with it.
 
-A file decides by its suffix. For the name of a shipped model the installed engines are tried, the best for the
-processor first, and the first one that passes the model's self-test is taken.
+A file decides by its suffix. For the name of a shipped model the installed engines are tried, the best for
+the processor first, and the first one that passes the model's self-test is taken.
 """
 
 from __future__ import annotations
@@ -21,14 +21,19 @@ _log = logging.getLogger(__name__)
 
 
 def select_engine(
-    model: str | Path, runtime: str = "auto", *, asked: bool = True, tell: Callable[[str], None] = _log.warning
+    model: str | Path,
+    runtime: str = "auto",
+    *,
+    asked: bool = True,
+    tell: Callable[[str], None] = _log.warning,
 ) -> tuple[Path, str]:
     """(file, engine name) for a model path or the name of a shipped model: the first candidate that passes its test.
 
     asked: False takes the first unasked. tell: called with a line for each engine that is passed over.
     Raises ArtifactError when none is left, and what `candidates` raises.
     """
-    # Here: the module also runs as a program, which Python warns of where importing the package has loaded it already.
+    # Here: the module also runs as a program, which Python warns of where importing the package has loaded it
+    # already.
     from edge_centernet.runtimes import selfcheck
 
     for path, engine in candidates(model, runtime):
@@ -50,8 +55,8 @@ def first_candidate(model: str | Path, runtime: str = "auto") -> tuple[Path, str
 def candidates(model: str | Path, runtime: str = "auto") -> list[tuple[Path, str]]:
     """(file, engine name), the best first, for a model path or the name of a shipped model.
 
-    A file decides by its suffix. For a name, auto takes TFLite on ARM (OpenVINO's ARM plugin has no int8 kernels and
-    answered wrongly in some releases) and OpenVINO elsewhere, then what else is installed.
+    A file decides by its suffix. For a name, auto takes TFLite on ARM (OpenVINO's ARM plugin has no int8
+    kernels and answered wrongly in some releases) and OpenVINO elsewhere, then what else is installed.
     """
     if not is_name(model):
         path = find_model(model)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from edge_centernet.artifact import files_of
 
-_DIGEST = 32  # bytes of SHA-256 in front of what is kept: a file that was cut off or changed is as good as none
+_DIGEST = (
+    32  # bytes of SHA-256 in front of what is kept: a file that was cut off or changed is as good as none
+)
 _MOST = 8  # files of a kind that stay, those that were used last; a network takes 1 to 13 MB
 
 _log = logging.getLogger(__name__)

@@ -26,7 +26,8 @@ Version = tuple[int, int]
 class Wheel:
     """For which systems PyPI has a package: the machine, the Pythons, oldest and newest, and the oldest glibc.
 
-    glibc: of the newest release. older: for a system whose glibc is older than that: the oldest glibc that an earlier
+    glibc: of the newest release. older: for a system whose glibc is older than that: the oldest glibc that an
+      earlier
     release runs with, and what to ask pip for.
     """
 
@@ -42,8 +43,10 @@ class Wheel:
 class Package:
     """A Python package that brings an engine.
 
-    name: on PyPI. module: what is imported. probe: the module that the adapter imports first, which `doctor` tries in a
-    process of its own. wheels: one for each machine. other_names: under which other builds of it are published.
+    name: on PyPI. module: what is imported. probe: the module that the adapter imports first, which `doctor`
+      tries in a
+    process of its own. wheels: one for each machine. other_names: under which other builds of it are
+    published.
     """
 
     name: str
@@ -61,9 +64,12 @@ class Package:
 class Engine:
     """An inference engine.
 
-    name: what `--runtime` calls it. suffix: of the model files that it runs. adapter: "module:class", a `Runtime` that
-    is made from a path and a number of threads. packages: those that would do, the one that is imported first in front.
-    extra: the pip extra that brings one of them. targets: of `edge-centernet convert`, whose files it runs, the usual
+    name: what `--runtime` calls it. suffix: of the model files that it runs. adapter: "module:class", a
+      `Runtime` that
+    is made from a path and a number of threads. packages: those that would do, the one that is imported first
+    in front.
+    extra: the pip extra that brings one of them. targets: of `edge-centernet convert`, whose files it runs,
+      the usual
     one first.
     """
 
@@ -92,8 +98,8 @@ class Engine:
         return adapter
 
 
-# The wheels are those of the newest releases, as docs/benchmarks/wheels.json has them (scripts/wheel_matrix.py); a test
-# compares them.
+# The wheels are those of the newest releases, as docs/benchmarks/wheels.json has them
+# (scripts/wheel_matrix.py); a test compares them.
 _OPENVINO = Package(
     "openvino",
     module="openvino",
@@ -167,7 +173,8 @@ ENGINES = {
     )
 }
 NAMES = ("auto", *ENGINES)
-# One model is opened at a time: two threads that ask OpenVINO 2026.4 for a dtype for the first time can wait forever.
+# One model is opened at a time: two threads that ask OpenVINO 2026.4 for a dtype for the first time can wait
+# forever.
 _opening = Lock()
 
 
@@ -176,8 +183,8 @@ def open_runtime(path: str | Path, runtime: str = "auto", threads: int | None = 
 
     runtime: one of NAMES; auto goes by the suffix. threads: CPU threads, None leaves it to the engine.
     Threads may open at the same time; they take turns.
-    Raises ArtifactError for a file that is damaged, not ours or not what its manifest says, ConfigError for an engine
-    that does not run this kind of file, MissingDependency when the engine is not installed.
+    Raises ArtifactError for a file that is damaged, not ours or not what its manifest says, ConfigError for
+    an engine that does not run this kind of file, MissingDependency when the engine is not installed.
     """
     path = Path(path)
     check_exists(path)
@@ -233,7 +240,8 @@ def is_installed(module: str) -> bool:
         return False
 
 
-# ---- wheels: why an engine cannot be installed -----------------------------------------------------------------------
+# ---- wheels: why an engine cannot be installed
+# -----------------------------------------------------------------------
 
 
 def wheels_for_machine(machine: str) -> tuple[Wheel, ...]:

@@ -50,7 +50,8 @@ def openvino(runtime: Any) -> Executed:
 def tflite(interpreter: Any) -> Executed:
     """By the types of the tensors: TFLite computes what the file says, in no other precision.
 
-    How fast is another question: XNNPACK, the library of fast kernels, takes an operation or leaves it to slow ones.
+    How fast is another question: XNNPACK, the library of fast kernels, takes an operation or leaves it to
+    slow ones.
     """
     types = {tensor["index"]: tensor["dtype"].__name__ for tensor in interpreter.get_tensor_details()}
     ops = interpreter._get_ops_details()
@@ -70,7 +71,10 @@ def delegated(ops: Sequence[Any]) -> set[int]:
     producer = {int(tensor): op for op in ops if op["op_name"] != "DELEGATE" for tensor in op["outputs"]}
     taken: set[int] = set()
     for delegate in (op for op in ops if op["op_name"] == "DELEGATE"):
-        inputs, waiting = {int(tensor) for tensor in delegate["inputs"]}, [int(t) for t in delegate["outputs"]]
+        inputs, waiting = (
+            {int(tensor) for tensor in delegate["inputs"]},
+            [int(t) for t in delegate["outputs"]],
+        )
         while waiting:
             tensor = waiting.pop()
             op = producer.get(tensor)
@@ -96,7 +100,9 @@ def onnxruntime(path: Path, x: Any, device: str) -> Executed:
         events = json.loads(Path(session.end_profiling()).read_text())
     ran = [event["args"]["op_name"] for event in events if event.get("name", "").endswith("_kernel_time")]
     in_int8, in_float = sum(op in _QUANTIZED for op in ran), sum(op in _IN_FLOAT for op in ran)
-    return _verdict(in_int8, in_int8 + in_float, f"operators that ran: {_counted(op for op in ran if 'Conv' in op)}")
+    return _verdict(
+        in_int8, in_int8 + in_float, f"operators that ran: {_counted(op for op in ran if 'Conv' in op)}"
+    )
 
 
 def _verdict(in_int8: int, total: int, how: str) -> Executed:

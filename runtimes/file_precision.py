@@ -24,7 +24,11 @@ def tflite_float_tensors(path: Path) -> list[str]:
     tensors = [graph.Tensors(i) for i in range(graph.TensorsLength())]
     operators = [model.OperatorCodes(i).BuiltinCode() for i in range(model.OperatorCodesLength())]
     return [
-        *(f"tensor {t.Name().decode()} {types[t.Type()]}" for t in tensors if types[t.Type()] not in _INTEGER_TYPES),
+        *(
+            f"tensor {t.Name().decode()} {types[t.Type()]}"
+            for t in tensors
+            if types[t.Type()] not in _INTEGER_TYPES
+        ),
         *(f"operator {codes[code]}" for code in operators if codes[code] not in _INTEGER_OPS),
     ]
 
@@ -45,4 +49,8 @@ def openvino_kernels(path: Path) -> dict[str, str]:
 
 def openvino_float_layers(path: Path) -> list[str]:
     """The convolutions that OpenVINO does not execute in int8, with their kernels. Empty: int8 throughout."""
-    return [f"{name} {kernel}" for name, kernel in openvino_kernels(path).items() if not kernel.lower().endswith("_i8")]
+    return [
+        f"{name} {kernel}"
+        for name, kernel in openvino_kernels(path).items()
+        if not kernel.lower().endswith("_i8")
+    ]

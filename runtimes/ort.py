@@ -63,7 +63,8 @@ class ONNXRuntime:
         left = providers.plan(available, file, providers.engine_folder(self._path), permitted)
         if TENSORRT in available and TENSORRT in permitted and not file.symmetric:
             self._warn(
-                TENSORRT, "it knows zero point 0 only; 'edge-centernet convert --target tensorrt' makes a file for it"
+                TENSORRT,
+                "it knows zero point 0 only; 'edge-centernet convert --target tensorrt' makes a file for it",
             )
         while True:
             first = left[0].name
@@ -107,10 +108,12 @@ class ONNXRuntime:
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = self._threads or 0
         if chosen[0].name == TENSORRT:
-            # TensorRT fuses by itself, and rejects weights whose quantizers were folded away (onnxruntime #17312).
+            # TensorRT fuses by itself, and rejects weights whose quantizers were folded away (onnxruntime
+            # #17312).
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # No "session.x64quantprecision" (exact uint8 x int8 products without VNNI): in 1.32 it fails on networks whose
-        # convolutions share a zero point. Weights of 7 bits, as training leaves them, do not need it.
+        # No "session.x64quantprecision" (exact uint8 x int8 products without VNNI): in 1.32 it fails on
+        # networks whose convolutions share a zero point. Weights of 7 bits, as training leaves them, do not
+        # need it.
         return onnxruntime.InferenceSession(
             str(self._path),
             options,

@@ -1,8 +1,8 @@
 """OpenVINO on the CPU.
 
-A network that was compiled is kept in $XDG_CACHE_HOME/edge-centernet/openvino, which saves most of the next start.
-OpenVINO's own cache (CACHE_DIR) goes by the model's path and time: a new model of the same name, size and time would
-be answered by the old one. Ours goes by the bytes.
+A network that was compiled is kept in $XDG_CACHE_HOME/edge-centernet/openvino, which saves most of the next
+start. OpenVINO's own cache (CACHE_DIR) goes by the model's path and time: a new model of the same name, size
+and time would be answered by the old one. Ours goes by the bytes.
 """
 
 from __future__ import annotations
@@ -54,15 +54,20 @@ class OpenVINORuntime:
 
     def executed_precisions(self) -> dict[str, str]:
         """Convolution -> kernel and precision that the CPU plugin chose for it, e.g. "brgconv_avx512_I8"."""
-        info = {op.get_friendly_name(): op.get_rt_info() for op in self._compiled.get_runtime_model().get_ops()}
+        info = {
+            op.get_friendly_name(): op.get_rt_info() for op in self._compiled.get_runtime_model().get_ops()
+        }
         kinds = {name: str(rt["layerType"].astype(str)) for name, rt in info.items()}
-        return {name: str(rt["primitiveType"].astype(str)) for name, rt in info.items() if "Conv" in kinds[name]}
+        return {
+            name: str(rt["primitiveType"].astype(str)) for name, rt in info.items() if "Conv" in kinds[name]
+        }
 
     def _check(self, path: Path) -> None:
         inputs = {port.get_any_name(): port for port in self._compiled.inputs}
         outputs = {name: port for port in self._compiled.outputs for name in port.get_names()}
         expected = {spec.name for spec in head_specs(self.manifest)}
-        # A port may carry further names (those of the tensors it was fused with); a port with none of ours is foreign.
+        # A port may carry further names (those of the tensors it was fused with); a port with none of ours is
+        # foreign.
         foreign = [port.get_any_name() for port in self._compiled.outputs if not port.get_names() & expected]
         check_names(path, self.manifest, list(inputs), [n for n in outputs if n in expected] + foreign)
         for spec, port in [
@@ -77,8 +82,15 @@ class OpenVINORuntime:
 def _compile(path: Path, options: dict[str, Any]) -> Any:
     """The compiled network: the kept one for this very file, release, processor and options, or a new one."""
     core = ov.Core()
-    about = (compile_cache.content_of(path), ov.get_version(), compile_cache.processor(), repr(sorted(options.items())))
-    file = compile_cache.folder() / "openvino" / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}.blob"
+    about = (
+        compile_cache.content_of(path),
+        ov.get_version(),
+        compile_cache.processor(),
+        repr(sorted(options.items())),
+    )
+    file = (
+        compile_cache.folder() / "openvino" / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}.blob"
+    )
     if (content := compile_cache.load(file)) is not None:
         try:
             return core.import_model(content, "CPU", options)
@@ -96,12 +108,15 @@ def _compile(path: Path, options: dict[str, Any]) -> Any:
 
 
 def _options(threads: int | None) -> dict[str, Any]:
-    # Without the f32 hint some CPUs compute the float parts in bfloat16 and answers differ from machine to machine.
+    # Without the f32 hint some CPUs compute the float parts in bfloat16 and answers differ from machine to
+    # machine.
     options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
     if platform.machine().lower().startswith(("arm", "aarch")):
-        options["LP_TRANSFORMS_MODE"] = False  # OpenVINO's int8 on ARM crashed or answered wrongly (openvino #34673)
+        options["LP_TRANSFORMS_MODE"] = (
+            False  # OpenVINO's int8 on ARM crashed or answered wrongly (openvino #34673)
+        )
     return options
 
 

@@ -2,7 +2,8 @@
 
     available x what the file is x what the user allows -> providers, the best first (`plan`)
 
-TensorRT builds its engine when a model is opened for the first time on a machine, which takes minutes; it is kept:
+TensorRT builds its engine when a model is opened for the first time on a machine, which takes minutes; it is
+kept:
 
     $EDGE_CENTERNET_ENGINE_CACHE/MODEL-<digest of file, ONNX Runtime, TensorRT, board>/*.engine
 
@@ -30,9 +31,15 @@ from edge_centernet.protobuf import fields, messages
 from edge_centernet.runtimes import compile_cache
 from edge_centernet.system.machine import device_tree_model
 
-CHOICE = "EDGE_CENTERNET_PROVIDERS"  # which of TITLES may be used, such as "cuda,cpu"; all of them where not set
+CHOICE = (
+    "EDGE_CENTERNET_PROVIDERS"  # which of TITLES may be used, such as "cuda,cpu"; all of them where not set
+)
 CACHE = "EDGE_CENTERNET_ENGINE_CACHE"
-TITLES = {"TensorrtExecutionProvider": "TensorRT", "CUDAExecutionProvider": "CUDA", "CPUExecutionProvider": "CPU"}
+TITLES = {
+    "TensorrtExecutionProvider": "TensorRT",
+    "CUDAExecutionProvider": "CUDA",
+    "CPUExecutionProvider": "CPU",
+}
 TENSORRT, CUDA, CPU = TITLES  # in the order in which they are tried
 
 # Field numbers of onnx.proto.
@@ -100,7 +107,8 @@ def _zero(tensor: memoryview) -> tuple[str, bool]:
 def allowed(text: str | None = None) -> tuple[str, ...]:
     """The providers that the user allows, in the order in which they are tried.
 
-    text: "tensorrt,cuda" and alike; by default what the environment says. The CPU is always among them, for it computes
+    text: "tensorrt,cuda" and alike; by default what the environment says. The CPU is always among them, for
+      it computes
     what the others leave. Raises ConfigError for an unknown name.
     """
     text = os.environ.get(CHOICE, "") if text is None else text
@@ -116,7 +124,8 @@ def plan(
 ) -> list[Provider]:
     """The providers to open a file with, the best first; the CPU comes last.
 
-    available: those the installed ONNX Runtime was built with. folder: where TensorRT keeps the file's engine.
+    available: those the installed ONNX Runtime was built with. folder: where TensorRT keeps the file's
+      engine.
     """
     chosen = []
     for name in TITLES:
@@ -152,8 +161,8 @@ def first_start(path: Path) -> str | None:
 def engine_folder(path: Path) -> Path:
     """The folder for the engine of this file on this machine.
 
-    ONNX Runtime names an engine after the graph and the GPU's generation, not after weights, so each file has a folder
-    of its own. An engine is for one release of TensorRT and one model of GPU.
+    ONNX Runtime names an engine after the graph and the GPU's generation, not after weights, so each file has
+    a folder of its own. An engine is for one release of TensorRT and one model of GPU.
     """
     about = (sha256(path), onnxruntime_version(), tensorrt_version(), device_tree_model())
     key = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
@@ -165,8 +174,8 @@ def engine_folder(path: Path) -> Path:
 def building(folder: Path) -> Iterator[Path]:
     """A folder to open a session with: `folder` itself if it is there, else a new one that becomes it at the end.
 
-    So an engine is there whole, or not at all. What was built is readable to all, for a service that may not write.
-    A session that built no engine leaves nothing. Raises OSError where it cannot be written.
+    So an engine is there whole, or not at all. What was built is readable to all, for a service that may not
+    write. A session that built no engine leaves nothing. Raises OSError where it cannot be written.
     """
     if folder.is_dir():
         yield folder
@@ -192,7 +201,9 @@ def holds_engine(folder: Path) -> bool:
 
 def fingerprint() -> str:
     """What, beside the CPU, decides who computes on this machine; empty where nothing else can."""
-    found = [TITLES[name].lower() for name in (TENSORRT, CUDA) if _library(name) is not None and name in allowed()]
+    found = [
+        TITLES[name].lower() for name in (TENSORRT, CUDA) if _library(name) is not None and name in allowed()
+    ]
     return ",".join([*found, tensorrt_version(), device_tree_model()]) if found else ""
 
 

@@ -2,8 +2,9 @@
 
     python -m edge_centernet.runtimes.selfcheck MODEL ENGINE
 
-A crash or a hang takes that process down, not the one that asks. What came out is remembered for the same file, engine
-release and processor, in $XDG_CACHE_HOME/edge-centernet/selfcheck.json (~/.cache where that is not set).
+A crash or a hang takes that process down, not the one that asks. What came out is remembered for the same
+file, engine release and processor, in $XDG_CACHE_HOME/edge-centernet/selfcheck.json (~/.cache where that is
+not set).
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from edge_centernet.system.child import command_of, run_child
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
 BUILDING = 1500.0  # seconds more where a TensorRT engine is built, which takes some minutes
-# Exit statuses of a process: its engine answered wrongly or not at all, its last line says how; the file or engine
-# cannot be opened, whoever opens it will say why. No other than 0 is expected: Python's own errors are 1.
+# Exit statuses of a process: its engine answered wrongly or not at all, its last line says how; the file or
+# engine cannot be opened, whoever opens it will say why. No other than 0 is expected: Python's own errors are
+# 1.
 WRONG, UNOPENED = 3, 4
 
 _log = logging.getLogger(__name__)
@@ -35,7 +37,8 @@ _log = logging.getLogger(__name__)
 def selftest_failure(path: Path, engine: str) -> str | None:
     """Why an engine must not run this file on this machine, in a few words; None where nothing speaks against it.
 
-    A file without a question (golden) is not asked, and one that cannot be opened is left to whoever opens it.
+    A file without a question (golden) is not asked, and one that cannot be opened is left to whoever opens
+    it.
     """
     if read_manifest(path).golden is None:
         return None

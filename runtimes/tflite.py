@@ -33,7 +33,9 @@ class TFLiteRuntime:
             self._interpreter = interpreter(model_content=path.read_bytes(), num_threads=threads or _cores())
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise damaged(path, str(error).strip().splitlines()[0] if str(error).strip() else "TFLite") from None
+            raise damaged(
+                path, str(error).strip().splitlines()[0] if str(error).strip() else "TFLite"
+            ) from None
         self._index = self._check(path)
 
     def run(self, x: NDArray[Any]) -> Heads:
@@ -47,7 +49,9 @@ class TFLiteRuntime:
         except RuntimeError as error:
             raise stopped(self._path, self.name, error) from None
         # Copies (some 150 kB): the interpreter refuses to run while a view of its memory is alive.
-        return Heads(*(as_chw(self._interpreter.get_tensor(self._index[s.name]), s) for s in head_specs(self.manifest)))
+        return Heads(
+            *(as_chw(self._interpreter.get_tensor(self._index[s.name]), s) for s in head_specs(self.manifest))
+        )
 
     def close(self) -> None:
         """See Runtime.close."""
@@ -79,7 +83,9 @@ def interpreter_class() -> Any:
             from tflite_runtime.interpreter import Interpreter
         except ImportError:
             raise MissingDependency.for_extra("TFLite", "tflite") from None
-        if int(np.__version__.split(".")[0]) >= 2:  # it would end the process at Interpreter(), without a message
+        if (
+            int(np.__version__.split(".")[0]) >= 2
+        ):  # it would end the process at Interpreter(), without a message
             raise MissingDependency(
                 "tflite-runtime works with NumPy 1 only: pip install 'numpy<2', or: pip install ai-edge-litert"
             ) from None

@@ -2,10 +2,10 @@
 
     python scripts/ablate.py --data ../shared/data --out runs/ablation
 
-Short and cheap on purpose: the detection-trained MobileNetV2 1.0 that learns on beyond stride 8, heads at stride 8,
-three epochs of VOC 2007 train at 192 pixels, no quantization; three minutes a run on two cores. Every run sees as many
-photos. What shows so early is what makes learning faster; what pays only in a long run (mosaic, averaging) can look bad
-here. Finished runs are not repeated. Writes docs/benchmarks/ablation.json.
+Short and cheap on purpose: the detection-trained MobileNetV2 1.0 that learns on beyond stride 8, heads at
+stride 8, three epochs of VOC 2007 train at 192 pixels, no quantization; three minutes a run on two cores.
+Every run sees as many photos. What shows so early is what makes learning faster; what pays only in a long run
+(mosaic, averaging) can look bad here. Finished runs are not repeated. Writes docs/benchmarks/ablation.json.
 """
 
 from __future__ import annotations
@@ -110,10 +110,16 @@ VARIANTS = {
         change=_patched(losses, OVERLAP_WEIGHT=0.0, SIZE_WEIGHT=0.1, OFFSET_WEIGHT=1.0)
     ),
     "GIoU instead of IoU": Variant(change=_patched(losses, box_iou=_generalized)),
-    "round splats (the paper's) instead of elongated ones": Variant(change=_patched(targets, splat_reach=_round_splat)),
-    "MobileNetV2 0.5 instead of 1.0": Variant({"width": 0.5, "act": "relu", "padding": "symmetric"}, weights=SMALL),
+    "round splats (the paper's) instead of elongated ones": Variant(
+        change=_patched(targets, splat_reach=_round_splat)
+    ),
+    "MobileNetV2 0.5 instead of 1.0": Variant(
+        {"width": 0.5, "act": "relu", "padding": "symmetric"}, weights=SMALL
+    ),
     "heads at stride 4 instead of 8": Variant({"neck": (128, 96, 64)}),
-    "small neck: 96, 48 channels, no expanding blocks": Variant({"neck": (96, 48), "context": 0, "expand": 0}),
+    "small neck: 96, 48 channels, no expanding blocks": Variant(
+        {"neck": (96, 48), "context": 0, "expand": 0}
+    ),
     "peak learning rate 1.5e-3 instead of 4e-3": Variant({"lr": 1.5e-3}),
     "no averaged weights": Variant({"ema": 0.0}),
     "no scale jitter": Variant({"scale_min": 1.0, "scale_max": 1.0}),
@@ -141,7 +147,9 @@ def main(data: Path, out: Path) -> None:
             config = TrainConfig.from_dict(ALL | variant.options)
             restore = variant.change()
             try:
-                Trainer(config, train, val, folder, "ablation", data / "weights" / variant.weights).run(quantize=False)
+                Trainer(config, train, val, folder, "ablation", data / "weights" / variant.weights).run(
+                    quantize=False
+                )
             finally:
                 restore()
             (folder / "done").touch()

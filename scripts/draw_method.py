@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draw the pictures of README and docs/method.md: what the shipped model makes of the sample photo, step by step.
 
-Needs an engine and matplotlib (the extra `convert`). Nothing is drawn by hand: the photo goes through `prepare`, the
-runtime and the decoder as in `edge-centernet detect`, and what stands between them is shown.
+Needs an engine and matplotlib (the extra `convert`). Nothing is drawn by hand: the photo goes through
+`prepare`, the runtime and the decoder as in `edge-centernet detect`, and what stands between them is shown.
 
     python scripts/draw_method.py            # writes docs/pictures/
     python scripts/draw_method.py --out DIR
@@ -85,7 +85,9 @@ def look(photo: Path = PHOTO) -> Steps:
 def best_peak(steps: Steps, name: str) -> tuple[int, int, int]:
     """(class, y, x) of the strongest peak of a class."""
     channel = steps.manifest.model.classes.index(name)
-    y, x = np.unravel_index(np.argmax(np.where(steps.peaks[channel], steps.heat[channel], 0)), steps.heat.shape[1:])
+    y, x = np.unravel_index(
+        np.argmax(np.where(steps.peaks[channel], steps.heat[channel], 0)), steps.heat.shape[1:]
+    )
     return channel, int(y), int(x)
 
 
@@ -97,7 +99,9 @@ def draw_detections(steps: Steps) -> Image:
 def draw_letterbox(steps: Steps) -> Figure:
     """The photo, and the same photo as the network sees it, with the cells of the heatmap."""
     model, box = steps.manifest.model, steps.box
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.9), width_ratios=(1.55, 1), layout="constrained")
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9.6, 3.9), width_ratios=(1.55, 1), layout="constrained"
+    )
     left.imshow(cv2.cvtColor(steps.photo, cv2.COLOR_BGR2RGB))
     left.set_title(f"the photo: {box.src_width} x {box.src_height} pixels")
     right.imshow(steps.seen)
@@ -121,7 +125,12 @@ def draw_heatmap(steps: Steps) -> Figure:
         axis.imshow(cv2.cvtColor(cv2.cvtColor(steps.seen, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
         heat = steps.heat[channel]
         shown = axis.imshow(
-            heat, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(2.5 * heat, 0, 0.85), extent=(0, side, side, 0)
+            heat,
+            cmap="inferno",
+            vmin=0,
+            vmax=1,
+            alpha=np.clip(2.5 * heat, 0, 0.85),
+            extent=(0, side, side, 0),
         )
         axis.set_ylim(box.top + box.new_height + stride, box.top - stride)  # most of the padding is left out
         axis.set_title(f"channel “{name}”: highest {heat[y, x]:.2f}")
@@ -170,7 +179,9 @@ def draw_size_and_offset(steps: Steps) -> Figure:
     near.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="#33d17a", linewidth=3))
     _arrow(near, (x, y), (x + dx, y + dy))
     near.plot(x + dx, y + dy, "o", color=INK, markersize=9, markeredgecolor="white")
-    near.set_title(f"offset: the centre lies {dx:.2f}, {dy:.2f} of a cell\nfrom the corner of cell ({x}, {y})")
+    near.set_title(
+        f"offset: the centre lies {dx:.2f}, {dy:.2f} of a cell\nfrom the corner of cell ({x}, {y})"
+    )
     near.set_xlabel("cells")
 
     whole.imshow(steps.seen, extent=(0, side / stride, side / stride, 0))
@@ -203,7 +214,9 @@ FIGURES: dict[str, Callable[[Steps], Figure]] = {
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure; what the tools would add of themselves (versions, time) is left out."""
-    extra: dict[str, Any] = {"metadata": {"Software": None}} if path.suffix == ".png" else {"pil_kwargs": JPEG}
+    extra: dict[str, Any] = (
+        {"metadata": {"Software": None}} if path.suffix == ".png" else {"pil_kwargs": JPEG}
+    )
     figure.savefig(path, dpi=DPI, **extra)
     plt.close(figure)
 
@@ -215,7 +228,9 @@ def main() -> None:
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     steps = look()
-    cv2.imwrite(str(out / "detections.jpg"), draw_detections(steps), [cv2.IMWRITE_JPEG_QUALITY, JPEG["quality"]])
+    cv2.imwrite(
+        str(out / "detections.jpg"), draw_detections(steps), [cv2.IMWRITE_JPEG_QUALITY, JPEG["quality"]]
+    )
     for name, figure in FIGURES.items():
         save(figure(steps), out / name)
     for name in ("detections.jpg", *FIGURES):

@@ -3,8 +3,8 @@
 
     python scripts/get_cards.py --out cards
 
-They are Evan Juras's own (EdjeElectronics on GitHub, Apache-2.0); they come from there, unless --source names a copy
-that is here already. His split: 296 photos to train on, 67 to judge by.
+They are Evan Juras's own (EdjeElectronics on GitHub, Apache-2.0); they come from there, unless --source names
+a copy that is here already. His split: 296 photos to train on, 67 to judge by.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ HERE = Path("../shared/data/playing_cards")  # a copy that lies beside the repos
 def main(out: Path, source: str | None) -> None:
     """Put the photos and their labels into the folder --out."""
     if out.exists():
-        raise click.ClickException(f"{out}: expected no such folder, found one; remove it, or name another by --out")
+        raise click.ClickException(
+            f"{out}: expected no such folder, found one; remove it, or name another by --out"
+        )
     source = source or (str(HERE) if HERE.is_dir() else URL)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
     try:
@@ -68,7 +70,9 @@ def fetch(source: str, folder: Path) -> Path:
                 click.echo(f"\rDownloading {file.tell() / 1e6:.0f} MB", nl=False, err=True)
         click.echo(err=True)
     except (OSError, ValueError) as error:
-        raise click.ClickException(f"{source}: expected a zip of photos, got {error}; --source takes a copy") from error
+        raise click.ClickException(
+            f"{source}: expected a zip of photos, got {error}; --source takes a copy"
+        ) from error
     return target
 
 
@@ -92,8 +96,12 @@ def coco(dataset: Dataset) -> dict[str, object]:
     """A data set in COCO's form."""
     images, annotations = [], []
     for number, sample in enumerate(dataset.samples, 1):
-        images.append({"id": number, "file_name": sample.path.name, "width": sample.width, "height": sample.height})
-        for (left, top, right, bottom), label in zip(sample.boxes.tolist(), sample.labels.tolist(), strict=True):
+        images.append(
+            {"id": number, "file_name": sample.path.name, "width": sample.width, "height": sample.height}
+        )
+        for (left, top, right, bottom), label in zip(
+            sample.boxes.tolist(), sample.labels.tolist(), strict=True
+        ):
             width, height = right - left, bottom - top
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1, "iscrowd": 0,

@@ -3,8 +3,9 @@
 
     pip install uv && python scripts/lock_wheels.py [NAME...]     NAME: such as aarch64-py311-ai-edge-litert
 
-Resolved by uv for the board's platform and Python, not for the computer this runs on; pip then names the wheel that it
-would take. Run it to take over newer releases, and test what it wrote. Nothing is downloaded but metadata.
+Resolved by uv for the board's platform and Python, not for the computer this runs on; pip then names the
+wheel that it would take. Run it to take over newer releases, and test what it wrote. Nothing is downloaded
+but metadata.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from pathlib import Path
 from edge_centernet.deploy.boards import LOCKS, PACKAGES, arm_glibc, locks, platforms
 from edge_centernet.files import write_atomic
 
-BASE = ["click>=8.1", "opencv-python-headless>=4.8", "paho-mqtt>=2.0", "prometheus-client>=0.20", "tornado>=6.3"]
+BASE = [
+    "click>=8.1",
+    "opencv-python-headless>=4.8",
+    "paho-mqtt>=2.0",
+    "prometheus-client>=0.20",
+    "tornado>=6.3",
+]
 # What the board's own packages bring is left out; Tornado has no wheel for it.
 BASE_ARMV7L = ["click>=8.1", "paho-mqtt>=2.0", "prometheus-client>=0.20"]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
@@ -40,7 +47,9 @@ def requirements(machine: str, python: str, engine: str) -> list[str]:
         return [*BASE_ARMV7L, *INSTALLER, engine]
     numpy = "numpy>=1.24,<2" if python in ("3.10", "3.11") else "numpy>=2"
     # uv does not read that newer releases of this one are for older Pythons only.
-    backport = ["tomli>=2"] if python == "3.10" else ["backports-strenum<1.3"] if engine == "ai-edge-litert" else []
+    backport = (
+        ["tomli>=2"] if python == "3.10" else ["backports-strenum<1.3"] if engine == "ai-edge-litert" else []
+    )
     return [*BASE, *INSTALLER, numpy, engine, *backport]
 
 
@@ -72,7 +81,9 @@ def wheels(machine: str, python: str, engine: str, pinned: list[str], folder: Pa
     lines = []
     for item in sorted(items, key=lambda item: str(item["metadata"]["name"]).lower()):
         digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
-        lines.append(f"{item['metadata']['name'].lower()}=={item['metadata']['version']} --hash=sha256:{digest}")
+        lines.append(
+            f"{item['metadata']['name'].lower()}=={item['metadata']['version']} --hash=sha256:{digest}"
+        )
     return lines
 
 

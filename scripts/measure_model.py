@@ -3,8 +3,8 @@
     python scripts/measure_model.py centernet-mbv2-320 runs/voc ../shared/data/voc2007 --note "the default"
 
 RUN holds float.safetensors, DATA instances_val.json. Writes docs/benchmarks/NAME/ and the model's record in
-edge_centernet/model_zoo/, then fills in all tables. Latency is measured of models in the package only. One thread, on a
-machine that is quiet.
+edge_centernet/model_zoo/, then fills in all tables. Latency is measured of models in the package only. One
+thread, on a machine that is quiet.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ MEASURED_ON = "VOC 2007 validation (1,002 images)"
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--note", required=True, help="What it is for, in a few words.")
-@click.option("--files", type=click.Path(path_type=Path), default=FOLDER, help="Where its files are, if not there.")
+@click.option(
+    "--files", type=click.Path(path_type=Path), default=FOLDER, help="Where its files are, if not there."
+)
 @click.option("--measured-on", default=MEASURED_ON, show_default=True, help="DATA in words.")
 @click.option("--licence", default="Apache-2.0", show_default=True)
 def main(name: str, run: Path, data: Path, note: str, files: Path, measured_on: str, licence: str) -> None:
@@ -51,7 +53,9 @@ def main(name: str, run: Path, data: Path, note: str, files: Path, measured_on: 
         results[engine] = json.loads(record.read_text())
     write_precision_recall(results["openvino"], out / "pr.png")
     spec = read_manifest(files / f"{name}.onnx").model
-    accuracy = {engine: {key: round(result[key], 4) for key in ("AP50", "AP")} for engine, result in results.items()}
+    accuracy = {
+        engine: {key: round(result[key], 4) for key in ("AP50", "AP")} for engine, result in results.items()
+    }
     about = {
         "name": name, "version": spec.version, "width": spec.width, "height": spec.height, "classes": len(spec.classes),
         "licence": licence, "data": measured_on, "note": note,
@@ -61,7 +65,15 @@ def main(name: str, run: Path, data: Path, note: str, files: Path, measured_on: 
     if files.resolve() == FOLDER.resolve():
         bench = out / f"bench-{platform.machine()}.json"
         _edge_centernet(
-            "bench", "--model", name, "--duration", "20", "--json", bench, "--chart", bench.with_suffix(".svg")
+            "bench",
+            "--model",
+            name,
+            "--duration",
+            "20",
+            "--json",
+            bench,
+            "--chart",
+            bench.with_suffix(".svg"),
         )
     subprocess.run([sys.executable, ROOT / "scripts/tables.py", "--write"], check=True)
 

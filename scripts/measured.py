@@ -34,7 +34,9 @@ def cpu_name() -> str:
 
 def commit() -> str:
     """The commit that was measured."""
-    result = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return result.stdout.strip() or "unknown"
 
 

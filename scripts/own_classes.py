@@ -3,8 +3,8 @@
     python scripts/own_classes.py playing_cards
     python scripts/own_classes.py bccd
 
-Trains (float, then quantization-aware), converts to INT8 and evaluates the OpenVINO file, with the commands a newcomer
-would type. Exits with 1 when AP50 or the time for training misses the target.
+Trains (float, then quantization-aware), converts to INT8 and evaluates the OpenVINO file, with the commands a
+newcomer would type. Exits with 1 when AP50 or the time for training misses the target.
 """
 
 from __future__ import annotations
@@ -47,15 +47,25 @@ def main(task: str, data: Path, out: Path, record: Path | None) -> None:
     parts, folder, run = TASKS[task], data / task, out / task
     name = task.replace("_", "-")
     start = time.monotonic()
-    _edge_centernet("train", "--data", folder / parts.train, "--val", folder / parts.val, "--out", run, "--name", name)
+    _edge_centernet(
+        "train", "--data", folder / parts.train, "--val", folder / parts.val, "--out", run, "--name", name
+    )
     minutes = (time.monotonic() - start) / 60
-    _edge_centernet("convert", run / f"{name}.onnx", "--int8", "--target", "openvino", "--out", run / "artifacts")
+    _edge_centernet(
+        "convert", run / f"{name}.onnx", "--int8", "--target", "openvino", "--out", run / "artifacts"
+    )
     result_file = run / "eval-openvino.json"
     model = run / "artifacts" / f"{name}.xml"
     _edge_centernet("eval", "--model", model, "--data", folder / parts.test, "--json", result_file)
     result = json.loads(result_file.read_text())
     good = result["AP50"] >= parts.ap50 and minutes <= parts.minutes
-    summary = {"task": task, "AP50": result["AP50"], "AP": result["AP"], "minutes": round(minutes, 1), "reached": good}
+    summary = {
+        "task": task,
+        "AP50": result["AP50"],
+        "AP": result["AP"],
+        "minutes": round(minutes, 1),
+        "reached": good,
+    }
     if record:
         write_atomic(record, json.dumps(summary | {"target": parts._asdict()}, indent=1) + "\n")
     click.echo(

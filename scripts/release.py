@@ -2,19 +2,23 @@
 
     python scripts/release.py --dry-run                          # only look whether a release could be made
     python scripts/release.py --sign ~/.ssh/id_ed25519           # into dist/VERSION
-    python scripts/release.py --only x86_64 --out /tmp/release   # without the cross-compiled wheel and its emulator
+    python scripts/release.py --only x86_64 --out /tmp/release   # without the cross-compiled wheel and its
+    emulator
 
-The version is `edge_centernet.__version__`. Refused are a tree with changes, a CHANGELOG.md that does not begin with
-that version, a tag of it at another commit, and a folder that is there already. What is built is the commit.
+The version is `edge_centernet.__version__`. Refused are a tree with changes, a CHANGELOG.md that does not
+begin with that version, a tag of it at another commit, and a folder that is there already. What is built is
+the commit.
 
     edge_centernet-VERSION.tar.gz     sources
     edge_centernet-VERSION-*.whl      x86-64 and ARM 64, by scripts/build_wheels.sh, which tests them
-    edge_centernet-VERSION.cdx.json   CycloneDX SBOM of what `pip install edge-centernet[openvino,tflite]` brings here
-    SHA256SUMS, SHA256SUMS.sig        with --sign: by ssh-keygen -Y, namespace edge-centernet-release
+    edge_centernet-VERSION.cdx.json   CycloneDX SBOM of what `pip install edge-centernet[openvino,tflite]`
+    brings here SHA256SUMS, SHA256SUMS.sig        with --sign: by ssh-keygen -Y, namespace
+    edge-centernet-release
 
-The same commit gives the same bytes, as long as PyPI's newest releases (the SBOM) are the same: tools are pinned in
-scripts/release-requirements.txt, all times are the commit's. At the end the wheel is installed in a fresh environment
-and finds the person and the cat. OUT appears when all of this went well, else nothing is left.
+The same commit gives the same bytes, as long as PyPI's newest releases (the SBOM) are the same: tools are
+pinned in scripts/release-requirements.txt, all times are the commit's. At the end the wheel is installed in a
+fresh environment and finds the person and the cat. OUT appears when all of this went well, else nothing is
+left.
 """
 
 from __future__ import annotations
@@ -48,7 +52,8 @@ EXTRAS = "openvino,tflite"  # what README's first command installs
 # cyclonedx-py reads classifiers and SPDX expressions; some packages say it in words only.
 _LICENCES = """
 import importlib.metadata as m, json
-print(json.dumps({d.metadata["Name"]: d.metadata["License"] for d in m.distributions() if d.metadata["License"]}))
+print(json.dumps({d.metadata["Name"]: d.metadata["License"] for d in m.distributions() if
+d.metadata["License"]}))
 """
 
 
@@ -62,7 +67,10 @@ class ReleaseError(EdgeCenterNetError):
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make.  [default: dist/VERSION]")
 @click.option("--only", type=click.Choice(["x86_64"]), help="Build this wheel alone.")
 @click.option(
-    "--sign", "key", type=click.Path(path_type=Path), help="Private ssh key (ed25519) to sign SHA256SUMS with."
+    "--sign",
+    "key",
+    type=click.Path(path_type=Path),
+    help="Private ssh key (ed25519) to sign SHA256SUMS with.",
 )
 @click.option("--dry-run", is_flag=True, help="Look whether a release could be made; write nothing.")
 def main(out: Path | None, only: str | None, key: Path | None, dry_run: bool) -> None:
@@ -87,7 +95,8 @@ def main(out: Path | None, only: str | None, key: Path | None, dry_run: bool) ->
     click.echo(next_steps(version, out, key))
 
 
-# ---- may it be released? ---------------------------------------------------------------------------------------------
+# ---- may it be released?
+# ---------------------------------------------------------------------------------------------
 
 
 def check_tree(root: Path) -> str:
@@ -132,7 +141,8 @@ def commit(root: Path) -> str:
     return _git(root, "rev-parse", "HEAD").strip()
 
 
-# ---- the release -----------------------------------------------------------------------------------------------------
+# ---- the release
+# -----------------------------------------------------------------------------------------------------
 
 
 def make(version: str, out: Path, only: str | None, key: Path | None) -> None:
@@ -148,7 +158,18 @@ def make(version: str, out: Path, only: str | None, key: Path | None) -> None:
         _say("Tools, as pinned")
         python = _tools(work / "tools", source)
         _say("Sources")
-        _run(python, "-m", "build", "-q", "--sdist", "--no-isolation", "--outdir", built, source, env=environment)
+        _run(
+            python,
+            "-m",
+            "build",
+            "-q",
+            "--sdist",
+            "--no-isolation",
+            "--outdir",
+            built,
+            source,
+            env=environment,
+        )
         even(next(built.glob("*.tar.gz")), int(epoch))
         _say("Wheels, tested in their own architecture")
         _run(source / "scripts/build_wheels.sh", *(["--only", only] if only else []), built, env=environment)
@@ -176,7 +197,9 @@ def _step_folder(out: Path) -> Iterator[Path]:
 def export(root: Path, folder: Path) -> Path:
     """The commit that is checked out, without git."""
     folder.mkdir()
-    archive = subprocess.run(["git", "-C", str(root), "archive", "HEAD"], capture_output=True, check=True).stdout
+    archive = subprocess.run(
+        ["git", "-C", str(root), "archive", "HEAD"], capture_output=True, check=True
+    ).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(folder, filter="fully_trusted")  # our own commit, with its links
     return folder
@@ -193,7 +216,10 @@ def _tools(folder: Path, source: Path) -> Path:
 def even(archive: Path, epoch: int) -> None:
     """Pack a .tar.gz again so that equal files give equal bytes: sorted, one owner, one time."""
     packed = io.BytesIO()
-    with tarfile.open(archive) as old, tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as new:
+    with (
+        tarfile.open(archive) as old,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as new,
+    ):
         for member in sorted(old.getmembers(), key=lambda one: one.name):
             content = old.extractfile(member) if member.isfile() else None
             member.mtime, member.uid, member.gid, member.uname, member.gname = epoch, 0, 0, "", ""
@@ -218,16 +244,29 @@ def detect(python: Path, source: Path, work: Path) -> None:
     out = work / "detections"
     told = _run(python.parent / "edge-centernet", "detect", "--source", photo, "--out", out, cwd=work)
     found = {
-        one["class"] for line in told.splitlines() if line.startswith("{") for one in json.loads(line)["detections"]
+        one["class"]
+        for line in told.splitlines()
+        if line.startswith("{")
+        for one in json.loads(line)["detections"]
     }
     if not {"person", "cat"} <= found or not (out / photo.name).is_file():
-        raise ReleaseError(f"expected the installed wheel to find the person and the cat, got {sorted(found)}")
+        raise ReleaseError(
+            f"expected the installed wheel to find the person and the cat, got {sorted(found)}"
+        )
     _say(f"Found by the installed wheel: {', '.join(sorted(found))}")
 
 
 def sbom(installed: Path, python: Path, wheel: Path) -> str:
     """CycloneDX, JSON, of what is installed: names, versions, licences, who needs whom. No times, no paths."""
-    arguments = ["environment", "--output-reproducible", "--of", "JSON", "--mc-type", "application", installed]
+    arguments = [
+        "environment",
+        "--output-reproducible",
+        "--of",
+        "JSON",
+        "--mc-type",
+        "application",
+        installed,
+    ]
     described: dict[str, Any] = json.loads(_run(python.parent / "cyclonedx-py", *arguments))
     free_text = json.loads(_run(installed, "-c", _LICENCES))
     for component in described["components"]:
@@ -241,19 +280,25 @@ def sbom(installed: Path, python: Path, wheel: Path) -> str:
             component["hashes"] = [{"alg": "SHA-256", "content": digest}]
     unknown = [one["name"] for one in described["components"] if not one.get("licenses")]
     if unknown:
-        _say(f"No licence in the metadata of {', '.join(unknown)}: look it up, and say it in the release notes")
+        _say(
+            f"No licence in the metadata of {', '.join(unknown)}: look it up, and say it in the release notes"
+        )
     return json.dumps(described, indent=1, sort_keys=True) + "\n"
 
 
 def checksums(folder: Path) -> str:
     """What `sha256sum -c` reads."""
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in sorted(folder.iterdir())]
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in sorted(folder.iterdir())
+    ]
     return "\n".join(lines) + "\n"
 
 
 def next_steps(version: str, out: Path, key: Path | None) -> str:
     """What a maintainer does with it."""
-    signed = f"\n  ssh-keygen -Y verify -f signers -I edge-centernet -n {NAMESPACE} -s SHA256SUMS.sig < SHA256SUMS"
+    signed = (
+        f"\n  ssh-keygen -Y verify -f signers -I edge-centernet -n {NAMESPACE} -s SHA256SUMS.sig < SHA256SUMS"
+    )
     return f"""{out}: edge-centernet {version} of commit {commit(ROOT)[:12]}
 
 Look at it, then push its tag, by which .github/workflows/release.yml makes the same files and publishes them:
@@ -264,7 +309,8 @@ and put SHA256SUMS and the SBOM beside them. Who has all files checks them with
   sha256sum -c SHA256SUMS{signed if key else ""}"""
 
 
-# ---- running things --------------------------------------------------------------------------------------------------
+# ---- running things
+# --------------------------------------------------------------------------------------------------
 
 
 def _say(step: str) -> None:
@@ -282,7 +328,11 @@ def _run(*command: object, env: dict[str, str] | None = None, cwd: Path | None =
     """What a command printed. Raises ReleaseError with its last lines where it fails."""
     words = [str(word) for word in command]
     # Without PYTHONPATH: an environment of its own must not see the checkout.
-    clean = {name: value for name, value in (env or os.environ).items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    clean = {
+        name: value
+        for name, value in (env or os.environ).items()
+        if name not in ("PYTHONPATH", "VIRTUAL_ENV")
+    }
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=clean, cwd=cwd)
     if done.returncode:
         last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])

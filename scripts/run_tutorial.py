@@ -3,9 +3,9 @@
 
     python scripts/run_tutorial.py --clone /tmp/tutorial --json docs/benchmarks/tutorial.json
 
-Every `sh` block is run as it stands. --clone is made anew; where it is there, the steps that were done in it are not
-repeated, so that a run that was cut off goes on. Exits with 1 when a command fails, when AP50 is below 0.9, or
-when the steps together took more than 45 minutes (on two cores).
+Every `sh` block is run as it stands. --clone is made anew; where it is there, the steps that were done in it
+are not repeated, so that a run that was cut off goes on. Exits with 1 when a command fails, when AP50 is
+below 0.9, or when the steps together took more than 45 minutes (on two cores).
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def clone(folder: Path) -> None:
 
 def run(commands: str, folder: Path) -> float:
     """Run a step's commands as a shell would; seconds. click.ClickException where one fails."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")}
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
+    }
     began = time.monotonic()
     done = subprocess.run(["sh", "-e", "-c", commands], cwd=folder, env=environment, check=False)
     if done.returncode:
@@ -94,7 +96,8 @@ def main(folder: Path, record: Path | None) -> None:
         write_atomic(record, json.dumps(seen, indent=1) + "\n")
     if minutes > MINUTES or seen["AP50"] < AP50:
         click.echo(
-            f"expected AP50 of {AP50} within {MINUTES:g} minutes, got {seen['AP50']:.3f} in {minutes:.1f}", err=True
+            f"expected AP50 of {AP50} within {MINUTES:g} minutes, got {seen['AP50']:.3f} in {minutes:.1f}",
+            err=True,
         )
         sys.exit(1)
 

@@ -1,6 +1,7 @@
 """The tables of README and docs, made from the records in docs/benchmarks.
 
-A page holds a call between markers, and behind it what the call gave, so that it reads well without any build:
+A page holds a call between markers, and behind it what the call gave, so that it reads well without any
+build:
 
     <!-- [[[cog import tables; cog.outl(tables.models()) ]]] -->
     <!-- [[[end]]] -->
@@ -30,7 +31,12 @@ MODELS = ROOT / "edge_centernet/model_zoo"
 MARKER = "<!-- [[[cog "
 SHIPPED = ("centernet-mbv2-320", "centernet-nano-256")
 SUFFIX = {"openvino": ".xml", "tflite": ".tflite", "onnxruntime": ".onnx"}
-TITLE = {"float": "float, PyTorch", "openvino": "INT8, OpenVINO", "tflite": "INT8, TFLite", "onnxruntime": "INT8, ONNX"}
+TITLE = {
+    "float": "float, PyTorch",
+    "openvino": "INT8, OpenVINO",
+    "tflite": "INT8, TFLite",
+    "onnxruntime": "INT8, ONNX",
+}
 CROWDS = {
     "overlap_0.3": "overlap another of their class by IoU > 0.3",
     "overlap_0.5": "overlap another of their class by IoU > 0.5",
@@ -49,7 +55,11 @@ def models() -> str:
         about = json.loads((MODELS / f"{name}.json").read_text(encoding="utf-8"))
         plain, int8 = _evaluation(name, "float"), _evaluation(name, "openvino")
         for engine in ("openvino", "tflite"):
-            _held(f"{name}, speed-x86_64.json", speed["sha256"][name][engine], MODELS / f"{name}{SUFFIX[engine]}")
+            _held(
+                f"{name}, speed-x86_64.json",
+                speed["sha256"][name][engine],
+                MODELS / f"{name}{SUFFIX[engine]}",
+            )
         times = [f"{speed['engines'][engine][name]['ms']:.1f} ms" for engine in ("openvino", "tflite")]
         accuracy = [f"{record[key]:.3f}" for key in ("AP50", "AP") for record in (plain, int8)]
         rows.append([f"`{name}`", f"{about['width']}x{about['height']}", *accuracy, *times])
@@ -64,14 +74,19 @@ def models() -> str:
 def accuracy(name: str) -> str:
     """A card: COCO's average precision in float and in each engine that was measured."""
     keys = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-    rows = [[TITLE[engine], *(f"{record[key]:.3f}" for key in keys)] for engine, record in _evaluations(name).items()]
+    rows = [
+        [TITLE[engine], *(f"{record[key]:.3f}" for key in keys)]
+        for engine, record in _evaluations(name).items()
+    ]
     return _table(["network", *(key.replace("_", " ") for key in keys)], rows)
 
 
 def classes(name: str) -> str:
     """A card: each class in float and in INT8."""
     plain, int8 = _evaluation(name, "float")["per_class"], _evaluation(name, "openvino")["per_class"]
-    rows = [[one, *(_figure(of[one][key]) for key in ("AP50", "AP") for of in (plain, int8))] for one in plain]
+    rows = [
+        [one, *(_figure(of[one][key]) for key in ("AP50", "AP") for of in (plain, int8))] for one in plain
+    ]
     return _table(["class", "AP50 float", "AP50 INT8", "AP float", "AP INT8"], rows)
 
 
@@ -84,7 +99,8 @@ def crowds(name: str) -> str:
         cells = [_figure(group[which][at]) for at in ("0.3", "0.01") for which in ("recall", "recall_others")]
         rows.append([title, group["objects"], *cells])
     return _table(
-        ["objects that", "number", *(f"{who} at {at}" for at in (0.3, 0.01) for who in ("recall", "others"))], rows
+        ["objects that", "number", *(f"{who} at {at}" for at in (0.3, 0.01) for who in ("recall", "others"))],
+        rows,
     )
 
 
@@ -95,10 +111,18 @@ def steps(name: str) -> str:
     for one in record["results"]:
         suffix = SUFFIX[one["runtime"]]
         _held(
-            f"{name}/bench-x86_64.json", record["model"]["sha256"][one["runtime"]][suffix], MODELS / f"{name}{suffix}"
+            f"{name}/bench-x86_64.json",
+            record["model"]["sha256"][one["runtime"]][suffix],
+            MODELS / f"{name}{suffix}",
         )
         p50 = one["p50_ms"]
-        times = [p50["end_to_end"], one["p99_ms"]["end_to_end"], p50["preprocess"], p50["inference"], p50["decode"]]
+        times = [
+            p50["end_to_end"],
+            one["p99_ms"]["end_to_end"],
+            p50["preprocess"],
+            p50["inference"],
+            p50["decode"],
+        ]
         start = f"{one['cold_start_ms']['total'] / 1000:.2f}"
         cells = [f"{time:.2f}" for time in times]
         rows.append([one["runtime"], one["threads"], *cells, f"{one['peak_rss_mb']:.0f}", start])
@@ -120,7 +144,17 @@ def peers(record: dict[str, Any] | None = None) -> str:
         ]
         for one in record["results"]
     ]
-    head = ["network", "engine", "precision", "AP50", "AP", "inference, ms", "end to end, ms", "memory, MB", "file, MB"]
+    head = [
+        "network",
+        "engine",
+        "precision",
+        "AP50",
+        "AP",
+        "inference, ms",
+        "end to end, ms",
+        "memory, MB",
+        "file, MB",
+    ]
     return f"{_table(head, rows)}\nOne thread of {record['machine']['cpu']}, {record['date'][:10]}.\n"
 
 
@@ -155,14 +189,18 @@ def tracking() -> str:
 
 def ablation() -> str:
     """One short training run with all parts of the recipe, and one without each, by scripts/ablate.py."""
-    rows = [[one["variant"], f"{one['AP50']:.3f}", f"{one['AP']:.3f}"] for one in _json("ablation.json")["rows"]]
+    rows = [
+        [one["variant"], f"{one['AP50']:.3f}", f"{one['AP']:.3f}"] for one in _json("ablation.json")["rows"]
+    ]
     return _table(["run", "AP50", "AP"], rows)
 
 
 def own_classes() -> str:
     """Data sets the models were not made for, trained with the defaults, by scripts/own_classes.py."""
     records = [_json(f"own-classes-{name}.json") for name in ("playing_cards", "bccd")]
-    rows = [[one["task"], f"{one['minutes']:.1f}", f"{one['AP50']:.3f}", f"{one['AP']:.3f}"] for one in records]
+    rows = [
+        [one["task"], f"{one['minutes']:.1f}", f"{one['AP50']:.3f}", f"{one['AP']:.3f}"] for one in records
+    ]
     return _table(["data", "minutes", "AP50", "AP"], rows)
 
 
@@ -180,7 +218,11 @@ def wheels() -> str:
 def decoder_size() -> str:
     """Bytes of the C decoder with -Os on every target, by tests/c/targets.sh."""
     with (RECORDS / "decoder-size.csv").open(encoding="utf-8", newline="") as file:
-        lines = [row for row in csv.DictReader(line for line in file if not line.startswith("#")) if row["opt"] == "Os"]
+        lines = [
+            row
+            for row in csv.DictReader(line for line in file if not line.startswith("#"))
+            if row["opt"] == "Os"
+        ]
     targets = list(dict.fromkeys(row["target"] for row in lines))
     sizes = {(row["library"], row["target"]): row for row in lines}
     rows = [
@@ -209,7 +251,11 @@ def _json(name: str) -> dict[str, Any]:
 
 def _evaluations(name: str) -> dict[str, dict[str, Any]]:
     """Engine -> COCO metrics of the model, float first."""
-    return {engine: _evaluation(name, engine) for engine in TITLE if (RECORDS / name / f"eval-{engine}.json").is_file()}
+    return {
+        engine: _evaluation(name, engine)
+        for engine in TITLE
+        if (RECORDS / name / f"eval-{engine}.json").is_file()
+    }
 
 
 def _evaluation(name: str, engine: str) -> dict[str, Any]:
@@ -223,7 +269,9 @@ def _evaluation(name: str, engine: str) -> dict[str, Any]:
 def _held(record: str, measured: str, file: Path) -> None:
     """Raises ValueError for a record of another file than the one that ships."""
     if hashlib.sha256(file.read_bytes()).hexdigest() != measured:
-        raise ValueError(f"{record}: expected figures of today's {file.name}, got those of another; measure again")
+        raise ValueError(
+            f"{record}: expected figures of today's {file.name}, got those of another; measure again"
+        )
 
 
 def _figure(value: float | None) -> str:
@@ -238,11 +286,19 @@ def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 def main() -> int:
     """Check or write every page that holds a table; the exit code."""
-    pages = [page for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if MARKER in page.read_text("utf-8")]
+    pages = [
+        page
+        for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        if MARKER in page.read_text("utf-8")
+    ]
     how = (
-        ["-r"] if sys.argv[1:] == ["--write"] else ["--check", "--check-fail-msg=run: python scripts/tables.py --write"]
+        ["-r"]
+        if sys.argv[1:] == ["--write"]
+        else ["--check", "--check-fail-msg=run: python scripts/tables.py --write"]
     )
-    code: int = Cog().main(["cog", *how, "--verbosity=1", "-I", str(ROOT / "scripts"), *map(str, sorted(pages))])
+    code: int = Cog().main(
+        ["cog", *how, "--verbosity=1", "-I", str(ROOT / "scripts"), *map(str, sorted(pages))]
+    )
     return code
 
 

@@ -25,10 +25,14 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str],
         int8 = precision == "int8"
         onnx = squares.write_onnx(folder / f"squares-{precision}.onnx", int8)
         made["onnxruntime", precision] = onnx
-        made["openvino", precision] = squares.write_openvino(onnx.with_suffix(".xml"), onnx, squares.manifest(int8))
+        made["openvino", precision] = squares.write_openvino(
+            onnx.with_suffix(".xml"), onnx, squares.manifest(int8)
+        )
     for precision in ("int8", "fp32"):
         path = folder / f"squares-{precision}.tflite"
-        made["tflite", precision] = squares.write_tflite(path, made["onnxruntime", "int8"], precision == "int8")
+        made["tflite", precision] = squares.write_tflite(
+            path, made["onnxruntime", "int8"], precision == "int8"
+        )
     return made
 
 

@@ -26,7 +26,8 @@ SAME_STRIDE_2 = [0, 0, 1, 1]
 def run_node(node: onnx.NodeProto, inputs: dict[str, Array]) -> Array:
     """One node on given inputs, by ONNX Runtime."""
     infos = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in inputs.items()
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for n, v in inputs.items()
     ]
     out = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
     graph = helper.make_graph([node], "one", infos, [out])
@@ -39,8 +40,9 @@ def run_node(node: onnx.NodeProto, inputs: dict[str, Array]) -> Array:
 class Network:
     """A float network, evaluated on the calibration images while it is built.
 
-    Knowing every activation, `conv` can normalise its output per channel as BatchNorm would (an unnormalised random
-    network is chaotic: one rounding step in the stem changes everything behind it) and ranges are exact.
+    Knowing every activation, `conv` can normalise its output per channel as BatchNorm would (an unnormalised
+    random network is chaotic: one rounding step in the stem changes everything behind it) and ranges are
+    exact.
     """
 
     rng: np.random.Generator
@@ -51,7 +53,9 @@ class Network:
     weights: dict[str, Array] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)  # largest stored value of each weight
     quants: dict[str, Quant] = field(default_factory=dict)
-    values: dict[str, Array] = field(default_factory=dict)  # activations of the calibration images, (N, C, H, W)
+    values: dict[str, Array] = field(
+        default_factory=dict
+    )  # activations of the calibration images, (N, C, H, W)
 
     def name(self, kind: str) -> str:
         """A fresh tensor name."""
@@ -86,7 +90,8 @@ class Network:
         weight_name, bias_name = self.name("w"), self.name("b")
         pads = how.get("pads") or (SAME_STRIDE_2 if stride == 2 and k == 3 else [k // 2] * 4)
         attrs = {"kernel_shape": [k, k], "strides": [stride] * 2, "pads": pads, "group": groups}
-        # with mean 1 rounding noise averages out, as in trained networks; with mean 0 every layer amplifies it
+        # with mean 1 rounding noise averages out, as in trained networks; with mean 0 every layer amplifies
+        # it
         weight = (self.rng.standard_t(5, (out, self.channels(x) // groups, k, k)) + 1.0).astype(np.float32)
         inputs = {x: self.values[x], "w": weight, "b": np.zeros(out, np.float32)}
         y = run_node(helper.make_node("Conv", [*inputs], ["y"], **attrs), inputs)
@@ -96,7 +101,9 @@ class Network:
         self.limits[weight_name] = self.weight_max if groups == 1 else self.depthwise_max
         self.weights[weight_name] = (weight * gain[:, None, None, None]).astype(np.float32)
         self.consts[bias_name] = (shift - mean * gain).astype(np.float32)
-        return self.activate(self.node("Conv", [x, weight_name, bias_name], how.get("output", ""), **attrs), act)
+        return self.activate(
+            self.node("Conv", [x, weight_name, bias_name], how.get("output", ""), **attrs), act
+        )
 
     def activate(self, x: str, act: str) -> str:
         """relu6 (Clip), relu or linear; the result gets a Q/DQ pair."""
@@ -177,7 +184,11 @@ def deconv_neck(net: Network, features: list[str], neck: int) -> str:
 
 def heads(net: Network, x: str, classes: int, neck: int) -> None:
     """The heads `heat`, `size`, `offset`."""
-    for role, channels, mean, std in (("heat", classes, -2.0, 2.0), ("size", 2, 6.0, 2.0), ("offset", 2, 0.5, 0.2)):
+    for role, channels, mean, std in (
+        ("heat", classes, -2.0, 2.0),
+        ("size", 2, 6.0, 2.0),
+        ("offset", 2, 0.5, 0.2),
+    ):
         y = net.conv(net.conv(x, neck, 3, groups=neck), neck)
         net.conv(y, channels, act="linear", output=f"{role}_float", mean=mean, std=std)
 
@@ -199,10 +210,14 @@ def quantize(net: Network) -> list[onnx.NodeProto]:
         attrs = {} if axis is None else {"axis": axis}
         head = x.removesuffix("_float") if x.endswith("_float") and x != "image_float" else ""
         quantized, back = head or f"{x}_q", f"{x}_dq"
-        nodes.append(helper.make_node("QuantizeLinear", [x, *params], [quantized], name=f"{x}_quant", **attrs))
+        nodes.append(
+            helper.make_node("QuantizeLinear", [x, *params], [quantized], name=f"{x}_quant", **attrs)
+        )
         if not head:
             nodes.append(
-                helper.make_node("DequantizeLinear", [quantized, *params], [back], name=f"{x}_dequant", **attrs)
+                helper.make_node(
+                    "DequantizeLinear", [quantized, *params], [back], name=f"{x}_dequant", **attrs
+                )
             )
             renamed[x] = back
 
@@ -235,7 +250,11 @@ def photos(count: int, height: int, width: int, seed: int = 0) -> list[Array]:
             x, y = rng.integers(0, width), rng.integers(0, height)
             color = tuple(int(c) for c in rng.integers(0, 256, 3))
             cv2.rectangle(
-                image, (int(x), int(y)), (int(x + rng.integers(8, 90)), int(y + rng.integers(8, 90))), color, -1
+                image,
+                (int(x), int(y)),
+                (int(x + rng.integers(8, 90)), int(y + rng.integers(8, 90))),
+                color,
+                -1,
             )
         images.append(image)
     return images
@@ -263,7 +282,9 @@ def build(
     images = np.stack(photos(4, height, width, seed)).transpose(0, 3, 1, 2)
     net.values["image_float"] = (images.astype(np.float32) - 128) / 128
     features = {"mobilenet": mobilenet, "resnet": resnet}[backbone](net, "image_float", scale)
-    heads(net, {"lateral": lateral_neck, "deconv": deconv_neck}[neck_kind](net, features, neck), classes, neck)
+    heads(
+        net, {"lateral": lateral_neck, "deconv": deconv_neck}[neck_kind](net, features, neck), classes, neck
+    )
     nodes = quantize(net)
     cells = (height // 4, width // 4)
     outputs = {"heat": classes, "size": 2, "offset": 2}
@@ -275,7 +296,9 @@ def build(
         [numpy_helper.from_array(v, n) for n, v in (net.consts | net.weights).items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    specs = {n: TensorSpec(n, (1, c, *cells), "NCHW", "int8", net.quants[f"{n}_float"]) for n, c in outputs.items()}
+    specs = {
+        n: TensorSpec(n, (1, c, *cells), "NCHW", "int8", net.quants[f"{n}_float"]) for n, c in outputs.items()
+    }
     spec = ModelSpec("test", "0", height, width, tuple(f"class {i}" for i in range(classes)))
     manifest = Manifest(
         spec,

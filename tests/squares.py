@@ -1,8 +1,8 @@
 """A real network whose answers can be worked out by hand: it finds 24x24 pixel squares of pure red, green or blue.
 
-One 28x28 convolution with a tent-shaped kernel and stride 4 a head: the red heatmap peaks where R - G - B is large over
-24 pixels, the size is 6 cells everywhere, the offset half a cell. Its input is 128x96, so that width and height cannot
-be mixed up unnoticed.
+One 28x28 convolution with a tent-shaped kernel and stride 4 a head: the red heatmap peaks where R - G - B is
+large over 24 pixels, the size is 6 cells everywhere, the offset half a cell. Its input is 128x96, so that
+width and height cannot be mixed up unnoticed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ CLASSES = ("red", "green", "blue sky")
 BGR = {"red": (0, 0, 255), "green": (0, 255, 0), "blue sky": (255, 0, 0)}
 _CELLS = (HEIGHT // 4, WIDTH // 4)
 _QUANTS = {"heat": Quant(0.125, 0), "size": Quant(0.0625, 0), "offset": Quant(0.0078125, 0)}
-# Seven bits: x86 without VNNI adds two uint8 x int8 products in 16 bits, which larger weights overflow (OpenVINO too).
+# Seven bits: x86 without VNNI adds two uint8 x int8 products in 16 bits, which larger weights overflow
+# (OpenVINO too).
 _WEIGHT_MAX = 63
 _CHANNELS = {"heat": len(CLASSES), "size": 2, "offset": 2}
 
@@ -38,7 +39,9 @@ def scene(*squares: tuple[str, int, int], width: int = WIDTH, height: int = HEIG
 def manifest(int8: bool) -> Manifest:
     """The manifest of the ONNX file."""
     heads = {
-        name: TensorSpec(name, (1, c, *_CELLS), "NCHW", "int8" if int8 else "float32", _QUANTS[name] if int8 else None)
+        name: TensorSpec(
+            name, (1, c, *_CELLS), "NCHW", "int8" if int8 else "float32", _QUANTS[name] if int8 else None
+        )
         for name, c in _CHANNELS.items()
     }
     image = TensorSpec("image", (1, 3, HEIGHT, WIDTH), "NCHW", "uint8", Quant(1 / 128, 128))
@@ -81,10 +84,19 @@ def write_onnx(path: Path, int8: bool, stamped: Manifest | None = None, swap: bo
             q = node("QuantizeLinear", [weight, scale, zero], f"{role}_w", axis=0)
             w = node("DequantizeLinear", [q, scale, zero], f"{role}_wdq", axis=0)
         y = node(
-            "Conv", [x, w, bias], f"{role}_conv" if int8 else name, kernel_shape=[28, 28], strides=[4, 4], pads=[12] * 4
+            "Conv",
+            [x, w, bias],
+            f"{role}_conv" if int8 else name,
+            kernel_shape=[28, 28],
+            strides=[4, 4],
+            pads=[12] * 4,
         )
         if int8:
-            node("QuantizeLinear", [y, np.float32(_QUANTS[role].scale), np.int8(_QUANTS[role].zero_point)], name)
+            node(
+                "QuantizeLinear",
+                [y, np.float32(_QUANTS[role].scale), np.int8(_QUANTS[role].zero_point)],
+                name,
+            )
     kind = T.INT8 if int8 else T.FLOAT
     graph = h.make_graph(
         nodes,
@@ -137,7 +149,9 @@ def restamp_tflite(path: Path, source: Path, stamped: Manifest) -> Path:
 
 def renamed(source: Manifest, **names: str) -> Manifest:
     """The manifest with other tensor names for some roles."""
-    return source.with_tensors(**{role: replace(getattr(source, role), name=name) for role, name in names.items()})
+    return source.with_tensors(
+        **{role: replace(getattr(source, role), name=name) for role, name in names.items()}
+    )
 
 
 def python(*args: str) -> list[str]:
@@ -153,7 +167,8 @@ def _weights() -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
     colors = np.full((3, 3), -1.0, np.float32)  # (class, RGB)
     np.fill_diagonal(colors, 1.0)
     heat = 4.0 * colors[:, :, None, None] * tent  # response 4 x 3 on a full square of its colour
-    # Adds up to nothing over any rectangle. Not smaller: the int32 bias has the scale of input x weight and must fit.
+    # Adds up to nothing over any rectangle. Not smaller: the int32 bias has the scale of input x weight and
+    # must fit.
     still = np.zeros((2, 3, 28, 28), np.float32) + 1e-3 * (-1.0) ** np.add.outer(np.arange(28), np.arange(28))
     return {
         "heat": (heat, np.full(3, -8.0, np.float32)),

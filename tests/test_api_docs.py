@@ -35,7 +35,9 @@ EXAMPLES = examples()
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a video in which the sample photo moves by: the person goes through the middle."""
     folder = tmp_path_factory.mktemp("examples")
-    photo = cv2.copyMakeBorder(read_image(sample_photo()), 0, 0, 500, 500, cv2.BORDER_CONSTANT, value=(128,) * 3)
+    photo = cv2.copyMakeBorder(
+        read_image(sample_photo()), 0, 0, 500, 500, cv2.BORDER_CONSTANT, value=(128,) * 3
+    )
     writer = cv2.VideoWriter(str(folder / "video.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (800, 512))
     for i in range(24):
         writer.write(photo[:, 12 * i : 12 * i + 800])
@@ -47,7 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_example_runs(folder: Path, code: str) -> None:
     """Without an error and with something to show, or a picture."""
     before = set(folder.iterdir())
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() or set(folder.iterdir()) != before
 
@@ -86,12 +90,22 @@ def test_the_public_names_have_their_types(tmp_path: Path) -> None:
     revealed = [kind.replace("builtins.", "") for kind in re.findall(r'Revealed type is "([^"]+)"', text)]
     box = "tuple[str, float, tuple[float, float, float, float], int, fallback=edge_centernet.detections.Detection]"
     several = "edge_centernet.detections.Detections"
-    assert revealed[0].startswith("def (model: str | os.PathLike[str] | edge_centernet.runtimes.base.Runtime =")
+    assert revealed[0].startswith(
+        "def (model: str | os.PathLike[str] | edge_centernet.runtimes.base.Runtime ="
+    )
     assert revealed[1:] == [several, box, several, "list[str]"]
 
 
 def mypy(*files: Path) -> str:
     """What mypy --strict says about files of a user, with the repository's settings for packages without types."""
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file", str(ROOT / "setup.cfg")]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--no-error-summary",
+        "--config-file",
+        str(ROOT / "setup.cfg"),
+    ]
     done = subprocess.run([*command, *map(str, files)], cwd=ROOT, capture_output=True, text=True)
     return (done.stdout + done.stderr).strip()

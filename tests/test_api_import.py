@@ -28,7 +28,10 @@ def test_importing_the_package_loads_none_of_ours() -> None:
 
 def test_help_loads_click_and_no_numpy() -> None:
     """`edge-centernet --help` loads click, the command line's own module and the errors."""
-    code = "import sys; from edge_centernet.cli import cli; cli.main(['--help'], standalone_mode=False);" + LOADED
+    code = (
+        "import sys; from edge_centernet.cli import cli; cli.main(['--help'], standalone_mode=False);"
+        + LOADED
+    )
     loaded = python(code).splitlines()[-1]
     ours = [name for name in eval(loaded) if not name.startswith("click")]
     assert ours == ["edge_centernet", "edge_centernet.cli", "edge_centernet.errors"]

@@ -38,7 +38,16 @@ def test_needs_the_standard_library_only() -> None:
     code = "import sys; before = set(sys.modules); import edge_centernet.artifact; print(*set(sys.modules) - before)"
     done = subprocess.run(squares.python("-c", code), capture_output=True, text=True, check=True)
     roots = {name.partition(".")[0] for name in done.stdout.split()}
-    assert not roots & {"numpy", "cv2", "onnx", "openvino", "onnxruntime", "ai_edge_litert", "flatbuffers", "click"}
+    assert not roots & {
+        "numpy",
+        "cv2",
+        "onnx",
+        "openvino",
+        "onnxruntime",
+        "ai_edge_litert",
+        "flatbuffers",
+        "click",
+    }
 
 
 @every
@@ -102,7 +111,9 @@ def test_scores_of_each_class_are_in_the_manifest_or_left_out() -> None:
     """Empty ones are not written, so that releases which do not know them read the rest; others come back."""
     plain = squares.manifest(True)
     assert not {"class_thresholds", "score_scale", "score_shift"} & set(json.loads(plain.to_json())["model"])
-    model = replace(plain.model, class_thresholds=(0.1, 0.2, 0.3), score_scale=(1.0, 2.0, 3.0), score_shift=(0.0,) * 3)
+    model = replace(
+        plain.model, class_thresholds=(0.1, 0.2, 0.3), score_scale=(1.0, 2.0, 3.0), score_shift=(0.0,) * 3
+    )
     own = replace(plain, model=model)
     assert Manifest.from_json(own.to_json()) == own
     assert (plain.model.suggested, model.suggested) == (0.3, (0.1, 0.2, 0.3))

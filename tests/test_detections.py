@@ -91,7 +91,9 @@ def test_supervision_gets_nothing_where_nothing_is() -> None:
     converted = Detections.empty().to_supervision()
     assert (len(converted), converted.xyxy.shape) == (0, (0, 4))
     image = np.zeros((60, 80, 3), np.uint8)
-    assert not sv.LabelAnnotator().annotate(sv.BoxAnnotator().annotate(image.copy(), converted), converted).any()
+    assert (
+        not sv.LabelAnnotator().annotate(sv.BoxAnnotator().annotate(image.copy(), converted), converted).any()
+    )
 
 
 def test_supervision_gets_the_ids_of_tracks() -> None:

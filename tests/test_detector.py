@@ -83,7 +83,9 @@ def test_a_threshold_of_each_class_is_the_models_or_the_callers(tmp_path: Path) 
     with Detector(path, threads=1) as own:
         assert own.threshold == (1.0, 0.4, 0.4)
         assert sorted(own.detect(SCENE).names) == ["blue sky", "green"]
-    assert sorted(detector(path, threshold=None, only=["blue sky", "red"]).detect(SCENE).names) == ["blue sky"]
+    assert sorted(detector(path, threshold=None, only=["blue sky", "red"]).detect(SCENE).names) == [
+        "blue sky"
+    ]
     assert sorted(detector(path, threshold=0.4).detect(SCENE).names) == ["blue sky", "green", "red"]
     assert sorted(detector(path, threshold=[0.4, 1.0, 1.0]).detect(SCENE).names) == ["red"]
 

@@ -116,7 +116,9 @@ def test_a_runtime_that_was_given_stays_open(onnx_model: Path) -> None:
     assert runtime.closed == 0
 
 
-def test_options_that_are_refused_release_the_engine(onnx_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_are_refused_release_the_engine(
+    onnx_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model that was opened and does not know the class is closed before the error comes."""
     opened = Recorder(onnx_model)
     monkeypatch.setattr("edge_centernet.detector.open_runtime", lambda *_: opened)
@@ -130,13 +132,25 @@ def test_options_that_are_refused_release_the_engine(onnx_model: Path, monkeypat
     [
         (lambda path: Detector("no-such-model"), ArtifactError, "no shipped model of that name"),
         (lambda path: Detector(path, runtime="tflite"), ConfigError, "tflite runs .tflite files"),
-        (lambda path: Detector(path, runtime="tensorflow"), ConfigError, "runtime: expected one of auto, openvino"),
+        (
+            lambda path: Detector(path, runtime="tensorflow"),
+            ConfigError,
+            "runtime: expected one of auto, openvino",
+        ),
         (lambda path: Detector(path, threads=0), ConfigError, "threads: expected 1 or more"),
         (lambda path: Detector(path, threshold=1.5), ConfigError, "expected 0..1, got 1.5"),
-        (lambda path: Detector(path, only="red"), ConfigError, r"expected a list of names, got the text 'red'"),
+        (
+            lambda path: Detector(path, only="red"),
+            ConfigError,
+            r"expected a list of names, got the text 'red'",
+        ),
         (lambda path: Detector(7), ConfigError, "got int without manifest and run"),
         (lambda path: Detector(None), ConfigError, "got NoneType without manifest and run"),
-        (lambda path: Detector(Recorder(path), threads=2), ConfigError, "beside a runtime that is open already"),
+        (
+            lambda path: Detector(Recorder(path), threads=2),
+            ConfigError,
+            "beside a runtime that is open already",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_clear_error(
@@ -227,12 +241,18 @@ def pil_image() -> Any:
 @pytest.mark.parametrize(
     ("image", "says"),
     [
-        (None, "got None, which cv2.imread returns for a file that it cannot read: edge_centernet.read_image says why"),
+        (
+            None,
+            "got None, which cv2.imread returns for a file that it cannot read: edge_centernet.read_image says why",
+        ),
         ("photo.jpg", "got 'photo.jpg': read it first, with edge_centernet.read_image for a file"),
         (Path("photo.jpg"), "photo.jpg'.*: read it first"),
         (pil_image, r"got PIL.Image.Image: numpy.asarray\(image.convert\('RGB'\)\)\[..., ::-1\] makes one"),
         ([[0, 1], [2, 3]], "got builtins.list"),
-        (np.zeros((48, 64), np.uint8), r"got \(48, 64\) uint8: cv2.cvtColor\(image, cv2.COLOR_GRAY2BGR\) makes one"),
+        (
+            np.zeros((48, 64), np.uint8),
+            r"got \(48, 64\) uint8: cv2.cvtColor\(image, cv2.COLOR_GRAY2BGR\) makes one",
+        ),
         (np.zeros((48, 64, 1), np.uint8), "COLOR_GRAY2BGR"),
         (np.zeros((48, 64, 4), np.uint8), "COLOR_BGRA2BGR"),
         (np.zeros((3, 48, 64), np.uint8), r"image.transpose\(1, 2, 0\)"),

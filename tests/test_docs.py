@@ -24,7 +24,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 TOP = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")
 PAGES = sorted([*(ROOT / name for name in TOP), *(ROOT / "docs").rglob("*.md")])
 CLI = [sys.executable, "-c", "from edge_centernet.cli import main; main()"]
-# Where the sample photo shows them, pixels: left, top, right, bottom. Measured by hand, good to about 20 pixels.
+# Where the sample photo shows them, pixels: left, top, right, bottom. Measured by hand, good to about 20
+# pixels.
 SAMPLE = {"person": (18, 14, 368, 512), "cat": (520, 0, 1110, 512)}
 
 
@@ -51,7 +52,8 @@ def commands() -> list[str]:
 @functools.cache
 def command_help(name: str) -> str:
     """What `edge-centernet NAME --help` prints."""
-    # `python -c` looks in the current folder first: let it find the package under test there, not the checkout.
+    # `python -c` looks in the current folder first: let it find the package under test there, not the
+    # checkout.
     installed = Path(edge_centernet.__file__).parent.parent
     done = subprocess.run([*CLI, name, "--help"], cwd=installed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -106,7 +108,10 @@ def test_convert_and_verify_run(tmp_path: Path) -> None:
 def test_python_example_runs(tmp_path: Path) -> None:
     """The Python block of README prints the person and the cat."""
     done = subprocess.run(
-        [sys.executable, "-c", block("Use it from Python", "python")], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", block("Use it from Python", "python")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert {line.split()[0] for line in done.stdout.splitlines()} >= {"person", "cat"}
@@ -127,7 +132,9 @@ def test_links_lead_to_files() -> None:
         text = page.read_text(encoding="utf-8")
         links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text)
         dead += [(page.name, link) for link in links if not (page.parent / link).exists()]
-        named = re.findall(r"`((?:docs|scripts|tests|edge_centernet|calibration|converters)/[\w./-]+\.\w+)", text)
+        named = re.findall(
+            r"`((?:docs|scripts|tests|edge_centernet|calibration|converters)/[\w./-]+\.\w+)", text
+        )
         dead += [(page.name, name) for name in named if "NAME" not in name and not (ROOT / name).exists()]
     assert dead == []
 

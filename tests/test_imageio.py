@@ -39,7 +39,9 @@ def png_header(path: Path, width: int, height: int) -> Path:
         (b"IDAT", zlib.compress(b"\0" * 4)),
         (b"IEND", b""),
     ]
-    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    body = b"".join(
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
+    )
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     return path
 
@@ -51,7 +53,9 @@ def test_reads_every_format_in_bgr(tmp_path: Path, suffix: str) -> None:
     image = read_image(save(tmp_path / f"a{suffix}", PICTURE, *lossless))
     # JPEG keeps half the colour resolution: leave out the columns at the edge.
     flat = np.r_[0:26, 34:60] if suffix == ".jpg" else np.r_[0:60]
-    np.testing.assert_allclose(image[:, flat].astype(int), PICTURE[:, flat], atol=4 if suffix == ".jpg" else 0)
+    np.testing.assert_allclose(
+        image[:, flat].astype(int), PICTURE[:, flat], atol=4 if suffix == ".jpg" else 0
+    )
 
 
 def test_grey_becomes_three_channels(tmp_path: Path) -> None:
@@ -63,7 +67,9 @@ def test_grey_becomes_three_channels(tmp_path: Path) -> None:
 def test_alpha_is_dropped(tmp_path: Path) -> None:
     """An RGBA PNG gives its colours, whatever its alpha."""
     alpha = np.full((40, 60, 1), 77, np.uint8)
-    assert np.array_equal(read_image(save(tmp_path / "a.png", np.concatenate([PICTURE, alpha], axis=2))), PICTURE)
+    assert np.array_equal(
+        read_image(save(tmp_path / "a.png", np.concatenate([PICTURE, alpha], axis=2))), PICTURE
+    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -156,7 +162,9 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 
 def test_thirty_thousand_pixels_square_are_refused_before_decoding(tmp_path: Path) -> None:
     """The header is enough: the message gives the size, the limit and the way around it."""
-    with pytest.raises(SourceError, match=r"30000x30000 is more than \d+ pixels; .*EDGE_CENTERNET_MAX_IMAGE_PIXELS"):
+    with pytest.raises(
+        SourceError, match=r"30000x30000 is more than \d+ pixels; .*EDGE_CENTERNET_MAX_IMAGE_PIXELS"
+    ):
         read_image(png_header(tmp_path / "a.png", 30000, 30000))
 
 
@@ -230,7 +238,12 @@ def test_extreme_shapes_pass(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)],
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3)),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
 )
 def test_other_arrays_are_refused(bad: Any) -> None:
     """Only (H, W, 3) uint8 is an image."""
@@ -265,14 +278,18 @@ def test_prepare_follows_its_formula(dtype: str, quant: Quant | None, layout: An
         expected = np.clip(np.rint(real / quant.scale) + quant.zero_point, limits.min, limits.max)
     x, _ = prepare(image, manifest)
     assert (x.dtype.name, x.shape, x.flags.c_contiguous) == (dtype, shape, True)
-    np.testing.assert_allclose(x[0] if layout == "NHWC" else x[0].transpose(1, 2, 0), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        x[0] if layout == "NHWC" else x[0].transpose(1, 2, 0), expected, rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("shape", [(96, 64), (40, 300), (500, 375), (96, 128)])
 @pytest.mark.parametrize("color", ["rgb", "bgr"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "float32"])
-def test_prepare_is_letterbox_and_a_table(shape: tuple[int, int], color: str, layout: Any, dtype: str) -> None:
+def test_prepare_is_letterbox_and_a_table(
+    shape: tuple[int, int], color: str, layout: Any, dtype: str
+) -> None:
     """In fewer passes, but the same values, padding included, for every order of colours and channels."""
     manifest = squares.manifest(True)
     quant = {"uint8": Quant(1 / 128, 128), "int8": Quant(0.02, -10), "float32": None}[dtype]
@@ -281,7 +298,9 @@ def test_prepare_is_letterbox_and_a_table(shape: tuple[int, int], color: str, la
     manifest = replace(
         manifest,
         model=replace(manifest.model, color=color, mean=mean, std=std, pad_value=7),
-        input=TensorSpec("image", (1, 3, 96, 128) if layout == "NCHW" else (1, 96, 128, 3), layout, dtype, quant),
+        input=TensorSpec(
+            "image", (1, 3, 96, 128) if layout == "NCHW" else (1, 96, 128, 3), layout, dtype, quant
+        ),
     )
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
     frame, box = letterbox(image, manifest.model)
@@ -297,7 +316,9 @@ def test_prepare_is_letterbox_and_a_table(shape: tuple[int, int], color: str, la
 def test_the_usual_int8_input_is_pixel_minus_128() -> None:
     """Lossless: every pixel value has its own stored value."""
     manifest = squares.manifest(True)
-    manifest = replace(manifest, input=TensorSpec("image", (1, 96, 128, 3), "NHWC", "int8", Quant(1 / 128, 0)))
+    manifest = replace(
+        manifest, input=TensorSpec("image", (1, 96, 128, 3), "NHWC", "int8", Quant(1 / 128, 0))
+    )
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)
     assert np.array_equal(prepare(image, manifest)[0][0].astype(int), image[..., ::-1].astype(int) - 128)
 

@@ -40,7 +40,9 @@ def device_modules() -> list[str]:
                 parts = Path(folder, name).relative_to(PACKAGE).with_suffix("").parts
                 found.append(".".join(part for part in parts if part != "__init__"))
     others = {*HOST_COMMANDS, *ADAPTERS}
-    return sorted(name for name in found if name and name.partition(".")[0] not in HOST and name not in others)
+    return sorted(
+        name for name in found if name and name.partition(".")[0] not in HOST and name not in others
+    )
 
 
 def run_refusing(refused: set[str], code: str, *args: str | Path, cwd: Path = PACKAGE.parent) -> str:
@@ -49,7 +51,9 @@ def run_refusing(refused: set[str], code: str, *args: str | Path, cwd: Path = PA
     `python -c` looks in `cwd` first: by default that is where the package under test is, installed or not.
     """
     code = f"REFUSED = {sorted(refused)!r}\n{REFUSE}\n{code}"
-    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, cwd=cwd)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, cwd=cwd
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -57,13 +61,25 @@ def run_refusing(refused: set[str], code: str, *args: str | Path, cwd: Path = PA
 def test_device_code_imports_and_detects_without_host_packages(tmp_path: Path) -> None:
     """All its modules import without any engine, then TFLite's adapter alone finds person and cat."""
     modules = [f"edge_centernet.{name}" for name in device_modules()]
-    assert {"manifest", "imageio", "preprocess", "decoder", "detector", "runtimes", "cli"} <= set(device_modules())
+    assert {"manifest", "imageio", "preprocess", "decoder", "detector", "runtimes", "cli"} <= set(
+        device_modules()
+    )
     run_refusing(
-        REFUSED | ENGINES, "import importlib; [importlib.import_module(name) for name in sys.argv[1:]]", *modules
+        REFUSED | ENGINES,
+        "import importlib; [importlib.import_module(name) for name in sys.argv[1:]]",
+        *modules,
     )
 
     others = ENGINES - {"ai_edge_litert", "tflite_runtime"}
-    options = ("--source", PACKAGE / "assets/sample.jpg", "--runtime", "tflite", "--out", tmp_path, "--no-save")
+    options = (
+        "--source",
+        PACKAGE / "assets/sample.jpg",
+        "--runtime",
+        "tflite",
+        "--out",
+        tmp_path,
+        "--no-save",
+    )
     out = run_refusing(REFUSED | others, MAIN, "detect", *options, cwd=tmp_path)
     frame = json.loads(next(line for line in out.splitlines() if line.startswith("{")))
     assert {found["class"] for found in frame["detections"]} >= {"person", "cat"}
@@ -87,7 +103,9 @@ def test_detecting_in_an_image_loads_nothing_for_cameras_or_the_network(tmp_path
     options = ("--source", PACKAGE / "assets/cat.jpg", "--format", "none", "--out", tmp_path)
     loaded = json.loads(run_refusing(set(), DETECT, *options, cwd=tmp_path))
     refused = {"paho", "tornado", "prometheus_client", *(f"edge_centernet.{name}" for name in LIVE)}
-    assert [name for name in loaded if any(name == one or name.startswith(f"{one}.") for one in refused)] == []
+    assert [
+        name for name in loaded if any(name == one or name.startswith(f"{one}.") for one in refused)
+    ] == []
     assert {"edge_centernet.sources.files", "edge_centernet.outputs.annotate"} <= set(loaded)
     assert (tmp_path / "cat.jpg").is_file()
 

@@ -12,7 +12,13 @@ from edge_centernet.manifest import InputSize, ModelSpec
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("512x384", (512, 384)), ("512X384", (512, 384)), ("320", (320, 320)), (320, (320, 320)), ([96, 160], (96, 160))],
+    [
+        ("512x384", (512, 384)),
+        ("512X384", (512, 384)),
+        ("320", (320, 320)),
+        (320, (320, 320)),
+        ([96, 160], (96, 160)),
+    ],
 )
 def test_a_size_is_two_sides_or_one_of_a_square(value: Any, expected: tuple[int, int]) -> None:
     """Width first; what an older config.json or a YAML file says is taken too."""
@@ -21,7 +27,23 @@ def test_a_size_is_two_sides_or_one_of_a_square(value: Any, expected: tuple[int,
 
 @pytest.mark.parametrize(
     "value",
-    ["", "x384", "512x", "512x384x3", "500x384", "32", 0, -320, 320.5, None, True, [], [320, None], 1e400, "4128"],
+    [
+        "",
+        "x384",
+        "512x",
+        "512x384x3",
+        "500x384",
+        "32",
+        0,
+        -320,
+        320.5,
+        None,
+        True,
+        [],
+        [320, None],
+        1e400,
+        "4128",
+    ],
 )
 def test_another_size_is_refused(value: Any) -> None:
     """With what came."""

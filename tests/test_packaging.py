@@ -41,7 +41,8 @@ DISTRIBUTION = {
     "yaml": "pyyaml",
     "PIL": "pillow",
 }
-# Folder or module of the package -> the extras a user needs for it. What is not named here must do with the base.
+# Folder or module of the package -> the extras a user needs for it. What is not named here must do with the
+# base.
 EXTRAS = {
     "converters": ("convert",),
     "outputs/prometheus.py": ("live",),
@@ -101,7 +102,9 @@ def imported(path: Path, *, top_only: bool = False) -> set[str]:
 
 def extras_of(source: str) -> tuple[str, ...]:
     """The extras that the file `source` may count on being installed."""
-    return next((extras for place, extras in EXTRAS.items() if source == place or source.startswith(f"{place}/")), ())
+    return next(
+        (extras for place, extras in EXTRAS.items() if source == place or source.startswith(f"{place}/")), ()
+    )
 
 
 def test_every_import_is_brought_by_an_extra() -> None:
@@ -148,7 +151,9 @@ def build(kind: str, tree: Path, out: Path) -> Path:
     """Run the build backend's hook build_sdist or build_wheel in `tree`; the file it made in `out`."""
     code = f"import sys; from setuptools import build_meta; print(build_meta.build_{kind}(sys.argv[1]))"
     out.mkdir(exist_ok=True)
-    done = subprocess.run([sys.executable, "-c", code, out], cwd=tree, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-c", code, out], cwd=tree, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return out / done.stdout.split()[-1]
 
@@ -200,9 +205,9 @@ def test_shipped_models_stay_small() -> None:
     """All files of the models together take 30 MB at most, and each model is there in every format."""
     folder = ROOT / "edge_centernet" / "model_zoo"
     for name in model_zoo.names():
-        assert {".safetensors", ".onnx", ".xml", ".bin", ".tflite"} <= {p.suffix for p in folder.glob(f"{name}.*")}, (
-            name
-        )
+        assert {".safetensors", ".onnx", ".xml", ".bin", ".tflite"} <= {
+            p.suffix for p in folder.glob(f"{name}.*")
+        }, name
     assert sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) <= MODELS_BYTES_MAX
 
 
@@ -214,8 +219,12 @@ def test_wheel_runs_where_no_checkout_is(wheel: Path, tmp_path: Path) -> None:
         "import edge_centernet.decoder as d; print(d.BACKEND, d.__file__)"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == ["c", str(tmp_path / "edge_centernet" / "decoder" / "__init__.py")], done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["c", str(tmp_path / "edge_centernet" / "decoder" / "__init__.py")], (
+        done.stderr
+    )
 
 
 def test_checkout_without_symlinks_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:

@@ -32,7 +32,11 @@ class Slow:
     def __init__(self, path: Path, seconds: float) -> None:
         """path: of the model file."""
         self._runtime = open_runtime(path, threads=1)
-        self.name, self.manifest, self.device = self._runtime.name, self._runtime.manifest, self._runtime.device
+        self.name, self.manifest, self.device = (
+            self._runtime.name,
+            self._runtime.manifest,
+            self._runtime.device,
+        )
         self.seconds = seconds
 
     def run(self, x: NDArray[Any]) -> Heads:
@@ -153,7 +157,9 @@ def test_a_network_that_is_faster_than_the_camera_sees_each_frame_once(detector:
         capture = LiveCapture(lambda: open_camera(server.url), "cam", report=print)
         capture.start()
         with Pipeline(capture, detector) as pipeline:
-            numbers = [result.frame.number for result, _ in zip(filter(None, pipeline), range(60), strict=False)]
+            numbers = [
+                result.frame.number for result, _ in zip(filter(None, pipeline), range(60), strict=False)
+            ]
         capture.close()
     assert len(numbers) == 60
     steps = np.diff(numbers)

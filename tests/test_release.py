@@ -47,7 +47,9 @@ def git(folder: Path, *arguments: str) -> None:
         "GIT_COMMITTER_DATE": "2026-01-02T03:04:05Z",
         "GIT_AUTHOR_DATE": "2026-01-02T03:04:05Z",
     }
-    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True, env=environment)
+    subprocess.run(
+        ["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True, env=environment
+    )
 
 
 def commit_all(folder: Path) -> None:
@@ -175,7 +177,8 @@ def test_equal_files_give_an_equal_archive(tmp_path: Path) -> None:
         assert script.read() == b"x/b.sh"
 
 
-# ---- a whole release, twice ------------------------------------------------------------------------------------------
+# ---- a whole release, twice
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -212,12 +215,31 @@ def twice(checkout: Path) -> tuple[Path, Path]:
     """Two releases of the same commit, signed with one key."""
     key = checkout.parent / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    asked = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(checkout.parent / "ask"), "click"]
+    asked = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "-d",
+        str(checkout.parent / "ask"),
+        "click",
+    ]
     if subprocess.run(asked, capture_output=True, check=False).returncode:
         pytest.skip("needs PyPI, for the tools that build and for the engines that the wheel is tried with")
     folders = checkout.parent / "one", checkout.parent / "two"
     for out in folders:
-        command = [sys.executable, "scripts/release.py", "--only", "x86_64", "--sign", str(key), "--out", str(out)]
+        command = [
+            sys.executable,
+            "scripts/release.py",
+            "--only",
+            "x86_64",
+            "--sign",
+            str(key),
+            "--out",
+            str(out),
+        ]
         done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "Found by the installed wheel: cat, person" in done.stderr
@@ -230,7 +252,9 @@ def twice(checkout: Path) -> tuple[Path, Path]:
 @pytest.mark.timeout(3600)
 def test_two_releases_of_a_commit_are_the_same_to_the_byte(twice: tuple[Path, Path]) -> None:
     """Sources, wheel, SBOM, checksums and signature; and nothing else is left."""
-    one, two = ({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()} for out in twice)
+    one, two = (
+        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()} for out in twice
+    )
     assert one == two
     wheel = f"edge_centernet-{VERSION}-cp310-abi3-manylinux2014_x86_64.manylinux_2_17_x86_64.whl"
     sources, bill = f"edge_centernet-{VERSION}.tar.gz", f"edge_centernet-{VERSION}.cdx.json"
@@ -244,7 +268,9 @@ def test_a_release_is_of_the_commit(twice: tuple[Path, Path]) -> None:
     """The wheel has the compiled decoder and the commit's time; the sources hold what a build needs."""
     with zipfile.ZipFile(next(twice[0].glob("*.whl"))) as wheel:
         assert "edge_centernet/decoder/_decoder.abi3.so" in wheel.namelist()
-        assert {info.date_time for info in wheel.infolist()} == {(2026, 1, 2, 3, 4, 4)}  # ZIP knows even seconds only
+        assert {info.date_time for info in wheel.infolist()} == {
+            (2026, 1, 2, 3, 4, 4)
+        }  # ZIP knows even seconds only
     with tarfile.open(next(twice[0].glob("*.tar.gz"))) as sources:
         names = {name.split("/", 1)[-1] for name in sources.getnames()}
     assert {
@@ -263,7 +289,14 @@ def test_the_sbom_names_what_an_installation_brings_with_its_licence(twice: tupl
     described = json.loads(text)
     assert described["bomFormat"] == "CycloneDX"
     parts = {one["name"]: one for one in described["components"]}
-    assert {"edge-centernet", "numpy", "opencv-python-headless", "click", "openvino", "ai-edge-litert"} <= set(parts)
+    assert {
+        "edge-centernet",
+        "numpy",
+        "opencv-python-headless",
+        "click",
+        "openvino",
+        "ai-edge-litert",
+    } <= set(parts)
     assert "torch" not in parts
     assert "pip" not in parts
     assert [name for name, one in parts.items() if not one["version"] or not one.get("licenses")] == []
@@ -278,7 +311,9 @@ def test_the_sbom_names_what_an_installation_brings_with_its_licence(twice: tupl
 def test_who_has_the_files_can_check_them(twice: tuple[Path, Path]) -> None:
     """By sha256sum and ssh-keygen, as the last lines say; a signature for another purpose does not count."""
     out = twice[0]
-    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=out, check=True, capture_output=True)
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=out, check=True, capture_output=True
+    )
     public = (out.parent / "key.pub").read_text().split()
     (out.parent / "signers").write_text(f"edge-centernet {public[0]} {public[1]}\n")
     for namespace, good in (("edge-centernet-release", True), ("edge-centernet-bundle", False)):
@@ -294,5 +329,7 @@ def test_who_has_the_files_can_check_them(twice: tuple[Path, Path]) -> None:
             namespace,
         ]
         sums = (out / "SHA256SUMS").read_bytes()
-        done = subprocess.run([*check, "-s", str(out / "SHA256SUMS.sig")], input=sums, capture_output=True, check=False)
+        done = subprocess.run(
+            [*check, "-s", str(out / "SHA256SUMS.sig")], input=sums, capture_output=True, check=False
+        )
         assert (done.returncode == 0) is good

@@ -210,11 +210,15 @@ def test_unit_is_understood(analyze: str, tmp_path: Path) -> None:
     command = [analyze, "verify", f"--root={tmp_path}", "edge-centernet@door.service"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     # It also misses the system's own units, which are not below this root.
-    assert [line for line in done.stderr.splitlines() if UNIT.name in line or "Failed to prepare" in line] == []
+    assert [
+        line for line in done.stderr.splitlines() if UNIT.name in line or "Failed to prepare" in line
+    ] == []
 
 
 def test_unit_waits_for_ready_and_watches() -> None:
     """The unit asks for what `Watchdog` tells, and starts what the deployment installs."""
     settings = set(UNIT.read_text(encoding="utf-8").splitlines())
-    program = "/opt/edge-centernet/current/venv/bin/edge-centernet detect --config /etc/edge-centernet/%i.toml"
+    program = (
+        "/opt/edge-centernet/current/venv/bin/edge-centernet detect --config /etc/edge-centernet/%i.toml"
+    )
     assert {"Type=notify", "WatchdogSec=30", "Restart=always", f"ExecStart={program}"} <= settings

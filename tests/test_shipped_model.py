@@ -42,4 +42,6 @@ def test_all_files_are_of_one_checkpoint(name: str) -> None:
     """Every artifact carries the sha256 of the quantized checkpoint that it was made from: the same one."""
     from edge_centernet.artifact import read_manifest
 
-    assert len({read_manifest(find_model(name, s)).checkpoint_sha256 for s in (".onnx", ".xml", ".tflite")}) == 1
+    assert (
+        len({read_manifest(find_model(name, s)).checkpoint_sha256 for s in (".onnx", ".xml", ".tflite")}) == 1
+    )

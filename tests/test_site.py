@@ -16,7 +16,8 @@ import pytest
 from edge_centernet.cli import cli
 
 ROOT = Path(__file__).resolve().parent.parent
-# Attributes by which a browser fetches something without being asked; a link in the text is fetched by a click only.
+# Attributes by which a browser fetches something without being asked; a link in the text is fetched by a
+# click only.
 FETCHED = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}
 
 
@@ -83,7 +84,9 @@ def test_links_lead_to_pages_and_anchors(pages: dict[Path, Page]) -> None:
                 continue
             target = (path.parent / unquote(url.path)).resolve() if url.path else path
             known = pages[target].anchors if target in pages else None
-            if not target.exists() or (url.fragment and known is not None and unquote(url.fragment) not in known):
+            if not target.exists() or (
+                url.fragment and known is not None and unquote(url.fragment) not in known
+            ):
                 dead.append((path.name, link))
     assert dead == []
 

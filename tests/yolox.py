@@ -16,7 +16,13 @@ def write_yolox(path: Path, box: tuple[float, float, float, float], class_id: in
     left, top, right, bottom = (SIDE * value for value in box)
     rows = np.zeros((1, 64 + 16 + 4, 85), np.float32)
     width, height = np.log((right - left) / 8), np.log((bottom - top) / 8)
-    rows[0, 0, :5] = (left + right) / 16, (top + bottom) / 16, width, height, 0.95  # from the first cell of stride 8
+    rows[0, 0, :5] = (
+        (left + right) / 16,
+        (top + bottom) / 16,
+        width,
+        height,
+        0.95,
+    )  # from the first cell of stride 8
     rows[0, 0, 5 + class_id] = 0.9
     nodes = [
         helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1, 2, 3], keepdims=0),
@@ -27,7 +33,10 @@ def write_yolox(path: Path, box: tuple[float, float, float, float], class_id: in
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, SIDE, SIDE])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 84, 85])],
     )
-    constants = [numpy_helper.from_array(rows, "rows"), numpy_helper.from_array(np.zeros(1, np.float32), "zero")]
+    constants = [
+        numpy_helper.from_array(rows, "rows"),
+        numpy_helper.from_array(np.zeros(1, np.float32), "zero"),
+    ]
     graph = helper.make_graph(nodes, "fixed", *ends, constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path

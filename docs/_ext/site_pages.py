@@ -1,7 +1,7 @@
 """What the documentation site generates while it is built; docs/conf.py hands it to Sphinx.
 
-Pages are plain Markdown. A comment on a line of its own stands for what is generated, so that nothing is copied (tables
-of figures are in the pages themselves: scripts/tables.py):
+Pages are plain Markdown. A comment on a line of its own stands for what is generated, so that nothing is
+copied (tables of figures are in the pages themselves: scripts/tables.py):
 
     <!-- include: ../README.md -->                      another file, its links made to fit
     <!-- commands -->                                   --help of every command, as click prints it
@@ -119,7 +119,8 @@ def _help(command: click.Command, ctx: click.Context, level: int) -> Iterator[st
 
 def read_docstring(app: Sphinx, what: str, name: str, it: object, options: object, lines: list[str]) -> None:
     """Sphinx is about to read a docstring: `field: meaning` lines become a list, stars and bars stay themselves."""
-    # Without `what`: of a property napoleon would take "As the decoder takes it: ..." for a type and its meaning.
+    # Without `what`: of a property napoleon would take "As the decoder takes it: ..." for a type and its
+    # meaning.
     google = GoogleDocstring([line for one in _paragraphs(lines) for line in [*_as_list(one), ""]], Config())
     lines[:] = google.lines()
 
@@ -156,7 +157,8 @@ def _escape(line: str) -> str:
     """Characters that mean something in reStructuredText, outside of `code`."""
     parts = re.split(r"(``?[^`]+``?)", line)
     return "".join(
-        part if index % 2 else re.sub(r"([*|])|(?<=\w)_(?=\W|$)", _escaped, part) for index, part in enumerate(parts)
+        part if index % 2 else re.sub(r"([*|])|(?<=\w)_(?=\W|$)", _escaped, part)
+        for index, part in enumerate(parts)
     )
 
 
@@ -165,7 +167,13 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def read_signature(
-    app: Sphinx, what: str, name: str, it: object, options: object, signature: str | None, returned: str | None
+    app: Sphinx,
+    what: str,
+    name: str,
+    it: object,
+    options: object,
+    signature: str | None,
+    returned: str | None,
 ) -> tuple[str | None, str | None]:
     """Arrays as they are written in the code: NDArray[uint8] for numpy.ndarray[tuple[Any, ...], numpy.dtype[...]]."""
     pattern = re.compile(r"~?numpy\.ndarray\[tuple\[.*?\], ~?numpy\.dtype\[~?(?:\w+\.)*(\w+)\]\]")

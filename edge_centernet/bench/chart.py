@@ -21,7 +21,9 @@ _MARKS = {"p50_ms": "o", "p90_ms": "|", "p99_ms": "x"}
 def check(path: Path) -> None:
     """Before anything is measured: ConfigError for another kind of file, MissingDependency without matplotlib."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"{path}: expected a file name ending in {' or '.join(SUFFIXES)}, got {path.suffix!r}")
+        raise ConfigError(
+            f"{path}: expected a file name ending in {' or '.join(SUFFIXES)}, got {path.suffix!r}"
+        )
     if find_spec("matplotlib") is None:
         raise MissingDependency.for_extra("--chart", "convert")
 
@@ -36,7 +38,10 @@ def draw(record: Record, path: Path) -> None:
     figure = Figure(figsize=(9.0, 1.8 + 0.5 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    names = [f"{ENGINES[row['runtime']].title}, {row['threads']} thread{'s' * (row['threads'] > 1)}" for row in rows]
+    names = [
+        f"{ENGINES[row['runtime']].title}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
+        for row in rows
+    ]
     left = [0.0] * len(rows)
     for step, colour in _COLOURS.items():
         widths = [row["p50_ms"][step] for row in rows]
@@ -52,7 +57,9 @@ def draw(record: Record, path: Path) -> None:
     axes.set_xlim(left=0.0)
     axes.set_xlabel("milliseconds a frame")
     model = f"{record['model']['name']} {record['model']['version']}"
-    axes.set_title(f"{model}: {source_text(record['source'])}\n{machine_text(record['machine'])}", fontsize=10)
+    axes.set_title(
+        f"{model}: {source_text(record['source'])}\n{machine_text(record['machine'])}", fontsize=10
+    )
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     kind = path.suffix.lower()[1:]

@@ -36,8 +36,8 @@ class Ratio(NamedTuple):
 def ratio(a: Record, b: Record, step: str = "end_to_end") -> Ratio:
     """Of two results.
 
-    The share of pairs is the common-language effect size (McGraw and Wong, 1992), the Mann-Whitney U divided by the
-    number of pairs; it asks for no distribution, and one disturbed round in ten does not decide.
+    The share of pairs is the common-language effect size (McGraw and Wong, 1992), the Mann-Whitney U divided
+    by the number of pairs; it asks for no distribution, and one disturbed round in ten does not decide.
     """
     one, other = medians(a, step), medians(b, step)
     pairs = [(x, y) for x in one for y in other]
@@ -49,7 +49,8 @@ def ratio(a: Record, b: Record, step: str = "end_to_end") -> Ratio:
 def as_text(a: Record, b: Record) -> str:
     """What differs between the two beside the figures, then each configuration that both have.
 
-    Raises ConfigError, in one line, where the two cannot be compared: another kind of source, or nothing in common.
+    Raises ConfigError, in one line, where the two cannot be compared: another kind of source, or nothing in
+    common.
     """
     common = _common(a, b)
     lines = [[*("runtime", "threads", "precision"), "A ms", "B ms", "B/A", "B is", *STEPS[1:], "fps", "MB"]]
@@ -70,7 +71,9 @@ def as_text(a: Record, b: Record) -> str:
         )
     text = [*(f"differs: {line}" for line in differences(a, b)), *aligned(lines, left=3)]
     for name, left in (("A", _of(a).keys() - common), ("B", _of(b).keys() - common)):
-        text += [f"only in {name}: {ENGINES[key[0]].title}, {key[1]} threads, {key[2]}" for key in sorted(left)]
+        text += [
+            f"only in {name}: {ENGINES[key[0]].title}, {key[1]} threads, {key[2]}" for key in sorted(left)
+        ]
     return "\n".join([*text, _LEGEND])
 
 
@@ -96,7 +99,9 @@ def differences(a: Record, b: Record) -> Iterator[str]:
     for name, text in facets:
         if text(a) != text(b):
             yield f"{name}: {text(a)} -> {text(b)}"
-    if a["source"]["sha256"] != b["source"]["sha256"] and source_text(a["source"]) == source_text(b["source"]):
+    if a["source"]["sha256"] != b["source"]["sha256"] and source_text(a["source"]) == source_text(
+        b["source"]
+    ):
         yield "source: other pictures of the same sizes"
     files = a["model"]["sha256"], b["model"]["sha256"]
     same_name = a["model"]["name"] == b["model"]["name"]
@@ -110,7 +115,9 @@ def _others(record: Record, a: Record, b: Record) -> Iterator[str]:
     for name in sorted({*a["versions"], *b["versions"]}):
         if a["versions"].get(name) != b["versions"].get(name):
             version = record["versions"].get(name, "none")
-            yield version if name in ENGINES and version != "none" else f"{name} {version}"  # an engine's has its name
+            yield (
+                version if name in ENGINES and version != "none" else f"{name} {version}"
+            )  # an engine's has its name
 
 
 def _common(a: Record, b: Record) -> list[Key]:
@@ -119,7 +126,9 @@ def _common(a: Record, b: Record) -> list[Key]:
         raise ConfigError("--compare: expected two records of files or two of cameras, got one of each")
     common = [key for key in _of(a) if key in _of(b)]
     if not common:
-        raise ConfigError("--compare: expected an engine with the same threads and precision in both, found none")
+        raise ConfigError(
+            "--compare: expected an engine with the same threads and precision in both, found none"
+        )
     return common
 
 

@@ -13,8 +13,9 @@ from edge_centernet.files import text_of
 def ordered(root: Path = Path("/"), usable: Iterable[int] | None = None) -> list[int]:
     """The CPUs that may be used, in the order in which threads should get them.
 
-    One hyperthread of each core before the second one of any, for two on one core share its multipliers; then the
-    faster cores, where they differ (big.LITTLE); then the higher number, for interrupts mostly go to CPU 0.
+    One hyperthread of each core before the second one of any, for two on one core share its multipliers; then
+    the faster cores, where they differ (big.LITTLE); then the higher number, for interrupts mostly go to CPU
+    0.
     root: where /sys is. usable: CPU numbers, by default those this process may run on.
     """
     cpus = sorted(os.sched_getaffinity(0) if usable is None else usable, reverse=True)

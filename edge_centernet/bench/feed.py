@@ -29,7 +29,10 @@ STEPS = ("preprocess", "inference", "decode")
 END_TO_END = "end_to_end"
 MOST_PICTURES, MOST_BYTES = 100, 100_000_000  # of a folder, in the memory of each worker
 _SILENT_S = 10.0  # a camera that gives no frame for so long has no turn
-_LEAD_IN, _LEAD_IN_SHARE = 5, 0.2  # first frames of a turn, not counted: so many, in so much of its time at most
+_LEAD_IN, _LEAD_IN_SHARE = (
+    5,
+    0.2,
+)  # first frames of a turn, not counted: so many, in so much of its time at most
 
 Picture = NDArray[np.uint8]  # (H, W, 3) BGR
 
@@ -62,13 +65,20 @@ class Feed:
     def describe(self, warn: Callable[[str], None]) -> dict[str, Any]:
         """What there is, for the record, without names: kind, count, sizes, a hash of what is seen. Opens the source.
 
-        warn: called with a line for each picture that is left out. Raises SourceError where there is nothing to read.
+        warn: called with a line for each picture that is left out. Raises SourceError where there is nothing
+          to read.
         """
         with closing(self._opened()) as source:
             if isinstance(source, Video):
                 height, width = next(iter(source)).image.shape[:2]
-                about: dict[str, Any] = {"pictures": None, "sizes": [f"{width}x{height}"], "fps": round(source.fps, 2)}
-                digest = None if self.live or not Path(self.source or "").is_file() else sha256(self.source or "")
+                about: dict[str, Any] = {
+                    "pictures": None,
+                    "sizes": [f"{width}x{height}"],
+                    "fps": round(source.fps, 2),
+                }
+                digest = (
+                    None if self.live or not Path(self.source or "").is_file() else sha256(self.source or "")
+                )
                 return {"kind": "live" if self.live else "video", **about, "sha256": digest}
         pictures, more = self.pictures(warn)
         digests = hashlib.sha256()
@@ -81,7 +91,8 @@ class Feed:
     def pictures(self, warn: Callable[[str], None] = _silent) -> tuple[list[Picture], int]:
         """(the pictures, how many more the folder holds); of a film or camera the sample photo, to start and warm up.
 
-        Those that cannot be read are left out, as `detect` leaves them out. Raises SourceError if that leaves none.
+        Those that cannot be read are left out, as `detect` leaves them out. Raises SourceError if that leaves
+        none.
         """
         if self.live:
             return [read_image(SAMPLE)], 0
@@ -121,7 +132,9 @@ class Feed:
         return open_camera(self.camera or "", warn=_silent)
 
 
-def detect_pictures(detector: Detector, pictures: Iterator[Picture], seconds: float, at_least: int = 1) -> Turn:
+def detect_pictures(
+    detector: Detector, pictures: Iterator[Picture], seconds: float, at_least: int = 1
+) -> Turn:
     """One picture after the other for so long, in memory already: `Detector.detect`, and a clock around it."""
     begin = time.perf_counter()
     for _ in range(_LEAD_IN):
@@ -144,7 +157,8 @@ def detect_pictures(detector: Detector, pictures: Iterator[Picture], seconds: fl
 def detect_frames(detector: Detector, feed: Feed, seconds: float) -> Turn:
     """A film or camera for so long, through the pipeline of `detect`; a film that ends begins again.
 
-    End to end is the sum of the steps here: they overlap, and what lies between is waiting, which the age tells.
+    End to end is the sum of the steps here: they overlap, and what lies between is waiting, which the age
+    tells.
     """
     times: dict[str, list[float]] = {step: [] for step in (*STEPS, END_TO_END)}
     ages: list[float] = []

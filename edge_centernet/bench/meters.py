@@ -11,8 +11,11 @@ from typing import Protocol
 
 from edge_centernet.files import text_of
 
-_PERIOD_S = 0.1  # between two readings of a power sensor; an INA3221 averages over some 10 ms to 100 ms itself
-# What feeds the whole Jetson, by JetPack's names over the years; without one of them the largest rail is not known.
+_PERIOD_S = (
+    0.1  # between two readings of a power sensor; an INA3221 averages over some 10 ms to 100 ms itself
+)
+# What feeds the whole Jetson, by JetPack's names over the years; without one of them the largest rail is not
+# known.
 _WHOLE_BOARD = ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0", "VDD_IN_SYS")
 
 
@@ -52,12 +55,16 @@ class Meter(Protocol):
 
 def find_meter(root: Path = Path("/")) -> Meter | str:
     """What tells the energy on this machine, or why nothing does. root: where /sys is."""
-    packages = [f for f in sorted(root.glob("sys/class/powercap/*:*")) if text_of(f / "name").startswith("package")]
+    packages = [
+        f for f in sorted(root.glob("sys/class/powercap/*:*")) if text_of(f / "name").startswith("package")
+    ]
     if packages:
         if all(text_of(folder / "energy_uj").isdecimal() for folder in packages):
             return Rapl(packages)
         return "RAPL is there, but its counters may be read by root only (/sys/class/powercap/*/energy_uj)"
-    rails = {name: rail for folder in sorted(root.glob("sys/class/hwmon/hwmon*")) for name, rail in _rails(folder)}
+    rails = {
+        name: rail for folder in sorted(root.glob("sys/class/hwmon/hwmon*")) for name, rail in _rails(folder)
+    }
     whole = next((name for name in _WHOLE_BOARD if name in rails), None)
     if whole or len(rails) == 1:
         name = whole or next(iter(rails))

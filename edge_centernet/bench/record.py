@@ -1,12 +1,14 @@
 """What is kept of a measurement, as one JSON object.
 
-    {"kind": "edge-centernet bench", "format": 1, "date", "interrupted", "machine", "versions", "model", "source",
+    {"kind": "edge-centernet bench", "format": 1, "date", "interrupted", "machine", "versions", "model",
+    "source",
      "settings", "board", "results": [RESULT, ...], "failures": [{"runtime", "threads", "reason"}, ...]}
 
-RESULT: runtime, precision, threads; p50_ms, p90_ms, p99_ms, each {preprocess, inference, decode, end_to_end}; fps;
-frame_age_ms ({p50, p90, p99}, null but for a live source); peak_rss_mb, steady_rss_mb; cold_start_ms; and `rounds`,
-with the medians of each, from which the spread can be computed again. docs/bench.md tells all fields. There is no path,
-host name, user or serial number in it.
+RESULT: runtime, precision, threads; p50_ms, p90_ms, p99_ms, each {preprocess, inference, decode, end_to_end};
+  fps;
+frame_age_ms ({p50, p90, p99}, null but for a live source); peak_rss_mb, steady_rss_mb; cold_start_ms; and
+`rounds`, with the medians of each, from which the spread can be computed again. docs/bench.md tells all
+fields. There is no path, host name, user or serial number in it.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def percentiles(values: list[float]) -> dict[str, float]:
 def figures(turns: list[dict[str, Any]]) -> Record:
     """What the turns of one worker come to: all frames of all turns together, and each turn's medians.
 
-    turns: as `bench.worker` answers, each with "round", its number, and "at_s", when it began. Those without a frame
+    turns: as `bench.worker` answers, each with "round", its number, and "at_s", when it began. Those without
+      a frame
     count for nothing.
     """
     turns = [turn for turn in turns if turn["ms"]["end_to_end"]]
@@ -104,12 +107,16 @@ def read_record(path: Path) -> Record:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:
-        raise ConfigError(f"{path}: expected a record of 'edge-centernet bench --json', got no JSON") from None
+        raise ConfigError(
+            f"{path}: expected a record of 'edge-centernet bench --json', got no JSON"
+        ) from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise ConfigError(f"{path}: expected a record of 'edge-centernet bench --json', got other JSON")
     if content.get("format") != FORMAT:
         found = content.get("format")
-        raise ConfigError(f"{path}: expected format {FORMAT}, got {found}: measure again, or use the version of that")
+        raise ConfigError(
+            f"{path}: expected format {FORMAT}, got {found}: measure again, or use the version of that"
+        )
     if missing := [name for result in content.get("results", []) for name in _NEEDED if name not in result]:
         raise ConfigError(f"{path}: expected {missing[0]} in every result, found one without: is it edited?")
     if not content.get("results"):

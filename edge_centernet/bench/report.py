@@ -30,8 +30,14 @@ _COLUMNS: tuple[tuple[str, Cell], ...] = (
     ("MB", lambda row: f"{row['peak_rss_mb']:.0f}"),
     ("start", lambda row: f"{row['cold_start_ms']['total'] / 1000.0:.2f}"),
 )
-_AGE: tuple[str, Cell] = ("age p50", lambda row: f"{row['frame_age_ms']['p50']:.0f}" if row["frame_age_ms"] else "-")
-_ENERGY: tuple[str, Cell] = ("mJ", lambda row: f"{row['energy']['mj_per_frame']:.1f}" if row["energy"] else "-")
+_AGE: tuple[str, Cell] = (
+    "age p50",
+    lambda row: f"{row['frame_age_ms']['p50']:.0f}" if row["frame_age_ms"] else "-",
+)
+_ENERGY: tuple[str, Cell] = (
+    "mJ",
+    lambda row: f"{row['energy']['mj_per_frame']:.1f}" if row["energy"] else "-",
+)
 _LEGEND = (
     "p50, p90, p99: milliseconds from picture to boxes; rounds: half the range of the rounds' medians",
     "pre, infer, decode: p50 of each step; MB: most memory of the process; start: seconds from process to first boxes,",
@@ -100,7 +106,9 @@ def aligned(lines: Sequence[Sequence[str]], left: int) -> Iterator[str]:
     """Cells in columns; the first `left` columns begin together, the others end together."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
-        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        cells = [
+            c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ]
         yield "  ".join(cells).rstrip()
 
 
@@ -131,7 +139,9 @@ def _notes(record: Record) -> Iterator[str]:
 
 def _cores(rows: Sequence[Record]) -> str:
     used = {row["threads"]: ", ".join(map(str, row["cpus"])) for row in rows}
-    words = "; ".join(f"{threads} thread{'s' if threads != 1 else ''} on CPU {cpus}" for threads, cpus in used.items())
+    words = "; ".join(
+        f"{threads} thread{'s' if threads != 1 else ''} on CPU {cpus}" for threads, cpus in used.items()
+    )
     return f"pinned: {words}" if all(row["pinned"] for row in rows) else f"meant for {words}, but not pinned"
 
 

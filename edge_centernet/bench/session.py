@@ -2,9 +2,9 @@
 
     check each engine  ->  start each two times  ->  start each once more and warm it up  ->  rounds  ->  end
 
-In a round each living worker has one turn, in another order each time, while the others wait: a machine that gets
-slower gets slower for all. Where memory does not hold all workers at once they are measured in groups, one after the
-other.
+In a round each living worker has one turn, in another order each time, while the others wait: a machine that
+gets slower gets slower for all. Where memory does not hold all workers at once they are measured in groups,
+one after the other.
 """
 
 from __future__ import annotations
@@ -81,10 +81,13 @@ class _Measured:
     group: int = 0
 
 
-def measure(settings: Settings, notify: Say, progress: Progress = unseen, root: Path = Path("/")) -> record.Record:
+def measure(
+    settings: Settings, notify: Say, progress: Progress = unseen, root: Path = Path("/")
+) -> record.Record:
     """Measure all that the settings ask for; the record. It says "interrupted" where Ctrl-C ended it early.
 
-    notify: gets a line for what is left out. root: where /sys and /proc are. Raises ConfigError, ArtifactError,
+    notify: gets a line for what is left out. root: where /sys and /proc are. Raises ConfigError,
+      ArtifactError,
     MissingDependency or SourceError before anything is measured where nothing could be.
     """
     return _Session(settings, notify, progress, root).run()
@@ -93,8 +96,8 @@ def measure(settings: Settings, notify: Say, progress: Progress = unseen, root: 
 def configurations(settings: Settings, notify: Say, root: Path = Path("/")) -> list[Configuration]:
     """Each engine with each number of threads, its file and its cores. notify: told what is left out.
 
-    Raises ConfigError where no number of threads is left, ArtifactError where there is no such model, MissingDependency
-    where no engine is installed.
+    Raises ConfigError where no number of threads is left, ArtifactError where there is no such model,
+    MissingDependency where no engine is installed.
     """
     cpus = cores.ordered(root)
     fits = [count for count in dict.fromkeys(settings.threads) if count <= len(cpus)]
@@ -102,9 +105,15 @@ def configurations(settings: Settings, notify: Say, root: Path = Path("/")) -> l
         if count not in fits:
             notify(f"{count} threads: left out, this process may use {len(cpus)} cores")
     if not fits:
-        raise ConfigError(f"--threads: expected {len(cpus)} at most, the cores that may be used, got no such number")
+        raise ConfigError(
+            f"--threads: expected {len(cpus)} at most, the cores that may be used, got no such number"
+        )
     files = _files(settings, notify)
-    return [Configuration(name, count, path, tuple(cpus[:count])) for name, path in files.items() for count in fits]
+    return [
+        Configuration(name, count, path, tuple(cpus[:count]))
+        for name, path in files.items()
+        for count in fits
+    ]
 
 
 def _files(settings: Settings, notify: Say) -> dict[str, Path]:
@@ -133,7 +142,9 @@ class _Session:
         self._feed = Feed(settings.source, settings.camera)
         self._about = self._feed.describe(notify)
         if more := self._about.get("left_out"):
-            notify(f"the first {self._about['pictures']} pictures are taken, {more} are left out: memory holds them")
+            notify(
+                f"the first {self._about['pictures']} pictures are taken, {more} are left out: memory holds them"
+            )
         self._all = [_Measured(about) for about in configurations(settings, notify, root)]
         self._streamed = self._about["kind"] in ("video", "live")
         self._rounds, self._seconds = _rounds(settings.duration, self._feed.live)
@@ -169,7 +180,9 @@ class _Session:
         """Tell how long it will take; look at the machine at rest."""
         count, total = len(self._all), len(self._all) * (self._settings.duration + _OTHER_S)
         rounds = f"{self._rounds} rounds of {self._seconds:.2g} s each"
-        self._notify(f"{count} configuration{'s' if count > 1 else ''}, {rounds}: about {total / 60.0:.1f} minutes")
+        self._notify(
+            f"{count} configuration{'s' if count > 1 else ''}, {rounds}: about {total / 60.0:.1f} minutes"
+        )
         self._look()
         if not isinstance(self._meter, str):
             self._meter.start()
@@ -241,7 +254,9 @@ class _Session:
             for one in turns(group, number):
                 if one.about.name in self._workers:
                     self._turn(one, number)
-            self._progress("Rounds" + (f", group {self._groups}" if self._groups > 1 else ""), number + 1, self._rounds)
+            self._progress(
+                "Rounds" + (f", group {self._groups}" if self._groups > 1 else ""), number + 1, self._rounds
+            )
 
     def _turn(self, one: _Measured, number: int) -> None:
         meter = None if isinstance(self._meter, str) else self._meter
@@ -297,7 +312,9 @@ class _Session:
     # ---- the record ------------------------------------------------------------------------------
 
     def _record(self, interrupted: bool) -> record.Record:
-        results = [self._result(one) for one in self._all if any(turn["ms"]["end_to_end"] for turn in one.turns)]
+        results = [
+            self._result(one) for one in self._all if any(turn["ms"]["end_to_end"] for turn in one.turns)
+        ]
         measured = [one for one in self._all if one.ready]
         return {
             "kind": record.KIND,
@@ -357,10 +374,24 @@ class _Session:
     def _machine(self) -> dict[str, Any]:
         """Of `doctor`, without what tells whose machine it is."""
         seen = read_machine(self._root)
-        names = ("kind", "board", "jetpack", "cpu", "features", "cores", "machine", "emulated", "system", "kernel")
+        names = (
+            "kind",
+            "board",
+            "jetpack",
+            "cpu",
+            "features",
+            "cores",
+            "machine",
+            "emulated",
+            "system",
+            "kernel",
+        )
         about = {name: getattr(seen, name) for name in names}
         used = {cpu for one in self._all for cpu in one.about.cpus}
-        extra: dict[str, Any] = {"memory_total_mb": seen.memory_total_mb, "governor": cores.governors(used, self._root)}
+        extra: dict[str, Any] = {
+            "memory_total_mb": seen.memory_total_mb,
+            "governor": cores.governors(used, self._root),
+        }
         extra["cpu_quota"] = cores.quota(self._root)
         return {**about, "features": list(seen.features), **extra, "python": seen.python}
 
@@ -372,7 +403,9 @@ class _Session:
     def _model(self) -> dict[str, Any]:
         files = {one.about.runtime: one.about.path for one in self._all}
         manifest = read_manifest(self._all[0].about.path).model
-        digests = {name: {part.suffix: sha256(part) for part in files_of(path)} for name, path in files.items()}
+        digests = {
+            name: {part.suffix: sha256(part) for part in files_of(path)} for name, path in files.items()
+        }
         return {
             "name": manifest.name,
             "version": manifest.version,
@@ -401,8 +434,8 @@ class _Session:
 def turns(group: Sequence[Item], number: int) -> list[Item]:
     """The order of round `number`: every second one is the one before backwards, the others begin one further on.
 
-    In twice as many rounds as there are members, each has every place twice, and follows another as often as it
-    precedes it.
+    In twice as many rounds as there are members, each has every place twice, and follows another as often as
+    it precedes it.
     """
     first = number // 2 % max(len(group), 1)
     order = [*group[first:], *group[:first]]

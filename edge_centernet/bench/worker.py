@@ -2,10 +2,10 @@
 
     python -m edge_centernet.bench.worker TASK
 
-TASK is a JSON object: engine, path, threads, cpus, source, camera, streamed (film or camera). Each line on standard
-input is a command, {"do": "warm_up" | "turn" | "precisions", ...}; each answer is a line on standard output,
-{"failed": ...} where it could not be done. Between commands the process waits and computes nothing. It ends with its
-standard input.
+TASK is a JSON object: engine, path, threads, cpus, source, camera, streamed (film or camera). Each line on
+standard input is a command, {"do": "warm_up" | "turn" | "precisions", ...}; each answer is a line on standard
+output, {"failed": ...} where it could not be done. Between commands the process waits and computes nothing.
+It ends with its standard input.
 
 Nothing heavy is imported at the top: how long that takes is part of what is measured.
 """
@@ -103,7 +103,9 @@ class Worker:
         from edge_centernet.runtimes import executed_precision
 
         spec = self._runtime.manifest.input
-        return executed_precision.executed(self._runtime, self._path, np.zeros(spec.shape, spec.dtype))._asdict()
+        return executed_precision.executed(
+            self._runtime, self._path, np.zeros(spec.shape, spec.dtype)
+        )._asdict()
 
 
 def serve(task: Words, say: Callable[[Words], None]) -> None:

@@ -46,7 +46,8 @@ class Configuration:
 class Worker:
     """A process of `bench.worker`. ready: what it said when it had detected for the first time.
 
-    start_ms: milliseconds of its start, by step and in total. Raises WorkerFailed where it does not come so far.
+    start_ms: milliseconds of its start, by step and in total. Raises WorkerFailed where it does not come so
+      far.
     """
 
     def __init__(self, configuration: Configuration, feed: Feed, streamed: bool) -> None:
@@ -54,7 +55,11 @@ class Worker:
         about = configuration
         task = {"engine": about.runtime, "path": str(about.path.resolve()), "threads": about.threads}
         task |= {"cpus": about.cpus, "source": feed.source, "camera": feed.camera, "streamed": streamed}
-        building = selfcheck.BUILDING if about.runtime == "onnxruntime" and providers.first_start(about.path) else 0.0
+        building = (
+            selfcheck.BUILDING
+            if about.runtime == "onnxruntime" and providers.first_start(about.path)
+            else 0.0
+        )
         self._answers: queue.Queue[str] = queue.Queue()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by `close`
         begun = time.monotonic()

@@ -20,23 +20,59 @@ COMMANDS = {
         "",
     ),
     "models": ("edge_centernet.cli.models:command", "List the models that come with the package.", ""),
-    "doctor": ("edge_centernet.cli.doctor:command", "Check what this machine can run and how to fix problems.", ""),
-    "bench": ("edge_centernet.cli.bench:command", "Measure how fast each engine detects on this machine.", ""),
+    "doctor": (
+        "edge_centernet.cli.doctor:command",
+        "Check what this machine can run and how to fix problems.",
+        "",
+    ),
+    "bench": (
+        "edge_centernet.cli.bench:command",
+        "Measure how fast each engine detects on this machine.",
+        "",
+    ),
     "inspect": ("edge_centernet.cli.inspect:command", "Show what a model file contains.", ""),
     "convert": (
         "edge_centernet.cli.convert:command",
         "Convert a model to OpenVINO, TFLite, ONNX or TensorRT.",
         "convert",
     ),
-    "verify": ("edge_centernet.cli.verify:command", "Compare a model file with its source, layer by layer.", "convert"),
-    "eval": ("edge_centernet.cli.eval:command", "Evaluate a model on a labelled data set (COCO metrics).", "eval"),
-    "import": ("edge_centernet.cli.import_:command", "Import and quantize a CenterNet trained elsewhere.", "convert"),
+    "verify": (
+        "edge_centernet.cli.verify:command",
+        "Compare a model file with its source, layer by layer.",
+        "convert",
+    ),
+    "eval": (
+        "edge_centernet.cli.eval:command",
+        "Evaluate a model on a labelled data set (COCO metrics).",
+        "eval",
+    ),
+    "import": (
+        "edge_centernet.cli.import_:command",
+        "Import and quantize a CenterNet trained elsewhere.",
+        "convert",
+    ),
     "data": ("edge_centernet.cli.data:command", "Check a data set before training.", ""),
-    "label": ("edge_centernet.cli.label:command", "Label photos automatically with one or more detectors.", "label"),
+    "label": (
+        "edge_centernet.cli.label:command",
+        "Label photos automatically with one or more detectors.",
+        "label",
+    ),
     "train": ("edge_centernet.cli.train:command", "Train a model on your own classes.", "train"),
-    "bundle": ("edge_centernet.cli.bundle:command", "Pack everything a board needs into one signed file.", ""),
-    "deploy": ("edge_centernet.cli.deploy:command", "Install, update or roll back a release on boards over SSH.", ""),
-    "image": ("edge_centernet.cli.image:command", "Build an SD card image that detects as soon as it boots.", ""),
+    "bundle": (
+        "edge_centernet.cli.bundle:command",
+        "Pack everything a board needs into one signed file.",
+        "",
+    ),
+    "deploy": (
+        "edge_centernet.cli.deploy:command",
+        "Install, update or roll back a release on boards over SSH.",
+        "",
+    ),
+    "image": (
+        "edge_centernet.cli.image:command",
+        "Build an SD card image that detects as soon as it boots.",
+        "",
+    ),
     "flash": ("edge_centernet.cli.flash:command", "Flash an SD card and verify it.", ""),
     "export-c": ("edge_centernet.cli.export_c:command", "Export a model's constants for the C decoder.", ""),
     "export-frigate": ("edge_centernet.cli.export_frigate:command", "Export a model for Frigate.", "convert"),
@@ -49,8 +85,8 @@ SECTIONS = {
     "Boards": ("bundle", "deploy", "image", "flash"),
     "Export to other programs": ("export-c", "export-frigate"),
 }
-# For commands without an extra of their own: module that could not be imported -> extra that brings it. Those of the
-# engines are in their records.
+# For commands without an extra of their own: module that could not be imported -> extra that brings it. Those
+# of the engines are in their records.
 _EXTRAS = {
     "paho": "live",
     "prometheus_client": "live",
@@ -82,7 +118,9 @@ class Command(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None and not isinstance(param, click.Argument):  # those are explained in the text
+            if record is not None and not isinstance(
+                param, click.Argument
+            ):  # those are explained in the text
                 sections.setdefault(getattr(param, "heading", ""), []).append(record)
         general = sections.pop("", [])  # --help, and the options of a command that has no headings
         for heading, records in [*sections.items(), ("Other options" if sections else "Options", general)]:

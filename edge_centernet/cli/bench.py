@@ -27,10 +27,18 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Inference engines: openvino, tflite, onnxruntime, or all that are installed.",
 )
 @click.option(
-    "--threads", default="1,2,4", show_default=True, metavar="N,...", help="Numbers of CPU threads to measure."
+    "--threads",
+    default="1,2,4",
+    show_default=True,
+    metavar="N,...",
+    help="Numbers of CPU threads to measure.",
 )
-@click.option("--source", metavar="PATH|DIR|VIDEO|CAMERA", help="Input to measure with.  [default: the sample photo]")
-@click.option("--camera", metavar="N|PATH|URL|csi", help="Camera, as for detect; reports the age of frames too.")
+@click.option(
+    "--source", metavar="PATH|DIR|VIDEO|CAMERA", help="Input to measure with.  [default: the sample photo]"
+)
+@click.option(
+    "--camera", metavar="N|PATH|URL|csi", help="Camera, as for detect; reports the age of frames too."
+)
 @click.option(
     "--duration",
     type=click.FloatRange(min=0.5),
@@ -42,16 +50,26 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--json", "out", type=_FILE, help="Write the record to this file, for --compare.")
 @click.option("--chart", type=_FILE, help="Draw a chart, .png or .svg. Needs the extra convert (matplotlib).")
 @click.option(
-    "--compare", nargs=2, type=_FILE, metavar="A.json B.json", help="Compare two records instead of measuring."
+    "--compare",
+    nargs=2,
+    type=_FILE,
+    metavar="A.json B.json",
+    help="Compare two records instead of measuring.",
 )
 @click.pass_context
 def command(
-    ctx: click.Context, /, out: Path | None, chart: Path | None, compare: tuple[Path, Path] | None, **asked: Any
+    ctx: click.Context,
+    /,
+    out: Path | None,
+    chart: Path | None,
+    compare: tuple[Path, Path] | None,
+    **asked: Any,
 ) -> None:
     """Measure how long a frame takes from image to boxes, step by step, with each installed engine.
 
-    Each engine runs in its own process, pinned to its cores. Engines take turns, so that a machine that heats up does
-    not favour one of them. docs/bench.md explains the table. The exit status is 0 if at least one engine was measured.
+    Each engine runs in its own process, pinned to its cores. Engines take turns, so that a machine that heats
+    up does not favour one of them. docs/bench.md explains the table. The exit status is 0 if at least one
+    engine was measured.
 
     Example: edge-centernet bench --threads 1 --duration 5 --json here.json
     """
@@ -81,13 +99,19 @@ def command(
         raise KeyboardInterrupt
     if not found["results"]:
         reason = found["failures"][0]["reason"] if found["failures"] else "no frame came"
-        raise ArtifactError(f"{settings.model}: expected an engine that can be measured here, found none: {reason}")
+        raise ArtifactError(
+            f"{settings.model}: expected an engine that can be measured here, found none: {reason}"
+        )
 
 
 def _compare(ctx: click.Context, a: Path, b: Path) -> None:
     from edge_centernet.bench import compare, record
 
-    given = [name for name in ctx.params if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE]
+    given = [
+        name
+        for name in ctx.params
+        if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+    ]
     if others := sorted(set(given) - {"compare"}):
         raise click.UsageError(f"--compare only compares records: leave out {', '.join(others)}")
     click.echo(compare.as_text(record.read_record(a), record.read_record(b)))

@@ -17,29 +17,42 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command(cls=Command)
 @option_group(
     click.option("--target", required=True, type=click.Choice(list(TARGETS)), help="Board to build for."),
-    click.option("--python", help="Python version on the board, such as 3.13.  [default: that of its usual system]"),
+    click.option(
+        "--python", help="Python version on the board, such as 3.13.  [default: that of its usual system]"
+    ),
     heading="Board",
 )
 @option_group(
     click.option(
-        "--engine", type=click.Choice(PACKAGES), help="Inference engine.  [default: the best one for the board]"
+        "--engine",
+        type=click.Choice(PACKAGES),
+        help="Inference engine.  [default: the best one for the board]",
     ),
     click.option(
         "--model",
         metavar="PATH|NAME",
         help="Model file or the name of a shipped model.  [default: the shipped one that suits the board]",
     ),
-    click.option("--model-only", is_flag=True, help="Pack only the model, for boards that already have a release."),
+    click.option(
+        "--model-only", is_flag=True, help="Pack only the model, for boards that already have a release."
+    ),
     click.option(
         "--check-photo",
         type=_FILE,
         help="Photo for the check on the board; the model must detect something in it.  [default: the sample photo]",
     ),
     click.option(
-        "--config", type=_FILE, metavar="TOML", help="Settings of the first camera.  [default: use /dev/video0]"
+        "--config",
+        type=_FILE,
+        metavar="TOML",
+        help="Settings of the first camera.  [default: use /dev/video0]",
     ),
     click.option(
-        "--wheel", "wheels", type=_FILE, multiple=True, help="Wheel to use instead of the one on PyPI; repeatable."
+        "--wheel",
+        "wheels",
+        type=_FILE,
+        multiple=True,
+        help="Wheel to use instead of the one on PyPI; repeatable.",
     ),
     click.option(
         "--no-c",
@@ -50,7 +63,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @option_group(
     click.option(
-        "--key", type=click.Path(path_type=Path), help="Private SSH key to sign with.  [default: one of your own]"
+        "--key",
+        type=click.Path(path_type=Path),
+        help="Private SSH key to sign with.  [default: one of your own]",
     ),
     click.option(
         "--out",
@@ -76,8 +91,8 @@ def command(
 ) -> None:
     """Pack model, Python packages, service and a self-check into one signed file that installs without a network.
 
-    The packages are downloaded from PyPI and checked against the hashes that edge-centernet carries. The same inputs
-    give the same bytes. docs/deploy.md explains the next steps.
+    The packages are downloaded from PyPI and checked against the hashes that edge-centernet carries. The same
+    inputs give the same bytes. docs/deploy.md explains the next steps.
 
     Example: edge-centernet bundle --target pi4 --model converted/mine.tflite
     """

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     from edge_centernet.manifest import InputSize, Precision
 
 DIAGNOSED = 4  # images to find the layers to blame with
-METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.ranges.METHODS, without importing it
+METHODS = (
+    "average",
+    "minmax",
+    "percentile",
+    "mse",
+    "entropy",
+)  # calibration.ranges.METHODS, without importing it
 
 
 @click.command(cls=Command)
@@ -41,7 +47,11 @@ METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.r
         " .onnx for trtexec; all writes these four. tflite-uint8 writes a .tflite that takes raw uint8 pixels.",
     ),
     click.option(
-        "--int8/--fp32", "int8", default=True, show_default=True, help="Full-integer, or float for comparison."
+        "--int8/--fp32",
+        "int8",
+        default=True,
+        show_default=True,
+        help="Full-integer, or float for comparison.",
     ),
     click.option(
         "--size",
@@ -74,10 +84,16 @@ METHODS = ("average", "minmax", "percentile", "mse", "entropy")  # calibration.r
         help="Number of images to measure on, spread evenly.",
     ),
     click.option(
-        "--method", type=click.Choice(METHODS), default="mse", show_default=True, help="How to choose the ranges."
+        "--method",
+        type=click.Choice(METHODS),
+        default="mse",
+        show_default=True,
+        help="How to choose the ranges.",
     ),
     click.option(
-        "--symmetric", is_flag=True, help="Use only zero points of 0, as TensorRT requires. Needs --calibration."
+        "--symmetric",
+        is_flag=True,
+        help="Use only zero points of 0, as TensorRT requires. Needs --calibration.",
     ),
     click.option(
         "--accuracy-budget",
@@ -94,10 +110,10 @@ def command(
 ) -> None:  # fmt: skip
     """Convert a model and verify every file against it.
 
-    MODEL is the name of a shipped model (the default), a checkpoint (.safetensors), or an .onnx file written by
-    'edge-centernet train', 'import' or 'convert'. A quantized model keeps its learned scales; a float model is
-    quantized on the images of --calibration. Each file is run by its engine on sample photos and is only kept if its
-    outputs match those of the source.
+    MODEL is the name of a shipped model (the default), a checkpoint (.safetensors), or an .onnx file written
+    by 'edge-centernet train', 'import' or 'convert'. A quantized model keeps its learned scales; a float
+    model is quantized on the images of --calibration. Each file is run by its engine on sample photos and is
+    only kept if its outputs match those of the source.
 
     Example: edge-centernet convert --int8 --target all --out converted
     """
@@ -121,18 +137,24 @@ def command(
     wanted = None
     if calibration is not None:
         wanted = Calibration(calibration, calibration_images, Options(method, symmetric=symmetric))
-    targets = list(dict.fromkeys(name for target in chosen for name in (ALL if target == "all" else [target])))
+    targets = list(
+        dict.fromkeys(name for target in chosen for name in (ALL if target == "all" else [target]))
+    )
     precision: Precision = "int8" if int8 else "fp32"
     stem = source.stem if size is None else size.named(source.stem)
     artifact_paths(source, targets, precision, out, stem)  # before minutes of calibration
     with quiet_libraries():
         with bars() as progress:
-            network, original, report = open_network(source, wanted, progress=progress, fp32=not int8, size=size)
+            network, original, report = open_network(
+                source, wanted, progress=progress, fp32=not int8, size=size
+            )
             if report is not None and calibration is not None and int8 and dataset is None:
                 few = [read_image(path) for path in pick_images(calibration, DIAGNOSED)]
                 refuse_broken(network, float_model(original), report.found, report.matched, few)
             if dataset is not None and accuracy_budget is not None and int8:
-                network = accuracy_budget_module.meet(network, original, dataset, accuracy_budget, click.echo, progress)
+                network = accuracy_budget_module.meet(
+                    network, original, dataset, accuracy_budget, click.echo, progress
+                )
         artifacts = convert(source, targets, precision, out, network=network, progress=click.echo, stem=stem)
     if report is not None and int8:
         _tell(report, out / f"{stem}-calibration.json")

@@ -49,7 +49,10 @@ def command() -> None:
     heading="Network",
 )
 @click.option(
-    "--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the full report to this file too."
+    "--json",
+    "out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the full report to this file too.",
 )
 @click.pass_context
 def check(
@@ -67,10 +70,10 @@ def check(
 
     Several sets are merged in the same way as by `edge-centernet train`.
 
-    Prints the number of images and objects per class, the size of objects at the input of the network, how many share
-    a heatmap cell, and the problems found. Errors make training fail or learn the wrong thing; warnings are for you to
-    judge. The first few of each kind are listed, and --json lists all. The exit code is 0 without errors, 1 with
-    errors, and 2 if the data set cannot be read.
+    Prints the number of images and objects per class, the size of objects at the input of the network, how
+    many share a heatmap cell, and the problems found. Errors make training fail or learn the wrong thing;
+    warnings are for you to judge. The first few of each kind are listed, and --json lists all. The exit code
+    is 0 without errors, 1 with errors, and 2 if the data set cannot be read.
 
     Example: edge-centernet data check instances_train.json --val instances_val.json --json check.json
     """
@@ -160,7 +163,9 @@ def _findings(report: Report, kind: str) -> list[str]:
     severity, title = KINDS[kind]
     lines = [f"{severity.upper()} {kind} ({len(found)}): {title}"]
     lines += [f"  {finding.part}: {finding.text}" for finding in found[:SHOWN]]
-    return lines + ([f"  ... and {len(found) - SHOWN} more (--json FILE names all)"] if len(found) > SHOWN else [])
+    return lines + (
+        [f"  ... and {len(found) - SHOWN} more (--json FILE names all)"] if len(found) > SHOWN else []
+    )
 
 
 def _part(count: int, whole: int) -> str:
@@ -175,6 +180,8 @@ def _table(rows: list[list[str]]) -> list[str]:
     """Columns as wide as they must be, the first to the left, the others to the right."""
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join([row[0].ljust(wide[0]), *(text.rjust(w) for text, w in zip(row[1:], wide[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(wide[0]), *(text.rjust(w) for text, w in zip(row[1:], wide[1:], strict=True))]
+        )
         for row in rows
     ]

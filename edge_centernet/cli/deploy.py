@@ -12,7 +12,16 @@ import click
 from edge_centernet.cli import Command, option_group
 from edge_centernet.cli.bundle import sign_with
 from edge_centernet.deploy.bundle import SAMPLE, Contents, make_bundle
-from edge_centernet.deploy.push import Connection, Host, connect, deployed_target, put, put_many, roll_back, target_of
+from edge_centernet.deploy.push import (
+    Connection,
+    Host,
+    connect,
+    deployed_target,
+    put,
+    put_many,
+    roll_back,
+    target_of,
+)
 from edge_centernet.deploy.signing import as_signers, signers_line
 from edge_centernet.errors import ConfigError
 from edge_centernet.progress import bars
@@ -29,22 +38,32 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @option_group(
     click.option(
-        "--bundle", type=_FILE, help="Bundle from `edge-centernet bundle`.  [default: one is made for the board]"
+        "--bundle",
+        type=_FILE,
+        help="Bundle from `edge-centernet bundle`.  [default: one is made for the board]",
     ),
-    click.option("--model", metavar="PATH|NAME", help="Update only the model, on a board that has a release."),
-    click.option("--config", type=_FILE, metavar="TOML", help="Settings of the first camera, for a bundle made here."),
+    click.option(
+        "--model", metavar="PATH|NAME", help="Update only the model, on a board that has a release."
+    ),
+    click.option(
+        "--config", type=_FILE, metavar="TOML", help="Settings of the first camera, for a bundle made here."
+    ),
     click.option(
         "--check-photo",
         type=_FILE,
         help="Photo for the check on the board, for a bundle made here; the model must detect something in it.",
     ),
     click.option(
-        "--key", type=click.Path(path_type=Path), help="Private SSH key to sign with.  [default: one of your own]"
+        "--key",
+        type=click.Path(path_type=Path),
+        help="Private SSH key to sign with.  [default: one of your own]",
     ),
     heading="Release",
 )
 @option_group(
-    click.option("--camera", default="camera", show_default=True, help="Name of the first camera, on a new board."),
+    click.option(
+        "--camera", default="camera", show_default=True, help="Name of the first camera, on a new board."
+    ),
     click.option(
         "--signers",
         type=_FILE,
@@ -59,7 +78,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
         help="Time within which the camera service must run well.",
     ),
     click.option(
-        "--ssh", "ssh_options", default="", metavar="OPTIONS", help='Options for ssh, such as "-p 2222 -i KEY".'
+        "--ssh",
+        "ssh_options",
+        default="",
+        metavar="OPTIONS",
+        help='Options for ssh, such as "-p 2222 -i KEY".',
     ),
     click.option("--root", default="/", help="Where /opt and /etc are on the board.", hidden=True),
     heading="Board",
@@ -72,7 +95,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
         show_default=True,
         help="How many boards of the inventory to update at a time.",
     ),
-    click.option("--ansible", "ansible_options", default="", metavar="OPTIONS", help="Options for ansible-playbook."),
+    click.option(
+        "--ansible", "ansible_options", default="", metavar="OPTIONS", help="Options for ansible-playbook."
+    ),
     heading="Many boards",
 )
 def command(
@@ -95,9 +120,9 @@ def command(
 ) -> None:
     """Deploy a release to a board: upload, verify, install, check, switch, watch, and roll back if anything fails.
 
-    The old release keeps running until the new one has passed its check on the board. It is restored if the connection
-    breaks, the power fails, the disk is full or the camera service does not run well within --watch seconds. The last
-    two releases are kept.
+    The old release keeps running until the new one has passed its check on the board. It is restored if the
+    connection breaks, the power fails, the disk is full or the camera service does not run well within
+    --watch seconds. The last two releases are kept.
 
     Example: edge-centernet deploy pi@raspberrypi.local
     """
@@ -118,7 +143,9 @@ def command(
                 trusted = _signers(signers, key, folder)
                 made = bundle or _make(connection, model, config, check_photo, key, folder)
                 with bars() as progress:
-                    name = put(connection, made, trusted, camera=camera, watch_s=watch, say=_say, progress=progress)
+                    name = put(
+                        connection, made, trusted, camera=camera, watch_s=watch, say=_say, progress=progress
+                    )
                 click.echo(f"{host}: {name}")
 
 
@@ -127,13 +154,20 @@ def _say(line: str) -> None:
 
 
 def _make(
-    connection: Connection, model: str | None, config: Path | None, photo: Path | None, key: Path | None, folder: Path
+    connection: Connection,
+    model: str | None,
+    config: Path | None,
+    photo: Path | None,
+    key: Path | None,
+    folder: Path,
 ) -> Path:
     """The bundle for this board: the model alone where that was asked and a release is there."""
     status = connection.ask("status")
     only_model = model is not None and status["current"] is not None
     target = deployed_target(status) if only_model else target_of(status)
-    _say(f"board: {status['model'] or status['machine']}, Python {target.python}: {target.name} with {target.engine}")
+    _say(
+        f"board: {status['model'] or status['machine']}, Python {target.python}: {target.name} with {target.engine}"
+    )
     contents = Contents(model or target.model, photo or SAMPLE, config, only_model)
     return make_bundle(target, contents, sign_with(key), folder, _say)
 
@@ -158,7 +192,9 @@ def _many(
 ) -> None:
     """By Ansible; boards of one kind share a bundle, so it must be given."""
     if bundle is None and not rollback:
-        raise ConfigError("--inventory: expected --bundle FILE with it; make one with `edge-centernet bundle`")
+        raise ConfigError(
+            "--inventory: expected --bundle FILE with it; make one with `edge-centernet bundle`"
+        )
     values: dict[str, object] = {"camera": camera, "watch": watch, "rollback": rollback}
     values["batches"] = [int(part) if part.isdigit() else part for part in batches.split(",")]
     if bundle is not None:

@@ -42,11 +42,17 @@ _log = logging.getLogger(__name__)
 
 
 _source_options = option_group(
-    click.option("--source", metavar="PATH|DIR|GLOB|VIDEO|URL", help="Image, folder, quoted pattern, video or URL."),
-    click.option("--camera", metavar="N|PATH|URL|csi", help="Camera: 0, /dev/video0, csi, rtsp://... or http://..."),
+    click.option(
+        "--source", metavar="PATH|DIR|GLOB|VIDEO|URL", help="Image, folder, quoted pattern, video or URL."
+    ),
+    click.option(
+        "--camera", metavar="N|PATH|URL|csi", help="Camera: 0, /dev/video0, csi, rtsp://... or http://..."
+    ),
     click.option("--size", metavar="WxH", help="Resolution to request from the camera, such as 1280x720."),
     click.option(
-        "--fps", type=click.FloatRange(min=0, min_open=True), help="Frame rate to request from the camera, per second."
+        "--fps",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Frame rate to request from the camera, per second.",
     ),
     click.option("--fourcc", metavar="CODE", help="Pixel format of a V4L2 camera, such as MJPG or YUYV."),
     click.option(
@@ -57,14 +63,18 @@ _source_options = option_group(
         metavar="SECONDS",
         help="Reopen the camera if no frame has arrived for this long.",
     ),
-    click.option("--wait", is_flag=True, help="Wait for a camera that is not connected yet, instead of failing."),
+    click.option(
+        "--wait", is_flag=True, help="Wait for a camera that is not connected yet, instead of failing."
+    ),
     heading="Source",
 )
 
 
 _detection_options = option_group(
     click.option(
-        "--threshold", type=click.FloatRange(0, 1), help="Lowest score to report, 0 to 1.  [default: the model's]"
+        "--threshold",
+        type=click.FloatRange(0, 1),
+        help="Lowest score to report, 0 to 1.  [default: the model's]",
     ),
     click.option(
         "--max-detections",
@@ -80,7 +90,9 @@ _detection_options = option_group(
 
 _scene_options = option_group(
     click.option(
-        "--track/--no-track", default=False, help="Track objects, with persistent ids. Lines and zones always do."
+        "--track/--no-track",
+        default=False,
+        help="Track objects, with persistent ids. Lines and zones always do.",
     ),
     click.option(
         "--count-line",
@@ -127,9 +139,15 @@ _output_options = option_group(
         show_default=True,
         help="Format of the records.",
     ),
-    click.option("--save/--no-save", default=None, help="Save annotated copies.  [default: save, except for a camera]"),
-    click.option("--blur", metavar="A,B", help="Blur objects of these classes in every image that is saved or served."),
-    click.option("--log-file", type=click.Path(path_type=Path), metavar="FILE", help="Write the log to this file too."),
+    click.option(
+        "--save/--no-save", default=None, help="Save annotated copies.  [default: save, except for a camera]"
+    ),
+    click.option(
+        "--blur", metavar="A,B", help="Blur objects of these classes in every image that is saved or served."
+    ),
+    click.option(
+        "--log-file", type=click.Path(path_type=Path), metavar="FILE", help="Write the log to this file too."
+    ),
     heading="Output",
 )
 
@@ -193,8 +211,8 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
 def command(context: click.Context, /, **given: Any) -> None:
     """Detect, track and count objects in images, a video or the stream of a camera.
 
-    Records are written to standard output, by default as one JSON object per frame, with boxes in pixels of the
-    original image. Messages go to standard error.
+    Records are written to standard output, by default as one JSON object per frame, with boxes in pixels of
+    the original image. Messages go to standard error.
 
     \b
     Examples:

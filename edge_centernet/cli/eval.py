@@ -41,7 +41,9 @@ _NUMBERS = re.compile(r"\[\n([-\d.,\seE]+?)\n\s*\]")  # strings in JSON hold no 
         help="Labelled data set: COCO JSON, VOC folder or list, or YOLO.",
     ),
     click.option(
-        "--images", type=click.Path(path_type=Path), help="Folder of the images.  [default: next to the labels]"
+        "--images",
+        type=click.Path(path_type=Path),
+        help="Folder of the images.  [default: next to the labels]",
     ),
     heading="Data",
 )
@@ -70,13 +72,14 @@ def command(
 ) -> None:
     """Measure a model on labelled images: COCO's average precision, and the time per image.
 
-    Classes are matched by name, with VOC's names equated to COCO's; only classes that both the model and the data set
-    have are evaluated. Objects marked as crowd, ignored or difficult count neither as misses nor as false alarms, and
-    neither does anything of a class that an image is not labelled for (labelled_only in COCO JSON).
+    Classes are matched by name, with VOC's names equated to COCO's; only classes that both the model and the
+    data set have are evaluated. Objects marked as crowd, ignored or difficult count neither as misses nor as
+    false alarms, and neither does anything of a class that an image is not labelled for (labelled_only in
+    COCO JSON).
 
-    Also prints precision and recall at the model's own threshold, the calibration error of its scores, and a table
-    about crowds: at two score thresholds, the recall (IoU 0.5) of objects that overlap another of their class or share
-    its heatmap cell, against the recall of all others.
+    Also prints precision and recall at the model's own threshold, the calibration error of its scores, and a
+    table about crowds: at two score thresholds, the recall (IoU 0.5) of objects that overlap another of their
+    class or share its heatmap cell, against the recall of all others.
 
     Example: edge-centernet eval --data instances_val.json --images val --runtime tflite --json metrics.json
     """
@@ -91,7 +94,12 @@ def command(
         only = detector_classes(classes, dataset.classes)
         detector = Detector(opened, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, only=only)
         result = evaluate_dataset(detector.detect_timed, dataset, classes, progress, opened.manifest.model)
-        about = {"model": model, "runtime": opened.name, "precision": opened.manifest.precision, "data": str(data)}
+        about = {
+            "model": model,
+            "runtime": opened.name,
+            "precision": opened.manifest.precision,
+            "data": str(data),
+        }
         about["sha256"] = sha256(first_candidate(model, runtime)[0])
     click.echo(_table(result, f"{model}, {about['precision']}, {about['runtime']}, on {data}"))
     if out is not None:
@@ -133,7 +141,9 @@ def _score_lines(shown: dict[str, Any], calibration: dict[str, Any]) -> list[str
 def _crowd_lines(crowds: dict[str, Any]) -> list[str]:
     """Recall of each kind of object at each score threshold, against that of all others."""
     wide = max(map(len, CROWDS.values()))
-    lines = [f"{'recall of objects that':<{wide}}  number" + "".join(f"  score {t:<5g} others" for t in THRESHOLDS)]
+    lines = [
+        f"{'recall of objects that':<{wide}}  number" + "".join(f"  score {t:<5g} others" for t in THRESHOLDS)
+    ]
     for key, title in CROWDS.items():
         one = crowds[key]
         pairs = [(one["recall"][f"{t:g}"], one["recall_others"][f"{t:g}"]) for t in THRESHOLDS]

@@ -38,8 +38,8 @@ COLUMNS = 6  # numbers a line of the table
 def command(model: str, out: Path) -> None:
     """Export what firmware needs to decode a model's outputs: NAME_model.h and the sources of the C decoder.
 
-    MODEL is the .tflite, .xml or .onnx file that will run on the device, as their layouts differ; the name of a shipped
-    model stands for its .tflite. docs/decoder.md explains the next steps.
+    MODEL is the .tflite, .xml or .onnx file that will run on the device, as their layouts differ; the name of
+    a shipped model stands for its .tflite. docs/decoder.md explains the next steps.
 
     Example: edge-centernet export-c centernet-nano-256 --out firmware/detector
     """
@@ -135,7 +135,9 @@ def _values(manifest: Manifest, name: str) -> list[str]:
         "height": (height, "cells"),
         "classes": (len(model.classes), ""),
         "heat_is_logit": (int(model.heat_unit == "logit"), "0: probabilities"),
-        **{f"{role}_count": (math.prod(spec.shape), f"values of {role}_type") for role, spec in heads.items()},
+        **{
+            f"{role}_count": (math.prod(spec.shape), f"values of {role}_type") for role, spec in heads.items()
+        },
     }
     notes = {key: f" /* {note} */" if note else "" for key, (_, note) in values.items()}
     items = [f"    {name}_{key} = {value}," for key, (value, _) in values.items()]
@@ -160,7 +162,12 @@ def _values(manifest: Manifest, name: str) -> list[str]:
 
 def _classes(classes: tuple[str, ...], name: str) -> list[str]:
     items = [f"    {_string(text)}" for text in classes]
-    return ["/* UTF-8 */", f"static const char *const {name}_class_names[{len(classes)}] = {{", ",\n".join(items), "};"]
+    return [
+        "/* UTF-8 */",
+        f"static const char *const {name}_class_names[{len(classes)}] = {{",
+        ",\n".join(items),
+        "};",
+    ]
 
 
 def _class_thresholds(thresholds: list[float], name: str) -> list[str]:
@@ -213,7 +220,9 @@ def _tensor(spec: TensorSpec) -> str:
     strides = (height * width, width, 1) if spec.layout == "NCHW" else (1, width * channels, channels)
     quantized = spec.quant is not None and spec.dtype != "float32"
     scale, zero_point = (spec.quant.scale, spec.quant.zero_point) if spec.quant and quantized else (1.0, 0)
-    return f"{_float(np.float32(scale))}, {zero_point}, {C_TYPES[spec.dtype][1]}, {', '.join(map(str, strides))}"
+    return (
+        f"{_float(np.float32(scale))}, {zero_point}, {C_TYPES[spec.dtype][1]}, {', '.join(map(str, strides))}"
+    )
 
 
 def _float(value: float | np.float32) -> str:

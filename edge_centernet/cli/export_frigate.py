@@ -31,15 +31,18 @@ from edge_centernet.system.quiet import quiet_libraries
 def command(model: str, out: Path, threshold: float | None) -> None:
     """Export a network with its decoder built in, for Frigate's openvino and onnx detectors.
 
-    MODEL is the name of a shipped model (the default), or an int8 .onnx file written by 'edge-centernet train' or
-    'convert'. The label map and the lines for Frigate's config.yml are written with it. Both engines run the model on
-    sample photos; unless they find what detect finds, nothing is written. docs/frigate.md explains the next steps.
+    MODEL is the name of a shipped model (the default), or an int8 .onnx file written by 'edge-centernet
+    train' or 'convert'. The label map and the lines for Frigate's config.yml are written with it. Both
+    engines run the model on sample photos; unless they find what detect finds, nothing is written.
+    docs/frigate.md explains the next steps.
 
     Example: edge-centernet export-frigate centernet-mbv2-320 --out frigate
     """
     source = find_model(model, ".onnx")
     if source.suffix.lower() != ".onnx":
-        raise ConfigError(f"{source}: expected the .onnx file of the network; 'edge-centernet convert' makes one")
+        raise ConfigError(
+            f"{source}: expected the .onnx file of the network; 'edge-centernet convert' makes one"
+        )
     network = qdq.load(source)
     prepare_folder(out)
     with quiet_libraries():

@@ -26,9 +26,13 @@ from edge_centernet.sdcard.flash import Target
     click.option(
         "--confirm", metavar="NAME", help="Write without asking; NAME is the name of the target, such as sdb."
     ),
-    click.option("--force", is_flag=True, help="Overwrite a regular file without asking. Has no effect on disks."),
     click.option(
-        "--force-non-removable", is_flag=True, help="Accept an internal disk, though never the one the system runs on."
+        "--force", is_flag=True, help="Overwrite a regular file without asking. Has no effect on disks."
+    ),
+    click.option(
+        "--force-non-removable",
+        is_flag=True,
+        help="Accept an internal disk, though never the one the system runs on.",
     ),
     click.option(
         "--expect-sha256", metavar="SUM", help="Expected SHA-256 of the image, as downloaded or decompressed."
@@ -48,7 +52,9 @@ from edge_centernet.sdcard.flash import Target
         show_default=True,
         help="Storage for the root file system of the Jetson.",
     ),
-    click.option("--execute", is_flag=True, help="Run NVIDIA's command. Without this option it is only shown."),
+    click.option(
+        "--execute", is_flag=True, help="Run NVIDIA's command. Without this option it is only shown."
+    ),
     heading="Jetson",
 )
 def command(
@@ -66,12 +72,13 @@ def command(
 ) -> None:
     """Flash IMAGE (.img, .img.xz, .img.gz, .img.zst) to TARGET, a whole removable disk or a file, and verify it.
 
-    Nothing is written until you type the target's name, or pass it with --confirm. First, the image is read and
-    compared with its checksums, if there are any (IMAGE.sha256, IMAGE.bmap, --expect-sha256). The first MiB is written
-    last, after everything else has been verified, so that a card that was interrupted does not boot.
+    Nothing is written until you type the target's name, or pass it with --confirm. First, the image is read
+    and compared with its checksums, if there are any (IMAGE.sha256, IMAGE.bmap, --expect-sha256). The first
+    MiB is written last, after everything else has been verified, so that a card that was interrupted does not
+    boot.
 
-    A Jetson is flashed over USB by NVIDIA's own tools: --jetson checks their folder and the board in recovery mode, and
-    shows the command or, with --execute, runs it.
+    A Jetson is flashed over USB by NVIDIA's own tools: --jetson checks their folder and the board in recovery
+    mode, and shows the command or, with --execute, runs it.
 
     Example: edge-centernet flash edge-centernet-pi4.img.xz /dev/sdb
 
@@ -89,7 +96,9 @@ def _jetson(folder: Path, board: str, storage: str, execute: bool) -> None:
     tree = jetson_flash.check_tree(folder, board)
     module = jetson_flash.find_module(board)
     parts = jetson_flash.command(tree, module, storage)
-    click.echo(f"{module.name} in recovery mode, L4T {'.'.join(map(str, tree.release))}; all on its {storage} is lost.")
+    click.echo(
+        f"{module.name} in recovery mode, L4T {'.'.join(map(str, tree.release))}; all on its {storage} is lost."
+    )
     click.echo(f"cd {shlex.quote(str(tree.folder))} && {shlex.join(parts)}")
     if execute:
         jetson_flash.execute(tree, parts)
@@ -132,7 +141,11 @@ def _plan(image: DiskImage, target: Target) -> str:
     """What would be written where, and what is lost."""
     parts = ", ".join(f"{part.number}: {size_text(part.size)} {part.kind}" for part in image.partitions)
     packed = "" if image.packing == "img" else f", {size_text(image.path.stat().st_size)} packed"
-    mapped = f", of which {size_text(image.to_write)} to write by {image.bmap_path.name}" if image.bmap_path else ""
+    mapped = (
+        f", of which {size_text(image.to_write)} to write by {image.bmap_path.name}"
+        if image.bmap_path
+        else ""
+    )
     lines = [
         f"Image   {image.path}: {size_text(image.size)}{packed}{mapped}",
         f"        sha256 {image.sha256}",
@@ -160,7 +173,11 @@ def _target_lines(target: Target) -> list[str]:
         name = f"{disk.name}{'p' * disk.name[-1].isdigit()}{part.number}"
         label = f" '{labels[name]}'" if labels.get(name) else ""
         lines.append(f"        erased: {name}{label}, {size_text(part.size)} {part.kind}")
-    return lines if len(lines) > 1 + bool(disk.backing) else [*lines, "        erased: everything (no partitions seen)"]
+    return (
+        lines
+        if len(lines) > 1 + bool(disk.backing)
+        else [*lines, "        erased: everything (no partitions seen)"]
+    )
 
 
 def _confirmed(target: Target, confirm: str | None, force: bool) -> bool:
@@ -171,7 +188,9 @@ def _confirmed(target: Target, confirm: str | None, force: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         return False
-    typed = click.prompt(f"All of it will be lost. Type {target.name} to write", default="", show_default=False)
+    typed = click.prompt(
+        f"All of it will be lost. Type {target.name} to write", default="", show_default=False
+    )
     return bool(typed.strip() == target.name)
 
 

@@ -39,7 +39,10 @@ def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int:
         help="Base image: Raspberry Pi OS, or one made by build_base.sh (.img, .img.xz, ...).",
     ),
     click.option(
-        "--bundle", required=True, type=_FILE, help="Bundle that `edge-centernet bundle` made for the same target."
+        "--bundle",
+        required=True,
+        type=_FILE,
+        help="Bundle that `edge-centernet bundle` made for the same target.",
     ),
     click.option(
         "--signers",
@@ -63,7 +66,10 @@ def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int:
     ),
     click.option("--hostname", default="", help="Host name of the board.  [default: that of the base]"),
     click.option(
-        "--timezone", default="", metavar="NAME", help="Time zone, such as Europe/Berlin.  [default: that of the base]"
+        "--timezone",
+        default="",
+        metavar="NAME",
+        help="Time zone, such as Europe/Berlin.  [default: that of the base]",
     ),
     heading="User and system",
 )
@@ -71,7 +77,10 @@ def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int:
     click.option("--wifi", "ssid", default="", metavar="SSID", help="Name of the Wi-Fi network."),
     click.option("--wifi-password-file", type=_FILE, help="File whose first line is the Wi-Fi passphrase."),
     click.option(
-        "--wifi-country", default="", metavar="CC", help="Country in which the Wi-Fi is used, such as DE, GB or US."
+        "--wifi-country",
+        default="",
+        metavar="CC",
+        help="Country in which the Wi-Fi is used, such as DE, GB or US.",
     ),
     heading="Wi-Fi",
 )
@@ -116,18 +125,21 @@ def command(
 ) -> None:
     """Build an SD card image: on its first boot the board installs the bundle, without a network, and starts to detect.
 
-    Writes NAME.img.xz with its block map and checksum for `edge-centernet flash` or bmaptool, and NAME.json for
-    `rpi-imager --repo`. Root is not needed. Passwords are read from files, and the image holds only their hashes. The
-    same inputs give the same bytes (SOURCE_DATE_EPOCH sets the time of the files inside).
+    Writes NAME.img.xz with its block map and checksum for `edge-centernet flash` or bmaptool, and NAME.json
+    for `rpi-imager --repo`. Root is not needed. Passwords are read from files, and the image holds only their
+    hashes. The same inputs give the same bytes (SOURCE_DATE_EPOCH sets the time of the files inside).
 
-    Example: edge-centernet image --target pi4 --base raspios.img.xz --bundle dist/edge-centernet-0.1.0-pi4.tar
+    Example: edge-centernet image --target pi4 --base raspios.img.xz --bundle
+      dist/edge-centernet-0.1.0-pi4.tar
     --signers dist/signers --user anna --ssh-key ~/.ssh/id_ed25519.pub
     """
     board = find_target(target)
     settings = nocloud.Settings(
         hostname,
         user,
-        nocloud.password_hash(_first_line(password_file), f"{user} {hostname} {bundle.name}") if password_file else "",
+        nocloud.password_hash(_first_line(password_file), f"{user} {hostname} {bundle.name}")
+        if password_file
+        else "",
         nocloud.public_keys(_text(ssh_key), str(ssh_key)) if ssh_key else (),
         _wifi(ssid, wifi_password_file, wifi_country),
         timezone,
@@ -143,10 +155,14 @@ def command(
 def _wifi(ssid: str, password_file: Path | None, country: str) -> nocloud.Wifi | None:
     if not ssid:
         if password_file or country:
-            raise ConfigError("--wifi-password-file, --wifi-country: expected --wifi SSID with it; name the network")
+            raise ConfigError(
+                "--wifi-password-file, --wifi-country: expected --wifi SSID with it; name the network"
+            )
         return None
     if password_file is None:
-        raise ConfigError("--wifi: give --wifi-password-file FILE too; on a command line every user could read it")
+        raise ConfigError(
+            "--wifi: give --wifi-password-file FILE too; on a command line every user could read it"
+        )
     return nocloud.wifi(ssid, _first_line(password_file), country)
 
 

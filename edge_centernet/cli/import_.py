@@ -29,7 +29,9 @@ def _triple(_: click.Context, option: click.Parameter, text: str | None) -> tupl
     except ValueError:
         numbers = ()
     if len(numbers) != 3:
-        raise click.BadParameter(f"expected three numbers with commas between them, got {text!r}", param=option)
+        raise click.BadParameter(
+            f"expected three numbers with commas between them, got {text!r}", param=option
+        )
     return numbers
 
 
@@ -43,7 +45,9 @@ def _triple(_: click.Context, option: click.Parameter, text: str | None) -> tupl
         help="Class names in the order of training: coco, pascal, names separated by commas, or a text file with one"
         " name per line.",
     ),
-    click.option("--size", type=int, help="Input side in pixels, a multiple of 32.  [default: 512; pascal: 384]"),
+    click.option(
+        "--size", type=int, help="Input side in pixels, a multiple of 32.  [default: 512; pascal: 384]"
+    ),
     click.option(
         "--mean",
         callback=_triple,
@@ -90,9 +94,9 @@ def command(
 ) -> None:  # fmt: skip
     """Import a CenterNet that was trained elsewhere, and quantize it.
 
-    CHECKPOINT is a .pth file of github.com/xingyizhou/CenterNet (task ctdet, arch res_18), or a float ONNX file with
-    outputs named hm (or heat, heatmap), wh (or size) and reg (or offset). Writes NAME.onnx, the interchange file for
-    `edge-centernet convert`, and for a .pth also NAME.safetensors, the float weights.
+    CHECKPOINT is a .pth file of github.com/xingyizhou/CenterNet (task ctdet, arch res_18), or a float ONNX
+    file with outputs named hm (or heat, heatmap), wh (or size) and reg (or offset). Writes NAME.onnx, the
+    interchange file for `edge-centernet convert`, and for a .pth also NAME.safetensors, the float weights.
 
     Example: edge-centernet import ctdet_res18.pth --classes coco --calibration photos --out imported
     """
@@ -112,7 +116,9 @@ def command(
     given = Description(
         name, names, size or published.size, mean or published.mean, std or published.std, color, pad_value=0
     )  # the original pads with black
-    model, spec, weights = (_from_onnx if checkpoint.suffix.lower() == ".onnx" else _from_pth)(checkpoint, given)
+    model, spec, weights = (_from_onnx if checkpoint.suffix.lower() == ".onnx" else _from_pth)(
+        checkpoint, given
+    )
     with bars() as progress, quiet_libraries():
         network, _, report = quantized(checkpoint, model, spec, Calibration(calibration), progress)
     prepare_folder(out)
@@ -161,5 +167,7 @@ def _names(text: str) -> tuple[str, ...]:
     try:
         parts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
     except UnicodeDecodeError:
-        raise ConfigError(f"--classes: expected a text file with one name a line, got something else: {file}") from None
+        raise ConfigError(
+            f"--classes: expected a text file with one name a line, got something else: {file}"
+        ) from None
     return tuple(part.strip() for part in parts if part.strip())

@@ -15,7 +15,10 @@ from edge_centernet.files import sha256
 from edge_centernet.manifest import Manifest
 from edge_centernet.model_zoo import find_model
 
-_DECODERS = {"c": "C", "numpy": "NumPy (no C compiler was there when edge-centernet was installed: slower, same boxes)"}
+_DECODERS = {
+    "c": "C",
+    "numpy": "NumPy (no C compiler was there when edge-centernet was installed: slower, same boxes)",
+}
 _FORMATS = {".onnx": "ONNX", ".xml": "OpenVINO", ".tflite": "TFLite"}
 
 
@@ -25,7 +28,8 @@ _FORMATS = {".onnx": "ONNX", ".xml": "OpenVINO", ".tflite": "TFLite"}
 def command(artifact: str, as_json: bool) -> None:
     """Show what a model file contains: manifest, tensor types, scales, size and SHA-256. No engine is needed.
 
-    ARTIFACT is an .onnx, .xml or .tflite file, or the name of a shipped model, which stands for its .onnx file.
+    ARTIFACT is an .onnx, .xml or .tflite file, or the name of a shipped model, which stands for its .onnx
+    file.
 
     Example: edge-centernet inspect centernet-mbv2-320 --json
     """
@@ -100,14 +104,20 @@ def _text(report: dict[str, Any]) -> str:
 def _thresholds(model: dict[str, Any]) -> str:
     """The one of most classes, and those of the others by name."""
     own = model["class_thresholds"] or [model["threshold"]] * len(model["classes"])
-    others = [f"{name} {t:g}" for name, t in zip(model["classes"], own, strict=True) if t != model["threshold"]]
+    others = [
+        f"{name} {t:g}" for name, t in zip(model["classes"], own, strict=True) if t != model["threshold"]
+    ]
     return ", ".join([f"{model['threshold']:g}", *others])
 
 
 def _tensor_line(tensor: dict[str, Any]) -> str:
-    quant = "" if tensor["scale"] is None else f"  scale {tensor['scale']:.9g}, zero point {tensor['zero_point']}"
+    quant = (
+        "" if tensor["scale"] is None else f"  scale {tensor['scale']:.9g}, zero point {tensor['zero_point']}"
+    )
     shape = "x".join(str(d) for d in tensor["shape"])
-    return f"    {tensor['role']:7} {tensor['name']:8} {tensor['layout']} {shape:14} {tensor['dtype']:8}{quant}"
+    return (
+        f"    {tensor['role']:7} {tensor['name']:8} {tensor['layout']} {shape:14} {tensor['dtype']:8}{quant}"
+    )
 
 
 def _numbers(values: tuple[float, ...]) -> str:

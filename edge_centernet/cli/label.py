@@ -66,7 +66,9 @@ from edge_centernet.runtimes import first_candidate
 )
 @engine_options
 @option_group(
-    click.option("--classes", metavar="A,B", help="Label only these classes, under these names.  [default: all]"),
+    click.option(
+        "--classes", metavar="A,B", help="Label only these classes, under these names.  [default: all]"
+    ),
     click.option(
         "--iou",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -128,8 +130,10 @@ def command(
 ) -> None:  # fmt: skip
     """Label photos automatically: detectors run on each photo and its mirror image, and their boxes are fused.
 
-    PHOTOS are image files, folders (searched recursively) and data sets. The COCO JSON that is written can be trained
-    on: it has boxes that are likely objects, and uncertain ones marked `ignore: 1`, which training leaves out. Check
+    PHOTOS are image files, folders (searched recursively) and data sets. The COCO JSON that is written can be
+    trained
+    on: it has boxes that are likely objects, and uncertain ones marked `ignore: 1`, which training leaves
+      out. Check
     the contact sheet first. Detectors of other families come from their authors; docs/label.md lists them.
 
     \b
@@ -140,7 +144,9 @@ def command(
     models = models or (os.environ.get("EDGE_CENTERNET_MODEL") or DEFAULT,)
     _check(models, weights, out, sheet, calibrate_on, precision)
     if threshold is not None and ignore_below is not None and threshold > ignore_below:
-        raise ConfigError(f"--threshold: expected at most --ignore-below, which is {ignore_below:g}; got {threshold:g}")
+        raise ConfigError(
+            f"--threshold: expected at most --ignore-below, which is {ignore_below:g}; got {threshold:g}"
+        )
     files = some(find_photos(photos), limit)
     data = None if calibrate_on is None else some_of(read_dataset(calibrate_on), limit)
     with ExitStack() as stack, bars() as progress:
@@ -190,9 +196,13 @@ def _check(
     if weights and len(weights) != len(models):
         raise ConfigError(f"--weight: expected one for each of {len(models)} models, got {len(weights)}")
     if out.suffix.lower() != ".json":
-        raise ConfigError(f"--out {out}: expected a file name that ends with .json, as readers of COCO JSON look for")
+        raise ConfigError(
+            f"--out {out}: expected a file name that ends with .json, as readers of COCO JSON look for"
+        )
     if precision is not None and calibrate_on is None:
-        raise ConfigError("--precision: expected --calibrate-on with it, the labelled photos to measure precision on")
+        raise ConfigError(
+            "--precision: expected --calibrate-on with it, the labelled photos to measure precision on"
+        )
     for file in (out, sheet):
         if file is not None:
             prepare_folder(file.parent)
@@ -217,7 +227,9 @@ def _open(name: str, weight: float, runtime: str, threads: int | None, stack: Ex
         opened = open_model(name, runtime, threads)
     except (ArtifactError, ManifestError) as error:
         if Path(name).suffix in OF_SUFFIX and Path(name).is_file():
-            raise type(error)(f"{error}; is it of another family? Then say so: --model FAMILY={name}") from None
+            raise type(error)(
+                f"{error}; is it of another family? Then say so: --model FAMILY={name}"
+            ) from None
         raise
     stack.callback(opened.close)
     ours = Detector(opened, threshold=SCORE_FLOOR, max_detections=MAX_DETECTIONS)
@@ -226,14 +238,19 @@ def _open(name: str, weight: float, runtime: str, threads: int | None, stack: Ex
 
 
 def _info(
-    ensemble: Ensemble, calibration: Calibration | None, threshold: float, ignore_below: float, precision: float | None
+    ensemble: Ensemble,
+    calibration: Calibration | None,
+    threshold: float,
+    ignore_below: float,
+    precision: float | None,
 ) -> dict[str, Any]:
     """How the labels were made, and what their scores mean."""
     about: dict[str, Any] = {
         "description": f"labelled by edge-centernet {__version__}",
         "score": "probability of being right at IoU 0.5" if calibration else "fused score, not calibrated",
         "models": [
-            {"name": one.name, "file": one.file, "sha256": one.sha256, "weight": one.weight} for one in ensemble.members
+            {"name": one.name, "file": one.file, "sha256": one.sha256, "weight": one.weight}
+            for one in ensemble.members
         ],
         "fusion": {"rule": "weighted boxes, photo and mirror image", "iou": ensemble.iou},
         "threshold": round(threshold, 4),
@@ -252,7 +269,10 @@ def _info(
 
 
 def _rounded(row: ClassResult, digits: int) -> dict[str, Any]:
-    return {key: round(value, digits) if isinstance(value, float) else value for key, value in row._asdict().items()}
+    return {
+        key: round(value, digits) if isinstance(value, float) else value
+        for key, value in row._asdict().items()
+    }
 
 
 def _table(calibration: Calibration) -> str:

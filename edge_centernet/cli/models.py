@@ -16,8 +16,8 @@ from edge_centernet.model_zoo import DEFAULT, catalogue
 def command(as_json: bool) -> None:
     """List the models with their input size, accuracy, file size and licence.
 
-    AP50 and AP are measured with the INT8 OpenVINO and TFLite files on the data set named below the table. A model
-    without a file size is not in the package, but can be trained.
+    AP50 and AP are measured with the INT8 OpenVINO and TFLite files on the data set named below the table. A
+    model without a file size is not in the package, but can be trained.
 
     Example: edge-centernet models
     """
@@ -29,20 +29,28 @@ def _table(models: list[dict[str, Any]]) -> str:
     head = ("NAME", "VERSION", "INPUT", "CLASSES", "AP50", "AP", "OPENVINO", "TFLITE", "LICENCE")
     rows = [head, *(_row(model) for model in models)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
     notes = [f"{m['name']}: AP50 and AP on {m['data']}; {m['note']}" for m in models]
     return "\n".join([*lines, "", f"Default: {DEFAULT}", *notes])
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:
     accuracy = model["accuracy"]
-    both = [tuple(f"{accuracy[engine][metric]:.3f}" for engine in ("openvino", "tflite")) for metric in ("AP50", "AP")]
+    both = [
+        tuple(f"{accuracy[engine][metric]:.3f}" for engine in ("openvino", "tflite"))
+        for metric in ("AP50", "AP")
+    ]
     return (
         model["name"],
         model["version"],
         f"{model['width']}x{model['height']}",
         str(model["classes"]),
         *("/".join(dict.fromkeys(values)) for values in both),
-        *(f"{size / 1e6:.1f} MB" if (size := model["bytes"][engine]) else "-" for engine in ("openvino", "tflite")),
+        *(
+            f"{size / 1e6:.1f} MB" if (size := model["bytes"][engine]) else "-"
+            for engine in ("openvino", "tflite")
+        ),
         model["licence"],
     )

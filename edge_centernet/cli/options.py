@@ -56,8 +56,8 @@ model_options = option_group(model_option, _runtime_option, _threads_option, hea
 def open_model(model: str | Path, runtime: str = "auto", threads: int | None = None) -> Runtime:
     """Open what the options say, and say on stderr which engine runs which file, and on what if it has a choice.
 
-    An engine that fails its self-check on this machine is named and, where auto leaves the choice, the next one taken.
-    Raises what `select_engine` and `open_runtime` raise.
+    An engine that fails its self-check on this machine is named and, where auto leaves the choice, the next
+    one taken. Raises what `select_engine` and `open_runtime` raise.
     """
     path, name = select_engine(model, runtime, tell=functools.partial(click.echo, err=True))
     with quiet_libraries():

@@ -64,19 +64,27 @@ def sources(
         labelled_only: NAME=CLASS,CLASS for sets of either kind.
 
     NAME is a set's path as it was given, or one part of it: a folder, or the file with or without its suffix.
-    Raises ConfigError for a name of no set or of several, a folder too many or too few, and what is not NAME=...
+    Raises ConfigError for a name of no set or of several, a folder too many or too few, and what is not
+    NAME=...
     """
     paths = [*data, *val]
-    folders = [*_folders("--images", images, title, data), *_folders("--val-images", val_images, "--val", val)]
+    folders = [
+        *_folders("--images", images, title, data),
+        *_folders("--val-images", val_images, "--val", val),
+    ]
     only: list[tuple[str, ...] | None] = [None] * len(paths)
     for text in labelled_only:
         name, equals, classes = text.rpartition("=")
         words = tuple(word.strip() for word in classes.split(","))
         if not equals or not all(words):
-            raise ConfigError(f"--labelled-only: expected SET=CLASS,CLASS with a set of {title} or --val, got {text!r}")
+            raise ConfigError(
+                f"--labelled-only: expected SET=CLASS,CLASS with a set of {title} or --val, got {text!r}"
+            )
         for i in _named("--labelled-only", name, paths):
             if only[i] is not None:
-                raise ConfigError(f"--labelled-only {text}: {paths[i]} is named twice; name all its classes at once")
+                raise ConfigError(
+                    f"--labelled-only {text}: {paths[i]} is named twice; name all its classes at once"
+                )
             only[i] = words
     found = tuple(DataSource(*one) for one in zip(paths, folders, only, strict=True))
     return found[: len(data)], found[len(data) :]
@@ -120,7 +128,9 @@ def _named(option: str, name: str, paths: Sequence[Path]) -> list[int]:
     if different:
         raise ConfigError(f"{option}: {name!r} names several sets ({shown}); write the path of one")
     known = [part for path in paths for part in (str(path), path.stem, path.absolute().parent.name)]
-    raise ConfigError(f"{option}: expected the name of a set ({shown}), got {name!r}{did_you_mean(name, known)}")
+    raise ConfigError(
+        f"{option}: expected the name of a set ({shown}), got {name!r}{did_you_mean(name, known)}"
+    )
 
 
 def _parts(path: Path) -> set[str]:

@@ -31,7 +31,9 @@ from edge_centernet.model_zoo import DEFAULT, find_model
 )
 @set_options("--data", val="Validation set to evaluate during training; repeatable.")
 @option_group(
-    click.option("--classes", metavar="A,B", help="Train on these classes only, under these names.  [default: all]"),
+    click.option(
+        "--classes", metavar="A,B", help="Train on these classes only, under these names.  [default: all]"
+    ),
     heading="Data",
 )
 @option_group(
@@ -59,18 +61,27 @@ from edge_centernet.model_zoo import DEFAULT, find_model
 )
 @option_group(
     click.option(
-        "--config", "config_file", type=click.Path(path_type=Path), help="YAML file with options of TrainConfig."
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="YAML file with options of TrainConfig.",
     ),
-    click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of TrainConfig; repeatable."),
+    click.option(
+        "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of TrainConfig; repeatable."
+    ),
     click.option("--epochs", type=int, help="Number of float epochs; short for --set epochs=N."),
     click.option(
         "--device", default="auto", show_default=True, help="Device to train on: auto, cpu, cuda, cuda:1, ..."
     ),
-    click.option("--threads", type=click.IntRange(1), help="Number of CPU threads.  [default: PyTorch decides]"),
+    click.option(
+        "--threads", type=click.IntRange(1), help="Number of CPU threads.  [default: PyTorch decides]"
+    ),
     heading="Training",
 )
 @option_group(
-    click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder, created if missing."),
+    click.option(
+        "--out", type=click.Path(path_type=Path), required=True, help="Run folder, created if missing."
+    ),
     click.option("--resume", is_flag=True, help="Continue the run in --out from its last saved state."),
     heading="Output",
 )
@@ -82,13 +93,13 @@ def command(
 ) -> None:  # fmt: skip
     """Train a CenterNet on your own classes, first in float, then quantization-aware.
 
-    Training starts from the shipped model unless --weights names another start. It can be interrupted with Ctrl-C and
-    continued with --resume. Writes float.safetensors, qat.safetensors, metrics.csv, curves.png, pr.png,
-    contact_sheet.jpg and NAME.onnx, the interchange file for `edge-centernet convert`. To use several GPUs or machines:
-    torchrun ... -m edge_centernet train ...
+    Training starts from the shipped model unless --weights names another start. It can be interrupted with
+    Ctrl-C and continued with --resume. Writes float.safetensors, qat.safetensors, metrics.csv, curves.png,
+    pr.png, contact_sheet.jpg and NAME.onnx, the interchange file for `edge-centernet convert`. To use several
+    GPUs or machines: torchrun ... -m edge_centernet train ...
 
-    With several --data, the classes of all sets are learned. Where a set lacks a class or is not labelled for it,
-    detections of that class count neither as right nor as wrong.
+    With several --data, the classes of all sets are learned. Where a set lacks a class or is not labelled for
+    it, detections of that class count neither as right nor as wrong.
 
     Example: edge-centernet train --data train.json --val val.json --out runs/mine
     """
@@ -124,7 +135,9 @@ def _train(
 
     first = distributed.rank() == 0
     start = None if resume or weights == "none" else _find_weights(weights)
-    config = TrainConfig.from_dict(_saved_config(out, first) | wanted if resume else _defaults(start) | wanted)
+    config = TrainConfig.from_dict(
+        _saved_config(out, first) | wanted if resume else _defaults(start) | wanted
+    )
     if first and not resume and (out / "state.pt").exists():
         raise ConfigError(f"{out} already holds a run: go on with --resume, or choose another --out")
     train_set = read_datasets(data, classes)
@@ -145,7 +158,9 @@ def _train(
     trainer.run()
     if first:
         path = export_onnx(out / "qat.safetensors", out / f"{name}.onnx")
-        click.echo(f"Trained. Convert it with: edge-centernet convert {path} --int8 --target all --out artifacts")
+        click.echo(
+            f"Trained. Convert it with: edge-centernet convert {path} --int8 --target all --out artifacts"
+        )
 
 
 def _find_weights(weights: str) -> Path:

@@ -41,14 +41,23 @@ if TYPE_CHECKING:
     " with its weights before rounding.",
 )
 @click.option(
-    "--images", type=click.Path(path_type=Path), help="Folder of images to compare on.  [default: the packaged photos]"
-)
-@click.option("--data", type=click.Path(path_type=Path), help="Labelled images, to report the difference in AP too.")
-@click.option(
-    "--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the full report to this file too."
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Folder of images to compare on.  [default: the packaged photos]",
 )
 @click.option(
-    "--picture", type=click.Path(path_type=Path, dir_okay=False), help="Draw the error of each layer as a PNG."
+    "--data", type=click.Path(path_type=Path), help="Labelled images, to report the difference in AP too."
+)
+@click.option(
+    "--json",
+    "out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the full report to this file too.",
+)
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the error of each layer as a PNG.",
 )
 def command(
     artifact: str, against: str | None, unrounded: str | None, images: Path | None, data: Path | None, out: Path | None,
@@ -56,9 +65,9 @@ def command(
 ) -> None:  # fmt: skip
     """Compare a model file, run by its engine on real images, with the network it was made from.
 
-    Prints the difference of each head in steps of its int8 output, how many detections agree, the layers where int8
-    loses most of the signal, and with --data the difference in AP. The exit code is 2 if the outputs of the file do not
-    match its source.
+    Prints the difference of each head in steps of its int8 output, how many detections agree, the layers
+    where int8 loses most of the signal, and with --data the difference in AP. The exit code is 2 if the
+    outputs of the file do not match its source.
 
     Example: edge-centernet verify converted/centernet-mbv2-320.tflite --picture layers.png
     """
@@ -85,7 +94,11 @@ def command(
         diagnosis.draw(layers, f"{network.manifest.model.name}: int8 against float", picture)
         click.echo(picture)
     if out is not None:
-        found = {"artifact": str(path), "heads": asdict(report), "layers": [asdict(layer) for layer in layers]}
+        found = {
+            "artifact": str(path),
+            "heads": asdict(report),
+            "layers": [asdict(layer) for layer in layers],
+        }
         write_atomic(out, json.dumps({**found, "accuracy": accuracy}, indent=1) + "\n")
     if report.failures:
         raise ConversionError(f"{path}: its outputs do not match its source: {', '.join(report.failures)}")
@@ -127,7 +140,9 @@ def _pictures(folder: Path | None) -> list[Any]:
     return sample_pictures() if folder is None else [read_image(p) for p in pick_images(folder, 32)]
 
 
-def _accuracy(path: Path, network: qdq.Network, dataset: Dataset, progress: Any) -> dict[str, dict[str, float]]:
+def _accuracy(
+    path: Path, network: qdq.Network, dataset: Dataset, progress: Any
+) -> dict[str, dict[str, float]]:
     """AP and AP50 of the file and of the float network."""
     from edge_centernet.converters import accuracy_budget
     from edge_centernet.runtimes import open_runtime

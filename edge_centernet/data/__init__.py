@@ -3,8 +3,8 @@
 dataset = read_dataset(Path("instances_train.json"))
 dataset.classes, dataset.samples[0].boxes
 
-dataset = read_datasets([DataSource(Path("street.json")), DataSource(Path("shop.json"), labelled_only=("person",))])
-dataset.classes, dataset.samples[0].unlabelled
+dataset = read_datasets([DataSource(Path("street.json")), DataSource(Path("shop.json"),
+labelled_only=("person",))]) dataset.classes, dataset.samples[0].unlabelled
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ __all__ = [
 class Format(NamedTuple):
     """A way to write down labelled images.
 
-    expected: what a path of it is, in the words of an error message. accepts: whether an existing path is one.
+    expected: what a path of it is, in the words of an error message. accepts: whether an existing path is
+      one.
     reader: "module:function", imported when it is needed; the function is called like `read_annotations`.
     """
 
@@ -55,7 +56,9 @@ FORMATS = [
     ),
     Format(
         "a YOLO data.yaml or folder (images/, labels/)",
-        lambda path: _suffix(path) in (".yaml", ".yml") or (path / "labels").is_dir() or (path / "data.yaml").is_file(),
+        lambda path: (
+            _suffix(path) in (".yaml", ".yml") or (path / "labels").is_dir() or (path / "data.yaml").is_file()
+        ),
         "edge_centernet.data.yolo:read_yolo",
     ),
 ]
@@ -78,9 +81,9 @@ def read_dataset(
 
     path: COCO .json; VOC folder or ImageSets/Main/NAME.txt; YOLO .yaml or folder.
     images: the folder of the images, where it is not beside the annotations as the format has it.
-    classes: read only these, in this order, by their names or synonyms (`edge_centernet.classes`); objects of other
-        classes are left out, and a class that the data set has not is unlabelled in its images. By default COCO's
-        categories sorted by id, VOC's names found, sorted, and YOLO's list as it stands.
+    classes: read only these, in this order, by their names or synonyms (`edge_centernet.classes`); objects of
+        other classes are left out, and a class that the data set has not is unlabelled in its images. By
+        default COCO's categories sorted by id, VOC's names found, sorted, and YOLO's list as it stands.
     split: for a VOC or YOLO folder or a .yaml holding several, "train", "val", ...; by default a .yaml's
         train and a folder's every image. A COCO file is one split: name another file.
 
@@ -100,8 +103,9 @@ def read_annotations(
 ) -> Annotations:
     """What `read_dataset` reads, before boxes are clipped and dropped.
 
-    problems: an entry or image that cannot be read is left out and added to this list; only what makes the whole
-        data set unreadable is still raised. None: the first one is raised, and so is the first missing image.
+    problems: an entry or image that cannot be read is left out and added to this list; only what makes the
+        whole data set unreadable is still raised. None: the first one is raised, and so is the first missing
+        image.
     """
     path = Path(path)
     images = None if images is None else Path(images)

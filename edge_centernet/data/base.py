@@ -36,8 +36,8 @@ class Sample:
         (of the mask) where the file has one, otherwise that of the box.
     scores: (N,) float32, 0..1, how likely each box is an object: 1 for what a person labelled, less for what
         a detector saw.
-    unlabelled: indices into Dataset.classes, ascending, of the classes that nobody labelled in this image. That
-        there is no box of such a class says nothing; boxes that are there all the same are a detector's.
+    unlabelled: indices into Dataset.classes, ascending, of the classes that nobody labelled in this image.
+        That there is no box of such a class says nothing; boxes that are there all the same are a detector's.
     """
 
     path: Path
@@ -54,7 +54,9 @@ class Sample:
         """Fill in `area` and `scores`, and reject arrays that do not belong together."""
         n = len(self.labels)
         if self.boxes.shape != (n, 4) or self.ignore.shape != (n,):
-            raise ValueError(f"expected boxes ({n}, 4), ignore ({n},); got {self.boxes.shape}, {self.ignore.shape}")
+            raise ValueError(
+                f"expected boxes ({n}, 4), ignore ({n},); got {self.boxes.shape}, {self.ignore.shape}"
+            )
         if self.area is None:
             sides = self.boxes[:, 2:] - self.boxes[:, :2]
             object.__setattr__(self, "area", sides[:, 0] * sides[:, 1])
@@ -87,8 +89,8 @@ class Dataset:
 class Problem(NamedTuple):
     """A part of a data set that cannot be read, and why.
 
-    kind: whether the annotation or the image file is at fault; "orphan" for labels without an image, which no reader
-        looks for unless asked for problems. text: one line that names the place.
+    kind: whether the annotation or the image file is at fault; "orphan" for labels without an image, which no
+        reader looks for unless asked for problems. text: one line that names the place.
     """
 
     kind: Literal["annotation", "image", "orphan"]
@@ -96,10 +98,13 @@ class Problem(NamedTuple):
 
 
 @contextmanager
-def note(problems: list[Problem] | None, kind: Literal["annotation", "image"] = "annotation") -> Iterator[None]:
+def note(
+    problems: list[Problem] | None, kind: Literal["annotation", "image"] = "annotation"
+) -> Iterator[None]:
     """Let a SourceError of the block pass; or, where there is a list, add it there and go on after the block.
 
-    Training reads strictly (None). `edge-centernet data check` wants to see every problem, not the first alone.
+    Training reads strictly (None). `edge-centernet data check` wants to see every problem, not the first
+    alone.
     """
     try:
         yield
@@ -161,8 +166,8 @@ class Annotations:
     """What a data set's files say, as every reader returns it: nothing is clipped or dropped yet.
 
     source: the file or folder that was read, or several. images: (path, width, height) of each image.
-    unlabelled: for each image the indices of the classes that nobody labelled in it, ascending; empty if there
-        are none in any image.
+    unlabelled: for each image the indices of the classes that nobody labelled in it, ascending; empty if
+        there are none in any image.
     """
 
     source: str
@@ -193,7 +198,10 @@ def assemble(found: Annotations) -> Dataset:
     sides = boxes[:, 2:] - boxes[:, :2]
     if dropped := int((~keep).sum()):
         log.warning(
-            "%s: dropped %d of %d boxes that are empty or lie outside their image", source, dropped, len(objects.box)
+            "%s: dropped %d of %d boxes that are empty or lie outside their image",
+            source,
+            dropped,
+            len(objects.box),
         )
     box_area = sides[:, 0] * sides[:, 1]
     annotated = np.asarray([np.nan if a is None else a for a in objects.area], np.float32)
@@ -229,14 +237,17 @@ class Chosen(NamedTuple):
 def choose_classes(source: object, declared: Sequence[str], wanted: Sequence[str] | None) -> Chosen:
     """`wanted` if given, else `declared`; a synonym names a class too (`edge_centernet.classes.find_class`).
 
-    Raises SourceError where the data set has none of them, with its name `source`; `absent` ones are the caller's.
+    Raises SourceError where the data set has none of them, with its name `source`; `absent` ones are the
+    caller's.
     """
     if wanted is None:
         return Chosen(tuple(declared), {name: i for i, name in enumerate(declared)}, frozenset())
     if not wanted:
         raise SourceError(f"{source}: expected at least one class name to read, got an empty list")
     if repeated := [name for name, n in Counter(wanted).items() if n > 1]:
-        raise SourceError(f"{source}: class {repeated[0]!r} is asked for more than once; name each class once")
+        raise SourceError(
+            f"{source}: class {repeated[0]!r} is asked for more than once; name each class once"
+        )
     indices = {name: find_class(name, wanted) for name in declared}
     label_of = {name: i for name, i in indices.items() if i is not None}
     if not label_of:
@@ -254,7 +265,11 @@ def without(chosen: Chosen, images: int) -> tuple[tuple[int, ...], ...]:
 def warn_absent(source: object, chosen: Chosen) -> None:
     """Say in the log which of the classes asked for a data set has not: it may be a slip of the pen."""
     if chosen.absent:
-        log.warning("%s: has no class named %s", source, list_names([chosen.classes[i] for i in sorted(chosen.absent)]))
+        log.warning(
+            "%s: has no class named %s",
+            source,
+            list_names([chosen.classes[i] for i in sorted(chosen.absent)]),
+        )
 
 
 def require_files(source: Path, paths: Sequence[Path], where: Callable[[int], str]) -> None:

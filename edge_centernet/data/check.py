@@ -31,7 +31,10 @@ from edge_centernet.progress import Progress, unseen, with_progress
 from edge_centernet.system.quiet import quiet_libraries
 
 STRIDES = (4, 8)  # input pixels per heatmap cell, of our models
-SMALL, MEDIUM = 32, 96  # square root of the area, pixels; COCO's limits, https://cocodataset.org/#detection-eval
+SMALL, MEDIUM = (
+    32,
+    96,
+)  # square root of the area, pixels; COCO's limits, https://cocodataset.org/#detection-eval
 PERCENTILES = (5, 25, 50, 75, 95)
 OVERHANG = 1.0  # pixels outside the image that are rounding: VOC counts from 1, some of its tools from 0
 SAME_OBJECT = 0.9  # IoU; two annotators differ more, and two objects do not hide each other that well
@@ -61,7 +64,9 @@ KINDS = {
     "over_edge": Kind("warning", f"boxes more than {OVERHANG:g} pixel over the edge; training clips them"),
     "duplicate_box": Kind("warning", f"objects that have two boxes (IoU above {SAME_OBJECT})"),
     "tiny": Kind("warning", "objects smaller than a heatmap cell: often a slip of the mouse"),
-    "collision": Kind("warning", "cells with the centres of several objects of one class: the network can find one"),
+    "collision": Kind(
+        "warning", "cells with the centres of several objects of one class: the network can find one"
+    ),
     "empty_image": Kind("warning", "images without boxes: right if nothing is on them"),
     "empty_class": Kind("warning", "classes of train without an object"),
 }
@@ -86,7 +91,13 @@ class Finding:
     def to_json(self) -> dict[str, Any]:
         """For the report."""
         image = None if self.image is None else str(self.image)
-        return {"kind": self.kind, "severity": self.severity, "set": self.part, "image": image, "text": self.text}
+        return {
+            "kind": self.kind,
+            "severity": self.severity,
+            "set": self.part,
+            "image": image,
+            "text": self.text,
+        }
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,8 @@ class _Part:
     """One set while it is checked. Arrays have one row an object as annotated (M), or one an image (N).
 
     size: of the network's input; stride: side of a heatmap cell; both in pixels.
-    boxes: (M, 4) float32 clipped to the image, input: (M, 4) float32 the same after letterbox, both in pixels.
+    boxes: (M, 4) float32 clipped to the image, input: (M, 4) float32 the same after letterbox, both in
+      pixels.
     kept: (M,) bool, what training sees; counted: (M,) bool, kept and not ignored (crowd, difficult).
     files: index of image -> sha256, of those that can be read; thumbnails: (their number, 8, 9) uint8.
     """
@@ -248,7 +260,9 @@ def _files(part: _Part, progress: Progress) -> Iterator[Finding]:
         part.thumbnails.append(thumbnail(image))
         if image.shape[:2] != (height, width):
             is_ = f"{image.shape[1]}x{image.shape[0]}"
-            yield part.finding("size", i, f"is {is_} pixels (turned as EXIF says), annotated as {width}x{height}")
+            yield part.finding(
+                "size", i, f"is {is_} pixels (turned as EXIF says), annotated as {width}x{height}"
+            )
 
 
 def _boxes(part: _Part) -> Iterator[Finding]:
@@ -263,7 +277,9 @@ def _boxes(part: _Part) -> Iterator[Finding]:
         elif not part.kept[i]:
             yield part.finding("outside", image, f"{at} has nothing inside the image of {width}x{height}")
         elif over > OVERHANG:
-            yield part.finding("over_edge", image, f"{at} is {over:.3g} pixels over the edge of {width}x{height}")
+            yield part.finding(
+                "over_edge", image, f"{at} is {over:.3g} pixels over the edge of {width}x{height}"
+            )
 
 
 def _twice(part: _Part) -> Iterator[Finding]:
@@ -290,7 +306,9 @@ def _tiny(part: _Part) -> Iterator[Finding]:
     for i, pixels in zip(chosen[side < part.stride], side[side < part.stride], strict=True):
         width, height = part.boxes[i, 2:] - part.boxes[i, :2]
         seen = f"{pixels:.1f} pixels (square root of the area) in the network's input"
-        yield part.finding("tiny", int(part.image[i]), f"{part.object(i)}: {width:g} wide, {height:g} high is {seen}")
+        yield part.finding(
+            "tiny", int(part.image[i]), f"{part.object(i)}: {width:g} wide, {height:g} high is {seen}"
+        )
 
 
 def _side(part: _Part, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -335,7 +353,9 @@ def _duplicates(part: _Part, progress: Progress) -> Iterator[Finding]:
     unique = list(first.values())
     thumbnails = _thumbnails(part, unique)
     for alike in find_alike(thumbnails, None, progress, f"compare {part.name}"):
-        yield part.finding("near_duplicate", unique[alike.image], _looks_like(part.path(unique[alike.other]), alike))
+        yield part.finding(
+            "near_duplicate", unique[alike.image], _looks_like(part.path(unique[alike.other]), alike)
+        )
 
 
 def _across(train: _Part, val: _Part, progress: Progress) -> Iterator[Finding]:
@@ -364,19 +384,21 @@ def _thumbnails(part: _Part, images: list[int]) -> NDArray[np.uint8]:
 
 
 def _looks_like(other: Path, alike: Alike) -> str:
-    return f"looks like {other} ({alike.distance} of 64 hash bits differ, correlation {alike.correlation:.3f})"
+    return (
+        f"looks like {other} ({alike.distance} of 64 hash bits differ, correlation {alike.correlation:.3f})"
+    )
 
 
 def _figures(part: _Part) -> dict[str, Any]:
     """What is in a set; objects are what training learns from: inside their image, not ignored.
 
     images, readable, empty_images, objects, ignored: numbers.
-    classes: name -> objects, images, share (of the objects), ignored, unlabelled (images that the class is not
-        labelled in).
-    box_px: of sqrt(width * height) in input pixels, min, p5 ... p95, max (None without objects); how many are small,
-        medium, large by COCO's limits; under_1_cell, under_2_cells.
-    collisions: same_class, any_class -> objects that share their centre's cell with another, their rate among all
-        objects, and lost: all but one of each cell, which the network cannot tell apart.
+    classes: name -> objects, images, share (of the objects), ignored, unlabelled (images that the class is
+        not labelled in).
+    box_px: of sqrt(width * height) in input pixels, min, p5 ... p95, max (None without objects); how many are
+        small, medium, large by COCO's limits; under_1_cell, under_2_cells.
+    collisions: same_class, any_class -> objects that share their centre's cell with another, their rate among
+        all objects, and lost: all but one of each cell, which the network cannot tell apart.
     """
     chosen = np.flatnonzero(part.counted)
     cells = _cells(part, chosen)

@@ -54,9 +54,9 @@ def read_coco(
         split: not used, for a file is one split.
         problems: with a list, missing image files are left to its owner to find.
 
-    Besides COCO's own fields it reads `score` of an annotation (0..1, how likely it is an object; 1 without) and
-    `labelled_only` of `info` or of an image: names of the categories that were labelled, where it is not all of them.
-    Raises SourceError naming the line (broken JSON) or the entry, as annotations[3].bbox.
+    Besides COCO's own fields it reads `score` of an annotation (0..1, how likely it is an object; 1 without)
+    and `labelled_only` of `info` or of an image: names of the categories that were labelled, where it is not
+    all of them. Raises SourceError naming the line (broken JSON) or the entry, as annotations[3].bbox.
     """
     data = _load(path)
     names = _categories(path, data["categories"])
@@ -89,7 +89,9 @@ def read_coco(
     return Annotations(str(path), chosen.classes, sized, objects, _unlabelled(chosen, declared, entries))
 
 
-def _unlabelled(chosen: Chosen, declared: Sequence[str], entries: Sequence[_Image]) -> tuple[tuple[int, ...], ...]:
+def _unlabelled(
+    chosen: Chosen, declared: Sequence[str], entries: Sequence[_Image]
+) -> tuple[tuple[int, ...], ...]:
     """For each image the chosen classes that nobody labelled in it."""
     if all(entry.labelled is None for entry in entries):
         return without(chosen, len(entries))
@@ -132,7 +134,9 @@ def _load(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
     if not isinstance(data, dict):
-        raise SourceError(f"{path}: expected a JSON object with images, annotations, categories, got a {_kind(data)}")
+        raise SourceError(
+            f"{path}: expected a JSON object with images, annotations, categories, got a {_kind(data)}"
+        )
     for key in ("images", "annotations", "categories"):
         if not isinstance(data.get(key), list):
             got = _kind(data[key]) if key in data else "no such key"
@@ -147,8 +151,14 @@ def _categories(path: Path, categories: list[Any]) -> dict[int, str]:
     names: dict[int, str] = {}
     for i, category in enumerate(categories):
         where = f"{path}: categories[{i}]"
-        if not isinstance(category, dict) or not _is_id(category.get("id")) or not _is_name(category.get("name")):
-            raise SourceError(f"{where}: expected an object with an integer 'id' and a 'name', got {category!r}")
+        if (
+            not isinstance(category, dict)
+            or not _is_id(category.get("id"))
+            or not _is_name(category.get("name"))
+        ):
+            raise SourceError(
+                f"{where}: expected an object with an integer 'id' and a 'name', got {category!r}"
+            )
         if category["id"] in names:
             raise SourceError(f"{where}.id: {category['id']} is used twice; category ids must differ")
         if category["name"] in names.values():
@@ -184,7 +194,9 @@ def _images(
             if key in id_use:
                 raise SourceError(f"{where}.id: {key!r} is already the id of images[{id_use[key]}]")
             if name in name_use:
-                raise SourceError(f"{where}.file_name: {name!r} is already the file of images[{name_use[name]}]")
+                raise SourceError(
+                    f"{where}.file_name: {name!r} is already the file of images[{name_use[name]}]"
+                )
             for side in ("width", "height"):
                 value = image.get(side)
                 if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value < 1e6:
@@ -192,7 +204,9 @@ def _images(
             own = _labelled(where, image, declared)
             id_use[key] = name_use[name] = i
             index_of[key] = len(entries)
-            entries.append(_Image(name, int(image["width"]), int(image["height"]), labelled if own is None else own))
+            entries.append(
+                _Image(name, int(image["width"]), int(image["height"]), labelled if own is None else own)
+            )
     if problems and not entries:  # nothing to go on with
         raise SourceError(problems[0].text)
     return entries, index_of

@@ -1,10 +1,10 @@
 """Which images are nearly the same picture: resized, compressed again, or the next frame of the same scene.
 
 Two images are alike if both hold for their 9x8 grey thumbnails:
-- their difference hashes differ in at most HASH_DISTANCE of 64 bits. A bit says whether a pixel is brighter than its
-  left neighbour (dHash, http://www.hackerfactor.com/blog/?/archives/529-Kind-of-Like-That.html).
-- their pixels correlate by at least CORRELATION. The hash alone takes every photo of an even sky for the same: such
-  bits are noise. The correlation alone takes every bright sky above dark ground for the same.
+- their difference hashes differ in at most HASH_DISTANCE of 64 bits. A bit says whether a pixel is brighter
+  than its left neighbour (dHash, http://www.hackerfactor.com/blog/?/archives/529-Kind-of-Like-That.html).
+- their pixels correlate by at least CORRELATION. The hash alone takes every photo of an even sky for the
+  same: such bits are noise. The correlation alone takes every bright sky above dark ground for the same.
 A frame of the same scene in which much has moved is not found.
 """
 
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from edge_centernet.imageio import Image
 from edge_centernet.progress import Progress, unseen, with_progress
 
-# Looked at by eye: in 5,235 photos (VOC 2007, BCCD blood cells, playing cards) all nine pairs within both limits show
-# one scene. The next below them in correlation, 0.969, are other cards on the same table.
+# Looked at by eye: in 5,235 photos (VOC 2007, BCCD blood cells, playing cards) all nine pairs within both
+# limits show one scene. The next below them in correlation, 0.969, are other cards on the same table.
 HASH_DISTANCE = 10
 CORRELATION = 0.975
 
@@ -51,7 +51,8 @@ def find_alike(
 ) -> Iterator[Alike]:
     """For each image that has one, the most alike of `others`; by default the most alike image before it.
 
-    images: (N, 8, 9), others: (M, 8, 9) thumbnails. One finding for each image, so that a thousand frames of a still
+    images: (N, 8, 9), others: (M, 8, 9) thumbnails. One finding for each image, so that a thousand frames of
+      a still
     scene give a thousand findings, not a million. progress: told of each block of images under this `title`.
     """
     bits, unit = _features(images)
@@ -59,7 +60,9 @@ def find_alike(
     for start in with_progress(range(0, len(images) if len(other_bits) else 0, _BLOCK), title, progress):
         rows = np.arange(start, min(start + _BLOCK, len(images)))
         end = rows[-1] + 1 if others is None else len(other_bits)
-        distance = (64 - bits[rows] @ other_bits[:end].T) / 2  # (B, M), whole numbers: dot = equal bits - unequal
+        distance = (
+            64 - bits[rows] @ other_bits[:end].T
+        ) / 2  # (B, M), whole numbers: dot = equal bits - unequal
         correlation = unit[rows] @ other_unit[:end].T  # (B, M)
         correlation[distance > HASH_DISTANCE] = -1
         if others is None:

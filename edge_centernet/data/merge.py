@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_centernet.classes import class_key, coco_word, did_you_mean, find_class
-from edge_centernet.data.base import Annotations, Chosen, Objects, choose_classes, list_names, log, warn_absent
+from edge_centernet.data.base import (
+    Annotations,
+    Chosen,
+    Objects,
+    choose_classes,
+    list_names,
+    log,
+    warn_absent,
+)
 from edge_centernet.errors import ConfigError
 
 
@@ -20,16 +28,16 @@ def merge(
     """Several data sets as one: the images and objects of the first, then those of the next, and so on.
 
     classes: read only these, in this order; by default all that the sets have, those of the first set first.
-        Classes meet where one name is a synonym of the other (`edge_centernet.classes`); the merged class then has
-        COCO's word.
+        Classes meet where one name is a synonym of the other (`edge_centernet.classes`); the merged class
+        then has COCO's word.
     labelled_only: for each set None, or the classes that were labelled in it; wins over what its files say.
 
-    A class is unlabelled in an image (Sample.unlabelled) where its set does not have it, or was not labelled for
-    it. Objects of unlabelled classes stay, for they may be a detector's.
+    A class is unlabelled in an image (Sample.unlabelled) where its set does not have it, or was not labelled
+    for it. Objects of unlabelled classes stay, for they may be a detector's.
 
     An image file that several sets have stays in all of them, with one counted warning (logger
-    "edge_centernet.data"). Raises SourceError for a set that has none of `classes`, ConfigError for an unknown class
-    in `labelled_only`.
+    "edge_centernet.data"). Raises SourceError for a set that has none of `classes`, ConfigError for an
+    unknown class in `labelled_only`.
     """
     if not sets:
         raise ValueError("expected at least one data set to merge, got none")

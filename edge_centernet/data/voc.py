@@ -45,7 +45,9 @@ def read_voc(
         raise SourceError(f"{path}: expected at least one image, found none")
     folder = images if images is not None else root / "JPEGImages"
     if not folder.is_dir():
-        raise SourceError(f"{folder}: expected the folder of the images, found no such folder; name the images folder")
+        raise SourceError(
+            f"{folder}: expected the folder of the images, found no such folder; name the images folder"
+        )
     present = _index(folder)
 
     entries: list[tuple[Path, int, int]] = []
@@ -59,7 +61,9 @@ def read_voc(
             with note(problems, "image"):
                 file = folder / _image_name(xml, tree, present, folder)
                 if file in used:
-                    raise SourceError(f"{xml}: filename: image {file.name!r} already belongs to {used[file].name}")
+                    raise SourceError(
+                        f"{xml}: filename: image {file.name!r} already belongs to {used[file].name}"
+                    )
                 used[file] = xml
                 width, height = size or image_size(file)
                 entries.append((file, width, height))
@@ -68,7 +72,9 @@ def read_voc(
     declared = sorted({item.name for items in found for item in items.values()})
     if not declared:
         why = f"; {problems[0].text}" if problems else ""
-        raise SourceError(f"{path}: expected at least one object in {len(names)} annotations, found none{why}")
+        raise SourceError(
+            f"{path}: expected at least one object in {len(names)} annotations, found none{why}"
+        )
     chosen = choose_classes(path, declared, classes)
     warn_absent(path, chosen)
     objects = Objects()
@@ -84,7 +90,9 @@ def _root(path: Path) -> Path:
     for folder in (path, *path.absolute().parents[:3]):
         if (folder / "Annotations").is_dir():
             return folder
-    raise SourceError(f"{path}: expected a VOC image set (ImageSets/Main/NAME.txt) with Annotations/ beside ImageSets/")
+    raise SourceError(
+        f"{path}: expected a VOC image set (ImageSets/Main/NAME.txt) with Annotations/ beside ImageSets/"
+    )
 
 
 def _image_set(path: Path, problems: list[Problem] | None) -> list[str]:
@@ -116,7 +124,9 @@ def _parse(xml: Path) -> ElementTree.Element:
         raise SourceError(f"{xml}: cannot be read ({error.strerror})") from None
     except ElementTree.ParseError as error:
         line, column = error.position
-        raise SourceError(f"{xml}: line {line}, column {column}: expected VOC XML, got a syntax error") from None
+        raise SourceError(
+            f"{xml}: line {line}, column {column}: expected VOC XML, got a syntax error"
+        ) from None
     if root.tag != "annotation":
         raise SourceError(f"{xml}: expected the root element <annotation>, got <{root.tag}>")
     return root

@@ -48,7 +48,9 @@ def read_yolo(
         with note(problems, "image"):
             label_file = _label_file(file)
             if label_file in labelled:
-                raise SourceError(f"{file}: its labels {label_file} already belong to {labelled[label_file].name}")
+                raise SourceError(
+                    f"{file}: its labels {label_file} already belong to {labelled[label_file].name}"
+                )
             labelled[label_file] = file
             some = some or label_file.is_file()
             width, height = image_size(file)
@@ -69,13 +71,17 @@ def read_yolo(
 
 def _orphans(labelled: Mapping[Path, Path]) -> list[Problem]:
     """Label files in the folders of `labelled` (label file -> image) to which no image belongs."""
-    folders = {label.parent: image.parent for label, image in labelled.items() if label.parent != image.parent}
+    folders = {
+        label.parent: image.parent for label, image in labelled.items() if label.parent != image.parent
+    }
     found = []
     for labels, images in folders.items():
         stems = {p.stem for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES}
         for file in sorted(labels.glob("*.txt")):
             if file.stem not in stems and not any(Path(name).name == file.name for name in _LISTS):
-                found.append(Problem("orphan", f"{file}: expected its image in {images}, found none of that name"))
+                found.append(
+                    Problem("orphan", f"{file}: expected its image in {images}, found none of that name")
+                )
     return found
 
 
@@ -102,7 +108,9 @@ def _images(
     return found
 
 
-def _place(path: Path, key: str, root: Path, base: Path, place: str, problems: list[Problem] | None) -> list[Path]:
+def _place(
+    path: Path, key: str, root: Path, base: Path, place: str, problems: list[Problem] | None
+) -> list[Path]:
     """The images of one entry of the yaml: a folder, or a .txt with one image a line."""
     # Exporters write ../train/images relative to the yaml's own folder or to one level below it.
     candidates = [base / place, root / place, root / place.removeprefix("../")]
@@ -119,7 +127,9 @@ def _place(path: Path, key: str, root: Path, base: Path, place: str, problems: l
                         raise SourceError(f"{target}: line {number}: image {file} does not exist")
                     present.append(file)
             return present
-    raise SourceError(f"{path}: {key!r}: {place!r} is neither a folder nor a .txt list; looked at {candidates[0]}")
+    raise SourceError(
+        f"{path}: {key!r}: {place!r} is neither a folder nor a .txt list; looked at {candidates[0]}"
+    )
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -180,7 +190,9 @@ def _fractions(where: str, words: list[str]) -> tuple[float, float, float, float
     except ValueError:
         values = [math.nan]
     if not all(-_SLACK <= value <= 1 + _SLACK for value in values):
-        raise SourceError(f"{where}: expected numbers 0 to 1 (fractions of the image), got {' '.join(words)!r}")
+        raise SourceError(
+            f"{where}: expected numbers 0 to 1 (fractions of the image), got {' '.join(words)!r}"
+        )
     if len(values) == 4:
         cx, cy, w, h = values
         return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
@@ -193,7 +205,9 @@ def _listed(root: Path, classes: Sequence[str] | None) -> list[str]:
     for name in _LISTS:
         file = root / name
         if file.is_file():
-            return _names(file, [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()])
+            return _names(
+                file, [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
+            )
     if classes:
         return list(classes)
     raise SourceError(f"{root}: expected the class names, one a line, in {root / _LISTS[0]}; write that file")
@@ -229,7 +243,9 @@ def _names(file: Path, names: Any) -> list[str]:
     """Class names from a list, or from a mapping of index to name."""
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise SourceError(f"{file}: 'names': expected indices 0 to {len(names) - 1}, got {sorted(names, key=str)}")
+            raise SourceError(
+                f"{file}: 'names': expected indices 0 to {len(names) - 1}, got {sorted(names, key=str)}"
+            )
         names = [names[i] for i in range(len(names))]
     if not isinstance(names, list) or not names:
         raise SourceError(f"{file}: expected a list of class names, got {names!r}")

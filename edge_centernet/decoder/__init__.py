@@ -60,8 +60,8 @@ def decode(
         (rule.drop_duplicate_peaks), are dropped first, out of twice as many peaks.
     class_thresholds: class name -> its own threshold.
     any_class: boxes of different classes can be twins too.
-    frame: where the image lies in the network's input, as Letterbox.frame. Boxes are then in pixels of the image,
-        clipped to it; those that lie in the padding alone are left out.
+    frame: where the image lies in the network's input, as Letterbox.frame. Boxes are then in pixels of the
+        image, clipped to it; those that lie in the padding alone are left out.
     backend: "c", "numpy" or None for BACKEND.
     Returns scores as probabilities: reference.logistic of the logit, or the stored probability within 0..1.
 
@@ -137,14 +137,22 @@ def _plan(manifest: Manifest, threshold: float) -> _Plan:
     cells = math.prod(heat.shape)
     in_unit = in_heat_unit(float(threshold), model.heat_unit)
     plan = _Plan(
-        manifest, (heat, size, offset), quants, cells, float(model.stride), in_unit, model.heat_unit == "logit"
+        manifest,
+        (heat, size, offset),
+        quants,
+        cells,
+        float(model.stride),
+        in_unit,
+        model.heat_unit == "logit",
     )
     _plans[key] = plan
     return plan
 
 
 def _spec(role: str, tensor: TensorSpec) -> _Spec:
-    return _Spec(role, tensor.chw, np.dtype(tensor.dtype), None if tensor.dtype == "float32" else tensor.quant)
+    return _Spec(
+        role, tensor.chw, np.dtype(tensor.dtype), None if tensor.dtype == "float32" else tensor.quant
+    )
 
 
 def _pick(backend: str | None) -> ModuleType:

@@ -45,22 +45,30 @@ class Head:
         if dtype not in (np.int8, np.uint8, np.int16, np.float32):
             raise ArtifactError(f"{self.role} head: expected int8, uint8, int16 or float32, got {dtype}")
         if (dtype == np.float32) != (self.quant is None):
-            raise ArtifactError(f"{self.role} head: expected a scale for integers only, got {self.quant} and {dtype}")
+            raise ArtifactError(
+                f"{self.role} head: expected a scale for integers only, got {self.quant} and {dtype}"
+            )
         if self.quant is not None:
             self._check(self.quant)
 
     def _check(self, quant: Quant) -> None:
         limits = np.iinfo(self.data.dtype)
         if not 2.0**-149 <= quant.scale <= float(np.finfo(np.float32).max):
-            raise ArtifactError(f"{self.role} head: expected a scale that float32 can hold, got {quant.scale}")
+            raise ArtifactError(
+                f"{self.role} head: expected a scale that float32 can hold, got {quant.scale}"
+            )
         if not limits.min <= quant.zero_point <= limits.max:
-            raise ArtifactError(f"{self.role} head: zero point {quant.zero_point} does not fit {self.data.dtype}")
+            raise ArtifactError(
+                f"{self.role} head: zero point {quant.zero_point} does not fit {self.data.dtype}"
+            )
 
     def real(self, stored: NDArray[Any]) -> NDArray[Any]:
         """Stored values to real ones, float32, rounded once: scale * (stored - zero_point)."""
         if self.quant is None:
             return stored
-        return (stored.astype(np.int32) - self.quant.zero_point).astype(np.float32) * np.float32(self.quant.scale)
+        return (stored.astype(np.int32) - self.quant.zero_point).astype(np.float32) * np.float32(
+            self.quant.scale
+        )
 
 
 def as_pair(quant: Quant | None) -> tuple[float, int]:

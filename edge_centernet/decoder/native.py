@@ -36,7 +36,9 @@ def decode_boxes(
     _, height, width = heat.data.shape
     for head in (size, offset):
         if head.data.shape != (2, height, width):  # the C side cannot see the end of an array
-            raise ArtifactError(f"{head.role} head: expected shape {(2, height, width)}, got {head.data.shape}")
+            raise ArtifactError(
+                f"{head.role} head: expected shape {(2, height, width)}, got {head.data.shape}"
+            )
     out = np.empty(max(0, min(capacity, heat.data.size)), BOX)
     arrays = (heat.data, size.data, offset.data)
     quants = (as_pair(heat.quant), as_pair(size.quant), as_pair(offset.quant))
@@ -53,9 +55,10 @@ def find(
 ) -> int:
     """Fill `out` with the best peaks; returns how many.
 
-    arrays: heat (C, H, W), size and offset (2, H, W): their shapes are not checked here. Releases the GIL. Views are
-    read where they lie; only those C cannot walk are copied (negative strides, strides that are no multiple of the
-    item size, unaligned). Raises ArtifactError for what C refuses.
+    arrays: heat (C, H, W), size and offset (2, H, W): their shapes are not checked here. Releases the GIL.
+      Views are
+    read where they lie; only those C cannot walk are copied (negative strides, strides that are no multiple
+    of the item size, unaligned). Raises ArtifactError for what C refuses.
     """
     if class_thresholds is not None:
         class_thresholds = np.ascontiguousarray(class_thresholds, np.float32)
@@ -66,7 +69,9 @@ def find(
     as_floats = out.view(np.float32)  # whose memory C finds faster than that of records
     count = _decoder.decode(*arrays, *quants, cell_px, threshold, class_thresholds, as_floats)
     if count == _decoder.NOT_WALKABLE:
-        heat, size, offset = (np.array(array, order="C") for array in arrays)  # a contiguous one may be unaligned
+        heat, size, offset = (
+            np.array(array, order="C") for array in arrays
+        )  # a contiguous one may be unaligned
         count = _decoder.decode(heat, size, offset, *quants, cell_px, threshold, class_thresholds, as_floats)
     return _checked(count)
 

@@ -10,8 +10,8 @@ Order: higher stored value, then lower class, then lower cell.
 Box, every step in float32: x1 = ((x + offset_x) - width * 0.5) * cell_px, x2 with a plus, y alike.
 A NaN or infinite size or offset counts as 0, and then a negative size as 0: no coordinate is ever NaN.
 
-What may follow: twins are dropped (`drop_duplicate_peaks`), boxes are mapped to the image (`to_image`), logits become
-probabilities (`to_probability`).
+What may follow: twins are dropped (`drop_duplicate_peaks`), boxes are mapped to the image (`to_image`),
+logits become probabilities (`to_probability`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def decode_boxes(
     """The `capacity` best peaks as BOX records (N,), best first.
 
     heat (C, H, W); size (2, H, W) width, height and offset (2, H, W) x, y, in cells.
-    cell_px: input pixels per cell, > 0. threshold: in the heatmap's own unit, not NaN; class_thresholds (C,): one for
+    cell_px: input pixels per cell, > 0. threshold: in the heatmap's own unit, not NaN; class_thresholds (C,):
+      one for
     each class instead of it. All as float32.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -79,7 +80,8 @@ def find_peaks(heat: Head, thresholds: NDArray[np.float32]) -> NDArray[np.bool_]
 def drop_duplicate_peaks(boxes: NDArray[np.void], any_class: bool = False) -> NDArray[np.void]:
     """BOX records (N,), best first, without every box that has a better twin.
 
-    Twins: centres at most DUPLICATE_CENTRE of the better box's width and height apart, and neither side more than
+    Twins: centres at most DUPLICATE_CENTRE of the better box's width and height apart, and neither side more
+      than
     DUPLICATE_SIZE times the other's. any_class: also of another class.
     """
     with np.errstate(over="ignore", invalid="ignore"):
@@ -87,8 +89,12 @@ def drop_duplicate_peaks(boxes: NDArray[np.void], any_class: bool = False) -> ND
         for axis in "xy":
             low, high = boxes[f"{axis}1"], boxes[f"{axis}2"]
             side, centre = high - low, (high + low) * np.float32(0.5)
-            near = np.abs(centre[:, None] - centre) <= (DUPLICATE_CENTRE * side)[:, None]  # (N better, N worse)
-            apart[axis] = near & (side <= DUPLICATE_SIZE * side[:, None]) & (side[:, None] <= DUPLICATE_SIZE * side)
+            near = (
+                np.abs(centre[:, None] - centre) <= (DUPLICATE_CENTRE * side)[:, None]
+            )  # (N better, N worse)
+            apart[axis] = (
+                near & (side <= DUPLICATE_SIZE * side[:, None]) & (side[:, None] <= DUPLICATE_SIZE * side)
+            )
     twins = apart["x"] & apart["y"]
     if not any_class:
         twins &= boxes["class_id"][:, None] == boxes["class_id"]
@@ -131,7 +137,9 @@ def logistic(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     z = np.minimum(np.abs(logits), np.float32(86))
     z = np.where(np.isnan(z), np.float32(0), z)
     n = (z * np.float32(1.44269504) + np.float32(0.5)).astype(np.int32)
-    r = (n.astype(np.float32) * np.float32(0.693359375) - z) + n.astype(np.float32) * np.float32(-2.12194440e-4)
+    r = (n.astype(np.float32) * np.float32(0.693359375) - z) + n.astype(np.float32) * np.float32(
+        -2.12194440e-4
+    )
     p = np.full_like(r, np.float32(1 / 720))
     for coefficient in (1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
         p = p * r + np.float32(coefficient)

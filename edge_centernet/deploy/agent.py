@@ -4,18 +4,19 @@
     python3 agent.py setup BUNDLE.tar --pin SIGNERS     a bare board, or the first boot of an image
     python3 agent.py status
 
-One file, the standard library, Python 3.8 or newer, so that it can be sent ahead of everything else. `edge-centernet
-deploy` and the Ansible role call the same steps one by one.
+One file, the standard library, Python 3.8 or newer, so that it can be sent ahead of everything else.
+`edge-centernet deploy` and the Ansible role call the same steps one by one.
 
 On the board (below --root):
 
     /opt/edge-centernet/releases/ID/    a release: model, check, unit, and venv -> ../../venvs/HASH
     /opt/edge-centernet/venvs/HASH/     Python packages, shared by releases with the same wheels
     /opt/edge-centernet/current         -> releases/ID, replaced by one rename; previous: the release before
-    /opt/edge-centernet/pending.json    there while a new release is on trial; who finds it after a crash goes back
-    /etc/edge-centernet/trusted_signers whose bundles are taken (OpenSSH's allowed_signers format)
+    /opt/edge-centernet/pending.json    there while a new release is on trial; who finds it after a crash goes
+    back /etc/edge-centernet/trusted_signers whose bundles are taken (OpenSSH's allowed_signers format)
 
-Every step can be cut off: what is half made has another name or lacks its marker, and the old release goes on.
+Every step can be cut off: what is half made has another name or lacks its marker, and the old release goes
+on.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ from typing import Any
 NAMESPACE = "edge-centernet-bundle"
 SIGNER = "edge-centernet"
 SUMS, SIGNATURE, MANIFEST = "SHA256SUMS", "SHA256SUMS.sig", "manifest.json"
-UNIT, RECOVER_UNIT, REVERT_UNIT = "edge-centernet@.service", "edge-centernet-recover.service", "edge-centernet-revert"
+UNIT, RECOVER_UNIT, REVERT_UNIT = (
+    "edge-centernet@.service",
+    "edge-centernet-recover.service",
+    "edge-centernet-revert",
+)
 COMPLETE = ".complete"  # the marker of a folder that was written to its end, and reached the disk
 RESERVE = 64 << 20  # bytes that an update leaves free
 START_S = 240.0  # for a service to be ready; the unit allows 180
@@ -112,14 +117,16 @@ class Board:
 def verify(bundle: Path, signers: Path, into: Path | None = None) -> dict[str, Any]:
     """The manifest of a bundle whose signature and hashes are right; its files are written to the folder `into`.
 
-    Returns manifest.json with "id" added. Raises Refused at the first thing that is wrong; what was written by then is
-    left to the caller.
+    Returns manifest.json with "id" added. Raises Refused at the first thing that is wrong; what was written
+    by then is left to the caller.
     """
     try:
         with tarfile.open(str(bundle), "r:") as archive:
             return _verified(archive, signers, into)
     except (tarfile.TarError, EOFError) as error:
-        raise Refused(f"{bundle}: expected a bundle, got a damaged or cut off file ({error}); copy it again") from None
+        raise Refused(
+            f"{bundle}: expected a bundle, got a damaged or cut off file ({error}); copy it again"
+        ) from None
     except FileNotFoundError:
         raise Refused(f"{bundle}: no such file") from None
 
@@ -162,7 +169,9 @@ def _parse_sums(text: bytes) -> dict[str, str]:
     """Name -> hash. A name is a relative path of plain words, so nothing can be written elsewhere."""
     sums = {}
     for line in text.decode("ascii", "replace").splitlines():
-        match = re.fullmatch(r"([0-9a-f]{64})  ((?:[A-Za-z0-9][A-Za-z0-9._+@-]*/)?[A-Za-z0-9][A-Za-z0-9._+@-]*)", line)
+        match = re.fullmatch(
+            r"([0-9a-f]{64})  ((?:[A-Za-z0-9][A-Za-z0-9._+@-]*/)?[A-Za-z0-9][A-Za-z0-9._+@-]*)", line
+        )
         if match is None:
             raise Refused(f"{SUMS}: expected 'HASH  NAME', got {line[:80]!r}; make the bundle again")
         sums[match.group(2)] = match.group(1)
@@ -182,7 +191,9 @@ def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, expected: str, into
             target.write(block)
             head = head or block
     if digest.hexdigest() != expected:
-        raise Refused(f"{member.name}: its SHA-256 is not the signed one: damaged or changed; copy the bundle again")
+        raise Refused(
+            f"{member.name}: its SHA-256 is not the signed one: damaged or changed; copy the bundle again"
+        )
     return head
 
 
@@ -200,11 +211,27 @@ def check_signature(content: bytes, signature: bytes, signers: Path) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(signature)
         file.flush()
-        command = ["ssh-keygen", "-Y", "verify", "-f", str(signers), "-I", SIGNER, "-n", NAMESPACE, "-s", file.name]
-        result = subprocess.run(command, input=content, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        command = [
+            "ssh-keygen",
+            "-Y",
+            "verify",
+            "-f",
+            str(signers),
+            "-I",
+            SIGNER,
+            "-n",
+            NAMESPACE,
+            "-s",
+            file.name,
+        ]
+        result = subprocess.run(
+            command, input=content, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
     if result.returncode != 0:
         reason = result.stdout.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
-        raise Refused(f"signature: not by a signer in {signers} ({reason[-1]}); pin the right key or sign again")
+        raise Refused(
+            f"signature: not by a signer in {signers} ({reason[-1]}); pin the right key or sign again"
+        )
 
 
 def pin(board: Board, signers: Path) -> None:
@@ -220,12 +247,15 @@ def pin(board: Board, signers: Path) -> None:
 def install(board: Board, bundle: Path, signers: Path | None = None) -> str:
     """Verify, unpack, install and check a bundle beside what runs; returns its id. Nothing is switched.
 
-    signers: whom a board without a pinned signer trusts from now on, if the bundle is theirs. Raises Refused; the old
+    signers: whom a board without a pinned signer trusts from now on, if the bundle is theirs. Raises Refused;
+      the old
     release and its service are not touched, what was half made is removed next time.
     """
     board.tell("verify", str(bundle.name))
     first = signers is not None and not board.signers.exists()
-    manifest = verify(bundle, signers if signers is not None and first else board.signers)  # nothing is kept before
+    manifest = verify(
+        bundle, signers if signers is not None and first else board.signers
+    )  # nothing is kept before
     if signers is not None and first:
         pin(board, signers)
     release = board.home / "releases" / manifest["id"]
@@ -265,7 +295,9 @@ def _check_fits(board: Board, manifest: dict[str, Any]) -> None:
         have = tuple(int(part) for part in version.split(".")[:2]) if libc == "glibc" and version else ()
         if have and have < tuple(manifest["glibc"]):
             need = ".".join(map(str, manifest["glibc"]))
-            raise Refused(f"bundle: its wheels need glibc {need}, this system has {version}; use a newer system")
+            raise Refused(
+                f"bundle: its wheels need glibc {need}, this system has {version}; use a newer system"
+            )
         _check_system_packages(manifest)
     free = shutil.disk_usage(str(board.home)).free
     if free < manifest["installed_bytes"] + RESERVE:
@@ -277,8 +309,12 @@ def _check_system_packages(manifest: dict[str, Any]) -> None:
     modules = {"python3-numpy": "numpy", "python3-opencv": "cv2"}
     for package in manifest["apt"]:
         probe = [find_python(manifest["python"]), "-c", f"import {modules.get(package, package)}"]
-        if subprocess.run(probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
-            raise Refused(f"bundle: expected the system's {package} (no wheels for it here): apt-get install {package}")
+        if subprocess.run(
+            probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        ).returncode:
+            raise Refused(
+                f"bundle: expected the system's {package} (no wheels for it here): apt-get install {package}"
+            )
 
 
 def find_python(version: str) -> str:
@@ -342,7 +378,15 @@ def _make_venv(board: Board, manifest: dict[str, Any], part: Path) -> Path:
     # Without pip: a Debian has the module venv, but not ensurepip. The bundle's pip runs out of its wheel.
     _run([python, "-I", "-m", "venv", "--without-pip", *options, str(venv)], "venv")
     pip = next((part / "wheels").glob("pip-*.whl"))
-    command = [str(venv / "bin/python"), "-I", str(pip / "pip"), "install", "--quiet", "--no-index", "--no-deps"]
+    command = [
+        str(venv / "bin/python"),
+        "-I",
+        str(pip / "pip"),
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+    ]
     command += ["--ignore-installed", "--require-hashes", "--no-cache-dir", "--disable-pip-version-check"]
     command += ["--root-user-action=ignore", "--find-links", str(part / "wheels")]
     _run([*command, "-r", str(part / "requirements.txt")], "pip")
@@ -362,8 +406,11 @@ def _run(command: list[str], what: str) -> None:
         check=False,
     )
     if result.returncode:
-        lines = result.stdout.decode("utf-8", "replace").strip().splitlines() or [f"exit status {result.returncode}"]
-        # pip's last error is its reason; where that is "ERROR: Exception:", a traceback follows, and its last line is.
+        lines = result.stdout.decode("utf-8", "replace").strip().splitlines() or [
+            f"exit status {result.returncode}"
+        ]
+        # pip's last error is its reason; where that is "ERROR: Exception:", a traceback follows, and its last
+        # line is.
         told = [line for line in lines if line.startswith("ERROR") and line != "ERROR: Exception:"] or lines
         raise Refused(f"{what}: {told[-1][:300]}")
 
@@ -383,15 +430,27 @@ def check(board: Board, release: Path) -> None:
     problem = differs(found, expected)
     if problem:
         raise Refused(f"check: {problem}; the old release stays")
-    board.tell("checked", f"{len(found)} objects as expected, in {time.monotonic() - started:.1f} s with start-up")
+    board.tell(
+        "checked", f"{len(found)} objects as expected, in {time.monotonic() - started:.1f} s with start-up"
+    )
 
 
 def _detect(board: Board, release: Path, expected: dict[str, Any]) -> list[dict[str, Any]]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     with tempfile.TemporaryDirectory() as folder:
         environment.update(HOME=folder, XDG_CACHE_HOME=folder)
-        environment["EDGE_CENTERNET_ENGINE_CACHE"] = str(board.home / "engines")  # TensorRT builds here, at leisure
-        command = [str(release / "venv/bin/python"), "-I", "-m", "edge_centernet", "detect", "--format", "jsonl"]
+        environment["EDGE_CENTERNET_ENGINE_CACHE"] = str(
+            board.home / "engines"
+        )  # TensorRT builds here, at leisure
+        command = [
+            str(release / "venv/bin/python"),
+            "-I",
+            "-m",
+            "edge_centernet",
+            "detect",
+            "--format",
+            "jsonl",
+        ]
         command += ["--source", str(release / "check/photo.jpg"), "--threshold", str(expected["threshold"])]
         command += ["--model", str(release / "model" / expected["model"]), "--runtime", expected["runtime"]]
         try:
@@ -410,7 +469,9 @@ def _detect(board: Board, release: Path, expected: dict[str, Any]) -> list[dict[
         lines = result.stderr.decode("utf-8", "replace").strip().splitlines() or [""]
         reason = next((line for line in lines if "cannot be relied on" in line), lines[-1])
         raise Refused(f"check: detect ended with {result.returncode}: {reason[:300]}; the old release stays")
-    using = [line for line in result.stderr.decode("utf-8", "replace").splitlines() if line.startswith("Using ")]
+    using = [
+        line for line in result.stderr.decode("utf-8", "replace").splitlines() if line.startswith("Using ")
+    ]
     board.tell("engine", using[-1].split(": ")[0] if using else "unknown")
     records = [json.loads(line) for line in result.stdout.decode().splitlines()]
     detections: list[dict[str, Any]] = records[0]["detections"]
@@ -444,7 +505,8 @@ def _same(a: dict[str, Any], b: dict[str, Any], pixels: float) -> bool:
 def activate(board: Board, name: str, watch_s: float, attended: bool, camera: str | None = None) -> None:
     """Make a release the current one, restart the cameras, watch them, and go back if they are not well.
 
-    attended: a computer looks on through stdin and stdout, and must say "keep" after all went well; when it is gone
+    attended: a computer looks on through stdin and stdout, and must say "keep" after all went well; when it
+      is gone
     before that, so is the new release. Raises Refused (with the old release running) or Cut.
     """
     release = board.home / "releases" / name
@@ -515,7 +577,13 @@ def _arm_revert(board: Board, watch_s: float) -> None:
     """Should this process be killed, systemd goes back."""
     if board.systemd:
         seconds = int(START_S + watch_s + KEEP_S + 60)
-        command = ["systemd-run", "--quiet", f"--unit={REVERT_UNIT}", f"--on-active={seconds}", sys.executable]
+        command = [
+            "systemd-run",
+            "--quiet",
+            f"--unit={REVERT_UNIT}",
+            f"--on-active={seconds}",
+            sys.executable,
+        ]
         systemctl("stop", f"{REVERT_UNIT}.timer")
         systemctl("reset-failed", f"{REVERT_UNIT}.timer", f"{REVERT_UNIT}.service")
         _run([*command, str(board.home / "agent.py"), "recover"], "systemd-run")
@@ -558,7 +626,11 @@ def _watch(board: Board, before: dict[str, dict[str, str]], watch_s: float, atte
 
 def ill(unit: str, state: dict[str, str], ready: dict[str, str] | None) -> str | None:
     """Why a service must be called ill now, None if it need not. ready: its state when it became ready."""
-    if state["ActiveState"] == "failed" or state["Result"] not in ("", "success") or int(state["NRestarts"] or 0) > 0:
+    if (
+        state["ActiveState"] == "failed"
+        or state["Result"] not in ("", "success")
+        or int(state["NRestarts"] or 0) > 0
+    ):
         return f"{unit} ended ({state['Result'] or 'failed'}, exit status {state['ExecMainStatus']}){last_words(unit)}"
     if ready is not None and (state["ActiveState"] != "active" or state["MainPID"] != ready["MainPID"]):
         return f"{unit} did not stay up ({state['ActiveState']})"
@@ -568,7 +640,9 @@ def ill(unit: str, state: dict[str, str], ready: dict[str, str] | None) -> str |
 def _judge_end(unit: str, state: dict[str, str], before: dict[str, str] | None) -> None:
     """A camera that delivered before must deliver now; one that was lost before says nothing about the release."""
     if before and delivers(before) and not delivers(state):
-        raise Refused(f"watch: {unit} gives no results ({state['StatusText'] or 'no status'}), the old release did")
+        raise Refused(
+            f"watch: {unit} gives no results ({state['StatusText'] or 'no status'}), the old release did"
+        )
 
 
 def delivers(state: dict[str, str]) -> bool:
@@ -673,7 +747,9 @@ def service_state(unit: str) -> dict[str, str]:
     command = ["systemctl", "show", unit, "-p", ",".join(keys)]
     state = dict.fromkeys(keys, "")
     if shutil.which("systemctl"):
-        output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout
+        output = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+        ).stdout
         for line in output.decode("utf-8", "replace").splitlines():
             key, _, value = line.partition("=")
             state[key] = value
@@ -692,7 +768,9 @@ def last_words(unit: str) -> str:
 
 def systemctl(*arguments: str) -> None:
     """Ask systemd; what it answers is seen by its effect."""
-    subprocess.run(["systemctl", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    subprocess.run(
+        ["systemctl", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+    )
 
 
 # Files
@@ -767,7 +845,9 @@ def receive(board: Board, name: str, size: int) -> None:
         return
     free = shutil.disk_usage(str(board.home)).free
     if free < size - have + RESERVE:
-        raise Refused(f"disk: expected {(size - have + RESERVE) // 1_000_000} MB free, found {free // 1_000_000} MB")
+        raise Refused(
+            f"disk: expected {(size - have + RESERVE) // 1_000_000} MB free, found {free // 1_000_000} MB"
+        )
     for other in (board.home / "incoming").iterdir():
         if other not in (part, target):
             other.unlink()
@@ -795,7 +875,8 @@ def offset(board: Board, name: str) -> int:
 def status(board: Board) -> dict[str, Any]:
     """The releases, the cameras, and what this board is."""
     releases = [path for path in (board.home / "releases").glob("*") if (path / COMPLETE).exists()]
-    # What `system.machine` reads too. This file runs alone, before the package is on the board, so it has a copy.
+    # What `system.machine` reads too. This file runs alone, before the package is on the board, so it has a
+    # copy.
     return {
         "machine": platform.machine(),
         "python": ".".join(map(str, sys.version_info[:2])),
@@ -827,7 +908,9 @@ def setup(board: Board, bundle: Path, signers: Path | None, camera: str, watch_s
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="agent.py", description="Install edge-centernet releases on this board.")
+    top = argparse.ArgumentParser(
+        prog="agent.py", description="Install edge-centernet releases on this board."
+    )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--root", type=Path, default=Path("/"), help="where /opt and /etc are")
     shared.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -844,13 +927,20 @@ def parser() -> argparse.ArgumentParser:
     one = add("install", "verify, install and check beside what runs")
     one.add_argument("bundle", type=Path)
     one.add_argument("--pin", type=Path, help="file of trusted signers, for a board without one")
-    for name, text in (("activate", "switch to an installed release"), ("rollback", "switch to the release before")):
+    for name, text in (
+        ("activate", "switch to an installed release"),
+        ("rollback", "switch to the release before"),
+    ):
         one = add(name, text)
         if name == "activate":
             one.add_argument("id")
-            one.add_argument("--camera", default=None, help="name of the first camera, on a board without one")
+            one.add_argument(
+                "--camera", default=None, help="name of the first camera, on a board without one"
+            )
         one.add_argument("--watch", type=float, default=15.0, help="seconds that the cameras are watched")
-        one.add_argument("--attended", action="store_true", help="go back unless stdin says 'keep' at the end")
+        one.add_argument(
+            "--attended", action="store_true", help="go back unless stdin says 'keep' at the end"
+        )
     one = add("recover", "end an update that was cut off")
     one.add_argument("--boot", action="store_true", help="before the cameras are started")
     one = add("receive", "take a file from stdin")

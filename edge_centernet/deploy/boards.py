@@ -1,6 +1,7 @@
 """The boards that a bundle can be made for: processor, Python, engine and model format of each.
 
-What a board can run decides; docs/devices.md says which of it was seen on silicon, emulated, or is by construction.
+What a board can run decides; docs/devices.md says which of it was seen on silicon, emulated, or is by
+construction.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ class Target:
     """One kind of board.
 
     machine: as `uname -m` prints it. python: "3.11". engine: one of PACKAGES. symmetric: whether the model
-    file is the one for TensorRT. system_packages: whether the board's own Python packages stay visible (picamera2,
-    OpenCV with GStreamer, NumPy where PyPI has none). apt: what they are, for the message that asks for them.
+    file is the one for TensorRT. system_packages: whether the board's own Python packages stay visible
+    (picamera2, OpenCV with GStreamer, NumPy where PyPI has none). apt: what they are, for the message that
+    asks for them.
     left_out: packages of the lock that they stand in for.
     """
 
@@ -118,7 +120,10 @@ def find_target(name: str, python: str | None = None, engine: str | None = None)
     if engine not in PACKAGES:
         raise ConfigError(f"engine: expected one of {', '.join(PACKAGES)}, got {engine!r}")
     target = replace(
-        target, python=python or target.python, engine=engine, symmetric=target.symmetric and engine == "onnxruntime"
+        target,
+        python=python or target.python,
+        engine=engine,
+        symmetric=target.symmetric and engine == "onnxruntime",
     )
     if not target.lock:
         prefix = f"{target.machine}-"
@@ -133,5 +138,9 @@ def find_target(name: str, python: str | None = None, engine: str | None = None)
 def platforms(machine: str, glibc: tuple[int, int]) -> list[str]:
     """The wheel tags that run on a machine with that glibc, the newest first (PEP 600)."""
     tags = [f"manylinux_2_{minor}_{machine}" for minor in range(glibc[1], 16, -1)]
-    legacy = [f"manylinux2014_{machine}"] if machine != "x86_64" else [f"manylinux2014_{machine}", "manylinux1_x86_64"]
+    legacy = (
+        [f"manylinux2014_{machine}"]
+        if machine != "x86_64"
+        else [f"manylinux2014_{machine}", "manylinux1_x86_64"]
+    )
     return [*tags, *legacy]

@@ -1,6 +1,7 @@
 """One signed file with all that a board needs: model, wheels, service, check. The same bytes from the same inputs.
 
-The layout is agent.py's, which unpacks it on the board; the wheels are those of the target's lock file, by hash.
+The layout is agent.py's, which unpacks it on the board; the wheels are those of the target's lock file, by
+hash.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ format = "none"             # no record of every frame
 class Contents:
     """What to pack: model, a path or name; photo, what the board is checked with; camera, the first configuration.
 
-    only_model: for a board that has a release; wheels: given by hand, instead of those of the lock; compiled: with the
+    only_model: for a board that has a release; wheels: given by hand, instead of those of the lock; compiled:
+      with the
     C decoder.
     """
 
@@ -62,10 +64,13 @@ class Contents:
     compiled: bool = True
 
 
-def make_bundle(target: Target, contents: Contents, key: Path, out: Path, say: Say = lambda line: None) -> Path:
+def make_bundle(
+    target: Target, contents: Contents, key: Path, out: Path, say: Say = lambda line: None
+) -> Path:
     """Write the bundle into the folder `out`, whole or not at all; returns its path.
 
-    say: called with one line as work goes on. Raises ArtifactError, ConfigError, SourceError or MissingDependency.
+    say: called with one line as work goes on. Raises ArtifactError, ConfigError, SourceError or
+      MissingDependency.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -78,8 +83,12 @@ def make_bundle(target: Target, contents: Contents, key: Path, out: Path, say: S
             files["requirements.txt"] = _requirements(packages)
             files[agent.UNIT] = (PACKAGE / "assets" / agent.UNIT).read_bytes()
             files["install"] = Path(agent.__file__).read_bytes()
-            files["camera.toml"] = _CAMERA.encode() if contents.camera is None else camera_settings(contents.camera)
-            installed += int(UNPACKED * sum(map(_unpacked, packages))) + sum(p.stat().st_size for p in packages)
+            files["camera.toml"] = (
+                _CAMERA.encode() if contents.camera is None else camera_settings(contents.camera)
+            )
+            installed += int(UNPACKED * sum(map(_unpacked, packages))) + sum(
+                p.stat().st_size for p in packages
+            )
         files[agent.MANIFEST] = _manifest(target, model, contents.only_model, installed)
         out.mkdir(parents=True, exist_ok=True)
         kind = "model" if contents.only_model else f"py{target.python.replace('.', '')}"
@@ -95,7 +104,9 @@ def _model_file(target: Target, model: str, folder: Path, say: Say) -> Path:
     if target.symmetric and is_name(model):
         from edge_centernet.converters import convert
 
-        return convert(find_model(model, suffix), ["tensorrt"], "int8", folder / "model", progress=say)[0].path
+        return convert(find_model(model, suffix), ["tensorrt"], "int8", folder / "model", progress=say)[
+            0
+        ].path
     path = find_model(model, suffix)
     if path.suffix.lower() != suffix:
         raise ConfigError(
@@ -118,7 +129,8 @@ def _model_files(target: Target, model: Path, photo: Path, say: Say) -> dict[str
 def expect(model: Path, runtime: str, photo: Path, exact: bool = True) -> dict[str, Any]:
     """What `detect` finds on the photo at the model's own threshold, as check/expected.json has it.
 
-    exact: the board's engine computes the same bits as this computer's, or nearly. Raises SourceError where it finds
+    exact: the board's engine computes the same bits as this computer's, or nearly. Raises SourceError where
+      it finds
     nothing: a board that finds nothing could not be told from a broken one.
     """
     from edge_centernet.detector import Detector
@@ -136,7 +148,11 @@ def expect(model: Path, runtime: str, photo: Path, exact: bool = True) -> dict[s
             "give another one with --check-photo"
         )
     detections = [
-        {"class": classes[class_id], "score": round(float(score), 4), "box": [round(float(x), 2) for x in box]}
+        {
+            "class": classes[class_id],
+            "score": round(float(score), 4),
+            "box": [round(float(x), 2) for x in box],
+        }
         for box, score, class_id in zip(found.xyxy, found.score, found.class_id, strict=True)
     ]
     pixels = agent.BOX_TOLERANCE if exact else ROUGH * max(image.shape)
@@ -158,7 +174,12 @@ def _manifest(target: Target, model: Path, only_model: bool, installed: int) -> 
             "glibc": list(target.glibc),
             "engine": target.engine,
             "runtime": target.runtime.name,
-            "model": {"file": model.name, "name": own.name, "version": own.version, "classes": list(own.classes)},
+            "model": {
+                "file": model.name,
+                "name": own.name,
+                "version": own.version,
+                "classes": list(own.classes),
+            },
             "system_packages": target.system_packages,
             "apt": list(target.apt),
             "installed_bytes": installed,
@@ -216,19 +237,31 @@ def _download(target: Target, lines: list[str], cache: Path) -> None:
         lock = Path(temporary) / "lock.txt"
         lock.write_text("\n".join(lines) + "\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-        command += ["--disable-pip-version-check", "--only-binary=:all:", "--python-version", target.python, *tags]
+        command += [
+            "--disable-pip-version-check",
+            "--only-binary=:all:",
+            "--python-version",
+            target.python,
+            *tags,
+        ]
         command += ["--dest", temporary, "-r", str(lock)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
-            told = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or ["no reason given"]
-            raise MissingDependency(f"wheels for {target.name}: pip cannot fetch them: {told[-1]}; is there a network?")
+            told = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or [
+                "no reason given"
+            ]
+            raise MissingDependency(
+                f"wheels for {target.name}: pip cannot fetch them: {told[-1]}; is there a network?"
+            )
         for path in Path(temporary).glob("*.whl"):
             path.replace(cache / path.name)
 
 
 def _requirements(packages: list[Path]) -> bytes:
     """What pip installs on the board: exactly these files."""
-    lines = [f"{wheel_name(path)}=={path.name.split('-')[1]} --hash=sha256:{sha256(path)}" for path in packages]
+    lines = [
+        f"{wheel_name(path)}=={path.name.split('-')[1]} --hash=sha256:{sha256(path)}" for path in packages
+    ]
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -236,13 +269,17 @@ def wheel_name(path: Path) -> str:
     """The normalized project name in a wheel's file name. Raises ConfigError for another kind of file."""
     parts = path.name.split("-")
     if path.suffix != ".whl" or len(parts) not in (5, 6) or not path.is_file():
-        raise ConfigError(f"{path}: expected a wheel (NAME-VERSION-PYTHON-ABI-PLATFORM.whl), got something else")
+        raise ConfigError(
+            f"{path}: expected a wheel (NAME-VERSION-PYTHON-ABI-PLATFORM.whl), got something else"
+        )
     return normal(parts[0])
 
 
 def normal(name: str) -> str:
     """A project name as PyPI compares it (PEP 503)."""
-    return "-".join(part for part in name.strip().lower().replace("_", "-").replace(".", "-").split("-") if part)
+    return "-".join(
+        part for part in name.strip().lower().replace("_", "-").replace(".", "-").split("-") if part
+    )
 
 
 def _unpacked(path: Path) -> int:

@@ -1,7 +1,7 @@
 """Put a bundle onto boards over ssh. The steps that matter run on the board (agent.py); here is the way there.
 
-Nothing but OpenSSH's client is needed here, and python3 there. The board goes back to its old release by itself when
-the connection is cut before this computer said that the new one may stay.
+Nothing but OpenSSH's client is needed here, and python3 there. The board goes back to its old release by
+itself when the connection is cut before this computer said that the new one may stay.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Connection:
         subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
     def _plain(self, command: str, stdin: bytes = b"") -> bytes:
-        result = subprocess.run([*self._ssh, self._host.name, command], input=stdin, capture_output=True, check=False)
+        result = subprocess.run(
+            [*self._ssh, self._host.name, command], input=stdin, capture_output=True, check=False
+        )
         self._expect_success(result.returncode, result.stderr)
         return result.stdout
 
@@ -86,18 +88,29 @@ class Connection:
         """A small file, whole or not at all; returns its path on the board."""
         path = str(self._home / name)
         quoted = shlex.quote(path)
-        script = f"mkdir -p {shlex.quote(str(self._home))} && cat > {quoted}.part && mv {quoted}.part {quoted}"
+        script = (
+            f"mkdir -p {shlex.quote(str(self._home))} && cat > {quoted}.part && mv {quoted}.part {quoted}"
+        )
         self._plain(shlex.join([*self._sudo, "sh", "-c", script]), content)
         return path
 
     def command(self, *arguments: str) -> list[str]:
         """The ssh command for an agent's command."""
-        words = [*self._sudo, "python3", str(self._home / "deploy-agent.py"), *arguments, "--root", self._host.root]
+        words = [
+            *self._sudo,
+            "python3",
+            str(self._home / "deploy-agent.py"),
+            *arguments,
+            "--root",
+            self._host.root,
+        ]
         return [*self._ssh, self._host.name, shlex.join(words)]
 
     def ask(self, *arguments: str) -> Any:
         """Run an agent's command, its answer from JSON."""
-        result = subprocess.run(self.command(*arguments), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        result = subprocess.run(
+            self.command(*arguments), stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
         self._expect_success(result.returncode, result.stderr)
         return json.loads(result.stdout)
 
@@ -162,7 +175,11 @@ def _last(errors: bytes, status: int) -> str:
         return f"{lines[-1].strip()}; the user needs sudo without a password, or deploy as root"
     if status == 3:
         return "the connection was cut; the board went back to its old release"
-    return lines[-1].strip() if lines else f"the connection ended ({status}); the board goes back to its old release"
+    return (
+        lines[-1].strip()
+        if lines
+        else f"the connection ended ({status}); the board goes back to its old release"
+    )
 
 
 @contextlib.contextmanager
@@ -170,7 +187,9 @@ def connect(host: Host) -> Iterator[Connection]:
     """Log in, send the agent. Raises DeployError, MissingDependency without ssh."""
     if shutil.which("ssh") is None:
         raise MissingDependency("deploy needs ssh: apt-get install openssh-client")
-    with tempfile.TemporaryDirectory(prefix="ecn-") as folder:  # short: a socket's path has 100 characters at most
+    with tempfile.TemporaryDirectory(
+        prefix="ecn-"
+    ) as folder:  # short: a socket's path has 100 characters at most
         connection = Connection(host, Path(folder))
         try:
             connection.send_agent()
@@ -191,7 +210,8 @@ def put(
 ) -> str:
     """Upload, verify, install, check, switch, watch; returns the release's id.
 
-    signers: trusted by a board that trusts nobody yet. camera: name of the first camera, on a board that has none.
+    signers: trusted by a board that trusts nobody yet. camera: name of the first camera, on a board that has
+      none.
     Raises DeployError; then the old release runs.
     """
     trust = () if signers is None else ("--pin", connection.send_signers(signers))
@@ -212,7 +232,12 @@ def target_of(status: dict[str, Any]) -> Target:
     Raises ConfigError for a board that no wheels fit.
     """
     machine, model = status["machine"], status["model"]
-    fallback = {"aarch64": "generic-arm64", "armv7l": "generic-armhf", "armv8l": "generic-armhf", "x86_64": "x86"}
+    fallback = {
+        "aarch64": "generic-arm64",
+        "armv7l": "generic-armhf",
+        "armv8l": "generic-armhf",
+        "x86_64": "x86",
+    }
     name = next((target for text, target in _BOARDS if model.startswith(text)), fallback.get(machine, ""))
     if status["jetson"] or "jetson" in model.lower():
         name = "jetson-orin" if "R36" in status["jetson"] else "jetson-nano"
@@ -236,11 +261,14 @@ def deployed_target(status: dict[str, Any]) -> Target:
 def put_many(inventory: Path, variables: dict[str, object], arguments: Sequence[str] = ()) -> None:
     """Roll a bundle out over an inventory, by Ansible: a few boards first, and an end at the first that refuses.
 
-    variables: of the playbook: bundle, signers, camera, watch, serial. arguments: more words for ansible-playbook.
+    variables: of the playbook: bundle, signers, camera, watch, serial. arguments: more words for
+      ansible-playbook.
     Raises DeployError where a board refused, MissingDependency without Ansible.
     """
     if shutil.which("ansible-playbook") is None:
-        raise MissingDependency("--inventory needs Ansible: pip install ansible-core, or apt-get install ansible-core")
+        raise MissingDependency(
+            "--inventory needs Ansible: pip install ansible-core, or apt-get install ansible-core"
+        )
     values = {**variables, "agent": agent.__file__}
     command = ["ansible-playbook", "-i", str(inventory), str(PLAYBOOK), "-e", json.dumps(values), *arguments]
     if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode:

@@ -61,7 +61,9 @@ def as_signers(path: Path) -> str:
     if len(words) >= 2 and words[0].startswith(("ssh-", "ecdsa-", "sk-")):
         return f'{SIGNER} namespaces="{NAMESPACE}" {words[0]} {words[1]}\n'
     if "PRIVATE KEY" in text or not any(line.startswith(SIGNER) for line in text.splitlines()):
-        raise ConfigError(f"{path}: expected a public ssh key (.pub) or lines that begin with {SIGNER!r}, got neither")
+        raise ConfigError(
+            f"{path}: expected a public ssh key (.pub) or lines that begin with {SIGNER!r}, got neither"
+        )
     return text
 
 

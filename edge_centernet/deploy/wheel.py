@@ -1,7 +1,7 @@
 """Our own wheel for another processor, made of the installed package: no checkout, no build, always the same bytes.
 
-The C decoder is compiled for the board with a cross compiler; everything else is copied. Its extension uses Python's
-stable ABI, so one file serves every Python from 3.10 on.
+The C decoder is compiled for the board with a cross compiler; everything else is copied. Its extension uses
+Python's stable ABI, so one file serves every Python from 3.10 on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ from edge_centernet.errors import MissingDependency
 PACKAGE = Path(edge_centernet.__file__).parent
 _COMPILERS = {"aarch64": "aarch64-linux-gnu", "armv7l": "arm-linux-gnueabihf", "x86_64": "x86_64-linux-gnu"}
 _SOURCES = ("_glue.c", "edgecn_decode.c")  # as in setup.py, and the options too
-_OPTIONS = ("-std=gnu99", "-O3", "-DNDEBUG", "-ffp-contract=off", "-fPIC", "-shared", "-DPy_LIMITED_API=0x030A0000")
+_OPTIONS = (
+    "-std=gnu99",
+    "-O3",
+    "-DNDEBUG",
+    "-ffp-contract=off",
+    "-fPIC",
+    "-shared",
+    "-DPy_LIMITED_API=0x030A0000",
+)
 # Python.h asks for what this computer's configuration says; the board's compiler knows better.
 _PYCONFIG = """\
 #define Py_PYCONFIG_H
@@ -92,7 +100,10 @@ def _walk(folder: Path) -> list[Path]:
     """Every file below, links to folders followed, in one order everywhere."""
     found: list[Path] = []
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name not in ("__pycache__", "example"):  # C examples are no part of the package
+        if path.is_dir() and path.name not in (
+            "__pycache__",
+            "example",
+        ):  # C examples are no part of the package
             found += _walk(path)
         elif path.is_file():
             found.append(path)
@@ -128,7 +139,9 @@ def compile_decoder(machine: str) -> bytes:
             "(or --no-c for the slower NumPy decoder)"
         )
     if not (include / "Python.h").is_file():
-        raise MissingDependency(f"the C decoder needs {include}/Python.h: apt-get install python3-dev (or --no-c)")
+        raise MissingDependency(
+            f"the C decoder needs {include}/Python.h: apt-get install python3-dev (or --no-c)"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "board.h").write_text(_PYCONFIG)
@@ -145,6 +158,10 @@ def compile_decoder(machine: str) -> bytes:
             [compiler, *flags, *sources, "-o", str(output)], capture_output=True, text=True, check=False
         )
         if result.returncode:
-            lines = [line for line in result.stderr.splitlines() if "error" in line] or result.stderr.splitlines()
-            raise MissingDependency(f"{compiler} cannot compile the C decoder: {lines[0]}; use --no-c to go without")
+            lines = [
+                line for line in result.stderr.splitlines() if "error" in line
+            ] or result.stderr.splitlines()
+            raise MissingDependency(
+                f"{compiler} cannot compile the C decoder: {lines[0]}; use --no-c to go without"
+            )
         return output.read_bytes()

@@ -65,7 +65,9 @@ def order() -> tuple[str, ...]:
         return ()
 
 
-def read_engines(model: str, quick: bool, jetson: bool = False, notify: Say = lambda line: None) -> tuple[Engine, ...]:
+def read_engines(
+    model: str, quick: bool, jetson: bool = False, notify: Say = lambda line: None
+) -> tuple[Engine, ...]:
     """Every engine, those that are installed run on their file of the model unless `quick`.
 
     notify: gets a line before each. Raises ArtifactError where there is no such model.
@@ -85,7 +87,11 @@ def read_engines(model: str, quick: bool, jetson: bool = False, notify: Say = la
 def model_files(model: str) -> dict[str, Path]:
     """Engine -> its file of the model. Raises ArtifactError where there is none for any."""
     if is_name(model):
-        files = {n: find_model(model, engine.suffix) for n, engine in ENGINES.items() if ships(model, engine.suffix)}
+        files = {
+            n: find_model(model, engine.suffix)
+            for n, engine in ENGINES.items()
+            if ships(model, engine.suffix)
+        }
         if files:
             return files
     path = find_model(model)
@@ -100,7 +106,9 @@ def identify(name: str, files: dict[str, Path]) -> Engine:
     if package is None:
         return engine
     reason = "" if engine.model else f"there is no {about.suffix} file of this model"
-    return replace(engine, package=package.module, version=_version(package), state="unchecked", reason=reason)
+    return replace(
+        engine, package=package.module, version=_version(package), state="unchecked", reason=reason
+    )
 
 
 def judge(engine: Engine, told: Told) -> Engine:

@@ -23,8 +23,10 @@ def examine(
 ) -> Facts:
     """Look at everything; takes seconds, for each engine that is installed is run.
 
-    model: a file, or the name of a shipped model. quick: leave out the engine runs. root: where /proc, /sys, /dev and
-    /etc are. notify: gets a line before each thing that takes time. Raises ArtifactError where there is no such model.
+    model: a file, or the name of a shipped model. quick: leave out the engine runs. root: where /proc, /sys,
+      /dev and
+    /etc are. notify: gets a line before each thing that takes time. Raises ArtifactError where there is no
+    such model.
     """
     engines.model_files(model)  # a wrong name is told before the work begins
     notify("Looking at the machine ...")

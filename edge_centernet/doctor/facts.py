@@ -8,8 +8,9 @@ from typing import Literal
 from edge_centernet.runtimes.executed_precision import Int8
 from edge_centernet.system.machine import Machine
 
-# missing: not installed. unchecked: installed, not run. damaged: the model file is. broken: does not load, or refuses.
-# unasked: runs, but the file carries no question whose answer is known. hung: no end within the time allowed.
+# missing: not installed. unchecked: installed, not run. damaged: the model file is. broken: does not load, or
+# refuses. unasked: runs, but the file carries no question whose answer is known. hung: no end within the time
+# allowed.
 State = Literal["missing", "unchecked", "damaged", "broken", "crashed", "hung", "wrong", "unasked", "right"]
 Stage = Literal["", "file", "import", "open", "answer", "time", "int8"]
 CameraKind = Literal["usb", "csi", "other"]
@@ -27,7 +28,8 @@ class Library:
 class Software:
     """What the package needs beside an engine.
 
-    backends: of OpenCV, those of V4L2, FFMPEG and GSTREAMER that it has. decoder: "c" or "numpy"; decoder_error: why a
+    backends: of OpenCV, those of V4L2, FFMPEG and GSTREAMER that it has. decoder: "c" or "numpy";
+      decoder_error: why a
     compiled one that is there does not load. extras: pip extras -> whether all of their packages are there.
     """
 
@@ -44,7 +46,8 @@ class Software:
 class Engine:
     """One inference engine on one model file.
 
-    package: the module that is taken ("ai_edge_litert"), empty where none is installed. stage: where it ended, if not
+    package: the module that is taken ("ai_edge_litert"), empty where none is installed. stage: where it
+      ended, if not
     at the end; reason: in words. int8_how: how that is known; fast: whether by fast kernels, None where that
     cannot be told. ms: the median inference. device: "CUDA" and alike.
     """
@@ -78,7 +81,8 @@ class Engine:
 class Camera:
     """A camera at this computer.
 
-    node: /dev/video0; empty for one that only libcamera knows. kind: what it hangs on. access: "ok", "denied", "busy"
+    node: /dev/video0; empty for one that only libcamera knows. kind: what it hangs on. access: "ok",
+      "denied", "busy"
     or what the driver says. told_by: whether the driver was asked what the node is, or its name had to tell.
     """
 

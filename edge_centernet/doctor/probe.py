@@ -3,8 +3,8 @@
     python -m edge_centernet.doctor.probe software
     python -m edge_centernet.doctor.probe ENGINE MODEL
 
-Each line is a JSON object; `doctor.engines` merges them. {"stage": ...} is said before a stage begins, so that the last
-one tells where a crash was. Other lines are the libraries' own.
+Each line is a JSON object; `doctor.engines` merges them. {"stage": ...} is said before a stage begins, so
+that the last one tells where a crash was. Other lines are the libraries' own.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def _opencv() -> dict[str, Any]:
     cv2 = import_module("cv2")
     registry = cv2.videoio_registry
     # Those from PyPI list GStreamer as a plug-in that is not there.
-    names = {registry.getBackendName(backend) for backend in registry.getBackends() if registry.hasBackend(backend)}
+    names = {
+        registry.getBackendName(backend) for backend in registry.getBackends() if registry.hasBackend(backend)
+    }
     return {"version": cv2.__version__, "backends": [name for name in BACKENDS if name in names]}
 
 
@@ -71,7 +73,11 @@ def _picamera2() -> dict[str, Any]:
     picamera2 = import_module("picamera2")
     cameras = picamera2.Picamera2.global_camera_info()
     # libcamera lists USB cameras too, which V4L2 has already.
-    names = [str(camera.get("Model", "camera")) for camera in cameras if "usb" not in str(camera.get("Id", "")).lower()]
+    names = [
+        str(camera.get("Model", "camera"))
+        for camera in cameras
+        if "usb" not in str(camera.get("Id", "")).lower()
+    ]
     return {"version": getattr(picamera2, "__version__", "") or "installed", "cameras": names}
 
 
@@ -126,7 +132,9 @@ def median_ms(run: Callable[[], Any]) -> float:
 def in_one_line(error: BaseException) -> str:
     """The line of a message that says something. NumPy's is a page whose point is the "Original error"."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Original error")), lines[0])
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("Original error")), lines[0]
+    )
 
 
 def main(words: list[str]) -> int:

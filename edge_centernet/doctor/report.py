@@ -40,7 +40,9 @@ def as_text(facts: Facts, findings: Sequence[Finding]) -> str:
     """Three sections of facts, then the findings; with colours, which click.echo takes out for a file."""
     lines = [
         *_section("Machine", _machine(facts)),
-        *_section(f"Engines, on {facts.model}", ((e.title, _engine(e, e == facts.taken)) for e in facts.engines)),
+        *_section(
+            f"Engines, on {facts.model}", ((e.title, _engine(e, e == facts.taken)) for e in facts.engines)
+        ),
         *_section("Cameras", ((camera.node or "libcamera", _camera(camera)) for camera in facts.cameras)),
         click.style("Findings", bold=True),
         *(line for finding in findings for line in _finding(finding)),
@@ -72,7 +74,10 @@ def _machine(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "picamera2", _library(software.picamera2) if machine.kind == "pi" else ""
     yield "decoder", {"c": "C", "numpy": "NumPy"}.get(software.decoder, "")
     for disk in machine.disks:
-        yield "disk", f"{disk.path} ({', '.join(disk.used_for)}): {disk.free_mb} MB free of {disk.total_mb} MB"
+        yield (
+            "disk",
+            f"{disk.path} ({', '.join(disk.used_for)}): {disk.free_mb} MB free of {disk.total_mb} MB",
+        )
     yield "user", f"{machine.user}, in {', '.join(machine.groups)}"
 
 
@@ -102,7 +107,12 @@ def _engine(engine: Engine, taken: bool) -> str:
     if not engine.installed:
         return _STATES["missing"]
     state = _STATES[engine.state] + (f" ({engine.reason})" if engine.reason else "")
-    int8 = {"yes": "INT8", "no": "float", "partly": "partly INT8", "cannot be told": "INT8 or not cannot be told"}
+    int8 = {
+        "yes": "INT8",
+        "no": "float",
+        "partly": "partly INT8",
+        "cannot be told": "INT8 or not cannot be told",
+    }
     parts = [f"{engine.package} {engine.version}".strip() + ":", state]
     if engine.int8:
         parts.append(f"{int8[engine.int8]} ({engine.int8_how})")
@@ -115,7 +125,10 @@ def _engine(engine: Engine, taken: bool) -> str:
 def _camera(camera: Camera) -> str:
     kind = {"usb": "USB", "csi": "ribbon cable", "other": "built in or virtual"}[camera.kind]
     access = {"ok": "can be read", "denied": "may not be read by this user", "busy": "busy"}
-    parts = [f"{camera.name} ({camera.driver or 'unknown driver'}, {kind})", access.get(camera.access, camera.access)]
+    parts = [
+        f"{camera.name} ({camera.driver or 'unknown driver'}, {kind})",
+        access.get(camera.access, camera.access),
+    ]
     if camera.in_use_by:
         parts.append(f"used by {', '.join(camera.in_use_by)}")
     return ", ".join(parts)
@@ -136,6 +149,8 @@ def _summary(findings: Sequence[Finding]) -> str:
     if not counts["error"] and not counts["warning"]:
         return "\n" + click.style("Nothing is wrong.", fg="green")
     words = [
-        f"{counts[level]} {level}{'s' if counts[level] != 1 else ''}" for level in ("error", "warning") if counts[level]
+        f"{counts[level]} {level}{'s' if counts[level] != 1 else ''}"
+        for level in ("error", "warning")
+        if counts[level]
     ]
     return "\n" + ", ".join(words) + "."

@@ -61,7 +61,9 @@ def ribbon_only(facts: Facts) -> Iterator[Finding]:
         return
     names = ", ".join(f"{camera.node or 'libcamera'} ({camera.name})" for camera in facts.cameras)
     usable = (
-        bool(facts.software.picamera2.version) if facts.machine.kind == "pi" else "GSTREAMER" in facts.software.backends
+        bool(facts.software.picamera2.version)
+        if facts.machine.kind == "pi"
+        else "GSTREAMER" in facts.software.backends
     )
     yield Finding(
         "csi-only",

@@ -8,7 +8,12 @@ from collections.abc import Iterator
 
 from edge_centernet.doctor.facts import Engine, Facts
 from edge_centernet.doctor.findings import Finding, Level
-from edge_centernet.runtimes.engines import requirement, wheels_for_glibc, wheels_for_machine, wheels_for_python
+from edge_centernet.runtimes.engines import (
+    requirement,
+    wheels_for_glibc,
+    wheels_for_machine,
+    wheels_for_python,
+)
 from edge_centernet.system.machine import Machine
 
 _NEW_GLIBC = re.compile(r"GLIBC_(\d+)\.(\d+)'? not found")
@@ -81,7 +86,9 @@ def decoder(facts: Facts) -> Iterator[Finding]:
             "decoder-numpy",
             "warning",
             "Boxes are found by NumPy, not by the compiled decoder",
-            f"It is there but does not load: {why}." if why else "No C compiler was there when this was installed.",
+            f"It is there but does not load: {why}."
+            if why
+            else "No C compiler was there when this was installed.",
             "sudo apt install gcc python3-dev, then install edge-centernet again (same boxes, but slower without)",
         )
 
@@ -96,7 +103,9 @@ def no_runtime(facts: Facts) -> Iterator[Finding]:
         "error",
         "No inference engine is installed",
         "Neither OpenVINO, nor TFLite (ai-edge-litert, tflite-runtime), nor ONNX Runtime was found.",
-        pip(facts.machine, *wanted) if wanted else "Use a system that has one: see the table in docs/devices.md.",
+        pip(facts.machine, *wanted)
+        if wanted
+        else "Use a system that has one: see the table in docs/devices.md.",
     )
 
 
@@ -114,8 +123,12 @@ def wheels(facts: Facts) -> Iterator[Finding]:
         "python-without-wheels",
         "error",
         f"No engine has packages for Python {machine.python} on {machine.wheels}",
-        f"Packages are there for: {spans}." if there else "PyPI has none for this processor, whatever the Python.",
-        "Use the Python of Raspberry Pi OS Bookworm (3.11), or a 64-bit system." if there else "Use a 64-bit board.",
+        f"Packages are there for: {spans}."
+        if there
+        else "PyPI has none for this processor, whatever the Python.",
+        "Use the Python of Raspberry Pi OS Bookworm (3.11), or a 64-bit system."
+        if there
+        else "Use a 64-bit board.",
     )
 
 
@@ -137,7 +150,9 @@ def glibc(facts: Facts) -> Iterator[Finding]:
     for engine in facts.engines:
         needs = _needs_glibc(engine, machine)
         if needs and needs > have:
-            wanted = requirement(_distribution(engine), machine.wheels, have) or " ".join(best_engine(machine))
+            wanted = requirement(_distribution(engine), machine.wheels, have) or " ".join(
+                best_engine(machine)
+            )
             yield Finding(
                 "glibc-old",
                 _level(facts, engine),
@@ -190,7 +205,9 @@ def numpy_2(facts: Facts) -> Iterator[Finding]:
 
 
 def _numpy_2_with_tflite_runtime(facts: Facts) -> bool:
-    return facts.engine("tflite").package == "tflite_runtime" and bool(re.match(r"[2-9]", facts.software.numpy.version))
+    return facts.engine("tflite").package == "tflite_runtime" and bool(
+        re.match(r"[2-9]", facts.software.numpy.version)
+    )
 
 
 def damaged(facts: Facts) -> Iterator[Finding]:
@@ -210,7 +227,12 @@ def not_loading(facts: Facts) -> Iterator[Finding]:
     """An engine that is installed and does not load, for a reason that no other rule knows."""
     for engine in facts.engines:
         known = engine.name == "tflite" and _numpy_2_with_tflite_runtime(facts)
-        if engine.state != "broken" or facts.software.numpy.error or known or _NEW_GLIBC.search(engine.reason):
+        if (
+            engine.state != "broken"
+            or facts.software.numpy.error
+            or known
+            or _NEW_GLIBC.search(engine.reason)
+        ):
             continue
         yield Finding(
             "engine-does-not-load",
@@ -223,7 +245,11 @@ def not_loading(facts: Facts) -> Iterator[Finding]:
 
 def crashing(facts: Facts) -> Iterator[Finding]:
     """An engine whose process died or hung."""
-    at = {"import": "when it was imported", "open": "when it opened the model", "time": "in the second inference"}
+    at = {
+        "import": "when it was imported",
+        "open": "when it opened the model",
+        "time": "in the second inference",
+    }
     for engine in facts.engines:
         if engine.state not in ("crashed", "hung"):
             continue
@@ -274,7 +300,10 @@ def slow_kernels(facts: Facts) -> Iterator[Finding]:
             "warning" if engine == facts.taken else "ok",
             "TFLite runs INT8 on slow kernels here",
             f"{_named(engine)}: "
-            + (engine.int8_how or "on x86 its XNNPACK leaves INT8 networks to plain code, some 20 times slower")
+            + (
+                engine.int8_how
+                or "on x86 its XNNPACK leaves INT8 networks to plain code, some 20 times slower"
+            )
             + ".",
             pip(facts.machine, "ai-edge-litert") if newer else "",
         )
@@ -320,8 +349,12 @@ def ready(facts: Facts) -> Iterator[Finding]:
             "edge-centernet doctor",
         )
         return
-    asked = "right answers" if engine.state == "right" else "it runs; the file carries no question to check it by"
-    precision = {"yes": "INT8", "no": "float", "partly": "partly INT8"}.get(engine.int8, "INT8: cannot be told")
+    asked = (
+        "right answers" if engine.state == "right" else "it runs; the file carries no question to check it by"
+    )
+    precision = {"yes": "INT8", "no": "float", "partly": "partly INT8"}.get(
+        engine.int8, "INT8: cannot be told"
+    )
     yield Finding(
         "ready",
         "ok",
@@ -353,7 +386,8 @@ def _another(facts: Facts, engine: Engine) -> str:
         return f"None needed: --runtime auto takes {facts.taken.title}. Do not force --runtime {engine.name}."
     machine = facts.machine
     for package, name in _ALTERNATIVES:
-        # ai-edge-litert is imported first: installed beside tflite-runtime it takes its place, not the reverse.
+        # ai-edge-litert is imported first: installed beside tflite-runtime it takes its place, not the
+        # reverse.
         replaces = name != engine.name or (package, engine.package) == ("ai-edge-litert", "tflite_runtime")
         wanted = requirement(package, machine.wheels, machine.glibc)
         if replaces and wanted and not facts.engine(name).passed_over:

@@ -21,7 +21,9 @@ def word_size(facts: Facts) -> Iterator[Finding]:
         return
     wide = machine.kernel_bits == 64
     where = (
-        f"a 32-bit Python on a 64-bit kernel ({machine.machine})" if wide else f"a 32-bit system ({machine.machine})"
+        f"a 32-bit Python on a 64-bit kernel ({machine.machine})"
+        if wide
+        else f"a 32-bit system ({machine.machine})"
     )
     if not machine.arm:
         yield Finding(

@@ -8,7 +8,8 @@ covers one is not counted, however many there are, and a crowd nobody found is n
 with a crowd is intersection over the detection's own area. The `ignore` key itself would not do: both
 packages overwrite it with `iscrowd`.
 
-In an image where a class is unlabelled, detections of it are left out, and objects (a detector's) go in as crowds.
+In an image where a class is unlabelled, detections of it are left out, and objects (a detector's) go in as
+crowds.
 
 Recall in crowds needs to know which objects were found, which that engine does not tell:
 `edge_centernet.evaluation.crowds` matches once more by the same rule.
@@ -33,7 +34,8 @@ from edge_centernet.imageio import read_image
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.progress import Progress, unseen, with_progress
 
-# Detections below it change AP in the fourth digit. Calibrated scores fall faster than others: 0.01 would be too much.
+# Detections below it change AP in the fourth digit. Calibrated scores fall faster than others: 0.01 would be
+# too much.
 THRESHOLD = 0.001
 RECALLS = tuple(i / 100 for i in range(101))  # COCO's points on the precision-recall curve
 
@@ -63,7 +65,8 @@ def evaluate_dataset(
 
     detect: (H, W, 3) uint8 BGR image -> detections in its pixels, class_id indexing `classes`, and the
         milliseconds of each stage. It should use THRESHOLD and MAX_DETECTIONS.
-    classes: the model's, matched with the data set's by name or synonym; only those that both have are evaluated.
+    classes: the model's, matched with the data set's by name or synonym; only those that both have are
+      evaluated.
     progress: told of each image under this `title`.
     spec: the model's, for centre collisions and its own threshold; None leaves out what needs them.
 
@@ -104,26 +107,35 @@ def evaluate_samples(
 ) -> dict[str, Any]:
     """COCO box metrics of one `Detections` per sample, in the sample's pixels.
 
-    classes: what class_id indexes; default dataset.classes. Only classes that both have are evaluated, under the
-        data set's names; in images where one is unlabelled, what is detected of it is neither right nor wrong.
+    classes: what class_id indexes; default dataset.classes. Only classes that both have are evaluated, under
+        the data set's names; in images where one is unlabelled, what is detected of it is neither right nor
+        wrong.
     spec: the model's, for centre collisions and its own threshold; None leaves out what needs them.
 
     Returns AP (IoU 0.50 to 0.95), AP50, AP75, AP_small (area below 32^2 pixels), AP_medium, AP_large
     (above 96^2), each 0..1 or None where the data set has no such object; per_class: name -> {AP, AP50};
-    images: their number; crowds: see `edge_centernet.evaluation.crowds.crowd_recall`; precision_recall: at IoU 0.5,
-    recall (101 points) and per_class: name -> {precision, score (of the detection that reaches it, 0 beyond the
-    last)} or None, four digits; calibration, at_threshold: `edge_centernet.evaluation.scores.calibration_record` and
-    `threshold_record`, None without `spec`. Raises ConfigError without a common class, SourceError without any object.
+    images: their number; crowds: see `edge_centernet.evaluation.crowds.crowd_recall`; precision_recall: at
+      IoU 0.5,
+    recall (101 points) and per_class: name -> {precision, score (of the detection that reaches it, 0 beyond
+    the last)} or None, four digits; calibration, at_threshold:
+    `edge_centernet.evaluation.scores.calibration_record` and `threshold_record`, None without `spec`. Raises
+    ConfigError without a common class, SourceError without any object.
     """
     if len(predictions) != len(dataset.samples):
-        raise ValueError(f"expected one Detections for each of {len(dataset.samples)} samples, got {len(predictions)}")
+        raise ValueError(
+            f"expected one Detections for each of {len(dataset.samples)} samples, got {len(predictions)}"
+        )
     model_classes = dataset.classes if classes is None else tuple(classes)
     names = common_classes(model_classes, dataset.classes)
     truth = _truth(dataset, names)
     if all(annotation["iscrowd"] for annotation in truth):
-        raise SourceError(f"data set: expected at least one object of {', '.join(names)}, found none to evaluate on")
+        raise SourceError(
+            f"data set: expected at least one object of {', '.join(names)}, found none to evaluate on"
+        )
     labels = _data_labels(predictions, dataset, model_classes)
-    curves = _curves(len(dataset.samples), names, truth, _results(predictions, labels, dataset.classes, names))
+    curves = _curves(
+        len(dataset.samples), names, truth, _results(predictions, labels, dataset.classes, names)
+    )
     precision = curves.precision
     matches = match_samples(predictions, dataset, model_classes)
     judged = None if spec is None else outcomes(predictions, matches, dataset, model_classes)
@@ -184,8 +196,8 @@ def _to_data(model_classes: Sequence[str], data_classes: Sequence[str]) -> NDArr
 def detector_classes(model_classes: Sequence[str], data_classes: Sequence[str]) -> list[str] | None:
     """What a detector is to look for on a data set, by the model's names: None for all that it knows.
 
-    The decoder's limit of detections is for all classes of an image: those not evaluated must not use it up. Raises
-    ConfigError as `common_classes`.
+    The decoder's limit of detections is for all classes of an image: those not evaluated must not use it up.
+    Raises ConfigError as `common_classes`.
     """
     common_classes(model_classes, data_classes)
     to_data = _to_data(model_classes, data_classes)
@@ -213,7 +225,11 @@ def _truth(dataset: Dataset, names: Sequence[str]) -> list[dict[str, Any]]:
     for image, sample in enumerate(dataset.samples, 1):
         assert sample.area is not None  # filled in by Sample itself
         for box, label, counted, area in zip(
-            _xywh(sample.boxes), sample.labels.tolist(), sample.counted.tolist(), sample.area.tolist(), strict=True
+            _xywh(sample.boxes),
+            sample.labels.tolist(),
+            sample.counted.tolist(),
+            sample.area.tolist(),
+            strict=True,
         ):
             if category[label]:
                 own = {"image_id": image, "category_id": int(category[label]), "bbox": box}
@@ -263,7 +279,9 @@ class _Curves(NamedTuple):
     score: NDArray[np.float64]
 
 
-def _curves(images: int, names: Sequence[str], truth: list[dict[str, Any]], results: list[dict[str, Any]]) -> _Curves:
+def _curves(
+    images: int, names: Sequence[str], truth: list[dict[str, Any]], results: list[dict[str, Any]]
+) -> _Curves:
     engine = _engine()
     head = {
         "info": {},

@@ -1,8 +1,8 @@
 """Which objects were found, one by one, and what that says about crowds; AP averages it away.
 
-A network with one peak an object loses objects in two ways that others do not: neighbours of one class whose peaks
-melt together, and two centres in one heatmap cell. Both are measured as recall, against that of all other objects.
-NumPy only.
+A network with one peak an object loses objects in two ways that others do not: neighbours of one class whose
+peaks melt together, and two centres in one heatmap cell. Both are measured as recall, against that of all
+other objects. NumPy only.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ WRONG, RIGHT, NOT_COUNTED = 0, 1, 2
 class Matches:
     """Detections of one image against its objects.
 
-    verdict: (N,) int8 for each detection: RIGHT found an object, WRONG is a false alarm (a second box on one object
-        too), NOT_COUNTED lies on an ignored object, is of a class that is not evaluated or beyond MAX_DETECTIONS.
-    found_at: (M,) float32, score of the detection that found each object, -1 for what nobody found. An object is found
-        at every score threshold up to it: leaving out weaker detections changes no match.
+    verdict: (N,) int8 for each detection: RIGHT found an object, WRONG is a false alarm (a second box on one
+        object too), NOT_COUNTED lies on an ignored object, is of a class that is not evaluated or beyond
+        MAX_DETECTIONS.
+    found_at: (M,) float32, score of the detection that found each object, -1 for what nobody found. An object
+        is found at every score threshold up to it: leaving out weaker detections changes no match.
     """
 
     verdict: NDArray[np.int8]
@@ -47,8 +48,8 @@ def match(found: Detections, labels: NDArray[np.int64], sample: Sample) -> Match
 
     labels: (N,) the data set's label of each detection, -1 for a class that is not evaluated in this image.
 
-    From the best score down, each detection takes the free object that it overlaps most, if by IOU or more. One that
-    finds none is not counted if IOU of its own area lies on an ignored object, however many do.
+    From the best score down, each detection takes the free object that it overlaps most, if by IOU or more.
+    One that finds none is not counted if IOU of its own area lies on an ignored object, however many do.
     """
     verdict = np.where(labels < 0, NOT_COUNTED, WRONG).astype(np.int8)  # (N,)
     found_at = np.full(len(sample.labels), -1, np.float32)
@@ -74,12 +75,13 @@ def crowd_recall(
 ) -> dict[str, Any]:
     """Recall of objects in crowds and of all others. Only `Sample.counted` ones count; others can be in their way.
 
-    labels: the data set's classes that are evaluated. spec: the model's input and stride; None leaves out collisions.
+    labels: the data set's classes that are evaluated. spec: the model's input and stride; None leaves out
+      collisions.
 
-    Returns iou: IOU; recall: of all objects; and for overlap_0.3, overlap_0.5 (objects that another of their class
-    overlaps by more than that IoU) and centre_collision (objects whose centre shares its heatmap cell with that of
-    another of their class; None without spec): objects, others: how many; recall, recall_others: score threshold ->
-    0..1, or None where there are none.
+    Returns iou: IOU; recall: of all objects; and for overlap_0.3, overlap_0.5 (objects that another of their
+    class overlaps by more than that IoU) and centre_collision (objects whose centre shares its heatmap cell
+    with that of another of their class; None without spec): objects, others: how many; recall, recall_others:
+    score threshold -> 0..1, or None where there are none.
     """
     overlap, collides, found_at = [], [], []
     for sample, one in zip(samples, matches, strict=True):
@@ -123,4 +125,6 @@ def _compare(group: NDArray[np.bool_], found_at: NDArray[np.float32]) -> dict[st
 
 
 def _recall(found_at: NDArray[np.float32]) -> dict[str, float | None]:
-    return {f"{t:g}": float((found_at >= np.float32(t)).mean()) if len(found_at) else None for t in THRESHOLDS}
+    return {
+        f"{t:g}": float((found_at >= np.float32(t)).mean()) if len(found_at) else None for t in THRESHOLDS
+    }

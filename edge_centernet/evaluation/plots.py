@@ -59,7 +59,9 @@ def write_precision_recall(metrics: Mapping[str, Any], out: Path) -> None:
     save_figure(figure, out)
 
 
-def _curve(axes: Axes, recall: Sequence[float], curve: Mapping[str, Sequence[float]], threshold: float) -> None:
+def _curve(
+    axes: Axes, recall: Sequence[float], curve: Mapping[str, Sequence[float]], threshold: float
+) -> None:
     reached = [i for i, precision in enumerate(curve["precision"]) if precision > 0]
     x, y = [recall[i] for i in reached], [curve["precision"][i] for i in reached]
     axes.plot(x, y, drawstyle="steps-pre")
@@ -72,7 +74,8 @@ def _curve(axes: Axes, recall: Sequence[float], curve: Mapping[str, Sequence[flo
 def write_reliability(metrics: Mapping[str, Any], out: Path) -> None:
     """Share of right detections over score, before and after calibration where the model has both.
 
-    metrics: what `evaluate_samples` returns for a model with its spec, or the JSON file of `edge-centernet eval`.
+    metrics: what `evaluate_samples` returns for a model with its spec, or the JSON file of `edge-centernet
+      eval`.
     """
     from matplotlib.figure import Figure
 

@@ -1,7 +1,7 @@
 """What scores are worth: how often a detection with a score is right, and from which score on to show detections.
 
-A detection is right where it finds an object at IoU 0.5 by COCO's matching (`edge_centernet.evaluation.crowds.match`);
-what lies on an ignored object is left out. NumPy only.
+A detection is right where it finds an object at IoU 0.5 by COCO's matching
+(`edge_centernet.evaluation.crowds.match`); what lies on an ignored object is left out. NumPy only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Outcomes:
     """All detections of a data set that count, and how many objects there were.
 
     score: (N,) float64, 0..1. right: (N,) bool. class_id: (N,) int64, index into the model's classes.
-    image: (N,) int64, position in the data set. split: (2, C) int64, objects of each class of the model in images of
+    image: (N,) int64, position in the data set. split: (2, C) int64, objects of each class of the model in
+      images of
     even and of odd position, without ignored ones.
     """
 
@@ -69,15 +70,20 @@ def outcomes(
         labels = to_model[sample.labels[sample.counted]]
         split[i % 2] += np.bincount(labels[labels >= 0], minlength=len(classes))
     return Outcomes(
-        np.concatenate([one.score[kept] for one, kept in zip(predictions, counted, strict=True)]).astype(np.float64),
+        np.concatenate([one.score[kept] for one, kept in zip(predictions, counted, strict=True)]).astype(
+            np.float64
+        ),
         np.concatenate([one.verdict[kept] == RIGHT for one, kept in zip(matches, counted, strict=True)]),
-        np.concatenate([one.class_id[kept] for one, kept in zip(predictions, counted, strict=True)]).astype(np.int64),
+        np.concatenate([one.class_id[kept] for one, kept in zip(predictions, counted, strict=True)]).astype(
+            np.int64
+        ),
         image.astype(np.int64),
         split,
     )
 
 
-# ---- calibration -------------------------------------------------------------------------------------------------
+# ---- calibration
+# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,8 @@ class Bin:
 def reliability(score: Floats, right: NDArray[np.bool_], lowest: float = LOWEST) -> list[Bin]:
     """Bins of equally many detections from score `lowest` on, by ascending score: BINS, or as PER_BIN allows.
 
-    Equally many, because with bins of equal width (Guo et al., arXiv 1706.04599) the few sure detections of a rare
-    class would lie alone in theirs (Nixon et al., arXiv 1904.01685). None at all without a detection.
+    Equally many, because with bins of equal width (Guo et al., arXiv 1706.04599) the few sure detections of a
+    rare class would lie alone in theirs (Nixon et al., arXiv 1904.01685). None at all without a detection.
     """
     judged = score >= lowest
     order = np.argsort(score[judged], kind="stable")
@@ -114,23 +120,27 @@ def as_trained(found: Outcomes, spec: ModelSpec) -> Outcomes | None:
     """The same detections with the scores that they had before calibration; None where there was none."""
     if not spec.score_scale:
         return None
-    scale, shift = (np.asarray(values, np.float64)[found.class_id] for values in (spec.score_scale, spec.score_shift))
+    scale, shift = (
+        np.asarray(values, np.float64)[found.class_id] for values in (spec.score_scale, spec.score_shift)
+    )
     return replace(found, score=sigmoid((logit(found.score) - shift) / scale))
 
 
 def calibration_record(found: Outcomes, spec: ModelSpec) -> dict[str, Any]:
     """How far scores are from what they promise, as JSON has it.
 
-    Returns lowest: LOWEST; error: `calibration_error` of all detections; per_class: class name -> the same or None, of
-    classes with objects; bins: score, precision and detections of each; before: error and bins of the scores before
-    calibration, None where the model has none.
+    Returns lowest: LOWEST; error: `calibration_error` of all detections; per_class: class name -> the same or
+    None, of classes with objects; bins: score, precision and detections of each; before: error and bins of
+    the scores before calibration, None where the model has none.
     """
     bins = reliability(found.score, found.right)
     before = as_trained(found, spec)
     record: dict[str, Any] = {"lowest": LOWEST, "error": calibration_error(bins), "per_class": {}}
     for k in np.flatnonzero(found.objects):
         mine = found.class_id == k
-        record["per_class"][spec.classes[k]] = calibration_error(reliability(found.score[mine], found.right[mine]))
+        record["per_class"][spec.classes[k]] = calibration_error(
+            reliability(found.score[mine], found.right[mine])
+        )
     record["bins"] = _plain(bins)
     record["before"] = None
     if before is not None:
@@ -147,19 +157,22 @@ def _plain(bins: Sequence[Bin]) -> dict[str, list[float]]:
     }
 
 
-# ---- thresholds --------------------------------------------------------------------------------------------------
+# ---- thresholds
+# --------------------------------------------------------------------------------------------------
 
 
 def threshold_record(found: Outcomes, spec: ModelSpec) -> dict[str, Any]:
     """Precision and recall of what is shown where the user names no threshold, as JSON has it.
 
-    Returns threshold; class_thresholds: class name -> its own where that differs; precision, recall and f1 of all
-    detections together, 0..1 or None where there is nothing to divide by; per_class: class name -> the same three.
+    Returns threshold; class_thresholds: class name -> its own where that differs; precision, recall and f1 of
+    all detections together, 0..1 or None where there is nothing to divide by; per_class: class name -> the
+    same three.
     """
     limits = np.broadcast_to(np.asarray(spec.suggested, np.float64), len(spec.classes))
     shown = found.score >= np.asarray(limits, np.float32)[found.class_id]
     right, boxes = (
-        np.bincount(found.class_id[which], minlength=len(spec.classes)) for which in (shown & found.right, shown)
+        np.bincount(found.class_id[which], minlength=len(spec.classes))
+        for which in (shown & found.right, shown)
     )
     own = zip(spec.classes, limits.tolist(), strict=True)
     return {
@@ -195,9 +208,9 @@ def best_threshold(found: Outcomes) -> float:
 def best_class_thresholds(found: Outcomes, common: float) -> dict[int, float]:
     """Class id -> a threshold of its own, for the classes where it raises the F1 of all classes by its share.
 
-    At the best F1, a box more is worth 2 if it is right and costs F1 (Lipton et al., arXiv 1402.1892), so each class's
-    best threshold can be told without the others. It is kept where, chosen on every other image, it brings at least
-    PAYS of the class's detections and objects on the rest, either way round.
+    At the best F1, a box more is worth 2 if it is right and costs F1 (Lipton et al., arXiv 1402.1892), so
+    each class's best threshold can be told without the others. It is kept where, chosen on every other image,
+    it brings at least PAYS of the class's detections and objects on the rest, either way round.
     """
     chosen = {}
     for k in np.flatnonzero(found.objects):

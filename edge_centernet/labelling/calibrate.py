@@ -2,8 +2,9 @@
 
 A box is right if it finds an object of its class at IoU 0.5, one box an object
 (`edge_centernet.evaluation.crowds.match`). The
-probability is a logistic function of the score's logit (Platt 1999): what fused scores of four detectors follow from
-0.05 to 0.8. Every class has a slope and a shift of its own, held near those of all classes together by a Gaussian
+probability is a logistic function of the score's logit (Platt 1999): what fused scores of four detectors
+follow from 0.05 to 0.8. Every class has a slope and a shift of its own, held near those of all classes
+together by a Gaussian
 prior: a class with hundreds of examples follows its own, one with three hardly leaves the others.
 """
 
@@ -22,7 +23,9 @@ from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.evaluation.coco import match_samples
 from edge_centernet.evaluation.crowds import NOT_COUNTED, RIGHT
 
-FLOOR = 0.02  # fused scores below it are left out of the fit: far from any decision, and nine in ten of all boxes
+FLOOR = (
+    0.02  # fused scores below it are left out of the fit: far from any decision, and nine in ten of all boxes
+)
 OBJECT_FLOOR = 0.5  # probability below which a box is more likely wrong than right: never an object
 IGNORE_FLOOR = 0.15  # probability below which a box is not even worth ignoring
 PRECISION = 0.8  # of the boxes that become objects
@@ -52,7 +55,9 @@ class ScoreMap:
         x = logit(found.score) - self.centre
         score = sigmoid(self.slope[found.class_id] * x + self.shift[found.class_id])
         order = np.argsort(-score, kind="stable")
-        return Detections(found.xyxy[order], score[order].astype(np.float32), found.class_id[order], found.classes)
+        return Detections(
+            found.xyxy[order], score[order].astype(np.float32), found.class_id[order], found.classes
+        )
 
     def to_json(self, classes: Sequence[str]) -> dict[str, Any]:
         """For the `info` of the labels."""
@@ -64,7 +69,8 @@ class ScoreMap:
 def fit(score: Floats, right: NDArray[np.bool_], label: NDArray[np.int64], count: int) -> ScoreMap:
     """score: (N,) 0..1; right: (N,); label: (N,) below `count`, the number of classes.
 
-    Raises SourceError where no box is right or none is wrong, or where higher scores are not right more often.
+    Raises SourceError where no box is right or none is wrong, or where higher scores are not right more
+    often.
     """
     kept = score >= FLOOR
     x, right, label = logit(score[kept]), right[kept], label[kept]
@@ -81,7 +87,9 @@ def fit(score: Floats, right: NDArray[np.bool_], label: NDArray[np.int64], count
         raise SourceError(
             "calibration: boxes with higher scores are not right more often on the labelled photos; give more of them"
         )
-    centre = -shift / slope  # where one of two is right: slope and shift of a class are nearly independent there
+    centre = (
+        -shift / slope
+    )  # where one of two is right: slope and shift of a class are nearly independent there
     prior, hold = np.array([slope, 0.0]), np.array([(SLOPE_SPREAD * slope) ** -2, SHIFT_SPREAD**-2])
     own = np.tile(prior, (count, 1))
     for k in np.unique(label):
@@ -118,7 +126,8 @@ def _logistic(x: Floats, target: Floats, prior: Floats, hold: Floats) -> Floats:
 class ClassResult(NamedTuple):
     """objects: that are to be found. precision, recall: of the boxes that become objects; None without any.
 
-    recall_ignored: part of the objects that at least an ignored box marks. AP50, AP: of the fusion, None without
+    recall_ignored: part of the objects that at least an ignored box marks. AP50, AP: of the fusion, None
+      without
     objects.
     """
 
@@ -134,7 +143,8 @@ class ClassResult(NamedTuple):
 class Calibration:
     """The map, the thresholds it leads to (probabilities), and what they give on the labelled photos.
 
-    threshold: below it boxes are left out. ignore_below: from here on they are objects. per_class: by name; overall:
+    threshold: below it boxes are left out. ignore_below: from here on they are objects. per_class: by name;
+      overall:
     of all together. images: how many were looked at.
     """
 
@@ -167,10 +177,11 @@ def calibrate(
         ignore_below: probability from which on boxes are objects; None takes the lowest that reaches
             `precision`, but no lower than OBJECT_FLOOR.
 
-    What is told of precision and recall is honest: the photos are divided into FOLDS parts, and each is judged with a
-    map that was fitted on the others. The map that is returned is fitted on all.
+    What is told of precision and recall is honest: the photos are divided into FOLDS parts, and each is
+    judged with a map that was fitted on the others. The map that is returned is fitted on all.
 
-    Raises SourceError where the labelled photos allow no fit, ConfigError where no threshold reaches the precision.
+    Raises SourceError where the labelled photos allow no fit, ConfigError where no threshold reaches the
+    precision.
     """
     boxes = _judge(found, data, classes)
     probability = _held_out(boxes, len(classes))
@@ -181,7 +192,9 @@ def calibrate(
         upper = ignore_below
     lower = min(upper, IGNORE_FLOOR) if threshold is None else threshold
     if lower > upper:
-        raise ConfigError(f"threshold: expected at most {upper:.3f}, from which on boxes are objects; got {lower:g}")
+        raise ConfigError(
+            f"threshold: expected at most {upper:.3f}, from which on boxes are objects; got {lower:g}"
+        )
     rows = {}
     for k, name in enumerate(classes):
         of = boxes.label == k

@@ -20,7 +20,8 @@ class Member:
     """One detector.
 
     name: how it was named. file, sha256: what was opened. classes: what class_id of its detections indexes.
-    detect: (H, W, 3) uint8 BGR -> detections in its pixels, down to `edge_centernet.evaluation.coco.THRESHOLD`.
+    detect: (H, W, 3) uint8 BGR -> detections in its pixels, down to
+      `edge_centernet.evaluation.coco.THRESHOLD`.
     weight: of its opinion, above 0.
     """
 

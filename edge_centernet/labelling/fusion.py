@@ -1,12 +1,12 @@
 """Weighted boxes fusion (Solovyev, Wang and Gabruseva, arXiv 1910.13302), class by class, in NumPy.
 
-Non-maximum suppression keeps one detector's box and throws the others away. Here boxes that mean the same object are
-averaged, the surer ones counting more, and the score falls with every detector that saw nothing there: agreement is
-what raises it.
+Non-maximum suppression keeps one detector's box and throws the others away. Here boxes that mean the same
+object are averaged, the surer ones counting more, and the score falls with every detector that saw nothing
+there: agreement is what raises it.
 
-Two things differ from the paper (docs/decisions/0031-weighted-boxes-fusion.md). A detector votes once for an object,
-with the best of its boxes, so that nobody outvotes the others by repeating himself. And where a class is unknown to
-some of the detectors, the score is an average over the others.
+Two things differ from the paper (docs/decisions/0031-weighted-boxes-fusion.md). A detector votes once for an
+object, with the best of its boxes, so that nobody outvotes the others by repeating himself. And where a class
+is unknown to some of the detectors, the score is an average over the others.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def fuse(
         limit: IoU above which a box joins an object, 0..1.
         classes: the C names, for the result.
 
-    A fused box is the average of its boxes, each by weight times score. Its score is the sum of weight times score over
-    the detectors that found it, divided by the weights of all detectors that know its class: 0..1.
+    A fused box is the average of its boxes, each by weight times score. Its score is the sum of weight times
+    score over the detectors that found it, divided by the weights of all detectors that know its class: 0..1.
     """
     share = np.asarray(weights, np.float64)
     xyxy = np.concatenate([one.xyxy for one in found]).astype(np.float64)  # (N, 4)
@@ -69,7 +69,8 @@ def cluster(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """((K, 4) fused boxes, (N,) which of them each box went into).
 
-    xyxy: (N, 4) boxes of one class. pull: (N,) how much each counts, greatest first. Each box joins the fused box that
+    xyxy: (N, 4) boxes of one class. pull: (N,) how much each counts, greatest first. Each box joins the fused
+      box that
     it overlaps most, as that stands by then, if by more than `limit`; otherwise it begins one of its own.
     """
     fused = np.zeros_like(xyxy)

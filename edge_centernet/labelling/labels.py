@@ -20,8 +20,8 @@ from edge_centernet.labelling.calibrate import Calibration, calibrate
 from edge_centernet.labelling.ensemble import Ensemble
 from edge_centernet.progress import Progress, unseen
 
-# Fused scores, where nothing was measured: what four detectors on VOC's photos give a box that is right in four of five
-# cases, and one that is right in one of seven.
+# Fused scores, where nothing was measured: what four detectors on VOC's photos give a box that is right in
+# four of five cases, and one that is right in one of seven.
 IGNORE_BELOW, THRESHOLD = 0.33, 0.13
 _DATA_SETS = (".json", ".yaml", ".yml", ".txt")
 
@@ -40,22 +40,32 @@ class Photo(NamedTuple):
 def find_photos(places: Sequence[Path]) -> list[Path]:
     """Absolute paths of all photos, each once, in the order of `places`.
 
-    places: image files, folders (everything below them, by sorted path), and data sets as `read_dataset` takes them:
-    files, or folders that hold annotations. Raises SourceError for a place that is not there, or holds no photo.
+    places: image files, folders (everything below them, by sorted path), and data sets as `read_dataset`
+      takes them:
+    files, or folders that hold annotations. Raises SourceError for a place that is not there, or holds no
+    photo.
     """
     found: list[Path] = []
     for place in places:
-        if place.suffix.lower() in _DATA_SETS or (place / "Annotations").is_dir() or (place / "data.yaml").is_file():
+        if (
+            place.suffix.lower() in _DATA_SETS
+            or (place / "Annotations").is_dir()
+            or (place / "data.yaml").is_file()
+        ):
             found += [sample.path for sample in read_dataset(place).samples]
         elif place.is_dir():
             below = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
             if not below:
-                raise SourceError(f"{place}: expected photos ({', '.join(IMAGE_SUFFIXES)}) below it, found none")
+                raise SourceError(
+                    f"{place}: expected photos ({', '.join(IMAGE_SUFFIXES)}) below it, found none"
+                )
             found += below
         elif place.is_file():
             found.append(place)
         else:
-            raise SourceError(f"{place}: no such file or folder; expected photos, folders of photos, or a data set")
+            raise SourceError(
+                f"{place}: no such file or folder; expected photos, folders of photos, or a data set"
+            )
     return list(dict.fromkeys(Path(os.path.abspath(path)) for path in found))
 
 
@@ -133,7 +143,9 @@ def label(
             before = seen.get(path) if seen is not None else None
             found = ensemble.detect(image) if before is None else before
             height, width = image.shape[:2]
-            labelled.append(Photo(path, width, height, found if calibration is None else calibration.scores(found)))
+            labelled.append(
+                Photo(path, width, height, found if calibration is None else calibration.scores(found))
+            )
         progress("label", number, len(photos))
     if not labelled:
         raise SourceError(f"none of the {len(photos)} photos can be read; the first: {skipped[0]}")
@@ -158,7 +170,10 @@ def to_coco(
         name = file_name(photo.path, out)
         images.append({"id": number, "file_name": name, "width": photo.width, "height": photo.height})
         for xyxy, score, class_id in zip(
-            photo.found.xyxy.astype(float), photo.found.score.tolist(), photo.found.class_id.tolist(), strict=True
+            photo.found.xyxy.astype(float),
+            photo.found.score.tolist(),
+            photo.found.class_id.tolist(),
+            strict=True,
         ):
             x1, y1, x2, y2 = xyxy.round(2).tolist()
             width, height = round(x2 - x1, 2), round(y2 - y1, 2)
@@ -176,12 +191,17 @@ def to_coco(
 def file_name(photo: Path, out: Path) -> str:
     """The path of a photo as seen from the folder of `out`, with forward slashes, as `read_dataset(out)` finds it.
 
-    The reader looks into folders named `images`, or like the file, and lets names repeat the folder they are in; where
-    that could lead it astray, the name begins with a dot.
+    The reader looks into folders named `images`, or like the file, and lets names repeat the folder they are
+    in; where that could lead it astray, the name begins with a dot.
     """
     here = Path(os.path.abspath(out)).parent
     name = Path(os.path.relpath(photo, here)).as_posix()
-    special = {"images", here.name, out.stem, out.stem.removeprefix("instances_").removeprefix("annotations_")}
+    special = {
+        "images",
+        here.name,
+        out.stem,
+        out.stem.removeprefix("instances_").removeprefix("annotations_"),
+    }
     return f"./{name}" if name.split("/", 1)[0] in special else name
 
 

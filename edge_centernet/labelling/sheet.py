@@ -38,7 +38,9 @@ def write_sheet(
         f"broken: ignored, from {threshold:.2f}"
     )
     ok, jpeg = cv2.imencode(
-        ".jpg", np.vstack([banner(title, COLUMNS * _SIDE), grid(tiles, COLUMNS)]), [cv2.IMWRITE_JPEG_QUALITY, 88]
+        ".jpg",
+        np.vstack([banner(title, COLUMNS * _SIDE), grid(tiles, COLUMNS)]),
+        [cv2.IMWRITE_JPEG_QUALITY, 88],
     )
     assert ok, "OpenCV always writes JPEG"
     write_atomic(out, jpeg.tobytes())
@@ -55,7 +57,9 @@ def _tile(photo: Photo, classes: Sequence[str], threshold: float, ignore_below: 
     for box, name in zip(ignored.xyxy, names[0], strict=True):
         dashed_box(picture, box.tolist(), _GREY, _LINE)
         draw_label(picture, name, (round(float(box[0])), round(float(box[1]))), _GREY)
-    for box, class_id in zip(objects.xyxy, objects.class_id, strict=True):  # thicker than `draw` has it at this size
+    for box, class_id in zip(
+        objects.xyxy, objects.class_id, strict=True
+    ):  # thicker than `draw` has it at this size
         x1, y1, x2, y2 = (round(float(v)) for v in box)
         cv2.rectangle(picture, (x1, y1), (x2, y2), class_color(int(class_id)), _LINE)
     draw_boxes(picture, objects, names[1])

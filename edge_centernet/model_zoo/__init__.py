@@ -11,7 +11,8 @@ from edge_centernet.errors import ArtifactError
 
 FOLDER = Path(__file__).resolve().parent
 DEFAULT = "centernet-mbv2-320"
-# Order of preference where the caller does not care: the interchange file first, from which the others are made.
+# Order of preference where the caller does not care: the interchange file first, from which the others are
+# made.
 SUFFIXES = (*artifact.SUFFIXES, ".safetensors")
 
 
@@ -25,7 +26,8 @@ def catalogue() -> list[dict[str, Any]]:
 
     A model whose sizes are 0 is known but not in the package: its note says where it is.
 
-    Keys: name, version, width, height, classes (how many), licence, data, note, accuracy (runtime -> AP, AP50) and
+    Keys: name, version, width, height, classes (how many), licence, data, note, accuracy (runtime -> AP,
+      AP50) and
     bytes (openvino, tflite, onnx, checkpoint).
     """
     records: list[dict[str, Any]] = [json.loads(path.read_text()) for path in FOLDER.glob("*.json")]
@@ -36,15 +38,20 @@ def catalogue() -> list[dict[str, Any]]:
         "checkpoint": (".safetensors",),
     }
     for record in records:
-        files = {kind: [FOLDER / (record["name"] + ending) for ending in end] for kind, end in endings.items()}
-        record["bytes"] = {kind: sum(p.stat().st_size for p in paths if p.is_file()) for kind, paths in files.items()}
+        files = {
+            kind: [FOLDER / (record["name"] + ending) for ending in end] for kind, end in endings.items()
+        }
+        record["bytes"] = {
+            kind: sum(p.stat().st_size for p in paths if p.is_file()) for kind, paths in files.items()
+        }
     return sorted(records, key=lambda record: (record["name"] != DEFAULT, record["name"]))
 
 
 def find_model(name_or_path: str | Path = DEFAULT, suffix: str | None = None) -> Path:
     """The file of a shipped model, or the given path if it is one.
 
-    suffix: which file of a shipped model: ".onnx" (QDQ interchange), ".xml", ".tflite" or ".safetensors"; None takes
+    suffix: which file of a shipped model: ".onnx" (QDQ interchange), ".xml", ".tflite" or ".safetensors";
+      None takes
     the first that is there. A path to an existing file is returned as it is.
     Raises ArtifactError when there is no such file or no such name.
     """
@@ -52,7 +59,9 @@ def find_model(name_or_path: str | Path = DEFAULT, suffix: str | None = None) ->
     if path.is_file():
         return path
     if not is_name(name_or_path):
-        raise ArtifactError(f"{path}: expected a model file, got {'a folder' if path.is_dir() else 'no such file'}")
+        raise ArtifactError(
+            f"{path}: expected a model file, got {'a folder' if path.is_dir() else 'no such file'}"
+        )
     wanted = SUFFIXES if suffix is None else (suffix,)
     for candidate in (FOLDER / f"{name_or_path}{ending}" for ending in wanted):
         if candidate.is_file():
@@ -65,7 +74,9 @@ def find_model(name_or_path: str | Path = DEFAULT, suffix: str | None = None) ->
         if record["name"] == str(name_or_path):
             raise ArtifactError(f"model {str(name_or_path)!r}: {record['note']}")
     shipped = ", ".join(names()) or "none"
-    raise ArtifactError(f"model {str(name_or_path)!r}: no such file, and no shipped model of that name ({shipped})")
+    raise ArtifactError(
+        f"model {str(name_or_path)!r}: no such file, and no shipped model of that name ({shipped})"
+    )
 
 
 def ships(name: str | Path, suffix: str) -> bool:

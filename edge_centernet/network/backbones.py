@@ -39,7 +39,8 @@ _MBV2_TABLE = (
 class Paths(NamedTuple):
     """The ways through a block, by which quantization-aware training finds the scale of every convolution's input.
 
-    main: its convolution units in their order. add: what adds the shortcut to them, None where there is no shortcut.
+    main: its convolution units in their order. add: what adds the shortcut to them, None where there is no
+      shortcut.
     shortcut: the convolution units on that way, in their order; none where the block's input itself is added.
     """
 
@@ -97,7 +98,8 @@ class Backbone(nn.Module):
     """Layers one behind the other, each halving the map or keeping its size.
 
     layers: convolution units, blocks, 3x3 max poolings, or sequences of them.
-    last: stride -> index of the last layer at that stride; channels: stride -> channels there. Strides 4, 8, 16 and 32.
+    last: stride -> index of the last layer at that stride; channels: stride -> channels there. Strides 4, 8,
+      16 and 32.
     """
 
     layers: nn.ModuleList
@@ -194,7 +196,9 @@ BACKBONES: dict[str, Callable[[float, Activation, Padding], Backbone]] = {
 }
 
 
-def build_backbone(name: str, width: float = 1.0, act: Activation = "relu6", padding: Padding = "same_tf") -> Backbone:
+def build_backbone(
+    name: str, width: float = 1.0, act: Activation = "relu6", padding: Padding = "same_tf"
+) -> Backbone:
     """name: one of BACKBONES; width, act, padding: see `network.centernet.Architecture`. Raises ConfigError."""
     if name not in BACKBONES:
         raise ConfigError(f"backbone: expected {' or '.join(BACKBONES)}, got {name!r}")
@@ -204,7 +208,8 @@ def build_backbone(name: str, width: float = 1.0, act: Activation = "relu6", pad
 def load_pretrained(backbone: Backbone, path: Path) -> None:
     """Load a torchvision-named state dict into `backbone` by position, shapes checked.
 
-    path: a .pth as torchvision publishes it, for RGB (pixel / 255 - mean) / std with ImageNet's mean and std, which is
+    path: a .pth as torchvision publishes it, for RGB (pixel / 255 - mean) / std with ImageNet's mean and std,
+      which is
     folded into the first convolution; or a .safetensors, for our own input (pixel - 128) / 128.
     Layers beyond the backbone's last one (a classifier) are ignored.
     Raises ConfigError with the first convolution that does not fit, ArtifactError for a file without weights.
@@ -224,7 +229,9 @@ def load_pretrained(backbone: Backbone, path: Path) -> None:
             unit.conv.weight.copy_(state[key])
         assert unit.bn is not None
         bn_prefix = _bn_of(key, state)
-        missing = [p for p in ("weight", "bias", "running_mean", "running_var") if f"{bn_prefix}.{p}" not in state]
+        missing = [
+            p for p in ("weight", "bias", "running_mean", "running_var") if f"{bn_prefix}.{p}" not in state
+        ]
         if missing:
             raise ConfigError(f"{path}: {bn_prefix}: BatchNorm without {', '.join(missing)}")
         unit.bn.load_state_dict(dict(_bn_items(bn_prefix, state)), strict=False)
@@ -236,8 +243,9 @@ def load_pretrained(backbone: Backbone, path: Path) -> None:
 def _fold_imagenet_input(stem: ConvUnit) -> None:
     """Make a convolution for RGB (pixel / 255 - mean) / std answer the same to (pixel - 128) / 128.
 
-    Exact but where the window reaches over the border: padding, zero for both, was the mean colour and is now grey 128,
-    at most 24 levels away. The constant goes into the BatchNorm's mean, so that training statistics stay right too.
+    Exact but where the window reaches over the border: padding, zero for both, was the mean colour and is now
+    grey 128, at most 24 levels away. The constant goes into the BatchNorm's mean, so that training statistics
+    stay right too.
     """
     assert stem.bn is not None and stem.bn.running_mean is not None
     weight = stem.conv.weight  # (O, 3, k, k)

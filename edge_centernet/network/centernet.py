@@ -8,7 +8,8 @@
 
 The paper's deformable convolutions are left out: they neither quantize nor export.
 The neck upsamples by nearest and adds (FPN, arXiv 1612.03144): both are exact or near-exact in int8.
-Of the paper's own networks the plain ResNet-18 can be built too, for its weights (`network.original`): kind "original".
+Of the paper's own networks the plain ResNet-18 can be built too, for its weights (`network.original`): kind
+"original".
 """
 
 from __future__ import annotations
@@ -34,15 +35,18 @@ class Architecture:
     """Everything needed to build the same network again; saved in every checkpoint.
 
     backbone: "mobilenet_v2" or "resnet18"; width: MobileNetV2's multiplier; act, padding: what MobileNetV2's
-        weights were trained with (ImageNet's: relu6, TensorFlow's SAME; the COCO-trained 0.5: relu, symmetric).
-    neck: channels at strides 16, 8 and 4; without the last the heads stand at stride 8, which saves a fifth of the time
-        and tells close objects and small ones apart less well. head: channels inside the heads.
+        weights were trained with (ImageNet's: relu6, TensorFlow's SAME; the COCO-trained 0.5: relu,
+        symmetric).
+    neck: channels at strides 16, 8 and 4; without the last the heads stand at stride 8, which saves a fifth
+        of the time and tells close objects and small ones apart less well. head: channels inside the heads.
     context: inverted residual blocks at stride 32, where they cost next to nothing and see the whole image.
     expand: expansion of the blocks that mix at strides 16 and 8; 0: a separable convolution.
-    tower: width of a second MobileNetV2 beside the backbone (0: none), with plain ReLU and symmetric padding as the
-        COCO-trained 0.5 has them: two small networks that were pretrained on different things see more than one.
-    kind: "fpn", or "original": a colour transform in front, a neck of transposed convolutions, 3x3 convolutions in the
-        heads, as in the plain ResNets of the paper's code. context, expand and tower are for "fpn" only.
+    tower: width of a second MobileNetV2 beside the backbone (0: none), with plain ReLU and symmetric padding
+        as the COCO-trained 0.5 has them: two small networks that were pretrained on different things see more
+        than one.
+    kind: "fpn", or "original": a colour transform in front, a neck of transposed convolutions, 3x3
+        convolutions in the heads, as in the plain ResNets of the paper's code. context, expand and tower are
+        for "fpn" only.
     """
 
     backbone: str = "mobilenet_v2"
@@ -107,21 +111,27 @@ def _mix(c_in: int, c_out: int, expand: int) -> nn.Sequential:
         return _separable(c_in, c_out)
     hidden = c_in * expand
     return nn.Sequential(
-        ConvUnit(c_in, hidden), ConvUnit(hidden, hidden, 3, groups=hidden), ConvUnit(hidden, c_out, act="none")
+        ConvUnit(c_in, hidden),
+        ConvUnit(hidden, hidden, 3, groups=hidden),
+        ConvUnit(hidden, c_out, act="none"),
     )
 
 
 class Neck(nn.Module):
     """Top-down fusion to the stride of the heads."""
 
-    def __init__(self, c_in: dict[int, int], arch: Architecture, beside: dict[int, int] | None = None) -> None:
+    def __init__(
+        self, c_in: dict[int, int], arch: Architecture, beside: dict[int, int] | None = None
+    ) -> None:
         """c_in: backbone channels by stride; beside: those of the second backbone, if there is one."""
         super().__init__()
         c16 = arch.neck[0]
         strides, levels = (16, 8, 4)[: len(arch.neck)], range(len(arch.neck))
         self.top = ConvUnit(c_in[32], c16, act="none" if beside else "relu")  # (B, c16, H/32, W/32)
         self.context = nn.Sequential(*(InvertedResidual(c16, c16, 1, 2) for _ in range(arch.context)))
-        self.lateral = nn.ModuleList(ConvUnit(c_in[s], c, act="none") for s, c in zip(strides, arch.neck, strict=True))
+        self.lateral = nn.ModuleList(
+            ConvUnit(c_in[s], c, act="none") for s, c in zip(strides, arch.neck, strict=True)
+        )
         self.add = nn.ModuleList(Add() for _ in levels)
         mixes = [_mix(c, c_next, arch.expand) for c, c_next in pairwise(arch.neck)]
         self.mix = nn.ModuleList([*mixes, _separable(arch.neck[-1], arch.neck[-1])])
@@ -134,13 +144,17 @@ class Neck(nn.Module):
 
         beside: the second backbone's maps at the same strides, or none.
         """
-        deepest, *shallower = [unit(m) for unit, m in zip((self.top, *self.lateral), maps[::-1], strict=False)]
+        deepest, *shallower = [
+            unit(m) for unit, m in zip((self.top, *self.lateral), maps[::-1], strict=False)
+        ]
         if self.beside is not None:
             others = [unit(m) for unit, m in zip(self.beside, beside[::-1], strict=False)]
             joined = [join(a, b) for join, a, b in zip(self.join, (deepest, *shallower), others, strict=True)]
             deepest, *shallower = joined
         x = self.context(deepest)
-        for lateral, add, mix in zip(shallower, self.add, self.mix, strict=True):  # strides 16, 8 and perhaps 4
+        for lateral, add, mix in zip(
+            shallower, self.add, self.mix, strict=True
+        ):  # strides 16, 8 and perhaps 4
             x = mix(add(upsample2x(x), lateral))  # twice the height and width
         out: Tensor = x
         return out
@@ -167,7 +181,8 @@ class CenterNet(nn.Module):
         if original and arch.tower:
             raise ConfigError(f"architecture tower: expected 0 for kind original, got {arch.tower}")
         self.tower = MobileNetV2(arch.tower, "relu", "symmetric") if arch.tower else None
-        # (B, 3, H, W) -> (B, 3, H, W): from our channel order and scale to the one the weights were trained with.
+        # (B, 3, H, W) -> (B, 3, H, W): from our channel order and scale to the one the weights were trained
+        # with.
         self.recolor = ConvUnit(3, 3, act="none", batchnorm=False) if original else nn.Identity()
         self.recolor.requires_grad_(False)
         channels = self.backbone.channels
@@ -215,5 +230,9 @@ class CenterNet(nn.Module):
     def branches(self) -> tuple[tuple[nn.Sequential, tuple[ConvUnit, ...]], ...]:
         """What follows the neck: (mixing layers, heads behind them), in the order heat, size, offset."""
         if self.arch.kind == "original":
-            return (self.heat_mix, (self.heat,)), (self.size_mix, (self.size,)), (self.offset_mix, (self.offset,))
+            return (
+                (self.heat_mix, (self.heat,)),
+                (self.size_mix, (self.size,)),
+                (self.offset_mix, (self.offset,)),
+            )
         return (self.heat_mix, (self.heat,)), (self.box_mix, (self.size, self.offset))

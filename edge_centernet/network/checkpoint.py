@@ -55,7 +55,9 @@ def read_header(path: Path) -> tuple[ModelSpec, Architecture, Stage]:
             raise ValueError(f"stage {data['stage']!r}")
         return spec_from_dict(data["spec"]), Architecture.from_dict(data["arch"]), data["stage"]
     except (SafetensorError, KeyError, TypeError, ValueError, OSError, EdgeCenterNetError) as error:
-        raise ArtifactError(f"{path}: expected a checkpoint written by edge-centernet train ({error})") from None
+        raise ArtifactError(
+            f"{path}: expected a checkpoint written by edge-centernet train ({error})"
+        ) from None
 
 
 def load_checkpoint(path: Path) -> tuple[CenterNet, Stage]:
@@ -91,7 +93,9 @@ def _check_content_hash(path: Path, state: dict[str, Tensor]) -> None:
         meaning = json.loads((file.metadata() or {})[KEY])
     seal = meaning.pop(CONTENT_HASH, None)
     if seal is not None and seal != _digest(json.dumps(meaning, sort_keys=True), state):
-        raise ArtifactError(f"{path}: the checkpoint is damaged (it does not hold what was saved); copy it again")
+        raise ArtifactError(
+            f"{path}: the checkpoint is damaged (it does not hold what was saved); copy it again"
+        )
 
 
 def load_state(model: CenterNet, state: dict[str, Tensor], path: Path) -> None:

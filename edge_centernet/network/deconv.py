@@ -1,12 +1,13 @@
 """The neck of the original CenterNet's plain ResNets: three transposed convolutions, 4x4 with stride 2.
 
-Each is computed as an ordinary 2x2 convolution with four times the channels, one set for each parity of row and
-column, whose outputs are then interleaved: the same products and sums, plus one row and column that are cut away.
-Why not a transposed convolution: docs/decisions/0011-original-centernet.md.
+Each is computed as an ordinary 2x2 convolution with four times the channels, one set for each parity of row
+and column, whose outputs are then interleaved: the same products and sums, plus one row and column that are
+cut away. Why not a transposed convolution: docs/decisions/0011-original-centernet.md.
 
     y[2i]     = w[1] x[i] + w[3] x[i - 1]      one dimension, y = transposed convolution with padding 1
     y[2i + 1] = w[2] x[i] + w[0] x[i + 1]
-so both y[2i - 1] and y[2i] come from the window x[i - 1], x[i], for i = 0 .. n, where x[-1] and x[n] are zero.
+so both y[2i - 1] and y[2i] come from the window x[i - 1], x[i], for i = 0 .. n, where x[-1] and x[n] are
+zero.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class DeconvNeck(nn.Module):
 def as_convolution(weight: Tensor) -> Tensor:
     """Transposed kernel (C_in, C_out, 4, 4) -> (4 * C_out, C_in, 2, 2), row parity slowest, then column parity."""
     taps = [2, 0], [3, 1]  # of y[2i - 1] and of y[2i], on x[i - 1] and x[i]
-    parts = [weight[:, :, rows][:, :, :, columns] for rows in taps for columns in taps]  # each (C_in, C_out, 2, 2)
+    parts = [
+        weight[:, :, rows][:, :, :, columns] for rows in taps for columns in taps
+    ]  # each (C_in, C_out, 2, 2)
     return torch.cat([part.transpose(0, 1) for part in parts])
 
 
@@ -62,7 +65,11 @@ class _Interleave(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         wide = nn.functional.pad(grad, (1, 1, 1, 1))
         b, c, h, w = wide.shape
-        return wide.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(b, 4 * c, h // 2, w // 2)
+        return (
+            wide.reshape(b, c, h // 2, 2, w // 2, 2)
+            .permute(0, 3, 5, 1, 2, 4)
+            .reshape(b, 4 * c, h // 2, w // 2)
+        )
 
     @staticmethod
     def symbolic(g: Any, x: Any) -> Any:

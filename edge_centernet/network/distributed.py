@@ -1,7 +1,8 @@
 """Several processes as one: what `torchrun` starts. Everything here is the identity in a single process.
 
-The loss is the one of the whole global batch: BatchNorm's statistics, the number of objects that losses are divided by
-and the observed ranges are those of all processes, so that N processes follow the same curve as one.
+The loss is the one of the whole global batch: BatchNorm's statistics, the number of objects that losses are
+divided by and the observed ranges are those of all processes, so that N processes follow the same curve as
+one.
 """
 
 from __future__ import annotations
@@ -119,7 +120,11 @@ class GlobalBatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: float) -> None:
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert (
+            self.running_mean is not None
+            and self.running_var is not None
+            and self.num_batches_tracked is not None
+        )
         momentum = 0.1 if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(variance * (count / max(count - 1, 1)), momentum)  # unbiased, as PyTorch's

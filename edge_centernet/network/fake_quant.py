@@ -53,7 +53,9 @@ class WeightQuant(nn.Module):
         """limit: the largest stored magnitude, 63 or 127; channels: C_out."""
         super().__init__()
         self.limit = limit
-        self._around: list[ActivationQuant] = []  # in front of and behind the convolution; a list: not submodules
+        self._around: list[
+            ActivationQuant
+        ] = []  # in front of and behind the convolution; a list: not submodules
         self.settled = False
         self.register_buffer("step", torch.zeros(channels))  # (C_out,) the scale once settled, until then 0
 
@@ -86,7 +88,9 @@ class WeightQuant(nn.Module):
         """The weight as the device will see it, same shape."""
         zero = torch.zeros(weight.shape[0], dtype=torch.int32, device=weight.device)
         low, high = -self.limit, self.limit
-        if torch.onnx.is_in_onnx_export():  # knows whole bytes only; exported weights are settled, inside the limit
+        if (
+            torch.onnx.is_in_onnx_export()
+        ):  # knows whole bytes only; exported weights are settled, inside the limit
             low, high = INT8_MIN, INT8_MAX
         return torch.fake_quantize_per_channel_affine(weight, self.scale(weight), zero, 0, low, high)
 
@@ -97,9 +101,13 @@ class ActivationQuant(nn.Module):
     low: Tensor
     high: Tensor
     seen: Tensor
-    peers: list[ActivationQuant]  # those that share this one's scale, itself included; a list, so not submodules
+    peers: list[
+        ActivationQuant
+    ]  # those that share this one's scale, itself included; a list, so not submodules
 
-    def __init__(self, symmetric: bool = False, floor: float = -float("inf"), reach: float = NARROWEST) -> None:
+    def __init__(
+        self, symmetric: bool = False, floor: float = -float("inf"), reach: float = NARROWEST
+    ) -> None:
         """symmetric: zero point 0; floor: the range never goes below it; reach: it goes at least up to it."""
         super().__init__()
         self.symmetric, self.floor, self.reach = symmetric, floor, reach
@@ -121,7 +129,9 @@ class ActivationQuant(nn.Module):
         """`scheme.activation_quants` in tensors: scale float32 > 0 and zero point int32 in [-128, 127]."""
         highs = [peer.high.clamp(min=peer.reach) for peer in self.peers]
         if self.symmetric:
-            widest = torch.stack([torch.maximum(h, -peer.low) for h, peer in zip(highs, self.peers, strict=True)]).max()
+            widest = torch.stack(
+                [torch.maximum(h, -peer.low) for h, peer in zip(highs, self.peers, strict=True)]
+            ).max()
             return (widest / INT8_MAX).clamp(min=1e-6), torch.zeros_like(widest, dtype=torch.int32)
         widest = torch.stack([high - peer.low for high, peer in zip(highs, self.peers, strict=True)]).max()
         scale = (widest / (INT8_MAX - INT8_MIN)).clamp(min=1e-6)
@@ -208,7 +218,9 @@ def _wire_backbone(backbone: Backbone, last: ActivationQuant) -> list[Activation
     return [outputs[backbone.last[stride]] for stride in (32, 16, 8, 4)]
 
 
-def _wire_neck(neck: Neck | DeconvNeck, maps: list[ActivationQuant], beside: list[ActivationQuant]) -> ActivationQuant:
+def _wire_neck(
+    neck: Neck | DeconvNeck, maps: list[ActivationQuant], beside: list[ActivationQuant]
+) -> ActivationQuant:
     """The neck behind the maps of one or two backbones (strides 32, 16, 8, 4); returns the quantizer of its output."""
     if isinstance(neck, DeconvNeck):
         return _wire_chain(neck.units, maps[0])  # interleaving keeps values and scale
@@ -267,8 +279,8 @@ def _tie(*quantizers: nn.Module) -> ActivationQuant:
 def settle_weights(model: nn.Module) -> None:
     """Replace every weight by what it is rounded to and keep the scales, when training is over.
 
-    Pretrained weights that were quantized before often lie exactly between two steps, and every engine breaks such ties
-    in its own way: one weight off is a whole channel off. After this there are no ties left.
+    Pretrained weights that were quantized before often lie exactly between two steps, and every engine breaks
+    such ties in its own way: one weight off is a whole channel off. After this there are no ties left.
     """
     for module in model.modules():
         if isinstance(module, ConvUnit):
@@ -295,7 +307,8 @@ def bake(model: nn.Module) -> None:
 def start_from(model: nn.Module, quantized: qdq.Network, fixed: bool) -> None:
     """Give every quantizer what post-training quantization found for it, and the layers its weights and biases.
 
-    model: behind `prepare_qat`; quantized: of `calibration.quantize` from the same network. fixed: weight scales stay;
+    model: behind `prepare_qat`; quantized: of `calibration.quantize` from the same network. fixed: weight
+      scales stay;
     otherwise they follow the weights and the ranges, as they must while ranges are still observed.
     """
     modules = dict(model.named_modules())
@@ -319,7 +332,8 @@ def start_from(model: nn.Module, quantized: qdq.Network, fixed: bool) -> None:
 def module_name(node: str) -> str:
     """Name of a traced ONNX node -> of the module it was traced in.
 
-    '/neck/mix.0/mix.0.1/Conv' -> 'neck.mix.0.1': tracing repeats the name of a container that was itself called.
+    '/neck/mix.0/mix.0.1/Conv' -> 'neck.mix.0.1': tracing repeats the name of a container that was itself
+    called.
     """
     scopes = node.strip("/").split("/")[:-1]
     kept = [a for a, b in zip(scopes, [*scopes[1:], ""], strict=True) if not b.startswith(f"{a}.")]

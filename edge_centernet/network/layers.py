@@ -56,15 +56,17 @@ class ConvUnit(nn.Module):
         if not self.asymmetric:
             x = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         elif self.training and conv.groups > 1:
-            # The same numbers by another way: on a CPU the gradient of a padded depthwise convolution at stride 2
-            # takes three to seven times as long as that of one at stride 1, of which every second cell is kept.
+            # The same numbers by another way: on a CPU the gradient of a padded depthwise convolution at
+            # stride 2 takes three to seven times as long as that of one at stride 1, of which every second
+            # cell is kept.
             x = F.conv2d(x, weight, bias, 1, 1, conv.dilation, conv.groups)[:, :, 1::2, 1::2]
             x = x.contiguous(memory_format=torch.channels_last)
         else:
             x = F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, conv.stride, 0, conv.dilation, conv.groups)
         if self.bn is not None:
             x = self.bn(x)
-        # In place while training: no gradient needs what was there before, and large maps cost time to allocate.
+        # In place while training: no gradient needs what was there before, and large maps cost time to
+        # allocate.
         if self.act == "relu":
             x = F.relu(x, inplace=self.training)
         elif self.act == "relu6":

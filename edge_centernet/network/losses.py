@@ -1,7 +1,8 @@
 """The losses of CenterNet (arXiv 1904.07850, equations 1 to 4), and an overlap loss for the box.
 
-L1 in cells is dominated by large objects. The overlap of the predicted box, centre included, with the labelled one
-weighs all sizes alike, and is what detections are judged by in the end (IoU losses: arXiv 1608.01471). A little L1
+L1 in cells is dominated by large objects. The overlap of the predicted box, centre included, with the
+labelled one weighs all sizes alike, and is what detections are judged by in the end (IoU losses: arXiv
+1608.01471). A little L1
 stays: it has a gradient where boxes do not meet.
 """
 
@@ -32,8 +33,10 @@ class Loss(NamedTuple):
 def focal_loss(logits: Tensor, heat: Tensor, score: Tensor) -> Tensor:
     """Penalty-reduced pixel-wise focal loss (equation 1, alpha 2, beta 4), summed over all cells.
 
-    (score - p)^2 CE(p, score)               at centres, where score > 0: -(1 - p)^2 log(p) for certain objects; for
-                                             others the quality focal loss (Li et al., arXiv 2006.04388, equation 3)
+    (score - p)^2 CE(p, score)               at centres, where score > 0: -(1 - p)^2 log(p) for certain
+    objects; for
+                                             others the quality focal loss (Li et al., arXiv 2006.04388,
+                                             equation 3)
     -(1 - heat)^4 p^2 log(1 - p)             elsewhere
 
     logits, heat, score: (B, C, H, W). The caller divides by the number of objects.

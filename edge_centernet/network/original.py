@@ -4,10 +4,10 @@ Taken: task `ctdet`, arch `res_18`: a plain ResNet-18, three transposed convolut
 Names and shapes follow src/lib/models/networks/msra_resnet.py of that repository at commit f16ef63.
 Everything with deformable convolutions and every other task or depth is refused with the reason.
 
-Its heads mean what ours mean: hm logits, wh width and height in cells, reg the centre's x and y inside its cell.
-Its input is BGR, (pixel / 255 - mean) / std, and every convolution pads that with zeros. `recolor`, a 1x1 convolution
-in front, makes it of our RGB (pixel - 128) / 128: in front and not folded into the first 7x7 convolution, so that the
-border is padded with the same zeros as in training.
+Its heads mean what ours mean: hm logits, wh width and height in cells, reg the centre's x and y inside its
+cell. Its input is BGR, (pixel / 255 - mean) / std, and every convolution pads that with zeros. `recolor`, a
+1x1 convolution in front, makes it of our RGB (pixel - 128) / 128: in front and not folded into the first 7x7
+convolution, so that the border is padded with the same zeros as in training.
 """
 
 from __future__ import annotations
@@ -42,8 +42,14 @@ _REFUSED = (
     ),
     (r"^(base\.base_layer|dla_up\.|ida_up\.)", "it is a DLA network (dlav0_34); only res_18 is supported"),
     (r"^(pre\.|kps\.|cnvs\.|inters\.)", "it is an hourglass network; only res_18 is supported"),
-    (r"^(hps|hm_hp|hp_offset)\.", "it estimates poses (task multi_pose, head hps); only the task ctdet is supported"),
-    (r"^(dep|rot|dim)\.", "it estimates 3D boxes (task ddd, heads dep, rot, dim); only the task ctdet is supported"),
+    (
+        r"^(hps|hm_hp|hp_offset)\.",
+        "it estimates poses (task multi_pose, head hps); only the task ctdet is supported",
+    ),
+    (
+        r"^(dep|rot|dim)\.",
+        "it estimates 3D boxes (task ddd, heads dep, rot, dim); only the task ctdet is supported",
+    ),
     (r"^hm_[tlbrc]\.", "it finds extreme points (task exdet); only the task ctdet is supported"),
     (r"^layer\d\.\d\.conv3\.", "its ResNet has 50 or more layers; only res_18 is supported"),
     (r"^layer1\.2\.", "its ResNet has 34 layers; only res_18 is supported"),
@@ -54,12 +60,15 @@ _REFUSED = (
 )
 
 
-def load_original(path: Path, name: str, classes: Sequence[str], size: int, mean: Triple, std: Triple) -> CenterNet:
+def load_original(
+    path: Path, name: str, classes: Sequence[str], size: int, mean: Triple, std: Triple
+) -> CenterNet:
     """The checkpoint as a network of ours, in evaluation mode.
 
-    name: the model's in its manifest. size: input side in pixels. mean, std: of pixel / 255, blue, green, red.
-    Raises ArtifactError when the file is no such checkpoint or has other heads, ConfigError when the number of classes
-    does not fit it.
+    name: the model's in its manifest. size: input side in pixels. mean, std: of pixel / 255, blue, green,
+      red.
+    Raises ArtifactError when the file is no such checkpoint or has other heads, ConfigError when the number
+    of classes does not fit it.
     """
     if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
         raise ConfigError(f"mean, std: expected three numbers each, std > 0, got {mean}, {std}")
@@ -87,7 +96,9 @@ def _check(state: dict[str, Tensor], classes: int, path: Path) -> int:
             "without them; weights of a backbone alone go to 'edge-centernet train --weights'"
         )
     if absent:
-        raise ArtifactError(f"{path}: cannot be imported: expected heads hm, wh and reg, found no {', '.join(absent)}")
+        raise ArtifactError(
+            f"{path}: cannot be imported: expected heads hm, wh and reg, found no {', '.join(absent)}"
+        )
     found = len(state["hm.2.weight"])
     if (boxes := len(state["wh.2.weight"])) != 2:
         raise ArtifactError(
@@ -151,7 +162,9 @@ class _Loader:
         if value is None:
             raise ArtifactError(f"{self.path}: expected a res_18 checkpoint of ctdet, found no {key!r} in it")
         if tuple(value.shape) != shape:
-            raise ArtifactError(f"{self.path}: {key}: expected shape {shape} as in res_18, got {tuple(value.shape)}")
+            raise ArtifactError(
+                f"{self.path}: {key}: expected shape {shape} as in res_18, got {tuple(value.shape)}"
+            )
         if not torch.isfinite(value).all():
             raise ArtifactError(f"{self.path}: {key}: expected finite numbers, got NaN or infinity")
         return value.float()

@@ -18,8 +18,8 @@ _NESTS = ("state_dict", "model", "model_state_dict")
 def read_state(path: Path) -> dict[str, Tensor]:
     """Parameter name -> tensor on the CPU, from .safetensors or what torch.save wrote (.pth, .pt, .tar).
 
-    Takes a bare state dict or a checkpoint that holds one; "module.", which DataParallel puts before every name, is
-    dropped. Pickled code is never run (weights_only).
+    Takes a bare state dict or a checkpoint that holds one; "module.", which DataParallel puts before every
+    name, is dropped. Pickled code is never run (weights_only).
     Raises ArtifactError when the file is missing, damaged or holds something else.
     """
     if not path.is_file():
@@ -27,8 +27,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if isinstance(content, dict):
         content = next((content[nest] for nest in _NESTS if isinstance(content.get(nest), dict)), content)
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ArtifactError(f"{path}: expected a checkpoint with a state_dict of tensors, got {_describe(content)}")
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(v, Tensor) for v in content.values())
+    ):
+        raise ArtifactError(
+            f"{path}: expected a checkpoint with a state_dict of tensors, got {_describe(content)}"
+        )
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 

@@ -30,8 +30,9 @@ _WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # others are written as 
 class Annotated:
     """Annotated copies in a folder: pictures under their own names, a video as NAME.mp4.
 
-    A video of a live source plays as fast as it happened: a picture stays until the next one came, but no longer than a
-    second, which is all that remains of an interruption. A file appears under its final name when it is complete.
+    A video of a live source plays as fast as it happened: a picture stays until the next one came, but no
+    longer than a second, which is all that remains of an interruption. A file appears under its final name
+    when it is complete.
     """
 
     def __init__(self, folder: Path, source: Source | LiveCapture) -> None:
@@ -43,7 +44,9 @@ class Annotated:
         self.written: list[Path] = []
         for name, target in self._targets.items():
             if target.exists() and Path(name).exists() and target.samefile(name):
-                raise ConfigError(f"{target}: the annotated copy would replace the original; choose another --out")
+                raise ConfigError(
+                    f"{target}: the annotated copy would replace the original; choose another --out"
+                )
 
     def add(self, frame: Frame, picture: NDArray[np.uint8]) -> None:
         """Write one annotated frame: (H, W, 3) uint8 BGR."""
@@ -113,7 +116,8 @@ def _targets(folder: Path, source: Source | LiveCapture) -> dict[str, Path]:
     names = source.public_names
     if len(names) == 1:
         return {
-            names[0]: folder / _picture_name(urllib.parse.urlsplit(names[0]).path if "://" in names[0] else names[0])
+            names[0]: folder
+            / _picture_name(urllib.parse.urlsplit(names[0]).path if "://" in names[0] else names[0])
         }
     root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
     return {

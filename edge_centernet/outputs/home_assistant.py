@@ -1,7 +1,7 @@
 """What Home Assistant must be told to show a camera's counts by itself: MQTT device discovery, since 2024.11.
 
-One retained message on homeassistant/device/ID/config announces the device with all its entities. They all read the one
-state topic; `outputs/mqtt.py` says what is in it.
+One retained message on homeassistant/device/ID/config announces the device with all its entities. They all
+read the one state topic; `outputs/mqtt.py` says what is in it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 
 from edge_centernet import __version__
 
-_CLASSES_SHOWN = 8  # of a model that knows more, each class is announced but switched off until somebody wants it
+_CLASSES_SHOWN = (
+    8  # of a model that knows more, each class is announced but switched off until somebody wants it
+)
 
 Entity = dict[str, Any]
 
@@ -40,7 +42,9 @@ def device_config(
     for zone in zones:
         entities[f"zone_{zone}_inside"] = _number(f"{zone} inside", "zones", zone, "inside")
         entities[f"zone_{zone}_entered"] = _total(f"{zone} visits", "zones", zone, "entered")
-        entities[f"zone_{zone}_mean"] = _number(f"{zone} mean dwell", "zones", zone, "mean_dwell_s", **_duration("s"))
+        entities[f"zone_{zone}_mean"] = _number(
+            f"{zone} mean dwell", "zones", zone, "mean_dwell_s", **_duration("s")
+        )
         entities[f"zone_{zone}_longest"] = _number(
             f"{zone} longest dwell", "zones", zone, "longest_s", **_duration("s")
         )
@@ -77,7 +81,13 @@ def _number(name: str, *keys: str, **more: Any) -> Entity:
     """A value of now. A key is written as JSON writes it, which Jinja reads alike, quotes and all."""
     path = "".join(f"[{json.dumps(key, ensure_ascii=False)}]" for key in keys)
     template = f"{{{{ value_json{path} }}}}"
-    return {"platform": "sensor", "name": name, "state_class": "measurement", "value_template": template, **more}
+    return {
+        "platform": "sensor",
+        "name": name,
+        "state_class": "measurement",
+        "value_template": template,
+        **more,
+    }
 
 
 def _total(name: str, *keys: str) -> Entity:

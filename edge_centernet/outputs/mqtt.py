@@ -2,12 +2,13 @@
 
 Topics, below the prefix that the URL ends in:
 
-    PREFIX/availability   retained   "online"; "offline" when detection ends, by last will also when it is killed
-    PREFIX/state          retained   JSON: totals, what is in view, how the camera is
-    PREFIX/events         once each  JSON: one crossing, entry or exit, numbered so that a repetition is recognised
+    PREFIX/availability   retained   "online"; "offline" when detection ends, by last will also when it is
+    killed PREFIX/state          retained   JSON: totals, what is in view, how the camera is
+    PREFIX/events         once each  JSON: one crossing, entry or exit, numbered so that a repetition is
+    recognised
 
-Counts are totals, so a broker that was away for an hour has the right ones as soon as it is back. Events are kept
-meanwhile, up to a bound; a gap in their numbers tells that it was reached.
+Counts are totals, so a broker that was away for an hour has the right ones as soon as it is back. Events are
+kept meanwhile, up to a bound; a gap in their numbers tells that it was reached.
 """
 
 from __future__ import annotations
@@ -72,17 +73,20 @@ class Broker:
 def parse_url(url: str, name: str, password_file: Path | None = None) -> Broker:
     """The broker of mqtt://user:password@host:1883/topic-prefix; mqtts:// for TLS, on port 8883 unless given.
 
-    name: of the camera; the prefix is "edge-centernet/NAME" where the URL has none. The password may as well be the
-    first line of `password_file`, or the value of EDGE_CENTERNET_MQTT_PASSWORD: every user of the machine can see its
-    command lines. Special characters are written as in every URL (%40 for @). Raises ConfigError, never showing the
-    password.
+    name: of the camera; the prefix is "edge-centernet/NAME" where the URL has none. The password may as well
+      be the
+    first line of `password_file`, or the value of EDGE_CENTERNET_MQTT_PASSWORD: every user of the machine can
+    see its command lines. Special characters are written as in every URL (%40 for @). Raises ConfigError,
+    never showing the password.
     """
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname or ""
         host.encode("idna")  # as the connection will: a host name that cannot exist is told now
     except (ValueError, UnicodeError):  # the exception's own text may quote the password
-        raise ConfigError(f"MQTT: {_EXPECTED}, got a host or port that cannot be; is a / or @ not escaped?") from None
+        raise ConfigError(
+            f"MQTT: {_EXPECTED}, got a host or port that cannot be; is a / or @ not escaped?"
+        ) from None
     if parts.scheme not in ("mqtt", "mqtts"):
         raise ConfigError(f"MQTT: {_EXPECTED}, got {parts.scheme + '://' if parts.scheme else 'no scheme'}")
     if not host or port == 0:
@@ -95,7 +99,9 @@ def parse_url(url: str, name: str, password_file: Path | None = None) -> Broker:
         raise ConfigError("MQTT: expected a user name with the password; write mqtt://USER@host")
     prefix = unquote(parts.path).strip("/") or f"edge-centernet/{_slug(name)}"
     if re.search(r"[+#\0-\x1f\x7f]", prefix) or len(prefix.encode()) > 200:
-        raise ConfigError(f"MQTT: expected a topic prefix of at most 200 bytes without + and #, got {prefix!r}")
+        raise ConfigError(
+            f"MQTT: expected a topic prefix of at most 200 bytes without + and #, got {prefix!r}"
+        )
     tls = parts.scheme == "mqtts"
     return Broker(host, port or (8883 if tls else 1883), tls, prefix, user, password if user else None)
 
@@ -103,8 +109,8 @@ def parse_url(url: str, name: str, password_file: Path | None = None) -> Broker:
 class MqttOutput:
     """Publishes from a thread of its own: a slow, absent or silent broker holds up nobody.
 
-    Memory is bounded: the newest state, `events_kept` events and one batch under way. Beyond that the oldest events are
-    dropped, which the log tells; the totals are right all the same.
+    Memory is bounded: the newest state, `events_kept` events and one batch under way. Beyond that the oldest
+    events are dropped, which the log tells; the totals are right all the same.
     """
 
     def __init__(
@@ -136,7 +142,9 @@ class MqttOutput:
         ids = range(len(classes)) if wanted is None else class_ids(wanted, classes).tolist()
         self._wanted = {classes[i]: i for i in ids}
         self._n_classes = len(classes)
-        self._config_topic = f"{discovery_prefix}/device/{node_id(self.broker.prefix)}/config" if discovery else ""
+        self._config_topic = (
+            f"{discovery_prefix}/device/{node_id(self.broker.prefix)}/config" if discovery else ""
+        )
         self._config = _json(device_config(self.broker.prefix, name, list(self._wanted), lines, zones))
         self._birth_topic = f"{discovery_prefix}/status"
         self._changed = threading.Condition()  # guards the following; never held while paho is called
@@ -185,7 +193,8 @@ class MqttOutput:
             self._deadline = time.monotonic() + timeout_s
             self._changed.notify_all()
         self._thread.join(timeout_s)
-        # paho's own join has no bound: its thread may be resolving a name, or writing to a broker that is frozen.
+        # paho's own join has no bound: its thread may be resolving a name, or writing to a broker that is
+        # frozen.
         stopper = threading.Thread(target=self._client.loop_stop, name="mqtt-stop", daemon=True)
         stopper.start()
         stopper.join(max(0.5, self._deadline - time.monotonic()))
@@ -197,8 +206,8 @@ class MqttOutput:
     ) -> dict[str, Any]:
         """By name, not by position: after a change of settings no reader takes one line for another.
 
-        Totals not known yet are null. A 0 would mean a new start to Home Assistant, which would count the totals twice
-        that were kept over a restart.
+        Totals not known yet are null. A 0 would mean a new start to Home Assistant, which would count the
+        totals twice that were kept over a restart.
         """
         unknown: dict[str, Any] = dict.fromkeys(("inside", "entered", "longest_s", "mean_dwell_s"))
         lines: dict[str, Any] = {line: {"in": None, "out": None} for line in self._lines}
@@ -230,7 +239,9 @@ class MqttOutput:
                 self._count_drop()
                 head = {"time": state["time"], "run": self.run, "seq": self._numbered}
                 self._events.append(_json({**head, **event.as_dict()}))
-            if urgent or events:  # the rest has time until the thread looks by itself: waking it costs the detection
+            if (
+                urgent or events
+            ):  # the rest has time until the thread looks by itself: waking it costs the detection
                 self._changed.notify_all()
 
     def _count_drop(self) -> None:
@@ -239,15 +250,17 @@ class MqttOutput:
             return
         self._dropped += 1
         if self._dropped == 1:
-            _log.warning("MQTT: %d events wait for the broker; the oldest are dropped from now on", len(self._events))
+            _log.warning(
+                "MQTT: %d events wait for the broker; the oldest are dropped from now on", len(self._events)
+            )
 
     # ---- the thread that publishes ------------------------------------------------------------------------
 
     def _publish_all(self) -> None:
         """One batch after the other: the next one is made when the broker has confirmed the last.
 
-        So the order holds, and paho never keeps more than one batch. What it keeps when the connection is lost it sends
-        once more after the next, so a message may come twice, and none is lost.
+        So the order holds, and paho never keeps more than one batch. What it keeps when the connection is
+        lost it sends once more after the next, so a message may come twice, and none is lost.
         """
         while batch := self._next_batch():
             if not self._send(batch):
@@ -279,7 +292,9 @@ class MqttOutput:
                 batch.append((self._config_topic, self._config, True))
             batch.append(("availability", "online", True))
         now = time.monotonic()
-        if self._fresh and (self._urgent or now - self._state_sent >= _STATE_EVERY_S or self._deadline is not None):
+        if self._fresh and (
+            self._urgent or now - self._state_sent >= _STATE_EVERY_S or self._deadline is not None
+        ):
             self._fresh = self._urgent = False
             self._state_sent = now
             batch.append(("state", _json(self._state), True))
@@ -301,7 +316,8 @@ class MqttOutput:
             self._acknowledged.clear()
         return True
 
-    # ---- called by paho's thread ------------------------------------------------------------------------------
+    # ---- called by paho's thread
+    # ------------------------------------------------------------------------------
 
     def _make_client(self, ca_file: Path | None) -> Client:
         client = Client(CallbackAPIVersion.VERSION2, client_id=f"edge-centernet-{self.run[:8]}")
@@ -319,7 +335,9 @@ class MqttOutput:
         client.on_message = self._on_message
         return client
 
-    def _on_connect(self, client: Client, userdata: object, flags: object, reason: Any, properties: object) -> None:
+    def _on_connect(
+        self, client: Client, userdata: object, flags: object, reason: Any, properties: object
+    ) -> None:
         if reason.is_failure:
             self._tell(f"it refuses the connection: {reason}")
             return
@@ -331,19 +349,29 @@ class MqttOutput:
             self._changed.notify_all()
         self._trouble = ""
         lost = f", {dropped} older ones are lost" if dropped else ""
-        _log.info("MQTT: connected to %s%s", self.broker.public, f"; {waiting} events to send{lost}" if waiting else "")
+        _log.info(
+            "MQTT: connected to %s%s",
+            self.broker.public,
+            f"; {waiting} events to send{lost}" if waiting else "",
+        )
 
-    def _on_disconnect(self, client: Client, userdata: object, flags: object, reason: Any, properties: object) -> None:
+    def _on_disconnect(
+        self, client: Client, userdata: object, flags: object, reason: Any, properties: object
+    ) -> None:
         with self._changed:
             was, self._connected = self._connected, False
         if was and self._deadline is None:
             self._tell("connection lost")
 
     def _on_connect_fail(self, client: Client, userdata: object) -> None:
-        error = sys.exc_info()[1]  # paho calls this while it handles the exception, and hands on nothing of it
+        error = sys.exc_info()[
+            1
+        ]  # paho calls this while it handles the exception, and hands on nothing of it
         self._tell(str(getattr(error, "strerror", None) or error or "no connection"))
 
-    def _on_publish(self, client: Client, userdata: object, mid: int, reason: object, properties: object) -> None:
+    def _on_publish(
+        self, client: Client, userdata: object, mid: int, reason: object, properties: object
+    ) -> None:
         with self._changed:
             self._acknowledged.add(mid)
             self._changed.notify_all()
@@ -358,13 +386,19 @@ class MqttOutput:
     def _tell(self, trouble: str) -> None:
         """One line an outage: the attempts that follow fail alike, or differently for a moment."""
         if not self._trouble:
-            _log.warning("MQTT: %s: %s; detection goes on, counts are kept, trying again", self.broker.public, trouble)
+            _log.warning(
+                "MQTT: %s: %s; detection goes on, counts are kept, trying again", self.broker.public, trouble
+            )
         self._trouble = trouble
 
 
 def _counts(tally: Tally | None) -> tuple[Any, ...]:
     """What must be published at once when it changes; how long somebody stays changes with every frame."""
-    return () if tally is None else (tally.lines, [(zone.name, zone.inside, zone.entered) for zone in tally.zones])
+    return (
+        ()
+        if tally is None
+        else (tally.lines, [(zone.name, zone.inside, zone.entered) for zone in tally.zones])
+    )
 
 
 def _password(in_url: str | None, file: Path | None) -> str | None:
@@ -378,7 +412,9 @@ def _password(in_url: str | None, file: Path | None) -> str | None:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(f"MQTT password file {file}: cannot read it: {reason}") from None
     if not first:
-        raise ConfigError(f"MQTT password file {file}: expected the password in its first line, got an empty line")
+        raise ConfigError(
+            f"MQTT password file {file}: expected the password in its first line, got an empty line"
+        )
     return first
 
 

@@ -32,10 +32,11 @@ _TRAIL_S = 3.0
 class Overlay:
     """Draws snapshots in the order in which they come. It remembers where things were: each output needs its own.
 
-    classes: names by class_id. lines, zones: to draw, with the counts that a snapshot has of them. blur: names of
-    the classes to make unrecognisable; a place stays blurred for a second after the last picture in which something
-    was found there. What the network misses, and did not find there within that second, is not blurred. Raises
-    ConfigError when a name in `blur` is no class.
+    classes: names by class_id. lines, zones: to draw, with the counts that a snapshot has of them. blur:
+      names of
+    the classes to make unrecognisable; a place stays blurred for a second after the last picture in which
+    something was found there. What the network misses, and did not find there within that second, is not
+    blurred. Raises ConfigError when a name in `blur` is no class.
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class Overlay:
         """What to draw a box around: the tracks where there is tracking, so that the picture shows what is counted."""
         if snapshot.tracks is None:
             found = snapshot.found
-            return found, [f"{self._classes[c]} {s:.2f}" for c, s in zip(found.class_id, found.score, strict=True)]
+            return found, [
+                f"{self._classes[c]} {s:.2f}" for c, s in zip(found.class_id, found.score, strict=True)
+            ]
         found, ids = snapshot.tracks.found, snapshot.tracks.id
         return found, [f"{self._classes[c]} #{i}" for c, i in zip(found.class_id, ids, strict=True)]
 
@@ -106,7 +109,9 @@ class Overlay:
         trails = []
         if tracks is not None:
             feet = foot_points(tracks).tolist()
-            for track_id, class_id, foot in zip(tracks.id.tolist(), tracks.found.class_id.tolist(), feet, strict=True):
+            for track_id, class_id, foot in zip(
+                tracks.id.tolist(), tracks.found.class_id.tolist(), feet, strict=True
+            ):
                 trail = self._trails.setdefault(track_id, deque(maxlen=_TRAIL_POINTS))
                 trail.append((now, foot))
                 trails.append((class_id, [point for at, point in trail if now - at <= _TRAIL_S]))

@@ -38,8 +38,12 @@ class Metrics:
         self._fps = 0.0
         self._registry = CollectorRegistry()
         prefix = "edge_centernet"
-        self._results = Counter(f"{prefix}_results", "Frames that went through the network.", registry=self._registry)
-        self._detections = Counter(f"{prefix}_detections", "Boxes found, by class.", ["class"], registry=self._registry)
+        self._results = Counter(
+            f"{prefix}_results", "Frames that went through the network.", registry=self._registry
+        )
+        self._detections = Counter(
+            f"{prefix}_detections", "Boxes found, by class.", ["class"], registry=self._registry
+        )
         for name in self._classes:
             self._detections.labels(name)
         self._stage = Histogram(
@@ -106,15 +110,21 @@ class _Absolutes(Collector):
 
 def _of_capture(capture: CaptureState) -> Iterator[Metric]:
     yield _counter("frames", "Frames read from the camera.", capture.frames)
-    yield _counter("frames_dropped", "Frames read and not used, because a newer one was there.", capture.dropped)
+    yield _counter(
+        "frames_dropped", "Frames read and not used, because a newer one was there.", capture.dropped
+    )
     yield _counter("capture_reopened", "Times the camera was opened again.", capture.reopened)
-    state = GaugeMetricFamily("edge_centernet_capture_state", "1 for the state the camera is in.", labels=["state"])
+    state = GaugeMetricFamily(
+        "edge_centernet_capture_state", "1 for the state the camera is in.", labels=["state"]
+    )
     for name in _STATES:
         state.add_metric([name], float(name == capture.state))
     yield state
     if capture.last_frame is not None:
         wall = time.time() - (time.monotonic() - capture.last_frame)
-        yield _gauge("last_frame_timestamp_seconds", "Unix time at which the newest frame was read.", {}, wall)
+        yield _gauge(
+            "last_frame_timestamp_seconds", "Unix time at which the newest frame was read.", {}, wall
+        )
 
 
 def _of_tally(tally: Tally) -> Iterator[Metric]:
@@ -126,8 +136,12 @@ def _of_tally(tally: Tally) -> Iterator[Metric]:
         crossings.add_metric([line.name, "out"], line.outward)
     entered = CounterMetricFamily("edge_centernet_zone_entered", "Visits to a zone.", labels=["zone"])
     inside = GaugeMetricFamily("edge_centernet_zone_occupancy", "Objects in a zone now.", labels=["zone"])
-    mean = GaugeMetricFamily("edge_centernet_zone_mean_dwell_seconds", "Mean length of a visit.", labels=["zone"])
-    longest = GaugeMetricFamily("edge_centernet_zone_longest_dwell_seconds", "Longest visit.", labels=["zone"])
+    mean = GaugeMetricFamily(
+        "edge_centernet_zone_mean_dwell_seconds", "Mean length of a visit.", labels=["zone"]
+    )
+    longest = GaugeMetricFamily(
+        "edge_centernet_zone_longest_dwell_seconds", "Longest visit.", labels=["zone"]
+    )
     for zone in tally.zones:
         entered.add_metric([zone.name], zone.entered)
         inside.add_metric([zone.name], zone.inside)

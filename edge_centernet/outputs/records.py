@@ -107,8 +107,8 @@ class Csv:
 class Coco:
     """One COCO document at the end: images, categories, annotations with a score; boxes x, y, width, height.
 
-    It can be read by pycocotools and by labelling tools. Ids count from 1, category_id is class_id + 1. Until the end
-    it waits in temporary files, so that a week of video does not wait in memory.
+    It can be read by pycocotools and by labelling tools. Ids count from 1, category_id is class_id + 1. Until
+    the end it waits in temporary files, so that a week of video does not wait in memory.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -122,7 +122,13 @@ class Coco:
         height, width = frame.image.shape[:2]
         image_id = len(self._images) + 1
         self._images.add(
-            {"id": image_id, "file_name": frame.source, "frame": frame.number, "width": width, "height": height}
+            {
+                "id": image_id,
+                "file_name": frame.source,
+                "frame": frame.number,
+                "width": width,
+                "height": height,
+            }
         )
         ids = None if shot.tracks is None else shot.tracks.id.tolist()
         for i, ((x1, y1, x2, y2), score, class_id) in enumerate(_rows(shot.found)):

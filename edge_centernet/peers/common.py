@@ -1,6 +1,7 @@
 """What every peer's adapter shares: from an image to a network's input, from raw boxes to detections.
 
-Written to be fast, so that no peer is slow for our sake: OpenCV resizes and suppresses, NumPy touches each pixel once.
+Written to be fast, so that no peer is slow for our sake: OpenCV resizes and suppresses, NumPy touches each
+pixel once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from edge_centernet.detections import Detections
 Image = NDArray[np.uint8]  # (H, W, 3) BGR
 Floats = NDArray[np.float32]
 MOST = 100  # boxes of an image that are kept, as COCO counts
-CANDIDATES = 1000  # the best boxes, all that non-maximum suppression sees: as NanoDet (nms_pre) and torchvision
+CANDIDATES = (
+    1000  # the best boxes, all that non-maximum suppression sees: as NanoDet (nms_pre) and torchvision
+)
 
 # COCO numbers its 80 categories 1 to 90 and leaves out ten; networks with 90 outputs count in these ids.
 COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -124,4 +127,6 @@ def suppress(found: Found, frame: Frame, iou: float | None) -> Detections:
         kept = cv2.dnn.NMSBoxesBatched(boxes, score, class_id, 0.0, iou)  # type: ignore[arg-type]  # arrays will do
         order = best[np.sort(np.asarray(kept, np.int64).reshape(-1))]  # best stands in the order of scores
     order = order[:MOST]
-    return Detections(frame.to_image(found.xyxy[order]), found.score[order], found.class_id[order].astype(np.int32))
+    return Detections(
+        frame.to_image(found.xyxy[order]), found.score[order], found.class_id[order].astype(np.int32)
+    )

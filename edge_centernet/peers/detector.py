@@ -16,7 +16,8 @@ from edge_centernet.peers.families import FAMILIES
 class PeerDetector:
     """A file of one of FAMILIES in one engine.
 
-    family: a key of FAMILIES. file: .onnx, .xml, .tflite or .param. engine: one of OF_SUFFIX's for that suffix, None
+    family: a key of FAMILIES. file: .onnx, .xml, .tflite or .param. engine: one of OF_SUFFIX's for that
+      suffix, None
     for the first that is installed. threads: CPU threads, None leaves it to the engine.
 
     Raises:
@@ -24,7 +25,9 @@ class PeerDetector:
         MissingDependency: no engine for such files is installed; the message has the pip command.
     """
 
-    def __init__(self, family: str, file: Path, engine: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, family: str, file: Path, engine: str | None = None, threads: int | None = None
+    ) -> None:
         """Open the network."""
         self._family = FAMILIES[family]
         self.engine = engine or _engine(file)
@@ -46,7 +49,11 @@ class PeerDetector:
         candidates = self._family.decode(outputs, self.height, self.width, threshold)
         found = suppress(candidates, frame, self._family.iou)
         done = perf_counter()
-        seconds = {"preprocess": prepared - start, "inference": inferred - prepared, "decode": done - inferred}
+        seconds = {
+            "preprocess": prepared - start,
+            "inference": inferred - prepared,
+            "decode": done - inferred,
+        }
         return found, {step: 1000.0 * value for step, value in seconds.items()}
 
 

@@ -14,7 +14,12 @@ from edge_centernet.runtimes import engines
 
 Array = NDArray[Any]
 # suffix -> the engines that run such a file, the usual one first
-OF_SUFFIX = {".onnx": ("openvino", "onnxruntime"), ".xml": ("openvino",), ".tflite": ("tflite",), ".param": ("ncnn",)}
+OF_SUFFIX = {
+    ".onnx": ("openvino", "onnxruntime"),
+    ".xml": ("openvino",),
+    ".tflite": ("tflite",),
+    ".param": ("ncnn",),
+}
 # engine -> the pip extra that brings it
 EXTRAS = {**{engine.name: engine.extra for engine in engines.ENGINES.values()}, "ncnn": "label"}
 
@@ -59,7 +64,10 @@ class ONNXRuntimeNet:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads or 0, 1  # 0: as many as there are cores
+        options.intra_op_num_threads, options.inter_op_num_threads = (
+            threads or 0,
+            1,
+        )  # 0: as many as there are cores
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         port = self._session.get_inputs()[0]
         self._name, self.dtype = port.name, "float32" if "float" in port.type else "uint8"
@@ -147,7 +155,9 @@ def open_net(path: Path, engine: str, threads: int | None = None) -> Net:
     except ImportError:
         raise MissingDependency.for_extra(f"{path}: {engine}", EXTRAS[engine]) from None
     except (RuntimeError, ValueError, OSError) as error:
-        raise ArtifactError(f"{path}: {engine} cannot read it: {str(error).strip().splitlines()[-1]}") from None
+        raise ArtifactError(
+            f"{path}: {engine} cannot read it: {str(error).strip().splitlines()[-1]}"
+        ) from None
     return net
 
 

@@ -15,7 +15,8 @@ from edge_centernet.peers.engines import OF_SUFFIX
 class Family(NamedTuple):
     """prepare: image, height, width -> input and where the image lies in it. decode: outputs, height, width, threshold.
 
-    iou: of its non-maximum suppression, None where the network does it itself. fetched: scripts/peers/fetch.py gets it.
+    iou: of its non-maximum suppression, None where the network does it itself. fetched:
+      scripts/peers/fetch.py gets it.
     """
 
     title: str
@@ -52,8 +53,8 @@ FAMILIES = {
 def peer_file(text: str) -> tuple[str, Path] | None:
     """(family, file) of "FAMILY=FILE", or of a file whose name begins with its family's; None for anything else.
 
-    Hyphens, underscores and capitals do not count: NanoDet_plus-m_416.param is of nanodet-plus. Raises SourceError
-    where there is no such file, ConfigError for a file that no engine here runs.
+    Hyphens, underscores and capitals do not count: NanoDet_plus-m_416.param is of nanodet-plus. Raises
+    SourceError where there is no such file, ConfigError for a file that no engine here runs.
     """
     name, _, rest = text.partition("=")
     path = Path(rest)

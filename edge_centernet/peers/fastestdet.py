@@ -45,4 +45,6 @@ def decode(outputs: list[Floats], height: int, width: int, threshold: float) -> 
     input_size = np.array([width, height], np.float32)
     centre = (np.tanh(raw[:, :2]) + np.stack([x, y], 1).astype(np.float32)) / grid * input_size
     size = sigmoid(raw[:, 2:]) * input_size
-    return Found(centre_to_corners(centre.astype(np.float32), size), scores[y, x].astype(np.float32), classes[y, x])
+    return Found(
+        centre_to_corners(centre.astype(np.float32), size), scores[y, x].astype(np.float32), classes[y, x]
+    )

@@ -1,7 +1,7 @@
 """NanoDet and NanoDet-Plus (github.com/RangiLyu/nanodet, Apache-2.0), as demo_ncnn/python/demo_ncnn.py reads them.
 
-BGR, mean and standard deviation of ImageNet, aspect ratio kept in a black frame (Plus: stretched). Each side of a box
-is a distribution over 0 .. reg_max strides from the centre of the cell; Plus counts from its corner.
+BGR, mean and standard deviation of ImageNet, aspect ratio kept in a black frame (Plus: stretched). Each side
+of a box is a distribution over 0 .. reg_max strides from the centre of the cell; Plus counts from its corner.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from edge_centernet.peers.common import COCO, Floats, Found, Frame, Image, lette
 
 CLASSES = COCO
 IOU = 0.6  # nanodet/model/head/nanodet_plus_head.py, get_bboxes
-URL, LICENCE = "https://github.com/RangiLyu/nanodet (ONNX of the releases, or tools/export_onnx.py)", "Apache-2.0"
+URL, LICENCE = (
+    "https://github.com/RangiLyu/nanodet (ONNX of the releases, or tools/export_onnx.py)",
+    "Apache-2.0",
+)
 MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
 
 
@@ -47,7 +50,13 @@ def decode_plus(outputs: list[Floats], height: int, width: int, threshold: float
 
 
 def _boxes(
-    scores: Floats, sides: Floats, height: int, width: int, strides: list[int], offset: float, threshold: float
+    scores: Floats,
+    sides: Floats,
+    height: int,
+    width: int,
+    strides: list[int],
+    offset: float,
+    threshold: float,
 ) -> Found:
     """offset: of what boxes are measured from, in strides from a cell's corner."""
     rows, classes, score = pairs(scores, threshold)
@@ -64,5 +73,7 @@ def _cells(height: int, width: int, strides: list[int], offset: float) -> Floats
     parts = []
     for stride in strides:
         y, x = np.mgrid[: -(-height // stride), : -(-width // stride)].astype(np.float32)
-        parts.append(np.stack([(x + offset) * stride, (y + offset) * stride, np.full_like(x, stride)]).reshape(3, -1))
+        parts.append(
+            np.stack([(x + offset) * stride, (y + offset) * stride, np.full_like(x, stride)]).reshape(3, -1)
+        )
     return np.concatenate(parts, axis=1)

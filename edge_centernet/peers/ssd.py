@@ -1,9 +1,9 @@
 """SSD on MobileNet from TensorFlow's object detection API (github.com/tensorflow/models, Apache-2.0), in two forms.
 
 A .tflite with its boxes decoded and suppressed inside (TFLite_Detection_PostProcess), as object_detection's
-export_tflite_ssd_graph.py writes it; EfficientDet-Lite has the same outputs. And an .onnx of the raw network with its
-1917 anchors at 300x300, decoded here (box_coders/faster_rcnn_box_coder.py, multiple_grid_anchor_generator.py).
-RGB, stretched; float networks want (pixel - 127.5) / 127.5.
+export_tflite_ssd_graph.py writes it; EfficientDet-Lite has the same outputs. And an .onnx of the raw network
+with its 1917 anchors at 300x300, decoded here (box_coders/faster_rcnn_box_coder.py,
+multiple_grid_anchor_generator.py). RGB, stretched; float networks want (pixel - 127.5) / 127.5.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ _PLACE = np.full(92, -1, np.int64)
 _PLACE[list(COCO_IDS)] = np.arange(len(COCO_IDS))
 
 
-def prepare_tflite(image: Image, height: int, width: int, dtype: str = "uint8") -> tuple[NDArray[np.generic], Frame]:
+def prepare_tflite(
+    image: Image, height: int, width: int, dtype: str = "uint8"
+) -> tuple[NDArray[np.generic], Frame]:
     """(1, H, W, 3) RGB as the file wants it."""
     pixels, frame = stretch(image, height, width)
     rgb = to_rgb(pixels)[None]
@@ -56,7 +58,9 @@ def decode_tflite(outputs: list[Floats], height: int, width: int, threshold: flo
     count = int(next(o for o in outputs if o.size == 1 and o.ndim == 1)[0])
     # Releases order them differently. Scores are sorted fractions, classes are whole numbers.
     classes, scores = sorted(lists, key=lambda values: bool(np.any(values != np.rint(values))))
-    if np.array_equal(scores, np.rint(scores)) and scores.max(initial=0) > 1:  # nothing but whole numbers in both
+    if (
+        np.array_equal(scores, np.rint(scores)) and scores.max(initial=0) > 1
+    ):  # nothing but whole numbers in both
         classes, scores = scores, classes
     place = _PLACE[classes[:count].astype(np.int64) + 1]
     kept = np.flatnonzero((scores[:count] > threshold) & (place >= 0))

@@ -22,11 +22,14 @@ from edge_centernet.peers.common import (
 
 CLASSES = COCO
 IOU = 0.4  # utils/utils.py, evaluation
-URL = "https://github.com/dog-qiuqiu/Yolo-FastestV2 (modelzoo, exported by pytorch2onnx.py; sample/ncnn/model)"
+URL = (
+    "https://github.com/dog-qiuqiu/Yolo-FastestV2 (modelzoo, exported by pytorch2onnx.py; sample/ncnn/model)"
+)
 LICENCE = "none stated in the repository"
 # data/coco.data: width and height in pixels of the input, three for stride 16, three for stride 32
 ANCHORS = np.array(
-    [[12.64, 19.39], [37.88, 51.48], [55.71, 138.31], [126.91, 78.23], [131.57, 214.55], [279.92, 258.87]], np.float32
+    [[12.64, 19.39], [37.88, 51.48], [55.71, 138.31], [126.91, 78.23], [131.57, 214.55], [279.92, 258.87]],
+    np.float32,
 ).reshape(2, 3, 2)
 
 

@@ -1,18 +1,31 @@
 """YOLOX, for its nano and tiny networks (github.com/Megvii-BaseDetection/YOLOX, Apache-2.0).
 
-As demo/ONNXRuntime/onnx_inference.py reads it: raw BGR 0..255 in the upper left corner, the rest 114. Boxes are
-exponentials around the cells of strides 8, 16 and 32.
+As demo/ONNXRuntime/onnx_inference.py reads it: raw BGR 0..255 in the upper left corner, the rest 114. Boxes
+are exponentials around the cells of strides 8, 16 and 32.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from edge_centernet.peers.common import COCO, Floats, Found, Frame, Image, best, centre_to_corners, letterbox, planes
+from edge_centernet.peers.common import (
+    COCO,
+    Floats,
+    Found,
+    Frame,
+    Image,
+    best,
+    centre_to_corners,
+    letterbox,
+    planes,
+)
 
 CLASSES = COCO
 IOU = 0.65  # yolox/exp/yolox_base.py, nmsthre
-URL, LICENCE = "https://github.com/Megvii-BaseDetection/YOLOX/releases (0.1.1rc0: yolox_nano.onnx)", "Apache-2.0"
+URL, LICENCE = (
+    "https://github.com/Megvii-BaseDetection/YOLOX/releases (0.1.1rc0: yolox_nano.onnx)",
+    "Apache-2.0",
+)
 STRIDES = (8, 16, 32)
 
 

@@ -25,7 +25,8 @@ def agreement(
 ) -> tuple[int, int]:
     """(detections of both sides above THRESHOLD, those with a partner on the other side).
 
-    min_iou: how much partners must overlap, 0..1. They are sought down to THRESHOLD - MATCH_SCORE, so that a score at
+    min_iou: how much partners must overlap, 0..1. They are sought down to THRESHOLD - MATCH_SCORE, so that a
+      score at
     the threshold does not count as a miss.
     """
     sure = [decode(*side, threshold=THRESHOLD) for side in (one, other)]

@@ -51,7 +51,9 @@ def _normalise(graph: Any, network: Network) -> list[Any]:
 
     name, quant = network.input.name, network.manifest.input.quant
     assert quant is not None  # checked by TensorSpec: uint8 carries its quantization
-    graph.initializer.append(numpy_helper.from_array(np.array(quant.zero_point, np.float32), "image/sub/zero"))
+    graph.initializer.append(
+        numpy_helper.from_array(np.array(quant.zero_point, np.float32), "image/sub/zero")
+    )
     graph.initializer.append(numpy_helper.from_array(np.array(quant.scale, np.float32), "image/mul/scale"))
     return [
         helper.make_node("Cast", [name], ["image/float"], name="image/cast", to=TensorProto.FLOAT),

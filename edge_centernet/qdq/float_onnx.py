@@ -1,6 +1,7 @@
 """Float ONNX networks as post-training quantization wants them: our own fp32 files, and CenterNets made elsewhere.
 
-Wanted: input (pixel - 128) / 128 as (1, 3, H, W) float32; outputs heat (logits), size and offset in cells; operations
+Wanted: input (pixel - 128) / 128 as (1, 3, H, W) float32; outputs heat (logits), size and offset in cells;
+  operations
 that `qdq` knows, batch normalisation folded.
 """
 
@@ -28,7 +29,8 @@ Triple = tuple[float, float, float]
 class Description:
     """What a file made elsewhere does not say.
 
-    size: input side in pixels. mean, std: of pixel / 255, in the order of `color`, as in training. pad_value: the grey
+    size: input side in pixels. mean, std: of pixel / 255, in the order of `color`, as in training. pad_value:
+      the grey
     level that fills the letterbox.
     """
 
@@ -85,14 +87,18 @@ def _simplify(model: Any, size: int) -> Any:
     constants = {i.name for i in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in constants]
     if len(inputs) != 1:
-        raise ConversionError(f"expected one input, the image, got {', '.join(i.name for i in inputs) or 'none'}")
+        raise ConversionError(
+            f"expected one input, the image, got {', '.join(i.name for i in inputs) or 'none'}"
+        )
     given = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim]
     if len(given) != 4 or (given[1] not in (0, 3)):
         raise ConversionError(f"input {inputs[0].name}: expected (1, 3, height, width), got {given}")
     try:
         simple, ok = onnxsim.simplify(model, overwrite_input_shapes={inputs[0].name: [1, 3, size, size]})
     except Exception as error:  # its errors have no class of their own
-        raise ConversionError(f"onnxsim cannot simplify it at {size}x{size}: {str(error).splitlines()[0]}") from None
+        raise ConversionError(
+            f"onnxsim cannot simplify it at {size}x{size}: {str(error).splitlines()[0]}"
+        ) from None
     if not ok:
         raise ConversionError("onnxsim's simplified network does not compute the same")
     constants_as_initializers(simple.graph)
@@ -158,7 +164,11 @@ def _spec(description: Description, shapes: dict[str, tuple[int, ...]]) -> Model
     size, classes = description.size, len(description.classes)
     height = shapes["heat"][2]
     stride = size // height if height else 0
-    expected = {"heat": (1, classes, height, height), "size": (1, 2, height, height), "offset": (1, 2, height, height)}
+    expected = {
+        "heat": (1, classes, height, height),
+        "size": (1, 2, height, height),
+        "offset": (1, 2, height, height),
+    }
     wrong = [role for role in HEADS if shapes[role] != expected[role]]
     if wrong or not height or size % height:
         role = wrong[0] if wrong else "heat"
@@ -174,7 +184,8 @@ def _spec(description: Description, shapes: dict[str, tuple[int, ...]]) -> Model
 def _recolor(graph: Any, description: Description) -> None:
     """A 1x1 convolution in front: our RGB (pixel - 128) / 128 -> what the network was trained on.
 
-    In front and not folded into the first convolution, so that the border is padded with the same zeros as in training.
+    In front and not folded into the first convolution, so that the border is padded with the same zeros as in
+    training.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -182,7 +193,9 @@ def _recolor(graph: Any, description: Description) -> None:
     bias = np.zeros(3, np.float32)
     for channel in range(3):
         ours = channel if description.color == "rgb" else 2 - channel
-        weight[channel, ours], bias[channel] = gain_and_shift(description.mean[channel], description.std[channel])
+        weight[channel, ours], bias[channel] = gain_and_shift(
+            description.mean[channel], description.std[channel]
+        )
     entering = graph.input[0].name
     shape = [1, 3, description.size, description.size]
     del graph.input[:]
@@ -198,7 +211,8 @@ def _recolor(graph: Any, description: Description) -> None:
     graph.node.insert(0, node)
 
 
-# ---- rewriting ---------------------------------------------------------------------------------------------------
+# ---- rewriting
+# ---------------------------------------------------------------------------------------------------
 
 
 def merge_pads(graph: Any) -> None:
@@ -264,14 +278,16 @@ def _fold_batchnorm(graph: Any, deconvolution: Any) -> None:
     deconvolution.output[0] = result
 
 
-# y[2i - 1] and y[2i] of a transposed convolution (kernel 4, stride 2, padding 1) on x[i - 1] and x[i]: `network.deconv`
+# y[2i - 1] and y[2i] of a transposed convolution (kernel 4, stride 2, padding 1) on x[i - 1] and x[i]:
+# `network.deconv`
 _TAPS = ([2, 0], [3, 1])
 
 
 def _replace_transposed(graph: Any, node: Any) -> None:
     """ConvTranspose -> Conv with a set of channels for each parity of row and column, interleaved by DepthToSpace.
 
-    The same products and sums; why: docs/decisions/0011-original-centernet.md. Kernels of 4 (padding 1) and 2 (none).
+    The same products and sums; why: docs/decisions/0011-original-centernet.md. Kernels of 4 (padding 1) and 2
+    (none).
     """
     from onnx import helper, numpy_helper
 
@@ -281,7 +297,9 @@ def _replace_transposed(graph: Any, node: Any) -> None:
     kernel, pads = attributes.get("kernel_shape"), attributes.get("pads", [0] * 4)
     shapes = {(4, 4): [1] * 4, (2, 2): [0] * 4}
     fits = attributes.get("strides") == [2, 2] and attributes.get("group", 1) == 1
-    plain = not any(attributes.get("output_padding", [0])) and all(d == 1 for d in attributes.get("dilations", [1]))
+    plain = not any(attributes.get("output_padding", [0])) and all(
+        d == 1 for d in attributes.get("dilations", [1])
+    )
     if weight is None or not fits or not plain or kernel is None or pads != shapes.get(tuple(kernel)):
         raise ConversionError(
             f"ConvTranspose node {node.name!r}: expected one group with stride 2 and kernel 4, padding 1, or kernel 2, "
@@ -289,7 +307,11 @@ def _replace_transposed(graph: Any, node: Any) -> None:
         )
     taps: tuple[list[int], ...] = _TAPS if kernel == [4, 4] else ([0], [1])
     parts = [weight[:, :, rows][:, :, :, columns].transpose(1, 0, 2, 3) for rows in taps for columns in taps]
-    bias = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(weight.shape[1], np.float32)
+    bias = (
+        constants[node.input[2]]
+        if len(node.input) > 2 and node.input[2]
+        else np.zeros(weight.shape[1], np.float32)
+    )
     prefix, size = node.name or node.output[0], len(taps[0])
     graph.initializer.append(numpy_helper.from_array(np.concatenate(parts), f"{prefix}/kernel"))
     graph.initializer.append(numpy_helper.from_array(np.tile(bias, 4), f"{prefix}/shift"))
@@ -297,11 +319,19 @@ def _replace_transposed(graph: Any, node: Any) -> None:
     inputs = [node.input[0], f"{prefix}/kernel", f"{prefix}/shift"]
     made = [
         helper.make_node(
-            "Conv", inputs, [f"{prefix}/parities"], name=f"{prefix}/conv", kernel_shape=[size, size], pads=around
+            "Conv",
+            inputs,
+            [f"{prefix}/parities"],
+            name=f"{prefix}/conv",
+            kernel_shape=[size, size],
+            pads=around,
         )
     ]
     activation = _only_reader(graph, node.output[0])
-    if activation is not None and activation.op_type in ("Relu", "Clip"):  # before the interleaving: it comes first
+    if activation is not None and activation.op_type in (
+        "Relu",
+        "Clip",
+    ):  # before the interleaving: it comes first
         result = activation.output[0]
         activation.input[0], activation.output[0] = f"{prefix}/parities", f"{prefix}/active"
     else:

@@ -3,9 +3,9 @@
     x (1, 3, H, W) float32 -> Conv, Relu, Add, Resize ... -> heat, size, offset float32
 becomes
     image uint8 -> DequantizeLinear(1/128, 128) -> Conv ... -> QuantizeLinear -> heat, size, offset int8
-with one pair behind every Conv and Add (behind their activation, if they have one) and one on every weight. Operations
-that only move values (nearest Resize, MaxPool, DepthToSpace, Slice) need none: what they read is stored already.
-Behind a Concat engines want one all the same, and a linear Resize makes new values.
+with one pair behind every Conv and Add (behind their activation, if they have one) and one on every weight.
+Operations that only move values (nearest Resize, MaxPool, DepthToSpace, Slice) need none: what they read is
+stored already. Behind a Concat engines want one all the same, and a linear Resize makes new values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def real_name(tensor: qdq.Tensor) -> str:
 def with_quantizers(float_model: Any, spec: ModelSpec) -> Any:
     """An onnx.ModelProto with placeholders of 1 for every scale and 0 for every zero point.
 
-    float_model: its one input is (pixel - 128) / 128 in spec.color order; its outputs are named as HEADS, heat in
+    float_model: its one input is (pixel - 128) / 128 in spec.color order; its outputs are named as HEADS,
+      heat in
     logits. Raises ConversionError where it is something else.
     """
     model = copy_of(float_model)
@@ -76,7 +77,9 @@ class _Inserter:
         """Weight -> QuantizeLinear -> DequantizeLinear -> Conv, per output channel; a missing bias becomes zeros."""
         value = self.consts.get(conv.input[1])
         if value is None:
-            raise ConversionError(f"Conv node {conv.name!r}: expected a constant weight, got {conv.input[1]!r}")
+            raise ConversionError(
+                f"Conv node {conv.name!r}: expected a constant weight, got {conv.input[1]!r}"
+            )
         name, channels = conv.name, len(value)
         given = conv.input[2] if len(conv.input) > 2 else ""
         bias = self.consts.get(given) if given else np.zeros(channels, np.float32)
@@ -88,7 +91,9 @@ class _Inserter:
         self.constant(scale, np.ones(channels, np.float32))
         self.constant(zero, np.zeros(channels, np.int8))
         self.before(conv, "QuantizeLinear", [f"{name}/weight", scale, zero], f"{name}/weight{STORED}", axis=0)
-        self.before(conv, "DequantizeLinear", [f"{name}/weight{STORED}", scale, zero], f"{name}/weight/real", axis=0)
+        self.before(
+            conv, "DequantizeLinear", [f"{name}/weight{STORED}", scale, zero], f"{name}/weight/real", axis=0
+        )
         del conv.input[1:]
         conv.input.extend([f"{name}/weight/real", f"{name}/bias"])
 
@@ -161,4 +166,6 @@ def fill(model: Any, values: dict[str, Any]) -> None:
 
     for initializer in model.graph.initializer:
         if initializer.name in values:
-            initializer.CopyFrom(numpy_helper.from_array(np.asarray(values[initializer.name]), initializer.name))
+            initializer.CopyFrom(
+                numpy_helper.from_array(np.asarray(values[initializer.name]), initializer.name)
+            )

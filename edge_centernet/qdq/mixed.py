@@ -26,7 +26,9 @@ def with_floats(network: qdq.Network, names: Collection[str], original: qdq.Netw
     for node in chosen:
         node.input[:] = [_unstored(producers, name, ends) for name in node.input]
         if node.op_type == "Conv":
-            quantize = producers[producers[node.input[1]].input[0]]  # weight -> QuantizeLinear -> DequantizeLinear
+            quantize = producers[
+                producers[node.input[1]].input[0]
+            ]  # weight -> QuantizeLinear -> DequantizeLinear
             node.input[1] = quantize.input[0]
             source = sources[node.name]
             weights |= {node.input[1]: source.weight, node.input[2]: source.bias}

@@ -1,8 +1,9 @@
 """The interchange network as a small typed graph that every writer shares.
 
-Only what our networks are made of is understood: Conv (dense or depthwise), Add, Concat, Resize (nearest or bilinear),
-MaxPool, DepthToSpace and cropping Slices, with an optional Relu or ReLU6 and one QuantizeLinear/DequantizeLinear pair
-behind each. Anything else raises ConversionError naming the node, so that no writer ever has to guess.
+Only what our networks are made of is understood: Conv (dense or depthwise), Add, Concat, Resize (nearest or
+bilinear), MaxPool, DepthToSpace and cropping Slices, with an optional Relu or ReLU6 and one
+QuantizeLinear/DequantizeLinear pair behind each. Anything else raises ConversionError naming the node, so
+that no writer ever has to guess.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ class Tensor:
 class Conv:
     """Convolution, bias and activation; dense (groups 1) or depthwise (groups = input channels).
 
-    weight: (O, I/groups, kh, kw) float32 as trained; weight_scale: (O,) float32, zero point 0; bias: (O,) float32.
-    pads: top, left, bottom, right in pixels. real: computed in float32 (`qdq.mixed`); the scale means nothing.
+    weight: (O, I/groups, kh, kw) float32 as trained; weight_scale: (O,) float32, zero point 0; bias: (O,)
+      float32.
+    pads: top, left, bottom, right in pixels. real: computed in float32 (`qdq.mixed`); the scale means
+      nothing.
     """
 
     name: str

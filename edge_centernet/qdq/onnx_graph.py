@@ -20,7 +20,8 @@ HEADS = Heads._fields
 def read_model(path: Path) -> Any:
     """A checked onnx.ModelProto.
 
-    Raises ArtifactError for a file that is missing, damaged or something else, MissingDependency without the extra.
+    Raises ArtifactError for a file that is missing, damaged or something else, MissingDependency without the
+    extra.
     """
     try:
         import onnx
@@ -33,7 +34,9 @@ def read_model(path: Path) -> Any:
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf, onnx.checker and the file system each raise their own kind
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ArtifactError(f"{path}: expected a complete ONNX file, got a damaged one ({reason[:120]})") from None
+        raise ArtifactError(
+            f"{path}: expected a complete ONNX file, got a damaged one ({reason[:120]})"
+        ) from None
     return model
 
 
@@ -64,7 +67,8 @@ def interchange_manifest(
 ) -> Manifest:
     """The manifest of the interchange file: uint8 image in, int8 heads of these scales out.
 
-    Raises ConversionError for a network whose image is not (pixel - 128) / 128: no integer would be the pixel.
+    Raises ConversionError for a network whose image is not (pixel - 128) / 128: no integer would be the
+    pixel.
     """
     if set(spec.mean) != {float(GREY)} or set(spec.std) != {float(GREY)}:
         raise ConversionError(f"export: expected mean and std {GREY}, got {spec.mean} and {spec.std}")
@@ -74,7 +78,9 @@ def interchange_manifest(
     )
     image = TensorSpec("image", (1, 3, spec.height, spec.width), "NCHW", "uint8", IMAGE_QUANT)
     made_by = {"edge-centernet": __version__, **made_by}
-    return Manifest(spec, image, heat, size, offset, "int8", checkpoint_sha256=checkpoint_sha256, made_by=made_by)
+    return Manifest(
+        spec, image, heat, size, offset, "int8", checkpoint_sha256=checkpoint_sha256, made_by=made_by
+    )
 
 
 def at_size(model: Any, size: InputSize) -> Any:

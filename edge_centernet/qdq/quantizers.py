@@ -9,8 +9,8 @@ from edge_centernet.qdq.insert import real_name
 def shared_scales(network: qdq.Network) -> list[list[list[str]]]:
     """Groups of tensors that must share a scale; each is a list of sets that share their zero point too.
 
-    Names are real ones, in the order of the network. Tensors of one set hold integers that are moved from one to the
-    other (Concat, Resize); the sets of one group meet in an addition.
+    Names are real ones, in the order of the network. Tensors of one set hold integers that are moved from one
+    to the other (Concat, Resize); the sets of one group meet in an addition.
     """
     stored, scaled = _Union(), _Union()
     for op in network.ops:

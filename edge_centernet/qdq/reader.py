@@ -68,7 +68,9 @@ def parse(model: Any) -> Network:
 def _manifest(model: Any) -> Manifest:
     manifest = manifest_of(model)
     if manifest is None:
-        raise ConversionError(f"expected an edge-centernet network (metadata {KEY!r}), got some other ONNX network")
+        raise ConversionError(
+            f"expected an edge-centernet network (metadata {KEY!r}), got some other ONNX network"
+        )
     return manifest
 
 
@@ -76,9 +78,13 @@ def _check_manifest(network: Network) -> None:
     """The graph and the manifest must tell the same story, or every device would decode nonsense."""
     manifest = network.manifest
     if manifest.precision != "int8":
-        raise ConversionError(f"expected the quantized (QDQ) network, got a {manifest.precision} one: it has no scales")
+        raise ConversionError(
+            f"expected the quantized (QDQ) network, got a {manifest.precision} one: it has no scales"
+        )
     if network.input.shape != manifest.input.chw:
-        raise ConversionError(f"input: the manifest says {manifest.input.chw}, the graph {network.input.shape}")
+        raise ConversionError(
+            f"input: the manifest says {manifest.input.chw}, the graph {network.input.shape}"
+        )
     for role in HEADS:
         tensor, spec = network.heads[role], getattr(manifest, role)
         if (tensor.shape, tensor.quant) != (spec.chw, spec.quant):
@@ -135,7 +141,9 @@ class _Reader:
             "Identity": self._read_identity,
         }
         if node.op_type not in handlers:
-            raise _error(node, f"this operation is not supported; expected one of {', '.join(sorted(handlers))}")
+            raise _error(
+                node, f"this operation is not supported; expected one of {', '.join(sorted(handlers))}"
+            )
         handlers[node.op_type](node)
 
     def head(self, role: str) -> Tensor:
@@ -158,13 +166,17 @@ class _Reader:
         """Of a weight; those behind activations were taken by `_finish`."""
         value = self.consts.get(node.input[0])
         if value is None:
-            raise _error(node, f"input {node.input[0]!r} is neither a weight nor the result of a supported operation")
+            raise _error(
+                node, f"input {node.input[0]!r} is neither a weight nor the result of a supported operation"
+            )
         scale, zero = self._const(node, 1).reshape(-1), self._const(node, 2)
         if zero.dtype != np.int8 or zero.any():
             raise _error(node, "weights must be int8 with zero point 0")
         if len(scale) not in (1, len(value)) or (len(scale) > 1 and _attrs(node).get("axis", 1) != 0):
             raise _error(node, "weight scales must be one for all or one per output channel (axis 0)")
-        self.weights[node.output[0]] = _Weight(value, np.broadcast_to(scale, (len(value),)).astype(np.float32))
+        self.weights[node.output[0]] = _Weight(
+            value, np.broadcast_to(scale, (len(value),)).astype(np.float32)
+        )
 
     def _read_dequantize(self, node: Any) -> None:
         source, result = node.input[0], node.output[0]
@@ -186,7 +198,9 @@ class _Reader:
         shape = tuple(d.dim_value for d in info.type.tensor_type.shape.dim)
         zero = self._const(node, 2)
         if len(shape) != 4 or shape[0] != 1 or min(shape) < 1 or zero.dtype != np.uint8:
-            raise _error(node, f"the image must be uint8 [1, 3, height, width], got {zero.dtype} {list(shape)}")
+            raise _error(
+                node, f"the image must be uint8 [1, 3, height, width], got {zero.dtype} {list(shape)}"
+            )
         quant = Quant(float(self._const(node, 1)), int(zero) - 128)
         return Tensor(info.name, (shape[1], shape[2], shape[3]), quant)
 
@@ -200,7 +214,8 @@ class _Reader:
         groups = attrs.get("group", 1)
         if groups != 1 and (groups != x.shape[0] or per_group != 1):
             raise _error(
-                node, f"expected 1 group or one per channel (depthwise), got {groups} for {x.shape[0]} channels"
+                node,
+                f"expected 1 group or one per channel (depthwise), got {groups} for {x.shape[0]} channels",
             )
         if any(d != 1 for d in attrs.get("dilations", [1, 1])):
             raise _error(node, "dilated convolutions are not supported")
@@ -248,7 +263,10 @@ class _Reader:
         )
         linear = mode == b"linear" and rule[0] in (b"half_pixel", b"pytorch_half_pixel")
         # at whole factors both rules read source pixel floor(i / factor)
-        nearest = mode == b"nearest" and rule in ((b"asymmetric", b"floor"), (b"half_pixel", b"round_prefer_floor"))
+        nearest = mode == b"nearest" and rule in (
+            (b"asymmetric", b"floor"),
+            (b"half_pixel", b"round_prefer_floor"),
+        )
         if not linear and not nearest:
             raise _error(
                 node,
@@ -355,7 +373,9 @@ class _Reader:
     def _only_consumer(self, node: Any) -> Any:
         after = self.consumers.get(node.output[0], [])
         if len(after) != 1:
-            raise _error(node, f"expected one reader of its result (Relu, Clip or QuantizeLinear), found {len(after)}")
+            raise _error(
+                node, f"expected one reader of its result (Relu, Clip or QuantizeLinear), found {len(after)}"
+            )
         return after[0]
 
     def _quant(self, node: Any) -> Quant:
@@ -368,7 +388,8 @@ class _Reader:
         x = self.real.get(node.input[index])
         if x is None or (node.input[index] in self.floats and not real):
             raise _error(
-                node, f"input {node.input[index]!r} is not quantized: expected the result of a DequantizeLinear"
+                node,
+                f"input {node.input[index]!r} is not quantized: expected the result of a DequantizeLinear",
             )
         return x
 

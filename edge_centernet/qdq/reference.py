@@ -1,7 +1,8 @@
 """Does an artifact, run by its real engine, say what the source network says?
 
-The reference is the source network run by ONNX Runtime with graph optimisations disabled: plain float arithmetic
-between the Q/DQ pairs, exactly what was trained. Float artifacts are compared with the float network instead.
+The reference is the source network run by ONNX Runtime with graph optimisations disabled: plain float
+arithmetic between the Q/DQ pairs, exactly what was trained. Float artifacts are compared with the float
+network instead.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from edge_centernet.runtimes import open_runtime
 Array = NDArray[Any]
 ASSETS = Path(imageio.__file__).resolve().parent / "assets"
 THUMBNAIL = Path(__file__).resolve().parent / "selftest.png"
-# An artifact passes: so much of what either side finds has its partner on the other side. Engines round an addition
-# differently by one step, and in a sample of some 50 detections each one counts 2 %.
+# An artifact passes: so much of what either side finds has its partner on the other side. Engines round an
+# addition differently by one step, and in a sample of some 50 detections each one counts 2 %.
 MIN_AGREEMENT = 0.95
-# An artifact passes: mean |difference| of each head, in steps of the source's int8 outputs. It is 0 for networks that
-# were trained here (docs/decisions/0006); others leave engines something to round.
+# An artifact passes: mean |difference| of each head, in steps of the source's int8 outputs. It is 0 for
+# networks that were trained here (docs/decisions/0006); others leave engines something to round.
 MAX_MEAN_STEPS = {"int8": selftest.MAX_MEAN_STEPS, "fp32": 0.1}
 
 
@@ -139,7 +140,9 @@ def sample_pictures(folder: Path | None = None) -> list[Array]:
         whole = imageio.read_image(file)
         height, width = (side * 3 // 5 for side in whole.shape[:2])
         corners = [
-            whole[y, x] for y in (slice(height), slice(-height, None)) for x in (slice(width), slice(-width, None))
+            whole[y, x]
+            for y in (slice(height), slice(-height, None))
+            for x in (slice(width), slice(-width, None))
         ]
         pictures += [whole, cv2.flip(whole, 1), *(np.ascontiguousarray(c) for c in corners)]
     return pictures
@@ -151,10 +154,14 @@ def table(reports: dict[str, Report]) -> str:
     for target, report in reports.items():
         errors = [report.heads[role] for role in HEADS]
         cells = " ".join(f"{f'{e.mean:.3f} / {e.max:.1f}':>14}" for e in errors)
-        share = f"{report.agreement:.1%} ({report.matched} of {report.found})" if report.found else "none found"
+        share = (
+            f"{report.agreement:.1%} ({report.matched} of {report.found})" if report.found else "none found"
+        )
         lines.append(f"{target:10} {cells}  {share}")
     count = next(iter(reports.values())).images if reports else 0
-    return "\n".join([*lines, f"Difference from the source network in output steps, mean / max over {count} images."])
+    return "\n".join(
+        [*lines, f"Difference from the source network in output steps, mean / max over {count} images."]
+    )
 
 
 def _failures(heads: dict[str, HeadError], found: int, matched: int, limit: float) -> tuple[str, ...]:

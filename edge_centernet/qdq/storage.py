@@ -1,9 +1,9 @@
 """Two ways to write down one QDQ network, and the way from each to the other.
 
-Working form: activations int8, weights float32 in front of their QuantizeLinear; what is trained, calibrated and
-converted. Stored form: activations uint8 with the zero point moved by 128, weights as the integers they are. It is a
-third of the size, and ONNX Runtime runs it as integers on every processor: on x86 it leaves int8 activations that have
-two readers in float. Both mean the same numbers, bit for bit.
+Working form: activations int8, weights float32 in front of their QuantizeLinear; what is trained, calibrated
+and converted. Stored form: activations uint8 with the zero point moved by 128, weights as the integers they
+are. It is a third of the size, and ONNX Runtime runs it as integers on every processor: on x86 it leaves int8
+activations that have two readers in float. Both mean the same numbers, bit for bit.
 """
 
 from __future__ import annotations
@@ -69,7 +69,11 @@ def _fold_weights(graph: Any) -> None:
         step = _along_axis(scale, weight.ndim, node)
         integers = np.rint(weight / step)
         limits = np.iinfo(zero.dtype)
-        if zero.any() or np.abs(integers).max(initial=0) > limits.max or not np.array_equal(integers * step, weight):
+        if (
+            zero.any()
+            or np.abs(integers).max(initial=0) > limits.max
+            or not np.array_equal(integers * step, weight)
+        ):
             continue
         graph.initializer.append(numpy_helper.from_array(integers.astype(zero.dtype), node.output[0]))
         graph.node.remove(node)
@@ -84,7 +88,12 @@ def _unfold_weights(graph: Any) -> None:
     for node in graph.node:
         stored = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         integers = None if stored is None else numpy_helper.to_array(stored)
-        if integers is not None and integers.ndim == 4 and integers.dtype == np.int8 and node.input[1] in constants:
+        if (
+            integers is not None
+            and integers.ndim == 4
+            and integers.dtype == np.int8
+            and node.input[1] in constants
+        ):
             scale = numpy_helper.to_array(constants[node.input[1]])
             weight = integers.astype(np.float32) * _along_axis(scale, integers.ndim, node)
             real = f"{node.input[0]}/real"
@@ -93,7 +102,9 @@ def _unfold_weights(graph: Any) -> None:
             copied = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             quantize = [real, *node.input[1:]]
             nodes.append(
-                helper.make_node("QuantizeLinear", quantize, [node.input[0]], f"{node.name}/quantize", **copied)
+                helper.make_node(
+                    "QuantizeLinear", quantize, [node.input[0]], f"{node.name}/quantize", **copied
+                )
             )
         nodes.append(node)
     if len(nodes) != len(graph.node):

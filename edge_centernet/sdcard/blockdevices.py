@@ -20,8 +20,10 @@ SECTOR = 512  # bytes; sysfs counts in these whatever the disk's own sectors are
 class Use(NamedTuple):
     """One use of a disk.
 
-    kind: "mount", "swap", "held" (by another block device), "root" (the kernel was started from it) or "open";
-    what: mount point, swap, device or program; through: the devices between it and the disk, the uppermost first.
+    kind: "mount", "swap", "held" (by another block device), "root" (the kernel was started from it) or
+      "open";
+    what: mount point, swap, device or program; through: the devices between it and the disk, the uppermost
+      first.
     """
 
     kind: str
@@ -41,8 +43,10 @@ class Part(NamedTuple):
 class Disk:
     """A block device. size: bytes, 0 without a medium; sector: bytes, the smallest it can write.
 
-    number: "major:minor"; bus: "usb", "sd", "emmc", "loop" or "" for all others; sequence: the kernel's count of media,
-    another one after a card was changed; partition_of: the disk that a partition is of; backing: of a loop device.
+    number: "major:minor"; bus: "usb", "sd", "emmc", "loop" or "" for all others; sequence: the kernel's count
+      of media,
+    another one after a card was changed; partition_of: the disk that a partition is of; backing: of a loop
+    device.
     """
 
     name: str
@@ -122,7 +126,9 @@ class Machine:
     def _partitions(self, disk: str) -> list[str]:
         place = self._places[disk]
         return [
-            name for name, other in self._places.items() if other.parent == place and (other / "partition").exists()
+            name
+            for name, other in self._places.items()
+            if other.parent == place and (other / "partition").exists()
         ]
 
     def _part(self, name: str) -> Part:
@@ -168,11 +174,15 @@ class Machine:
         """Devices that a mount reads."""
         if name := self.name_of(mount.number):
             return {name} | self._btrfs(name)
-        if mount.source.startswith("/dev/") and (name := self._node(mount.source)):  # btrfs has numbers of its own
+        if mount.source.startswith("/dev/") and (
+            name := self._node(mount.source)
+        ):  # btrfs has numbers of its own
             return {name} | self._btrfs(name)
         if mount.kind == "overlay":
             fields = dict(option.partition("=")[::2] for option in mount.options.split(","))
-            folders = [part for key in ("lowerdir", "upperdir") for part in fields.get(key, "").split(":") if part]
+            folders = [
+                part for key in ("lowerdir", "upperdir") for part in fields.get(key, "").split(":") if part
+            ]
             return {name for folder in folders for name in self._under(folder, mount)}
         return set()
 
@@ -197,7 +207,11 @@ class Machine:
         """Device -> devices that it lies on directly."""
         found = {}
         for name, place in self._places.items():
-            below = {entry.name for entry in (place / "slaves").iterdir()} if (place / "slaves").is_dir() else set()
+            below = (
+                {entry.name for entry in (place / "slaves").iterdir()}
+                if (place / "slaves").is_dir()
+                else set()
+            )
             if (place / "partition").exists():
                 below.add(place.parent.name)
             for file in ("loop/backing_file", "backing_dev"):  # backing_dev: zram's
@@ -259,9 +273,12 @@ class Machine:
         if not words:
             return ""
         tag, _, value = words[-1].partition("=")
-        folder = {"PARTUUID": "by-partuuid", "UUID": "by-uuid", "LABEL": "by-label", "PARTLABEL": "by-partlabel"}.get(
-            tag
-        )
+        folder = {
+            "PARTUUID": "by-partuuid",
+            "UUID": "by-uuid",
+            "LABEL": "by-label",
+            "PARTLABEL": "by-partlabel",
+        }.get(tag)
         return self._node(f"/dev/disk/{folder}/{value}" if folder else words[-1])
 
     def _writers(self, names: Iterable[str]) -> Iterator[str]:
@@ -344,7 +361,9 @@ def _mount(line: str) -> _Mount:
     before, _, after = line.partition(" - ")
     fields = before.split()
     kind, source, options = [*after.split(" "), "", "", ""][:3]
-    return _Mount(fields[2], _unescape(fields[3]), _unescape(fields[4]), kind, _unescape(source), _unescape(options))
+    return _Mount(
+        fields[2], _unescape(fields[3]), _unescape(fields[4]), kind, _unescape(source), _unescape(options)
+    )
 
 
 def _unescape(text: str) -> str:

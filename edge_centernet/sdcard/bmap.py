@@ -62,8 +62,12 @@ def read(path: Path) -> Bmap:
     if path.stat().st_size > _BYTES_MAX:
         raise DiskImageError(f"{path}: expected a block map, got {path.stat().st_size} bytes")
     content = path.read_bytes()
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:  # no block map has them; expanding them can eat all memory
-        raise DiskImageError(f"{path}: expected a block map without a DOCTYPE; make it anew with bmaptool create")
+    if (
+        b"<!DOCTYPE" in content or b"<!ENTITY" in content
+    ):  # no block map has them; expanding them can eat all memory
+        raise DiskImageError(
+            f"{path}: expected a block map without a DOCTYPE; make it anew with bmaptool create"
+        )
     try:
         return _parse(content)
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError, KeyError) as error:
@@ -108,8 +112,8 @@ def _range(element: ElementTree.Element, image_size: int, block: int) -> Range:
 def of_image(image: Path, free: Sequence[tuple[int, int]]) -> Bmap:
     """The map of an uncompressed image. free: (start, end) in bytes of what its file systems do not use, in order.
 
-    Left out is a block that is free and all zero. A block of zeros alone tells nothing: of a FAT or a bitmap they
-    are content, and skipping them leaves there what the card held before.
+    Left out is a block that is free and all zero. A block of zeros alone tells nothing: of a FAT or a bitmap
+    they are content, and skipping them leaves there what the card held before.
     """
     ranges: list[Range] = []
     start, digest, position = 0, None, 0

@@ -1,8 +1,9 @@
 """Make an SD card image that detects when it gets power: a base system, a bundle, and the owner's wishes.
 
-Nothing is run from the base image, nothing is mounted, and root is not needed. The bundle, its installer and the
-signers it trusts go onto the FAT partition, where any computer can replace them; the unit that starts it goes
-into the root file system, so that tools which write their own cloud-init files (rpi-imager) cannot lose it.
+Nothing is run from the base image, nothing is mounted, and root is not needed. The bundle, its installer and
+the signers it trusts go onto the FAT partition, where any computer can replace them; the unit that starts it
+goes into the root file system, so that tools which write their own cloud-init files (rpi-imager) cannot lose
+it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from edge_centernet.sdcard.partitions import FAT, SECTOR, Partition
 FOLDER = "edge-centernet"  # on the FAT partition
 UNIT = "edge-centernet-firstboot.service"
 EPOCH = 1767225600  # 2026-01-01, the time of our files where SOURCE_DATE_EPOCH is not set
-_SPARE = 16 << 20  # bytes that stay free on the FAT partition; the board's own updates of kernel and firmware need some
+_SPARE = (
+    16 << 20
+)  # bytes that stay free on the FAT partition; the board's own updates of kernel and firmware need some
 _ALIGN = 4 << 20
 _MACHINES = {"aarch64": 183, "armv7l": 40, "x86_64": 62}  # e_machine of ELF
 # rpi-imager's tags for boards, and how it calls them.
@@ -51,8 +54,8 @@ _UNIT = """\
 Description=Set up edge-centernet from the boot partition
 ConditionPathExists=!/opt/edge-centernet/current
 RequiresMountsFor={boot}
-# After the root file system was grown to the card. A board that lost power in here tries again at its next start.
-After=cloud-init.service cloud-init-network.service systemd-growfs-root.service resize2fs_once.service
+# After the root file system was grown to the card. A board that lost power in here tries again at its next
+start. After=cloud-init.service cloud-init-network.service systemd-growfs-root.service resize2fs_once.service
 
 [Service]
 # Not oneshot: the rest of the board need not wait the minutes that this takes.
@@ -77,7 +80,8 @@ _RADIO = "ExecStartPre=-/usr/sbin/rfkill unblock wifi\n"
 class Order:
     """What to make. signers: text of OpenSSH's allowed_signers; camera: a camera.toml's content, b"" for the bundle's.
 
-    expand: bytes the image has at least, 0 for those of the base. url: where the files will be, for rpi-imager.
+    expand: bytes the image has at least, 0 for those of the base. url: where the files will be, for
+      rpi-imager.
     """
 
     target: Target
@@ -102,11 +106,13 @@ class Base:
     raspberry_pi_os: bool
 
 
-def make_image(order: Order, out: Path, progress: Progress = unseen, say: Say = lambda line: None) -> list[Path]:
+def make_image(
+    order: Order, out: Path, progress: Progress = unseen, say: Say = lambda line: None
+) -> list[Path]:
     """Make NAME.img.xz, NAME.img.bmap, NAME.img.xz.sha256 and NAME.json in `out`; returns their paths.
 
-    All are there or none. Raises ConfigError for what does not fit together, DiskImageError for a base that cannot be
-    used, MissingDependency for a program that is not installed.
+    All are there or none. Raises ConfigError for what does not fit together, DiskImageError for a base that
+    cannot be used, MissingDependency for a program that is not installed.
     """
     for name in ("mcopy", "debugfs", "xz"):
         tool(name)
@@ -139,9 +145,13 @@ def _check_bundle(order: Order) -> dict[str, Any]:
         except agent.Refused as error:
             raise ConfigError(f"{order.bundle}: {str(error).replace(signers.name, '--signers')}") from error
     if manifest["kind"] != "full":
-        raise ConfigError(f"{order.bundle}: has the model only, a new board needs all; make it without --model-only")
+        raise ConfigError(
+            f"{order.bundle}: has the model only, a new board needs all; make it without --model-only"
+        )
     if manifest["target"] != order.target.name:
-        raise ConfigError(f"{order.bundle}: is for {manifest['target']}, the image is for {order.target.name}")
+        raise ConfigError(
+            f"{order.bundle}: is for {manifest['target']}, the image is for {order.target.name}"
+        )
     return manifest
 
 
@@ -207,9 +217,16 @@ def _boot_folder(root: Ext4) -> str:
     """Where the FAT partition is mounted, by /etc/fstab."""
     for line in (root.read("/etc/fstab") or b"").decode(errors="replace").splitlines():
         fields = line.split()
-        if len(fields) > 2 and not line.startswith("#") and fields[2] == "vfat" and fields[1].startswith("/boot"):
+        if (
+            len(fields) > 2
+            and not line.startswith("#")
+            and fields[2] == "vfat"
+            and fields[1].startswith("/boot")
+        ):
             return fields[1]
-    raise DiskImageError("base: its /etc/fstab mounts no FAT partition below /boot, where the bundle would be found")
+    raise DiskImageError(
+        "base: its /etc/fstab mounts no FAT partition below /boot, where the bundle would be found"
+    )
 
 
 def _check_fits(base: Base, manifest: dict[str, Any], order: Order) -> None:
@@ -217,19 +234,27 @@ def _check_fits(base: Base, manifest: dict[str, Any], order: Order) -> None:
     python = f"/usr/bin/python{manifest['python']}"
     program = base.root.read(python)
     if program is None:
-        there = [name for name in base.root.names("/usr/bin") if name.startswith("python3.") and name[8:].isdigit()]
+        there = [
+            name for name in base.root.names("/usr/bin") if name.startswith("python3.") and name[8:].isdigit()
+        ]
         advice = f"make the bundle with --python {there[0][6:]}" if there else "install python3 in the base"
         raise ConfigError(
             f"{order.base}: has {', '.join(there) or 'no Python'}, the bundle is for {manifest['python']}; {advice}"
         )
     machine = struct.unpack_from("<H", program, 18)[0]
     if machine != _MACHINES[manifest["machine"]]:
-        has = next((name for name, number in _MACHINES.items() if number == machine), f"ELF machine {machine}")
+        has = next(
+            (name for name, number in _MACHINES.items() if number == machine), f"ELF machine {machine}"
+        )
         raise ConfigError(
             f"{order.base}: is a system for {has}, the bundle ({order.target.name}) is for {manifest['machine']}"
         )
     zone = order.settings.timezone
-    if zone and base.root.names("/usr/share/zoneinfo") and not base.root.exists(f"/usr/share/zoneinfo/{zone}"):
+    if (
+        zone
+        and base.root.names("/usr/share/zoneinfo")
+        and not base.root.exists(f"/usr/share/zoneinfo/{zone}")
+    ):
         raise ConfigError(f"--timezone: the base knows no {zone}")
 
 
@@ -239,7 +264,9 @@ def _make_room(base: Base, order: Order, epoch: int, say: Say) -> Base:
     if base.fat.free >= need:
         return base
     more = -(-(need - base.fat.free + (need >> 8)) // _ALIGN) * _ALIGN  # a larger FAT has a larger table
-    say(f"The FAT partition grows by {more / 1e6:.0f} MB: the bundle does not fit into {base.fat.free / 1e6:.0f} MB.")
+    say(
+        f"The FAT partition grows by {more / 1e6:.0f} MB: the bundle does not fit into {base.fat.free / 1e6:.0f} MB."
+    )
     grow_fat(base.image, more, epoch)
     return open_base(base.image, epoch)
 
@@ -254,7 +281,9 @@ def grow_fat(image: Path, more: int, epoch: int) -> None:
     with image.open("rb") as file:
         head = bytearray(file.read(SECTOR))
     if len(partitions) != 2 or head[450] == 0xEE or boot.start + boot.size > root.start:
-        raise DiskImageError(f"{image.name}: its FAT partition is too small for the bundle and cannot be made larger")
+        raise DiskImageError(
+            f"{image.name}: its FAT partition is too small for the bundle and cannot be made larger"
+        )
     old = Fat(image, boot.start, epoch)
     grown = image.with_name(image.name + ".grown")
     with tempfile.TemporaryDirectory(dir=image.parent) as folder:
@@ -316,7 +345,10 @@ def _with_cloud_init(base: Base, settings: Settings) -> None:
     folder = "/etc/cloud/cloud.cfg.d"
     told = [base.root.read(f"{folder}/{name}") or b"" for name in base.root.names(folder)]
     if not any(b"NoCloud" in text and (b"fs_label" in text or b"seedfrom" in text) for text in told):
-        source = {"datasource_list": ["NoCloud", "None"], "datasource": {"NoCloud": {"fs_label": base.fat.label}}}
+        source = {
+            "datasource_list": ["NoCloud", "None"],
+            "datasource": {"NoCloud": {"fs_label": base.fat.label}},
+        }
         base.root.folder(folder)
         base.root.write(f"{folder}/99_edge_centernet.cfg", nocloud.to_yaml(source).encode())
 
@@ -333,9 +365,15 @@ def _without_cloud_init(base: Base, settings: Settings) -> None:
         fat.write("userconf.txt", f"{settings.user}:{settings.password or '*'}\n".encode())
         if settings.ssh_keys:  # the user pi is renamed at the first start, and the home folder with it
             root.folder("/home/pi/.ssh", 0o700, 1000)
-            root.write("/home/pi/.ssh/authorized_keys", "\n".join((*settings.ssh_keys, "")).encode(), 0o600, 1000)
+            root.write(
+                "/home/pi/.ssh/authorized_keys", "\n".join((*settings.ssh_keys, "")).encode(), 0o600, 1000
+            )
         if not settings.password:
-            root.write("/etc/sudoers.d/010_edge_centernet", f"{settings.user} ALL=(ALL) NOPASSWD:ALL\n".encode(), 0o440)
+            root.write(
+                "/etc/sudoers.d/010_edge_centernet",
+                f"{settings.user} ALL=(ALL) NOPASSWD:ALL\n".encode(),
+                0o440,
+            )
     if settings.hostname:
         hosts = (root.read("/etc/hosts") or b"").decode()
         lines = [line for line in hosts.splitlines() if not line.startswith("127.0.1.1")]
@@ -347,7 +385,9 @@ def _without_cloud_init(base: Base, settings: Settings) -> None:
     if settings.wifi:
         folder = "/etc/NetworkManager/system-connections"
         root.folder(folder)
-        root.write(f"{folder}/preconfigured.nmconnection", nocloud.network_manager(settings.wifi).encode(), 0o600)
+        root.write(
+            f"{folder}/preconfigured.nmconnection", nocloud.network_manager(settings.wifi).encode(), 0o600
+        )
         old = (fat.read("cmdline.txt") or b"").decode()
         fat.write("cmdline.txt", nocloud.command_line(old, settings.wifi).encode())
 
@@ -367,15 +407,19 @@ class _Made:
 
 def _pack(image: Path, base: Base, progress: Progress) -> _Made:
     """Write block map, .img.xz and .sha256 beside the image."""
-    free = sorted([*base.fat.free_ranges(), *base.root.free_ranges(), (_used_end(image), image.stat().st_size)])
+    free = sorted(
+        [*base.fat.free_ranges(), *base.root.free_ranges(), (_used_end(image), image.stat().st_size)]
+    )
     image.with_name(f"{image.name}.bmap").write_text(bmap.to_xml(bmap.of_image(image, free)))
     packed = image.with_name(f"{image.name}.xz")
     content, done, size = hashlib.sha256(), 0, image.stat().st_size
-    # Blocks of a fixed size: the bytes do not depend on the number of threads that pack them. Level 1: three times the
-    # speed of level 3 for 4 % more bytes; most of a bundle is packed already.
+    # Blocks of a fixed size: the bytes do not depend on the number of threads that pack them. Level 1: three
+    # times the speed of level 3 for 4 % more bytes; most of a bundle is packed already.
     command = [tool("xz"), "-1", "-T2", "--block-size=16MiB", "-c"]
     with image.open("rb") as source, packed.open("wb") as target:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=target, env={**os.environ, "XZ_OPT": ""})
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=target, env={**os.environ, "XZ_OPT": ""}
+        )
         assert process.stdin is not None
         try:
             while chunk := source.read(diskimage.CHUNK):
@@ -403,7 +447,9 @@ def _used_end(image: Path) -> int:
     return max(part.start + part.size for part in diskimage.partitions_of(image))
 
 
-def _os_list(order: Order, manifest: dict[str, Any], base: Base, made: _Made, out: Path, epoch: int) -> dict[str, Any]:
+def _os_list(
+    order: Order, manifest: dict[str, Any], base: Base, made: _Made, out: Path, epoch: int
+) -> dict[str, Any]:
     """What `rpi-imager --repo NAME.json` reads: one system, and the board it is for."""
     name = f"edge-centernet {__version__} ({order.target.name})"
     prefix = order.url.rstrip("/") or out.resolve().as_uri()

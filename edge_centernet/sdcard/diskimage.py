@@ -26,7 +26,13 @@ from edge_centernet.sdcard.bmap import Bmap
 from edge_centernet.sdcard.partitions import HEAD, SECTOR, Partition, read_table
 
 CHUNK = 4 << 20  # bytes that are read, hashed and written at a time; a multiple of a card's erase block
-_MAGIC = {"xz": b"\xfd7zXZ\0", "gz": b"\x1f\x8b", "zst": b"\x28\xb5\x2f\xfd", "zip": b"PK\x03\x04", "bz2": b"BZh"}
+_MAGIC = {
+    "xz": b"\xfd7zXZ\0",
+    "gz": b"\x1f\x8b",
+    "zst": b"\x28\xb5\x2f\xfd",
+    "zip": b"PK\x03\x04",
+    "bz2": b"BZh",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,9 @@ class DiskImage:
 def packing_of(path: Path) -> str:
     """How the file is packed, by its first bytes. Raises DiskImageError for what cannot be read, or is no image."""
     if not path.is_file():
-        raise DiskImageError(f"{path}: expected a disk image (.img, .img.xz, .img.gz, .img.zst), found no such file")
+        raise DiskImageError(
+            f"{path}: expected a disk image (.img, .img.xz, .img.gz, .img.zst), found no such file"
+        )
     with path.open("rb") as file:
         head = file.read(16)
     found = next((kind for kind, magic in _MAGIC.items() if head.startswith(magic)), "img")
@@ -128,8 +136,10 @@ def check(
 ) -> DiskImage:
     """Read the whole image once, so that nothing is erased for one that is damaged, truncated or another's.
 
-    expected: SHA-256 of the file or of its content. size_max: bytes there is room for; reading ends when the content
-    is larger. Compared are also IMAGE.sha256 and the block map, where they lie beside it. Raises DiskImageError.
+    expected: SHA-256 of the file or of its content. size_max: bytes there is room for; reading ends when the
+      content
+    is larger. Compared are also IMAGE.sha256 and the block map, where they lie beside it. Raises
+    DiskImageError.
     """
     packing = packing_of(path)
     wanted = [(expected.lower(), "--expect-sha256")] if expected else []
@@ -201,14 +211,18 @@ def _partitions(path: Path, head: bytes, size: int) -> tuple[Partition, ...]:
     if end > size:
         raise DiskImageError(f"{path}: is incomplete: its partitions end at byte {end}, it holds {size}")
     if size % SECTOR:
-        raise DiskImageError(f"{path}: expected whole sectors of {SECTOR} bytes, got {size} bytes; download it again")
+        raise DiskImageError(
+            f"{path}: expected whole sectors of {SECTOR} bytes, got {size} bytes; download it again"
+        )
     return found
 
 
 def _listed(path: Path, name: str) -> str:
     """The sum of `name` in a file as sha256sum writes it; a file with one bare sum is taken as well."""
     lines = [line.split() for line in path.read_text(errors="replace").splitlines() if line.strip()]
-    sums = [one[0].lower() for one in lines if len(one) == 1 or one[-1].lstrip("*").rpartition("/")[2] == name]
+    sums = [
+        one[0].lower() for one in lines if len(one) == 1 or one[-1].lstrip("*").rpartition("/")[2] == name
+    ]
     if len(sums) != 1 or not re.fullmatch("[0-9a-f]{64}", sums[0]):
         raise DiskImageError(f"{path}: expected one line 'SHA256  {name}', as sha256sum writes it")
     return sums[0]

@@ -59,7 +59,9 @@ def run(arguments: list[str], epoch: int, stdin: bytes = b"", codes: tuple[int, 
         [tool(arguments[0]), *arguments[1:]], input=stdin, capture_output=True, env=environment, check=False
     )
     if done.returncode not in codes:
-        words = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines() or ["no reason given"]
+        words = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines() or [
+            "no reason given"
+        ]
         raise DiskImageError(f"{arguments[0]} ended with {done.returncode}: {words[-1]}")
     return done.stdout
 
@@ -168,7 +170,9 @@ class Fat:
     def copy(self, name: str, source: Path) -> None:
         """Write a file with the content of `source`, over one that is there."""
         with tempfile.TemporaryDirectory() as folder:
-            link = Path(folder) / "content"  # mcopy takes the time from the file: give it one with the right time
+            link = (
+                Path(folder) / "content"
+            )  # mcopy takes the time from the file: give it one with the right time
             shutil.copyfile(source, link)
             os.utime(link, (self._epoch, self._epoch))
             run(["mcopy", "-o", "-m", "-i", self._at, str(link), f"::{name}"], self._epoch)
@@ -211,7 +215,9 @@ class Ext4:
             raise DiskImageError(f"{image}: expected an ext4 file system at byte {start}")
         self._at, self._start, self._epoch = f"{image}?offset={start}", start, epoch
         self._image = image
-        self._dirty = not struct.unpack_from("<H", head, 58)[0] & 1 or struct.unpack_from("<I", head, 96)[0] & 4
+        self._dirty = (
+            not struct.unpack_from("<H", head, 58)[0] & 1 or struct.unpack_from("<I", head, 96)[0] & 4
+        )
 
     def must_be_clean(self) -> None:
         """Raises DiskImageError for one that was in use when the image was taken."""
@@ -223,7 +229,9 @@ class Ext4:
     def _ask(self, command: str) -> tuple[str, str]:
         """What debugfs prints and complains about, without the line that names it."""
         arguments = [tool("debugfs"), "-R", command, self._at]
-        done = subprocess.run(arguments, capture_output=True, env={**os.environ, "DEBUGFS_PAGER": "cat"}, check=False)
+        done = subprocess.run(
+            arguments, capture_output=True, env={**os.environ, "DEBUGFS_PAGER": "cat"}, check=False
+        )
         complaints = done.stderr.decode(errors="replace").splitlines()[1:]
         return done.stdout.decode(errors="replace"), " ".join(complaints)
 
@@ -269,7 +277,9 @@ class Ext4:
             commands += [f"write {source} {_quoted(path)}", *self._fields(path, stat.S_IFREG | mode, owner)]
             self._change(commands)
         if self.read(path) != content:
-            raise DiskImageError(f"{self._image}: could not write {path} into its root file system; is it full?")
+            raise DiskImageError(
+                f"{self._image}: could not write {path} into its root file system; is it full?"
+            )
 
     def link(self, path: str, to: str) -> None:
         """Make a symbolic link, over one that is there."""
@@ -307,5 +317,7 @@ class Ext4:
 def _quoted(path: str) -> str:
     """A path as debugfs takes it."""
     if '"' in path or "\n" in path:
-        raise DiskImageError(f"{path!r}: a path with a quotation mark or line break cannot be given to debugfs")
+        raise DiskImageError(
+            f"{path!r}: a path with a quotation mark or line break cannot be given to debugfs"
+        )
     return f'"{path}"'

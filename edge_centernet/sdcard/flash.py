@@ -1,8 +1,9 @@
 """Write a disk image to a memory card or a file, read all of it back, and leave nothing that boots if that fails.
 
-The order: the image is read through and compared with its checksums; the target is opened for this program alone and
-looked at again; its first MiB is zeroed, so that no old partition table survives; everything but the first MiB is
-written, flushed, and read back from the medium; only then the first MiB is written, flushed, and read back.
+The order: the image is read through and compared with its checksums; the target is opened for this program
+alone and looked at again; its first MiB is zeroed, so that no old partition table survives; everything but
+the first MiB is written, flushed, and read back from the medium; only then the first MiB is written, flushed,
+and read back.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ def find_target(path: Path, reading: bool = False) -> Target:
         raise TargetError(f"{path}: expected a disk or file to read, found nothing there")
     if not real.exists():
         if real.is_relative_to("/dev"):
-            raise TargetError(f"{path}: there is no such device; nothing but devices belongs into /dev (see lsblk)")
+            raise TargetError(
+                f"{path}: there is no such device; nothing but devices belongs into /dev (see lsblk)"
+            )
         if not real.parent.is_dir():
             raise TargetError(f"{path}: there is no folder {real.parent}; make it first")
         return Target(path, real, None)
@@ -88,7 +91,9 @@ def find_target(path: Path, reading: bool = False) -> Target:
         machine = Machine()
         name = machine.name_of(number_of(real.stat().st_rdev))
         if not name:
-            raise TargetError(f"{path}: the kernel knows no disk of this number; see lsblk for those that are there")
+            raise TargetError(
+                f"{path}: the kernel knows no disk of this number; see lsblk for those that are there"
+            )
         return Target(path, real, machine.disk(name))
     if not stat.S_ISREG(mode):
         kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISCHR, "a character device"), (stat.S_ISFIFO, "a pipe"))
@@ -136,8 +141,8 @@ def write(
 ) -> list[Block]:
     """Write `image` to `target` and read it back. progress: bytes done.
 
-    Returns what was written. Raises TargetError or DiskImageError; then, and on Ctrl-C, the first MiB of the target is
-    zero and it does not look like a system that boots.
+    Returns what was written. Raises TargetError or DiskImageError; then, and on Ctrl-C, the first MiB of the
+    target is zero and it does not look like a system that boots.
     """
     with _open_for_writing(target) as descriptor:
         _look_again(target, descriptor, image, force_non_removable)
@@ -175,7 +180,8 @@ def verify(image: DiskImage, target: Target, progress: Progress = unseen) -> int
             found = medium.get(start, len(data))
             if found != data:
                 place = next(
-                    (i for i, pair in enumerate(zip(data, found, strict=False)) if pair[0] != pair[1]), len(found)
+                    (i for i, pair in enumerate(zip(data, found, strict=False)) if pair[0] != pair[1]),
+                    len(found),
                 )
                 raise TargetError(f"{target.path}: differs from {image.path} first at byte {start + place}")
             done += len(data)
@@ -199,7 +205,9 @@ def _pieces(image: DiskImage) -> Iterator[tuple[int, bytes]]:
         raise DiskImageError(f"{image.path}: was changed while it was being written; start again")
 
 
-def _write_rest(medium: _Medium, image: DiskImage, progress: Progress) -> tuple[list[tuple[int, bytes]], list[Block]]:
+def _write_rest(
+    medium: _Medium, image: DiskImage, progress: Progress
+) -> tuple[list[tuple[int, bytes]], list[Block]]:
     """Write all but the first MiB. Returns that, and what was written."""
     first: list[tuple[int, bytes]] = []
     blocks = []
@@ -237,7 +245,9 @@ def _open_for_writing(target: Target) -> Iterator[int]:
     """A descriptor that stays open to the end. A disk is opened for this program alone, a file that is new is made."""
     flags = os.O_RDWR | os.O_CLOEXEC
     if target.disk:
-        flags |= os.O_EXCL  # without O_CREAT: fails while the disk, or a partition of it, is mounted or claimed
+        flags |= (
+            os.O_EXCL
+        )  # without O_CREAT: fails while the disk, or a partition of it, is mounted or claimed
     elif not target.real.exists():
         flags |= os.O_CREAT | os.O_EXCL
     try:
@@ -269,7 +279,9 @@ def _look_again(target: Target, descriptor: int, image: DiskImage, force_non_rem
     size = struct.unpack("Q", fcntl.ioctl(descriptor, _BLKGETSIZE64, bytes(8)))[0]
     same = now.disk is not None and now.disk.identity == target.disk.identity
     if not same or number_of(status.st_rdev) != target.disk.number or size != target.disk.size:
-        raise TargetError(f"{target.path}: is another disk or card than a moment ago; nothing was written, start again")
+        raise TargetError(
+            f"{target.path}: is another disk or card than a moment ago; nothing was written, start again"
+        )
     refuse(now, image.path, image.size, force_non_removable)
 
 
@@ -333,7 +345,9 @@ class _Medium:
     def forget(self) -> None:
         """Drop what the kernel remembers of it."""
         if self._target.disk:
-            with suppress(PermissionError):  # needs root, which who only compares may not be; there is O_DIRECT as well
+            with suppress(
+                PermissionError
+            ):  # needs root, which who only compares may not be; there is O_DIRECT as well
                 fcntl.ioctl(self._descriptor, _BLKFLSBUF, 0)
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -354,13 +368,17 @@ class _Medium:
         except OSError as error:
             if error.errno != errno.EINVAL:  # EINVAL: not aligned as this file system wants it for O_DIRECT
                 raise
-        fcntl.fcntl(self._descriptor, fcntl.F_SETFL, fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & ~os.O_DIRECT)
+        fcntl.fcntl(
+            self._descriptor, fcntl.F_SETFL, fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & ~os.O_DIRECT
+        )
         return os.preadv(self._descriptor, [view], start)
 
     @contextmanager
     def _direct(self) -> Iterator[None]:
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
-        with suppress(OSError):  # tmpfs and others cannot; their page cache is all there is, or has just been dropped
+        with suppress(
+            OSError
+        ):  # tmpfs and others cannot; their page cache is all there is, or has just been dropped
             fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
         try:
             yield
@@ -383,4 +401,8 @@ class _Medium:
     @property
     def state(self) -> str:
         """What the target is good for after a failure."""
-        return "nothing was changed" if self._whole else "its first MiB is empty, it will not boot; flash it again"
+        return (
+            "nothing was changed"
+            if self._whole
+            else "its first MiB is empty, it will not boot; flash it again"
+        )

@@ -1,6 +1,7 @@
 """Flash a Jetson with NVIDIA's own tools: look whether everything is there, and say or run their command.
 
-A Jetson's boot loader is signed per module and written over USB in recovery mode; that is and stays NVIDIA's code.
+A Jetson's boot loader is signed per module and written over USB in recovery mode; that is and stays NVIDIA's
+code.
 """
 
 from __future__ import annotations
@@ -67,10 +68,14 @@ def check_tree(folder: Path, board: str) -> Tree:
         )
     stamp = folder / "rootfs/etc/nv_tegra_release"
     if not stamp.is_file():
-        raise TargetError(f"{folder}/rootfs: NVIDIA's drivers are not in it; run sudo ./apply_binaries.sh in {folder}")
+        raise TargetError(
+            f"{folder}/rootfs: NVIDIA's drivers are not in it; run sudo ./apply_binaries.sh in {folder}"
+        )
     match = re.search(r"#\s*R(\d+) \(release\), REVISION: ([\d.]+)", stamp.read_text(errors="replace"))
     if not match:
-        raise TargetError(f"{stamp}: expected '# R36 (release), REVISION: 4.3, ...'; apply the binaries again")
+        raise TargetError(
+            f"{stamp}: expected '# R36 (release), REVISION: 4.3, ...'; apply the binaries again"
+        )
     if not (folder / f"{board}.conf").is_file():
         there = sorted(path.stem for path in folder.glob("*.conf"))
         raise TargetError(f"{folder}: has no board {board}; it has {', '.join(there) or 'none at all'}")
@@ -94,9 +99,13 @@ def find_module(board: str, root: Path = Path("/")) -> Module:
         )
     if len(found) > 1:
         names = ", ".join(module.name for module in found)
-        raise TargetError(f"expected one Jetson in recovery mode, got {len(found)} ({names}); unplug the others")
+        raise TargetError(
+            f"expected one Jetson in recovery mode, got {len(found)} ({names}); unplug the others"
+        )
     known = {config for module in RECOVERY.values() for config in module.configs}
-    if board.startswith(tuple(known)) and not board.startswith(found[0].configs):  # carriers of others have own names
+    if board.startswith(tuple(known)) and not board.startswith(
+        found[0].configs
+    ):  # carriers of others have own names
         raise TargetError(
             f"the Jetson in recovery mode is {found[0].name}, for which {board} is not; see its .conf files"
         )
@@ -106,18 +115,31 @@ def find_module(board: str, root: Path = Path("/")) -> Module:
 def command(tree: Tree, module: Module, storage: str) -> list[str]:
     """NVIDIA's command for this tree and storage, to be run in the tree. Raises TargetError for what it cannot do."""
     if module.soc != "t234" and storage in ("nvme", "usb"):
-        raise TargetError(f"{module.name}: the root file system can be flashed to sd or emmc, not to {storage}")
+        raise TargetError(
+            f"{module.name}: the root file system can be flashed to sd or emmc, not to {storage}"
+        )
     if module.soc == "t210" and tree.release[0] > 32:
         raise TargetError(f"{module.name}: needs L4T 32 (JetPack 4), this tree is {_release(tree)}")
     if module.soc == "t234" and tree.release[0] < 35:
-        raise TargetError(f"{module.name}: needs L4T 35 or later (JetPack 5, 6), this tree is {_release(tree)}")
+        raise TargetError(
+            f"{module.name}: needs L4T 35 or later (JetPack 5, 6), this tree is {_release(tree)}"
+        )
     has_emmc = module.name.startswith(("AGX", "TX2"))
     if storage == "emmc" and module.soc == "t234" and not has_emmc:
         raise TargetError(f"{module.name}: has no eMMC; use sd, nvme or usb")
     if module.soc != "t234" or storage == "emmc":
         return ["sudo", "./flash.sh", tree.board, "internal" if tree.release[0] >= 35 else STORAGES[storage]]
-    layout = _first(tree, ("tools/kernel_flash/flash_l4t_t234_nvme.xml", "tools/kernel_flash/flash_l4t_external.xml"))
-    parts = ["sudo", "./tools/kernel_flash/l4t_initrd_flash.sh", "--external-device", STORAGES[storage], "-c", layout]
+    layout = _first(
+        tree, ("tools/kernel_flash/flash_l4t_t234_nvme.xml", "tools/kernel_flash/flash_l4t_external.xml")
+    )
+    parts = [
+        "sudo",
+        "./tools/kernel_flash/l4t_initrd_flash.sh",
+        "--external-device",
+        STORAGES[storage],
+        "-c",
+        layout,
+    ]
     if not has_emmc:  # the boot loader is in a QSPI flash, with a layout of its own
         cfg = ("bootloader/generic/cfg/flash_t234_qspi.xml", "bootloader/t186ref/cfg/flash_t234_qspi.xml")
         parts += ["-p", f"-c {_first(tree, cfg)}"]

@@ -1,6 +1,7 @@
 """What a board is told at its first start: user, keys, network, name. By cloud-init, or a Raspberry Pi OS without.
 
-Secrets are in it as hashes only: a password as SHA-512 crypt, a Wi-Fi passphrase as the key that WPA derives from it.
+Secrets are in it as hashes only: a password as SHA-512 crypt, a Wi-Fi passphrase as the key that WPA derives
+from it.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ class Settings:
     def __post_init__(self) -> None:
         """Raises ConfigError for what no board would take."""
         if self.hostname and not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", self.hostname):
-            raise ConfigError(f"--hostname: expected small letters, digits and hyphens, got {self.hostname!r}")
+            raise ConfigError(
+                f"--hostname: expected small letters, digits and hyphens, got {self.hostname!r}"
+            )
         if self.user and (not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", self.user) or self.user == "root"):
             raise ConfigError(f"--user: expected a Linux user name other than root, got {self.user!r}")
         if (self.password or self.ssh_keys) and not self.user:
             raise ConfigError("--ssh-key, --password-file: whose? Give --user NAME too")
         if self.user and not (self.password or self.ssh_keys):
-            raise ConfigError(f"--user {self.user}: could not log in; give --ssh-key FILE or --password-file FILE too")
+            raise ConfigError(
+                f"--user {self.user}: could not log in; give --ssh-key FILE or --password-file FILE too"
+            )
         if self.timezone and not re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", self.timezone):
             raise ConfigError(f"--timezone: expected a name such as Europe/Berlin, got {self.timezone!r}")
 
@@ -62,8 +67,8 @@ class Settings:
 def password_hash(password: str, salted_by: str) -> str:
     """SHA-512 crypt of a password; one that is a crypt hash already stays as it is.
 
-    The salt is made of `salted_by` (user, board, bundle): equal inputs give equal images, different boards other salts.
-    Raises ConfigError for an empty password or one that no login prompt takes.
+    The salt is made of `salted_by` (user, board, bundle): equal inputs give equal images, different boards
+    other salts. Raises ConfigError for an empty password or one that no login prompt takes.
     """
     if re.fullmatch(r"\$(5|6|y|2[aby])\$[^\s:]+", password):
         return password
@@ -78,7 +83,9 @@ def password_hash(password: str, salted_by: str) -> str:
         check=False,
     )
     if done.returncode or not done.stdout.startswith(b"$6$"):
-        raise ConfigError("openssl could not hash the password (openssl passwd -6); OpenSSL 1.1.1 or later is needed")
+        raise ConfigError(
+            "openssl could not hash the password (openssl passwd -6); OpenSSL 1.1.1 or later is needed"
+        )
     return done.stdout.decode().strip()
 
 
@@ -104,8 +111,12 @@ def wifi(ssid: str, passphrase: str, country: str) -> Wifi:
 def public_keys(text: str, source: str) -> tuple[str, ...]:
     """The public ssh keys in a file's text. Raises ConfigError, and never shows it, for a private one."""
     if "PRIVATE KEY" in text:
-        raise ConfigError(f"{source}: is a private key, which stays with you; give the file that ends with .pub")
-    keys = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+        raise ConfigError(
+            f"{source}: is a private key, which stays with you; give the file that ends with .pub"
+        )
+    keys = tuple(
+        line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")
+    )
     if not keys or not all(re.match(r"(\S+ )?(ssh-|ecdsa-|sk-)\S+ AAAA\S+( .*)?$", key) for key in keys):
         raise ConfigError(f"{source}: expected public ssh keys, one a line, such as ~/.ssh/id_ed25519.pub")
     return keys

@@ -51,11 +51,19 @@ def read_table(head: bytes) -> tuple[Partition, ...]:
     Raises DiskImageError where there is no partition table, or an empty one.
     """
     if len(head) < SECTOR or head[510:512] != b"\x55\xaa":
-        raise DiskImageError("expected a partition table, but its first sector does not end with the bytes 55 AA")
+        raise DiskImageError(
+            "expected a partition table, but its first sector does not end with the bytes 55 AA"
+        )
     entries = [head[446 + 16 * i : 462 + 16 * i] for i in range(4)]
-    if any(entry[0] not in (0x00, 0x80) for entry in entries):  # a file system's first sector ends with 55 AA as well
-        raise DiskImageError("expected a partition table in its first sector, got a file system or other content")
-    found = tuple(_mbr(number, entry) for number, entry in enumerate(entries, 1) if entry[4] and any(entry[12:16]))
+    if any(
+        entry[0] not in (0x00, 0x80) for entry in entries
+    ):  # a file system's first sector ends with 55 AA as well
+        raise DiskImageError(
+            "expected a partition table in its first sector, got a file system or other content"
+        )
+    found = tuple(
+        _mbr(number, entry) for number, entry in enumerate(entries, 1) if entry[4] and any(entry[12:16])
+    )
     if entries[0][4] == _PROTECTIVE:
         found = _gpt(head)
     if not found:
@@ -72,10 +80,14 @@ def _mbr(number: int, entry: bytes) -> Partition:
 def _gpt(head: bytes) -> tuple[Partition, ...]:
     header = head[SECTOR : 2 * SECTOR]
     if len(header) < SECTOR or header[:8] != b"EFI PART":
-        raise DiskImageError("expected a GPT, as its MBR says, but its second sector is not the header of one")
+        raise DiskImageError(
+            "expected a GPT, as its MBR says, but its second sector is not the header of one"
+        )
     first, count, size = struct.unpack_from("<QII", header, 72)
     if size < 128 or count > 1024 or first * SECTOR + count * size > len(head):
-        raise DiskImageError(f"expected a GPT with up to 1024 entries, got {count} of {size} bytes at sector {first}")
+        raise DiskImageError(
+            f"expected a GPT with up to 1024 entries, got {count} of {size} bytes at sector {first}"
+        )
     found = []
     for number in range(1, count + 1):
         entry = head[first * SECTOR + (number - 1) * size :][:size]

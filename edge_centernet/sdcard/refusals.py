@@ -8,7 +8,20 @@ import shlex
 from edge_centernet.sdcard.blockdevices import Disk, Use
 
 # Mounted here, a disk is the computer's own: no advice to unmount it.
-SYSTEM = ("/", "/boot", "/usr", "/var", "/home", "/etc", "/opt", "/srv", "/root", "/nix", "/run/live", "/cdrom")
+SYSTEM = (
+    "/",
+    "/boot",
+    "/usr",
+    "/var",
+    "/home",
+    "/etc",
+    "/opt",
+    "/srv",
+    "/root",
+    "/nix",
+    "/run/live",
+    "/cdrom",
+)
 _OTHER_KINDS = (
     (r"sr\d+|scd\d+", "is an optical drive"),
     (r"fd\d+", "is a floppy drive"),
@@ -47,13 +60,17 @@ def _kind(disk: Disk) -> list[str]:
 
 def _used(disk: Disk) -> list[str]:
     """Who has it. The computer's own disk is said to be that first."""
-    system = [use for use in disk.uses if use.kind == "root" or (use.kind == "mount" and _is_system(use.what))]
+    system = [
+        use for use in disk.uses if use.kind == "root" or (use.kind == "mount" and _is_system(use.what))
+    ]
     reasons = []
     if system:
         reasons.append(f"is the disk this computer runs from: it holds {_named(system)}")
     mounts = [use for use in disk.uses if use.kind == "mount" and not _is_system(use.what)]
     if mounts:
-        reasons.append(f"is mounted: {_named(mounts)}; unmount it first (sudo umount {shlex.quote(mounts[0].what)})")
+        reasons.append(
+            f"is mounted: {_named(mounts)}; unmount it first (sudo umount {shlex.quote(mounts[0].what)})"
+        )
     if swaps := [use for use in disk.uses if use.kind == "swap"]:
         reasons.append(f"is swapped to: {_named(swaps)}; sudo swapoff {shlex.quote(swaps[0].what)} first")
     if held := [use for use in disk.uses if use.kind == "held"]:

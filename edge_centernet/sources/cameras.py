@@ -54,7 +54,9 @@ class CameraOptions:
         if self.fps is not None and not 0 < self.fps <= _MAX_FPS:
             raise ConfigError(f"camera fps: expected above 0, at most {_MAX_FPS:.0f}, got {self.fps}")
         if self.fourcc is not None and not re.fullmatch(r"[!-~][ -~]{3}", self.fourcc):
-            raise ConfigError(f"camera fourcc: expected four letters such as MJPG or YUYV, got {self.fourcc!r}")
+            raise ConfigError(
+                f"camera fourcc: expected four letters such as MJPG or YUYV, got {self.fourcc!r}"
+            )
 
     @property
     def given(self) -> list[str]:
@@ -105,7 +107,9 @@ def open_gstreamer(pipeline: str, public: str) -> Any:
     text = pipeline if "appsink" in pipeline else f"{pipeline} ! {_SINK}"
     capture = cv2.VideoCapture(text, cv2.CAP_GSTREAMER)
     if not capture.isOpened():
-        raise SourceError(f"{public}: this GStreamer pipeline does not start; try it with `gst-launch-1.0`: {pipeline}")
+        raise SourceError(
+            f"{public}: this GStreamer pipeline does not start; try it with `gst-launch-1.0`: {pipeline}"
+        )
     return capture
 
 
@@ -168,12 +172,15 @@ class PiCamera:
         if options.width is not None:
             main["size"] = (options.width, options.height)
         period = round(1e6 / (options.fps or 30.0))  # microseconds
-        return self._camera.create_video_configuration(main=main, controls={"FrameDurationLimits": (period, period)})
+        return self._camera.create_video_configuration(
+            main=main, controls={"FrameDurationLimits": (period, period)}
+        )
 
     def grab(self) -> bool:
         """Wait for the next frame; False when none comes."""
         done = threading.Event()
-        # Waiting in picamera2 itself has no limit in its older versions, and a stuck camera could not be closed.
+        # Waiting in picamera2 itself has no limit in its older versions, and a stuck camera could not be
+        # closed.
         self._job = self._camera.capture_array("main", wait=False, signal_function=lambda _: done.set())
         return done.wait(_STALL_S)
 
@@ -184,7 +191,11 @@ class PiCamera:
     def get(self, prop: int) -> float:
         """Width, height and rate; 0 for anything else."""
         width, height = self._camera.camera_configuration()["main"]["size"]
-        known = {cv2.CAP_PROP_FRAME_WIDTH: width, cv2.CAP_PROP_FRAME_HEIGHT: height, cv2.CAP_PROP_FPS: self._fps}
+        known = {
+            cv2.CAP_PROP_FRAME_WIDTH: width,
+            cv2.CAP_PROP_FRAME_HEIGHT: height,
+            cv2.CAP_PROP_FPS: self._fps,
+        }
         return float(known.get(prop, 0.0))
 
     def release(self) -> None:

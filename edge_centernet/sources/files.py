@@ -52,7 +52,11 @@ class Stills:
         for name in self.names:
             try:
                 with quiet_libraries():
-                    image = decode_image(_download(name), public_name(name)) if _is_url(name) else read_image(name)
+                    image = (
+                        decode_image(_download(name), public_name(name))
+                        if _is_url(name)
+                        else read_image(name)
+                    )
             except SourceError as error:
                 if len(self.names) == 1:
                     raise
@@ -138,8 +142,8 @@ Source = Stills | Video
 def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
     """The frames of an image file, a folder of images, a glob pattern, a video file or a URL.
 
-    A folder is not searched below its first level; use "folder/**/*.jpg" for that. warn: called with one line for each
-    file that is skipped; stderr unless given. Raises SourceError when there is nothing to read.
+    A folder is not searched below its first level; use "folder/**/*.jpg" for that. warn: called with one line
+    for each file that is skipped; stderr unless given. Raises SourceError when there is nothing to read.
     """
     if not text.strip():
         raise SourceError("source: expected an image, folder, pattern, video or URL, got an empty name")
@@ -152,9 +156,13 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
         return _open_url(text, warn)
     path = Path(text)
     if path.is_dir():
-        names = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir())
+        names = sorted(
+            str(p) for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()
+        )
         if not names:
-            raise SourceError(f"{path}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none")
+            raise SourceError(
+                f"{path}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none"
+            )
         return Stills(names, warn)
     if not path.exists() and glob.has_magic(text):
         names = sorted(name for name in glob.glob(text, recursive=True) if not Path(name).is_dir())
@@ -166,13 +174,16 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
     return Video(text, live=False)
 
 
-def open_camera(text: str, options: CameraOptions | None = None, warn: Callable[[str], None] | None = None) -> Video:
+def open_camera(
+    text: str, options: CameraOptions | None = None, warn: Callable[[str], None] | None = None
+) -> Video:
     """A camera by number ("0"), device path ("/dev/video0"), URL (rtsp://, http://), "csi" or GStreamer pipeline.
 
-    "csi" or "csi:1" is the camera on the ribbon cable of a Raspberry Pi or Jetson; "gst:" and a pipeline need an OpenCV
-    with GStreamer. options: for cameras at this computer, which None leaves as they are. warn: called with one line if
-    the camera gives something else than was asked; stderr unless given.
-    Raises SourceError when the camera is not there or gives no picture, ConfigError for options that it cannot take.
+    "csi" or "csi:1" is the camera on the ribbon cable of a Raspberry Pi or Jetson; "gst:" and a pipeline need
+    an OpenCV with GStreamer. options: for cameras at this computer, which None leaves as they are. warn:
+    called with one line if the camera gives something else than was asked; stderr unless given.
+    Raises SourceError when the camera is not there or gives no picture, ConfigError for options that it
+    cannot take.
     """
     # Here: who reads files only need not load what cameras need.
     from edge_centernet.sources import cameras
@@ -191,7 +202,9 @@ def open_camera(text: str, options: CameraOptions | None = None, warn: Callable[
             raise SourceError(f"{text}: no such camera{cameras.list_cameras()}")
         name = f"camera {text}" if text.isdecimal() else text
         device = int(text) if text.isdecimal() else text
-        return Video(name, live=True, capture=cameras.open_v4l2(device, name, options, warn), hint=cameras.csi_hint())
+        return Video(
+            name, live=True, capture=cameras.open_v4l2(device, name, options, warn), hint=cameras.csi_hint()
+        )
     if not _is_url(text) and not Path(text).exists():
         raise SourceError(f"{text}: no such camera{cameras.list_cameras()}")
     _refuse(public_name(text), options, options.given)
@@ -212,7 +225,8 @@ def public_name(name: str) -> str:
 def to_bgr(image: NDArray[Any], name: str, hint: str = "") -> NDArray[np.uint8]:
     """(H, W) or (H, W, 3) uint8 -> (H, W, 3) uint8 BGR. Raises SourceError for any other shape or type.
 
-    V4L2 hands over undecoded buffers, of shape (1, N) or (H, W, 2), when OpenCV does not know the camera's format.
+    V4L2 hands over undecoded buffers, of shape (1, N) or (H, W, 2), when OpenCV does not know the camera's
+    format.
     """
     if image.dtype == np.uint8 and image.ndim == 2 and image.shape[0] > 1:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
@@ -252,7 +266,9 @@ def _check_size(capture: Any, public: str) -> None:
 def _refuse(what: str, options: CameraOptions, names: list[str]) -> None:
     """Options that would have no effect are an error, not a silence."""
     if wrong := [name for name in names if name in options.given]:
-        raise ConfigError(f"{what}: expected no camera {', '.join(wrong)}: set it in the camera or the stream itself")
+        raise ConfigError(
+            f"{what}: expected no camera {', '.join(wrong)}: set it in the camera or the stream itself"
+        )
 
 
 def _is_url(text: str) -> bool:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 class Frame:
     """One picture. source: path or URL; number: 0 for a still picture, counting from 0 in a video or camera.
 
-    seconds: since the source's first frame, by its own clock: number / fps in a file, time of arrival in a live source.
+    seconds: since the source's first frame, by its own clock: number / fps in a file, time of arrival in a
+      live source.
     captured: time.monotonic() when the frame came into memory; how old a result is counts from there.
     """
 
@@ -30,8 +31,10 @@ class CaptureState:
 
     state: "starting", "live", "frozen" (no new frame for too long), "lost", "stuck" (only a new process
     can help), "ended".
-    detail: one line for people, "" while all is well. reopened: times it was opened again. frames: read so far;
-    dropped: of those, never handed on because a newer one was there. last_frame: time.monotonic() of the newest.
+    detail: one line for people, "" while all is well. reopened: times it was opened again. frames: read so
+      far;
+    dropped: of those, never handed on because a newer one was there. last_frame: time.monotonic() of the
+      newest.
     """
 
     state: str = "starting"

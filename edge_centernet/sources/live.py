@@ -1,7 +1,8 @@
 """A camera read on a thread that keeps only its newest frame, and that opens it again when it stops or freezes.
 
-Two kinds of thread: a reader opens the camera once and reads it until it ends; the supervisor starts readers one after
-the other. A reader that hangs in a driver cannot be stopped: it is abandoned, and closes its camera if it ever returns.
+Two kinds of thread: a reader opens the camera once and reads it until it ends; the supervisor starts readers
+one after the other. A reader that hangs in a driver cannot be stopped: it is abandoned, and closes its camera
+if it ever returns.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class LiveCapture:
             raise ConfigError(f"frozen after: expected more than 0 seconds, got {frozen_s}")
         self.name = name
         self._open, self._frozen_s, self._report = open, frozen_s, report
-        self._changed = threading.Condition()  # guards all below; notified of frames, first failure and closing
+        self._changed = (
+            threading.Condition()
+        )  # guards all below; notified of frames, first failure and closing
         self._created = time.monotonic()
         self._state = CaptureState()
         self._frame: Frame | None = None
@@ -80,7 +83,9 @@ class LiveCapture:
         if wait:
             return
         with self._changed:
-            self._changed.wait_for(lambda: self._frame is not None or self._failure is not None or self._closed)
+            self._changed.wait_for(
+                lambda: self._frame is not None or self._failure is not None or self._closed
+            )
             failure = self._failure
         if failure is not None:
             self.close()
@@ -244,7 +249,9 @@ class LiveCapture:
                 self._nudge.set()  # another limit holds now
             if self._begin is None:
                 self._begin = frame.captured
-            self._frame = replace(frame, source=self.name, number=before.frames, seconds=frame.captured - self._begin)
+            self._frame = replace(
+                frame, source=self.name, number=before.frames, seconds=frame.captured - self._begin
+            )
             self._state = CaptureState(
                 state="live",
                 reopened=before.reopened + (reader.frames == 1 and before.frames > 0),

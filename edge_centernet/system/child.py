@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FOLDER = str(Path(__file__).resolve().parents[2])
-# `python -m` looks into the current folder first, where a checkout may lie. What $PYTHONPATH names stays in front, as
-# for this process; the package's own folder is added where Python does not know it (a checkout that is not installed).
+# `python -m` looks into the current folder first, where a checkout may lie. What $PYTHONPATH names stays in
+# front, as for this process; the package's own folder is added where Python does not know it (a checkout that
+# is not installed).
 _RUN = """\
 import runpy, sys
 folder, module = sys.argv.pop(1), sys.argv.pop(1)
@@ -55,7 +56,9 @@ def run_child(command: list[str], timeout: float) -> Ended:
     Nothing that it writes reaches this process's own output. Raises OSError where it cannot be started.
     """
     try:
-        done = subprocess.run(command, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
+        )
     except subprocess.TimeoutExpired as expired:
         return Ended(None, _text(expired.stdout), _text(expired.stderr))
     return Ended(done.returncode, _text(done.stdout), _text(done.stderr))

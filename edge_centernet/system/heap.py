@@ -1,9 +1,10 @@
 """Memory that is free goes back to the system, in a process that runs for months.
 
-glibc gives each new thread its own arena, up to eight a core, and keeps what is freed there for that arena's next
-threads. A camera that is opened again is a new thread each time: its pictures come from another arena, and the last
-one's stay resident. What an arena keeps free differs from one opening to the next by several megabytes; given back from
-time to time, it cannot hide a leak, nor look like one. Elsewhere (musl, macOS) both functions do nothing.
+glibc gives each new thread its own arena, up to eight a core, and keeps what is freed there for that arena's
+next threads. A camera that is opened again is a new thread each time: its pictures come from another arena,
+and the last one's stay resident. What an arena keeps free differs from one opening to the next by several
+megabytes; given back from time to time, it cannot hide a leak, nor look like one. Elsewhere (musl, macOS)
+both functions do nothing.
 """
 
 from __future__ import annotations

@@ -10,7 +10,13 @@ from typing import Any
 
 from edge_centernet.errors import ConfigError
 
-_JOURNAL_PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+_JOURNAL_PRIORITY = {
+    logging.DEBUG: 7,
+    logging.INFO: 6,
+    logging.WARNING: 4,
+    logging.ERROR: 3,
+    logging.CRITICAL: 2,
+}
 
 
 def configure_logging(level: str = "INFO", log_file: Path | None = None) -> None:
@@ -45,7 +51,8 @@ class _LineFormatter(logging.Formatter):
 
     def __init__(self, journal: bool = False) -> None:
         super().__init__(
-            "%(message)s" if journal else "%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
+            "%(message)s" if journal else "%(asctime)s %(levelname)s %(message)s",
+            datefmt="%Y-%m-%dT%H:%M:%S%z",
         )
         self._journal = journal
 

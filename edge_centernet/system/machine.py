@@ -36,9 +36,11 @@ class Disk:
 class Machine:
     """Board, system and Python.
 
-    machine: as the kernel says it ("aarch64"); bits: of this Python; kernel_bits: of the kernel. l4t: (36, 4) on a
-    Jetson. emulated: the processor is another kind than the one that Python was built for. features: those of the
-    processor that INT8 gains from. glibc: None with another C library. python: version; executable: its path;
+    machine: as the kernel says it ("aarch64"); bits: of this Python; kernel_bits: of the kernel. l4t: (36, 4)
+      on a
+    Jetson. emulated: the processor is another kind than the one that Python was built for. features: those of
+    the processor that INT8 gains from. glibc: None with another C library. python: version; executable: its
+    path;
     externally_managed: whether the system keeps pip out of it.
     throttled, throttled_before: as `system.status` tells. None: the machine does not tell.
     """
@@ -209,7 +211,9 @@ def cpu_model(cpuinfo: str) -> str:
         return found[1].strip()
     makers = re.findall(r"^CPU implementer\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
     parts = re.findall(r"^CPU part\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
-    cores = dict.fromkeys(_ARM_CORES.get(pair, f"ARM {pair[0]}/{pair[1]}") for pair in zip(makers, parts, strict=False))
+    cores = dict.fromkeys(
+        _ARM_CORES.get(pair, f"ARM {pair[0]}/{pair[1]}") for pair in zip(makers, parts, strict=False)
+    )
     return " + ".join(cores)
 
 

@@ -22,7 +22,8 @@ def silence_opencv() -> None:
 def quiet_libraries() -> Iterator[None]:
     """Hide what C libraries write to file descriptor 2 (libpng, FFmpeg, XNNPACK): our exceptions say it once.
 
-    Affects the whole process; nested and concurrent use is safe, descriptor 2 comes back when the last one leaves.
+    Affects the whole process; nested and concurrent use is safe, descriptor 2 comes back when the last one
+    leaves.
     """
     silence_opencv()
     _Stderr.hide()

@@ -47,7 +47,9 @@ class SingleSlotQueue(Generic[T]):
         """The item; None after `timeout` seconds, or when none will come. Raises the feeder's error."""
         with self._changed:
             if self._item is None and not self._finished and not self.closed:
-                self._changed.wait_for(lambda: self._item is not None or self._finished or self.closed, timeout)
+                self._changed.wait_for(
+                    lambda: self._item is not None or self._finished or self.closed, timeout
+                )
             item, self._item = self._item, None
             if item is None and self._error is not None:
                 raise self._error

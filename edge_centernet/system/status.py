@@ -14,7 +14,8 @@ from edge_centernet.files import text_of
 
 _KEEP_S = 2.0
 _TEMPERATURES = (-40.0, 150.0)  # degrees Celsius; beyond that a sensor is broken or off
-# The processor's sensor by the names that kernels give it, best first: most boards and x86; Rockchip and Jetson; any.
+# The processor's sensor by the names that kernels give it, best first: most boards and x86; Rockchip and
+# Jetson; any.
 _SENSORS = (r"cpu|pkg", r"soc|tj|core", r"")
 # Raspberry Pi's get_throttled: the bit for now; 16 places higher, since start-up.
 _PI_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
@@ -26,10 +27,11 @@ _kept: dict[Path, tuple[float, dict[str, Any]]] = {}
 def board_status(root: Path = Path("/")) -> dict[str, Any]:
     """What the board tells of itself; what it does not tell is left out.
 
-    temperature_c: of the processor. throttled: why it is slowed down now, empty when it is not. throttled_before: the
-    same since start-up (Raspberry Pi only). load: tasks that ran or waited, mean of the last minute; cores: processors
-    for them. memory_free_mb, memory_total_mb: millions of bytes. Read at most every two seconds. root: where /sys and
-    /proc are.
+    temperature_c: of the processor. throttled: why it is slowed down now, empty when it is not.
+      throttled_before: the
+    same since start-up (Raspberry Pi only). load: tasks that ran or waited, mean of the last minute; cores:
+    processors for them. memory_free_mb, memory_total_mb: millions of bytes. Read at most every two seconds.
+    root: where /sys and /proc are.
     """
     now = time.monotonic()
     with _lock:
@@ -62,7 +64,11 @@ def _throttling(root: Path) -> dict[str, Any]:
             "throttled_before": [text for bit, text in _PI_BITS.items() if bits >> (bit + 16) & 1],
         }
     devices = list(root.glob("sys/class/thermal/cooling_device*"))
-    brakes = [text_of(d / "cur_state") for d in devices if re.search(r"cpufreq|processor", text_of(d / "type").lower())]
+    brakes = [
+        text_of(d / "cur_state")
+        for d in devices
+        if re.search(r"cpufreq|processor", text_of(d / "type").lower())
+    ]
     if not brakes:
         return {}
     return {"throttled": ["slowed down by heat"] if any(state not in ("", "0") for state in brakes) else []}
@@ -76,7 +82,9 @@ def _pi_bits(root: Path) -> int | None:
     if tool is None:
         return None
     try:
-        answer = subprocess.run([tool, "get_throttled"], capture_output=True, text=True, timeout=1, check=False)
+        answer = subprocess.run(
+            [tool, "get_throttled"], capture_output=True, text=True, timeout=1, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return _hex(answer.stdout.partition("=")[2].strip())

@@ -1,7 +1,7 @@
 """Counts what tracks do at lines and in zones.
 
-Everything looks at the foot point of a track, the middle of its box's lower edge: for a camera that looks down, that is
-where the object stands.
+Everything looks at the foot point of a track, the middle of its box's lower edge: for a camera that looks
+down, that is where the object stands.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Counter:
 
     def update(self, tracks: Tracks, seconds: float, size: Size) -> Tally:
         """Count one frame. seconds: the frame's own time; size: (width, height) of its picture in pixels."""
-        # Who is cut off by the edge of the picture stands in a zone that reaches it: half a pixel inside, not on it.
+        # Who is cut off by the edge of the picture stands in a zone that reaches it: half a pixel inside, not
+        # on it.
         feet = np.clip(foot_points(tracks), 0.5, np.array(size) - 0.5)
         boxes = tracks.found.xyxy
         spans = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))

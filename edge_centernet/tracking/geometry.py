@@ -39,7 +39,9 @@ def parse_numbers(text: str, kind: str, index: int, form: str) -> tuple[str, lis
     before, equals, after = text.rpartition("=")
     name = before.strip() if equals else f"{kind} {index}"
     if not name or len(name) > _LONGEST_NAME or not name.isprintable():
-        raise ConfigError(f"{kind} {text!r}: expected a name of 1 to {_LONGEST_NAME} printable characters before '='")
+        raise ConfigError(
+            f"{kind} {text!r}: expected a name of 1 to {_LONGEST_NAME} printable characters before '='"
+        )
     try:
         numbers = [float(part) for part in after.split(",")]
     except ValueError:

@@ -31,8 +31,9 @@ _BAND = 0.15  # half the width of the band around a line, in units of the object
 class Line:
     """A line segment that is crossed "in" and "out".
 
-    Who stands at `start` and looks to `end` has "in" on the right-hand side of the picture: crossing to there is
-    "in", crossing back is "out". relative: the points are fractions of the picture's width and height, not pixels.
+    Who stands at `start` and looks to `end` has "in" on the right-hand side of the picture: crossing to there
+    is "in", crossing back is "out". relative: the points are fractions of the picture's width and height, not
+    pixels.
     """
 
     name: str
@@ -43,7 +44,9 @@ class Line:
     def __post_init__(self) -> None:
         """Raises ConfigError for a line without length."""
         if self.start == self.end:
-            raise ConfigError(f"line {self.name!r}: expected two different points, got {point_text(self.start)} twice")
+            raise ConfigError(
+                f"line {self.name!r}: expected two different points, got {point_text(self.start)} twice"
+            )
 
     def pixels(self, size: Size) -> tuple[Point, Point]:
         """Its first and second point in a picture of (width, height)."""
@@ -73,7 +76,8 @@ def parse_line(text: str, index: int = 1) -> Line:
 class _Walk:
     """What a line knows of a track.
 
-    side: where it was last clearly: 1 "in", -1 "out", 0 not known yet. off, along: where it was last seen (`_place`).
+    side: where it was last clearly: 1 "in", -1 "out", 0 not known yet. off, along: where it was last seen
+      (`_place`).
     passed: the place along the line where it last came from one side to the other.
     """
 
@@ -101,7 +105,14 @@ class LineCounter:
             direction = self._step(one, start, end)
             if direction:
                 events.append(
-                    Event("crossed", self.line.name, one.id, one.class_name, seconds, "in" if direction > 0 else "out")
+                    Event(
+                        "crossed",
+                        self.line.name,
+                        one.id,
+                        one.class_name,
+                        seconds,
+                        "in" if direction > 0 else "out",
+                    )
                 )
         for gone in ended:
             self._walks.pop(gone, None)

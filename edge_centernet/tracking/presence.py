@@ -14,7 +14,9 @@ class PresenceMap:
     """Seconds that foot points spent in each cell of a grid over the picture: 64 cells along its longer side."""
 
     _CELLS = 64
-    _LONGEST_S = 1.0  # counted between two frames; a camera that was away for an hour saw nobody stand for an hour
+    _LONGEST_S = (
+        1.0  # counted between two frames; a camera that was away for an hour saw nobody stand for an hour
+    )
 
     def __init__(self) -> None:
         """The grid takes its shape from the first frame."""
@@ -57,10 +59,19 @@ def _legend(canvas: NDArray[np.uint8], most: float) -> None:
     long, high, pad = max(40, width // 5), max(8, height // 40), max(4, height // 80)
     top = height - high - pad
     share = np.linspace(0.0, 1.0, long, dtype=np.float32)
-    bar = cv2.applyColorMap(np.broadcast_to((255.0 * share).astype(np.uint8), (high, long)).copy(), cv2.COLORMAP_TURBO)
+    bar = cv2.applyColorMap(
+        np.broadcast_to((255.0 * share).astype(np.uint8), (high, long)).copy(), cv2.COLORMAP_TURBO
+    )
     room = canvas[top : top + high, pad : pad + long]
     room[:] = bar[: room.shape[0], : room.shape[1]]
     for thick, ink in ((3, (0, 0, 0)), (1, (255, 255, 255))):
         cv2.putText(
-            canvas, f"0 to {most:.1f} s", (pad, top - pad), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, thick, cv2.LINE_AA
+            canvas,
+            f"0 to {most:.1f} s",
+            (pad, top - pad),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            scale,
+            ink,
+            thick,
+            cv2.LINE_AA,
         )

@@ -35,7 +35,8 @@ _SAVE_EVERY_S = 10.0  # what a power cut may cost: counts of the last seconds
 class SceneOptions:
     """What to follow and count.
 
-    presence: picture to write, with the classes in `blur` made unrecognisable on it. counts: file that keeps the totals
+    presence: picture to write, with the classes in `blur` made unrecognisable on it. counts: file that keeps
+      the totals
     over restarts.
     """
 
@@ -75,12 +76,16 @@ class Scene:
             None if self._wanted is None else [classes[i] for i in sorted({*self._wanted, *self._blurred})]
         )
         self._tracker = Tracker(threshold) if options.tracks else None
-        self._counter = Counter(options.lines, options.zones, classes) if options.lines or options.zones else None
+        self._counter = (
+            Counter(options.lines, options.zones, classes) if options.lines or options.zones else None
+        )
         self._presence = PresenceMap() if options.presence else None
         self._background: tuple[Frame, NDArray[np.float32]] | None = None  # and the boxes to blur in it
         self._saved_at = time.monotonic()
         if options.counts is not None and self._counter is None:
-            raise ConfigError("--counts keeps the totals of lines and zones: expected --count-line or --zone with it")
+            raise ConfigError(
+                "--counts keeps the totals of lines and zones: expected --count-line or --zone with it"
+            )
         self._restore()
         # On a thread: flushing to an SD card takes a good part of a second.
         self._saver = Worker("save", self._write, newest=True) if options.counts or options.presence else None
@@ -115,7 +120,9 @@ class Scene:
 
     def _files(self) -> _Files:
         counts = None if self._counter is None else self._counter.state()
-        return _Files(counts, None if self._presence is None else copy.deepcopy(self._presence), self._background)
+        return _Files(
+            counts, None if self._presence is None else copy.deepcopy(self._presence), self._background
+        )
 
     def _write(self, files: _Files) -> None:
         if self._options.counts is not None and files.counts is not None:
@@ -134,7 +141,9 @@ class Scene:
         try:
             self._counter.restore(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, ConfigError) as error:
-            raise ConfigError(f"{path}: expected counts that this program wrote: {error}; move the file away") from None
+            raise ConfigError(
+                f"{path}: expected counts that this program wrote: {error}; move the file away"
+            ) from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,8 @@ class Tracks:
     found: their boxes as detected, with score and class.
     velocity: (N, 2) float32, pixels of the picture a second, x to the right, y down; 0 until it is known.
     age: (N,) float32, seconds since the object was first seen.
-    lost, recovered, ended: ids that this frame misses for the first time, sees again after missing them, gives up.
+    lost, recovered, ended: ids that this frame misses for the first time, sees again after missing them,
+      gives up.
     """
 
     id: NDArray[np.int64]
@@ -118,16 +119,21 @@ class Tally:
 
     def as_dict(self) -> dict[str, Any]:
         """The counts as JSON says them, without the events."""
-        return {"lines": [line.as_dict() for line in self.lines], "zones": [zone.as_dict() for zone in self.zones]}
+        return {
+            "lines": [line.as_dict() for line in self.lines],
+            "zones": [zone.as_dict() for zone in self.zones],
+        }
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """One frame with all that is known of it: what every output gets, in the order of the frames.
 
-    ms: milliseconds by step ("preprocess", "inference", "decode"). age_ms: from the frame's capture to this result.
+    ms: milliseconds by step ("preprocess", "inference", "decode"). age_ms: from the frame's capture to this
+      result.
     fps: results a second over the last seconds. tracks, tally: None where nobody asked for them; with tracks,
-    `found` is theirs. seen: all that was detected, doubtful ones too: for blurring, a box too many costs little.
+    `found` is theirs. seen: all that was detected, doubtful ones too: for blurring, a box too many costs
+    little.
     timed: it is of a video or camera, so seconds and age mean something.
     """
 

@@ -1,8 +1,8 @@
 """Detections of frame after frame -> the same number for the same object.
 
-Two rounds as in ByteTrack (Zhang et al., 2022): sure detections first, then doubtful ones, which may keep a track alive
-but never start one. Positions follow a constant-velocity Kalman filter with the true time between frames. NumPy only:
-why this and not a library is told in docs/decisions/0018-own-tracker.md.
+Two rounds as in ByteTrack (Zhang et al., 2022): sure detections first, then doubtful ones, which may keep a
+track alive but never start one. Positions follow a constant-velocity Kalman filter with the true time between
+frames. NumPy only: why this and not a library is told in docs/decisions/0018-own-tracker.md.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
-# Lengths are in units of the object's size, sqrt(width * height): what holds for near objects holds for far ones.
-# The first three are as measured on PETS 2009 (detections against truth, and the truth's own motion), rounded.
+# Lengths are in units of the object's size, sqrt(width * height): what holds for near objects holds for far
+# ones. The first three are as measured on PETS 2009 (detections against truth, and the truth's own motion),
+# rounded.
 _NOISE = 0.12  # standard deviation of a detected centre
 _PUSH = 0.4  # how fast velocity wanders: its variance grows by _PUSH**2 a second
 _RATIO = 0.25  # standard deviation of the logarithm of a detected size
@@ -34,7 +35,9 @@ _GATE = 3.0  # standard deviations between a detection and where its track is ex
 _REACH = 1.0  # and sizes: what has been hidden for seconds could be anywhere, but not everything is it
 _RESIZE = 0.4  # share of a new box in the size kept
 _PATIENCE = 2  # frames that an object without an id may be missed
-_SAME = 0.7  # IoU from which a second box of a class is the first one again; people come that close very rarely
+_SAME = (
+    0.7  # IoU from which a second box of a class is the first one again; people come that close very rarely
+)
 _MAX_TRACKS = 500  # at once, so that a picture full of noise cannot eat the memory
 
 _TRACK = np.dtype(
@@ -44,7 +47,11 @@ _TRACK = np.dtype(
         ("centre", np.float64, 2),  # x and y, pixels
         ("velocity", np.float64, 2),  # pixels a second
         ("size", np.float64, 2),  # width and height, pixels
-        ("spread", np.float64, 3),  # variance of centre, covariance, variance of velocity; the same for x and y
+        (
+            "spread",
+            np.float64,
+            3,
+        ),  # variance of centre, covariance, variance of velocity; the same for x and y
         ("first", np.float64),  # when it was first seen, and last: seconds of the tracker's clock
         ("last", np.float64),
         ("seen", np.int64),  # frames in which it was seen
@@ -59,8 +66,8 @@ class TrackerOptions:
 
     memory_s: seconds that an object may be hidden and keep its id, above 0 and up to 60.
     confirm: sightings before an object gets an id, 1 and up; 1 gives every sure detection one at once.
-    doubtful: share of the user's threshold down to which a detection may keep a track alive, above 0 and up to 1; 1
-        turns the second round off.
+    doubtful: share of the user's threshold down to which a detection may keep a track alive, above 0 and up
+        to 1; 1 turns the second round off.
     """
 
     memory_s: float = 2.5
@@ -93,10 +100,13 @@ class Tracker:
     def __init__(self, threshold: float | Sequence[float], options: TrackerOptions | None = None) -> None:
         """Raises ConfigError outside the limits.
 
-        threshold: score from which a detection is sure and may start a track, 0..1, for all or for each class; feed
+        threshold: score from which a detection is sure and may start a track, 0..1, for all or for each
+          class; feed
         `update` with detections down to `options.low_for(threshold)`.
         """
-        if not all(0.0 <= one <= 1.0 for one in (threshold if isinstance(threshold, Sequence) else (threshold,))):
+        if not all(
+            0.0 <= one <= 1.0 for one in (threshold if isinstance(threshold, Sequence) else (threshold,))
+        ):
             raise ConfigError(f"threshold: expected 0..1, got {threshold}")
         self.threshold = threshold
         self.options = options or TrackerOptions()
@@ -108,7 +118,8 @@ class Tracker:
     def update(self, found: Detections, seconds: float) -> Tracks:
         """Follow the objects into the next frame; returns the confirmed ones that are seen in it.
 
-        found: its detections, sure and doubtful. seconds: the frame's own time (Frame.seconds), finite; a clock that
+        found: its detections, sure and doubtful. seconds: the frame's own time (Frame.seconds), finite; a
+          clock that
         goes back counts as one that stood still. Raises ValueError for a time that is not finite.
         """
         ended = self._advance(seconds)
@@ -196,7 +207,11 @@ class Tracker:
         better = (owner >= 0) | (np.arange(len(found)) < new[:, None])  # taken, or of a higher score
         new = new[~(same & better).any(1)][: _MAX_TRACKS - len(self._tracks)]
         fresh: Any = np.zeros(len(new), _TRACK)
-        fresh["class_id"], fresh["centre"], fresh["size"] = found.class_id[new], boxes.centre[new], boxes.size[new]
+        fresh["class_id"], fresh["centre"], fresh["size"] = (
+            found.class_id[new],
+            boxes.centre[new],
+            boxes.size[new],
+        )
         fresh["spread"] = np.outer(boxes.size[new].prod(1), [_NOISE**2, 0.0, _SPEED**2])
         fresh["first"] = fresh["last"] = self._clock
         fresh["seen"] = 1
@@ -224,8 +239,8 @@ class _Boxes:
 def _costs(t: Any, boxes: _Boxes, columns: Indices) -> Floats:
     """(T, D) cost of giving a detection to a track, inf where they do not belong together.
 
-    It is -2 log of the likelihood of centre and size, but for a constant: between a track that is known well and one
-    that has been hidden and could be anywhere, a detection at the same distance goes to the former.
+    It is -2 log of the likelihood of centre and size, but for a constant: between a track that is known well
+    and one that has been hidden and could be anywhere, a detection at the same distance goes to the former.
     """
     area = t["size"].prod(1)[:, None]
     off = t["centre"][:, None] - boxes.centre[columns]

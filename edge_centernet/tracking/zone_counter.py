@@ -119,12 +119,23 @@ class ZoneCounter:
 
     def totals(self) -> dict[str, Any]:
         """The counts as JSON can hold them, for `restore`."""
-        return {"entered": self._entered, "ended": self._ended, "dwell_s": self._dwell, "longest_s": self._longest}
+        return {
+            "entered": self._entered,
+            "ended": self._ended,
+            "dwell_s": self._dwell,
+            "longest_s": self._longest,
+        }
 
     def restore(self, totals: Mapping[str, Any]) -> None:
         """Go on from what `totals` returned. Raises ValueError for anything else."""
-        self._entered, self._ended = whole_number(totals.get("entered", 0)), whole_number(totals.get("ended", 0))
-        self._dwell, self._longest = _seconds(totals.get("dwell_s", 0.0)), _seconds(totals.get("longest_s", 0.0))
+        self._entered, self._ended = (
+            whole_number(totals.get("entered", 0)),
+            whole_number(totals.get("ended", 0)),
+        )
+        self._dwell, self._longest = (
+            _seconds(totals.get("dwell_s", 0.0)),
+            _seconds(totals.get("longest_s", 0.0)),
+        )
 
 
 def _inside(point: Point, corners: Sequence[Point]) -> bool:
@@ -161,7 +172,9 @@ def _segments_meet(a: Point, b: Point, c: Point, d: Point) -> bool:
     if turns[0] != turns[1] and turns[2] != turns[3]:
         return True
     return any(
-        turn == 0 and min(p[0], q[0]) <= r[0] <= max(p[0], q[0]) and min(p[1], q[1]) <= r[1] <= max(p[1], q[1])
+        turn == 0
+        and min(p[0], q[0]) <= r[0] <= max(p[0], q[0])
+        and min(p[1], q[1]) <= r[1] <= max(p[1], q[1])
         for turn, (p, q, r) in zip(turns, ((a, b, c), (a, b, d), (c, d, a), (c, d, b)), strict=True)
     )
 

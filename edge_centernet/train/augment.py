@@ -65,7 +65,12 @@ class Augment:
         color = self._color(rng)  # (3, 4)
         pad = _unchanged_grey(color)
         warped = cv2.warpAffine(
-            image_bgr, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=pad
+            image_bgr,
+            matrix,
+            (width, height),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=pad,
         )
         rgb: Any = cv2.transform(warped, color)
         moved = boxes.astype(np.float32) * np.array([sx, sy, sx, sy], np.float32) + np.array(
@@ -80,7 +85,10 @@ class Augment:
     ) -> tuple[float, float, float, float]:
         """(sx, tx, sy, ty): x_out = sx * x + tx, y_out = sy * y + ty; sx < 0 mirrors."""
         scale = rng.uniform(*self.scale) * min(width / src_width, height / src_height)
-        free_x, free_y = width - scale * src_width, height - scale * src_height  # negative: larger than the output
+        free_x, free_y = (
+            width - scale * src_width,
+            height - scale * src_height,
+        )  # negative: larger than the output
         x, y = rng.uniform(size=2) if self.translate else (0.5, 0.5)
         if rng.uniform() < self.flip:
             return -scale, free_x * x + scale * src_width, scale, free_y * y

@@ -18,16 +18,18 @@ class TrainConfig:
     """Saved with every run as config.json.
 
     Model (taken from the checkpoint instead, where training starts from one of ours)
-      backbone, width, act, padding, neck, head, context, expand, kind, tower: see `network.centernet.Architecture`.
-      tower_weights: file with what the tower starts from (torchvision's names), beside --weights for the backbone.
-      size: width and height of the network's input in pixels, each a multiple of 32 and at least 64: 512x384, or one
-        number for a square. config.json keeps both; older ones have one number.
+      backbone, width, act, padding, neck, head, context, expand, kind, tower: see
+        `network.centernet.Architecture`.
+      tower_weights: file with what the tower starts from (torchvision's names), beside --weights for the
+        backbone.
+      size: width and height of the network's input in pixels, each a multiple of 32 and at least 64: 512x384,
+        or one number for a square. config.json keeps both; older ones have one number.
     Data
       scale_min, scale_max: range of the random scale on top of the letterbox; 1 and 1 for none.
-      multiscale: every batch's input side is drawn from those within this part (0..1) of the stage's own side, so that
-        one network serves several input sizes; 0: always the same side.
-      mosaic: probability (0..1) that an image is made of four, during the first `mosaic_part` (0..1) of the float
-        epochs; 0: never.
+      multiscale: every batch's input side is drawn from those within this part (0..1) of the stage's own
+        side, so that one network serves several input sizes; 0: always the same side.
+      mosaic: probability (0..1) that an image is made of four, during the first `mosaic_part` (0..1) of the
+        float epochs; 0: never.
     Float stage
       epochs: passes over the data; 0 quantizes what training starts from.
       batch_size: images a step, over all processes together.
@@ -35,25 +37,27 @@ class TrainConfig:
       warmup: steps of linear warm-up (at most a tenth of the stage), then cosine to 1 % of the peak.
       weight_decay: on convolution weights only. clip: largest gradient norm; 0 turns clipping off.
       ema: decay of the averaged weights that are evaluated and kept.
-      freeze: with pretrained weights, backbone layers up to this stride (4, 8, 16, 32) stay as they are; 0: none. The
-        tower does where any do, and where it starts from tower_weights.
+      freeze: with pretrained weights, backbone layers up to this stride (4, 8, 16, 32) stay as they are; 0:
+        none. The tower does where any do, and where it starts from tower_weights.
       early_side: image side in pixels for the first `early_part` (0..1) of the epochs: cheaper, and coarser
         first is no worse; early_part 0 turns it off. Where `size` has no more pixels, that is used.
-      guide: file with the weights of a MobileNetV2 0.5 that was trained to detect, whose features are to be learned
-        too (see `train.feature_distillation`); empty: none. guide_weight: weight of that loss at the start, falling to
-        zero.
-      teacher: float checkpoint of ours, or the name of a shipped model, whose heatmap is to be learned beside the
-        labels (see `train.teacher`); empty: none. teacher_weight: of that loss.
-      calibrate_scores: at the end of the stage, fit scores to the validation set so that 0.5 is right half of the
-        time, and choose the default threshold there (docs/scores.md); false: scores are as trained, as without --val.
+      guide: file with the weights of a MobileNetV2 0.5 that was trained to detect, whose features are to be
+        learned too (see `train.feature_distillation`); empty: none. guide_weight: weight of that loss at the
+        start, falling to zero.
+      teacher: float checkpoint of ours, or the name of a shipped model, whose heatmap is to be learned beside
+        the labels (see `train.teacher`); empty: none. teacher_weight: of that loss.
+      calibrate_scores: at the end of the stage, fit scores to the validation set so that 0.5 is right half of
+        the time, and choose the default threshold there (docs/scores.md); false: scores are as trained, as
+        without --val.
     Quantization-aware stage, from the float stage's averaged weights, with the float network as the teacher
-      qat_epochs: 0 calibrates only (post-training quantization). qat_lr: peak learning rate, cosine to 1 %, relative to
-        the largest weight of each channel. qat_freeze: part (0..1) of the stage during which the activation ranges
-        follow a moving average of extremes; 0: they stay as measured.
+      qat_epochs: 0 calibrates only (post-training quantization). qat_lr: peak learning rate, cosine to 1 %,
+        relative to the largest weight of each channel. qat_freeze: part (0..1) of the stage during which the
+        activation ranges follow a moving average of extremes; 0: they stay as measured.
       qat_labels: weight of the labels' losses beside the float network's answers; 0: learn from those alone.
       symmetric: every zero point 0, as TensorRT wants it.
     General
-      seed; workers: loading processes (0: this one); eval_every: epochs between evaluations, 0 for the last only;
+      seed; workers: loading processes (0: this one); eval_every: epochs between evaluations, 0 for the last
+      only;
       save_every: seconds between writes of state.pt inside an epoch;
       amp: bfloat16 autocast "on", "off" or "auto" (where the processor or GPU has it in hardware).
     """
@@ -106,7 +110,11 @@ class TrainConfig:
         """Reject values outside the documented limits, naming option and limit."""
         object.__setattr__(self, "size", InputSize.of(self.size))  # what older run folders and YAML say, too
         checks = (
-            ("neck", len(self.neck) in (2, 3) and min(self.neck) >= 8, "two or three channel counts, each at least 8"),
+            (
+                "neck",
+                len(self.neck) in (2, 3) and min(self.neck) >= 8,
+                "two or three channel counts, each at least 8",
+            ),
             ("head", self.head >= 8, "at least 8"),
             ("context", self.context >= 0, "at least 0"),
             ("expand", self.expand >= 0, "at least 0"),
@@ -117,7 +125,11 @@ class TrainConfig:
             ("epochs", self.epochs >= 0, "at least 0"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("lr", self.lr > 0, "a positive number"),
-            ("early_side", self.early_side >= 64 and self.early_side % 32 == 0, "a multiple of 32, at least 64"),
+            (
+                "early_side",
+                self.early_side >= 64 and self.early_side % 32 == 0,
+                "a multiple of 32, at least 64",
+            ),
             ("freeze", self.freeze in (0, 4, 8, 16, 32), "0, 4, 8, 16 or 32"),
             ("early_part", 0 <= self.early_part <= 1, "0 to 1"),
             ("guide_weight", self.guide_weight >= 0, "at least 0"),
@@ -152,7 +164,9 @@ class TrainConfig:
         known = {f.name: str(f.type) for f in fields(cls)}
         unknown = sorted(set(data) - set(known))
         if unknown:
-            raise ConfigError(f"training options: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"training options: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}"
+            )
         return cls(**{name: _typed(name, known[name], value) for name, value in data.items()})
 
     @classmethod
@@ -163,7 +177,9 @@ class TrainConfig:
         for setting in settings:
             name, equals, text = setting.partition("=")
             if not equals or name not in known:
-                raise ConfigError(f"--set: expected NAME=VALUE with one of {', '.join(sorted(known))}; got {setting!r}")
+                raise ConfigError(
+                    f"--set: expected NAME=VALUE with one of {', '.join(sorted(known))}; got {setting!r}"
+                )
             value: Any = text.split(",") if known[name].startswith("tuple") else text
             parsed[name] = _typed(f"--set {name}", known[name], value)
         return parsed
@@ -176,7 +192,9 @@ class TrainConfig:
         try:
             data = yaml.safe_load(path.read_text())
         except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"--config {path}: expected a YAML file ({' '.join(str(error).split())})") from None
+            raise ConfigError(
+                f"--config {path}: expected a YAML file ({' '.join(str(error).split())})"
+            ) from None
         if not isinstance(data, dict):
             raise ConfigError(f"--config {path}: expected NAME: VALUE lines, got a {type(data).__name__}")
         checked = cls.from_dict(data)

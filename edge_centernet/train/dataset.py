@@ -102,7 +102,9 @@ class TrainingSet(TorchDataset[dict[str, NDArray[Any]]]):
             canvas[y1:y2, x1:x2] = view.rgb
             views.append(view._replace(boxes=view.boxes + np.array([x1, y1, x1, y1], np.float32)))
             unlabelled += [part._replace(region=(x1, y1, x2, y2)) for part in view.unlabelled]
-        boxes, labels, scores = (np.concatenate(arrays) for arrays in zip(*(view[1:4] for view in views), strict=True))
+        boxes, labels, scores = (
+            np.concatenate(arrays) for arrays in zip(*(view[1:4] for view in views), strict=True)
+        )
         return View(canvas, boxes, labels, scores, tuple(unlabelled))
 
     def _image(self, index: int) -> NDArray[np.uint8]:
@@ -117,7 +119,8 @@ class BatchSampler(Sampler[list[Item]]):
     """Yields this process's part of every global batch, in an order drawn from (seed, epoch).
 
     All processes together see what one process would see with the same `batch_size`.
-    Batches are of exactly `batch_size` (BatchNorm dislikes a rest of one), unless there are fewer images than that.
+    Batches are of exactly `batch_size` (BatchNorm dislikes a rest of one), unless there are fewer images than
+    that.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1) -> None:

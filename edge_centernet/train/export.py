@@ -1,6 +1,7 @@
 """QAT checkpoint -> QDQ ONNX, the one interchange file every converter reads (no torch needed from there on).
 
-    image uint8 (1, 3, H, W) -> DequantizeLinear(1/128, 128) -> Conv ... -> QuantizeLinear -> heat, size, offset int8
+    image uint8 (1, 3, H, W) -> DequantizeLinear(1/128, 128) -> Conv ... -> QuantizeLinear -> heat, size,
+    offset int8
 
 Real values, scales and zero points are those of training; nothing is measured again.
 """
@@ -51,7 +52,9 @@ def export_onnx(checkpoint: Path, out: Path, size: InputSize | None = None) -> P
     """
     model, stage = load_checkpoint(checkpoint)
     if stage == "float":
-        raise ConversionError(f"{checkpoint}: expected a QAT checkpoint, got a {stage} one: train with qat_epochs >= 0")
+        raise ConversionError(
+            f"{checkpoint}: expected a QAT checkpoint, got a {stage} one: train with qat_epochs >= 0"
+        )
     model.spec = model.spec if size is None else model.spec.resized(size)
     proto = qdq_onnx(model, hashlib.sha256(checkpoint.read_bytes()).hexdigest())
     write_atomic(out, proto.SerializeToString(deterministic=True))
@@ -62,7 +65,9 @@ def qdq_onnx(model: CenterNet, checkpoint_sha256: str) -> Any:
     """A network behind `prepare_qat`, its ranges measured, as onnx.ModelProto; turns it into constants in place."""
     import onnx
 
-    manifest = interchange_manifest(model.spec, _head_quants(model), {"torch": torch.__version__}, checkpoint_sha256)
+    manifest = interchange_manifest(
+        model.spec, _head_quants(model), {"torch": torch.__version__}, checkpoint_sha256
+    )
     bake(model)
     proto = _simplify(_trace(model))
     _integer_input(proto, model.spec)
@@ -115,7 +120,9 @@ def _simplify(proto: Any) -> Any:
 
     simplified, ok = onnxsim.simplify(proto)
     if not ok:
-        raise ConversionError("export: onnxsim's simplified graph does not compute the same as the traced one")
+        raise ConversionError(
+            "export: onnxsim's simplified graph does not compute the same as the traced one"
+        )
     constants_as_initializers(simplified.graph)
     return simplified
 
@@ -133,7 +140,10 @@ def _integer_input(proto: Any, spec: ModelSpec) -> None:
         ]
     )
     node = helper.make_node(
-        "DequantizeLinear", ["image", "image_scale", "image_zero_point"], [_REAL_INPUT], name="image_dequantize"
+        "DequantizeLinear",
+        ["image", "image_scale", "image_zero_point"],
+        [_REAL_INPUT],
+        name="image_dequantize",
     )
     graph.node.insert(0, node)
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 3, spec.height, spec.width])

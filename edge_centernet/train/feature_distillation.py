@@ -1,8 +1,9 @@
 """Feature distillation: a frozen pretrained backbone tells the trained one what it sees.
 
-A small backbone that was trained to detect on a larger data set knows things that ImageNet classification does not
-teach. A 1x1 convolution translates the student's maps at strides 16 and 32; the guide's, normalised per channel, are
-the target (FitNets, Romero et al., arXiv 1412.6550). Only used in training: nothing of it stays in the model.
+A small backbone that was trained to detect on a larger data set knows things that ImageNet classification
+does not teach. A 1x1 convolution translates the student's maps at strides 16 and 32; the guide's, normalised
+per channel, are the target (FitNets, Romero et al., arXiv 1412.6550). Only used in training: nothing of it
+stays in the model.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Guide(nn.Module):
 def _standard(x: Tensor) -> Tensor:
     """(B, C, H, W) with mean 0 and standard deviation 1 in every channel of the global batch."""
     count = x.numel() / x.shape[1] * processes()
-    mean, square = total(torch.stack([x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3))])) / processes()  # (C,)
+    mean, square = (
+        total(torch.stack([x.mean(dim=(0, 2, 3)), x.square().mean(dim=(0, 2, 3))])) / processes()
+    )  # (C,)
     deviation = (square - mean * mean).clamp(min=0).mul(count / max(count - 1, 1)).sqrt()
     standard: Tensor = (x - mean.reshape(1, -1, 1, 1)) / (deviation.reshape(1, -1, 1, 1) + 1e-3)
     return standard

@@ -5,8 +5,8 @@ A run folder holds
     metrics.csv            one line an epoch; the same in tensorboard/
     state.pt               everything needed to go on (kept current; torch.load with weights_only=True)
     float.safetensors      averaged float weights, scores calibrated at the end of the stage
-    scores.json            what the calibration of scores was fitted from, and how far it helps (docs/scores.md)
-    qat.safetensors        averaged quantization-aware weights, BatchNorm folded
+    scores.json            what the calibration of scores was fitted from, and how far it helps
+    (docs/scores.md) qat.safetensors        averaged quantization-aware weights, BatchNorm folded
     curves.png, pr.png, reliability.png, contact_sheet.jpg   what there is to look at, when it is done
 """
 
@@ -44,7 +44,13 @@ from edge_centernet.manifest import SCORE_FIELDS, ModelSpec
 from edge_centernet.network import distributed
 from edge_centernet.network.centernet import CenterNet
 from edge_centernet.network.checkpoint import Stage, load_state, save_checkpoint
-from edge_centernet.network.fake_quant import freeze_ranges, prepare_qat, set_observing, settle_weights, start_from
+from edge_centernet.network.fake_quant import (
+    freeze_ranges,
+    prepare_qat,
+    set_observing,
+    settle_weights,
+    start_from,
+)
 from edge_centernet.network.losses import centernet_loss
 from edge_centernet.progress import bars
 from edge_centernet.train.augment import Augment
@@ -89,7 +95,12 @@ class Step(nn.Module):
         self.model, self.guide, self.teacher = model, guide, teacher
 
     def forward(
-        self, batch: dict[str, Tensor], label_weight: float, guide_weight: float, teacher_weight: float, amp: bool
+        self,
+        batch: dict[str, Tensor],
+        label_weight: float,
+        guide_weight: float,
+        teacher_weight: float,
+        amp: bool,
     ) -> Tensor:
         """Images (B, 3, H, W) uint8 and the fields of Targets -> (7,) losses of the global batch, as in LOSSES.
 
@@ -190,7 +201,8 @@ class Trainer:
         if self._first() and self.config.epochs + self.config.qat_epochs > 0:
             write_report(self.out, self.ema, self.val)
 
-    # ---- one stage, one epoch, one step ------------------------------------------------------------------------
+    # ---- one stage, one epoch, one step
+    # ------------------------------------------------------------------------
 
     def _stage(self, epochs: int) -> None:
         while self.progress.epoch < epochs:
@@ -201,7 +213,11 @@ class Trainer:
             self.progress.epoch, self.progress.step = epoch + 1, 0
             last = self.progress.epoch == epochs
             every = self.config.eval_every
-            if self.val is not None and (last or (every and self.progress.epoch % every == 0)) and self._first():
+            if (
+                self.val is not None
+                and (last or (every and self.progress.epoch % every == 0))
+                and self._first()
+            ):
                 metrics = validate(self.ema, self.val)
                 row.update(AP50=round(metrics["AP50"], 4), AP=round(metrics["AP"], 4))
             self._log(row)
@@ -230,10 +246,14 @@ class Trainer:
         )  # fmt: skip
         for batch in bar:
             lr = self._set_lr(epoch * self.steps + self.progress.step, epochs * self.steps)
-            self._sums += self._train_step({k: v.to(self.device, non_blocking=True) for k, v in batch.items()})
+            self._sums += self._train_step(
+                {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+            )
             self.progress.step += 1
             mean = dict(zip(LOSSES, self._sums / self.progress.step, strict=True))
-            images_per_s = (self.progress.step - first) * self.config.batch_size / (time.perf_counter() - start)
+            images_per_s = (
+                (self.progress.step - first) * self.config.batch_size / (time.perf_counter() - start)
+            )
             bar.set_postfix(
                 loss=f"{mean['loss']:.3f}", heat=f"{mean['heat']:.3f}", IoU=f"{1 - mean['overlap']:.3f}",
                 img_s=f"{images_per_s:.0f}", refresh=False,
@@ -277,7 +297,8 @@ class Trainer:
         self._update_ema()
         return values
 
-    # ---- optimizer, schedule, averaging ------------------------------------------------------------------------
+    # ---- optimizer, schedule, averaging
+    # ------------------------------------------------------------------------
 
     def _optimizer(self, step: nn.Module) -> torch.optim.Optimizer:
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -330,7 +351,8 @@ class Trainer:
         for key in ours.keys() - set(floats):
             ours[key].copy_(theirs[key])
 
-    # ---- quantization-aware stage ------------------------------------------------------------------------------
+    # ---- quantization-aware stage
+    # ------------------------------------------------------------------------------
 
     def _calibrate_scores(self) -> None:
         """The averaged float network's, on the validation set, by the first process; alike everywhere."""
@@ -374,7 +396,9 @@ class Trainer:
 
     def _quantize(self) -> None:
         """Insert quantizers, observing, into the network and its average; the float network becomes the teacher."""
-        teacher = Teacher(self._float_network(), self.model.spec, copied=True) if self.config.qat_epochs else None
+        teacher = (
+            Teacher(self._float_network(), self.model.spec, copied=True) if self.config.qat_epochs else None
+        )
         prepare_qat(self.model, self.config.symmetric)
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval()
@@ -522,9 +546,9 @@ class Trainer:
 def relative_step(optimizer: torch.optim.Optimizer) -> None:
     """The optimizer's step, with convolution weights moved by it times the largest weight of their output channel.
 
-    Adam moves every weight by about the learning rate. With BatchNorm folded, weights of one layer differ by orders of
-    magnitude from channel to channel, and so do their int8 steps: small channels would be shaken, large ones stand
-    still. A learning rate of 1e-4 now means a ten-thousandth of the channel's range.
+    Adam moves every weight by about the learning rate. With BatchNorm folded, weights of one layer differ by
+    orders of magnitude from channel to channel, and so do their int8 steps: small channels would be shaken,
+    large ones stand still. A learning rate of 1e-4 now means a ten-thousandth of the channel's range.
     """
     learned = [p for group in optimizer.param_groups for p in group["params"] if p.ndim == 4]
     before = [p.detach().clone() for p in learned]

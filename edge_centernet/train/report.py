@@ -4,8 +4,8 @@
     pr.png                 precision against recall of every class on the validation set
     reliability.png        how often detections are right, by their score
     contact_sheet.jpg      the best and the worst validation images, with predictions and truth
-    eval.json              the figures behind pr.png: what `edge_centernet.evaluation.coco.evaluate_samples` returns
-    tensorboard/           for `tensorboard --logdir`
+    eval.json              the figures behind pr.png: what `edge_centernet.evaluation.coco.evaluate_samples`
+    returns tensorboard/           for `tensorboard --logdir`
 
 Drawn with matplotlib's Agg canvas: no display is needed and no global state touched.
 """
@@ -55,14 +55,16 @@ _STAGES = {"float": "float", "qat": "QAT"}
 _WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (150, 150, 150)  # BGR
 
 
-def write_report(run: Path, found: CenterNet | Sequence[Detections], data: Dataset | None) -> dict[str, Any] | None:
+def write_report(
+    run: Path, found: CenterNet | Sequence[Detections], data: Dataset | None
+) -> dict[str, Any] | None:
     """Everything there is to look at after a run, into its folder; each file is complete or not there.
 
-    found: the network, or one `Detections` per image of `data` in its pixels, down to THRESHOLD, class_id indexing
-        data.classes. data: the validation set; without one there are only curves.
+    found: the network, or one `Detections` per image of `data` in its pixels, down to THRESHOLD, class_id
+        indexing data.classes. data: the validation set; without one there are only curves.
 
-    Returns the metrics that eval.json holds. Raises ConfigError for a folder without a readable metrics.csv, and
-    what `evaluate_samples` and `read_image` raise.
+    Returns the metrics that eval.json holds. Raises ConfigError for a folder without a readable metrics.csv,
+    and what `evaluate_samples` and `read_image` raise.
     """
     write_curves(run / "metrics.csv", run / "curves.png")
     if data is None:
@@ -85,14 +87,15 @@ def write_report(run: Path, found: CenterNet | Sequence[Detections], data: Datas
     return metrics
 
 
-# ---- curves ----------------------------------------------------------------------------------------------------
+# ---- curves
+# ----------------------------------------------------------------------------------------------------
 
 
 def write_curves(metrics_csv: Path, out: Path) -> None:
     """Losses (logarithmic where all are above 0), learning rate and AP over the epochs, stages marked.
 
-    A vertical line stands where the stage or the image side changes: losses on both sides of it do not compare.
-    Every column that is not known to be something else is taken for a loss.
+    A vertical line stands where the stage or the image side changes: losses on both sides of it do not
+    compare. Every column that is not known to be something else is taken for a loss.
     """
     rows = _rows(metrics_csv)
     figure = Figure(figsize=(9, 9), layout="constrained")
@@ -126,9 +129,13 @@ def _rows(path: Path) -> list[Row]:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{path}: expected the metrics of a training run, cannot read them ({why})") from None
+        raise ConfigError(
+            f"{path}: expected the metrics of a training run, cannot read them ({why})"
+        ) from None
     if not rows or "stage" not in rows[0]:
-        raise ConfigError(f"{path}: expected one line of metrics an epoch, got none; train at least one epoch")
+        raise ConfigError(
+            f"{path}: expected one line of metrics an epoch, got none; train at least one epoch"
+        )
     for number, row in enumerate(rows, 2):
         for name, text in row.items():
             if name != "stage" and text and not _is_number(text):
@@ -166,11 +173,14 @@ def _mark_parts(axes: Axes, rows: list[Row], titles: bool) -> None:
         if titles:
             name = _STAGES.get(stage, stage) + (f"\n{side} px" if side else "")
             middle = (start + 1 + end) / 2
-            axes.text(middle, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8)
+            axes.text(
+                middle, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=8
+            )
     axes.set_xlim(0.5, len(rows) + 0.5)
 
 
-# ---- contact sheet ---------------------------------------------------------------------------------------------
+# ---- contact sheet
+# ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,8 @@ class ImageScore:
 class Shown(NamedTuple):
     """What is shown of one image.
 
-    found: the K detections that reach the threshold. verdict: (K,) of `Matches`. missed: (M,) bool, objects that none
+    found: the K detections that reach the threshold. verdict: (K,) of `Matches`. missed: (M,) bool, objects
+      that none
     of them found, without those that do not count.
     """
 
@@ -206,7 +217,11 @@ class Shown(NamedTuple):
 
 
 def shown_of(
-    matches: Matches, sample: Sample, found: Detections, threshold: float | Sequence[float], labels: Sequence[int]
+    matches: Matches,
+    sample: Sample,
+    found: Detections,
+    threshold: float | Sequence[float],
+    labels: Sequence[int],
 ) -> Shown:
     """The part from `threshold` on, one for all or one for each class of the model.
 
@@ -214,7 +229,9 @@ def shown_of(
     """
     reached = found.reaching(threshold)
     limits = np.asarray(threshold, np.float32)
-    own = limits[np.asarray(labels)[sample.labels]] if limits.ndim else limits  # (M,); of unknown classes none is found
+    own = (
+        limits[np.asarray(labels)[sample.labels]] if limits.ndim else limits
+    )  # (M,); of unknown classes none is found
     return Shown(found[reached], matches.verdict[reached], sample.counted & (matches.found_at < own))
 
 
@@ -228,8 +245,8 @@ def score_image(shown: Shown) -> ImageScore:
 def rank(scores: Sequence[ImageScore]) -> list[int]:
     """Indices of images, best first: by F1, images of equal F1 by confidence, then in their own order.
 
-    So the best images have every object, nothing else, and high scores; the worst have false alarms with high scores
-    and no object. Images with nothing to find and nothing found are left out.
+    So the best images have every object, nothing else, and high scores; the worst have false alarms with high
+    scores and no object. Images with nothing to find and nothing found are left out.
     """
     judged = [(one.f1, one.confidence, i) for i, one in enumerate(scores) if one.f1 is not None]
     return [i for _, _, i in sorted(judged, key=lambda key: (-key[0], -key[1], key[2]))]
@@ -245,9 +262,9 @@ def write_contact_sheet(
 ) -> None:
     """The TILES best images above the TILES worst, worst first; fewer of each where there are few images.
 
-    Predictions from `threshold` on, one for all or for each of `classes`, are drawn in the colour of their class with
-    their score; objects are white (grey where they do not count), with the name of their class where no detection
-    found them. `rank` says what best and worst are.
+    Predictions from `threshold` on, one for all or for each of `classes`, are drawn in the colour of their
+    class with their score; objects are white (grey where they do not count), with the name of their class
+    where no detection found them. `rank` says what best and worst are.
     """
     known = [find_class(name, classes) for name in data.classes]
     labels = [-1 if k is None else k for k in known]
@@ -260,7 +277,10 @@ def write_contact_sheet(
     for title, chosen in (("best", best), ("worst", worst)):
         tiles = [_tile(data, i, shown[i], classes, scores[i]) for i in chosen]
         if tiles:
-            bands += [banner(f"{title} of {len(data)} validation images", _COLUMNS * _TILE), grid(tiles, _COLUMNS)]
+            bands += [
+                banner(f"{title} of {len(data)} validation images", _COLUMNS * _TILE),
+                grid(tiles, _COLUMNS),
+            ]
     if not bands:
         bands = [banner("no validation image with an object or a detection", _COLUMNS * _TILE)]
     ok, jpeg = cv2.imencode(".jpg", np.vstack(bands), [cv2.IMWRITE_JPEG_QUALITY, 88])
@@ -275,7 +295,9 @@ def _tile(data: Dataset, index: int, seen: Shown, classes: Sequence[str], score:
     image, scale = fit(original, _TILE - 2 * _GAP)
     found = seen.found
     shown = Detections(found.xyxy * np.float32(scale), found.score, found.class_id)
-    for box, class_id in zip(shown.xyxy, shown.class_id, strict=True):  # thicker than `draw` has it at this size
+    for box, class_id in zip(
+        shown.xyxy, shown.class_id, strict=True
+    ):  # thicker than `draw` has it at this size
         x1, y1, x2, y2 = (round(float(v)) for v in box)
         cv2.rectangle(image, (x1, y1), (x2, y2), class_color(int(class_id)), 3)
     _truth(image, sample, data.classes, seen.missed, scale)
@@ -284,7 +306,9 @@ def _tile(data: Dataset, index: int, seen: Shown, classes: Sequence[str], score:
     return tile(image, _TILE, (f"F1 {score.f1:.2f}  {counts}", sample.path.name))
 
 
-def _truth(image: Image, sample: Sample, classes: Sequence[str], missed: NDArray[np.bool_], scale: float) -> None:
+def _truth(
+    image: Image, sample: Sample, classes: Sequence[str], missed: NDArray[np.bool_], scale: float
+) -> None:
     """Objects as thin boxes, white on black so that they show on any ground."""
     counted = sample.counted
     for i, box in enumerate(sample.boxes):
@@ -295,14 +319,15 @@ def _truth(image: Image, sample: Sample, classes: Sequence[str], missed: NDArray
             caption(image, classes[sample.labels[i]], (x1 + 3, y2 - 4), 0.4)
 
 
-# ---- TensorBoard -----------------------------------------------------------------------------------------------
+# ---- TensorBoard
+# -----------------------------------------------------------------------------------------------
 
 
 class TensorBoardLog:
     """RUN/tensorboard: one scalar an epoch for each number of a line of metrics.csv.
 
-    Epochs are counted through both stages. A resumed run goes on behind the epochs that metrics.csv holds; what an
-    interrupted run logged beyond them is hidden (TensorBoard's purge_step).
+    Epochs are counted through both stages. A resumed run goes on behind the epochs that metrics.csv holds;
+    what an interrupted run logged beyond them is hidden (TensorBoard's purge_step).
     """
 
     def __init__(self, run: Path) -> None:

@@ -1,8 +1,9 @@
 """Scores that say how often a detection is right: a scale and a shift of each class's logit, fitted on labelled photos.
 
-CenterNet's focal loss ranks detections; it does not make 0.3 mean three in ten. Platt scaling (Platt 1999; Guo et al.,
-arXiv 1706.04599) fits precision = sigmoid(scale * logit + shift) to detections that were judged by labels. Both
-numbers go into the last convolution of the heatmap, before quantization: nothing is left to compute on the device.
+CenterNet's focal loss ranks detections; it does not make 0.3 mean three in ten. Platt scaling (Platt 1999;
+Guo et al., arXiv 1706.04599) fits precision = sigmoid(scale * logit + shift) to detections that were judged
+by labels. Both numbers go into the last convolution of the heatmap, before quantization: nothing is left to
+compute on the device.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ from edge_centernet.train.validate import THRESHOLD, predict
 
 LOWEST = 0.05  # scores as trained from which on detections are fitted to; the many below would decide alone
 FEWEST = 20  # right detections, of all classes together, without which nothing is fitted
-# Prior of a class, as standard deviations from the fit to all classes: of its scale, as a share of theirs, and of its
-# logit where that fit says 0.5. About as classes with many objects differ; a rare class stays with the others.
+# Prior of a class, as standard deviations from the fit to all classes: of its scale, as a share of theirs,
+# and of its logit where that fit says 0.5. About as classes with many objects differ; a rare class stays with
+# the others.
 SCALE_SPREAD, SHIFT_SPREAD = 0.15, 0.3
-# Of the fit to all classes, around scores as they are: so wide that it matters for a handful of detections only.
+# Of the fit to all classes, around scores as they are: so wide that it matters for a handful of detections
+# only.
 WIDE = 3.0
 SMALLEST = 0.1  # scale: a higher logit must stay a higher score
 
@@ -62,7 +65,9 @@ class ScoreCalibration:
         scale, shift = (torch.from_numpy(values).to(bias) for values in (self.scale, self.shift))
         weight.mul_(scale[:, None, None, None])
         bias.mul_(scale).add_(shift)
-        model.spec = replace(model.spec, score_scale=tuple(self.scale.tolist()), score_shift=tuple(self.shift.tolist()))
+        model.spec = replace(
+            model.spec, score_scale=tuple(self.scale.tolist()), score_shift=tuple(self.shift.tolist())
+        )
 
 
 @torch.no_grad()
@@ -76,7 +81,9 @@ def unfold(model: CenterNet) -> None:
     scale, shift = (torch.tensor(values).to(bias) for values in (spec.score_scale, spec.score_shift))
     model.heat.conv.weight.div_(scale[:, None, None, None])
     bias.sub_(shift).div_(scale)
-    model.spec = replace(spec, threshold=ModelSpec.threshold, class_thresholds=(), score_scale=(), score_shift=())
+    model.spec = replace(
+        spec, threshold=ModelSpec.threshold, class_thresholds=(), score_scale=(), score_shift=()
+    )
 
 
 def judge(model: CenterNet, data: Dataset) -> Outcomes:
@@ -90,14 +97,21 @@ def judge(model: CenterNet, data: Dataset) -> Outcomes:
 def fit_score_calibration(found: Outcomes) -> ScoreCalibration | None:
     """Scale and shift of each class from detections with scores as trained; None for fewer than FEWEST right ones.
 
-    All classes together first; then each class, held to that fit by the prior. A class without detections has that fit.
+    All classes together first; then each class, held to that fit by the prior. A class without detections has
+    that fit.
     """
     used = found.score >= LOWEST
     if int((used & found.right).sum()) < FEWEST:
         return None
-    logits, right, class_id = logit(found.score[used]), found.right[used].astype(np.float64), found.class_id[used]
+    logits, right, class_id = (
+        logit(found.score[used]),
+        found.right[used].astype(np.float64),
+        found.class_id[used],
+    )
     common, at_zero = fit_logistic(logits, right, (1.0, 0.0), (WIDE, WIDE))
-    middle = -at_zero / common  # where this fit says 0.5: there a class's two numbers hardly depend on each other
+    middle = (
+        -at_zero / common
+    )  # where this fit says 0.5: there a class's two numbers hardly depend on each other
     scale, shift = np.empty(len(found.objects)), np.empty(len(found.objects))
     for k in range(len(scale)):
         mine = class_id == k
@@ -113,7 +127,8 @@ def fit_logistic(
 ) -> tuple[float, float]:
     """Most likely (a, b), a >= SMALLEST, of P(right) = sigmoid(a x + b) where a and b are normal around `prior`.
 
-    x: (N,). right: (N,) 0 or 1. spread: standard deviations of a and b. By Newton's method with steps halved until they
+    x: (N,). right: (N,) 0 or 1. spread: standard deviations of a and b. By Newton's method with steps halved
+      until they
     gain; the problem is strictly convex, so there is one answer.
     """
     centre, precision = np.asarray(prior), 1 / np.square(spread)
@@ -161,9 +176,9 @@ class Fitted:
 def fit_to(model: CenterNet, data: Dataset) -> Fitted | None:
     """Calibration and thresholds of a float network, by its detections on `data` with scores as trained.
 
-    The record holds before and after, each as `calibration_record`, after with every photo's scores from a fit to
-    the other half of the photos; at_threshold, as `threshold_record`; scale and shift by class. None where fewer
-    than FEWEST detections are right. The network stays as it is.
+    The record holds before and after, each as `calibration_record`, after with every photo's scores from a
+    fit to the other half of the photos; at_threshold, as `threshold_record`; scale and shift by class. None
+    where fewer than FEWEST detections are right. The network stays as it is.
     """
     model = copy.deepcopy(model)
     unfold(model)

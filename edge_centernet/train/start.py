@@ -19,12 +19,15 @@ from edge_centernet.train.config import TrainConfig
 from edge_centernet.train.score_calibration import unfold
 
 
-def start_network(config: TrainConfig, spec: ModelSpec, weights: Path | None) -> tuple[CenterNet, TrainConfig]:
+def start_network(
+    config: TrainConfig, spec: ModelSpec, weights: Path | None
+) -> tuple[CenterNet, TrainConfig]:
     """The network to train, and the options with its architecture.
 
-    weights: None; a backbone (torchvision's names, .pth or .safetensors); or a checkpoint of ours, whose architecture
-    is taken over and whose heatmap channels go to the classes of the same name, or of a synonym. Raises ConfigError
-    or ArtifactError.
+    weights: None; a backbone (torchvision's names, .pth or .safetensors); or a checkpoint of ours, whose
+      architecture
+    is taken over and whose heatmap channels go to the classes of the same name, or of a synonym. Raises
+    ConfigError or ArtifactError.
     """
     if weights is not None and is_checkpoint(weights):
         model = _adapted(weights, spec, kept=not config.epochs)
@@ -41,7 +44,9 @@ def start_network(config: TrainConfig, spec: ModelSpec, weights: Path | None) ->
 def _tower_weights(config: TrainConfig) -> Path:
     """Their file: a tower without pretrained weights beside a backbone with them would stand still at random ones."""
     if not config.tower_weights:
-        raise ConfigError("tower: expected --set tower_weights=FILE with what the second backbone starts from")
+        raise ConfigError(
+            "tower: expected --set tower_weights=FILE with what the second backbone starts from"
+        )
     return Path(config.tower_weights)
 
 
@@ -72,7 +77,8 @@ def is_checkpoint(path: Path) -> bool:
 def _adapted(path: Path, spec: ModelSpec, kept: bool) -> CenterNet:
     """The checkpoint's float network for the classes of `spec`.
 
-    kept: its calibration of scores too; otherwise that is undone, for training goes on from what the loss asked for.
+    kept: its calibration of scores too; otherwise that is undone, for training goes on from what the loss
+      asked for.
     """
     source, stage = load_checkpoint(path)
     if stage != "float":

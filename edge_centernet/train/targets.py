@@ -1,8 +1,9 @@
 """Boxes -> what the three heads should say. NumPy only.
 
-CenterNet, arXiv 1904.07850, section 3: each object splats a Gaussian onto its class's heatmap at its centre cell.
-Overlapping splats take the maximum. The Gaussian is as elongated as the box (TTFNet, arXiv 1909.00700, section 4.2):
-the paper's round one is as narrow as the shorter side allows, and leaves little to learn from on a person or a bottle.
+CenterNet, arXiv 1904.07850, section 3: each object splats a Gaussian onto its class's heatmap at its centre
+cell. Overlapping splats take the maximum. The Gaussian is as elongated as the box (TTFNet, arXiv 1909.00700,
+section 4.2): the paper's round one is as narrow as the shorter side allows, and leaves little to learn from
+on a person or a bottle.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ class Unlabelled(NamedTuple):
 class Targets:
     """What the heads of one image should say; C classes, H and W the heatmap's height and width in cells.
 
-    heat: (C, H, W) float32, 0..1: splats, which take the maximum where they overlap. 1 - heat is what a cell counts
-        as background.
+    heat: (C, H, W) float32, 0..1: splats, which take the maximum where they overlap. 1 - heat is what a cell
+        counts as background.
     score: (C, H, W) float32: at each object's centre how likely it is one, above 0 to 1; 0 elsewhere.
-    size: (2, H, W) float32: width, height in cells. offset: (2, H, W) float32: from a cell's corner to the centre of
-        its object, x, y in cells; 0..1 at the centre's own cell, beyond it elsewhere on the splat.
-    box_weight: (H, W) float32: what size and offset of a cell count; sums to the score over each object (unless
-        another one overlaps it).
+    size: (2, H, W) float32: width, height in cells. offset: (2, H, W) float32: from a cell's corner to the
+        centre of its object, x, y in cells; 0..1 at the centre's own cell, beyond it elsewhere on the splat.
+    box_weight: (H, W) float32: what size and offset of a cell count; sums to the score over each object
+        (unless another one overlaps it).
     """
 
     heat: NDArray[np.float32]
@@ -63,16 +64,17 @@ def make_targets(
     Args:
         boxes: (N, 4) float32, x1, y1, x2, y2 in network-input pixels.
         labels: (N,) int64, class of each box.
-        scores: (N,) float32, how likely each is an object: 1 for what a person labelled, 0 for what is neither an
-            object nor background around its centre.
-        unlabelled: which classes nobody looked for, and where: away from boxes they are neither present nor absent.
+        scores: (N,) float32, how likely each is an object: 1 for what a person labelled, 0 for what is
+            neither an object nor background around its centre.
+        unlabelled: which classes nobody looked for, and where: away from boxes they are neither present nor
+          absent.
         classes: C.
         height: the heatmap's, in cells.
         width: likewise.
         stride: input pixels per cell.
 
-    Size and offset are learnt on the whole splat, weighted by it, not at the centre cell alone: a peak that is found
-    one cell off still has the right box, and a large object teaches in many places.
+    Size and offset are learnt on the whole splat, weighted by it, not at the centre cell alone: a peak that
+    is found one cell off still has the right box, and a large object teaches in many places.
     """
     heat = np.zeros((classes, height, width), np.float32)
     for part in unlabelled:
@@ -118,7 +120,9 @@ def splat_reach(width: float, height: float) -> tuple[int, int]:
     return int(width / 2 * REACH), int(height / 2 * REACH)
 
 
-def _splat(ix: int, iy: int, rx: int, ry: int, height: int, width: int) -> tuple[slice, slice, NDArray[np.float32]]:
+def _splat(
+    ix: int, iy: int, rx: int, ry: int, height: int, width: int
+) -> tuple[slice, slice, NDArray[np.float32]]:
     """The Gaussian around (ix, iy), rx and ry cells to each side (three sigma), cut at the map's border.
 
     Returns row slice, column slice, values (peak 1).

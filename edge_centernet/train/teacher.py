@@ -1,9 +1,11 @@
 """Distillation: a trained network of ours says how sure one can be of each class in each cell.
 
-The labels say 1 at a centre and nothing of what else it looks like; a teacher says 0.6 cat and 0.2 dog (Hinton et al.,
-arXiv 1503.02531). Cells count by the square of the distance between the two, as in the quality focal loss (Li et al.,
-arXiv 2006.04388, equation 3): the many empty ones, where both agree, weigh nothing. The teacher looks at the mirror
-image: where it is unsure, it errs differently there than the student, who may be its copy, errs here. Only used in
+The labels say 1 at a centre and nothing of what else it looks like; a teacher says 0.6 cat and 0.2 dog
+(Hinton et al., arXiv 1503.02531). Cells count by the square of the distance between the two, as in the
+quality focal loss (Li et al., arXiv 2006.04388, equation 3): the many empty ones, where both agree, weigh
+nothing. The teacher looks at the mirror
+image: where it is unsure, it errs differently there than the student, who may be its copy, errs here. Only
+  used in
 training.
 """
 
@@ -32,10 +34,11 @@ class Teacher(nn.Module):
     def __init__(self, network: CenterNet, spec: ModelSpec, copied: bool = False) -> None:
         """network: a float one, kept and changed (frozen, BatchNorm folded); spec: the student's.
 
-        copied: the student is to answer as the teacher does, sizes and offsets too, not to learn from its mirror image.
+        copied: the student is to answer as the teacher does, sizes and offsets too, not to learn from its
+          mirror image.
 
-        Raises ConfigError where the two have no class in common, or see other colours, or the student's cells are
-        smaller than the teacher's.
+        Raises ConfigError where the two have no class in common, or see other colours, or the student's cells
+        are smaller than the teacher's.
         """
         super().__init__()
         self.network = network.eval()
@@ -83,7 +86,9 @@ class Teacher(nn.Module):
         loss = (weight * F.binary_cross_entropy_with_logits(ours, theirs, reduction="none")).sum()
         if not self.copied:
             return loss
-        sure = theirs.amax(dim=1).square()  # (B, h, w); squared, as the many empty cells would outweigh the peaks
+        sure = theirs.amax(
+            dim=1
+        ).square()  # (B, h, w); squared, as the many empty cells would outweigh the peaks
         boxes = OVERLAP_WEIGHT * (1 - box_iou(size, offset, seen[1], seen[2])) + OFFSET_WEIGHT * (
             offset - seen[2]
         ).abs().sum(dim=1)

@@ -54,7 +54,9 @@ def predict(model: CenterNet, data: Dataset, threshold: float) -> Iterator[Detec
     device = next(model.parameters()).device
     manifest = torch_manifest(model.spec)
     samples = data.samples
-    for start in tqdm(range(0, len(samples), BATCH), desc="validate", unit="batch", leave=False, mininterval=2.0):
+    for start in tqdm(
+        range(0, len(samples), BATCH), desc="validate", unit="batch", leave=False, mininterval=2.0
+    ):
         inputs: list[np.ndarray[Any, Any]] = []
         boxes: list[Letterbox] = []
         for sample in samples[start : start + BATCH]:

@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
 """Boards in QEMU: start an image, talk to it, pull its plug.
 
-    scripts/devices/boot.py seed IMAGE                         user-data for a base image: user pi, our ssh key
-    scripts/devices/boot.py up NAME IMAGE [--machine raspi3b]  start it; or start it again, on the disk it had
-    scripts/devices/boot.py wait NAME [--text TEXT]            until sshd answers, or the serial console showed TEXT
-    scripts/devices/boot.py ssh NAME [COMMAND...]              as user pi
+    scripts/devices/boot.py seed IMAGE                         user-data for a base image: user pi, our ssh
+    key scripts/devices/boot.py up NAME IMAGE [--machine raspi3b]  start it; or start it again, on the disk it
+    had scripts/devices/boot.py wait NAME [--text TEXT]            until sshd answers, or the serial console
+    showed TEXT scripts/devices/boot.py ssh NAME [COMMAND...]              as user pi
     scripts/devices/boot.py cut NAME                           power cut
     scripts/devices/boot.py off NAME                           shut down
     scripts/devices/boot.py down NAME                          power cut, and throw the disk away
     scripts/devices/boot.py list
 
-The image file stays as it is: what the board writes goes to a copy-on-write file of its own. Kernel, initrd and command
-line are taken out of the image's first partition, where config.txt says they are. The board has no network but its
-sshd, at a port of the host's loopback. Everything is in CACHE/boards/NAME: serial.log, card.qcow2, ssh_config.
+The image file stays as it is: what the board writes goes to a copy-on-write file of its own. Kernel, initrd
+and command line are taken out of the image's first partition, where config.txt says they are. The board has
+no network but its sshd, at a port of the host's loopback. Everything is in CACHE/boards/NAME: serial.log,
+card.qcow2, ssh_config.
 
 A power cut is a SIGKILL of QEMU: what the guest had not given to its disk is lost, what it had is kept.
 """
@@ -45,7 +46,12 @@ USER = "pi"
 MACHINES = {
     "virt": {
         "qemu": ["-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "2048"],
-        "card": ["-drive", "if=none,id=card,format=qcow2,file={card}", "-device", "virtio-blk-pci,drive=card,romfile="],
+        "card": [
+            "-drive",
+            "if=none,id=card,format=qcow2,file={card}",
+            "-device",
+            "virtio-blk-pci,drive=card,romfile=",
+        ],
         "network": ["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"],
         "serial": ["-serial", "file:{log}"],
         "console": "ttyAMA0",
@@ -97,13 +103,23 @@ def boot_files(image: Path, machine: str, folder: Path) -> tuple[list[str], str]
     kernel = re.search(r"^kernel=(\S+)", config, re.MULTILINE)
     initrd = re.search(r"^initramfs[ =](\S+)", config, re.MULTILINE)
     if not kernel or not initrd:
-        raise BoardError(f"{image}: expected kernel= and initramfs in config.txt, as build_base.sh writes them")
+        raise BoardError(
+            f"{image}: expected kernel= and initramfs in config.txt, as build_base.sh writes them"
+        )
     options = []
-    for option, name in (("-kernel", kernel[1]), ("-initrd", initrd[1]), ("-dtb", str(MACHINES[machine]["dtb"]))):
+    for option, name in (
+        ("-kernel", kernel[1]),
+        ("-initrd", initrd[1]),
+        ("-dtb", str(MACHINES[machine]["dtb"])),
+    ):
         if name:
             (folder / name).write_bytes(read_boot_file(image, name))
             options += [option, str(folder / name)]
-    words = [word for word in read_boot_file(image, "cmdline.txt").decode().split() if not word.startswith("console=")]
+    words = [
+        word
+        for word in read_boot_file(image, "cmdline.txt").decode().split()
+        if not word.startswith("console=")
+    ]
     return options, " ".join([f"console={MACHINES[machine]['console']}", *words])
 
 
@@ -111,7 +127,9 @@ def public_key() -> str:
     """Of the key that opens the boards; made at the first call."""
     if not KEY.exists():
         KEY.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "boards", "-f", str(KEY)], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "boards", "-f", str(KEY)], check=True
+        )
     return KEY.with_suffix(".pub").read_text().strip()
 
 
@@ -202,13 +220,28 @@ class Board:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log.unlink(missing_ok=True)
         card = self.folder / "card.qcow2"
-        # A card is larger than what is written onto it: the next power of two, since QEMU takes no other SD card.
+        # A card is larger than what is written onto it: the next power of two, since QEMU takes no other SD
+        # card.
         size = 1 << max(32, (image.stat().st_size - 1).bit_length())
-        command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image), "-F", "raw", f"{card}.part", str(size)]
+        command = [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-b",
+            str(image),
+            "-F",
+            "raw",
+            f"{card}.part",
+            str(size),
+        ]
         subprocess.run(command, check=True)
         os.replace(f"{card}.part", card)
         port = _free_port()
-        (self.folder / "board.json").write_text(json.dumps({"image": str(image), "machine": machine, "port": port}))
+        (self.folder / "board.json").write_text(
+            json.dumps({"image": str(image), "machine": machine, "port": port})
+        )
         (self.folder / "known_hosts").unlink(missing_ok=True)
         public_key()
         (self.folder / "ssh_config").write_text(
@@ -226,11 +259,15 @@ class Board:
 
     def wait_text(self, text: str, timeout_s: float = 600.0) -> float:
         """Wait until the serial console has shown a regular expression; seconds waited."""
-        return self._wait(lambda: re.search(text, self.console()) is not None, f"{text!r} on the console", timeout_s)
+        return self._wait(
+            lambda: re.search(text, self.console()) is not None, f"{text!r} on the console", timeout_s
+        )
 
     def wait_ssh(self, timeout_s: float = 600.0) -> float:
         """Wait until user pi can log in; seconds waited."""
-        return self._wait(lambda: self.ssh("true", check=False, quiet=True).returncode == 0, "an ssh login", timeout_s)
+        return self._wait(
+            lambda: self.ssh("true", check=False, quiet=True).returncode == 0, "an ssh login", timeout_s
+        )
 
     def _wait(self, condition: Callable[[], bool], what: str, timeout_s: float) -> float:
         began = time.monotonic()
@@ -239,14 +276,17 @@ class Board:
                 raise BoardError(f"expected {what} of {self.name}, but its QEMU ended; see {self.log}")
             if time.monotonic() - began > timeout_s:
                 tail = "\n".join(self.console().splitlines()[-5:])
-                raise BoardError(f"expected {what} of {self.name} within {timeout_s:.0f} s; the console's end:\n{tail}")
+                raise BoardError(
+                    f"expected {what} of {self.name} within {timeout_s:.0f} s; the console's end:\n{tail}"
+                )
             time.sleep(1.0)
         return time.monotonic() - began
 
     def ssh(self, command: str, check: bool = True, quiet: bool = False) -> subprocess.CompletedProcess[str]:
         """Run a shell command on it as user pi. check: raise BoardError where it fails.
 
-        A board that is busy with its first start refuses connections now and then: with `check` it is asked again.
+        A board that is busy with its first start refuses connections now and then: with `check` it is asked
+        again.
         """
         words = ["ssh", "-F", str(self.folder / "ssh_config"), "-o", "BatchMode=yes", self.name, command]
         for tries_left in reversed(range(_TRIES if check else 1)):
@@ -255,7 +295,9 @@ class Board:
                 break
             time.sleep(5.0)
         if done.returncode and check:
-            raise BoardError(f"{self.name}: `{command}` ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+            raise BoardError(
+                f"{self.name}: `{command}` ended with {done.returncode}: {done.stderr.strip()[-500:]}"
+            )
         if not quiet and not check and done.stderr:
             sys.stderr.write(done.stderr)
         return done
@@ -306,7 +348,9 @@ def _free_port() -> int:
 
 def main() -> int:
     """Exit code 0, or 2 with one line on standard error."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("seed")
     verb.add_argument("image", type=Path)

@@ -3,9 +3,9 @@
 
     python scripts/devices/deploy_failures.py [--only NAME]... [--json OUT]        as root; some ten minutes
 
-Each time a board runs a release whose camera delivers pictures, something goes wrong with a new one, and it is looked
-at what runs then: the release, its service, its results. Power cuts end every process of the board, then it boots.
-The record is build/devices/deploy-failures.json.
+Each time a board runs a release whose camera delivers pictures, something goes wrong with a new one, and it
+is looked at what runs then: the release, its service, its results. Power cuts end every process of the board,
+then it boots. The record is build/devices/deploy-failures.json.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class Board:
         found = dict(line.split("=", 1) for line in lines if "=" in line)
         runs = self.shell(f"readlink /proc/$(systemctl show {UNIT} -p MainPID --value)/exe").strip()
         return {
-            "current": next((line.partition("releases/")[2] for line in lines if line.startswith("releases/")), ""),
+            "current": next(
+                (line.partition("releases/")[2] for line in lines if line.startswith("releases/")), ""
+            ),
             "active": found.get("ActiveState", ""),
             "status": found.get("StatusText", ""),
             "runs": bool(runs),
@@ -167,19 +169,32 @@ class Bench:
         target = find_target("x86", engine="ai-edge-litert")
         config = folder / "camera.toml"
         config.write_text(CONFIG)
-        self.old = make_bundle(target, Contents("centernet-nano-256", camera=config), self.key, folder / "old")
-        self.new = make_bundle(target, Contents("centernet-mbv2-320", camera=config), self.key, folder / "new")
+        self.old = make_bundle(
+            target, Contents("centernet-nano-256", camera=config), self.key, folder / "old"
+        )
+        self.new = make_bundle(
+            target, Contents("centernet-mbv2-320", camera=config), self.key, folder / "new"
+        )
         self.files = read_tar(self.new)
         (folder / "signers").write_text(signers_line(self.key))
         self.release = ""
 
     def command(self, bundle: Path) -> list[str]:
         """`edge-centernet deploy`, as a user would."""
-        options = ["--ssh", f"-F {CACHE}/containers/ssh/config", "--watch", str(WATCH_S), "--key", str(self.key)]
+        options = [
+            "--ssh",
+            f"-F {CACHE}/containers/ssh/config",
+            "--watch",
+            str(WATCH_S),
+            "--key",
+            str(self.key),
+        ]
         words = [sys.executable, "-m", "edge_centernet", "deploy", BOARD, "--bundle", str(bundle)]
         return [*words, *options, "--signers", str(self.folder / "signers")]
 
-    def deploy(self, bundle: Path, at: str = "", act: Callable[[], None] = lambda: None, kill: bool = False) -> Attempt:
+    def deploy(
+        self, bundle: Path, at: str = "", act: Callable[[], None] = lambda: None, kill: bool = False
+    ) -> Attempt:
         """Try to; see Attempt.run."""
         attempt = Attempt(self.command(bundle))
         attempt.run(at, act, kill)
@@ -253,9 +268,7 @@ Case = Callable[[Bench], Attempt]
 
 def cases() -> dict[str, tuple[str, Case]]:
     """Name -> (what must be told, how it goes wrong)."""
-    notify = (
-        "/usr/bin/python3 -c \"import os,socket,time; s=socket.socket(1,2); s.connect(os.environ['NOTIFY_SOCKET']); "
-    )
+    notify = "/usr/bin/python3 -c \"import os,socket,time; s=socket.socket(1,2); s.connect(os.environ['NOTIFY_SOCKET']); "
     found: dict[str, tuple[str, Case]] = {
         "signed by somebody else": (
             "signature",
@@ -263,7 +276,9 @@ def cases() -> dict[str, tuple[str, Case]]:
         ),
         "a bit of a wheel flipped": (
             "SHA-256",
-            lambda b: b.deploy(flipped(b.new, b.folder / "flipped.tar", next(n for n in b.files if "numpy" in n))),
+            lambda b: b.deploy(
+                flipped(b.new, b.folder / "flipped.tar", next(n for n in b.files if "numpy" in n))
+            ),
         ),
         "a bit of the list of hashes flipped": (
             "signature",
@@ -288,7 +303,9 @@ def cases() -> dict[str, tuple[str, Case]]:
         ),
         "service that dies after three seconds": (
             "ended",
-            lambda b: b.deploy(b.unit("dies", notify + "s.send(b'READY=1'); time.sleep(3); raise SystemExit(7)\"")),
+            lambda b: b.deploy(
+                b.unit("dies", notify + "s.send(b'READY=1'); time.sleep(3); raise SystemExit(7)\"")
+            ),
         ),
         "service that never gets ready": (
             "ended",
@@ -298,13 +315,17 @@ def cases() -> dict[str, tuple[str, Case]]:
             "gives no results",
             lambda b: b.deploy(
                 b.unit(
-                    "blind", notify + "s.send(b'READY=1\\\\nSTATUS=camera lost'); time.sleep(1000)\"", WatchdogSec="0"
+                    "blind",
+                    notify + "s.send(b'READY=1\\\\nSTATUS=camera lost'); time.sleep(1000)\"",
+                    WatchdogSec="0",
                 )
             ),
         ),
         "service killed for silence by the watchdog": (
             "ended",
-            lambda b: b.deploy(b.unit("silent", notify + "s.send(b'READY=1'); time.sleep(1000)\"", WatchdogSec="2")),
+            lambda b: b.deploy(
+                b.unit("silent", notify + "s.send(b'READY=1'); time.sleep(1000)\"", WatchdogSec="2")
+            ),
         ),
         "disk full before the upload": ("No space left", lambda b: _filled(b, at="")),
         "disk full during the upload": ("", lambda b: _filled(b, at="Upload")),
@@ -429,7 +450,9 @@ def _wait_reachable(seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while subprocess.run(words, capture_output=True, check=False).returncode:
         if time.monotonic() > end:
-            raise SystemExit(f"expected {BOARD} to answer within {seconds:.0f} s after its cable is back, it did not")
+            raise SystemExit(
+                f"expected {BOARD} to answer within {seconds:.0f} s after its cable is back, it did not"
+            )
         time.sleep(0.5)
 
 

@@ -3,8 +3,8 @@
 
     probe.py MODEL.tflite PHOTO.jpg [TIMED]
 
-Prints the machine, the engine, the golden check's verdict, a hash of each step of the way (decoded photo, network
-input, the three heads), the detections, and the time of TIMED frames.
+Prints the machine, the engine, the golden check's verdict, a hash of each step of the way (decoded photo,
+network input, the three heads), the detections, and the time of TIMED frames.
 """
 
 from __future__ import annotations
@@ -43,10 +43,16 @@ def main() -> None:
         classes = runtime.manifest.model.classes
         x, _ = prepare(image, runtime.manifest)
         heads = runtime.run(x)
-        steps = {"photo": digest(image), "input": digest(x), **{k: digest(v) for k, v in heads._asdict().items()}}
+        steps = {
+            "photo": digest(image),
+            "input": digest(x),
+            **{k: digest(v) for k, v in heads._asdict().items()},
+        }
         answer = runtime.run(selftest.test_input(runtime.manifest))
         wrong = selftest.problem(runtime.manifest, answer, version("tflite").split()[0])
-        apart = {role: round(mean, 3) for role, mean in selftest.differences(runtime.manifest, answer).items()}
+        apart = {
+            role: round(mean, 3) for role, mean in selftest.differences(runtime.manifest, answer).items()
+        }
         found = detector.detect(image)
         times = [detector.detect_timed(image)[1] for _ in range(timed)]
     record = {

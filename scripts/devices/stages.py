@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The stages of scripts/test_devices.sh: each proves one part of the way onto a board, on emulated boards.
 
-Each leaves a file in CACHE/stages when it is through, so that a run that was cut off goes on where it was. What was
-seen is written to build/devices: without paths of this computer, with the commit.
+Each leaves a file in CACHE/stages when it is through, so that a run that was cut off goes on where it was.
+What was seen is written to build/devices: without paths of this computer, with the commit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ AGENT = "sudo python3 /opt/edge-centernet/agent.py"
 WATCH_S = 150  # an emulated processor needs 3 to 8 s a frame, and 30 s to the first
 DATA_SET = "centernet-mbv2-320"
 
-# The first camera's settings on the boards of these tests: what is shipped, but each frame's detections are told.
+# The first camera's settings on the boards of these tests: what is shipped, but each frame's detections are
+# told.
 CONFIG = """\
 camera = 0
 wait = true
@@ -56,9 +57,13 @@ def expect(condition: object, text: str) -> None:
 
 def run(*command: str | Path, cwd: Path = REPOSITORY) -> str:
     """Run and return its standard output; StageError with the end of that where it fails."""
-    done = subprocess.run([str(word) for word in command], cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, stdout=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode:
-        raise StageError(f"`{' '.join(map(str, command))}` ended with {done.returncode}\n{done.stdout[-2000:]}")
+        raise StageError(
+            f"`{' '.join(map(str, command))}` ended with {done.returncode}\n{done.stdout[-2000:]}"
+        )
     return done.stdout
 
 
@@ -102,7 +107,9 @@ def bundle_of(folder: str, *options: str) -> Path:
 def the_bundle(folder: str) -> Path:
     """The bundle in RUN/FOLDER."""
     found = list((RUN / folder).glob("*.tar"))
-    expect(len(found) == 1, f"expected one bundle in {RUN / folder}, found {len(found)}; run the stage bundle")
+    expect(
+        len(found) == 1, f"expected one bundle in {RUN / folder}, found {len(found)}; run the stage bundle"
+    )
     return found[0]
 
 
@@ -138,7 +145,9 @@ def key_file() -> Path:
 def the_image() -> Path:
     """The image that the stage of that name made."""
     found = list((RUN / "image").glob("*.img.xz"))
-    expect(len(found) == 1, f"expected one .img.xz in {RUN / 'image'}, found {len(found)}; run the stage image")
+    expect(
+        len(found) == 1, f"expected one .img.xz in {RUN / 'image'}, found {len(found)}; run the stage image"
+    )
     return found[0]
 
 
@@ -188,7 +197,8 @@ def running(board: Board, timeout_s: float = 900.0) -> None:
     until = time.monotonic() + timeout_s
     while board.ssh(f"systemctl is-active {UNIT}", check=False, quiet=True).stdout.strip() != "active":
         expect(
-            time.monotonic() < until, f"expected {UNIT} to run within {timeout_s:.0f} s\n{journal(board, UNIT)[-2000:]}"
+            time.monotonic() < until,
+            f"expected {UNIT} to run within {timeout_s:.0f} s\n{journal(board, UNIT)[-2000:]}",
         )
         time.sleep(3.0)
 
@@ -205,7 +215,8 @@ def journal(board: Board, unit: str, since: str = "") -> str:
     return board.ssh(f"sudo journalctl {when} -u {unit} -o cat --no-pager").stdout
 
 
-# char-video4linux means nothing to systemd while no driver of a camera is loaded; its number, 81, always does.
+# char-video4linux means nothing to systemd while no driver of a camera is loaded; its number, 81, always
+# does.
 ALLOW_LATE_CAMERAS = (
     "grep -q char-81 /etc/systemd/system/edge-centernet@.service || printf '[Service]\\nDeviceAllow=char-81 rw\\n' | "
     "sudo tee /etc/systemd/system/edge-centernet@.service.d/late-cameras.conf >/dev/null; "
@@ -218,7 +229,9 @@ def attach_camera(board: Board) -> None:
     The camera's module is loaded after the service started, as when a USB camera is plugged in later.
     """
     run(sys.executable, HERE / "photo_frame.py", PHOTO, RUN / "vivid-photo.raw")
-    board.copy(RUN / "vivid-photo.raw", HERE / "vivid/vivid-photo", HERE / "vivid/vivid-photo.service", to="/tmp/")
+    board.copy(
+        RUN / "vivid-photo.raw", HERE / "vivid/vivid-photo", HERE / "vivid/vivid-photo.service", to="/tmp/"
+    )
     board.ssh(
         "cd /tmp && sudo install -D -m 644 vivid-photo.raw /usr/local/share/vivid-photo.raw && "
         "sudo install -m 755 vivid-photo /usr/local/sbin/ && "
@@ -231,7 +244,9 @@ def attach_camera(board: Board) -> None:
     )
 
 
-def detected(board: Board, since: str = "", frames: int = 3, timeout_s: float = 600.0) -> list[dict[str, Any]]:
+def detected(
+    board: Board, since: str = "", frames: int = 3, timeout_s: float = 600.0
+) -> list[dict[str, Any]]:
     """Wait for records of frames in the journal; the last of them."""
     until = time.monotonic() + timeout_s
     while True:
@@ -251,7 +266,8 @@ def detect() -> None:
     frames = detected(VIRT, frames=5)
     for frame in frames:
         expect(
-            classes(frame) == ["cat", "person"], f"expected a cat and a person in the picture, found {classes(frame)}"
+            classes(frame) == ["cat", "person"],
+            f"expected a cat and a person in the picture, found {classes(frame)}",
         )
     shown = journal(VIRT, f"{UNIT} -u vivid-photo -u edge-centernet-setup")
     keep_text("virt-journal.log", "\n".join(shown.splitlines()[:60]))
@@ -260,8 +276,12 @@ def detect() -> None:
         "detect-virt",
         {
             "board": "qemu-system-aarch64 -M virt -cpu cortex-a72 -smp 2, emulated",
-            "camera": VIRT.ssh("v4l2-ctl -d /dev/video0 --info | sed -n 's/.*Card type *: //p'").stdout.strip(),
-            "security": VIRT.ssh(f"systemd-analyze security {UNIT} --no-pager | tail -n 1").stdout.strip(" →\n"),
+            "camera": VIRT.ssh(
+                "v4l2-ctl -d /dev/video0 --info | sed -n 's/.*Card type *: //p'"
+            ).stdout.strip(),
+            "security": VIRT.ssh(f"systemd-analyze security {UNIT} --no-pager | tail -n 1").stdout.strip(
+                " →\n"
+            ),
             "frames": frames,
         },
     )
@@ -278,7 +298,9 @@ def same_detections() -> None:
     here = json.loads(run(sys.executable, HERE / "probe.py", model, PHOTO, "20"))
     VIRT.copy(HERE / "probe.py", model, PHOTO, to="/tmp/")
     VIRT.ssh(f"sudo systemctl stop {UNIT} vivid-photo")
-    there = json.loads(VIRT.ssh(f"cd /tmp && {PYTHON_THERE} probe.py {model.name} {PHOTO.name} 5 2>/dev/null").stdout)
+    there = json.loads(
+        VIRT.ssh(f"cd /tmp && {PYTHON_THERE} probe.py {model.name} {PHOTO.name} 5 2>/dev/null").stdout
+    )
     VIRT.ssh(f"sudo systemctl start vivid-photo {UNIT}")
     pairs = list(zip(here["detections"], there["detections"], strict=False))
     record(
@@ -295,11 +317,15 @@ def same_detections() -> None:
             "board": there,
         },
     )
-    expect(here["golden_check"] == there["golden_check"] == "passed", f"golden check: {there['golden_check']}")
+    expect(
+        here["golden_check"] == there["golden_check"] == "passed", f"golden check: {there['golden_check']}"
+    )
     expect(here["model_sha256"] == there["model_sha256"], "expected the same model file")
     names = [[d["class"] for d in record["detections"]] for record in (here, there)]
     expect(names[0] == names[1], f"expected the same objects, found {names}")
-    expect(here["detections"] == there["detections"], "expected the same detections; see same-detections.json")
+    expect(
+        here["detections"] == there["detections"], "expected the same detections; see same-detections.json"
+    )
 
 
 # Updates
@@ -327,10 +353,14 @@ def deploy() -> None:
     after = status(VIRT)
     frame = detected(VIRT, since)[-1]
     expect(
-        after["current"] != before and after["previous"] == before, f"expected a new release after {before}: {after}"
+        after["current"] != before and after["previous"] == before,
+        f"expected a new release after {before}: {after}",
     )
     expect("person" in classes(frame), f"expected a person in the picture, found {classes(frame)}")
-    record("deploy-virt", {"from": before, "to": after["current"], "seconds": round(seconds), "last_frame": frame})
+    record(
+        "deploy-virt",
+        {"from": before, "to": after["current"], "seconds": round(seconds), "last_frame": frame},
+    )
 
 
 def now(board: Board) -> str:
@@ -389,7 +419,9 @@ def cut_during(step: str) -> list[str]:
     """
     folder = "engine" if step in ("upload", "unpack", "packages") else "first"
     told: list[str] = []
-    with subprocess.Popen(deploy_command(folder), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        deploy_command(folder), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr
         if step == "upload":
             wait_for_part()
@@ -425,7 +457,8 @@ def wait_for_part() -> None:
 def raspi3b() -> None:
     """The same card in an emulated Raspberry Pi 3: its SD controller, its device tree, its serial port.
 
-    Told by its serial port alone: the network of QEMU's Pi hangs on USB, where transfers failed when it was tried.
+    Told by its serial port alone: the network of QEMU's Pi hangs on USB, where transfers failed when it was
+    tried.
     """
     board = Board("raspi3b")
     board.down()
@@ -445,7 +478,9 @@ def follow_raspi3b(board: Board) -> None:
         model = re.search(r"Machine model: (.*)", shown)
         details = {
             "model": model[1].strip() if model else "",
-            "installer": [{"seconds_after_power_on": float(when), "told": text.strip()} for when, text in seen],
+            "installer": [
+                {"seconds_after_power_on": float(when), "told": text.strip()} for when, text in seen
+            ],
         }
     finally:
         keep_text("raspi3b-serial.log", board.console())
@@ -490,23 +525,26 @@ def ansible() -> None:
     for name in FLEET:
         container("down", name)
     addresses = {name: container("up", name, "--disk", "1200M").split()[-1] for name in FLEET}
-    common = (
-        f"ansible_ssh_common_args='-F {CACHE / 'containers/ssh/config'}'\nansible_python_interpreter=/usr/bin/python3\n"
-    )
+    common = f"ansible_ssh_common_args='-F {CACHE / 'containers/ssh/config'}'\nansible_python_interpreter=/usr/bin/python3\n"
     (RUN / "hosts").write_text("\n".join(FLEET) + f"\n\n[all:vars]\nansible_user={USER}\n{common}")
     roll_out = [*CLI, "deploy", "--inventory", str(RUN / "hosts"), "--key", str(RUN / "key"), "--watch", "5"]
     run(*roll_out, "--bundle", first)
     before = {name: fleet_release(name) for name in FLEET}
     expect(
-        len(set(before.values())) == 1 and None not in before.values(), f"expected one release on all, found {before}"
+        len(set(before.values())) == 1 and None not in before.values(),
+        f"expected one release on all, found {before}",
     )
-    container("exec", "fleet2", "sh", "-c", "dd if=/dev/zero of=/opt/full bs=1M 2>/dev/null; rm -f /opt/nothing")
+    container(
+        "exec", "fleet2", "sh", "-c", "dd if=/dev/zero of=/opt/full bs=1M 2>/dev/null; rm -f /opt/nothing"
+    )
     words = [*roll_out, "--bundle", str(update), "--batches", "1"]
     refused = subprocess.run(
         words, cwd=REPOSITORY, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     after = {name: fleet_release(name) for name in FLEET}
-    why = [line.strip() for line in refused.stderr.splitlines() if "disk" in line.lower() or "No space" in line]
+    why = [
+        line.strip() for line in refused.stderr.splitlines() if "disk" in line.lower() or "No space" in line
+    ]
     services = {name: container("exec", name, "systemctl", "is-active", UNIT).strip() for name in FLEET}
     container("exec", "fleet2", "rm", "/opt/full")
     run(*roll_out, "--bundle", update)
@@ -522,23 +560,28 @@ def ansible() -> None:
             "after_room_was_made": last,
         },
     )  # fmt: skip
-    expect(refused.returncode == 2, f"expected exit code 2 for the roll-out that was refused, got {refused.returncode}")
+    expect(
+        refused.returncode == 2,
+        f"expected exit code 2 for the roll-out that was refused, got {refused.returncode}",
+    )
     expect(after["fleet1"] != before["fleet1"], "expected the new release on fleet1")
     expect(
         [after[n] for n in FLEET[1:]] == [before[n] for n in FLEET[1:]],
         f"expected the old release on the others: {after}",
     )
     expect(set(services.values()) == {"active"}, f"expected all services to run, found {services}")
-    expect(set(last.values()) == {after["fleet1"]}, f"expected the new release on all in the end, found {last}")
+    expect(
+        set(last.values()) == {after["fleet1"]}, f"expected the new release on all in the end, found {last}"
+    )
     for name in FLEET:
         container("down", name)
 
 
 def fleet_release(name: str) -> str | None:
     """What runs on a container."""
-    found: str | None = json.loads(container("exec", name, "python3", "/opt/edge-centernet/agent.py", "status"))[
-        "current"
-    ]
+    found: str | None = json.loads(
+        container("exec", name, "python3", "/opt/edge-centernet/agent.py", "status")
+    )["current"]
     return found
 
 
@@ -567,7 +610,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="test_devices.sh", description=__doc__)
     parser.add_argument("stages", nargs="*", choices=[*STAGE, []], metavar="STAGE", help=", ".join(STAGE))
     parser.add_argument("--all", action="store_true", help="every stage that is not done")
-    parser.add_argument("--from", dest="first", choices=list(STAGE), metavar="STAGE", help="it and all after it, again")
+    parser.add_argument(
+        "--from", dest="first", choices=list(STAGE), metavar="STAGE", help="it and all after it, again"
+    )
     parser.add_argument("--list", action="store_true", help="the stages, and when they were done")
     options = parser.parse_args()
     STAGES.mkdir(parents=True, exist_ok=True)
@@ -578,7 +623,9 @@ def main() -> int:
     if options.list or not (options.stages or options.all or options.first):
         for name in names:
             done = STAGES / name
-            print(f"{'done' if done.exists() else '    '}  {name:16} {(STAGE[name].__doc__ or '').splitlines()[0]}")
+            print(
+                f"{'done' if done.exists() else '    '}  {name:16} {(STAGE[name].__doc__ or '').splitlines()[0]}"
+            )
         return 0
     if os.getuid():
         print("test_devices.sh: expected to run as root; use sudo", file=sys.stderr)

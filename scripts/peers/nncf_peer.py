@@ -1,6 +1,7 @@
 """Post-training quantization of a peer by NNCF, in an environment of its own: model.onnx inputs.npy out.xml.
 
-inputs: (N, 3, H, W) float32, what the network reads. Mixed preset, as NNCF advises for other activations than ReLU.
+inputs: (N, 3, H, W) float32, what the network reads. Mixed preset, as NNCF advises for other activations than
+  ReLU.
 """
 
 import sys

@@ -1,7 +1,8 @@
 """A TensorFlow.js graph model -> ONNX: what the two detectors that the npm registry holds are made of, and no more.
 
-TensorFlow computes on (N, H, W, C); here maps are stored as (N, C, H, W) wherever that saves a Transpose, so that no
-engine has to find out. What is not among the operations below raises ConversionError naming the node. Batch size is 1.
+TensorFlow computes on (N, H, W, C); here maps are stored as (N, C, H, W) wherever that saves a Transpose, so
+that no engine has to find out. What is not among the operations below raises ConversionError naming the node.
+Batch size is 1.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 def convert(model_json: Path, input_name: str, shape: Sequence[int], outputs: Sequence[str]) -> Any:
     """The part of the graph between `input_name` and `outputs` as onnx.ModelProto.
 
-    input_name: any tensor. shape: its (1, C, H, W), whatever the layout that TensorFlow has it in. All float32.
+    input_name: any tensor. shape: its (1, C, H, W), whatever the layout that TensorFlow has it in. All
+      float32.
     """
     content = json.loads(model_json.read_text())
     nodes = {node["name"]: node for node in content["modelTopology"]["node"]}
@@ -40,7 +42,10 @@ def convert(model_json: Path, input_name: str, shape: Sequence[int], outputs: Se
         model_json.stem,
         [helper.make_tensor_value_info(input_name, float_, list(shape))],
         [helper.make_tensor_value_info(name, float_, None) for name in outputs],
-        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in writer.constants.items()],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(value), name)
+            for name, value in writer.constants.items()
+        ],
     )
     return onnx.shape_inference.infer_shapes(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -55,7 +60,9 @@ def _weights(folder: Path, manifest: list[dict[str, Any]]) -> dict[str, Array]:
         for entry in group["weights"]:
             stored = np.dtype(entry.get("quantization", entry)["dtype"])
             if stored.kind == "u":
-                raise ConversionError(f"{folder}: {entry['name']}: expected float weights, got them as {stored}")
+                raise ConversionError(
+                    f"{folder}: {entry['name']}: expected float weights, got them as {stored}"
+                )
             count = int(np.prod(entry["shape"], dtype=np.int64))
             value = np.frombuffer(data, stored, count, at).reshape(entry["shape"])
             found[entry["name"]] = value.astype(entry["dtype"])
@@ -158,7 +165,9 @@ class _Writer:
             case other:
                 raise ConversionError(f"{name}: the operation {other} is not supported")
 
-    def _elementwise(self, op: str, name: str, inputs: list[str], more: Sequence[str] = (), **attributes: Any) -> None:
+    def _elementwise(
+        self, op: str, name: str, inputs: list[str], more: Sequence[str] = (), **attributes: Any
+    ) -> None:
         """In whatever layout its maps have; a constant of channels follows them."""
         turned = all(i in self._turned or i in self._values for i in inputs)
         read = []
@@ -167,7 +176,9 @@ class _Writer:
                 read.append(self._stored[i] if turned else self._straight(i))
             else:
                 value = self._values[i]
-                read.append(self._const(name, value.reshape(-1, 1, 1) if turned and value.ndim == 1 else value))
+                read.append(
+                    self._const(name, value.reshape(-1, 1, 1) if turned and value.ndim == 1 else value)
+                )
         self._emit(op, name, [*read, *more], turned, **attributes)
 
     def _conv(self, name: str, attr: dict[str, Any], inputs: list[str]) -> None:
@@ -180,7 +191,9 @@ class _Writer:
         steps = [_bytes(step).decode() for step in attr.get("fused_ops", {}).get("list", {}).get("s", [])]
         bias = [self._const(name, self._values[inputs[2]])] if "BiasAdd" in steps else []
         if not set(steps) <= {"BiasAdd", "Relu", "Relu6"}:
-            raise ConversionError(f"{name}: expected BiasAdd, Relu or Relu6 fused into it, got {', '.join(steps)}")
+            raise ConversionError(
+                f"{name}: expected BiasAdd, Relu or Relu6 fused into it, got {', '.join(steps)}"
+            )
         where = {"kernel_shape": list(weight.shape[:2]), "group": groups, **_window(attr)}
         self._emit("Conv", name, [self._nchw(inputs[0]), kernel, *bias], True, **where)
         if "Relu6" in steps:

@@ -1,8 +1,9 @@
 """One detector in a process of its own, so that its memory is its own: JSON lines in, JSON lines out.
 
-First line: {"ours": model, "engine"} or {"family", "file", "engine"}, each with "cpu". Then {"images", "threshold",
-"boxes"} any number of times: detects in the images one after the other and answers with the milliseconds of each step,
-and the detections where boxes is true. An empty line or the end asks for the peak of its memory and ends it.
+First line: {"ours": model, "engine"} or {"family", "file", "engine"}, each with "cpu". Then {"images",
+"threshold", "boxes"} any number of times: detects in the images one after the other and answers with the
+milliseconds of each step, and the detections where boxes is true. An empty line or the end asks for the peak
+of its memory and ends it.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def work(detect: Detect, request: dict[str, Any]) -> list[dict[str, Any]]:
     for path in request["images"]:
         image = read_image(path)
         found, ms = detect(image, request["threshold"])
-        boxes = [found.xyxy.tolist(), found.score.tolist(), found.class_id.tolist()] if request["boxes"] else None
+        boxes = (
+            [found.xyxy.tolist(), found.score.tolist(), found.class_id.tolist()] if request["boxes"] else None
+        )
         rows.append({"ms": ms, "found": boxes})
     return rows
 

@@ -49,15 +49,31 @@ def result(medians: list[float], runtime: str = "tflite") -> dict[str, Any]:
 def kept() -> dict[str, Any]:
     """A whole record of one engine: ten rounds between 9.8 and 10.2 ms."""
     machine = {"board": "Raspberry Pi 5 Model B Rev 1.0", "jetpack": "", "cpu": "Cortex-A76", "cores": 4}
-    machine |= {"machine": "aarch64", "emulated": False, "system": "Debian GNU/Linux 12 (bookworm)", "kernel": "6.6.20"}
+    machine |= {
+        "machine": "aarch64",
+        "emulated": False,
+        "system": "Debian GNU/Linux 12 (bookworm)",
+        "kernel": "6.6.20",
+    }
     machine |= {"governor": ["performance"], "cpu_quota": None}
     return {
-        **{"kind": record.KIND, "format": record.FORMAT, "interrupted": False, "machine": machine, "failures": []},
+        **{
+            "kind": record.KIND,
+            "format": record.FORMAT,
+            "interrupted": False,
+            "machine": machine,
+            "failures": [],
+        },
         "versions": {"numpy": "2.1.0", "tflite": "ai_edge_litert 2.1.0"},
         "model": {"name": "centernet-nano-256", "version": "1", "sha256": {"tflite": {".tflite": "ab"}}},
         "source": {"kind": "sample", "pictures": 1, "sizes": ["1126x512"], "sha256": "cd"},
         "settings": {"duration_s": 10.0, "rounds": 10, "turn_s": 1.0},
-        "board": {"load_before": 0.1, "temperature_c": None, "throttled": [], "energy": {"absent": "no sensor"}},
+        "board": {
+            "load_before": 0.1,
+            "temperature_c": None,
+            "throttled": [],
+            "energy": {"absent": "no sensor"},
+        },
         "results": [result([9.8, 9.9, 9.9, 10.0, 10.0, 10.0, 10.1, 10.1, 10.1, 10.2])],
     }
 
@@ -84,14 +100,18 @@ def test_figures_are_of_all_frames_and_of_each_round() -> None:
 def test_a_cold_start_is_the_middle_one_with_its_own_steps() -> None:
     """Steps of one start add up to its total; medians of each step would not."""
     steps = ("interpreter", "imports", "open", "read", "detect")
-    starts = [{**dict.fromkeys(steps, ms), "total": 5 * ms, "first_inference": ms / 2} for ms in (90.0, 20.0, 30.0)]
+    starts = [
+        {**dict.fromkeys(steps, ms), "total": 5 * ms, "first_inference": ms / 2} for ms in (90.0, 20.0, 30.0)
+    ]
     cold = record.cold_start(starts)
 
     assert sum(cold[step] for step in steps) == cold["total"] == 150.0
     assert cold["totals"] == [450.0, 100.0, 150.0]
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(1.2, "slower"), (0.9, "faster"), (1.003, "within the spread")])
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(1.2, "slower"), (0.9, "faster"), (1.003, "within the spread")]
+)
 def test_a_difference_is_held_against_the_spread_of_the_rounds(
     kept: dict[str, Any], factor: float, verdict: str
 ) -> None:
@@ -122,7 +142,11 @@ def test_the_same_record_twice_differs_in_nothing(kept: dict[str, Any]) -> None:
 def test_another_machine_and_model_are_told(kept: dict[str, Any]) -> None:
     """What figures depend on stands before them, and both are named."""
     other = copy.deepcopy(kept)
-    other["machine"] |= {"board": "Raspberry Pi 4 Model B Rev 1.4", "cpu": "Cortex-A72", "governor": ["ondemand"]}
+    other["machine"] |= {
+        "board": "Raspberry Pi 4 Model B Rev 1.4",
+        "cpu": "Cortex-A72",
+        "governor": ["ondemand"],
+    }
     other["model"] |= {"name": "centernet-mbv2-320"}
     other["versions"] |= {"tflite": "ai_edge_litert 2.2.0"}
     other["source"] |= {"sha256": "ef"}
@@ -145,7 +169,9 @@ def test_another_machine_and_model_are_told(kept: dict[str, Any]) -> None:
 def test_what_has_nothing_in_common_is_refused(kept: dict[str, Any]) -> None:
     """Other engines; a camera beside a file."""
     other = {**copy.deepcopy(kept), "results": [result([10.0], "openvino")]}
-    with pytest.raises(ConfigError, match="expected an engine with the same threads and precision in both, found none"):
+    with pytest.raises(
+        ConfigError, match="expected an engine with the same threads and precision in both, found none"
+    ):
         compare.as_text(kept, other)
     live = {**copy.deepcopy(kept), "source": {**kept["source"], "kind": "live"}}
     with pytest.raises(ConfigError, match="expected two records of files or two of cameras, got one of each"):
@@ -158,11 +184,19 @@ def test_what_has_nothing_in_common_is_refused(kept: dict[str, Any]) -> None:
         ("no json", "got no JSON"),
         ("[1]", "got other JSON"),
         ('{"kind": "edge-centernet bench", "format": 99}', "expected format 1, got 99"),
-        ('{"kind": "edge-centernet bench", "format": 1, "results": []}', "expected at least one result, found none"),
-        ('{"kind": "edge-centernet bench", "format": 1, "results": [{}]}', "expected runtime in every result"),
+        (
+            '{"kind": "edge-centernet bench", "format": 1, "results": []}',
+            "expected at least one result, found none",
+        ),
+        (
+            '{"kind": "edge-centernet bench", "format": 1, "results": [{}]}',
+            "expected runtime in every result",
+        ),
     ],
 )
-def test_other_files_are_one_clear_line(run: Callable[..., Result], tmp_path: Path, content: str, message: str) -> None:
+def test_other_files_are_one_clear_line(
+    run: Callable[..., Result], tmp_path: Path, content: str, message: str
+) -> None:
     """Exit code 2, and the file's name."""
     path = tmp_path / "a.json"
     path.write_text(content)
@@ -173,7 +207,9 @@ def test_other_files_are_one_clear_line(run: Callable[..., Result], tmp_path: Pa
     assert message in done.err
 
 
-def test_compare_on_the_command_line(run: Callable[..., Result], tmp_path: Path, kept: dict[str, Any]) -> None:
+def test_compare_on_the_command_line(
+    run: Callable[..., Result], tmp_path: Path, kept: dict[str, Any]
+) -> None:
     """Two files in, a table out; options that would have no effect are refused."""
     for name, content in (("a.json", kept), ("b.json", scaled(kept, 1.5))):
         (tmp_path / name).write_text(record.as_text(content))
@@ -192,7 +228,9 @@ def test_doubts_are_told_beside_the_figures(kept: dict[str, Any]) -> None:
     spoilt["machine"] |= {"governor": ["ondemand"], "cpu_quota": 1.5}
     spoilt["board"] |= {"load_before": 3.0, "throttled": ["under-voltage"]}
     spoilt["results"][0]["warm_up"]["settled"] = False
-    spoilt["results"].append({**result([10.0, 20.0], "openvino"), "shares_core": True, "group": 1, "frames": 99})
+    spoilt["results"].append(
+        {**result([10.0, 20.0], "openvino"), "shares_core": True, "group": 1, "frames": 99}
+    )
 
     assert [line.partition(":")[0].partition(" (")[0] for line in report.doubts(spoilt)] == [
         "the machine was busy before",
@@ -214,7 +252,9 @@ def test_table_shows_precisions_and_failures(kept: dict[str, Any]) -> None:
 
     row, start = [line.split() for line in text.splitlines() if line.startswith("TFLite")]
     assert start == ["TFLite", "1", *["100"] * 6]
-    assert " ".join(row) == "TFLite 1 int8 (68 of 68 int8) 10.00 10.11 10.20 ±2.0 % 1.00 8.00 1.00 99.9 99 0.10"
+    assert (
+        " ".join(row) == "TFLite 1 int8 (68 of 68 int8) 10.00 10.11 10.20 ±2.0 % 1.00 8.00 1.00 99.9 99 0.10"
+    )
     assert "OpenVINO, 2 threads: crashed (SIGILL), in its start" in text
     assert "energy: not measured: no sensor" in text
 
@@ -222,9 +262,13 @@ def test_table_shows_precisions_and_failures(kept: dict[str, Any]) -> None:
 def test_records_keep_no_paths() -> None:
     """Of messages with paths only the last parts are kept; other slashes stay."""
     model = Path("/home/ann e/models/own.tflite")
-    text = "/home/ann e/models/own.tflite: stopped in /usr/lib/python3/x.py (1/2); see https://example.org/a/b"
+    text = (
+        "/home/ann e/models/own.tflite: stopped in /usr/lib/python3/x.py (1/2); see https://example.org/a/b"
+    )
 
-    assert record.without_paths(text, model) == "own.tflite: stopped in x.py (1/2); see https://example.org/a/b"
+    assert (
+        record.without_paths(text, model) == "own.tflite: stopped in x.py (1/2); see https://example.org/a/b"
+    )
 
 
 def test_a_record_is_json_that_reads_back(tmp_path: Path, kept: dict[str, Any]) -> None:

@@ -78,8 +78,8 @@ stop = threading.Event()
 threading.Thread(target=stop.wait).start()
 done = pin([max(os.sched_getaffinity(0))])
 threading.Thread(target=stop.wait).start()
-print(json.dumps([done, [sorted(os.sched_getaffinity(int(t.name))) for t in Path("/proc/self/task").iterdir()]]))
-stop.set()
+print(json.dumps([done, [sorted(os.sched_getaffinity(int(t.name))) for t in
+Path("/proc/self/task").iterdir()]])) stop.set()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

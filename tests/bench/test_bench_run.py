@@ -30,7 +30,16 @@ from edge_centernet.model_zoo import find_model
 from edge_centernet.runtimes import ENGINES
 
 NANO = "centernet-nano-256"
-CLI = [sys.executable, "-c", "from edge_centernet.cli import main; main()", "bench", "--model", NANO, "--threads", "1"]
+CLI = [
+    sys.executable,
+    "-c",
+    "from edge_centernet.cli import main; main()",
+    "bench",
+    "--model",
+    NANO,
+    "--threads",
+    "1",
+]
 PACKAGE = Path(edge_centernet.__file__).parent
 
 
@@ -108,7 +117,8 @@ def test_end_to_end_is_the_steps_and_next_to_nothing_else() -> None:
     assert statistics.median(beyond) <= 0.05 + 0.02 * whole
     assert whole == pytest.approx(statistics.median(sums), rel=0.03, abs=0.05)
     assert whole == pytest.approx(statistics.median(own), rel=0.25)
-    # The time of a turn is that of its frames, back to back; a busy machine may interrupt some turns between two.
+    # The time of a turn is that of its frames, back to back; a busy machine may interrupt some turns between
+    # two.
     shares = [sum(turn.ms["end_to_end"]) / (1000.0 * turn.seconds) for turn in turns]
     assert statistics.median(shares) > 0.95
     assert max(shares) <= 1.0
@@ -129,7 +139,8 @@ def test_pictures_of_a_folder_come_in_turn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "live"), [("0", True), ("/dev/video7", True), ("csi", True), ("rtsp://a/b", True), ("film.mp4", False)]
+    ("text", "live"),
+    [("0", True), ("/dev/video7", True), ("csi", True), ("rtsp://a/b", True), ("film.mp4", False)],
 )
 def test_a_source_may_be_a_camera(text: str, live: bool) -> None:
     """As `detect --camera` names them."""
@@ -163,7 +174,10 @@ def test_a_film_is_seen_again_and_again(tmp_path: Path) -> None:
         (("--threads", "1,two"), "--threads: expected numbers from 1 on, such as 1,2,4, got '1,two'"),
         (("--threads", "0"), "--threads: expected numbers from 1 on"),
         (("--threads", "4096"), "--threads: expected"),
-        (("--runtime", "tensorflow"), "--runtime: expected all, or some of openvino, tflite, onnxruntime, got"),
+        (
+            ("--runtime", "tensorflow"),
+            "--runtime: expected all, or some of openvino, tflite, onnxruntime, got",
+        ),
         (("--model", "nothing"), "model 'nothing': no such file"),
         (("--source", "nothing.jpg"), "nothing.jpg"),
         (("--source", "a.jpg", "--camera", "0"), "--source and --camera: expected one of them, got both"),
@@ -182,7 +196,9 @@ def test_bad_options_are_one_line_before_anything_runs(
     assert "Starting" not in done.err
 
 
-def test_chart_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Result]) -> None:
+def test_chart_without_matplotlib_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[..., Result]
+) -> None:
     """A device has none: said before the measurement, not after it."""
     monkeypatch.setattr(chart, "find_spec", lambda name: None)
     done = run("bench", "--chart", "a.png")
@@ -253,7 +269,12 @@ def test_record_has_what_others_read(measured: dict[str, Any]) -> None:
     for row in measured["results"]:
         for step in record.STEPS:
             assert 0.0 < row["p50_ms"][step] <= row["p90_ms"][step] <= row["p99_ms"][step]
-        assert (row["precision"], row["threads"], row["frame_age_ms"], row["detections"]) == ("int8", 1, None, 2)
+        assert (row["precision"], row["threads"], row["frame_age_ms"], row["detections"]) == (
+            "int8",
+            1,
+            None,
+            2,
+        )
         assert row["fps"] == pytest.approx(row["frames"] / row["seconds"], rel=0.02)
         assert 30.0 < row["steady_rss_mb"] <= row["peak_rss_mb"] < 1000.0
         cold = row["cold_start_ms"]
@@ -267,7 +288,10 @@ def test_record_has_what_others_read(measured: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_rounds_are_interleaved_in_changing_order(measured: dict[str, Any]) -> None:
     """No engine begins its next turn before all have had this one, and they do not always follow each other alike."""
-    began = [[row["rounds"][i]["at_s"] for row in measured["results"]] for i in range(measured["settings"]["rounds"])]
+    began = [
+        [row["rounds"][i]["at_s"] for row in measured["results"]]
+        for i in range(measured["settings"]["rounds"])
+    ]
 
     assert all(max(a) < min(b) for a, b in pairwise(began))
     orders = [sorted(range(3), key=times.__getitem__) for times in began]
@@ -367,7 +391,9 @@ def test_a_killed_worker_does_not_take_the_others_down(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     """Exit code 130; the table and the record of the rounds so far, marked; no process is left."""
     out = tmp_path / "a.json"
-    with running("--runtime", "tflite,onnxruntime", "--duration", "60", "--json", out, folder=tmp_path) as process:
+    with running(
+        "--runtime", "tflite,onnxruntime", "--duration", "60", "--json", out, folder=tmp_path
+    ) as process:
         wait_for("Rounds", tmp_path)
         children = workers_of(process.pid)
         process.send_signal(signal.SIGINT)
@@ -415,7 +441,9 @@ def test_an_engine_that_answers_wrongly_is_a_row_with_its_reason(
     done = run("bench", "--runtime", "openvino,tflite", *options)
 
     assert done.code == 0, done.err
-    assert re.search(r"^OpenVINO, 1 thread: fails its self-check: answers wrongly: \w+ differs by", done.out, re.M)
+    assert re.search(
+        r"^OpenVINO, 1 thread: fails its self-check: answers wrongly: \w+ differs by", done.out, re.M
+    )
     assert [row["runtime"] for row in record.read_record(tmp_path / "a.json")["results"]] == ["tflite"]
     alone = run("bench", "--runtime", "openvino", *options[:-2])
     assert (alone.code, alone.out) == (2, "")

@@ -104,7 +104,9 @@ def board() -> Iterator[object]:
     """A board that boots the base image."""
     base = boot.CACHE / "base-arm64.img"
     if "EDGE_CENTERNET_BOARDS" not in os.environ:
-        pytest.skip("boots an emulated board for minutes: set EDGE_CENTERNET_BOARDS=1, or scripts/test_devices.sh")
+        pytest.skip(
+            "boots an emulated board for minutes: set EDGE_CENTERNET_BOARDS=1, or scripts/test_devices.sh"
+        )
     if not base.exists():
         pytest.skip(f"no base image {base}: scripts/devices/build_base.sh arm64")
     if shutil.which("qemu-system-aarch64") is None:

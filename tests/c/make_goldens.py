@@ -1,17 +1,18 @@
 """Write tests/golden/decoder_v2.npz and .bin: head tensors, and the boxes that the NumPy rule finds in them.
 
 Run from anywhere: python tests/c/make_goldens.py
-The files pin the rule. Regenerate only when it changes on purpose, and raise VERSION (and the file names with it)
-in the same commit. Both hold the same cases: Python reads the .npz, tests/c/test_decode.c the .bin, because a C test
-on a device has no unzip.
+The files pin the rule. Regenerate only when it changes on purpose, and raise VERSION (and the file names with
+it) in the same commit. Both hold the same cases: Python reads the .npz, tests/c/test_decode.c the .bin,
+because a C test on a device has no unzip.
 
 The .bin, little-endian throughout: "ECNGOLD", VERSION as one byte, int32 number of cases; then for each case
     char name[32]; int32 classes, height, width, capacity; float32 cell_px, threshold;
     int32 class thresholds (0 or classes); float32 each;
-    heat, size, offset: int32 dtype, zero_point, stride_c, stride_y, stride_x; float32 scale; int32 bytes; the elements;
+    heat, size, offset: int32 dtype, zero_point, stride_c, stride_y, stride_x; float32 scale; int32 bytes; the
+      elements;
     int32 boxes; for each: float32 x1, y1, x2, y2, score; int32 class_id, cell
-    what follows: int32 scope of twins; the frame: int32 src_width, src_height, new_width, new_height, left, top;
-    int32 boxes; each as above, without twins, mapped to the image, the score as a probability
+    what follows: int32 scope of twins; the frame: int32 src_width, src_height, new_width, new_height, left,
+    top; int32 boxes; each as above, without twins, mapped to the image, the score as a probability
 and at the end int32 pairs; for each: float32 logit, its probability
 """
 
@@ -80,7 +81,9 @@ def main() -> None:
     write_atomic(FOLDER / f"decoder_v{VERSION}.bin", pack(cases))
     for case, boxes, final in cases:
         heat = case.heads[0].data
-        print(f"{case.name:24} {heat.dtype!s:8} {heat.shape!s:14} {len(boxes):4} boxes, {len(final):4} without twins")
+        print(
+            f"{case.name:24} {heat.dtype!s:8} {heat.shape!s:14} {len(boxes):4} boxes, {len(final):4} without twins"
+        )
 
 
 # ---- the cases ----------------------------------------------------------------------------------
@@ -95,19 +98,33 @@ def make_cases() -> Iterator[Case]:
         size = rng.integers(-20, 120, (2, 12, 10)).astype(np.int8)  # a few negative sizes
         offset = rng.integers(-10, 90, (2, 12, 10)).astype(np.int8)
         quants = (logits, Quant(0.15, -7), Quant(1 / 90, 0))
-        yield _case(name, (heat, size, offset), quants, layout, capacity=20, cell_px=4.0, threshold=-0.8472978603872037)
+        yield _case(
+            name,
+            (heat, size, offset),
+            quants,
+            layout,
+            capacity=20,
+            cell_px=4.0,
+            threshold=-0.8472978603872037,
+        )
     heat = _peaks(rng, (2, 9, 11), 5, 250).astype(np.uint8)
     size, offset = (rng.integers(0, 256, (2, 9, 11)).astype(np.uint8) for _ in range(2))
     quants = (Quant(1 / 256, 0), Quant(0.06, 3), Quant(1 / 255, 0))
-    yield _case("uint8 probabilities", (heat, size, offset), quants, "NHWC", capacity=16, cell_px=8.0, threshold=0.3)
+    yield _case(
+        "uint8 probabilities", (heat, size, offset), quants, "NHWC", capacity=16, cell_px=8.0, threshold=0.3
+    )
 
     heat = rng.normal(-3, 2, (2, 8, 8)).astype(np.float32)
     size, offset = (rng.normal(2, 2, (2, 8, 8)).astype(np.float32) for _ in range(2))
-    yield _case("float32", (heat, size, offset), (None,) * 3, "NCHW", capacity=50, cell_px=4.0, threshold=-2.5)
+    yield _case(
+        "float32", (heat, size, offset), (None,) * 3, "NCHW", capacity=50, cell_px=4.0, threshold=-2.5
+    )
     odd = np.float32([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5, 3e38, -3e38, 1e-45, 0.5])
     heat, size, offset = (rng.choice(odd, (c, 8, 8)).astype(np.float32) for c in (2, 2, 2))
     heads = (heat, size, offset)
-    yield _case("float32 NaN and Inf", heads, (None,) * 3, "NHWC", capacity=128, cell_px=4.0, threshold=-np.inf)
+    yield _case(
+        "float32 NaN and Inf", heads, (None,) * 3, "NHWC", capacity=128, cell_px=4.0, threshold=-np.inf
+    )
     heads = (_peaks(rng, (2, 6, 6), -90, 90).astype(np.int8), size[:, :6, :6], offset[:, :6, :6])
     quants = (logits, None, None)
     yield _case("int8 heat, float boxes", heads, quants, "NCHW", capacity=9, cell_px=4.0, threshold=0.0)
@@ -135,11 +152,15 @@ def _large_cases(rng: np.random.Generator) -> Iterator[Case]:
             boxes = rng.integers(-5, 60, (2, 2, 19, 33)).astype(np.int8)
             quants = (quant, Quant(0.1, 0), Quant(0.02, 0))
             name = f"large {dtype} {layout}"
-            yield _case(name, (heat.astype(dtype), *boxes), quants, layout, capacity=40, cell_px=4.0, threshold=0.5)
+            yield _case(
+                name, (heat.astype(dtype), *boxes), quants, layout, capacity=40, cell_px=4.0, threshold=0.5
+            )
     one = rng.integers(-128, 127, (1, 20, 30)).astype(np.int8)
     rest = (Quant(0.1, 0), Quant(0.02, 0))
     boxes = rng.integers(0, 60, (2, 2, 20, 30)).astype(np.int8)
-    yield _case("one class", (one, *boxes), (Quant(0.05, 0), *rest), "NHWC", capacity=12, cell_px=8.0, threshold=5.0)
+    yield _case(
+        "one class", (one, *boxes), (Quant(0.05, 0), *rest), "NHWC", capacity=12, cell_px=8.0, threshold=5.0
+    )
 
 
 def _option_cases(rng: np.random.Generator) -> Iterator[Case]:
@@ -148,11 +169,15 @@ def _option_cases(rng: np.random.Generator) -> Iterator[Case]:
     size = rng.integers(90, 120, (2, 12, 10)).astype(np.int8)  # large boxes of like size: many twins
     offset = rng.integers(0, 90, (2, 12, 10)).astype(np.int8)
     quants = (Quant(0.07, 25), Quant(0.15, -7), Quant(1 / 90, 0))
-    plain = _case("class thresholds", (heat, size, offset), quants, "NHWC", capacity=60, cell_px=4.0, threshold=9.0)
+    plain = _case(
+        "class thresholds", (heat, size, offset), quants, "NHWC", capacity=60, cell_px=4.0, threshold=9.0
+    )
     own = tuple(float(np.float32(value)) for value in (-1.5, 2.25, math.inf))
     yield replace(plain, class_thresholds=own)
     yield replace(plain, name="twins of one class", threshold=-3.0)
-    yield replace(plain, name="twins of any class", threshold=-3.0, any_class=True, frame=(1920, 1080, 40, 23, 0, 8))
+    yield replace(
+        plain, name="twins of any class", threshold=-3.0, any_class=True, frame=(1920, 1080, 40, 23, 0, 8)
+    )
 
 
 def _tie_cases() -> Iterator[Case]:
@@ -163,8 +188,12 @@ def _tie_cases() -> Iterator[Case]:
     isolated = np.full((4, 5, 5), -128, np.int8)
     isolated[:, ::2, ::2] = 7  # 36 equal peaks, room for 10
     boxes = (np.full((2, 5, 5), 3, np.int8), np.zeros((2, 5, 5), np.int8))
-    yield _case("ties over capacity", (isolated, *boxes), unit, "NCHW", capacity=10, cell_px=4.0, threshold=7.0)
-    yield _case("just over the ties", (isolated, *boxes), unit, "NCHW", capacity=10, cell_px=4.0, threshold=7.0000005)
+    yield _case(
+        "ties over capacity", (isolated, *boxes), unit, "NCHW", capacity=10, cell_px=4.0, threshold=7.0
+    )
+    yield _case(
+        "just over the ties", (isolated, *boxes), unit, "NCHW", capacity=10, cell_px=4.0, threshold=7.0000005
+    )
     yield _case("capacity 0", (isolated, *boxes), unit, "NHWC", capacity=0, cell_px=4.0, threshold=0.0)
     lone = tuple(np.full((c, 1, 1), 5, np.uint8) for c in (1, 2, 2))
     yield _case("one cell", lone, (Quant(0.1, 0),) * 3, "NCHW", capacity=1, cell_px=32.0, threshold=0.5)
@@ -241,12 +270,16 @@ def load(path: Path) -> list[tuple[Case, NDArray[np.void], NDArray[np.void]]]:
     with np.load(path) as file:
         arrays = dict(file)
     if arrays["version"] != VERSION:
-        raise RuntimeError(f"{path}: expected version {VERSION}, got {arrays['version']}: run tests/c/make_goldens.py")
+        raise RuntimeError(
+            f"{path}: expected version {VERSION}, got {arrays['version']}: run tests/c/make_goldens.py"
+        )
     names = [key.removesuffix("/boxes") for key in arrays if key.endswith("/boxes")]
     return [_from_arrays(name, arrays) for name in names]
 
 
-def _from_arrays(name: str, arrays: dict[str, NDArray[Any]]) -> tuple[Case, NDArray[np.void], NDArray[np.void]]:
+def _from_arrays(
+    name: str, arrays: dict[str, NDArray[Any]]
+) -> tuple[Case, NDArray[np.void], NDArray[np.void]]:
     *shape, capacity = (int(value) for value in arrays[f"{name}/shape, capacity"])
     cell_px, threshold = (float(value) for value in arrays[f"{name}/cell_px, threshold"])
     heads = []
@@ -257,7 +290,9 @@ def _from_arrays(name: str, arrays: dict[str, NDArray[Any]]) -> tuple[Case, NDAr
         heads.append(Head(role, view, Quant(float(quant[0]), int(quant[1])) if len(quant) else None))
     own = tuple(float(value) for value in arrays[f"{name}/class thresholds"])
     any_class, *frame = (int(value) for value in arrays[f"{name}/any_class, frame"])
-    case = Case(name, (heads[0], heads[1], heads[2]), capacity, cell_px, threshold, own, bool(any_class), tuple(frame))
+    case = Case(
+        name, (heads[0], heads[1], heads[2]), capacity, cell_px, threshold, own, bool(any_class), tuple(frame)
+    )
     return case, _records(arrays, f"{name}/boxes"), _records(arrays, f"{name}/final")
 
 
@@ -272,7 +307,21 @@ def _records(arrays: dict[str, NDArray[Any]], key: str) -> NDArray[np.void]:
 
 def logits() -> NDArray[np.float32]:
     """Numbers to try the logistic function on: a fine grid, both ends, and what is no number."""
-    odd = [0.0, -0.0, 1e-45, -1e-45, 85.99999, -85.99999, 86.0, -86.0, 1000.0, -1000.0, np.inf, -np.inf, np.nan]
+    odd = [
+        0.0,
+        -0.0,
+        1e-45,
+        -1e-45,
+        85.99999,
+        -85.99999,
+        86.0,
+        -86.0,
+        1000.0,
+        -1000.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+    ]
     return np.concatenate([np.linspace(-90, 90, 2001), np.linspace(-1, 1, 501), odd]).astype(np.float32)
 
 

@@ -93,7 +93,9 @@ def test_heads_stay_close_to_float(quantized: qdq.Network, source: Any) -> None:
     for role in HEADS:
         spec = getattr(quantized.manifest, role)
         low, high = ((end - spec.quant.zero_point) * spec.quant.scale for end in (-128, 127))
-        error = np.abs(reference.real_values(getattr(answer, role), spec) - np.clip(expected[role], low, high))
+        error = np.abs(
+            reference.real_values(getattr(answer, role), spec) - np.clip(expected[role], low, high)
+        )
 
         assert error.mean() / (high - low) < 0.04, role
 

@@ -21,7 +21,10 @@ LIMIT = 7
 def _conv(weight: Any, groups: int = 1) -> qdq.Conv:
     """A convolution over 8x8 cells with this weight."""
     channels = weight.shape[1] if groups == 1 else groups
-    x, y = qdq.Tensor("x", (channels, 8, 8), Quant(1.0, 0)), qdq.Tensor("y", (len(weight), 8, 8), Quant(1.0, 0))
+    x, y = (
+        qdq.Tensor("x", (channels, 8, 8), Quant(1.0, 0)),
+        qdq.Tensor("y", (len(weight), 8, 8), Quant(1.0, 0)),
+    )
     pads = (weight.shape[2] // 2,) * 4
     ones, zeros = np.ones(len(weight), np.float32), np.zeros(len(weight), np.float32)
     return qdq.Conv("c", x, y, weight, ones, zeros, (1, 1), pads, groups, "linear")
@@ -31,7 +34,9 @@ def _conv(weight: Any, groups: int = 1) -> qdq.Conv:
 def inputs() -> np.ndarray:
     """(32, 4000) strongly correlated, as behind a ReLU: a few causes seen by many channels."""
     rng = np.random.default_rng(0)
-    return np.maximum(rng.normal(0, 1, (32, 6)) @ rng.normal(0, 1, (6, 4000)) + 0.3 * rng.normal(0, 1, (32, 4000)), 0)
+    return np.maximum(
+        rng.normal(0, 1, (32, 6)) @ rng.normal(0, 1, (6, 4000)) + 0.3 * rng.normal(0, 1, (32, 4000)), 0
+    )
 
 
 def test_a_layer_s_result_keeps_more_of_its_signal(inputs: np.ndarray) -> None:
@@ -53,7 +58,9 @@ def test_independent_inputs_leave_nothing_to_make_up_for() -> None:
     per_channel = scale.reshape(-1, 1, 1, 1)
 
     np.testing.assert_allclose(
-        rounded(_conv(weight), scale, np.eye(9), LIMIT), np.rint(weight / per_channel) * per_channel, rtol=1e-6
+        rounded(_conv(weight), scale, np.eye(9), LIMIT),
+        np.rint(weight / per_channel) * per_channel,
+        rtol=1e-6,
     )
 
 

@@ -63,11 +63,17 @@ def test_several_sets_are_checked_as_one(run: Run, data: Path, tmp_path: Path) -
     """What one lacks, or is not labelled for, is told; names that mean one class are one."""
     shop = yolo(tmp_path / "shop", {"sample": "1 0.5 0.5 0.4 0.6\n"})
     (shop / "classes.txt").write_text("Person\nsofa\n")
-    done = run("data", "check", data, shop, "--labelled-only", "shop=couch", "--json", tmp_path / "check.json")
+    done = run(
+        "data", "check", data, shop, "--labelled-only", "shop=couch", "--json", tmp_path / "check.json"
+    )
     assert done.code == 0, done.err
     figures = json.loads((tmp_path / "check.json").read_text())["sets"]["train"]
     assert (figures["data"], figures["images"], figures["objects"]) == (f"{data} + {shop}", 3, 3)
-    assert {name: one["unlabelled"] for name, one in figures["classes"].items()} == {"cat": 1, "person": 1, "sofa": 2}
+    assert {name: one["unlabelled"] for name, one in figures["classes"].items()} == {
+        "cat": 1,
+        "person": 1,
+        "sofa": 2,
+    }
     assert "train: sofa is unlabelled in 2 of 3 images" in done.out.splitlines()
 
 
@@ -91,7 +97,9 @@ def test_errors_end_with_1_and_the_file_names_all_of_them(run: Run, data: Path, 
     assert done.out.count(": expected 5 numbers") == 5
     assert "  ... and 2 more (--json FILE names all)" in done.out
     record = json.loads((tmp_path / "check.json").read_text())
-    assert [finding["text"].split(": ")[1] for finding in record["findings"]] == [f"line {n}" for n in range(2, 9)]
+    assert [finding["text"].split(": ")[1] for finding in record["findings"]] == [
+        f"line {n}" for n in range(2, 9)
+    ]
 
 
 def test_a_leak_from_train_to_val_is_an_error(run: Run, data: Path, tmp_path: Path) -> None:
@@ -100,7 +108,9 @@ def test_a_leak_from_train_to_val_is_an_error(run: Run, data: Path, tmp_path: Pa
     done = run("data", "check", data, "--val", val)
     assert done.code == 1
     assert "ERROR leak (1)" in done.out
-    assert ["cat", "1", "1", "50.0%", "0", "1", "1", "100.0%", "0"] in [line.split() for line in done.out.splitlines()]
+    assert ["cat", "1", "1", "50.0%", "0", "1", "1", "100.0%", "0"] in [
+        line.split() for line in done.out.splitlines()
+    ]
     part = run("data", "check", data, "--val", data, "--val-images", val / "images")
     assert (part.code, "ERROR leak (1)" in part.out) == (1, True)
 
@@ -115,7 +125,9 @@ def test_a_leak_from_train_to_val_is_an_error(run: Run, data: Path, tmp_path: Pa
         (["{data}", "--json", "{data}/classes.txt/x.json"], "cannot write there"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_code_2(run: Run, data: Path, args: list[str], message: str) -> None:
+def test_what_cannot_be_done_is_one_line_and_code_2(
+    run: Run, data: Path, args: list[str], message: str
+) -> None:
     """Before any image is read."""
     done = run("data", "check", *(arg.format(data=data) for arg in args))
     assert done.code == 2
@@ -130,7 +142,8 @@ def test_it_runs_without_any_extra(data: Path) -> None:
 import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "tqdm", "openvino", "ai_edge_litert", "onnxruntime", "onnx", "yaml"):
+        if name.partition(".")[0] in ("torch", "tqdm", "openvino", "ai_edge_litert", "onnxruntime", "onnx",
+        "yaml"):
             raise SystemExit(f"imported {{name}}")
 sys.meta_path.insert(0, Absent())
 sys.argv = ["edge-centernet", "data", "check", {str(data)!r}]
@@ -157,10 +170,14 @@ def test_every_kind_of_finding_is_documented() -> None:
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="needs docs/data.md of the checkout")
 @pytest.mark.skipif(not (SHARED / "playing_cards").is_dir(), reason="needs ../shared/data/playing_cards")
-def test_the_example_of_the_page_is_what_the_command_prints(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_page_is_what_the_command_prints(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Command and output of docs/data.md, which leaves out lines where it has three dots."""
     monkeypatch.chdir(SHARED)
-    example = re.search(r"```\w*\n\$ edge-centernet (data check .*)\n((?s:.*?))```", PAGE.read_text(encoding="utf-8"))
+    example = re.search(
+        r"```\w*\n\$ edge-centernet (data check .*)\n((?s:.*?))```", PAGE.read_text(encoding="utf-8")
+    )
     assert example
     shown = [line for line in example.group(2).splitlines() if line != "..."]
     printed = iter(run(*example.group(1).split()).out.splitlines())

@@ -152,12 +152,17 @@ def test_a_folder_with_a_bad_file(run: Run, photo: Path, onnx_model: Path, write
     assert sorted(os.listdir("detections")) == ["a.png", "c.png"]
 
 
-def test_equal_names_in_two_folders_are_both_kept(run: Run, photo: Path, onnx_model: Path, write_image: Write) -> None:
+def test_equal_names_in_two_folders_are_both_kept(
+    run: Run, photo: Path, onnx_model: Path, write_image: Write
+) -> None:
     """Annotated copies keep the folders below the common one."""
     for folder in ("p/one", "p/two"):
         write_image(Path(folder, "a.png"), SCENE)
     assert run("detect", "--source", "p/*/*.png", "--model", onnx_model).code == 0
-    assert sorted(str(p) for p in Path("detections").rglob("*.png")) == ["detections/one/a.png", "detections/two/a.png"]
+    assert sorted(str(p) for p in Path("detections").rglob("*.png")) == [
+        "detections/one/a.png",
+        "detections/two/a.png",
+    ]
 
 
 def test_video_in_video_out(run: Run, video: Path, onnx_model: Path) -> None:
@@ -187,7 +192,10 @@ def test_video_in_video_out(run: Run, video: Path, onnx_model: Path) -> None:
         (("--source", "cut.png"), "cut.png: the image is cut off"),
         (("--camera", "97"), "camera 97: no such camera"),
         (("--source", "x" * 300), "File name too long"),
-        (("--source", "photo.png", "--classes", "dog"), "unknown class 'dog': this model knows red, green, blue sky"),
+        (
+            ("--source", "photo.png", "--classes", "dog"),
+            "unknown class 'dog': this model knows red, green, blue sky",
+        ),
         (("--source", "photo.png", "--classes", ""), "unknown class ''"),
         (("--source", "photo.png", "--out", "photo.png"), "cannot write there"),
         (("--source", "photo.png", "--out", "/proc/nowhere"), "cannot write there"),
@@ -195,7 +203,10 @@ def test_video_in_video_out(run: Run, video: Path, onnx_model: Path) -> None:
         (("--source", "photo.png", "--threshold", "nan"), "threshold"),
         (("--source", "photo.png", "--threads", "0"), "--threads"),
         (("--source", "photo.png", "--runtime", "tflite"), "onnxruntime"),
-        (("--source", "photo.png", "--model", "none.tflite"), "none.tflite: expected a model file, got no such file"),
+        (
+            ("--source", "photo.png", "--model", "none.tflite"),
+            "none.tflite: expected a model file, got no such file",
+        ),
         (("--source", "photo.png", "--model", "nonesuch"), "no shipped model of that name"),
         (("--source", "photo.png", "--model", "cut.onnx"), "cut.onnx: the model file is cut off"),
         (("--source", "photo.png", "--out", "."), "would replace the original"),
@@ -214,7 +225,9 @@ def test_bad_input_is_one_line_and_code_2(
     done = run("detect", *args, *model)
     assert done.code == 2
     assert done.out == ""
-    errors = [line for line in done.err.splitlines() if not line.startswith(("Usage:", "Try ", "Using ")) and line]
+    errors = [
+        line for line in done.err.splitlines() if not line.startswith(("Usage:", "Try ", "Using ")) and line
+    ]
     assert len(errors) == 1
     assert errors[0].startswith("Error: ")
     assert says in errors[0]
@@ -233,7 +246,17 @@ def test_ctrl_c_is_clean(tmp_path: Path, onnx_model: Path) -> None:
     data = cv2.imencode(".png", cv2.resize(SCENE, (1280, 960)))[1].tobytes()
     for i in range(2000):
         (folder / f"{i:04}.png").write_bytes(data)
-    args = ("-m", "edge_centernet", "detect", "--source", str(folder), "--model", str(onnx_model), "--out", "o")
+    args = (
+        "-m",
+        "edge_centernet",
+        "detect",
+        "--source",
+        str(folder),
+        "--model",
+        str(onnx_model),
+        "--out",
+        "o",
+    )
     child = subprocess.Popen(
         squares.python(*args),
         stdout=subprocess.PIPE,

@@ -119,7 +119,9 @@ def test_a_camera_that_stops_sending_loses_and_doubles_no_count(start: Callable[
 @needs_broker
 @pytest.mark.slow
 @pytest.mark.parametrize("outage", [3, 30])
-def test_a_broker_that_stops_costs_nothing(start: Callable[..., Detect], broker: Mosquitto, outage: int) -> None:
+def test_a_broker_that_stops_costs_nothing(
+    start: Callable[..., Detect], broker: Mosquitto, outage: int
+) -> None:
     """Detection keeps its rate while the broker is away; afterwards the broker has the totals and each event."""
     subscriber = Subscriber(broker.port)
     with mjpeg_server(path="/walk") as camera:
@@ -200,7 +202,9 @@ def test_a_camera_that_is_not_there(start: Callable[..., Detect]) -> None:
     assert [line for line in run.said().splitlines() if line.startswith("Error:")]
     late = start("--camera", url, "--wait")
     time.sleep(3)
-    server = Server([sys.executable, str(Path(__file__).parents[1] / "helpers/servers.py"), str(port)], port, url)
+    server = Server(
+        [sys.executable, str(Path(__file__).parents[1] / "helpers/servers.py"), str(port)], port, url
+    )
     server.start()
     try:
         late.wait_for(anything, 0, BACK_S)
@@ -225,7 +229,9 @@ def test_page_metrics_and_health_of_a_running_camera(start: Callable[..., Detect
         state = json.loads(get("/state.json"))
         line = state["lines"][0]
         assert (line["in"], line["out"]) == counts(run.records[-1][1])
-        assert f'edge_centernet_crossings_total{{direction="out",line="mid"}} {line["out"]}.0' in get("/metrics")
+        assert f'edge_centernet_crossings_total{{direction="out",line="mid"}} {line["out"]}.0' in get(
+            "/metrics"
+        )
         assert "ok" in get("/healthz")
         assert run.end() == 0
     assert f"Live page: http://127.0.0.1:{port}/" in run.said()

@@ -30,7 +30,9 @@ def test_the_text_has_facts_and_findings() -> None:
     lines = text(with_engines(replace(ON_PC, cameras=(replace(USB, access="denied"),)), wrong)).splitlines()
 
     assert "  TFLite        ai_edge_litert 2.3.0: right, INT8 (all), 9 ms  <- --runtime auto" in lines
-    assert "  OpenVINO      openvino 2026.4.1: computes wrong results (heat differs by 9 output steps)" in lines
+    assert (
+        "  OpenVINO      openvino 2026.4.1: computes wrong results (heat differs by 9 output steps)" in lines
+    )
     assert "  ONNX Runtime  not installed" in lines
     assert "  /dev/video0  HD Webcam (uvcvideo, USB), may not be read by this user" in lines
     assert "  processor  Some CPU, 4 cores, avx2 avx512_vnni" in lines
@@ -53,7 +55,9 @@ def test_a_healthy_board_is_told_in_one_line() -> None:
 def test_what_is_missing_is_said_and_does_not_break_the_text() -> None:
     """No engine, no camera, no NumPy, a machine that tells nothing."""
     facts = with_engines(ON_PC, missing(OPENVINO), missing(TFLITE))
-    empty = replace(facts.machine, cpu="", features=(), cores=None, memory_total_mb=None, glibc=None, throttled=None)
+    empty = replace(
+        facts.machine, cpu="", features=(), cores=None, memory_total_mb=None, glibc=None, throttled=None
+    )
     broken = replace(facts.software, numpy=Library(error="crashed (SIGILL)"), opencv=Library())
     report = text(replace(facts, machine=empty, software=broken, cameras=()))
 
@@ -68,7 +72,9 @@ def test_json_is_one_object_with_four_keys() -> None:
     report = json.loads(done.stdout)
 
     assert list(report) == ["machine", "engines", "cameras", "findings"]
-    assert {tuple(finding) for finding in report["findings"]} == {("id", "level", "title", "found", "fix", "docs")}
+    assert {tuple(finding) for finding in report["findings"]} == {
+        ("id", "level", "title", "found", "fix", "docs")
+    }
     assert [engine["name"] for engine in report["engines"]] == ["openvino", "tflite", "onnxruntime"]
     assert done.stderr == "Looking at the machine ...\n"
     assert done.exit_code == int(any(finding["level"] == "error" for finding in report["findings"]))

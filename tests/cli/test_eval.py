@@ -35,18 +35,24 @@ def data(tmp_path: Path) -> Path:
         for name, left, top in scene:
             if name in NAMES:
                 own = {"image_id": i, "category_id": NAMES.index(name) + 1}
-                annotations.append({**own, "id": len(annotations) + 1, "bbox": [left, top, squares.SIDE, squares.SIDE]})
+                annotations.append(
+                    {**own, "id": len(annotations) + 1, "bbox": [left, top, squares.SIDE, squares.SIDE]}
+                )
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(NAMES)]
     path = tmp_path / "instances.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return path
 
 
-def test_a_perfect_detector_has_ap_1(run: Callable[..., Any], model: Path, data: Path, tmp_path: Path) -> None:
+def test_a_perfect_detector_has_ap_1(
+    run: Callable[..., Any], model: Path, data: Path, tmp_path: Path
+) -> None:
     """Table on stdout, the same numbers in the JSON file, and nothing left beside it."""
     out = tmp_path / "new" / "metrics.json"
     images = data.parent / "images"
-    result = run("eval", "--model", model, "--data", data, "--images", images, "--threads", "1", "--json", out)
+    result = run(
+        "eval", "--model", model, "--data", data, "--images", images, "--threads", "1", "--json", out
+    )
     assert result.code == 0, result.err
     metrics = json.loads(out.read_text())
     assert [metrics[key] for key in ("AP", "AP50", "AP75", "AP_small")] == [1.0] * 4
@@ -76,7 +82,12 @@ def test_crowds_and_curves_are_in_table_and_json(
     result = run("eval", "--model", model, "--data", data, "--json", out)
     metrics = json.loads(out.read_text())
     crowds = metrics["crowds"]
-    half = {"objects": 2, "others": 3, "recall": {"0.3": 0.5, "0.01": 0.5}, "recall_others": {"0.3": 1.0, "0.01": 1.0}}
+    half = {
+        "objects": 2,
+        "others": 3,
+        "recall": {"0.3": 0.5, "0.01": 0.5},
+        "recall_others": {"0.3": 1.0, "0.01": 1.0},
+    }
     assert crowds["overlap_0.5"] == crowds["centre_collision"] == half
     row = next(line for line in result.out.splitlines() if line.startswith("share a heatmap cell"))
     assert row.split()[4:] == ["2", "0.500", "1.000", "0.500", "1.000"]
@@ -85,7 +96,9 @@ def test_crowds_and_curves_are_in_table_and_json(
     assert max(map(len, out.read_text().splitlines())) > 500
 
 
-def test_scores_are_in_table_json_and_plots(run: Callable[..., Any], model: Path, data: Path, tmp_path: Path) -> None:
+def test_scores_are_in_table_json_and_plots(
+    run: Callable[..., Any], model: Path, data: Path, tmp_path: Path
+) -> None:
     """Three of three objects and nothing else from 0.3 on; one bin, whose error is how far its scores are from 1."""
     out, plots = tmp_path / "metrics.json", tmp_path / "plots"
     result = run("eval", "--model", model, "--data", data, "--json", out, "--plots", plots)
@@ -125,7 +138,10 @@ def test_bad_input_is_one_line_and_exit_code_2(run: Callable[..., Any], model: P
     strange.write_text(json.dumps(content))
     good = ["eval", "--model", model, "--data", data]
     for args, message in (
-        (["eval", "--model", model, "--data", strange, "--images", data.parent / "images"], "no class name in common"),
+        (
+            ["eval", "--model", model, "--data", strange, "--images", data.parent / "images"],
+            "no class name in common",
+        ),
         (["eval", "--model", model, "--data", data.with_name("none.json")], "no such file or folder"),
         (["eval", "--model", data.with_name("none.onnx"), "--data", data], "none.onnx"),
         ([*good, "--images", data.with_name("nowhere")], "expected the folder of the images"),

@@ -59,7 +59,9 @@ def compile_and_run(compiler: str, folder: Path, text: str, name: str = NAME) ->
 
 def written(folder: Path, manifest: Manifest, name: str = NAME) -> Path:
     """The folder, with the header of a manifest in it."""
-    (folder / f"{name}_model.h").write_text(header(manifest, name, find_model(MODEL, ".tflite")), encoding="ascii")
+    (folder / f"{name}_model.h").write_text(
+        header(manifest, name, find_model(MODEL, ".tflite")), encoding="ascii"
+    )
     return folder
 
 
@@ -103,7 +105,9 @@ def test_example_finds_the_boxes_that_python_finds(
     names = manifest.model.classes
     expected = [
         f"{i} {names[i]} {' '.join(f'{value:.9g}' for value in (score, *box))}"
-        for box, score, i in zip(found.xyxy.tolist(), found.score.tolist(), found.class_id.tolist(), strict=True)
+        for box, score, i in zip(
+            found.xyxy.tolist(), found.score.tolist(), found.class_id.tolist(), strict=True
+        )
     ]
     assert call(program, *dumps).splitlines() == expected
     assert {"person", "cat"} <= {line.split()[1] for line in expected}
@@ -114,7 +118,9 @@ def test_example_refuses_a_dump_of_another_size(run: Run, compiler: str, tmp_pat
     run("export-c", MODEL, "--out", tmp_path)
     call(compiler, f"-I{tmp_path}", EXAMPLE, tmp_path / "edgecn_decode.c", "-o", tmp_path / "detect_dump")
     (tmp_path / "short").write_bytes(bytes(20479))
-    done = subprocess.run([tmp_path / "detect_dump", *[tmp_path / "short"] * 3], capture_output=True, text=True)
+    done = subprocess.run(
+        [tmp_path / "detect_dump", *[tmp_path / "short"] * 3], capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (2, f"{tmp_path / 'short'}: expected a file of 20480 bytes\n")
 
 
@@ -224,7 +230,9 @@ int main(void)
     printed = []
     for folder, model in (("plain", plain), ("own", own)):
         (tmp_path / folder).mkdir()
-        printed.append(compile_and_run(compiler, written(tmp_path / folder, replace(manifest, model=model)), program))
+        printed.append(
+            compile_and_run(compiler, written(tmp_path / folder, replace(manifest, model=model)), program)
+        )
     assert printed[0] == "none\n"
     assert [float(value) for value in printed[1].split()] == pytest.approx([0.0, np.log(3)], rel=1e-6)
 
@@ -265,8 +273,12 @@ def test_identifier_is_one_in_c(name: str, expected: str) -> None:
     assert identifier(name) == expected
 
 
-@pytest.mark.parametrize("name", ["none.tflite", "nonesuch", "photo.jpg", "cut.tflite", "weights.safetensors"])
-def test_what_is_no_model_is_refused(run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", ["none.tflite", "nonesuch", "photo.jpg", "cut.tflite", "weights.safetensors"]
+)
+def test_what_is_no_model_is_refused(
+    run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One line, exit code 2, and no folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.jpg").write_bytes(b"x")

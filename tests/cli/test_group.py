@@ -75,9 +75,12 @@ from edge_centernet.cli import cli
 try:
     cli.main(["--help"], prog_name="edge-centernet")
 finally:
-    print(*sorted({name.partition(".")[0] for name in sys.modules} & {"numpy", "cv2", "openvino", "torch", "onnx"}))
+    print(*sorted({name.partition(".")[0] for name in sys.modules} & {"numpy", "cv2", "openvino", "torch",
+    "onnx"}))
 """
-    done = subprocess.run(squares.python("-c", code), capture_output=True, text=True, env=environment(), check=True)
+    done = subprocess.run(
+        squares.python("-c", code), capture_output=True, text=True, env=environment(), check=True
+    )
     assert done.stdout.splitlines()[-1] == ""
 
 
@@ -85,7 +88,9 @@ finally:
     ("command", "absent", "extra"),
     [("train", "torch", "train"), ("convert", "onnx", "convert"), ("detect", "onnxruntime", "onnxruntime")],
 )
-def test_a_missing_extra_is_named(tmp_path: Path, onnx_model: Path, command: str, absent: str, extra: str) -> None:
+def test_a_missing_extra_is_named(
+    tmp_path: Path, onnx_model: Path, command: str, absent: str, extra: str
+) -> None:
     """One line with the pip command, exit code 2."""
     args = {
         "train": ["--data", str(tmp_path), "--out", str(tmp_path / "run")],
@@ -167,7 +172,9 @@ for path in {[str(p) for p in artifacts.values()]!r}:
 
 
 @pytest.mark.parametrize("name", ["none.onnx", "nonesuch", "photo.jpg"])
-def test_inspect_refuses_what_is_no_model(run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspect_refuses_what_is_no_model(
+    run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One line, exit code 2."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.jpg").write_bytes(b"x")

@@ -90,7 +90,16 @@ def test_onnx_of_the_original_becomes_the_same_network(
         )  # fmt: skip
     for seed in range(8):
         cv2.imwrite(str(tmp_path / f"{seed}.png"), draw_squares(seed)[0])
-    options = ("--classes", ",".join(CLASSES), "--size", "128", "--calibration", tmp_path, "--out", tmp_path / "out")
+    options = (
+        "--classes",
+        ",".join(CLASSES),
+        "--size",
+        "128",
+        "--calibration",
+        tmp_path,
+        "--out",
+        tmp_path / "out",
+    )
     done = run("import", tmp_path / "squares.onnx", *options)
     assert done.code == 0, done.err
     ours, theirs = (qdq.load(folder / "squares.onnx") for folder in (tmp_path / "out", imported))
@@ -106,12 +115,24 @@ def test_onnx_of_the_original_becomes_the_same_network(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.slow
-def test_every_engine_detects_the_squares(run: Run, artifacts: dict[str, Path], tmp_path: Path, engine: str) -> None:
+def test_every_engine_detects_the_squares(
+    run: Run, artifacts: dict[str, Path], tmp_path: Path, engine: str
+) -> None:
     """Both squares of a picture that calibration has not seen, in their colours and places, and nothing else."""
     assert artifacts[engine].suffix == SUFFIX[engine]
     picture, boxes = draw_squares(99)
     cv2.imwrite(str(tmp_path / "x.png"), picture)
-    options = ("--model", artifacts[engine], "--runtime", engine, "--format", "jsonl", "--no-save", "--out", tmp_path)
+    options = (
+        "--model",
+        artifacts[engine],
+        "--runtime",
+        engine,
+        "--format",
+        "jsonl",
+        "--no-save",
+        "--out",
+        tmp_path,
+    )
     done = run("detect", "--source", tmp_path / "x.png", *options)
     assert done.code == 0, done.err
     written = [
@@ -177,7 +198,10 @@ PHOTOS = ("--calibration", str(ASSETS))
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--classes", "a,b,c"), "--calibration: expected a folder or a data set; int8 needs ranges measured on"),
+        (
+            ("--classes", "a,b,c"),
+            "--calibration: expected a folder or a data set; int8 needs ranges measured on",
+        ),
         (("--classes", "a,b", *PHOTOS), "--classes: expected 3 names, as many as squares.pth has, got 2"),
         (("--classes", "coco", *PHOTOS), "--classes: expected 3 names, as many as squares.pth has, got 80"),
         (("--classes", "a,b,b", *PHOTOS), "expected distinct names"),

@@ -59,7 +59,17 @@ def test_the_table_names_version_input_and_licence() -> None:
     """One line a model under the header."""
     lines = CliRunner().invoke(cli, ["models"]).output.splitlines()
 
-    assert lines[0].split() == ["NAME", "VERSION", "INPUT", "CLASSES", "AP50", "AP", "OPENVINO", "TFLITE", "LICENCE"]
+    assert lines[0].split() == [
+        "NAME",
+        "VERSION",
+        "INPUT",
+        "CLASSES",
+        "AP50",
+        "AP",
+        "OPENVINO",
+        "TFLITE",
+        "LICENCE",
+    ]
     version = read_manifest(find_model(DEFAULT, ".onnx")).model.version
     assert lines[1].split()[:4] == [DEFAULT, version, "320x320", "20"]
     assert lines[1].endswith("Apache-2.0")

@@ -51,7 +51,12 @@ def test_a_path_that_is_given_twice_is_labelled_alike() -> None:
         (["a", "b", "c"], [], [], "got 3"),
         (["shp=a"], [], [], r"--images: expected the name of a set \(.*\), got 'shp'; did you mean 'shop'"),
         ([], ["a", "b"], [], "--val-images: expected one folder for each set of --val, 1, or"),
-        ([], [], ["shop"], "--labelled-only: expected SET=CLASS,CLASS with a set of --data or --val, got 'shop'"),
+        (
+            [],
+            [],
+            ["shop"],
+            "--labelled-only: expected SET=CLASS,CLASS with a set of --data or --val, got 'shop'",
+        ),
         ([], [], ["shop="], "expected SET=CLASS,CLASS"),
         (
             [],
@@ -73,5 +78,7 @@ def test_what_does_not_fit_is_one_line(
 
 def test_images_of_no_set_are_refused() -> None:
     """--val-images without --val."""
-    with pytest.raises(ConfigError, match="--val-images: expected --val with it, the set whose images these are"):
+    with pytest.raises(
+        ConfigError, match="--val-images: expected --val with it, the set whose images these are"
+    ):
         sources("--data", [STREET], [], [], ["a"], [])

@@ -43,7 +43,14 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images.append({"id": i, "file_name": f"{i}.png", "width": 80, "height": 64})
         box = [x - half, y - half, 2 * half, 2 * half]
         annotations.append(
-            {"id": i, "image_id": i, "category_id": 1 + i % 2, "bbox": box, "area": 4 * half * half, "iscrowd": 0}
+            {
+                "id": i,
+                "image_id": i,
+                "category_id": 1 + i % 2,
+                "bbox": box,
+                "area": 4 * half * half,
+                "iscrowd": 0,
+            }
         )
     categories = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
     data = {"images": images, "annotations": annotations, "categories": categories}
@@ -71,7 +78,9 @@ def _command(data: Path, out: Path, *more: str) -> list[str]:
 
 
 def _train(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(_command(data, out, *more), capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(
+        _command(data, out, *more), capture_output=True, text=True, check=False, timeout=300
+    )
 
 
 def _digest(folder: Path) -> str:
@@ -98,7 +107,12 @@ def test_a_run_leaves_weights_metrics_and_the_interchange_file(finished: Path) -
 
     rows = _rows(finished)
 
-    assert [(r["stage"], r["epoch"]) for r in rows] == [("float", "1"), ("float", "2"), ("float", "3"), ("qat", "1")]
+    assert [(r["stage"], r["epoch"]) for r in rows] == [
+        ("float", "1"),
+        ("float", "2"),
+        ("float", "3"),
+        ("qat", "1"),
+    ]
     assert float(rows[2]["loss"]) < float(rows[0]["loss"])
     assert rows[2]["AP50"] != ""
     assert (finished / "float.safetensors").is_file()
@@ -149,13 +163,17 @@ main()
 
 
 @pytest.mark.slow
-def test_a_run_killed_inside_an_epoch_goes_on_to_the_same_weights(drawn: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_run_killed_inside_an_epoch_goes_on_to_the_same_weights(
+    drawn: Path, finished: Path, tmp_path: Path
+) -> None:
     """A kill -9 in the middle of the second epoch, --resume, and qat.safetensors equals the uninterrupted run's."""
     import torch
 
     out = tmp_path / "killed"
     arguments = _command(drawn, out, "--set", "save_every=0.001")[3:]  # behind python -m edge_centernet
-    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, check=False, timeout=300)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments], capture_output=True, check=False, timeout=300
+    )
     state = torch.load(out / "state.pt", weights_only=True)
     resumed = _train(drawn, out, "--resume")
 
@@ -169,8 +187,8 @@ def test_a_run_killed_inside_an_epoch_goes_on_to_the_same_weights(drawn: Path, f
 def test_two_processes_follow_the_curve_of_one(drawn: Path, tmp_path: Path) -> None:
     """Under torchrun with gloo, half of each batch in each of two processes: within 0.2 %; another seed is 1 % off.
 
-    A low rate: AdamW turns the last bit of a gradient near zero into a whole step, by which the curves part, farther on
-    one processor than on another (1.2 % at the usual rate).
+    A low rate: AdamW turns the last bit of a gradient near zero into a whole step, by which the curves part,
+    farther on one processor than on another (1.2 % at the usual rate).
     """
     alone, two = tmp_path / "alone", tmp_path / "two"
     slowly = ("--set", "lr=4e-4")
@@ -194,7 +212,14 @@ def test_several_sets_are_learnt_as_one(drawn: Path, tmp_path: Path) -> None:
     more.parent.mkdir()
     data["categories"] = [{"id": 1, "name": "ring"}, {"id": 2, "name": "Square"}]
     more.write_text(json.dumps(data))
-    sets = ("--data", str(more), "--images", f"rings={drawn.parent / 'train'}", "--labelled-only", "rings=ring")
+    sets = (
+        "--data",
+        str(more),
+        "--images",
+        f"rings={drawn.parent / 'train'}",
+        "--labelled-only",
+        "rings=ring",
+    )
     short = ("--val", str(drawn), "--set", "epochs=1", "--set", "qat_epochs=0")
     done = _train(drawn, tmp_path / "out", *sets, *short)
 
@@ -245,7 +270,10 @@ def test_training_can_start_from_a_checkpoint_of_ours(drawn: Path, finished: Pat
         (("--set", "lr=fast"), "--set lr: expected float, got 'fast'"),
         (("--set", "speed=9"), "--set: expected NAME=VALUE with one of"),
         (("--set", "size=100"), "size: expected WIDTHxHEIGHT such as 512x384, or one number for a square"),
-        (("--images", "a", "--images", "b"), "--images: expected one folder for each set of --data, 1, or NAME=FOLDER"),
+        (
+            ("--images", "a", "--images", "b"),
+            "--images: expected one folder for each set of --data, 1, or NAME=FOLDER",
+        ),
         (
             ("--labelled-only", "instances_train=circel"),
             "labelled only for 'circel': expected one of the classes 'circle', 'squ",

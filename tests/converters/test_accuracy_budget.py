@@ -42,7 +42,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             category = squares.CLASSES.index(name)
             boxes.append({"id": len(boxes), "image_id": i, "category_id": category, "bbox": box, "area": 576})
     categories = [{"id": i, "name": name} for i, name in enumerate(squares.CLASSES)]
-    (folder / "data.json").write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
+    (folder / "data.json").write_text(
+        json.dumps({"images": images, "annotations": boxes, "categories": categories})
+    )
     return folder / "data.json"
 
 
@@ -68,7 +70,9 @@ def _coarse(network: qdq.Network, *roles: str) -> Any:
     return model
 
 
-def _meet(network: qdq.Network, sound: qdq.Network, data: Dataset, limit: float) -> tuple[qdq.Network, list[str]]:
+def _meet(
+    network: qdq.Network, sound: qdq.Network, data: Dataset, limit: float
+) -> tuple[qdq.Network, list[str]]:
     told: list[str] = []
     return accuracy_budget.meet(network, sound, data, limit, told.append, lambda *_: None), told
 
@@ -131,7 +135,9 @@ def test_the_command_exits_with_3_and_leaves_nothing(
     done = run("convert", source, "--accuracy-budget", "0.01", "--data", data, "--out", tmp_path / "o")
 
     assert done.code == 3
-    assert done.err.splitlines()[-1].startswith("Error: accuracy budget 0.01: expected AP50 of at least 0.9900, got ")
+    assert done.err.splitlines()[-1].startswith(
+        "Error: accuracy budget 0.01: expected AP50 of at least 0.9900, got "
+    )
     assert not (tmp_path / "o").exists()
 
 

@@ -24,9 +24,19 @@ def test_two_runs_are_identical(tmp_path: Path) -> None:
     """Every file of every target, manifest, self-check and seal included."""
     digests = []
     for name in "ab":
-        command = [sys.executable, "-m", "edge_centernet", "convert", str(NANO), "--out", str(tmp_path / name)]
+        command = [
+            sys.executable,
+            "-m",
+            "edge_centernet",
+            "convert",
+            str(NANO),
+            "--out",
+            str(tmp_path / name),
+        ]
         subprocess.run(command, check=True, capture_output=True)
-        digests.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / name).iterdir()})
+        digests.append(
+            {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in (tmp_path / name).iterdir()}
+        )
 
     assert len(digests[0]) == 5
     assert digests[0] == digests[1]
@@ -36,9 +46,12 @@ def test_two_runs_are_identical(tmp_path: Path) -> None:
 def test_the_weights_of_the_shipped_model_come_out_as_ever(tmp_path: Path) -> None:
     """What the writers make of the shipped nano model is known by its hash; a change of theirs must be meant.
 
-    Of the TFLite file the part in front of the manifest, of OpenVINO's the weights: the rest names package versions.
+    Of the TFLite file the part in front of the manifest, of OpenVINO's the weights: the rest names package
+    versions.
     """
-    tflite, openvino = (convert(NANO, [target], "int8", tmp_path)[0].path for target in ("tflite", "openvino"))
+    tflite, openvino = (
+        convert(NANO, [target], "int8", tmp_path)[0].path for target in ("tflite", "openvino")
+    )
     flatbuffer = tflite.read_bytes().split(b"PK\x03\x04")[0]
 
     assert hashlib.sha256(flatbuffer).hexdigest()[:16] == "702460ccbd15a101"

@@ -61,7 +61,8 @@ def test_onnx_copy_is_the_same_network(mobilenet_file: Path, tmp_path: Path, pic
     """The int8 ONNX can be converted again and answers bit for bit as the interchange file does."""
     convert(mobilenet_file, ["onnx"], "int8", tmp_path, pictures=pictures)
     before, after = (
-        reference.Reference(qdq.load(path), "int8", pictures) for path in (mobilenet_file, tmp_path / "mobilenet.onnx")
+        reference.Reference(qdq.load(path), "int8", pictures)
+        for path in (mobilenet_file, tmp_path / "mobilenet.onnx")
     )
     for one, other in zip(before.answers, after.answers, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
@@ -75,13 +76,17 @@ def test_onnx_with_shared_constants_opens(mobilenet_file: Path, tmp_path: Path, 
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             zero = onnx.numpy_helper.to_array(values[node.input[2]])
-            node.input[2] = seen.setdefault(f"{zero.dtype}{zero.shape}".encode() + zero.tobytes(), node.input[2])
+            node.input[2] = seen.setdefault(
+                f"{zero.dtype}{zero.shape}".encode() + zero.tobytes(), node.input[2]
+            )
     onnx.save(model, tmp_path / "shared.onnx")
     artifacts = convert(tmp_path / "shared.onnx", ["onnx"], "int8", tmp_path / "out", pictures=pictures)
     assert artifacts[0].report.failures == ()
 
 
-def test_float_onnx_has_no_quantization_left(mobilenet_file: Path, tmp_path: Path, pictures: list[Any]) -> None:
+def test_float_onnx_has_no_quantization_left(
+    mobilenet_file: Path, tmp_path: Path, pictures: list[Any]
+) -> None:
     """All Q/DQ pairs are gone, ReLU6 is not, and the checker accepts the file."""
     convert(mobilenet_file, ["onnx"], "fp32", tmp_path, pictures=pictures)
     model = onnx.load(tmp_path / "mobilenet-fp32.onnx")
@@ -103,7 +108,9 @@ def test_wrong_artifact_is_not_left_behind(
         return right(replace(network, ops=tuple(ops)), precision)
 
     monkeypatch.setattr(to_tflite, "convert", wrong)
-    with pytest.raises(ConversionError, match=r"tflite: does not answer as the source does: size differs by \d+"):
+    with pytest.raises(
+        ConversionError, match=r"tflite: does not answer as the source does: size differs by \d+"
+    ):
         convert(mobilenet_file, ["tflite", "onnx"], "int8", tmp_path, pictures=pictures)
     assert [path.name for path in tmp_path.iterdir()] == ["mobilenet.onnx"]
 
@@ -130,7 +137,9 @@ def test_source_is_never_overwritten(mobilenet_file: Path) -> None:
 
 def test_unknown_target_is_named(mobilenet_file: Path, tmp_path: Path) -> None:
     """The message lists what there is."""
-    with pytest.raises(ConfigError, match="expected openvino, tflite, onnx, tensorrt, tflite-uint8, got ncnn"):
+    with pytest.raises(
+        ConfigError, match="expected openvino, tflite, onnx, tensorrt, tflite-uint8, got ncnn"
+    ):
         convert(mobilenet_file, ["ncnn"], "int8", tmp_path)
 
 
@@ -178,7 +187,9 @@ def test_a_partner_is_used_once() -> None:
 
 def test_command_prints_the_table(mobilenet_file: Path, tmp_path: Path) -> None:
     """One line for each target with head errors and agreement, then the files."""
-    result = CliRunner().invoke(command, [str(mobilenet_file), "--fp32", "--target", "tflite", "--out", str(tmp_path)])
+    result = CliRunner().invoke(
+        command, [str(mobilenet_file), "--fp32", "--target", "tflite", "--out", str(tmp_path)]
+    )
     assert result.exit_code == 0, result.output
     assert "tflite" in result.output
     assert "0.000 / 0.0" in result.output
@@ -190,7 +201,10 @@ def test_several_targets_are_written_once_each(mobilenet_file: Path, tmp_path: P
     words = [f"--target={name}" for name in ("onnx", "tflite", "onnx")]
     result = CliRunner().invoke(command, [str(mobilenet_file), "--fp32", *words, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mobilenet-fp32.onnx", "mobilenet-fp32.tflite"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "mobilenet-fp32.onnx",
+        "mobilenet-fp32.tflite",
+    ]
     files = [line for line in result.output.splitlines() if " bytes, " in line]
     assert [Path(line.split()[0]).suffix for line in files] == [".onnx", ".tflite"]
 

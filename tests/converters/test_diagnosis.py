@@ -66,7 +66,9 @@ def test_storing_alone_never_loses_more_than_everything_together(network: qdq.Ne
     """Rounding is a part of what happens; every layer and every addition is listed once, in order."""
     layers = diagnose(network, None, PICTURES)
 
-    assert [layer.name for layer in layers] == [op.name for op in network.ops if isinstance(op, qdq.Conv | qdq.Add)]
+    assert [layer.name for layer in layers] == [
+        op.name for op in network.ops if isinstance(op, qdq.Conv | qdq.Add)
+    ]
     assert all(layer.snr <= layer.rounding + 1.0 for layer in layers)
     assert all(5 < layer.rounding < 60 for layer in layers)
 
@@ -130,7 +132,9 @@ def test_int8_that_lost_most_objects_is_refused_with_the_layer_to_blame(network:
 
 
 @pytest.mark.slow
-def test_rounded_weights_count_against_the_float_checkpoint(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_rounded_weights_count_against_the_float_checkpoint(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     """With --float an early layer has 1 dB less left than against rounded weights; another network is refused."""
     pytest.importorskip("torch", reason="needs the train extra")
     snr = {}

@@ -31,8 +31,8 @@ DESCRIPTION = Description("foreign", ("cat", "dog", "owl"), SIDE, MEAN, STD, col
 class Foreign(torch.nn.Module):
     """A small CenterNet with what other people's have.
 
-    Transposed convolutions with BatchNorm, bilinear and nearest upsampling, concatenation, zero padding by a layer of
-    its own, and a sigmoid at the heatmap's end.
+    Transposed convolutions with BatchNorm, bilinear and nearest upsampling, concatenation, zero padding by a
+    layer of its own, and a sigmoid at the heatmap's end.
     """
 
     def __init__(self, neck: str) -> None:
@@ -41,12 +41,20 @@ class Foreign(torch.nn.Module):
         nn = torch.nn
         self.neck = neck
         self.stem = nn.Sequential(
-            nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU6(), nn.MaxPool2d(3, 2, 1)
+            nn.ZeroPad2d((0, 1, 0, 1)),
+            nn.Conv2d(3, 16, 3, 2),
+            nn.BatchNorm2d(16),
+            nn.ReLU6(),
+            nn.MaxPool2d(3, 2, 1),
         )
         self.deep = nn.Sequential(nn.Conv2d(16, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU())
         kernel = {"deconv4": (4, 2, 1), "deconv2": (2, 2, 0)}.get(neck, (4, 2, 1))
-        self.up = nn.Sequential(nn.ConvTranspose2d(32, 24, *kernel, bias=False), nn.BatchNorm2d(24), nn.ReLU())
-        self.mix = nn.Sequential(nn.Conv2d(32 + 16 if neck in ("bilinear", "nearest") else 24, 24, 1), nn.ReLU())
+        self.up = nn.Sequential(
+            nn.ConvTranspose2d(32, 24, *kernel, bias=False), nn.BatchNorm2d(24), nn.ReLU()
+        )
+        self.mix = nn.Sequential(
+            nn.Conv2d(32 + 16 if neck in ("bilinear", "nearest") else 24, 24, 1), nn.ReLU()
+        )
         self.heads = nn.ModuleDict({k: nn.Conv2d(24, c, 1) for k, c in (("hm", 3), ("wh", 2), ("reg", 2))})
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -61,7 +69,11 @@ class Foreign(torch.nn.Module):
         if self.neck.startswith("deconv"):
             deep = self.up(deep)
         else:
-            how = {"mode": "bilinear", "align_corners": False} if self.neck == "bilinear" else {"mode": "nearest"}
+            how = (
+                {"mode": "bilinear", "align_corners": False}
+                if self.neck == "bilinear"
+                else {"mode": "nearest"}
+            )
             deep = torch.cat([torch.nn.functional.interpolate(deep, scale_factor=2, **how), shallow], dim=1)
         mixed = self.mix(deep)
         return self.heads["hm"](mixed).sigmoid(), self.heads["wh"](mixed), self.heads["reg"](mixed)
@@ -120,7 +132,9 @@ def test_heads_without_names_are_refused(foreign: Path) -> None:
     """Size and offset share a shape: nothing but names could tell them apart."""
     model = read_model(foreign)
     _outputs(model, ["a", "b", "c"])
-    with pytest.raises(ConversionError, match=r"expected three outputs named heat/hm/heatmap, .*, got a, b, c"):
+    with pytest.raises(
+        ConversionError, match=r"expected three outputs named heat/hm/heatmap, .*, got a, b, c"
+    ):
         adopt(model, DESCRIPTION)
 
 
@@ -135,11 +149,16 @@ def test_our_own_names_bind_as_well(foreign: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"classes": ("cat", "dog")}, r"output heat: expected \(1, 2, 24, 24\) for 2 classes .* got \(1, 3, 24, 24\)"),
+        (
+            {"classes": ("cat", "dog")},
+            r"output heat: expected \(1, 2, 24, 24\) for 2 classes .* got \(1, 3, 24, 24\)",
+        ),
         ({"size": 97}, "onnxsim|stride|expected"),
     ],
 )
-def test_a_description_that_does_not_fit_is_refused(foreign: Path, change: dict[str, Any], reason: str) -> None:
+def test_a_description_that_does_not_fit_is_refused(
+    foreign: Path, change: dict[str, Any], reason: str
+) -> None:
     """One line says what was expected and what came."""
     with pytest.raises(Exception, match=reason) as caught:
         adopt(read_model(foreign), replace(DESCRIPTION, **change))

@@ -98,7 +98,10 @@ def decoder_alone(network: qdq.Network, threshold: float) -> Any:
     import onnx
     from onnx import TensorProto, helper
 
-    heads = [helper.make_tensor_value_info(r, TensorProto.INT8, [1, *network.heads[r].shape]) for r in frigate.HEADS]
+    heads = [
+        helper.make_tensor_value_info(r, TensorProto.INT8, [1, *network.heads[r].shape])
+        for r in frigate.HEADS
+    ]
     table = helper.make_tensor_value_info(frigate.OUTPUT, TensorProto.FLOAT, [frigate.ROWS, frigate.COLUMNS])
     graph = helper.make_graph([], "decoder", heads, [table])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -163,7 +166,9 @@ def peaks(heads: Heads, manifest: Any) -> int:
     return len(decode(heads._replace(size=lowest), manifest, threshold=0.2, max_detections=1000))
 
 
-def test_the_command_writes_model_labels_and_configuration(run: Callable[..., Result], tmp_path: Path) -> None:
+def test_the_command_writes_model_labels_and_configuration(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
     """The label map numbers the model's classes; the configuration names both files and says how to feed the model."""
     done = run("export-frigate", "centernet-nano-256", "--out", tmp_path)
     assert done.code == 0, done.err
@@ -265,7 +270,14 @@ def module(name: str, **content: Any) -> types.ModuleType:
 
 
 class _Model(str, Enum):
-    dfine, rfdetr, ssd, yolox, yolonas, yologeneric = "dfine", "rfdetr", "ssd", "yolox", "yolonas", "yolo-generic"
+    dfine, rfdetr, ssd, yolox, yolonas, yologeneric = (
+        "dfine",
+        "rfdetr",
+        "ssd",
+        "yolox",
+        "yolonas",
+        "yolo-generic",
+    )
 
 
 class _Tensor(str, Enum):
@@ -302,7 +314,9 @@ def plugins() -> Iterator[Callable[[str], types.ModuleType]]:
         get_ort_providers=lambda *_, **__: (["CPUExecutionProvider"], [{}]),
         **{f"post_process_{kind}": None for kind in unused},
     )
-    module("frigate.util.rknn_converter", is_rknn_compatible=lambda *_: False, auto_convert_model=lambda *_: None)
+    module(
+        "frigate.util.rknn_converter", is_rknn_compatible=lambda *_: False, auto_convert_model=lambda *_: None
+    )
 
     class Enrichment(Enum):
         paddleocr, yolov9_license_plate, jina_v1, jina_v2, facenet, arcface = range(6)
@@ -333,7 +347,11 @@ def plugins() -> Iterator[Callable[[str], types.ModuleType]]:
 @pytest.mark.parametrize(("plugin", "kind"), [("openvino", "OvDetector"), ("onnx", "ONNXDetector")])
 @pytest.mark.parametrize("name", MODELS)
 def test_frigates_own_plugins_find_what_detect_finds(
-    plugins: Callable[[str], types.ModuleType], exported: dict[str, frigate.Export], name: str, plugin: str, kind: str
+    plugins: Callable[[str], types.ModuleType],
+    exported: dict[str, frigate.Export],
+    name: str,
+    plugin: str,
+    kind: str,
 ) -> None:
     """Its code, its (20, 6) rows of class, score, top, left, bottom, right as fractions: the boxes of Detector."""
     side = {"centernet-mbv2-320": 320, "centernet-nano-256": 256}[name]

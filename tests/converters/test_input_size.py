@@ -80,7 +80,14 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cv2.imwrite(str(folder / f"train/{i}.png"), picture)
     images = [{"id": i, "file_name": f"{i}.png", "width": 100, "height": 80} for i in range(len(pictures))]
     boxes = [
-        {"id": i, "image_id": i, "category_id": 1 + i % 2, "bbox": [20, 10, 40, 50], "area": 2000, "iscrowd": 0}
+        {
+            "id": i,
+            "image_id": i,
+            "category_id": 1 + i % 2,
+            "bbox": [20, 10, 40, 50],
+            "area": 2000,
+            "iscrowd": 0,
+        }
         for i in range(len(pictures))
     ]
     categories = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
@@ -102,7 +109,9 @@ def torch_detections(checkpoint: Path, picture: Any, size: InputSize) -> Detecti
     rgb, box = letterbox(picture, model.spec)
     with torch.no_grad():
         heads = model(torch.from_numpy(rgb).permute(2, 0, 1)[None].float())
-    return decode(Heads(*(t[0].numpy() for t in heads)), torch_manifest(model.spec), threshold=0.3, frame=box.frame)
+    return decode(
+        Heads(*(t[0].numpy() for t in heads)), torch_manifest(model.spec), threshold=0.3, frame=box.frame
+    )
 
 
 @pytest.mark.slow
@@ -196,7 +205,8 @@ def test_what_fits_one_size_only_is_refused(mobilenet_file: Path, tmp_path: Path
     heat = next(node for node in model.graph.node if "heat" in node.output)
     model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 5, 24, 32), np.float32), "fixed"))
     model.graph.node.insert(
-        list(model.graph.node).index(heat), helper.make_node("Add", [heat.input[0], "fixed"], ["moved"], name="move")
+        list(model.graph.node).index(heat),
+        helper.make_node("Add", [heat.input[0], "fixed"], ["moved"], name="move"),
     )
     heat.input[0] = "moved"
     onnx.save(model, tmp_path / "fixed.onnx")
@@ -205,7 +215,9 @@ def test_what_fits_one_size_only_is_refused(mobilenet_file: Path, tmp_path: Path
         open_network(tmp_path / "fixed.onnx", size=WIDE)
 
 
-def test_a_float_network_is_measured_at_its_new_size(checkpoints: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
+def test_a_float_network_is_measured_at_its_new_size(
+    checkpoints: dict[str, Path], drawn: Path, tmp_path: Path
+) -> None:
     """Images are needed as ever; the file tells the size in its model's name."""
     with pytest.raises(ConfigError, match="add --calibration"):
         open_network(checkpoints["float"], size=WIDE)
@@ -237,15 +249,22 @@ def test_a_shipped_model_changes_size_and_name(wide: Path) -> None:
     ]
     for path in wide.iterdir():
         manifest = read_manifest(path)
-        assert (manifest.model.name, manifest.model.input_size) == ("centernet-nano-320x192", InputSize(320, 192))
+        assert (manifest.model.name, manifest.model.input_size) == (
+            "centernet-nano-320x192",
+            InputSize(320, 192),
+        )
         assert manifest.verified
         runtime = open_runtime(path)
         assert selftest.problem(manifest, runtime.run(selftest.test_input(manifest))) is None
         runtime.close()
 
 
-@pytest.mark.parametrize("against", [(), ("--against", "centernet-nano-256", "--float", "centernet-nano-256")])
-def test_verify_holds_a_file_against_its_source_at_the_size_it_has(run: Run, wide: Path, against: Any) -> None:
+@pytest.mark.parametrize(
+    "against", [(), ("--against", "centernet-nano-256", "--float", "centernet-nano-256")]
+)
+def test_verify_holds_a_file_against_its_source_at_the_size_it_has(
+    run: Run, wide: Path, against: Any
+) -> None:
     """The shipped model is found by the name without the size; the heads agree to the integer."""
     done = run("verify", wide / "centernet-nano-320x192.tflite", *against)
 
@@ -266,7 +285,9 @@ def test_the_c_library_finds_what_python_finds_in_a_wide_network(
     example = tmp_path / "detect_dump.c"
     text = EXAMPLE.read_text()
     example.write_text(text.replace("centernet_nano_256", "centernet_nano_320x192"))
-    subprocess.run([compiler, f"-I{tmp_path}", example, LIBRARY / "edgecn_decode.c", "-lm", "-o", program], check=True)
+    subprocess.run(
+        [compiler, f"-I{tmp_path}", example, LIBRARY / "edgecn_decode.c", "-lm", "-o", program], check=True
+    )
     runtime = open_runtime(model)
     manifest = runtime.manifest
     heads = runtime.run(prepare(read_image(reference.ASSETS / "sample.jpg"), manifest)[0])
@@ -288,7 +309,9 @@ def test_the_c_library_finds_what_python_finds_in_a_wide_network(
 def test_frigate_is_told_to_take_a_square_one(wide: Path) -> None:
     """It would squeeze its squares into the input; the message says how to get another."""
     network = qdq.load(wide / "centernet-nano-320x192.onnx")
-    with pytest.raises(ConfigError, match=r"square input, .* got 320x192; .* 'edge-centernet convert --size 320"):
+    with pytest.raises(
+        ConfigError, match=r"square input, .* got 320x192; .* 'edge-centernet convert --size 320"
+    ):
         frigate.with_decoder(network, 0.3)
 
 
@@ -300,8 +323,9 @@ def test_a_size_that_cannot_be_is_refused_before_any_work(run: Run, tmp_path: Pa
 
     for one in (done, trained):
         assert one.code == 2
-        assert "expected WIDTHxHEIGHT such as 512x384, or one number for a square, each a multiple of 32" in " ".join(
-            one.err.split()
+        assert (
+            "expected WIDTHxHEIGHT such as 512x384, or one number for a square, each a multiple of 32"
+            in " ".join(one.err.split())
         )
     assert not (tmp_path / "out").exists()
 

@@ -35,7 +35,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A small network as training leaves it: float, and quantized."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
-    model = CenterNet(ModelSpec("tiny", "1", 64, 64, ("a", "b")), Architecture("mobilenet_v2", 0.25, (16, 16, 16), 16))
+    model = CenterNet(
+        ModelSpec("tiny", "1", 64, 64, ("a", "b")), Architecture("mobilenet_v2", 0.25, (16, 16, 16), 16)
+    )
     torch.nn.init.normal_(model.heat.conv.weight, std=0.5)
     save_checkpoint(folder / "float.safetensors", model.eval(), "float")
     prepare_qat(model)
@@ -47,7 +49,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"float": folder / "float.safetensors", "qat": folder / "qat.safetensors"}
 
 
-def test_a_float_checkpoint_is_quantized_on_the_users_images(checkpoints: dict[str, Path], photos: Path) -> None:
+def test_a_float_checkpoint_is_quantized_on_the_users_images(
+    checkpoints: dict[str, Path], photos: Path
+) -> None:
     """The manifest names the images by their hash; another set of images is another hash."""
     networks = [open_network(checkpoints["float"], Calibration(photos, count)) for count in (10, 5)]
     hashes = {network.manifest.calibration_sha256 for network, _, _ in networks}
@@ -68,13 +72,17 @@ def test_a_quantized_checkpoint_keeps_its_scales(checkpoints: dict[str, Path]) -
 
 def test_a_float_network_without_images_is_refused(checkpoints: dict[str, Path]) -> None:
     """Never four sample photos in silence: the reason, and the option to give."""
-    with pytest.raises(ConfigError, match=r"float network; int8 needs ranges measured on .* add --calibration"):
+    with pytest.raises(
+        ConfigError, match=r"float network; int8 needs ranges measured on .* add --calibration"
+    ):
         open_network(checkpoints["float"])
 
 
 def test_a_quantized_checkpoint_with_images_is_refused(checkpoints: dict[str, Path], photos: Path) -> None:
     """Its learned scales would be thrown away."""
-    with pytest.raises(ConfigError, match=r"quantized in training and keeps those scales; leave --calibration out"):
+    with pytest.raises(
+        ConfigError, match=r"quantized in training and keeps those scales; leave --calibration out"
+    ):
         open_network(checkpoints["qat"], Calibration(photos))
 
 
@@ -84,7 +92,9 @@ def test_a_folder_without_images_is_refused(checkpoints: dict[str, Path], tmp_pa
         open_network(checkpoints["float"], Calibration(tmp_path))
 
 
-def test_a_float_onnx_of_ours_can_be_quantized_again(mobilenet_file: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_float_onnx_of_ours_can_be_quantized_again(
+    mobilenet_file: Path, photos: Path, tmp_path: Path
+) -> None:
     """QDQ -> `convert --fp32` -> calibration: the same operations, other scales; asymmetric -> symmetric likewise."""
     pictures = qdq_factory.photos(3, 96, 128)
     fp32 = convert(mobilenet_file, ["onnx"], "fp32", tmp_path, pictures=pictures)[0].path

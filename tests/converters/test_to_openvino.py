@@ -54,7 +54,9 @@ def test_model_api_finds_labels_and_preprocessing(network: qdq.Network, int8_fil
     }
 
 
-def test_a_second_conversion_writes_the_same_file(network: qdq.Network, int8_file: Path, tmp_path: Path) -> None:
+def test_a_second_conversion_writes_the_same_file(
+    network: qdq.Network, int8_file: Path, tmp_path: Path
+) -> None:
     """Names of nodes come from their place, not from how many graphs this process has built."""
     again = tmp_path / int8_file.name
     to_openvino.convert(network, "int8")(again, False)

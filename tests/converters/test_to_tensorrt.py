@@ -24,7 +24,9 @@ SHIPPED = find_model("centernet-nano-256", ".onnx")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The shipped nano model for TensorRT, and what was said while it was made."""
     lines: list[str] = []
-    (artifact,) = convert(SHIPPED, ["tensorrt"], "int8", tmp_path_factory.mktemp("trt"), progress=lines.append)
+    (artifact,) = convert(
+        SHIPPED, ["tensorrt"], "int8", tmp_path_factory.mktemp("trt"), progress=lines.append
+    )
     return artifact.path, lines
 
 
@@ -90,4 +92,7 @@ def test_the_command_builds_what_the_file_holds() -> None:
     assert engine_command(path, "int8") == (
         "trtexec --onnx=net-tensorrt.onnx --int8 --fp16 --saveEngine=net-tensorrt.engine"
     )
-    assert engine_command(path, "fp32") == "trtexec --onnx=net-tensorrt.onnx --fp16 --saveEngine=net-tensorrt.engine"
+    assert (
+        engine_command(path, "fp32")
+        == "trtexec --onnx=net-tensorrt.onnx --fp16 --saveEngine=net-tensorrt.engine"
+    )

@@ -41,7 +41,9 @@ def float_file(network: qdq.Network, tmp_path_factory: pytest.TempPathFactory) -
 def inspectable(path: Path) -> Interpreter:
     """An interpreter whose intermediate tensors can be read: plain kernels, no delegate."""
     kernels = OpResolverType.BUILTIN_REF
-    interpreter = Interpreter(str(path), experimental_preserve_all_tensors=True, experimental_op_resolver_type=kernels)
+    interpreter = Interpreter(
+        str(path), experimental_preserve_all_tensors=True, experimental_op_resolver_type=kernels
+    )
     interpreter.allocate_tensors()
     return interpreter
 
@@ -127,7 +129,9 @@ def test_pad_only_where_same_does_not_fit(mobilenet_file: Path, resnet_file: Pat
         to_tflite.convert(qdq.load(source), "int8")(path, False)
         model = tflite.Model.GetRootAsModel(path.read_bytes(), 0)
         graph = model.Subgraphs(0)
-        codes = [model.OperatorCodes(graph.Operators(i).OpcodeIndex()) for i in range(graph.OperatorsLength())]
+        codes = [
+            model.OperatorCodes(graph.Operators(i).OpcodeIndex()) for i in range(graph.OperatorsLength())
+        ]
         counts.append(sum(code.BuiltinCode() == tflite.BuiltinOperator.PAD for code in codes))
     assert counts == [0, 5]
 
@@ -172,7 +176,9 @@ def test_dead_channel_keeps_its_bias(mobilenet_file: Path, tmp_path: Path) -> No
     assert np.abs(channel - min(expected, 127)).max() <= 1
 
 
-def test_pixels_as_they_come_give_the_same_answer(network: qdq.Network, int8_file: Path, tmp_path: Path) -> None:
+def test_pixels_as_they_come_give_the_same_answer(
+    network: qdq.Network, int8_file: Path, tmp_path: Path
+) -> None:
     """The file with a uint8 input takes p where the int8 one takes p - 128, and answers to the bit; no float in it."""
     path = tmp_path / "uint8.tflite"
     to_tflite.convert_uint8(network, "int8")(path, False)

@@ -25,7 +25,10 @@ SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 CARDS, BCCD = SHARED / "playing_cards", SHARED / "bccd"
 ASSETS = Path(edge_centernet.__file__).parent / "assets"
 PHOTOS = ("cat", "astronaut", "sample")
-WIDTH, HEIGHT = 160, 80  # doubled by letterbox to 320x320, 80 rows of padding above: input = 2 * image + (0, 80)
+WIDTH, HEIGHT = (
+    160,
+    80,
+)  # doubled by letterbox to 320x320, 80 rows of padding above: input = 2 * image + (0, 80)
 
 
 def photo(name: str, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
@@ -49,7 +52,8 @@ def coco(folder: Path, boxes: list[tuple[int, str, list[float]]], photos: tuple[
         save(folder / "images" / f"{name}.jpg", photo(name))
     data = {
         "images": [
-            {"id": i, "file_name": f"{name}.jpg", "width": WIDTH, "height": HEIGHT} for i, name in enumerate(photos)
+            {"id": i, "file_name": f"{name}.jpg", "width": WIDTH, "height": HEIGHT}
+            for i, name in enumerate(photos)
         ],
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(names)],
         "annotations": [
@@ -89,7 +93,13 @@ def test_a_good_set_has_no_finding_and_is_described(tmp_path: Path) -> None:
     assert report.findings == ()
     assert (report.errors, report.warnings) == (0, 0)
     figures = report.sets["train"]
-    assert [figures[key] for key in ("images", "readable", "empty_images", "objects", "ignored")] == [3, 3, 0, 4, 0]
+    assert [figures[key] for key in ("images", "readable", "empty_images", "objects", "ignored")] == [
+        3,
+        3,
+        0,
+        4,
+        0,
+    ]
     assert figures["classes"] == {
         "car": {"objects": 2, "images": 2, "share": 0.5, "ignored": 0, "unlabelled": 0},
         "dog": {"objects": 2, "images": 2, "share": 0.5, "ignored": 0, "unlabelled": 0},
@@ -97,7 +107,13 @@ def test_a_good_set_has_no_finding_and_is_described(tmp_path: Path) -> None:
     size = figures["box_px"]
     # sides 20x20, 80x80, 320x160, 40x10: square roots of the areas 20, 80, 226.3, 20
     assert [round(size[key], 1) for key in ("min", "p25", "p50", "max")] == [20.0, 20.0, 50.0, 226.3]
-    assert [size[key] for key in ("small", "medium", "large", "under_1_cell", "under_2_cells")] == [2, 1, 1, 0, 0]
+    assert [size[key] for key in ("small", "medium", "large", "under_1_cell", "under_2_cells")] == [
+        2,
+        1,
+        1,
+        0,
+        0,
+    ]
     assert figures["collisions"]["any_class"] == {"objects": 0, "rate": 0.0, "lost": 0}
 
 
@@ -139,7 +155,9 @@ def test_a_wide_input_is_filled_as_detection_fills_it(tmp_path: Path) -> None:
 def test_a_bad_box_is_named(tmp_path: Path, box: list[float], kind: str | None, text: str) -> None:
     """One finding that says which annotation, and all else is still counted; a rounding error is none."""
     report = check_dataset(coco(tmp_path, [*GOOD, (0, "car", box)]))
-    found = [finding for finding in report.findings if finding.kind != "collision"]  # a second box shares its centre
+    found = [
+        finding for finding in report.findings if finding.kind != "collision"
+    ]  # a second box shares its centre
     assert [finding.kind for finding in found] == ([kind] if kind else [])
     assert all(text in finding.text for finding in found)
     assert report.sets["train"]["objects"] >= 4
@@ -201,7 +219,13 @@ def test_ignored_objects_are_counted_apart(tmp_path: Path) -> None:
     assert report.findings == ()
     figures = report.sets["train"]
     assert (figures["objects"], figures["ignored"], figures["empty_images"]) == (3, 2, 0)
-    assert figures["classes"]["dog"] == {"objects": 1, "images": 1, "share": 1 / 3, "ignored": 1, "unlabelled": 0}
+    assert figures["classes"]["dog"] == {
+        "objects": 1,
+        "images": 1,
+        "share": 1 / 3,
+        "ignored": 1,
+        "unlabelled": 0,
+    }
 
 
 def test_images_without_boxes_and_classes_without_objects_are_warnings(tmp_path: Path) -> None:
@@ -233,7 +257,9 @@ def test_centres_in_one_cell_are_counted_by_class_and_in_all(tmp_path: Path) -> 
         "annotations[0] (car), annotations[1] (car) in the cell of row 30, column 10"
     ]
     wide = check_dataset(coco(tmp_path, boxes), stride=8).sets["train"]
-    assert wide["collisions"]["same_class"] == {"objects": 3, "rate": 0.5, "lost": 2}, "cells are twice as wide"
+    assert wide["collisions"]["same_class"] == {"objects": 3, "rate": 0.5, "lost": 2}, (
+        "cells are twice as wide"
+    )
     assert wide["collisions"]["any_class"] == {"objects": 4, "rate": 4 / 6, "lost": 3}
     with pytest.raises(ConfigError, match="stride: expected 4 or 8 pixels, got 16"):
         check_dataset(coco(tmp_path, boxes), stride=16)
@@ -268,7 +294,9 @@ class TestDuplicates:
         def add(data: dict[str, Any]) -> None:
             data["images"].append({"id": 9, "file_name": "copy.jpg", "width": WIDTH, "height": HEIGHT})
             data["images"].append({"id": 10, "file_name": "same.jpg", "width": WIDTH, "height": HEIGHT})
-            data["annotations"] += [{"image_id": i, "category_id": 1, "bbox": [9, 9, 20, 20]} for i in (9, 10)]
+            data["annotations"] += [
+                {"image_id": i, "category_id": 1, "bbox": [9, 9, 20, 20]} for i in (9, 10)
+            ]
 
         save(tmp_path / "train/images/copy.jpg", photo("cat"), quality=40)
         (tmp_path / "train/images/same.jpg").write_bytes((tmp_path / "train/images/cat.jpg").read_bytes())
@@ -330,7 +358,9 @@ def voc(root: Path, files: dict[str, str], size: tuple[int, int] = (WIDTH, HEIGH
         save(root / "JPEGImages" / f"{name}.jpg", photo(name))
         annotation = root / "Annotations" / f"{name}.xml"
         annotation.parent.mkdir(exist_ok=True)
-        text = f"<filename>{name}.jpg</filename><size><width>{size[0]}</width><height>{size[1]}</height></size>"
+        text = (
+            f"<filename>{name}.jpg</filename><size><width>{size[0]}</width><height>{size[1]}</height></size>"
+        )
         annotation.write_text(f"<annotation>{text}{objects}</annotation>")
     return root
 
@@ -342,7 +372,9 @@ def test_voc_goes_on_after_every_kind_of_problem(tmp_path: Path) -> None:
     root = voc(tmp_path, files)
     (root / "Annotations" / "gone.xml").write_text("<annotation><filename>gone.jpg</filename></annotation>")
     report = check_dataset(root)
-    assert [(finding.kind, finding.text.split("Annotations/")[1].split(":")[0]) for finding in report.findings] == [
+    assert [
+        (finding.kind, finding.text.split("Annotations/")[1].split(":")[0]) for finding in report.findings
+    ] == [
         ("annotation", "astronaut.xml"),
         ("annotation", "sample.xml"),
         ("image", "gone.xml"),
@@ -353,7 +385,11 @@ def test_voc_goes_on_after_every_kind_of_problem(tmp_path: Path) -> None:
 
 def test_voc_boxes_that_are_swapped_or_annotated_on_a_larger_photo(tmp_path: Path) -> None:
     """Corners in the wrong order; 320x160 where the photo has 160x80."""
-    root = voc(tmp_path, {"cat": OBJECT.format("car", 60, 10, 20, 50) + OBJECT.format("dog", 9, 9, 50, 50)}, (320, 160))
+    root = voc(
+        tmp_path,
+        {"cat": OBJECT.format("car", 60, 10, 20, 50) + OBJECT.format("dog", 9, 9, 50, 50)},
+        (320, 160),
+    )
     report = check_dataset(root)
     assert kinds(report) == {"size": 1, "degenerate": 1, "empty_class": 1}
     assert "object[0] (car): left 59, top 9, right 20, bottom 50" in report.findings[1].text
@@ -432,7 +468,12 @@ def test_the_report_is_json_and_sorted_errors_first(tmp_path: Path) -> None:
     report = check_dataset(coco(tmp_path, boxes))
     record = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert [finding["kind"] for finding in record["findings"]] == ["degenerate", "outside", "over_edge"]
-    assert (record["errors"], record["warnings"], record["stride"], record["input_size"]) == (2, 1, 8, [320, 320])
+    assert (record["errors"], record["warnings"], record["stride"], record["input_size"]) == (
+        2,
+        1,
+        8,
+        [320, 320],
+    )
     assert record["findings"][0]["image"] == str(tmp_path / "images" / "cat.jpg")
     severities = [kind.severity for kind in KINDS.values()]
     assert severities == sorted(severities)
@@ -443,7 +484,10 @@ def test_playing_cards_have_no_errors() -> None:
     """296 and 67 photos, 527 and 143 cards as its notes say; six photos taken twice, none across the split."""
     report = check_dataset(CARDS / "instances_train.json", CARDS / "instances_val.json")
     assert kinds(report) == {"near_duplicate": 6}
-    assert [(figures["images"], figures["objects"]) for figures in report.sets.values()] == [(296, 527), (67, 143)]
+    assert [(figures["images"], figures["objects"]) for figures in report.sets.values()] == [
+        (296, 527),
+        (67, 143),
+    ]
     assert "cam_image54.jpg" in " ".join(finding.text for finding in report.findings)
 
 
@@ -452,7 +496,9 @@ def test_bccd_holds_two_specks_and_seven_cells_annotated_twice() -> None:
     """VOC XML; its collisions are those that `edge_centernet.evaluation.crowds` counts for model cards."""
     report = check_dataset(BCCD, stride=4)
     assert kinds(report) == {"near_duplicate": 1, "duplicate_box": 7, "tiny": 2, "collision": 5}
-    assert [finding.text.split("/")[-1].split(":")[0] for finding in report.findings if finding.kind == "tiny"] == [
+    assert [
+        finding.text.split("/")[-1].split(":")[0] for finding in report.findings if finding.kind == "tiny"
+    ] == [
         "BloodImage_00338.jpg",
         "BloodImage_00343.jpg",
     ]

@@ -24,10 +24,14 @@ def coco(folder: Path, classes: list[str], objects: list[list[str]], **info: Any
         cv2.imwrite(str(folder / "images" / f"{folder.name}{i}.png"), np.zeros((30, 40, 3), np.uint8))
         images.append({"id": i, "file_name": f"{folder.name}{i}.png", "width": 40, "height": 30})
         for k, name in enumerate(names):
-            annotations.append({"image_id": i, "category_id": classes.index(name), "bbox": [5 * k, 0, 10, 10]})
+            annotations.append(
+                {"image_id": i, "category_id": classes.index(name), "bbox": [5 * k, 0, 10, 10]}
+            )
     categories = [{"id": i, "name": name} for i, name in enumerate(classes)]
     path = folder / "instances.json"
-    path.write_text(json.dumps({"info": info, "images": images, "annotations": annotations, "categories": categories}))
+    path.write_text(
+        json.dumps({"info": info, "images": images, "annotations": annotations, "categories": categories})
+    )
     return path
 
 
@@ -50,7 +54,12 @@ def test_the_union_of_classes_is_read_and_what_a_set_lacks_is_unlabelled_there(
     more = DataSource(coco(tmp_path / "more", ["Forklift"], [["Forklift"]]))
     data = read_datasets([street, shop, more])
     assert data.classes == ("motorcycle", "person", "chair", "Forklift")
-    assert [sample.path.name for sample in data.samples] == ["street0.png", "street1.png", "shop0.png", "more0.png"]
+    assert [sample.path.name for sample in data.samples] == [
+        "street0.png",
+        "street1.png",
+        "shop0.png",
+        "more0.png",
+    ]
     assert [sample.labels.tolist() for sample in data.samples] == [[1, 0], [], [2, 1], [3]]
     assert [sample.unlabelled for sample in data.samples] == [(2, 3), (2, 3), (3,), (0, 1, 2)]
     assert data.samples[2].boxes.tolist() == [[0, 0, 10, 10], [5, 0, 15, 10]]

@@ -128,12 +128,17 @@ def test_what_was_labelled_is_said_for_the_file_or_an_image(tmp_path: Path) -> N
     path = write(tmp_path, changed(label))
     assert [sample.unlabelled for sample in read_dataset(path).samples] == [(0,), ()]
     assert [sample.unlabelled for sample in read_dataset(path, classes=["dog", "car"]).samples] == [(1,), ()]
-    assert [sample.unlabelled for sample in read_dataset(path, classes=["dog", "cow"]).samples] == [(1,), (1,)]
+    assert [sample.unlabelled for sample in read_dataset(path, classes=["dog", "cow"]).samples] == [
+        (1,),
+        (1,),
+    ]
 
 
 def test_boxes_of_unlabelled_classes_stay_but_judge_nobody(tmp_path: Path) -> None:
     """The car of an image labelled for dogs is there, and is not counted; nor is an ignored object."""
-    _, a = read_dataset(write(tmp_path, changed(lambda d: d["images"][1].update(labelled_only=["dog"])))).samples
+    _, a = read_dataset(
+        write(tmp_path, changed(lambda d: d["images"][1].update(labelled_only=["dog"])))
+    ).samples
     assert (a.labels.tolist(), a.ignore.tolist(), a.unlabelled) == ([1, 0], [False, True], (0,))
     assert a.counted.tolist() == [True, False]
     b, _ = read_dataset(write(tmp_path, changed(lambda d: d["images"][0].update(labelled_only=[])))).samples
@@ -184,22 +189,58 @@ BAD: list[tuple[str, Any, str]] = [
     ("a list", "[]", "expected a JSON object with images, annotations, categories, got a list"),
     ("no key", changed(lambda d: d.pop("annotations")), "'annotations': expected a list, got no such key"),
     ("no image", changed(lambda d: d["images"].clear()), "'images': expected at least one image"),
-    ("no category", changed(lambda d: d["categories"].clear()), "'categories': expected at least one category"),
-    ("bad box", changed(lambda d: d["annotations"][1].update(bbox=[1, 2, 3])), "annotations[1].bbox: expected 4 num"),
-    ("text box", changed(lambda d: d["annotations"][1].update(bbox="1234")), "annotations[1].bbox: expected 4 num"),
-    ("nan box", changed(lambda d: d["annotations"][0].update(bbox=[1, 2, float("nan"), 4])), "annotations[0].bbox"),
+    (
+        "no category",
+        changed(lambda d: d["categories"].clear()),
+        "'categories': expected at least one category",
+    ),
+    (
+        "bad box",
+        changed(lambda d: d["annotations"][1].update(bbox=[1, 2, 3])),
+        "annotations[1].bbox: expected 4 num",
+    ),
+    (
+        "text box",
+        changed(lambda d: d["annotations"][1].update(bbox="1234")),
+        "annotations[1].bbox: expected 4 num",
+    ),
+    (
+        "nan box",
+        changed(lambda d: d["annotations"][0].update(bbox=[1, 2, float("nan"), 4])),
+        "annotations[0].bbox",
+    ),
     ("no box", changed(lambda d: d["annotations"][0].pop("bbox")), "annotations[0].bbox: expected 4 numbers"),
-    ("bad area", changed(lambda d: d["annotations"][0].update(area="x")), "annotations[0].area: expected a number"),
+    (
+        "bad area",
+        changed(lambda d: d["annotations"][0].update(area="x")),
+        "annotations[0].area: expected a number",
+    ),
     (
         "image id",
         changed(lambda d: d["annotations"][2].update(image_id=99)),
         "annotations[2].image_id: expected the id",
     ),
     ("class id", changed(lambda d: d["annotations"][2].update(category_id=[])), "annotations[2].category_id"),
-    ("same id", changed(lambda d: d["images"][1].update(id=7)), "images[1].id: 7 is already the id of images[0]"),
-    ("same file", changed(lambda d: d["images"][1].update(file_name="b.png")), "already the file of images[0]"),
-    ("no file name", changed(lambda d: d["images"][0].pop("file_name")), "images[0].file_name: expected a file name"),
-    ("no width", changed(lambda d: d["images"][1].pop("width")), "images[1].width: expected the image's width"),
+    (
+        "same id",
+        changed(lambda d: d["images"][1].update(id=7)),
+        "images[1].id: 7 is already the id of images[0]",
+    ),
+    (
+        "same file",
+        changed(lambda d: d["images"][1].update(file_name="b.png")),
+        "already the file of images[0]",
+    ),
+    (
+        "no file name",
+        changed(lambda d: d["images"][0].pop("file_name")),
+        "images[0].file_name: expected a file name",
+    ),
+    (
+        "no width",
+        changed(lambda d: d["images"][1].pop("width")),
+        "images[1].width: expected the image's width",
+    ),
     ("zero height", changed(lambda d: d["images"][1].update(height=0)), "images[1].height: expected"),
     (
         "score",
@@ -221,16 +262,32 @@ BAD: list[tuple[str, Any, str]] = [
         changed(lambda d: d["images"][1].update(labelled_only="dog")),
         "images[1].labelled_only: expected a list of class names, got 'dog'",
     ),
-    ("not a dict", changed(lambda d: d["annotations"].append(3)), "annotations[3]: expected an object, got 3"),
-    ("same class", changed(lambda d: d["categories"][1].update(name="dog")), "categories[1].name: 'dog' is used twice"),
-    ("same class id", changed(lambda d: d["categories"][1].update(id=9)), "categories[1].id: 9 is used twice"),
+    (
+        "not a dict",
+        changed(lambda d: d["annotations"].append(3)),
+        "annotations[3]: expected an object, got 3",
+    ),
+    (
+        "same class",
+        changed(lambda d: d["categories"][1].update(name="dog")),
+        "categories[1].name: 'dog' is used twice",
+    ),
+    (
+        "same class id",
+        changed(lambda d: d["categories"][1].update(id=9)),
+        "categories[1].id: 9 is used twice",
+    ),
     ("nameless", changed(lambda d: d["categories"][0].pop("name")), "categories[0]: expected an object with"),
     (
         "missing image",
         changed(lambda d: d["images"][1].update(file_name="c.png")),
         "(1 of 2 images are missing); check the images folder",
     ),
-    ("no image there", changed(lambda d: [i.update(file_name=f"x{i['id']}") for i in d["images"]]), "not found in"),
+    (
+        "no image there",
+        changed(lambda d: [i.update(file_name=f"x{i['id']}") for i in d["images"]]),
+        "not found in",
+    ),
 ]
 
 

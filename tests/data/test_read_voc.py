@@ -22,7 +22,9 @@ OBJECT = """
 SIZE = "<size><width>40</width><height>30</height><depth>3</depth></size>"
 
 
-def obj(name: str, x1: object = 1, y1: object = 1, x2: object = 40, y2: object = 30, difficult: int = 0) -> str:
+def obj(
+    name: str, x1: object = 1, y1: object = 1, x2: object = 40, y2: object = 30, difficult: int = 0
+) -> str:
     """One <object>, with a body part whose box is not the object's."""
     return OBJECT.format(name=name, x1=x1, y1=y1, x2=x2, y2=y2, difficult=difficult)
 
@@ -77,7 +79,9 @@ def test_a_size_that_is_missing_or_zero_is_the_images(tmp_path: Path, size: str)
 
 
 @pytest.mark.parametrize("filename", ["{}", "", "renamed later.jpg"])
-def test_a_filename_that_is_not_there_falls_back_to_the_annotations_own(tmp_path: Path, filename: str) -> None:
+def test_a_filename_that_is_not_there_falls_back_to_the_annotations_own(
+    tmp_path: Path, filename: str
+) -> None:
     """Without suffix, empty, or never updated."""
     sample = read_dataset(write(tmp_path, {"a": obj("dog")}, filename=filename)).samples[0]
     assert sample.path.name == "a.png"
@@ -90,10 +94,22 @@ def test_a_filename_that_is_not_there_falls_back_to_the_annotations_own(tmp_path
         ("", "line 1, column 0: expected VOC XML"),
         ("<html/>", "expected the root element <annotation>, got <html>"),
         (f"<annotation>{SIZE}<object/></annotation>", "object[0]/name: expected a class name"),
-        (f"<annotation>{SIZE}<object><name>x</name></object></annotation>", "object[0] (x): expected an element <bndb"),
-        (f"<annotation>{SIZE}{obj('x')}{obj('y', x2='wide')}</annotation>", "object[1]/bndbox/xmax: expected a number"),
-        (f"<annotation>{SIZE}{obj('x', y1='nan')}</annotation>", "object[0]/bndbox/ymin: expected a number of pixels"),
-        ("<annotation><size><width>3</width></size></annotation>", "size/height: expected a number of pixels, got no"),
+        (
+            f"<annotation>{SIZE}<object><name>x</name></object></annotation>",
+            "object[0] (x): expected an element <bndb",
+        ),
+        (
+            f"<annotation>{SIZE}{obj('x')}{obj('y', x2='wide')}</annotation>",
+            "object[1]/bndbox/xmax: expected a number",
+        ),
+        (
+            f"<annotation>{SIZE}{obj('x', y1='nan')}</annotation>",
+            "object[0]/bndbox/ymin: expected a number of pixels",
+        ),
+        (
+            "<annotation><size><width>3</width></size></annotation>",
+            "size/height: expected a number of pixels, got no",
+        ),
     ],
 )
 def test_what_is_wrong_in_an_annotation_is_named(tmp_path: Path, text: str, message: str) -> None:

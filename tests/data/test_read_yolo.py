@@ -82,7 +82,9 @@ def test_a_split_or_an_images_folder_takes_part_of_it(tmp_path: Path) -> None:
         ("0 0.5 x 0.5 0.5", "line 2: expected numbers 0 to 1"),
     ],
 )
-def test_what_is_wrong_in_a_label_file_is_named_with_its_line(tmp_path: Path, line: str, message: str) -> None:
+def test_what_is_wrong_in_a_label_file_is_named_with_its_line(
+    tmp_path: Path, line: str, message: str
+) -> None:
     """File, line, what was expected, what came."""
     root = write(tmp_path, {"a": f"0 0.5 0.5 0.5 0.5\n{line}\n"})
     with pytest.raises(SourceError) as error:
@@ -115,7 +117,8 @@ def test_a_yaml_without_pyyaml_says_how_to_go_on(tmp_path: Path, monkeypatch: py
     path = tmp_path / "data.yaml"
     path.write_text("names: [car]\ntrain: images\n")
     with pytest.raises(
-        MissingDependency, match=r"pip install 'edge-centernet\[eval\]'.* or give the folder itself.*classes\.txt"
+        MissingDependency,
+        match=r"pip install 'edge-centernet\[eval\]'.* or give the folder itself.*classes\.txt",
     ):
         read_dataset(path)
 
@@ -145,13 +148,22 @@ class TestYaml:
         whole = read_dataset(root)
         assert (whole.classes, [s.path.stem for s in whole.samples]) == (("car", "dog"), ["a", "b"])
         val = read_dataset(root / "data.yaml", split="val")
-        assert (val.classes, val.samples[0].path.stem, val.samples[0].labels.tolist()) == (("car", "dog"), "b", [1])
+        assert (val.classes, val.samples[0].path.stem, val.samples[0].labels.tolist()) == (
+            ("car", "dog"),
+            "b",
+            [1],
+        )
 
     def test_the_paths_exporters_write_are_found(self, tmp_path: Path) -> None:
         """Relative to `path`, one level off, and lists of files."""
         root = write(tmp_path / "set", {"a": "0 0.5 0.5 0.5 0.2\n"}, None)
         (root / "train.txt").write_text("./images/a.png\n")
-        for where in (f"path: {root}\ntrain: images", "train: ../images", "train: [images]", "train: train.txt"):
+        for where in (
+            f"path: {root}\ntrain: images",
+            "train: ../images",
+            "train: [images]",
+            "train: train.txt",
+        ):
             (root / "data.yaml").write_text(f"{where}\nnames: [car]\n")
             sample = read_dataset(root / "data.yaml").samples[0]
             assert (sample.path.name, len(sample.labels)) == ("a.png", 1)

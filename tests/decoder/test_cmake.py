@@ -71,12 +71,26 @@ def output(project: Path, build: Path, option: str) -> str:
 
 
 @pytest.fixture(scope="module", params=["static", "shared"])
-def installed(request: pytest.FixtureRequest, compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(
+    request: pytest.FixtureRequest, compiler: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The library, configured for one place and installed in another: what it wrote down must not be absolute."""
     cmake, folder = tool("cmake"), tmp_path_factory.mktemp(request.param)
     shared = "ON" if request.param == "shared" else "OFF"
-    options = [f"-DCMAKE_C_COMPILER={compiler}", f"-DBUILD_SHARED_LIBS={shared}", "-DCMAKE_C_FLAGS=-Wall -Werror"]
-    run(cmake, "-S", SOURCES, "-B", folder / "build", f"-DCMAKE_INSTALL_PREFIX={folder / 'elsewhere'}", *options)
+    options = [
+        f"-DCMAKE_C_COMPILER={compiler}",
+        f"-DBUILD_SHARED_LIBS={shared}",
+        "-DCMAKE_C_FLAGS=-Wall -Werror",
+    ]
+    run(
+        cmake,
+        "-S",
+        SOURCES,
+        "-B",
+        folder / "build",
+        f"-DCMAKE_INSTALL_PREFIX={folder / 'elsewhere'}",
+        *options,
+    )
     run(cmake, "--build", folder / "build")
     run(cmake, "--install", folder / "build", "--prefix", folder / "prefix")
     assert not (folder / "elsewhere").exists()
@@ -140,7 +154,8 @@ def test_esp_idf_gets_the_library_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "pattern"), [("library.properties", r"^version=(.+)$"), ("idf_component.yml", r'^version: "(.+)"$')]
+    ("file", "pattern"),
+    [("library.properties", r"^version=(.+)$"), ("idf_component.yml", r'^version: "(.+)"$')],
 )
 def test_packages_state_the_version_of_the_header(file: str, pattern: str) -> None:
     """2.0.0 where ECN_VERSION is 2.0."""

@@ -20,7 +20,9 @@ LOGITS, SIZES, OFFSETS = Quant(0.0625, 16), Quant(0.25, -100), Quant(1 / 128, -1
 
 def make_manifest(dtype: str, unit: HeatUnit = "logit", heat_quant: Quant = LOGITS) -> Manifest:
     """Two classes, 32x64 pixels, so 8x16 cells."""
-    quants = (heat_quant, SIZES, OFFSETS) if dtype != "uint8" else (heat_quant, Quant(0.25, 0), Quant(1 / 256, 0))
+    quants = (
+        (heat_quant, SIZES, OFFSETS) if dtype != "uint8" else (heat_quant, Quant(0.25, 0), Quant(1 / 256, 0))
+    )
     heads = {
         role: TensorSpec(role, (1, channels, 8, 16), "NCHW", dtype, None if dtype == "float32" else quant)
         for role, channels, quant in zip(("heat", "size", "offset"), (2, 2, 2), quants, strict=True)
@@ -61,7 +63,9 @@ def test_boxes_scores_and_classes(backend: str, layout: str) -> None:
 
 def test_boxes_in_the_image_are_clipped_and_those_in_the_padding_left_out(backend: str) -> None:
     """An image of 80x100 pixels lies in columns 19 to 45 of the input: one box in it, one half outside, one beside."""
-    heads = make_heads({(0, 5, 10): 80, (1, 5, 4): 60, (0, 2, 15): 40})  # x of the boxes: 30..54, 6..30, 50..74
+    heads = make_heads(
+        {(0, 5, 10): 80, (1, 5, 4): 60, (0, 2, 15): 40}
+    )  # x of the boxes: 30..54, 6..30, 50..74
     found = decode(heads, make_manifest("int8"), frame=(80, 100, 26, 32, 19, 0), backend=backend)
     assert found.class_id.tolist() == [0, 1]
     middle, left = (30 - 19) * 80 / 26, (13 * 100 / 32, 29 * 100 / 32)
@@ -73,7 +77,10 @@ def test_float_heads_of_the_same_values_give_the_same_boxes(backend: str) -> Non
     """Dequantizing before decoding instead of after changes nothing."""
     heads = make_heads({(0, 1, 2): 32, (1, 5, 10): 80, (1, 6, 3): 40})
     quants = (LOGITS, SIZES, OFFSETS)
-    real = [np.float32((h.astype(np.float32) - q.zero_point) * q.scale) for h, q in zip(heads, quants, strict=True)]
+    real = [
+        np.float32((h.astype(np.float32) - q.zero_point) * q.scale)
+        for h, q in zip(heads, quants, strict=True)
+    ]
     stored = decode(heads, make_manifest("int8"), backend=backend)
     floats = decode(Heads(*real), make_manifest("float32"), backend=backend)
     assert len(stored) == 3
@@ -118,14 +125,19 @@ def test_extreme_logits_do_not_warn(backend: str) -> None:
     heat = np.full((2, 8, 16), -np.inf, np.float32)
     heat[0, 2, 2], heat[1, 5, 5] = np.inf, -1e30
     other = np.zeros((2, 8, 16), np.float32)
-    found = decode(Heads(heat, other, other), make_manifest("float32"), threshold=0, max_detections=2, backend=backend)
+    found = decode(
+        Heads(heat, other, other), make_manifest("float32"), threshold=0, max_detections=2, backend=backend
+    )
     assert found.score.tolist() == [1.0, 0.0]
 
 
 def test_max_detections_keeps_the_best(backend: str) -> None:
     """One of two, none of two, and any number larger than the map."""
     heads, manifest = make_heads({(0, 1, 2): 32, (1, 5, 10): 80}), make_manifest("int8")
-    counts = {n: decode(heads, manifest, max_detections=n, backend=backend).class_id.tolist() for n in (0, 1, 10**12)}
+    counts = {
+        n: decode(heads, manifest, max_detections=n, backend=backend).class_id.tolist()
+        for n in (0, 1, 10**12)
+    }
     assert counts == {0: [], 1: [1], 10**12: [1, 0]}
 
 
@@ -160,7 +172,10 @@ def test_options_that_cannot_be_used(options: dict[str, Any], message: str) -> N
     ("wrong", "message"),
     [
         (np.zeros((2, 16, 8), np.int8), r"size head: expected \(2, 8, 16\) int8 .* got \(2, 16, 8\) int8"),
-        (np.zeros((2, 8, 16), np.float32), r"size head: expected \(2, 8, 16\) int8 .* got \(2, 8, 16\) float32"),
+        (
+            np.zeros((2, 8, 16), np.float32),
+            r"size head: expected \(2, 8, 16\) int8 .* got \(2, 8, 16\) float32",
+        ),
     ],
 )
 def test_heads_of_another_model_are_refused(wrong: NDArray[Any], message: str) -> None:
@@ -183,7 +198,9 @@ except ConfigError as error:
 
 def test_without_the_extension_numpy_serves() -> None:
     """Where nothing was compiled the package imports, says so, and asking for C names the way out."""
-    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTENSION], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTENSION], capture_output=True, text=True, check=True
+    )
     assert done.stdout == (
         "numpy | decoder backend: expected the C extension, which is not built: reinstall edge-centernet "
         "where there is a C compiler, or use backend='numpy' (same boxes, slower)\n"

@@ -125,7 +125,12 @@ def test_numpy_and_c_agree_box_for_box(dtype: str, request: pytest.FixtureReques
 
     seen = {"examples": 0, "boxes": 0, "empty": 0}
 
-    @settings(max_examples=EXAMPLES[dtype], deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(
+        max_examples=EXAMPLES[dtype],
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     @given(scenes(dtype))
     def agree(scene: tuple[list[Head], dict[str, Any]]) -> None:
         three, options = scene

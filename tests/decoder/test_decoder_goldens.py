@@ -27,10 +27,15 @@ def test_both_golden_files_hold_the_same_cases(goldens: ModuleType, root: Path) 
 
 def test_layouts_of_one_map_have_the_same_golden_boxes(goldens: ModuleType, root: Path) -> None:
     """A float32 map decodes to the same boxes in NCHW and NHWC memory."""
-    cases = {case.name: (case, boxes) for case, boxes, _ in goldens.load(root / "tests" / "golden" / "decoder_v2.npz")}
+    cases = {
+        case.name: (case, boxes)
+        for case, boxes, _ in goldens.load(root / "tests" / "golden" / "decoder_v2.npz")
+    }
     case, boxes = cases["float32"]
     moved = [
-        goldens.Head(head.role, np.ascontiguousarray(head.data.transpose(1, 2, 0)).transpose(2, 0, 1), head.quant)
+        goldens.Head(
+            head.role, np.ascontiguousarray(head.data.transpose(1, 2, 0)).transpose(2, 0, 1), head.quant
+        )
         for head in case.heads
     ]
     assert moved[0].data.strides != case.heads[0].data.strides

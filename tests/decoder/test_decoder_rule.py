@@ -21,7 +21,9 @@ EARLIER = [(-1, -1), (-1, 0), (-1, 1), (0, -1)]
 LATER = [(0, 1), (1, -1), (1, 0), (1, 1)]
 
 
-def cells(decode_boxes: Decode, heat: Any, *, threshold: float = 1.0, capacity: int = 100) -> list[tuple[int, int]]:
+def cells(
+    decode_boxes: Decode, heat: Any, *, threshold: float = 1.0, capacity: int = 100
+) -> list[tuple[int, int]]:
     """(class, cell) of the peaks in a heatmap (C, H, W) of int8, uint8 or float32, best first."""
     heat = np.asarray(heat)
     quant = None if heat.dtype == np.float32 else UNIT
@@ -31,7 +33,9 @@ def cells(decode_boxes: Decode, heat: Any, *, threshold: float = 1.0, capacity: 
     return [(int(box["class_id"]), int(box["cell"])) for box in boxes]
 
 
-def box(decode_boxes: Decode, size: Any, offset: Any, quants: tuple[Quant | None, Quant | None] = (None, None)) -> Any:
+def box(
+    decode_boxes: Decode, size: Any, offset: Any, quants: tuple[Quant | None, Quant | None] = (None, None)
+) -> Any:
     """x1, y1, x2, y2 of one peak at x = 2, y = 1 with stride 4; size and offset are (2,) arrays."""
     heat = np.zeros((1, 3, 4), np.float32)
     heat[0, 1, 2] = 9
@@ -51,7 +55,9 @@ def grid(dtype: str, at: dict[tuple[int, int], float]) -> NDArray[Any]:
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "float32"])
 @pytest.mark.parametrize(("dy", "dx"), EARLIER + LATER)
-def test_of_two_equal_neighbours_the_earlier_is_the_peak(decode_boxes: Decode, dtype: str, dy: int, dx: int) -> None:
+def test_of_two_equal_neighbours_the_earlier_is_the_peak(
+    decode_boxes: Decode, dtype: str, dy: int, dx: int
+) -> None:
     """A tie between neighbours, whatever the direction, gives one box: at the first in raster order."""
     heat = grid(dtype, {(2, 2): 5, (2 + dy, 2 + dx): 5})
     first = min((2, 2), (2 + dy, 2 + dx))
@@ -156,7 +162,9 @@ def test_impossible_offsets_count_as_zero(decode_boxes: Decode, bad: float) -> N
         (np.zeros((1, 3, 3), np.int8), Quant(1.0, 200), "zero point 200 does not fit int8"),
     ],
 )
-def test_heads_that_cannot_be_decoded_are_refused(data: NDArray[Any], quant: Quant | None, message: str) -> None:
+def test_heads_that_cannot_be_decoded_are_refused(
+    data: NDArray[Any], quant: Quant | None, message: str
+) -> None:
     """The message names the head, what was expected and what came."""
     with pytest.raises(ArtifactError) as error:
         Head("heat", data, quant)
@@ -180,9 +188,21 @@ def raw(compiler: str) -> Any:
     [
         (-2, {"dtype": np.int32}, "unknown dtype: expected ECN_F32, ECN_S8, ECN_U8 or ECN_S16"),
         (-3, {"scale": 0.0}, "scale is not a positive finite number, or zero_point does not fit the dtype"),
-        (-4, {"width": 1025}, "a dimension is outside 1..1024, a stride is negative, or the last index reaches 2^31"),
-        (-5, {"cell_px": 0.0}, "a count is negative, cell_px is not a positive finite number, a threshold is NaN, or"),
-        (-5, {"threshold": float("nan")}, "a count is negative, cell_px is not a positive finite number, a threshold"),
+        (
+            -4,
+            {"width": 1025},
+            "a dimension is outside 1..1024, a stride is negative, or the last index reaches 2^31",
+        ),
+        (
+            -5,
+            {"cell_px": 0.0},
+            "a count is negative, cell_px is not a positive finite number, a threshold is NaN, or",
+        ),
+        (
+            -5,
+            {"threshold": float("nan")},
+            "a count is negative, cell_px is not a positive finite number, a threshold",
+        ),
     ],
 )
 def test_every_error_code_reaches_python(raw: Any, code: int, change: dict[str, Any], text: str) -> None:
@@ -190,7 +210,9 @@ def test_every_error_code_reaches_python(raw: Any, code: int, change: dict[str, 
     is_ = {"dtype": np.int8, "width": 3, "scale": 1.0, "cell_px": 4.0, "threshold": 1.0} | change
     head, out = np.zeros((2, 3, is_["width"]), is_["dtype"]), np.zeros(4, BOX)
     quant = (is_["scale"], 0)
-    assert raw.decode(head, head, head, quant, quant, quant, is_["cell_px"], is_["threshold"], None, out) == code
+    assert (
+        raw.decode(head, head, head, quant, quant, quant, is_["cell_px"], is_["threshold"], None, out) == code
+    )
     assert raw.strerror(code).startswith(text)
     assert out.tobytes() == bytes(out.nbytes)
 
@@ -200,7 +222,9 @@ def test_c_errors_are_raised(raw: Any) -> None:
     from edge_centernet.decoder import native
 
     heads = [Head(role, np.zeros((2, 3, 3), np.float32)) for role in ("heat", "size", "offset")]
-    with pytest.raises(ArtifactError, match="decoder: a count is negative, cell_px is not a positive finite number"):
+    with pytest.raises(
+        ArtifactError, match="decoder: a count is negative, cell_px is not a positive finite number"
+    ):
         native.decode_boxes(*heads, cell_px=0.0, threshold=1.0, capacity=4)
 
 
@@ -239,5 +263,7 @@ def test_an_extension_of_another_layout_is_refused(raw: Any, monkeypatch: pytest
     from edge_centernet.decoder import native
 
     monkeypatch.setattr(raw, "BOX_SIZE", 32)
-    with pytest.raises(RuntimeError, match=r"decoder extension: expected .* got \(32, .*reinstall edge-centernet"):
+    with pytest.raises(
+        RuntimeError, match=r"decoder extension: expected .* got \(32, .*reinstall edge-centernet"
+    ):
         importlib.reload(native)

@@ -12,7 +12,9 @@ from edge_centernet.decoder.head import BOX
 CAT = (10, 20, 110, 220)
 
 
-def kept(decoder: ModuleType, xyxy: list[tuple[int, ...]], classes: list[int], any_class: bool = False) -> list[int]:
+def kept(
+    decoder: ModuleType, xyxy: list[tuple[int, ...]], classes: list[int], any_class: bool = False
+) -> list[int]:
     """Which of the boxes, best first, are left."""
     boxes = np.zeros(len(xyxy), BOX)
     for column, name in enumerate(("x1", "y1", "x2", "y2")):
@@ -32,7 +34,9 @@ def kept(decoder: ModuleType, xyxy: list[tuple[int, ...]], classes: list[int], a
         ((12, 22, 108, 118), True),  # far in y alone
     ],
 )
-def test_only_concentric_boxes_of_like_size_are_twins(decoder: ModuleType, other: tuple[int, ...], stays: bool) -> None:
+def test_only_concentric_boxes_of_like_size_are_twins(
+    decoder: ModuleType, other: tuple[int, ...], stays: bool
+) -> None:
     """The stronger box always stays; the weaker goes if centre and size nearly agree."""
     assert kept(decoder, [CAT, other], [0, 0]) == ([0, 1] if stays else [0])
 

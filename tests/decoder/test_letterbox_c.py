@@ -81,7 +81,11 @@ def c_letterbox(
     work = np.full(library.ecn_letterbox_work(in_width) // 2, 0x5A5A, np.int16)
     frame = CFrame()
     code = library.ecn_letterbox(
-        ctypes.byref(image), ctypes.byref(place), ctypes.c_void_p(work.ctypes.data), work.nbytes, ctypes.byref(frame)
+        ctypes.byref(image),
+        ctypes.byref(place),
+        ctypes.c_void_p(work.ctypes.data),
+        work.nbytes,
+        ctypes.byref(frame),
     )
     assert code == 0
     return out, frame
@@ -166,7 +170,10 @@ def test_pixels_are_those_of_prepare(size: str, library: ctypes.CDLL) -> None:
     layouts: tuple[Layout, ...] = ("NHWC", "NCHW")
     for dtype, layout, color in product(DTYPES, layouts, colors):
         quant = EXACT if dtype == "int8" else Quant(1 / 128, 128)
-        spec, tensor = ModelSpec("m", "1", 64, 96, ("cat",), color=color), input_spec(64, 96, dtype, layout, quant)
+        spec, tensor = (
+            ModelSpec("m", "1", 64, 96, ("cat",), color=color),
+            input_spec(64, 96, dtype, layout, quant),
+        )
         expected, _ = prepare(image, manifest_of(spec, tensor))
         actual, _ = c_letterbox(library, (image,), BGR, spec, tensor)
         assert differing(expected, actual) == 0
@@ -226,7 +233,10 @@ def test_every_colour_of_video(library: ctypes.CDLL) -> None:
     u, v = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8), indexing="ij")
     pairs = np.empty((256, 512, 2), np.uint8)
     pairs[:, 0::2, 1], pairs[:, 1::2, 1] = u, v
-    spec, tensor = ModelSpec("m", "1", 256, 512, ("cat",)), input_spec(256, 512, "uint8", "NHWC", Quant(1 / 128, 128))
+    spec, tensor = (
+        ModelSpec("m", "1", 256, 512, ("cat",)),
+        input_spec(256, 512, "uint8", "NHWC", Quant(1 / 128, 128)),
+    )
     wrong = 0
     for luma in range(0, 256, 2):
         pairs[:, 0::2, 0], pairs[:, 1::2, 0] = luma, luma + 1
@@ -292,7 +302,9 @@ def test_checksums_of_the_c_program_are_opencvs(root: Path) -> None:
     source = (root / "tests" / "c" / "test_letterbox.c").read_text()
     spec = ModelSpec("m", "1", 64, 96, ("cat",), color="bgr")  # keeps the order, whichever it is
     for image, call in ((enlarged, "ECN_RGB, 67, 43"), (shrunk, "ECN_YUYV, 160, 120")):
-        stored, _ = prepare(image, manifest_of(spec, input_spec(64, 96, "uint8", "NHWC", Quant(1 / 128, 128))))
+        stored, _ = prepare(
+            image, manifest_of(spec, input_spec(64, 96, "uint8", "NHWC", Quant(1 / 128, 128)))
+        )
         weighted = stored.reshape(-1).astype(np.uint64) * np.arange(1, stored.size + 1, dtype=np.uint64)
         assert f"checksum({call}) == 0x{int(weighted.sum()) % 2**32:08X}u" in source
 
@@ -312,7 +324,15 @@ def test_c_program_notices_a_wrong_library(compiler: str, root: Path, tmp_path: 
     source = LIBRARY.read_text()
     assert source.count("(a + b + 2) >> 2") == 1
     changed.write_text(source.replace("(a + b + 2) >> 2", "(a + b) >> 2"))
-    run(compiler, "-std=c99", f"-I{SOURCES}", root / "tests" / "c" / "test_letterbox.c", changed, "-o", program)
+    run(
+        compiler,
+        "-std=c99",
+        f"-I{SOURCES}",
+        root / "tests" / "c" / "test_letterbox.c",
+        changed,
+        "-o",
+        program,
+    )
     done = subprocess.run([program], capture_output=True, text=True)
     assert done.returncode == 1
     assert not done.stdout.endswith(" 0 failures\n")
@@ -343,7 +363,9 @@ def test_stack_is_what_the_header_says(optimised: str, compiler: str, tmp_path: 
     """No call chain can need 700 bytes: without recursion, the frames of all functions together are more than any."""
     library = tmp_path / "letterbox.o"
     done = subprocess.run(
-        [compiler, "-std=c99", optimised, "-fstack-usage", "-c", LIBRARY, "-o", library], capture_output=True, text=True
+        [compiler, "-std=c99", optimised, "-fstack-usage", "-c", LIBRARY, "-o", library],
+        capture_output=True,
+        text=True,
     )
     usage = library.with_suffix(".su")
     if done.returncode != 0 or not usage.exists():

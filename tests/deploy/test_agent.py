@@ -61,7 +61,12 @@ def test_setup_makes_a_bare_board_detect(installed: Path) -> None:
     current = installed / "opt/edge-centernet/current"
     assert (current / "environment").read_text().endswith("/current/model/centernet-mbv2-320.tflite\n")
     assert 'camera = "/dev/video0"' in (installed / "etc/edge-centernet/camera.toml").read_text()
-    program = [str(current / "venv/bin/python"), "-I", "-c", "import edge_centernet.decoder as d; print(d.BACKEND)"]
+    program = [
+        str(current / "venv/bin/python"),
+        "-I",
+        "-c",
+        "import edge_centernet.decoder as d; print(d.BACKEND)",
+    ]
     assert subprocess.run(program, capture_output=True, text=True, check=True).stdout == "c\n"
     assert not (current / "wheels").exists()
 
@@ -106,7 +111,9 @@ def test_an_installer_killed_at_any_step_leaves_the_current_release(
 
 
 @pytest.mark.slow
-def test_an_update_cut_off_in_its_trial_is_ended_by_the_next_command_and_at_boot(installed: Path, nano: Path) -> None:
+def test_an_update_cut_off_in_its_trial_is_ended_by_the_next_command_and_at_boot(
+    installed: Path, nano: Path
+) -> None:
     """pending.json names the release to go back to."""
     board = Board(installed)
     before = board.release("current")
@@ -172,7 +179,10 @@ def altered(path: Path, out: Path, change: Any) -> Path:
         ),
         (lambda m, c: [(m, c)] * 2 if m.name == "manifest.json" else [(m, c)], "not in the signed list"),
         (lambda m, c: [(m, c + b"\n")] if m.name == agent.SUMS else [(m, c)], "signature: not by a signer"),
-        (lambda m, c: [] if m.name == agent.SIGNATURE else [(m, c)], "expected SHA256SUMS.sig at its beginning"),
+        (
+            lambda m, c: [] if m.name == agent.SIGNATURE else [(m, c)],
+            "expected SHA256SUMS.sig at its beginning",
+        ),
         (lambda m, c: [] if m.name == agent.SUMS else [(m, c)], "expected SHA256SUMS at its beginning"),
     ],
 )
@@ -240,10 +250,19 @@ def test_rollback_without_a_release_before_is_refused(tmp_path: Path) -> None:
         ({"installed_bytes": 10**15}, "disk: expected"),
     ],
 )
-def test_a_bundle_that_does_not_fit_the_board_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_bundle_that_does_not_fit_the_board_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     """Before anything is written."""
     machine, version = os.uname().machine, f"{sys.version_info[0]}.{sys.version_info[1]}"
-    manifest = {"kind": "full", "machine": machine, "target": "x", "python": version, "glibc": [2, 1], "apt": []}
+    manifest = {
+        "kind": "full",
+        "machine": machine,
+        "target": "x",
+        "python": version,
+        "glibc": [2, 1],
+        "apt": [],
+    }
     board = Board(tmp_path)
     with agent.locked(board), pytest.raises(Refused, match=message):
         agent._check_fits(board, {**manifest, "installed_bytes": 1, **change})
@@ -275,7 +294,13 @@ def test_detections_must_be_those_expected(found: list[dict[str, Any]], problem:
 def service(**changes: str) -> dict[str, str]:
     """A service's state as systemd tells it."""
     keys = ("InvocationID", "ActiveState", "MainPID", "NRestarts", "Result", "ExecMainStatus", "StatusText")
-    return {**dict.fromkeys(keys, ""), "ActiveState": "active", "MainPID": "7", "Result": "success", **changes}
+    return {
+        **dict.fromkeys(keys, ""),
+        "ActiveState": "active",
+        "MainPID": "7",
+        "Result": "success",
+        **changes,
+    }
 
 
 @pytest.mark.parametrize(
@@ -289,7 +314,9 @@ def service(**changes: str) -> dict[str, str]:
         (service(ActiveState="deactivating"), "did not stay up \\(deactivating"),
     ],
 )
-def test_a_service_is_ill_when_it_ended_or_is_another_process(state: dict[str, str], reason: str | None) -> None:
+def test_a_service_is_ill_when_it_ended_or_is_another_process(
+    state: dict[str, str], reason: str | None
+) -> None:
     """As seen after it was ready once."""
     told = agent.ill("x.service", state, service())
     assert told is None if reason is None else told and re.search(reason, told)
@@ -310,8 +337,14 @@ def test_a_camera_that_delivered_before_must_deliver_now() -> None:
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
-        ("Collecting numpy\nERROR: No matching distribution found for numpy\n", "ERROR: No matching distribution"),
-        ("ERROR: Exception:\nTraceback (most recent call last):\nOSError: [Errno 28] No space left", "No space left"),
+        (
+            "Collecting numpy\nERROR: No matching distribution found for numpy\n",
+            "ERROR: No matching distribution",
+        ),
+        (
+            "ERROR: Exception:\nTraceback (most recent call last):\nOSError: [Errno 28] No space left",
+            "No space left",
+        ),
         ("", "exit status 1"),
     ],
 )

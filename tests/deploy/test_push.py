@@ -1,6 +1,7 @@
 """Deploys to a real sshd on the loopback interface, into a folder as the board's root, and by Ansible.
 
-Machines with systemd, failures and power cuts: scripts/devices/deploy_failures.py and scripts/test_devices.sh.
+Machines with systemd, failures and power cuts: scripts/devices/deploy_failures.py and
+scripts/test_devices.sh.
 """
 
 from __future__ import annotations
@@ -121,7 +122,9 @@ def test_ansible_rolls_out_to_an_inventory_and_stops_at_a_board_that_refuses(
     result = run("deploy", *words)
     assert result.code == 2
     assert "a board refused the release" in result.err, result.err
-    assert [(root / "opt/edge-centernet/current").exists() for root in roots] == [True, False, False], result.err
+    assert [(root / "opt/edge-centernet/current").exists() for root in roots] == [True, False, False], (
+        result.err
+    )
     assert not (roots[2] / "opt").exists()
 
 
@@ -138,7 +141,11 @@ def status(**changes: Any) -> dict[str, Any]:
         (status(model="Raspberry Pi 5 Model B Rev 1.0", python="3.13", pythons=["3.13"]), "pi5", "3.13"),
         (status(model="Raspberry Pi Zero 2 W Rev 1.0"), "pizero2", "3.11"),
         (status(model="Raspberry Pi 3 Model B Rev 1.2", machine="armv7l"), "generic-armhf", "3.11"),
-        (status(jetson="# R36 (release), REVISION: 4.0", python="3.10", pythons=["3.10"]), "jetson-orin", "3.10"),
+        (
+            status(jetson="# R36 (release), REVISION: 4.0", python="3.10", pythons=["3.10"]),
+            "jetson-orin",
+            "3.10",
+        ),
         (status(jetson="# R32 (release)", python="3.6", pythons=["3.10"]), "jetson-nano", "3.10"),
         (status(), "generic-arm64", "3.11"),
         (status(machine="x86_64", python="3.12", pythons=["3.12"]), "x86", "3.12"),

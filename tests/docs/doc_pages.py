@@ -62,7 +62,9 @@ def text_of(page: Path) -> str:
 
 def blocks() -> list[Block]:
     """Every fenced block of every page, in reading order."""
-    return [block for page in pages() for block in blocks_of(page.relative_to(ROOT).as_posix(), text_of(page))]
+    return [
+        block for page in pages() for block in blocks_of(page.relative_to(ROOT).as_posix(), text_of(page))
+    ]
 
 
 def blocks_of(page: str, text: str) -> Iterator[Block]:

@@ -20,8 +20,9 @@ def is_placeholder(word: str) -> bool:
 def complaint(words: Sequence[str], whole: bool = True) -> str:
     """What the command line would refuse in `edge-centernet WORDS`; "" for nothing.
 
-    Looked at are command, options, and values but for files: those of the documentation are not here. whole: everything
-    that is required must be there, as in a block; running text may name a part of a command ("`train --weights`").
+    Looked at are command, options, and values but for files: those of the documentation are not here. whole:
+    everything that is required must be there, as in a block; running text may name a part of a command
+    ("`train --weights`").
     """
     try:
         _parse(cli, list(words), whole)

@@ -28,7 +28,9 @@ def of(*languages: str) -> list[Block]:
 
 def test_commands_in_shell_blocks_are_understood() -> None:
     """Command, options and values of every `edge-centernet`; and there are many."""
-    found = [(block.name, words, complaint(words)) for block in of(*SHELLS) for words in own_commands(block.script)]
+    found = [
+        (block.name, words, complaint(words)) for block in of(*SHELLS) for words in own_commands(block.script)
+    ]
     assert len(found) > 50
     assert [(name, words, said) for name, words, said in found if said] == []
 

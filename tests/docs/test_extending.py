@@ -14,7 +14,11 @@ from doc_pages import ROOT, blocks_of, text_of
 
 PAGE = ROOT / "docs" / "extending.md"
 THINGS = ("An engine", "A backbone", "A data format", "An export target", "An output")
-NEEDS = {"A backbone": ("torch", "onnxruntime"), "An export target": ("onnx", "onnxruntime"), "An engine": ("onnx",)}
+NEEDS = {
+    "A backbone": ("torch", "onnxruntime"),
+    "An export target": ("onnx", "onnxruntime"),
+    "An engine": ("onnx",),
+}
 
 
 class Example(NamedTuple):
@@ -52,7 +56,9 @@ def test_the_example_prints_what_the_page_shows(heading: str, tmp_path: Path) ->
     one = example(heading)
     (tmp_path / one.name).write_text(one.module, encoding="utf-8")
     (tmp_path / "program.py").write_text(one.program, encoding="utf-8")
-    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == one.printed
 
@@ -65,6 +71,14 @@ def test_the_examples_are_typed(tmp_path: Path) -> None:
         one = example(heading)
         files.append(tmp_path / one.name)
         files[-1].write_text(one.module, encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file", str(ROOT / "setup.cfg")]
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--no-error-summary",
+        "--config-file",
+        str(ROOT / "setup.cfg"),
+    ]
     done = subprocess.run([*command, *map(str, files)], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout + done.stderr).strip() == ""

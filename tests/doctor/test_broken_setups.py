@@ -89,7 +89,17 @@ def make_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         folder = tmp_path_factory.mktemp("venv")
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         python = folder / "bin/python"
-        command = [python, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:", "click", *packages]
+        command = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "click",
+            *packages,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.skip(f"pip cannot install {' '.join(packages)}: {done.stderr.strip().splitlines()[-1]}")
@@ -197,7 +207,9 @@ def test_a_user_without_the_group_video() -> None:
         command = [python, "-c", program, str(root)]
         options: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
         told = [
-            json.loads(subprocess.check_output(command, env=environment(PYTHONPATH=paths, HOME="/"), cwd="/", **who))
+            json.loads(
+                subprocess.check_output(command, env=environment(PYTHONPATH=paths, HOME="/"), cwd="/", **who)
+            )
             for who in (options, {})
         ]
         denied, allowed = ([f for f in findings if f["id"] == "camera-permission"] for findings in told)
@@ -216,7 +228,9 @@ def _python_for_nobody() -> str:
     for python in (sys.executable, f"/usr/bin/python{MINOR}"):
         command = [python, "-c", "import click"]
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            subprocess.run(command, env=environment(PYTHONPATH=SITE), cwd="/", capture_output=True, check=True, **who)
+            subprocess.run(
+                command, env=environment(PYTHONPATH=SITE), cwd="/", capture_output=True, check=True, **who
+            )
             return python
     pytest.skip("no Python that another user may start")
 
@@ -235,8 +249,14 @@ def test_a_raspberry_pi_with_a_ribbon_cable_camera_only(tmp_path: Path) -> None:
     }
     findings = {f.id: f for f in diagnose(examine(quick=True, root=tree(tmp_path, files)))}
 
-    assert findings["csi-only"].found == "/dev/video0 (rp1-cfe-csi2_ch0): --camera 0 gives no picture or a raw one."
-    assert (findings["csi-only"].level, findings["csi-only"].fix) == ("warning", "edge-centernet detect --camera csi")
+    assert (
+        findings["csi-only"].found
+        == "/dev/video0 (rp1-cfe-csi2_ch0): --camera 0 gives no picture or a raw one."
+    )
+    assert (findings["csi-only"].level, findings["csi-only"].fix) == (
+        "warning",
+        "edge-centernet detect --camera csi",
+    )
     assert findings["picamera2-missing"].level == "error"
     assert "camera-permission" not in findings
 
@@ -275,7 +295,9 @@ def test_openvino_failing_the_check(tmp_path: Path) -> None:
     said = doctor("--model", str(xml))
     assert said.code == 1
     assert said.finding("engine-wrong")["level"] == "error"
-    assert "heat differs by 9.0 output steps on average (at most 1.5)" in said.finding("engine-wrong")["found"]
+    assert (
+        "heat differs by 9.0 output steps on average (at most 1.5)" in said.finding("engine-wrong")["found"]
+    )
     assert said.engine("openvino")["stage"] == ""
 
 
@@ -341,7 +363,9 @@ def test_a_library_that_needs_a_newer_glibc(tmp_path: Path) -> None:
     """An engine linked with a C library that does not exist yet: the real loader refuses it."""
     (tmp_path / "libc.c").write_text("void from_the_future(void) {}\n")
     (tmp_path / "libc.map").write_text("GLIBC_2.99 { from_the_future; };\n")
-    (tmp_path / "engine.c").write_text("void from_the_future(void);\nvoid PyInit_core(void) { from_the_future(); }\n")
+    (tmp_path / "engine.c").write_text(
+        "void from_the_future(void);\nvoid PyInit_core(void) { from_the_future(); }\n"
+    )
     package = tmp_path / "site/openvino"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("from openvino import core\n")

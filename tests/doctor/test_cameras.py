@@ -95,7 +95,9 @@ def test_the_question_is_the_kernel_s(tmp_path: Path) -> None:
     subprocess.run(["gcc", source, "-o", tmp_path / "v"], check=True)
     expected = [QUERYCAP, CAPABILITY.size, cameras._CAPTURE, cameras._DEVICE_CAPS]
 
-    assert subprocess.check_output([tmp_path / "v"], text=True).split() == [str(number) for number in expected]
+    assert subprocess.check_output([tmp_path / "v"], text=True).split() == [
+        str(number) for number in expected
+    ]
 
 
 def test_a_device_that_is_no_camera_is_asked_in_vain() -> None:

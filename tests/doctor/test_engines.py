@@ -49,7 +49,9 @@ def test_every_installed_engine_is_run() -> None:
 
 def test_a_file_is_for_one_engine(onnx_model: Path) -> None:
     """The others are installed and have nothing to run."""
-    others = [e for e in read_engines(str(onnx_model), quick=False) if e.name != "onnxruntime" and e.installed]
+    others = [
+        e for e in read_engines(str(onnx_model), quick=False) if e.name != "onnxruntime" and e.installed
+    ]
 
     assert {(e.state, e.model) for e in others} == {("unchecked", "")}
 
@@ -81,7 +83,9 @@ def test_a_hang_is_a_fact(package: Callable[[str, str], None], onnx_model: Path)
     assert (engine.state, engine.stage, engine.reason) == ("hung", "import", "did not end within 3 s")
 
 
-def test_a_package_that_cannot_be_imported_says_why(package: Callable[[str, str], None], onnx_model: Path) -> None:
+def test_a_package_that_cannot_be_imported_says_why(
+    package: Callable[[str, str], None], onnx_model: Path
+) -> None:
     """In its own words."""
     package("onnxruntime", "raise ImportError('libcudart.so.12: cannot open shared object file')")
     engine = judge(replace(HERE, name="onnxruntime"), listen(["onnxruntime", str(onnx_model)], 60))
@@ -106,7 +110,11 @@ def test_a_changed_file_is_the_file_s_fault(onnx_model: Path, tmp_path: Path) ->
         ({"verdict": "wrong", "reason": "heat"}, "wrong", ""),
         ({"stage": "open", "ended": "crashed (SIGILL)"}, "crashed", "open"),
         ({"stage": "time", "verdict": "right", "ended": "crashed (SIGSEGV)"}, "crashed", "time"),
-        ({"stage": "int8", "verdict": "right", "ended": "crashed (SIGSEGV)"}, "right", ""),  # while we looked inside
+        (
+            {"stage": "int8", "verdict": "right", "ended": "crashed (SIGSEGV)"},
+            "right",
+            "",
+        ),  # while we looked inside
         ({"stage": "int8", "verdict": "right", "failed": "x"}, "right", ""),
         ({"stage": "answer", "failed": "stopped while it ran"}, "wrong", "answer"),
         ({"stage": "open", "failed": "NumPy 1 only"}, "broken", "open"),

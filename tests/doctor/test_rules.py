@@ -135,7 +135,13 @@ CASES = [
         "64-bit board",
     ),
     ("glibc-old", "warning", broken(LOADER), "needs glibc 2.35, this system has 2.31", "openvino<2025.3"),
-    ("glibc-old", "error", with_engines(broken(LOADER), missing(TFLITE)), "libopenvino.so", "openvino<2025.3"),
+    (
+        "glibc-old",
+        "error",
+        with_engines(broken(LOADER), missing(TFLITE)),
+        "libopenvino.so",
+        "openvino<2025.3",
+    ),
     (
         "glibc-old",
         "warning",
@@ -201,7 +207,13 @@ CASES = [
         "crashed (SIGSEGV) in its first inference",
         "takes TFLite",
     ),
-    ("engine-crashes", "error", with_engines(ON_PC, CRASHED, missing(TFLITE)), "SIGSEGV", "pip install ai-edge-litert"),
+    (
+        "engine-crashes",
+        "error",
+        with_engines(ON_PC, CRASHED, missing(TFLITE)),
+        "SIGSEGV",
+        "pip install ai-edge-litert",
+    ),
     (
         "engine-crashes",
         "error",
@@ -230,7 +242,13 @@ CASES = [
         "0 of 9",
         "convert --int8",
     ),
-    ("tflite-slow-kernels", "warning", with_engines(ON_PI, replace(TFLITE, fast=False)), "all", "ai-edge-litert"),
+    (
+        "tflite-slow-kernels",
+        "warning",
+        with_engines(ON_PI, replace(TFLITE, fast=False)),
+        "all",
+        "ai-edge-litert",
+    ),
     (
         "tflite-slow-kernels",
         "warning",
@@ -266,7 +284,13 @@ CASES = [
         "a 32-bit system (armv7l)",
         "64-bit",
     ),
-    ("system-32bit", "warning", machine(ON_PI, bits=32), "a 32-bit Python on a 64-bit kernel (aarch64)", "64-bit"),
+    (
+        "system-32bit",
+        "warning",
+        machine(ON_PI, bits=32),
+        "a 32-bit Python on a 64-bit kernel (aarch64)",
+        "64-bit",
+    ),
     ("system-32bit", "error", machine(ON_PC, machine="i686", bits=32, kernel_bits=32), "no engine", "64-bit"),
     ("emulated", "warning", machine(ON_PI, emulated=True), "built for aarch64", "board"),
     (
@@ -276,10 +300,28 @@ CASES = [
         "JetPack 5",
         "JetPack 6",
     ),
-    ("throttled", "warning", machine(ON_PI, throttled=("under-voltage",)), "under-voltage: now", "power supply"),
-    ("throttled", "warning", machine(ON_PI, throttled_before=("throttled",)), "throttled: at times", "heat sink"),
+    (
+        "throttled",
+        "warning",
+        machine(ON_PI, throttled=("under-voltage",)),
+        "under-voltage: now",
+        "power supply",
+    ),
+    (
+        "throttled",
+        "warning",
+        machine(ON_PI, throttled_before=("throttled",)),
+        "throttled: at times",
+        "heat sink",
+    ),
     ("hot", "warning", machine(ON_PI, temperature_c=80.0), "80 °C", "fan"),
-    ("memory-low", "warning", machine(ON_PI, memory_free_mb=149, memory_total_mb=430), "149 MB of 430 MB", "ps aux"),
+    (
+        "memory-low",
+        "warning",
+        machine(ON_PI, memory_free_mb=149, memory_total_mb=430),
+        "149 MB of 430 MB",
+        "ps aux",
+    ),
     ("disk-full", "error", disk(19), "19 MB of 30000 MB", "du -xhd1 /"),
     ("disk-full", "error", disk(5000, files_left=False), "no inode", "du --inodes"),
     ("disk-full", "error", disk(0, used_for="temporary files"), "temporary files", "du"),
@@ -306,7 +348,13 @@ CASES = [
         "motion (812)",
         "fuser -v /dev/video0",
     ),
-    ("camera-in-use", "warning", replace(ON_PI, cameras=(replace(USB, access="busy"),)), "another program", "fuser"),
+    (
+        "camera-in-use",
+        "warning",
+        replace(ON_PI, cameras=(replace(USB, access="busy"),)),
+        "another program",
+        "fuser",
+    ),
     (
         "csi-only",
         "ok",
@@ -333,7 +381,8 @@ CASES = [
         "picamera2-missing",
         "warning",
         software(
-            replace(ON_PI, cameras=(RIBBON, replace(USB, node="/dev/video8"))), picamera2=Library(error="no libcamera")
+            replace(ON_PI, cameras=(RIBBON, replace(USB, node="/dev/video8"))),
+            picamera2=Library(error="no libcamera"),
         ),
         "no libcamera",
         "apt",
@@ -345,9 +394,27 @@ CASES = [
         "no GStreamer",
         "nvidia-opencv",
     ),
-    ("argus-stopped", "warning", replace(ON_JETSON, argus=False), "argus_socket", "systemctl restart nvargus-daemon"),
-    ("opencv-backends", "warning", software(ON_PC, backends=("FFMPEG",)), "without V4L2", "opencv-python-headless"),
-    ("opencv-backends", "warning", software(ON_PC, backends=("V4L2",)), "without FFMPEG", "opencv-python-headless"),
+    (
+        "argus-stopped",
+        "warning",
+        replace(ON_JETSON, argus=False),
+        "argus_socket",
+        "systemctl restart nvargus-daemon",
+    ),
+    (
+        "opencv-backends",
+        "warning",
+        software(ON_PC, backends=("FFMPEG",)),
+        "without V4L2",
+        "opencv-python-headless",
+    ),
+    (
+        "opencv-backends",
+        "warning",
+        software(ON_PC, backends=("V4L2",)),
+        "without FFMPEG",
+        "opencv-python-headless",
+    ),
 ]
 
 # (id, facts that are close to the fault and have it not)
@@ -372,7 +439,10 @@ SILENT = [
     ("numpy-2-tflite-runtime", with_engines(software(ON_PI, numpy=Library("1.26.4")), RUNTIME_214)),
     ("model-damaged", ON_PC),
     ("engine-does-not-load", ON_PC),
-    ("engine-does-not-load", with_engines(ON_PI, replace(RUNTIME_214, state="broken", reason="NumPy 1 only"))),
+    (
+        "engine-does-not-load",
+        with_engines(ON_PI, replace(RUNTIME_214, state="broken", reason="NumPy 1 only")),
+    ),
     ("engine-does-not-load", broken(LOADER)),
     ("engine-crashes", ON_PC),
     ("engine-wrong", ON_PC),
@@ -444,7 +514,9 @@ def test_nothing_is_wrong_on_a_healthy_machine(facts: Facts) -> None:
 
 def test_errors_come_first() -> None:
     """Then warnings, then what is fine."""
-    levels = [finding.level for finding in diagnose(software(disk(3), decoder="numpy", extras={"live": False}))]
+    levels = [
+        finding.level for finding in diagnose(software(disk(3), decoder="numpy", extras={"live": False}))
+    ]
 
     assert levels == ["error", "warning", "ok", "ok"]
 

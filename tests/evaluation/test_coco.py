@@ -25,7 +25,9 @@ from edge_centernet.evaluation.crowds import NOT_COUNTED, RIGHT
 Box = Sequence[float]
 
 
-def sample(objects: Sequence[tuple[int, Box]], ignored: Sequence[tuple[int, Box]] = (), side: int = 200) -> Sample:
+def sample(
+    objects: Sequence[tuple[int, Box]], ignored: Sequence[tuple[int, Box]] = (), side: int = 200
+) -> Sample:
     """An image with (label, box) objects and, after them, ignored ones."""
     everything = [*objects, *ignored]
     return Sample(
@@ -99,7 +101,12 @@ def test_an_ignored_object_is_never_a_miss() -> None:
 def test_an_ignored_object_is_never_a_false_alarm_however_often_it_is_found() -> None:
     """Three better-scored boxes on it, one on a part of it; the real object still has AP 1."""
     samples = [sample([(0, HERE)], [(0, THERE)])]
-    on_it = [(0, 0.99, THERE), (0, 0.98, THERE), (0, 0.97, (101, 101, 150, 152)), (0, 0.96, (110, 110, 140, 140))]
+    on_it = [
+        (0, 0.99, THERE),
+        (0, 0.98, THERE),
+        (0, 0.97, (101, 101, 150, 152)),
+        (0, 0.96, (110, 110, 140, 140)),
+    ]
     assert measure(samples, [found(*on_it, (0, 0.5, HERE))], "car")["AP"] == 1.0
 
 
@@ -133,7 +140,10 @@ def test_synonyms_are_evaluated_as_one_class_under_the_name_of_the_data() -> Non
     model = ("Airplane", "tree", "couch")
     predictions = [found((2, 0.9, HERE), (1, 0.9, ELSEWHERE), (0, 0.8, THERE), (0, 0.9, ELSEWHERE))]
     per_class = evaluate_samples(predictions, data, model)["per_class"]
-    assert {name: one["AP"] for name, one in per_class.items()} == {"sofa": 1.0, "aeroplane": pytest.approx(0.5)}
+    assert {name: one["AP"] for name, one in per_class.items()} == {
+        "sofa": 1.0,
+        "aeroplane": pytest.approx(0.5),
+    }
     assert detector_classes(model, data.classes) == ["Airplane", "couch"]
     assert detector_classes(("couch", "airplane"), data.classes) is None
 
@@ -169,7 +179,9 @@ def test_sizes_go_by_the_annotated_area(tmp_path: Path) -> None:
     assert (result["AP_small"], result["AP_large"]) == (1.0, None)
 
 
-def write_coco(folder: Path, classes: Sequence[str], objects: Sequence[tuple[int, Box, dict[str, Any]]]) -> Path:
+def write_coco(
+    folder: Path, classes: Sequence[str], objects: Sequence[tuple[int, Box, dict[str, Any]]]
+) -> Path:
     """One 200x200 image with (label, box, more keys)."""
     cv2.imwrite(str(folder / "image.png"), np.full((200, 200, 3), 90, np.uint8))
     annotations = [
@@ -217,10 +229,17 @@ def test_predictions_must_belong_to_the_samples() -> None:
 def test_a_missing_package_is_named_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No image is read in vain."""
     path = write_coco(tmp_path, ["car"], [(0, HERE, {})])
-    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)  # what the import system does for a blocked module
+    monkeypatch.setitem(
+        sys.modules, "faster_coco_eval", None
+    )  # what the import system does for a blocked module
     seen: list[Any] = []
     with pytest.raises(MissingDependency, match=r"pip install 'edge-centernet\[eval\]'"):
-        evaluate(lambda image: (Detections.empty(), {"all": 0.0 * len(seen.append(image) or "")}), path, None, ["car"])
+        evaluate(
+            lambda image: (Detections.empty(), {"all": 0.0 * len(seen.append(image) or "")}),
+            path,
+            None,
+            ["car"],
+        )
     assert seen == []
 
 
@@ -245,11 +264,14 @@ def test_an_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> N
     """Its boxes would be in the wrong place."""
     path = write_coco(tmp_path, ["car"], [(0, HERE, {})])
     cv2.imwrite(str(tmp_path / "image.png"), np.zeros((100, 200, 3), np.uint8))
-    with pytest.raises(SourceError, match=r"image\.png: expected 200x200 pixels as its annotation says, got 200x100"):
+    with pytest.raises(
+        SourceError, match=r"image\.png: expected 200x200 pixels as its annotation says, got 200x100"
+    ):
         evaluate(lambda _: (Detections.empty(), {"all": 1.0}), path, None, ["car"])
 
 
-# --- The definition, slowly -----------------------------------------------------------------------------------------
+# --- The definition, slowly
+# -----------------------------------------------------------------------------------------
 
 
 def overlap(box: Box, other: Box, crowd: bool) -> float:
@@ -263,7 +285,9 @@ def overlap(box: Box, other: Box, crowd: bool) -> float:
     return inside / (area if crowd else area + (other[2] - other[0]) * (other[3] - other[1]) - inside)
 
 
-def slow_ap(samples: Sequence[Sample], predictions: Sequence[Detections], label: int, threshold: float) -> float | None:
+def slow_ap(
+    samples: Sequence[Sample], predictions: Sequence[Detections], label: int, threshold: float
+) -> float | None:
     """COCO's AP of one class at one IoU threshold, every area, from the text of its definition."""
     hits: list[tuple[float, bool]] = []
     total = 0
@@ -282,7 +306,9 @@ def slow_ap(samples: Sequence[Sample], predictions: Sequence[Detections], label:
         ]
         for score, box in sorted(mine, key=lambda row: -row[0]):
             free = [
-                (overlap(box, b, False), k) for k, (b, ignored) in enumerate(truth) if not ignored and k not in taken
+                (overlap(box, b, False), k)
+                for k, (b, ignored) in enumerate(truth)
+                if not ignored and k not in taken
             ]
             if free and max(free)[0] >= threshold:
                 taken.add(max(free)[1])
@@ -326,7 +352,9 @@ def test_it_equals_the_definition(seed: int) -> None:
     slow = {(k, t): slow_ap(samples, predictions, k, t) for k, t in itertools.product(range(3), thresholds)}
     for k, name in enumerate("abc"):
         assert result["per_class"][name]["AP50"] == pytest.approx(slow[k, 0.5], abs=1e-9)
-        assert result["per_class"][name]["AP"] == pytest.approx(np.mean([slow[k, t] for t in thresholds]), abs=1e-9)
+        assert result["per_class"][name]["AP"] == pytest.approx(
+            np.mean([slow[k, t] for t in thresholds]), abs=1e-9
+        )
     assert result["AP"] == pytest.approx(np.mean(list(slow.values())), abs=1e-9)
     assert result["AP75"] == pytest.approx(np.mean([slow[k, thresholds[5]] for k in range(3)]), abs=1e-9)
     assert 0.1 < result["AP"] < 0.9

@@ -115,8 +115,18 @@ def test_recall_of_overlapped_objects_and_of_the_others() -> None:
             "recall": {"0.3": 0.0, "0.01": 0.5},
             "recall_others": {"0.3": 0.5, "0.01": 0.5},
         },
-        "overlap_0.5": {"objects": 0, "others": 4, "recall": nobody, "recall_others": {"0.3": 0.25, "0.01": 0.5}},
-        "centre_collision": {"objects": 0, "others": 4, "recall": nobody, "recall_others": {"0.3": 0.25, "0.01": 0.5}},
+        "overlap_0.5": {
+            "objects": 0,
+            "others": 4,
+            "recall": nobody,
+            "recall_others": {"0.3": 0.25, "0.01": 0.5},
+        },
+        "centre_collision": {
+            "objects": 0,
+            "others": 4,
+            "recall": nobody,
+            "recall_others": {"0.3": 0.25, "0.01": 0.5},
+        },
     }
     assert crowd_recall(samples, match_samples(predictions, data), [0], None)["centre_collision"] is None
 
@@ -124,7 +134,9 @@ def test_recall_of_overlapped_objects_and_of_the_others() -> None:
 def test_the_evaluation_counts_classes_that_both_have() -> None:
     """An object of a class that the model lacks is in no figure."""
     data = Dataset(("cow", "car"), (sample([(0, HERE), (1, THERE)]),))
-    result = evaluate_samples([found((1, 0.9, THERE))], data, ["dog", "car"], replace(SPEC, classes=("dog", "car")))
+    result = evaluate_samples(
+        [found((1, 0.9, THERE))], data, ["dog", "car"], replace(SPEC, classes=("dog", "car"))
+    )
     assert result["crowds"]["recall"] == {"0.3": 1.0, "0.01": 1.0}
     assert result["crowds"]["centre_collision"]["others"] == 1
 
@@ -150,7 +162,9 @@ def test_the_matching_is_that_of_the_coco_engine(seed: int) -> None:
     curves = evaluate_samples(predictions, data)["precision_recall"]["per_class"]
     matches = match_samples(predictions, data)
     for label, name in enumerate(data.classes):
-        assert curves[name]["precision"] == pytest.approx(_curve(samples, predictions, matches, label), abs=1e-4)
+        assert curves[name]["precision"] == pytest.approx(
+            _curve(samples, predictions, matches, label), abs=1e-4
+        )
 
 
 def _curve(

@@ -62,7 +62,11 @@ def test_the_calibration_error_is_the_mean_distance_from_the_promise() -> None:
 
 def test_bins_hold_20_detections_and_are_15_at_most() -> None:
     """39 detections are one bin, 40 two, 10,000 fifteen; none has no error."""
-    assert [len(reliability(np.linspace(0.1, 0.9, n), np.ones(n, np.bool_))) for n in (39, 40, 10_000)] == [1, 2, 15]
+    assert [len(reliability(np.linspace(0.1, 0.9, n), np.ones(n, np.bool_))) for n in (39, 40, 10_000)] == [
+        1,
+        2,
+        15,
+    ]
     assert calibration_error(reliability(np.zeros(9), np.ones(9, np.bool_))) is None
 
 

@@ -83,7 +83,9 @@ class Subscriber:
         self.messages: list[MQTTMessage] = []
         self._topics = topics or ("#",)
         subscribed = threading.Event()
-        self._client = Client(CallbackAPIVersion.VERSION2, client_id=f"test-{free_port()}", clean_session=False)
+        self._client = Client(
+            CallbackAPIVersion.VERSION2, client_id=f"test-{free_port()}", clean_session=False
+        )
         self._client.on_connect = lambda client, *_: client.subscribe([(topic, 1) for topic in self._topics])
         self._client.on_subscribe = lambda *_: subscribed.set()
         self._client.on_message = lambda client, userdata, message: self.messages.append(message)
@@ -94,7 +96,11 @@ class Subscriber:
 
     def payloads(self, topic: str) -> list[Any]:
         """All that came on a topic of house/door, in order; JSON where it is JSON."""
-        texts = [message.payload.decode() for message in list(self.messages) if message.topic == f"house/door/{topic}"]
+        texts = [
+            message.payload.decode()
+            for message in list(self.messages)
+            if message.topic == f"house/door/{topic}"
+        ]
         return [json.loads(text) if text.startswith("{") else text for text in texts]
 
     def state(self) -> dict[str, Any]:

@@ -44,7 +44,9 @@ class Browser:
         )
         assert self._process.stdout is not None
         lines = iter(self._process.stdout.readline, "")
-        port = next(match.group(1) for line in lines if (match := re.search(r"successfully on port (\d+)", line)))
+        port = next(
+            match.group(1) for line in lines if (match := re.search(r"successfully on port (\d+)", line))
+        )
         self._base = f"http://127.0.0.1:{port}/session"
         options = {
             "binary": chromium,
@@ -77,7 +79,9 @@ class Browser:
     def text(self, selector: str) -> str:
         """The text a reader sees; "" for something hidden."""
         return str(
-            self.run(f"const e = document.querySelector({selector!r}); return e.checkVisibility() ? e.innerText : ''")
+            self.run(
+                f"const e = document.querySelector({selector!r}); return e.checkVisibility() ? e.innerText : ''"
+            )
         )
 
     def screenshot(self, path: Path) -> None:
@@ -85,7 +89,9 @@ class Browser:
 
     def _call(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._base + path, data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            self._base + path, data, {"Content-Type": "application/json"}, method=method
+        )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.load(answer)["value"]

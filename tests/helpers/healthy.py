@@ -44,15 +44,23 @@ OPENVINO = Engine(
     *("openvino", "OpenVINO", "openvino", "2026.4.1", "m.xml", "right"), int8="yes", int8_how="all", ms=6.0
 )
 TFLITE = Engine(
-    *("tflite", "TFLite", "ai_edge_litert", "2.3.0", "m.tflite", "right"), int8="yes", int8_how="all", fast=True, ms=9.0
+    *("tflite", "TFLite", "ai_edge_litert", "2.3.0", "m.tflite", "right"),
+    int8="yes",
+    int8_how="all",
+    fast=True,
+    ms=9.0,
 )
 ORT = Engine("onnxruntime", "ONNX Runtime", model="m.onnx")
 
 ON_PC = Facts(PC, SOFTWARE, (OPENVINO, TFLITE, ORT), (USB,), "m", ("openvino", "tflite"))
-ON_PI = Facts(BOARD, SOFTWARE, (Engine("openvino", "OpenVINO", model="m.xml"), TFLITE, ORT), (USB,), "m", ("tflite",))
+ON_PI = Facts(
+    BOARD, SOFTWARE, (Engine("openvino", "OpenVINO", model="m.xml"), TFLITE, ORT), (USB,), "m", ("tflite",)
+)
 ON_JETSON = replace(
     ON_PI,
-    machine=replace(BOARD, kind="jetson", board="NVIDIA Jetson Orin Nano", jetpack="JetPack 6 (L4T 36.4)", l4t=(36, 4)),
+    machine=replace(
+        BOARD, kind="jetson", board="NVIDIA Jetson Orin Nano", jetpack="JetPack 6 (L4T 36.4)", l4t=(36, 4)
+    ),
     software=replace(SOFTWARE, backends=("V4L2", "FFMPEG", "GSTREAMER")),
     cameras=(replace(RIBBON, name="vi-output, imx219 9-0010", driver="tegra-video"),),
     argus=True,
@@ -63,7 +71,9 @@ def with_engines(facts: Facts, *engines: Engine) -> Facts:
     """The facts with these engines in place of those of the same names; auto tries those that are installed."""
     new = {engine.name: engine for engine in engines}
     all_of_them = tuple(new.get(engine.name, engine) for engine in facts.engines)
-    names = ("tflite", "openvino", "onnxruntime") if facts.machine.arm else ("openvino", "tflite", "onnxruntime")
+    names = (
+        ("tflite", "openvino", "onnxruntime") if facts.machine.arm else ("openvino", "tflite", "onnxruntime")
+    )
     there = {engine.name for engine in all_of_them if engine.installed}
     return replace(facts, engines=all_of_them, order=tuple(name for name in names if name in there))
 

@@ -18,7 +18,9 @@ from edge_centernet.tracking.state import Snapshot, Tracks
 
 CLASSES = ("person", "cat")
 PHOTO = read_image(Path(edge_centernet.__file__).parent / "assets" / "sample.jpg")  # (512, 1126, 3)
-FOUND = Detections(np.array([[400, 60, 640, 480], [700, 250, 1000, 470]]), np.array([0.9, 0.8]), np.array([0, 1]))
+FOUND = Detections(
+    np.array([[400, 60, 640, 480], [700, 250, 1000, 470]]), np.array([0.9, 0.8]), np.array([0, 1])
+)
 TRACKS = Tracks(np.array([3, 17]), FOUND, np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
 MS = {"preprocess": 2.1, "inference": 31.4, "decode": 0.4}
 

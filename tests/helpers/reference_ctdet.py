@@ -1,8 +1,9 @@
 """The original CenterNet's res_18 in plain torch.nn, to compare with: nothing of edge_centernet is used here.
 
-Written from the definition in github.com/xingyizhou/CenterNet, src/lib/models/networks/msra_resnet.py at commit f16ef63
-(modules, names, shapes), src/lib/detectors/base_detector.py at the same commit (normalisation, channel order) and
-src/lib/models/model.py at 71eea7b (the checkpoint: {"epoch", "state_dict"}, names with or without "module.").
+Written from the definition in github.com/xingyizhou/CenterNet, src/lib/models/networks/msra_resnet.py at
+commit f16ef63 (modules, names, shapes), src/lib/detectors/base_detector.py at the same commit (normalisation,
+channel order) and src/lib/models/model.py at 71eea7b (the checkpoint: {"epoch", "state_dict"}, names with or
+without "module.").
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(c_out)
         self.downsample = None
         if stride != 1 or c_in != c_out:
-            self.downsample = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
@@ -83,8 +86,8 @@ SIDE = 12  # cells: what the squares' network says of every box's width and heig
 def squares_network(classes: int = 3) -> Ctdet:
     """Random weights with BatchNorm to match, but for one path: it finds red, green and blue squares of 48 pixels.
 
-    Channels 0 to 2 carry how much one colour exceeds the other two, averaged on the way down, interpolated on the way
-    up. All other channels are random and reach the heads weakly, so that every weight has a say.
+    Channels 0 to 2 carry how much one colour exceeds the other two, averaged on the way down, interpolated on
+    the way up. All other channels are random and reach the heads weakly, so that every weight has a say.
     """
     torch.manual_seed(0)
     net = Ctdet(classes).train()
@@ -150,6 +153,8 @@ def draw_squares(seed: int) -> tuple[NDArray[np.uint8], dict[str, tuple[int, int
     columns, names = rng.permutation([32, 96]), rng.permutation(CLASSES)
     for x, name in zip(columns, names[:2], strict=True):
         y = int(rng.choice([32, 64, 96]))
-        picture[y - 24 : y + 24, x - 24 : x + 24] = [255 if name == c else 0 for c in ("blue", "green", "red")]
+        picture[y - 24 : y + 24, x - 24 : x + 24] = [
+            255 if name == c else 0 for c in ("blue", "green", "red")
+        ]
         boxes[str(name)] = (int(x) - 24, y - 24, int(x) + 24, y + 24)
     return picture, boxes

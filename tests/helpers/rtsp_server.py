@@ -1,8 +1,8 @@
 """An RTSP server (H.264) for tests: `/usr/bin/python3 rtsp_server.py PORT [PICTURE]`, at rtsp://127.0.0.1:PORT/cam.
 
-It runs under the system's Python because GStreamer's bindings come from apt (servers.py lists the packages), and so it
-imports nothing else. Without PICTURE each frame carries its number, see `number_now` in servers.py; with PICTURE (a
-JPEG file) it shows that, scaled to 640x360.
+It runs under the system's Python because GStreamer's bindings come from apt (servers.py lists the packages),
+and so it imports nothing else. Without PICTURE each frame carries its number, see `number_now` in servers.py;
+with PICTURE (a JPEG file) it shows that, scaled to 640x360.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402  (after the versions are chosen)
 
 FPS, WIDTH, HEIGHT, CELL = 30, 320, 160, 40
-ENCODE = (
-    f"videoconvert ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max={FPS} ! rtph264pay name=pay0 pt=96"
-)
+ENCODE = f"videoconvert ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max={FPS} ! rtph264pay name=pay0 pt=96"
 
 
 def numbered(number: int) -> bytes:
@@ -41,12 +39,12 @@ class Factory(GstRtspServer.RTSPMediaFactory):
         super().__init__()
         if picture is None:
             caps = f"video/x-raw,format=GRAY8,width={WIDTH},height={HEIGHT},framerate={FPS}/1"
-            source = (
-                f"appsrc name=numbers is-live=true format=time do-timestamp=true block=true max-bytes=1 caps={caps}"
-            )
+            source = f"appsrc name=numbers is-live=true format=time do-timestamp=true block=true max-bytes=1 caps={caps}"
         else:
             still = f'filesrc location="{picture}" ! jpegdec ! imagefreeze is-live=true'
-            source = f"{still} ! videoconvert ! videoscale ! video/x-raw,width=640,height=360,framerate={FPS}/1"
+            source = (
+                f"{still} ! videoconvert ! videoscale ! video/x-raw,width=640,height=360,framerate={FPS}/1"
+            )
         self.set_launch(f"( {source} ! {ENCODE} )")
 
     def do_configure(self, media: GstRtspServer.RTSPMedia) -> None:

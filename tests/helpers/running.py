@@ -26,7 +26,12 @@ class Detect:
         command = [*CLI, "detect", "--no-save", *(str(option) for option in options)]
         self.log = (folder / "log.txt").open("w+")
         self.process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=self.log, text=True, preexec_fn=allow_interrupts
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            preexec_fn=allow_interrupts,
         )
         self.results = 0
         self.records: deque[tuple[float, dict[str, Any]]] = deque(maxlen=kept)

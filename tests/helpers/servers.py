@@ -1,7 +1,8 @@
 """Network cameras for tests: real RTSP and MJPEG servers, each a process that can be killed, stopped and started again.
 
-RTSP needs GStreamer from apt: gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good
-gstreamer1.0-plugins-ugly. The pictures carry their number, so that a test can tell how old what it got is.
+RTSP needs GStreamer from apt: gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base
+gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly. The pictures carry their number, so that a test can tell
+how old what it got is.
 """
 
 from __future__ import annotations
@@ -55,7 +56,11 @@ def numbered(number: int) -> NDArray[np.uint8]:
 def read_number(image: NDArray[np.uint8]) -> int:
     """The number in a picture; AssertionError if it is not one of ours, or torn."""
     height, width = image.shape[0] / 4, image.shape[1] / 8
-    cells = [image[int((y + 0.5) * height), int((x + 0.5) * width)].mean() > 128 for y in range(4) for x in range(8)]
+    cells = [
+        image[int((y + 0.5) * height), int((x + 0.5) * width)].mean() > 128
+        for y in range(4)
+        for x in range(8)
+    ]
     bits, inverted = cells[:16], cells[16:]
     assert all(a != b for a, b in zip(bits, inverted, strict=True)), "torn or foreign picture"
     return sum(int(bit) << i for i, bit in enumerate(bits))
@@ -186,7 +191,9 @@ def _rtsp_missing() -> str:
     if not Path(_SYSTEM_PYTHON).exists():
         return f"no {_SYSTEM_PYTHON}"
     done = subprocess.run([_SYSTEM_PYTHON, "-c", _RTSP_NEEDS], capture_output=True, text=True)
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["GStreamer is incomplete"])[-1]
+    return (
+        "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["GStreamer is incomplete"])[-1]
+    )
 
 
 class _Camera(http.server.BaseHTTPRequestHandler):

@@ -50,7 +50,9 @@ def test_words_of_voc_and_coco_meet_and_weights_count() -> None:
 
 def test_a_class_that_only_one_knows_has_its_score() -> None:
     """VOC's words here lack the potted plant: its score is 0.6, not 0.3."""
-    found = Ensemble([bright(VOC, "person", 0.8), bright(COCO, "potted plant", 0.6)], ["potted plant"]).detect(photo())
+    found = Ensemble(
+        [bright(VOC, "person", 0.8), bright(COCO, "potted plant", 0.6)], ["potted plant"]
+    ).detect(photo())
     np.testing.assert_allclose(found.score, [0.6], rtol=1e-6)
 
 
@@ -64,7 +66,9 @@ def test_all_classes_are_the_first_members_and_what_others_add() -> None:
 def test_classes_that_cannot_be_found_are_named() -> None:
     """A word that nobody knows, one named twice, none in common."""
     members = [bright(VOC, "person", 0.8)]
-    with pytest.raises(ConfigError, match="none of the models knows unicorn; they know aeroplane, person, tvmonitor"):
+    with pytest.raises(
+        ConfigError, match="none of the models knows unicorn; they know aeroplane, person, tvmonitor"
+    ):
         Ensemble(members, ["person", "unicorn"])
     with pytest.raises(ConfigError, match="'tv' is named twice"):
         Ensemble(members, ["tvmonitor", "tv"])

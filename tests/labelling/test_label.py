@@ -51,7 +51,9 @@ def found(labels: dict[str, Any], photo: str, name: str, box: tuple[float, ...])
     """The annotation of that class in that photo that overlaps the box most."""
     image = next(one["id"] for one in labels["images"] if one["file_name"].endswith(photo))
     category = next(one["id"] for one in labels["categories"] if one["name"] == name)
-    mine = [one for one in labels["annotations"] if (one["image_id"], one["category_id"]) == (image, category)]
+    mine = [
+        one for one in labels["annotations"] if (one["image_id"], one["category_id"]) == (image, category)
+    ]
     return max(mine, key=lambda one: iou(one["bbox"], box))
 
 
@@ -88,7 +90,10 @@ def test_our_model_labels_a_folder(run: Run, photos: Path, tmp_path: Path) -> No
         assert (best["ignore"], best["iscrowd"]) == (0, 0)
         assert 0.33 <= best["score"] <= 1
     data = read_dataset(out)
-    assert [sample.path.resolve() for sample in data.samples] == [photos / "below/astronaut.jpg", photos / "sample.jpg"]
+    assert [sample.path.resolve() for sample in data.samples] == [
+        photos / "below/astronaut.jpg",
+        photos / "sample.jpg",
+    ]
     assert (~data.samples[1].ignore).sum() >= 2
     assert labels["info"]["score"] == "fused score, not calibrated"
     assert [one["name"] for one in labels["info"]["models"]] == ["centernet-mbv2-320"]
@@ -104,20 +109,33 @@ def test_a_detector_of_others_votes_with_ours(run: Run, photos: Path, tmp_path: 
     person = write_yolox(tmp_path / "yolox_person.onnx", (0.0, 0.0, 1.0, 1.0), COCO.index("person"))
     skis = write_yolox(tmp_path / "skis.onnx", (0.0, 0.0, 1.0, 1.0), COCO.index("skis"))
     photo, out = photos / "below" / "astronaut.jpg", tmp_path / "labels.json"
-    shared = ("label", "--threads", 1, photo, "--model", "centernet-mbv2-320", "--out", out, "--classes", "person,skis")
+    shared = (
+        "label",
+        "--threads",
+        1,
+        photo,
+        "--model",
+        "centernet-mbv2-320",
+        "--out",
+        out,
+        "--classes",
+        "person,skis",
+    )
     scores = {}
     for weight in (1, 3):
         result = run(*shared, "--model", f"yolox-nano={person}", "--weight", 1, "--weight", weight)
         assert result.code == 0, result.err
-        scores[weight] = found(json.loads(out.read_text()), "astronaut.jpg", "person", (0, 0, 512, 512))["score"]
+        scores[weight] = found(json.loads(out.read_text()), "astronaut.jpg", "person", (0, 0, 512, 512))[
+            "score"
+        ]
     assert 0.4 < scores[1] < scores[3] < 0.855
     ours = 2 * scores[1] - 0.855  # and so, to four digits, (ours + 3 * 0.855) / 4
     assert scores[3] == pytest.approx((ours + 3 * 0.855) / 4, abs=2e-3)
     result = run(*shared, "--model", f"yolox-nano={skis}")
     assert result.code == 0, result.err
-    assert found(json.loads(out.read_text()), "astronaut.jpg", "skis", (0, 0, 512, 512))["score"] == pytest.approx(
-        0.855, abs=1e-3
-    )
+    assert found(json.loads(out.read_text()), "astronaut.jpg", "skis", (0, 0, 512, 512))[
+        "score"
+    ] == pytest.approx(0.855, abs=1e-3)
 
 
 def test_calibrated_scores_are_probabilities_with_thresholds(run: Run, photos: Path, tmp_path: Path) -> None:
@@ -155,7 +173,18 @@ def test_photos_of_the_labelled_set_are_looked_at_once(
     monkeypatch.setattr(Ensemble, "detect", counted)
     known, out = labelled(tmp_path / "set"), tmp_path / "labels.json"
     result = run(
-        "label", "--threads", 1, known, "--calibrate-on", known, "--limit", 6, "--precision", 0.5, "--out", out
+        "label",
+        "--threads",
+        1,
+        known,
+        "--calibrate-on",
+        known,
+        "--limit",
+        6,
+        "--precision",
+        0.5,
+        "--out",
+        out,
     )
     assert result.code == 0, result.err
     assert len(looks) == len(json.loads(out.read_text())["images"]) == 6
@@ -198,9 +227,15 @@ def test_ctrl_c_leaves_the_labels_of_before(
         (("--out", "labels.txt"), "expected a file name that ends with .json"),
         (("--weight", 1, "--weight", 2), "expected one for each of 1 models, got 2"),
         (("--precision", 0.9), "--precision: expected --calibrate-on with it"),
-        (("--threshold", 0.5, "--ignore-below", 0.4), "expected at most --ignore-below, which is 0.4; got 0.5"),
+        (
+            ("--threshold", 0.5, "--ignore-below", 0.4),
+            "expected at most --ignore-below, which is 0.4; got 0.5",
+        ),
         (("--classes", "person,unicorn"), "none of the models knows unicorn"),
-        (("--model", "nanodet-g=absent.onnx"), "absent.onnx: no such file; get it from scripts/peers/fetch.py"),
+        (
+            ("--model", "nanodet-g=absent.onnx"),
+            "absent.onnx: no such file; get it from scripts/peers/fetch.py",
+        ),
         (("--model", "centernet-mini"), "centernet-mini"),
         (("--calibrate-on", "absent.json"), "absent.json: no such file or folder"),
     ],
@@ -252,7 +287,14 @@ def test_without_ncnn_the_extra_is_named(
     monkeypatch.setitem(__import__("sys").modules, "ncnn", None)
     (tmp_path / "nanodet-m.param").write_text("7767517\n")
     result = run(
-        "label", "--threads", 1, photos, "--model", tmp_path / "nanodet-m.param", "--out", tmp_path / "labels.json"
+        "label",
+        "--threads",
+        1,
+        photos,
+        "--model",
+        tmp_path / "nanodet-m.param",
+        "--out",
+        tmp_path / "labels.json",
     )
     assert result.code == 2
     assert "pip install 'edge-centernet[label]'" in result.err

@@ -11,7 +11,15 @@ from edge_centernet.data import Dataset, Sample
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.evaluation.coco import evaluate_samples
-from edge_centernet.labelling.calibrate import IGNORE_FLOOR, OBJECT_FLOOR, Calibration, calibrate, fit, logit, sigmoid
+from edge_centernet.labelling.calibrate import (
+    IGNORE_FLOOR,
+    OBJECT_FLOOR,
+    Calibration,
+    calibrate,
+    fit,
+    logit,
+    sigmoid,
+)
 
 CLASSES = ("cat", "dog", "bird")
 SLOPES, SHIFTS = (3.0, 3.0, 2.4), (2.0, 1.0, 2.5)  # logit(probability) = slope * logit(score) + shift
@@ -104,7 +112,9 @@ def test_thresholds_that_are_given_are_taken() -> None:
     """As probabilities; the wrong way round they are refused."""
     result = run(*world(50), threshold=0.2, ignore_below=0.7)
     assert (result.threshold, result.ignore_below) == (0.2, 0.7)
-    with pytest.raises(ConfigError, match=r"expected at most 0\.700, from which on boxes are objects; got 0.8"):
+    with pytest.raises(
+        ConfigError, match=r"expected at most 0\.700, from which on boxes are objects; got 0.8"
+    ):
         run(*world(50), threshold=0.8, ignore_below=0.7)
 
 
@@ -122,7 +132,8 @@ def test_precision_and_recall_of_a_class_are_counted() -> None:
     cat = [(one.class_id == 0, sample.labels == 0) for one, sample in zip(found, data.samples, strict=True)]
     there = sum(int(mine.sum()) for mine, _ in cat)
     corners = [
-        {tuple(box) for box in one.xyxy[mine].tolist()} & {tuple(box) for box in sample.boxes[theirs].tolist()}
+        {tuple(box) for box in one.xyxy[mine].tolist()}
+        & {tuple(box) for box in sample.boxes[theirs].tolist()}
         for (mine, theirs), one, sample in zip(cat, found, data.samples, strict=True)
     ]
     right = sum(map(len, corners))
@@ -157,5 +168,7 @@ def test_scores_that_divide_cleanly_have_a_finite_map() -> None:
 def test_a_precision_that_nothing_reaches_is_told_with_the_best() -> None:
     """Where a box is right in six of ten cases at most, 0.95 is out of reach."""
     found, data = world(100, shifts=(-3.7, -3.7, -2.9))
-    with pytest.raises(ConfigError, match=r"expected at most 0\.[5-8]\d, which these models reach .* of 1000 objects"):
+    with pytest.raises(
+        ConfigError, match=r"expected at most 0\.[5-8]\d, which these models reach .* of 1000 objects"
+    ):
         run(found, data, precision=0.95)

@@ -35,12 +35,18 @@ def photo(path: Path, *rows: tuple[float, float, float, float, float, int]) -> P
     """With boxes; the photo is 451 x 300 pixels."""
     height, width = cv2.imread(str(PHOTO)).shape[:2]
     table = np.array(rows, np.float32).reshape(-1, 6)
-    return Photo(path, width, height, Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int32), CLASSES))
+    return Photo(
+        path, width, height, Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int32), CLASSES)
+    )
 
 
 def test_photos_are_those_below_folders_and_of_data_sets_each_once(tmp_path: Path) -> None:
     """A folder with a subfolder, a file in it again, a COCO JSON; in that order."""
-    first, second, third = tmp_path / "a" / "1.jpg", tmp_path / "a" / "b" / "2.JPG", tmp_path / "images" / "3.jpg"
+    first, second, third = (
+        tmp_path / "a" / "1.jpg",
+        tmp_path / "a" / "b" / "2.JPG",
+        tmp_path / "images" / "3.jpg",
+    )
     place(first, second, third)
     (tmp_path / "a" / "notes.md").write_text("none")
     images = [{"id": 1, "file_name": "3.jpg", "width": 8, "height": 8}]
@@ -79,7 +85,11 @@ def test_scores_decide_what_is_an_object_ignored_or_left_out(tmp_path: Path) -> 
         "id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 10, 20], "area": 200, "score": 0.5, "iscrowd": 0,
         "ignore": 0,
     }  # fmt: skip
-    assert [(one["score"], one["ignore"]) for one in content["annotations"]] == [(0.5, 0), (0.49, 1), (0.2, 1)]
+    assert [(one["score"], one["ignore"]) for one in content["annotations"]] == [
+        (0.5, 0),
+        (0.49, 1),
+        (0.2, 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +108,8 @@ def test_scores_decide_what_is_an_object_ignored_or_left_out(tmp_path: Path) -> 
 def test_the_reader_finds_photos_wherever_they_lie(where: str, out: str, tmp_path: Path) -> None:
     """Names are relative to the file, and lead `read_dataset` to each photo: beside it, below it, beside its folder.
 
-    A photo of another folder is among them, as in a folder of folders, and a namesake where the reader might go astray.
+    A photo of another folder is among them, as in a folder of folders, and a namesake where the reader might
+    go astray.
     """
     photos = [tmp_path / where, tmp_path / "other" / "b.jpg"]
     place(*photos, tmp_path / "train" / "a.jpg", tmp_path / "images" / "other" / "c.jpg")
@@ -148,7 +159,9 @@ def test_ctrl_c_while_writing_leaves_the_old_file_and_nothing_else(
 def test_the_sheet_shows_objects_solid_and_ignored_boxes_broken(tmp_path: Path) -> None:
     """Along an object's left side nearly every pixel has its class's colour, along an ignored one's half are grey."""
     place(tmp_path / "a.jpg")
-    one = photo(tmp_path / "a.jpg", (20, 60, 200, 280, 0.9, 1), (240, 60, 430, 280, 0.3, 0), (0, 0, 9, 9, 0.1, 0))
+    one = photo(
+        tmp_path / "a.jpg", (20, 60, 200, 280, 0.9, 1), (240, 60, 430, 280, 0.3, 0), (0, 0, 9, 9, 0.1, 0)
+    )
     write_sheet([one], CLASSES, tmp_path / "sheet.jpg", 0.2, 0.5)
     sheet = cv2.imread(str(tmp_path / "sheet.jpg")).astype(int)
     scale = 312 / one.width

@@ -25,7 +25,9 @@ def _network(backbone: str = "mobilenet_v2", width: float = 0.25, side: int = 64
     return CenterNet(spec, Architecture(backbone, width, (16, 16, 16), 16)).eval()
 
 
-@pytest.mark.parametrize(("backbone", "width"), [("mobilenet_v2", 0.25), ("mobilenet_v2", 1.0), ("resnet18", 1.0)])
+@pytest.mark.parametrize(
+    ("backbone", "width"), [("mobilenet_v2", 0.25), ("mobilenet_v2", 1.0), ("resnet18", 1.0)]
+)
 def test_heads_have_a_quarter_of_the_input_side(backbone: str, width: float) -> None:
     """A 64x96 image gives 16x24 maps with C, 2 and 2 channels."""
     heat, size, offset = _network(backbone, width)(torch.zeros(2, 3, 64, 96))
@@ -58,17 +60,24 @@ def test_a_second_backbone_is_added_at_every_stride_of_the_neck(neck: tuple[int,
     )
     whole = model.neck(maps, beside)
 
-    changed = [not torch.equal(model.neck(maps, [*beside[:i], -beside[i], *beside[i + 1 :]]), whole) for i in range(4)]
+    changed = [
+        not torch.equal(model.neck(maps, [*beside[:i], -beside[i], *beside[i + 1 :]]), whole)
+        for i in range(4)
+    ]
     assert changed == [len(neck) == 3, True, True, True]
 
 
 def test_the_original_network_has_no_room_for_a_second_backbone() -> None:
     """Refused in one line."""
     with pytest.raises(ConfigError, match=r"architecture tower: expected 0 for kind original, got 0\.5"):
-        CenterNet(ModelSpec("two", "1", 64, 64, ("circle",)), Architecture("resnet18", kind="original", tower=0.5))
+        CenterNet(
+            ModelSpec("two", "1", 64, 64, ("circle",)), Architecture("resnet18", kind="original", tower=0.5)
+        )
 
 
-@pytest.mark.parametrize(("kind", "neck"), [("fpn", (16,)), ("fpn", (16, 16, 16, 16)), ("original", (16, 16))])
+@pytest.mark.parametrize(
+    ("kind", "neck"), [("fpn", (16,)), ("fpn", (16, 16, 16, 16)), ("original", (16, 16))]
+)
 def test_a_neck_of_another_depth_is_refused(kind: Literal["fpn", "original"], neck: tuple[int, ...]) -> None:
     """One line names what a neck may be."""
     with pytest.raises(ConfigError, match="neck: expected channels at strides 16, 8 and 4, got"):
@@ -132,10 +141,18 @@ def test_a_torchvision_resnet18_loads_by_name() -> None:
     """Torchvision's key order puts "downsample" after the convolutions of its block."""
     from edge_centernet.network.backbones import _torchvision_order
 
-    keys = ["layer2.0.conv1.weight", "layer2.0.conv2.weight", "layer2.0.downsample.0.weight", "layer2.1.conv1.weight"]
+    keys = [
+        "layer2.0.conv1.weight",
+        "layer2.0.conv2.weight",
+        "layer2.0.downsample.0.weight",
+        "layer2.1.conv1.weight",
+    ]
 
     assert sorted([*reversed(keys), "conv1.weight"], key=_torchvision_order) == ["conv1.weight", *keys]
-    assert [m.conv.kernel_size for m in ResNet18().modules() if isinstance(m, ConvUnit)][:2] == [(7, 7), (3, 3)]
+    assert [m.conv.kernel_size for m in ResNet18().modules() if isinstance(m, ConvUnit)][:2] == [
+        (7, 7),
+        (3, 3),
+    ]
 
 
 def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
@@ -147,7 +164,9 @@ def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
         state[f"features.{i + 1}.0.weight"] = torch.zeros(8, 8, 1, 1)
     save_file(state, str(tmp_path / "other.safetensors"))
 
-    with pytest.raises(ConfigError, match=r"features.0.0.weight: expected shape \(8, 3, 3, 3\), got \(32, 3, 3, 3\)"):
+    with pytest.raises(
+        ConfigError, match=r"features.0.0.weight: expected shape \(8, 3, 3, 3\), got \(32, 3, 3, 3\)"
+    ):
         load_pretrained(MobileNetV2(0.25), tmp_path / "other.safetensors")
 
 

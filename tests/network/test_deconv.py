@@ -13,7 +13,10 @@ from edge_centernet.network.deconv import as_convolution, interleave  # noqa: E4
 def test_it_equals_the_transposed_convolution(height: int, width: int) -> None:
     """4x4, stride 2, padding 1: every output, the border's included, for odd and even sizes."""
     torch.manual_seed(0)
-    x, weight = torch.randn(2, 3, height, width, dtype=torch.float64), torch.randn(3, 5, 4, 4, dtype=torch.float64)
+    x, weight = (
+        torch.randn(2, 3, height, width, dtype=torch.float64),
+        torch.randn(3, 5, 4, 4, dtype=torch.float64),
+    )
     expected = torch.nn.functional.conv_transpose2d(x, weight, stride=2, padding=1)
     got = interleave(torch.nn.functional.conv2d(x, as_convolution(weight), padding=1))
 

@@ -17,7 +17,9 @@ def test_focal_loss_is_equation_one() -> None:
     target = torch.tensor([1.0, 0.5, 0.0]).reshape(1, 1, 1, 3)
     expected = -(0.2**2 * math.log(0.8) + 0.5**4 * 0.3**2 * math.log(0.7) + 0.1**2 * math.log(0.9))
 
-    assert focal_loss(torch.logit(p), target, (target == 1).float()).item() == pytest.approx(expected, rel=1e-5)
+    assert focal_loss(torch.logit(p), target, (target == 1).float()).item() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_an_uncertain_centre_is_pulled_to_its_score() -> None:
@@ -54,7 +56,9 @@ def test_the_total_is_the_weighted_sum() -> None:
     }
     loss = centernet_loss(outputs, targets)
 
-    assert (loss.overlap.item(), loss.size.item(), loss.offset.item()) == pytest.approx((1 - 10.5 / 25.5, 3.0, 0.5))
+    assert (loss.overlap.item(), loss.size.item(), loss.offset.item()) == pytest.approx(
+        (1 - 10.5 / 25.5, 3.0, 0.5)
+    )
     assert loss.total.item() == pytest.approx(2 * 15 / 25.5 + 0.01 * 3 + 0.1 * 0.5)
 
 
@@ -96,7 +100,13 @@ def test_a_negative_side_has_a_finite_loss_and_is_pulled_up() -> None:
 def test_an_image_without_objects_is_only_background() -> None:
     """No division by zero: size and offset cost nothing."""
     outputs = (torch.zeros(1, 1, 2, 2), torch.ones(1, 2, 2, 2), torch.ones(1, 2, 2, 2))
-    zeros = {"size": torch.zeros(1, 2, 2, 2), "offset": torch.zeros(1, 2, 2, 2), "heat": torch.zeros(1, 1, 2, 2)}
-    loss = centernet_loss(outputs, zeros | {"box_weight": torch.zeros(1, 2, 2), "score": torch.zeros(1, 1, 2, 2)})
+    zeros = {
+        "size": torch.zeros(1, 2, 2, 2),
+        "offset": torch.zeros(1, 2, 2, 2),
+        "heat": torch.zeros(1, 1, 2, 2),
+    }
+    loss = centernet_loss(
+        outputs, zeros | {"box_weight": torch.zeros(1, 2, 2), "score": torch.zeros(1, 1, 2, 2)}
+    )
 
     assert loss.total.item() == pytest.approx(4 * 0.25 * math.log(2))

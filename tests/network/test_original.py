@@ -83,7 +83,9 @@ def test_the_reference_has_the_published_names_and_shapes(thin: State) -> None:
 def test_an_imported_network_computes_the_same_heads(reference: Any, tmp_path: Path, form: str) -> None:
     """On a real photo, border cells included, to float accuracy: in the file formats of today and 2019, or bare."""
     state = reference.state_dict()
-    content: Any = state if form == "bare" else {"epoch": 140, "state_dict": state, "optimizer": {"state": {}}}
+    content: Any = (
+        state if form == "bare" else {"epoch": 140, "state_dict": state, "optimizer": {"state": {}}}
+    )
     if form == "checkpoint":
         content["state_dict"] = {f"module.{name}": tensor for name, tensor in state.items()}
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=form != "legacy")
@@ -153,7 +155,9 @@ def test_colours_are_those_of_the_data_set(thin: State, tmp_path: Path, name: st
         ("wind.2.weight", "got parameters that it does not have: wind.2.weight"),
     ],
 )
-def test_other_networks_are_refused_with_the_reason(thin: State, tmp_path: Path, added: str, reason: str) -> None:
+def test_other_networks_are_refused_with_the_reason(
+    thin: State, tmp_path: Path, added: str, reason: str
+) -> None:
     """Recognised by their names; nothing is loaded in part."""
     assert reason in _refusal(thin | {added: torch.zeros(1)}, tmp_path)
 
@@ -163,10 +167,15 @@ def test_other_networks_are_refused_with_the_reason(thin: State, tmp_path: Path,
     [
         ({"reg": None}, "expected heads hm, wh and reg, found no reg"),
         ({"wh": 160}, "expected wh with 2 channels, got 160: a size for each class (--cat_spec_wh)"),
-        ({"hm": None, "wh": None, "reg": None}, "weights of a backbone alone go to 'edge-centernet train --weights'"),
+        (
+            {"hm": None, "wh": None, "reg": None},
+            "weights of a backbone alone go to 'edge-centernet train --weights'",
+        ),
     ],
 )
-def test_other_heads_are_refused(thin: State, tmp_path: Path, changes: dict[str, int | None], reason: str) -> None:
+def test_other_heads_are_refused(
+    thin: State, tmp_path: Path, changes: dict[str, int | None], reason: str
+) -> None:
     """A missing offset head, a size for each class, no heads at all."""
     state = {name: t for name, t in thin.items() if changes.get(name.split(".")[0], 0) is not None}
     for head, channels in changes.items():
@@ -194,7 +203,9 @@ def test_the_number_of_classes_must_fit(thin: State, tmp_path: Path) -> None:
         ("conv1.weight", float("nan"), "conv1.weight: expected finite numbers"),
     ],
 )
-def test_damaged_parameters_are_named(thin: State, tmp_path: Path, name: str, value: Any, reason: str) -> None:
+def test_damaged_parameters_are_named(
+    thin: State, tmp_path: Path, name: str, value: Any, reason: str
+) -> None:
     """Missing, of another shape, not a number."""
     state = dict(thin)
     before = state.pop(name)

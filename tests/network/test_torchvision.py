@@ -189,7 +189,9 @@ def test_same_padding_shifts_torchvisions_maps(tmp_path: Path) -> None:
     with torch.no_grad():
         for index, stride in enumerate((4, 8)):
             got = ours(_ours(pixels))[index]
-            shifted = torch.roll(pixels, (1 - stride, 1 - stride), (2, 3))  # what stood at stride - 1 stands at 0
+            shifted = torch.roll(
+                pixels, (1 - stride, 1 - stride), (2, 3)
+            )  # what stood at stride - 1 stands at 0
             expected = theirs.maps(_theirs(shifted))[index]
             margin = 48 // stride
             torch.testing.assert_close(_inside(got, margin), _inside(expected, margin), rtol=1e-4, atol=1e-4)

@@ -141,14 +141,17 @@ def test_password_file_that_does_not_help(tmp_path: Path) -> None:
         parse_url(f"mqtt://anna:{SECRET}@broker", "c", tmp_path / "empty")
 
 
-# ---- what is published ---------------------------------------------------------------------------------------
+# ---- what is published
+# ---------------------------------------------------------------------------------------
 
 
 @needs_broker
 def test_state_says_what_is_counted(broker: Mosquitto, made: list[Any]) -> None:
     """The retained state holds totals, objects in view and how the camera is; a late subscriber gets it."""
     early = subscriber(made, broker)
-    output(made, broker.url, wanted=["person", "dog"]).update(snapshot(3, 2, 0, 2, tally=counted(12, 9, inside=2)))
+    output(made, broker.url, wanted=["person", "dog"]).update(
+        snapshot(3, 2, 0, 2, tally=counted(12, 9, inside=2))
+    )
     wait_for(early.state)
     late = subscriber(made, broker)
     state = wait_for(late.state)
@@ -167,7 +170,9 @@ def test_events_carry_run_and_number(broker: Mosquitto, made: list[Any]) -> None
     for number in (1, 2, 3):
         mqtt.update(snapshot(number, tally=counted(number, 0, crossing(number))))
     wait_for(lambda: len(heard.payloads("events")) == 3)
-    assert [(event["run"], event["seq"]) for event in heard.payloads("events")] == [(mqtt.run, n) for n in (1, 2, 3)]
+    assert [(event["run"], event["seq"]) for event in heard.payloads("events")] == [
+        (mqtt.run, n) for n in (1, 2, 3)
+    ]
     event = heard.payloads("events")[0]
     assert {key: event[key] for key in ("event", "where", "id", "class", "direction")} == {
         "event": "crossed",
@@ -200,7 +205,11 @@ def test_lost_camera_keeps_its_totals(broker: Mosquitto, made: list[Any]) -> Non
     mqtt.update(snapshot(0, 2, tally=counted(7)))
     mqtt.waiting(CaptureState("lost", "unplugged", frames=2, last_frame=time.monotonic() - 3))
     state = wait_for(lambda: heard.state() if heard.state().get("camera") == "lost" else None)
-    assert (state["detail"], state["lines"]["door"]["in"], state["objects"]["person"]) == ("unplugged", 7, None)
+    assert (state["detail"], state["lines"]["door"]["in"], state["objects"]["person"]) == (
+        "unplugged",
+        7,
+        None,
+    )
     assert (state["fps"], state["age_ms"]) == (0.0, pytest.approx(3000, abs=500))
 
 
@@ -211,10 +220,13 @@ def test_totals_are_unknown_before_the_first_frame(broker: Mosquitto, made: list
     output(made, broker.url).waiting(CaptureState("starting"))
     state = wait_for(heard.state)
     assert state["lines"] == {"door": {"in": None, "out": None}}
-    assert state["zones"] == {"shop": {"inside": None, "entered": None, "longest_s": None, "mean_dwell_s": None}}
+    assert state["zones"] == {
+        "shop": {"inside": None, "entered": None, "longest_s": None, "mean_dwell_s": None}
+    }
 
 
-# ---- Home Assistant --------------------------------------------------------------------------------------------
+# ---- Home Assistant
+# --------------------------------------------------------------------------------------------
 
 
 def config_topic(mqtt: MqttOutput) -> str:
@@ -232,7 +244,10 @@ def test_discovery_is_retained(broker: Mosquitto, made: list[Any]) -> None:
     message = wait_for(lambda: late.messages)[0]
     config = json.loads(message.payload)
     assert (message.topic, message.retain) == (config_topic(mqtt), True)
-    assert (config["state_topic"], config["availability_topic"]) == ("house/door/state", "house/door/availability")
+    assert (config["state_topic"], config["availability_topic"]) == (
+        "house/door/state",
+        "house/door/availability",
+    )
     assert config["device"]["name"] == "Front door"
     assert set(config["components"]) == {
         *("camera", "fps", "age", "line_door_in", "line_door_out"),
@@ -314,7 +329,8 @@ def test_many_classes_are_off_until_wanted() -> None:
     assert device_config("p", "c", ["cat"], [], [])["components"]["class_cat"]["enabled_by_default"] is True
 
 
-# ---- when things fail ----------------------------------------------------------------------------------------------
+# ---- when things fail
+# ----------------------------------------------------------------------------------------------
 
 CHILD = """
 import sys, time
@@ -462,16 +478,22 @@ def test_broker_killed_and_back(broker: Mosquitto, made: list[Any], away_s: floa
     once = {(event["run"], event["seq"]): event for event in events}
     assert sorted(event["id"] for event in once.values()) == list(range(1, counts + 1))
     totals = [state["lines"]["door"]["in"] for state in heard.payloads("state")]
-    print(f"{counts} frames, {len(events)} events of which {len(events) - counts} repeated, {max(times) * 1e3:.2f} ms")
+    print(
+        f"{counts} frames, {len(events)} events of which {len(events) - counts} repeated, {max(times) * 1e3:.2f} ms"
+    )
     assert totals[-1] == counts
     calm(times)
 
 
 @needs_broker
-def test_wrong_password_is_one_line(tmp_path: Path, made: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_wrong_password_is_one_line(
+    tmp_path: Path, made: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
     """A refused password costs one line, which does not show it; the right one, from a file, is let in."""
     passwords = tmp_path / "passwords"
-    subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "anna", SECRET], check=True, capture_output=True)
+    subprocess.run(
+        ["mosquitto_passwd", "-b", "-c", str(passwords), "anna", SECRET], check=True, capture_output=True
+    )
     passwords.chmod(0o600)
     broker = Mosquitto(tmp_path, "allow_anonymous false", f"password_file {passwords}")
     broker.start()
@@ -483,7 +505,10 @@ def test_wrong_password_is_one_line(tmp_path: Path, made: list[Any], caplog: pyt
         wait_for(lambda: caplog.messages)
         time.sleep(2.5)
         assert len(caplog.messages) == 1
-        assert f"mqtt://127.0.0.1:{broker.port}/x: it refuses the connection: Not authorized" in caplog.messages[0]
+        assert (
+            f"mqtt://127.0.0.1:{broker.port}/x: it refuses the connection: Not authorized"
+            in caplog.messages[0]
+        )
         output(made, url.replace(":wrong-horse", ""), password_file=tmp_path / "right")
         wait_for(lambda: f"MQTT: connected to mqtt://127.0.0.1:{broker.port}/x" in caplog.messages)
     assert "horse" not in caplog.text

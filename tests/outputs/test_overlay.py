@@ -51,7 +51,9 @@ def test_detections_look_as_in_annotated_files() -> None:
 def test_a_track_is_labelled_with_its_id() -> None:
     """Two ids give two labels, and nothing else differs."""
     box = (100.0, 100.0, 300.0, 300.0)
-    first, again, other = (Overlay(CLASSES).draw(grey(tracks=tracked(box, track_id))) for track_id in (3, 3, 17))
+    first, again, other = (
+        Overlay(CLASSES).draw(grey(tracks=tracked(box, track_id))) for track_id in (3, 3, 17)
+    )
     np.testing.assert_array_equal(first, again)
     rows, columns = np.nonzero((first != other).any(axis=2))
     assert (rows.max() < 100, columns.min() > 100, columns.max() < 300) == (True, True, True)
@@ -98,14 +100,20 @@ def test_the_arrow_of_a_line_points_to_the_right_hand(
     yellow = where(Overlay(CLASSES, [Line("door", start, end)]).draw(grey()), YELLOW)
     (x, y), (middle_x, middle_y) = side, ((start[0] + end[0]) // 2, (start[1] + end[1]) // 2)
     assert yellow[y - 3 : y + 4, x - 3 : x + 4].any()
-    assert not yellow[2 * middle_y - y - 3 : 2 * middle_y - y + 4, 2 * middle_x - x - 3 : 2 * middle_x - x + 4].any()
+    assert not yellow[
+        2 * middle_y - y - 3 : 2 * middle_y - y + 4, 2 * middle_x - x - 3 : 2 * middle_x - x + 4
+    ].any()
 
 
 def test_lines_and_zones_follow_the_size_of_the_picture() -> None:
     """Fractions and pixels mean the same place, in the full picture and in a narrower one."""
-    in_pixels = Overlay(CLASSES, [Line("a", (60, 40), (540, 360))], [Zone("b", ((300, 40), (540, 40), (540, 200)))])
+    in_pixels = Overlay(
+        CLASSES, [Line("a", (60, 40), (540, 360))], [Zone("b", ((300, 40), (540, 40), (540, 200)))]
+    )
     in_parts = Overlay(
-        CLASSES, [Line("a", (0.1, 0.1), (0.9, 0.9), True)], [Zone("b", ((0.5, 0.1), (0.9, 0.1), (0.9, 0.5)), True)]
+        CLASSES,
+        [Line("a", (0.1, 0.1), (0.9, 0.9), True)],
+        [Zone("b", ((0.5, 0.1), (0.9, 0.1), (0.9, 0.5)), True)],
     )
     np.testing.assert_array_equal(in_pixels.draw(grey()), in_parts.draw(grey()))
     small = in_pixels.draw(grey(), max_width=300)
@@ -186,7 +194,9 @@ def test_a_blurred_face_resembles_no_face() -> None:
 @pytest.mark.parametrize(
     "box", [(-50, -50, 50, 50), (590, 390, 700, 500), (-9, -9, 999, 999), (700, 0, 800, 9), (5, 5, 5, 5)]
 )
-def test_boxes_at_the_edge_are_blurred_as_far_as_they_are_in_the_picture(box: tuple[int, int, int, int]) -> None:
+def test_boxes_at_the_edge_are_blurred_as_far_as_they_are_in_the_picture(
+    box: tuple[int, int, int, int],
+) -> None:
     """Also one that covers it all, one beside it, and one without area."""
     image = noise(2)
     result = blur(image.copy(), np.array([box], np.float32))
@@ -226,7 +236,10 @@ def test_one_missed_picture_uncovers_nobody() -> None:
     """A place stays blurred for a second after the last detection there, and not for longer; not in another still."""
     person = Detections(np.array([[200, 100, 400, 300]]), np.array([0.9]), np.array([0]))
     overlay = Overlay(CLASSES, blur=["person"])
-    seen = [hidden(overlay.draw(secret(number, **({"found": person} if number < 3 else {})))) for number in range(60)]
+    seen = [
+        hidden(overlay.draw(secret(number, **({"found": person} if number < 3 else {}))))
+        for number in range(60)
+    ]
     assert seen == [True] * 33 + [False] * 27
     stills = Overlay(CLASSES, blur=["person"])
     assert hidden(stills.draw(secret(0, found=person, timed=False)))

@@ -30,9 +30,13 @@ def write_photos(folder: Path) -> Path:
         name = ("astronaut.jpg", "cat.jpg")[number % 2]
         height, width = read_image(ASSETS / name).shape[:2]
         shutil.copy(ASSETS / name, folder / "photos" / f"{number}.jpg")
-        images.append({"id": number + 1, "file_name": f"photos/{number}.jpg", "width": width, "height": height})
+        images.append(
+            {"id": number + 1, "file_name": f"photos/{number}.jpg", "width": width, "height": height}
+        )
         box = [0, 0.1 * height, width, 0.9 * height]
-        annotations.append({"id": number + 1, "image_id": number + 1, "category_id": number % 2 + 1, "bbox": box})
+        annotations.append(
+            {"id": number + 1, "image_id": number + 1, "category_id": number % 2 + 1, "bbox": box}
+        )
     categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "cat"}]
     path = folder / "instances.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
@@ -70,7 +74,8 @@ def test_our_rows_a_peer_and_the_absent(tmp_path: Path) -> None:
         stages = set(row["p50_ms"])
         assert stages == {"preprocess", "inference", "decode", "end_to_end"}
         assert all(0 <= row["p50_ms"][s] <= row["p90_ms"][s] <= row["p99_ms"][s] for s in stages)
-    # the peer's letterbox is wide: its box is the person's in the astronaut's square photo; of cats it knows none
+    # the peer's letterbox is wide: its box is the person's in the astronaut's square photo; of cats it knows
+    # none
     assert rows[0]["AP50"] > 0.4
     assert rows[0]["AP50"] == rows[1]["AP50"]
     assert rows[4]["size_bytes"] == peer.stat().st_size
@@ -99,7 +104,10 @@ def test_percentiles_of_the_whole_are_not_the_sum_of_the_steps() -> None:
     ("args", "message"),
     [
         (("--peer", "yolov9=x.onnx"), "expected FAMILY=FILE with one of nanodet-m"),
-        (("--peer", "yolox-nano=absent.onnx"), "absent.onnx: no such file; get it from https://github.com/Megvii"),
+        (
+            ("--peer", "yolox-nano=absent.onnx"),
+            "absent.onnx: no such file; get it from https://github.com/Megvii",
+        ),
         (("--peer", f"yolox-nano={Path(__file__)}"), "expected one of .onnx, .xml, .tflite, .param"),
     ],
 )

@@ -1,7 +1,7 @@
 """The adapters of other people's detectors read their networks as those projects do.
 
-No weights and no code of theirs are here. Each expected value comes from a plain loop that follows the project's own
-post-processing line by line, as the file named in the test states it, on random outputs.
+No weights and no code of theirs are here. Each expected value comes from a plain loop that follows the
+project's own post-processing line by line, as the file named in the test states it, on random outputs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def same(found: Found, expected: list[Row]) -> None:
         for box, score, k in zip(found.xyxy.tolist(), found.score.tolist(), found.class_id, strict=True)
     ]
     assert len(rows) == len(expected) > 5
-    for mine, theirs in zip(sorted(rows, key=lambda r: r[4:]), sorted(expected, key=lambda r: r[4:]), strict=True):
+    for mine, theirs in zip(
+        sorted(rows, key=lambda r: r[4:]), sorted(expected, key=lambda r: r[4:]), strict=True
+    ):
         assert mine[5] == theirs[5]
         np.testing.assert_allclose(mine[:5], theirs[:5], rtol=1e-4, atol=1e-3)
 
@@ -59,7 +61,10 @@ def test_nanodet_boxes_are_expected_distances_from_cell_centres() -> None:
         outputs += [sides[None], scores[None]]
         for cell, class_id in np.argwhere(scores > 0.9):
             x, y = (cell % cells + 0.5) * stride, (cell // cells + 0.5) * stride
-            far = [sum(i * p for i, p in enumerate(softmax(part))) * stride for part in sides[cell].reshape(4, 11)]
+            far = [
+                sum(i * p for i, p in enumerate(softmax(part))) * stride
+                for part in sides[cell].reshape(4, 11)
+            ]
             box = (x - far[0], y - far[1], x + far[2], y + far[3])
             expected.append((*box, float(scores[cell, class_id]), int(class_id)))
     same(nanodet.decode(outputs, SIDE, SIDE, 0.9), expected)
@@ -76,7 +81,9 @@ def test_nanodet_plus_measures_from_the_corner_of_a_cell() -> None:
         parts.append(np.concatenate([scores, sides], axis=1))
         for cell, class_id in np.argwhere(scores > 0.9):
             x, y = (cell % cells) * stride, (cell // cells) * stride
-            far = [sum(i * p for i, p in enumerate(softmax(part))) * stride for part in sides[cell].reshape(4, 8)]
+            far = [
+                sum(i * p for i, p in enumerate(softmax(part))) * stride for part in sides[cell].reshape(4, 8)
+            ]
             box = (x - far[0], y - far[1], x + far[2], y + far[3])
             expected.append((*box, float(scores[cell, class_id]), int(class_id)))
     same(nanodet.decode_plus([np.concatenate(parts)[None]], SIDE, SIDE, 0.9), expected)
@@ -116,7 +123,10 @@ def test_fastestdet_weighs_objectness_and_class() -> None:
         class_id = int(np.argmax(v[5:]))
         score = v[5 + class_id] ** 0.4 * v[0] ** 0.6
         if score > 0.6:
-            cx, cy = (w + math.tanh(v[1])) / cells.shape[2] * width, (h + math.tanh(v[2])) / cells.shape[1] * height
+            cx, cy = (
+                (w + math.tanh(v[1])) / cells.shape[2] * width,
+                (h + math.tanh(v[2])) / cells.shape[1] * height,
+            )
             bw, bh = logistic(v[3]) * width, logistic(v[4]) * height
             expected.append((cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2, score, class_id))
     same(fastestdet.decode([cells[None]], height, width, 0.6), expected)
@@ -135,7 +145,9 @@ def test_yolox_boxes_are_exponentials_around_cells() -> None:
             if score > 0.7:
                 cx, cy = (float(v[0]) + x) * stride, (float(v[1]) + y) * stride
                 width, height = math.exp(v[2]) * stride, math.exp(v[3]) * stride
-                expected.append((cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2, score, class_id))
+                expected.append(
+                    (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2, score, class_id)
+                )
     same(yolox.decode([np.array(rows)[None]], SIDE, SIDE, 0.7), expected)
 
 
@@ -153,7 +165,12 @@ def test_ssd_anchors_follow_the_published_configuration() -> None:
             for x in range(side):
                 for scale, ratio in shapes:
                     expected.append(
-                        [(y + 0.5) / side, (x + 0.5) / side, scale / math.sqrt(ratio), scale * math.sqrt(ratio)]
+                        [
+                            (y + 0.5) / side,
+                            (x + 0.5) / side,
+                            scale / math.sqrt(ratio),
+                            scale * math.sqrt(ratio),
+                        ]
                     )
     assert ssd.anchors().shape == (1917, 4)
     np.testing.assert_allclose(ssd.anchors(), expected, rtol=1e-5)
@@ -166,7 +183,9 @@ def test_raw_ssd_decodes_faster_rcnn_codes_and_leaves_background_out() -> None:
     logits = rng.normal(-6, 2, (1, 1917, 91)).astype(np.float32)
     logits[..., 0] = 9  # the background's score means nothing to the others
     expected = []
-    for anchor, raw, scores in zip(ssd.anchors().astype(float), codes[0].astype(float), logits[0], strict=True):
+    for anchor, raw, scores in zip(
+        ssd.anchors().astype(float), codes[0].astype(float), logits[0], strict=True
+    ):
         y, x, h, w = anchor
         cy, cx = raw[0] / 10 * h + y, raw[1] / 10 * w + x
         bh, bw = math.exp(raw[2] / 5) * h, math.exp(raw[3] / 5) * w
@@ -221,7 +240,9 @@ def test_tflite_ssd_sees_rgb() -> None:
     image = np.full((10, 10, 3), (255, 128, 0), np.uint8)  # blue 255
     assert ssd.prepare_tflite(image, 4, 4, "uint8")[0][0, 0, 0].tolist() == [0, 128, 255]
     assert ssd.prepare_tflite(image, 4, 4, "int8")[0][0, 0, 0].tolist() == [-128, 0, 127]
-    np.testing.assert_allclose(ssd.prepare_tflite(image, 4, 4, "float32")[0][0, 0, 0], [-1, 0.5 / 127.5, 1], atol=1e-6)
+    np.testing.assert_allclose(
+        ssd.prepare_tflite(image, 4, 4, "float32")[0][0, 0, 0], [-1, 0.5 / 127.5, 1], atol=1e-6
+    )
     np.testing.assert_allclose(ssd.prepare_raw(image, 4, 4)[0][0, :, 0, 0], [-1, 0.5 / 127.5, 1], atol=1e-6)
 
 

@@ -102,13 +102,19 @@ def test_convolutions_norms_and_reshapes_of_an_nhwc_graph(tmp_path: Path) -> Non
 
     x = RNG.normal(0, 1, (1, 3, 10, 12)).astype(np.float32)
     y = F.conv2d(
-        F.pad(torch.from_numpy(x), (0, 1, 0, 1)), torch.from_numpy(dense.transpose(3, 2, 0, 1).copy()), stride=2
+        F.pad(torch.from_numpy(x), (0, 1, 0, 1)),
+        torch.from_numpy(dense.transpose(3, 2, 0, 1).copy()),
+        stride=2,
     )
     y = F.batch_norm(y, *(torch.from_numpy(v) for v in (mean, variance, scale, offset)), eps=0.001)
     six = F.relu6(y)
-    y = F.conv2d(six, torch.from_numpy(deep.transpose(2, 3, 0, 1).copy()), torch.from_numpy(bias), padding=1, groups=8)
+    y = F.conv2d(
+        six, torch.from_numpy(deep.transpose(2, 3, 0, 1).copy()), torch.from_numpy(bias), padding=1, groups=8
+    )
     expected = (y + six).permute(0, 2, 3, 1).reshape(1, -1, 8).numpy()
-    np.testing.assert_allclose(run(model, x)[0], np.concatenate([expected, expected], 1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        run(model, x)[0], np.concatenate([expected, expected], 1), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_an_nchw_graph_loses_its_transposes(tmp_path: Path) -> None:
@@ -122,7 +128,14 @@ def test_an_nchw_graph_loses_its_transposes(tmp_path: Path) -> None:
         node("nchw", "Transpose", "conv", "back"),
         node("leaky", "LeakyRelu", "nchw", alpha={"f": 0.1}),
         node("again", "Transpose", "leaky", "there"),
-        node("large", "ResizeBilinear", "again", "size", half_pixel_centers={"b": True}, align_corners={"b": False}),
+        node(
+            "large",
+            "ResizeBilinear",
+            "again",
+            "size",
+            half_pixel_centers={"b": True},
+            align_corners={"b": False},
+        ),
         node("straight", "Transpose", "large", "back"),
         node("parts", "SplitV", "straight", "widths", "axis"),
         node("score", "Sigmoid", "parts"),

@@ -72,7 +72,9 @@ def test_engines_agree_on_a_network_with_float_layers(
     ops = [op.name for op in quantized.ops if isinstance(op, qdq.Conv | qdq.Add)]
     at = {"stem": 0, "middle": len(ops) // 2, "heads": len(ops) - 3}[part]
     mixed = qdq.parse(with_floats(quantized, ops[at : at + 3]))
-    made = convert(Path("mixed.onnx"), list(CONVERTERS), "int8", tmp_path, network=mixed, pictures=PICTURES[:3])
+    made = convert(
+        Path("mixed.onnx"), list(CONVERTERS), "int8", tmp_path, network=mixed, pictures=PICTURES[:3]
+    )
     mean = {a.target: max(e.mean for e in a.report.heads.values()) for a in made}
 
     assert sum(op.real for op in mixed.ops if isinstance(op, qdq.Conv | qdq.Add)) == 3

@@ -64,7 +64,9 @@ def test_weights_are_quantized_as_onnx_does(network: qdq.Network) -> None:
             for k, v in values.items()
         ]
         node = helper.make_node("QuantizeLinear", list(values), ["q"], axis=0)
-        graph = helper.make_graph([node], "q", infos, [helper.make_tensor_value_info("q", TensorProto.INT8, None)])
+        graph = helper.make_graph(
+            [node], "q", infos, [helper.make_tensor_value_info("q", TensorProto.INT8, None)]
+        )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         np.testing.assert_array_equal(op.weight_int8, session.run(None, values)[0])
@@ -80,7 +82,9 @@ def test_unknown_operation_is_named(mobilenet_file: Path, tmp_path: Path) -> Non
         del node.input[1:]
 
     path = changed(mobilenet_file, tmp_path / "x.onnx", change)
-    with pytest.raises(ConversionError, match=r"HardSwish.*activation_7|behind it, found HardSwish 'activation_7'"):
+    with pytest.raises(
+        ConversionError, match=r"HardSwish.*activation_7|behind it, found HardSwish 'activation_7'"
+    ):
         qdq.load(path)
 
 

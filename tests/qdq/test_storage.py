@@ -70,8 +70,12 @@ def test_weights_off_the_grid_stay_floats(mobilenet_file: Path) -> None:
     for tensor in model.graph.initializer:
         value = numpy_helper.to_array(tensor)
         if value.shape == first.weight.shape and np.array_equal(value, first.weight):
-            tensor.CopyFrom(numpy_helper.from_array(value + 0.3 * first.weight_scale.reshape(-1, 1, 1, 1), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(value + 0.3 * first.weight_scale.reshape(-1, 1, 1, 1), tensor.name)
+            )
     again = convolutions(qdq.parse(to_storage_form(model)))[0]
 
     assert not np.array_equal(again.weight, first.weight)
-    assert np.allclose(again.weight, first.weight + 0.3 * first.weight_scale.reshape(-1, 1, 1, 1), rtol=0, atol=1e-7)
+    assert np.allclose(
+        again.weight, first.weight + 0.3 * first.weight_scale.reshape(-1, 1, 1, 1), rtol=0, atol=1e-7
+    )

@@ -65,7 +65,9 @@ def test_engines_agree(artifacts: Artifacts, precision: str) -> None:
         specs = (runtime.manifest.heat, runtime.manifest.size, runtime.manifest.offset)
         real.append(
             [
-                h.astype(np.float64) if s.quant is None else s.quant.scale * (h.astype(np.float64) - s.quant.zero_point)
+                h.astype(np.float64)
+                if s.quant is None
+                else s.quant.scale * (h.astype(np.float64) - s.quant.zero_point)
                 for h, s in zip(heads, specs, strict=True)
             ]
         )
@@ -158,7 +160,9 @@ def test_damage_inside_is_refused_or_harmless(artifacts: Artifacts, engine: str,
         code = f"from edge_centernet.runtimes import open_runtime; open_runtime({str(path)!r})"
         if engine == "tflite":  # a damaged flatbuffer can crash the engine itself: in a process of its own
             done = subprocess.run(squares.python("-c", code), capture_output=True, text=True, env=os.environ)
-            assert done.returncode <= 0 or "ArtifactError" in done.stderr or "ManifestError" in done.stderr, done.stderr
+            assert done.returncode <= 0 or "ArtifactError" in done.stderr or "ManifestError" in done.stderr, (
+                done.stderr
+            )
             continue
         with contextlib.suppress(ArtifactError, ManifestError):
             open_runtime(path).close()
@@ -184,7 +188,9 @@ def test_swapped_heads_are_refused(artifacts: Artifacts, engine: str, tmp_path: 
 
 
 @every
-def test_the_manifest_of_another_network_is_refused(artifacts: Artifacts, engine: str, tmp_path: Path) -> None:
+def test_the_manifest_of_another_network_is_refused(
+    artifacts: Artifacts, engine: str, tmp_path: Path
+) -> None:
     """Tensor names that are not in the file: the message lists what was expected and what is there."""
     path = stamped(engine, artifacts, tmp_path, heat="hm")
     with pytest.raises(ArtifactError, match=r"another network: expected .* hm"):
@@ -192,11 +198,15 @@ def test_the_manifest_of_another_network_is_refused(artifacts: Artifacts, engine
 
 
 @every
-def test_other_types_than_the_manifest_says_are_refused(artifacts: Artifacts, engine: str, tmp_path: Path) -> None:
+def test_other_types_than_the_manifest_says_are_refused(
+    artifacts: Artifacts, engine: str, tmp_path: Path
+) -> None:
     """An INT8 manifest on a float network."""
     path = tmp_path / f"mixed{SUFFIX[engine]}"
     if engine == "tflite":
-        squares.restamp_tflite(path, artifacts["tflite", "fp32"], open_runtime(artifacts["tflite", "int8"]).manifest)
+        squares.restamp_tflite(
+            path, artifacts["tflite", "fp32"], open_runtime(artifacts["tflite", "int8"]).manifest
+        )
     else:
         onnx = squares.write_onnx(tmp_path / "mixed.onnx", False, squares.manifest(True))
         if engine == "openvino":
@@ -251,7 +261,12 @@ def test_an_unknown_runtime_is_refused(artifacts: Artifacts) -> None:
 
 def test_auto_goes_by_platform() -> None:
     """TFLite on ARM, OpenVINO elsewhere."""
-    assert [pick(m)[0] for m in ("aarch64", "armv7l", "arm64", "x86_64")] == ["tflite", "tflite", "tflite", "openvino"]
+    assert [pick(m)[0] for m in ("aarch64", "armv7l", "arm64", "x86_64")] == [
+        "tflite",
+        "tflite",
+        "tflite",
+        "openvino",
+    ]
 
 
 def test_auto_goes_by_suffix_for_a_file(artifacts: Artifacts) -> None:
@@ -283,7 +298,9 @@ def test_openvino_says_which_kernels_it_runs(artifacts: Artifacts) -> None:
     """`executed_precisions` reports INT8 for every convolution of the INT8 file and for none of the float one."""
     from edge_centernet.runtimes.ov import OpenVINORuntime
 
-    kernels = {p: OpenVINORuntime(artifacts["openvino", p], 1).executed_precisions() for p in ("int8", "fp32")}
+    kernels = {
+        p: OpenVINORuntime(artifacts["openvino", p], 1).executed_precisions() for p in ("int8", "fp32")
+    }
     assert [k.rsplit("_")[-1].upper() for k in kernels["int8"].values()] == ["I8"] * 3
     # Convolutions of one input and shape may be fused in float.
     assert {k.rsplit("_")[-1].upper() for k in kernels["fp32"].values()} <= {"F32", "FP32"}
@@ -298,5 +315,7 @@ def test_the_shipped_model_opens_and_answers(engine: str) -> None:
         pytest.skip(f"{path.name} is not there yet")
     from edge_centernet.imageio import read_image
 
-    found = Detector(open_runtime(path, threads=1)).detect(read_image(FOLDER.parent / "assets" / "sample.jpg"))
+    found = Detector(open_runtime(path, threads=1)).detect(
+        read_image(FOLDER.parent / "assets" / "sample.jpg")
+    )
     assert len(found) > 0

@@ -53,7 +53,9 @@ def test_an_engine_is_found_by_its_package() -> None:
         ("ncnn", "x86_64", (2, 36), None),
     ],
 )
-def test_what_pip_is_asked_for(package: str, machine: str, glibc: tuple[int, int] | None, expected: str | None) -> None:
+def test_what_pip_is_asked_for(
+    package: str, machine: str, glibc: tuple[int, int] | None, expected: str | None
+) -> None:
     """The newest release where the C library is new enough, else an older one, else none."""
     assert requirement(package, machine, glibc) == expected
 

@@ -103,7 +103,9 @@ def test_tensorrt_is_told_to_use_the_files_scales_and_to_keep_its_engine() -> No
 
 def test_an_unknown_provider_is_refused() -> None:
     """A typing error does not end in a slower device without a word."""
-    with pytest.raises(ConfigError, match="EDGE_CENTERNET_PROVIDERS: expected some of tensorrt, cuda, cpu, got gpu"):
+    with pytest.raises(
+        ConfigError, match="EDGE_CENTERNET_PROVIDERS: expected some of tensorrt, cuda, cpu, got gpu"
+    ):
         providers.allowed("cuda,gpu")
 
 
@@ -119,7 +121,11 @@ def test_what_a_file_is_is_read_from_its_graph(made: dict[str, Path]) -> None:
 
         assert found[kind] == Facts(len(pairs), symmetric)
 
-    assert (found["tensorrt"].symmetric, found["onnx"].symmetric, found["fp32"]) == (True, False, Facts(0, True))
+    assert (found["tensorrt"].symmetric, found["onnx"].symmetric, found["fp32"]) == (
+        True,
+        False,
+        Facts(0, True),
+    )
 
 
 @pytest.mark.parametrize("change", ["unsigned", "no zero point", "one step off", "an integer operation"])
@@ -144,7 +150,9 @@ def test_one_quantizer_that_tensorrt_cannot_compute_is_enough(
 
 
 @pytest.mark.parametrize("keep", [0.3, 0.9, 0.999])
-def test_a_file_that_is_cut_off_is_one_clear_error(made: dict[str, Path], tmp_path: Path, keep: float) -> None:
+def test_a_file_that_is_cut_off_is_one_clear_error(
+    made: dict[str, Path], tmp_path: Path, keep: float
+) -> None:
     """Facts are read before the engine opens the file."""
     data = made["tensorrt"].read_bytes()
     path = tmp_path / "cut.onnx"
@@ -154,7 +162,9 @@ def test_a_file_that_is_cut_off_is_one_clear_error(made: dict[str, Path], tmp_pa
         providers.facts(path)
 
 
-def test_the_symmetric_file_detects_on_the_cpu(made: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+def test_the_symmetric_file_detects_on_the_cpu(
+    made: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     """A device without a GPU runs the file made for TensorRT, says that it is the CPU, finds cat and man."""
     picture = cv2.imread(str(ASSETS / "sample.jpg"))
     runtime = open_runtime(made["tensorrt"])
@@ -165,7 +175,10 @@ def test_the_symmetric_file_detects_on_the_cpu(made: dict[str, Path], caplog: py
 
     assert runtime.device == "CPU"
     assert sorted(names) == ["cat", "person"]
-    assert {name: iou(boxes[name], box) > 0.75 for name, box in SAMPLE.items()} == {"cat": True, "person": True}
+    assert {name: iou(boxes[name], box) > 0.75 for name, box in SAMPLE.items()} == {
+        "cat": True,
+        "person": True,
+    }
     assert not caplog.records
 
 
@@ -174,7 +187,8 @@ def test_a_provider_whose_library_is_missing_is_passed_over_with_a_line(
 ) -> None:
     """The build says it has TensorRT and CUDA, and neither loads: a line each, the CPU answers, nothing on stdout.
 
-    ONNX Runtime from PyPI for the CPU has neither: asked for them, it stops as the GPU build does without libraries.
+    ONNX Runtime from PyPI for the CPU has neither: asked for them, it stops as the GPU build does without
+    libraries.
     """
     monkeypatch.setattr(ort.onnxruntime, "get_available_providers", lambda: list(EVERY))
     runtime = open_runtime(made["tensorrt"])
@@ -196,7 +210,9 @@ def test_zero_points_are_named_where_they_keep_tensorrt_out(
     open_runtime(made["onnx"]).close()
 
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"TensorRT does not run {made['onnx'].name}: it knows zero point 0 only")
+    assert record.getMessage().startswith(
+        f"TensorRT does not run {made['onnx'].name}: it knows zero point 0 only"
+    )
     assert "convert --target tensorrt" in record.getMessage()
 
 
@@ -214,7 +230,9 @@ def test_a_damaged_file_is_not_blamed_on_a_device(
         ort.ONNXRuntime(path)
 
 
-def test_each_file_has_an_engine_folder_of_its_own(made: dict[str, Path], tmp_path: Path, own_cache: Path) -> None:
+def test_each_file_has_an_engine_folder_of_its_own(
+    made: dict[str, Path], tmp_path: Path, own_cache: Path
+) -> None:
     """By content, not by name or place: weights, unlike the graph, are in no engine's name."""
     path = tmp_path / "a" / "net.onnx"
     path.parent.mkdir()
@@ -359,7 +377,11 @@ def test_onnx_runtime_leaves_no_device_id_and_reports_nothing(made: dict[str, Pa
     hidden = ("ORT_", "CI", "GITHUB", "TF_BUILD", "PYTEST", "JENKINS")
     env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(made["tensorrt"])], env=env, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(made["tensorrt"])],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     assert done.stdout == "CPU\n"
@@ -379,14 +401,16 @@ def test_the_log_has_the_level_of_a_warning(
 class StandIn:
     """An ONNX Runtime session as TensorRT's behaves with its cache, by its documentation; the CPU computes.
 
-    There is no TensorRT where tests run. It builds an engine where none is in the folder it is given, loads what is
-    there, and refuses an engine of another release.
+    There is no TensorRT where tests run. It builds an engine where none is in the folder it is given, loads
+    what is there, and refuses an engine of another release.
     """
 
     builds = True
     log: ClassVar[list[str]] = []
 
-    def __init__(self, path: str, options: Any, providers: list[str], provider_options: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, path: str, options: Any, providers: list[str], provider_options: Any, **kwargs: Any
+    ) -> None:
         """Open the file on the CPU, as what was asked for."""
         self._names = providers
         if providers[0] == TENSORRT:
@@ -442,7 +466,11 @@ def test_an_engine_that_does_not_load_is_built_again(made: dict[str, Path], stan
     engine.write_text("half")
     runtime = open_runtime(made["tensorrt"])
 
-    assert (runtime.device, stand_in.log, engine.read_text()) == ("TensorRT", ["built", "built"], "this release")
+    assert (runtime.device, stand_in.log, engine.read_text()) == (
+        "TensorRT",
+        ["built", "built"],
+        "this release",
+    )
     runtime.close()
 
 
@@ -458,13 +486,19 @@ def test_tensorrt_that_takes_nothing_is_not_called_tensorrt(
     runtime = open_runtime(made["tensorrt"])
 
     assert runtime.device == "CPU"
-    assert caplog.messages == [f"TensorRT does not run {made['tensorrt'].name}: it took no part of the network"]
+    assert caplog.messages == [
+        f"TensorRT does not run {made['tensorrt'].name}: it took no part of the network"
+    ]
     assert not providers.engine_folder(made["tensorrt"]).exists()
     runtime.close()
 
 
 def test_an_engine_that_cannot_be_kept_is_not_built_at_every_start(
-    made: dict[str, Path], stand_in: type[StandIn], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any
+    made: dict[str, Path],
+    stand_in: type[StandIn],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: Any,
 ) -> None:
     """Minutes at every boot are worse than the next device: the line names the folder."""
     (tmp_path / "file").write_text("")

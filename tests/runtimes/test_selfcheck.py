@@ -118,7 +118,9 @@ def test_where_no_engine_is_left_there_is_one_clear_line(folder: Path) -> None:
     done = CliRunner().invoke(command, options)
 
     assert isinstance(done.exception, ArtifactError)
-    assert str(done.exception).startswith(f"{folder / NAME}.xml: expected an engine that computes it on this machine")
+    assert str(done.exception).startswith(
+        f"{folder / NAME}.xml: expected an engine that computes it on this machine"
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,10 @@ def test_a_process_that_failed_for_an_unknown_reason_is_asked_again(
     path = folder / f"{NAME}.tflite"
     monkeypatch.setattr(selfcheck, "command_of", lambda *words: [sys.executable, "-c", "1 / 0"])
 
-    assert selfcheck.selftest_failure(path, "tflite") == "could not be asked: ZeroDivisionError: division by zero"
+    assert (
+        selfcheck.selftest_failure(path, "tflite")
+        == "could not be asked: ZeroDivisionError: division by zero"
+    )
     assert not (tmp_path / "cache/edge-centernet/selfcheck.json").exists()
 
 
@@ -157,7 +162,10 @@ def test_a_folder_of_our_name_in_the_current_one_is_not_taken(
     (tmp_path / "edge_centernet/__init__.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
 
-    assert selfcheck.ask(command_of(selfcheck.__name__, str(folder / f"{NAME}.tflite"), "tflite"), 60) == (True, "")
+    assert selfcheck.ask(command_of(selfcheck.__name__, str(folder / f"{NAME}.tflite"), "tflite"), 60) == (
+        True,
+        "",
+    )
 
 
 def test_a_cache_that_is_nonsense_is_asked_anew(folder: Path, tmp_path: Path) -> None:
@@ -194,7 +202,9 @@ def test_only_the_engine_that_rounds_otherwise_may_be_some_steps_off(folder: Pat
     rounds = {"tflite_runtime", "tflite_runtime.interpreter"}
     everyone = {"", "ai_edge_litert", "ai_edge_litert.interpreter", *rounds}
     for steps, allowed in ((1, everyone), (round(seen * 1.1), rounds), (round(fault * 0.9), set())):
-        moved = heads._replace(**{role: np.clip(getattr(heads, role).astype(int) + steps, -128, 127).astype(np.int8)})
+        moved = heads._replace(
+            **{role: np.clip(getattr(heads, role).astype(int) + steps, -128, 127).astype(np.int8)}
+        )
         assert selftest.differences(manifest, moved)[role] == pytest.approx(steps, rel=0.1), steps
         assert {m for m in everyone if selftest.problem(manifest, moved, m) is None} == allowed, steps
 
@@ -210,7 +220,10 @@ def ask(manifest: Manifest, heads: Heads) -> None:
     [
         ({"picture": "!"}, "the picture is damaged"),
         ({"picture": "eJwDAAAAAAE="}, "expected a picture of 3072 bytes, got 0"),
-        ({"heat": {"step": 0.1, "at": [10**9], "steps": [1]}}, "the answer of heat does not fit its 20480 values"),
+        (
+            {"heat": {"step": 0.1, "at": [10**9], "steps": [1]}},
+            "the answer of heat does not fit its 20480 values",
+        ),
         ({"heat": {"step": 0.0, "at": [1], "steps": [1]}}, "the answer of heat does not fit"),
         ({"heat": {"step": 0.1, "at": [1, 2], "steps": [1]}}, "the answer of heat does not fit"),
         ({"heat": "x"}, "expected step, at and steps of heat"),

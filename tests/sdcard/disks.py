@@ -33,7 +33,12 @@ def disk_image(path: Path, seed: int = 0) -> Path:
     with path.open("wb") as file:
         file.truncate(SIZE)
         file.write(partition_table((0x0C, 4 * 2048, 4 * 2048), (0x83, 8 * 2048, 16 * 2048)))
-        for start, size in ((4 * MIB, 300_000), (8 * MIB + 4096, 5 * MIB), (20 * MIB, 65536), (24 * MIB - 4096, 4096)):
+        for start, size in (
+            (4 * MIB, 300_000),
+            (8 * MIB + 4096, 5 * MIB),
+            (20 * MIB, 65536),
+            (24 * MIB - 4096, 4096),
+        ):
             file.seek(start)
             file.write(noise.randbytes(size))
     return path
@@ -41,7 +46,9 @@ def disk_image(path: Path, seed: int = 0) -> Path:
 
 def pack(image: Path, suffix: str) -> Path:
     """The image packed by the usual program; `suffix`: xz, gz or zst."""
-    program = {"xz": ["xz", "-1", "-k"], "gz": ["gzip", "-1", "-k"], "zst": ["zstd", "-q", "-1", "-k"]}[suffix]
+    program = {"xz": ["xz", "-1", "-k"], "gz": ["gzip", "-1", "-k"], "zst": ["zstd", "-q", "-1", "-k"]}[
+        suffix
+    ]
     if shutil.which(program[0]) is None:
         pytest.skip(f"no {program[0]}")
     subprocess.run([*program, image], check=True)
@@ -133,7 +140,9 @@ class Recorded:
         for slave in below:
             self.file(f"sys/devices/virtual/block/{name}/slaves/{slave}", "")
 
-    def mount(self, number: str, point: str, kind: str = "ext4", source: str = "none", options: str = "rw") -> None:
+    def mount(
+        self, number: str, point: str, kind: str = "ext4", source: str = "none", options: str = "rw"
+    ) -> None:
         """A line of mountinfo."""
         line = f"30 1 {number} / {point} rw,relatime shared:1 - {kind} {source} {options}\n"
         self.file("proc/self/mountinfo", line, append=True)

@@ -73,7 +73,9 @@ def make_base(path: Path, fat_mb: int = 64, machine: int = 183, **more: str | No
     with path.open("wb") as file:
         file.truncate(START + (fat_mb + 24) * MIB)
         file.write(
-            partition_table((0x0C, START // 512, fat_mb * 2048), (0x83, START // 512 + fat_mb * 2048, 24 * 2048))
+            partition_table(
+                (0x0C, START // 512, fat_mb * 2048), (0x83, START // 512 + fat_mb * 2048, 24 * 2048)
+            )
         )
         file.seek(440)
         file.write(b"\x78\x56\x34\x12")  # the disk id, which PARTUUID is made of
@@ -99,7 +101,9 @@ def make_bundle(path: Path, key: Path, size: int = 100_000, **manifest: Any) -> 
         "model": {"name": "centernet-mbv2-320"}, **manifest,
     }  # fmt: skip
     files = {"manifest.json": json.dumps(record).encode(), "wheels/noise.whl": os.urandom(size)}
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()).encode()
+    sums = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()
+    ).encode()
     with tarfile.open(path, "w") as archive:
         for name, content in {"SHA256SUMS": sums, "SHA256SUMS.sig": sign(sums, key), **files}.items():
             info = tarfile.TarInfo(name)
@@ -117,7 +121,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bookworm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base as Raspberry Pi OS Bookworm is: without cloud-init."""
-    files: dict[str, str | None] = {"usr__bin__cloud-init": None, "etc__cloud__cloud_DOT_cfg_DOT_d__99_DOT_cfg": None}
+    files: dict[str, str | None] = {
+        "usr__bin__cloud-init": None,
+        "etc__cloud__cloud_DOT_cfg_DOT_d__99_DOT_cfg": None,
+    }
     files["etc__rpi-issue"] = "Raspberry Pi reference 2024-11-19\n"
     return make_base(tmp_path_factory.mktemp("bookworm") / "base.img", **files)
 
@@ -167,7 +174,9 @@ def test_command_makes_a_whole_image(base: Path, pi4: Path, signers: Path, tmp_p
     assert (user["hostname"], user["timezone"]) == ("door", "Europe/Berlin")
     assert user["users"][0]["ssh_authorized_keys"] == [key.read_text().strip()]
     network = yaml.safe_load(fat.read("network-config") or b"")["network"]
-    assert network["wifis"]["wlan0"]["access-points"]["Café"]["password"] == wifi("Café", PASSPHRASE, "DE").key
+    assert (
+        network["wifis"]["wlan0"]["access-points"]["Café"]["password"] == wifi("Café", PASSPHRASE, "DE").key
+    )
     assert yaml.safe_load(fat.read("meta-data") or b"")["instance-id"].startswith("edge-centernet-")
     assert root.kind(f"/etc/systemd/system/multi-user.target.wants/{UNIT}") == "link"
     assert root.names("/etc/cloud/cloud.cfg.d") == ["99.cfg"]  # it knows where to look already
@@ -187,14 +196,19 @@ def test_sums_and_sizes_are_those_of_the_files(base: Path, pi4: Path, signers: P
     system = entry["os_list"][0]
     assert set(system) >= {"name", "description", "icon", "url", "release_date", "devices"}
     assert system["url"] == "https://example.org/images/edge-centernet-pi4.img.xz"
-    assert (system["extract_size"], system["extract_sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    assert (system["extract_size"], system["extract_sha256"]) == (
+        len(content),
+        hashlib.sha256(content).hexdigest(),
+    )
     assert system["image_download_size"] == made[0].stat().st_size
     assert system["image_download_sha256"] == hashlib.sha256(made[0].read_bytes()).hexdigest()
     assert (system["release_date"], system["init_format"]) == ("2026-01-01", "cloudinit")
     assert [device["tags"] for device in entry["imager"]["devices"]] == [system["devices"]] == [["pi4-64bit"]]
 
 
-def test_bmaptool_and_our_flash_take_it(base: Path, pi4: Path, signers: Path, tmp_path: Path, run: Run) -> None:
+def test_bmaptool_and_our_flash_take_it(
+    base: Path, pi4: Path, signers: Path, tmp_path: Path, run: Run
+) -> None:
     """Both find the block map beside the image by its name, and what they write is the image."""
     made = make_image(order(base, pi4, signers), tmp_path / "out")
     content = lzma.decompress(made[0].read_bytes())
@@ -204,7 +218,9 @@ def test_bmaptool_and_our_flash_take_it(base: Path, pi4: Path, signers: Path, tm
     assert (tmp_path / "ours.img").read_bytes() == content
     if shutil.which("bmaptool") is None:
         pytest.skip("no bmaptool: apt install bmap-tools")
-    done = subprocess.run(["bmaptool", "copy", made[0], tmp_path / "copy.img"], capture_output=True, text=True)
+    done = subprocess.run(
+        ["bmaptool", "copy", made[0], tmp_path / "copy.img"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "edge-centernet-pi4.img.bmap" in done.stderr + done.stdout
     assert (tmp_path / "copy.img").read_bytes() == content
@@ -269,11 +285,28 @@ def test_growing_leaves_the_root_file_system_as_it_is(tmp_path: Path) -> None:
     assert base.read_bytes()[after.start :] == content[before.start :]
 
 
-def test_image_is_as_large_as_an_emulator_wants(base: Path, pi4: Path, signers: Path, tmp_path: Path, run: Run) -> None:
+def test_image_is_as_large_as_an_emulator_wants(
+    base: Path, pi4: Path, signers: Path, tmp_path: Path, run: Run
+) -> None:
     """--expand adds room behind the partitions, which no card needs written."""
-    arguments = ["image", "--target", "pi4", "--base", base, "--bundle", pi4, "--signers", signers, "--out", tmp_path]
+    arguments = [
+        "image",
+        "--target",
+        "pi4",
+        "--base",
+        base,
+        "--bundle",
+        pi4,
+        "--signers",
+        signers,
+        "--out",
+        tmp_path,
+    ]
     assert run(*arguments, "--expand", "256M").code == 0
-    assert json.loads((tmp_path / "edge-centernet-pi4.json").read_text())["os_list"][0]["extract_size"] == 256 * MIB
+    assert (
+        json.loads((tmp_path / "edge-centernet-pi4.json").read_text())["os_list"][0]["extract_size"]
+        == 256 * MIB
+    )
     assert diskimage.block_map.read(tmp_path / "edge-centernet-pi4.img.bmap").mapped < 92 * MIB
     assert "expected a size such as 4G or 2048M" in run(*arguments, "--expand", "4 TB").err
 
@@ -316,7 +349,9 @@ def test_base_without_cloud_init_is_set_up_by_its_own_files(
 
 def test_base_that_looks_elsewhere_is_told_where(pi4: Path, signers: Path, tmp_path: Path) -> None:
     """A Debian's cloud-init looks for its files in other places until it is told."""
-    base = make_base(tmp_path / "base.img", etc__cloud__cloud_DOT_cfg_DOT_d__99_DOT_cfg="datasource_list: [Ec2]\n")
+    base = make_base(
+        tmp_path / "base.img", etc__cloud__cloud_DOT_cfg_DOT_d__99_DOT_cfg="datasource_list: [Ec2]\n"
+    )
     made = make_image(order(base, pi4, signers), tmp_path / "out")
     _, _, root = unpacked(made, tmp_path)
     assert yaml.safe_load(root.read("/etc/cloud/cloud.cfg.d/99_edge_centernet.cfg") or b"") == {
@@ -341,7 +376,9 @@ def test_unit_is_one_that_systemd_takes(base: Path, pi4: Path, signers: Path, tm
 
 
 @pytest.mark.slow
-def test_board_installs_what_is_on_the_card(here: Target, bundle: Path, signers: Path, tmp_path: Path) -> None:
+def test_board_installs_what_is_on_the_card(
+    here: Target, bundle: Path, signers: Path, tmp_path: Path
+) -> None:
     """The command of the first-boot unit, run on the files of the FAT partition, sets up a root folder here."""
     base = make_base(
         tmp_path / "base.img",
@@ -356,9 +393,15 @@ def test_board_installs_what_is_on_the_card(here: Target, bundle: Path, signers:
     boot.mkdir()
     fat.unpack(boot)
     line = next(
-        line for line in (root.read(f"/etc/systemd/system/{UNIT}") or b"").decode().splitlines() if "agent.py" in line
+        line
+        for line in (root.read(f"/etc/systemd/system/{UNIT}") or b"").decode().splitlines()
+        if "agent.py" in line
     )
-    words = line.replace("ExecStart=/usr/bin/python3", sys.executable).replace("/boot/firmware", str(boot)).split()
+    words = (
+        line.replace("ExecStart=/usr/bin/python3", sys.executable)
+        .replace("/boot/firmware", str(boot))
+        .split()
+    )
     done = subprocess.run([*words, "--root", tmp_path / "board"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     board = tmp_path / "board"
@@ -392,7 +435,9 @@ def test_bundle_that_the_board_would_refuse_is_refused_here(
     assert signers_line(stranger) != signers.read_text()
 
 
-def test_base_that_the_bundle_cannot_run_on_is_refused(base: Path, key: Path, signers: Path, tmp_path: Path) -> None:
+def test_base_that_the_bundle_cannot_run_on_is_refused(
+    base: Path, key: Path, signers: Path, tmp_path: Path
+) -> None:
     """Another Python, another processor, an unknown time zone; nothing is left in the output folder."""
     newer = make_bundle(tmp_path / "newer.tar", key, python="3.13")
     other = make_bundle(tmp_path / "other.tar", key, machine="armv7l")
@@ -400,7 +445,11 @@ def test_base_that_the_bundle_cannot_run_on_is_refused(base: Path, key: Path, si
     for bundle, settings, says in (
         (newer, Settings(), r"has python3\.11, the bundle is for 3\.13; make the bundle with --python 3\.11"),
         (other, Settings(), r"is a system for aarch64, the bundle \(pi4\) is for armv7l"),
-        (good, Settings(timezone="Europe/Bärlin".replace("ä", "a")), "--timezone: the base knows no Europe/Barlin"),
+        (
+            good,
+            Settings(timezone="Europe/Bärlin".replace("ä", "a")),
+            "--timezone: the base knows no Europe/Barlin",
+        ),
     ):
         with pytest.raises(ConfigError, match=says):
             make_image(order(base, bundle, signers, settings=settings), tmp_path / "out")
@@ -423,7 +472,10 @@ def test_base_that_is_no_base_is_refused(base: Path, pi4: Path, signers: Path, t
     for path, says in (
         (one, "expected a FAT partition and then a Linux one"),
         (make_base(tmp_path / "other.img", etc__fstab=None), "expected a Debian with systemd"),
-        (make_base(tmp_path / "flat.img", etc__fstab="/dev/sda2 / ext4\n"), "mounts no FAT partition below /boot"),
+        (
+            make_base(tmp_path / "flat.img", etc__fstab="/dev/sda2 / ext4\n"),
+            "mounts no FAT partition below /boot",
+        ),
         (used, "was not unmounted; take a published image"),
         (cut, "is incomplete: its partitions end at"),
     ):
@@ -441,7 +493,17 @@ def test_missing_program_names_its_package(
         (tmp_path / "bin" / name).symlink_to(shutil.which(name) or name)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     result = run(
-        "image", "--target", "pi4", "--base", base, "--bundle", pi4, "--signers", signers, "--out", tmp_path / "o"
+        "image",
+        "--target",
+        "pi4",
+        "--base",
+        base,
+        "--bundle",
+        pi4,
+        "--signers",
+        signers,
+        "--out",
+        tmp_path / "o",
     )
     assert (result.code, result.err) == (
         2,
@@ -467,7 +529,18 @@ def test_options_that_do_not_fit_are_refused(
     (tmp_path / "camera.toml").write_text('camra = "0"\n')
     (tmp_path / "empty").touch()
     places = {"camera": tmp_path / "camera.toml", "key": key, "empty": tmp_path / "empty"}
-    arguments = ["--target", "pi4", "--base", base, "--bundle", pi4, "--signers", signers, "--out", tmp_path / "out"]
+    arguments = [
+        "--target",
+        "pi4",
+        "--base",
+        base,
+        "--bundle",
+        pi4,
+        "--signers",
+        signers,
+        "--out",
+        tmp_path / "out",
+    ]
     result = run("image", *arguments, *(option.format(**places) for option in options))
     assert result.code == 2
     assert says in result.err
@@ -478,5 +551,7 @@ def test_full_file_system_of_the_base_is_said(tmp_path: Path) -> None:
     """A file that does not fit into the root file system is an error, not a damaged image."""
     base = make_base(tmp_path / "base.img", fat_mb=36)
     root = open_base(base, EPOCH).root
-    with pytest.raises(DiskImageError, match=r"could not write /etc/large into its root file system; is it full\?"):
+    with pytest.raises(
+        DiskImageError, match=r"could not write /etc/large into its root file system; is it full\?"
+    ):
         root.write("/etc/large", os.urandom(30 * MIB))

@@ -207,7 +207,9 @@ def _read_only(stack: ExitStack, folder: Path) -> tuple[Path, str]:
 
 
 def _small(stack: ExitStack, folder: Path) -> tuple[Path, str]:
-    return stack.enter_context(loop(card(folder, 8 * MIB))), f"is too large: the target has room for {8 * MIB} bytes"
+    return stack.enter_context(
+        loop(card(folder, 8 * MIB))
+    ), f"is too large: the target has room for {8 * MIB} bytes"
 
 
 def _large_sectors(stack: ExitStack, folder: Path) -> tuple[Path, str]:
@@ -289,7 +291,9 @@ def _full_file_system(stack: ExitStack, folder: Path) -> tuple[Path, str]:
     return point / "sd.img", f"is too large: the target has room for {8 * MIB} bytes"
 
 
-REFUSED = [value for name, value in sorted(globals().items()) if getattr(value, "__annotations__", {}).get("stack")]
+REFUSED = [
+    value for name, value in sorted(globals().items()) if getattr(value, "__annotations__", {}).get("stack")
+]
 
 
 @pytest.mark.parametrize("make", REFUSED, ids=[make.__name__.strip("_") for make in REFUSED])
@@ -299,7 +303,11 @@ def test_unsafe_target_is_refused(
     """Even when it is confirmed by name, the target is refused with one line and keeps its bytes."""
     with ExitStack() as stack:
         target, reason = make(stack, tmp_path)
-        disk = target.is_block_device() and target.stat().st_rdev not in (0, os.stat("/").st_dev, os.makedev(8, 250))
+        disk = target.is_block_device() and target.stat().st_rdev not in (
+            0,
+            os.stat("/").st_dev,
+            os.makedev(8, 250),
+        )
         before = target.read_bytes() if disk else b""
         result = run("flash", image, target, "--confirm", target.resolve().name)
         assert (result.code, result.out.count("wrote")) == (2, 0)
@@ -324,7 +332,9 @@ def test_disk_changed_between_looking_and_writing_is_refused(image: Path, tmp_pa
         shown = flash.find_target(device)
         subprocess.run(["losetup", "-d", device], check=True)
         subprocess.run(["losetup", device, second], check=True)
-        with pytest.raises(TargetError, match="is another disk or card than a moment ago; nothing was written"):
+        with pytest.raises(
+            TargetError, match="is another disk or card than a moment ago; nothing was written"
+        ):
             flash.write(checked, shown)
     assert second.read_bytes().startswith(b"otherother")
 
@@ -477,7 +487,9 @@ def test_checksums_that_fit_are_accepted(image: Path, tmp_path: Path, run: Run) 
     sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (image, packed)]
     packed.with_name("disk.img.xz.sha256").write_text(f"{sums[1]} *disk.img.xz\n")
     for digest in sums:
-        assert run("flash", packed, tmp_path / "sd.img", "--force", "--expect-sha256", digest.upper()).code == 0
+        assert (
+            run("flash", packed, tmp_path / "sd.img", "--force", "--expect-sha256", digest.upper()).code == 0
+        )
     wrong = run("flash", packed, tmp_path / "sd.img", "--force", "--expect-sha256", "1" * 64)
     assert (wrong.code, f"--expect-sha256 says {'1' * 64}" in wrong.err) == (2, True)
 
@@ -522,11 +534,15 @@ def _progress_flipping(file: Path, place: int) -> Callable[[str, int, int], None
     return progress
 
 
-def test_card_that_gives_back_other_bytes_is_left_unbootable(image: Path, old_card: tuple[Path, Path]) -> None:
+def test_card_that_gives_back_other_bytes_is_left_unbootable(
+    image: Path, old_card: tuple[Path, Path]
+) -> None:
     """A byte that changes between writing and reading back fails the flash; the first MiB, written last, stays zero."""
     device, file = old_card
     with pytest.raises(TargetError, match=r"gave back other bytes.*will not boot"):
-        flash.write(diskimage.check(image), flash.find_target(device), progress=_progress_flipping(file, 10 * MIB))
+        flash.write(
+            diskimage.check(image), flash.find_target(device), progress=_progress_flipping(file, 10 * MIB)
+        )
     content = file.read_bytes()
     assert content[:MIB] == bytes(MIB)
     assert content[11 * MIB : SIZE] == image.read_bytes()[11 * MIB :]
@@ -537,7 +553,9 @@ def test_image_changed_while_it_is_written_is_noticed(image: Path, old_card: tup
     device, file = old_card
     checked = diskimage.check(image)
     _flip(image, 9 * MIB)
-    with pytest.raises(diskimage.DiskImageError, match=r"was changed while it was being written.*will not boot"):
+    with pytest.raises(
+        diskimage.DiskImageError, match=r"was changed while it was being written.*will not boot"
+    ):
         flash.write(checked, flash.find_target(device))
     assert file.read_bytes()[:MIB] == bytes(MIB)
 
@@ -545,7 +563,9 @@ def test_image_changed_while_it_is_written_is_noticed(image: Path, old_card: tup
 # -- interrupted
 
 
-def test_ctrl_c_leaves_a_card_that_does_not_boot(image: Path, old_card: tuple[Path, Path], tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_card_that_does_not_boot(
+    image: Path, old_card: tuple[Path, Path], tmp_path: Path
+) -> None:
     """One line, exit code 130, the first MiB zero."""
     device, file = old_card
     slow = tmp_path / "slow.py"
@@ -578,7 +598,9 @@ def test_ctrl_c_leaves_a_card_that_does_not_boot(image: Path, old_card: tuple[Pa
 def test_kill_leaves_a_card_that_does_not_boot(image: Path, old_card: tuple[Path, Path]) -> None:
     """Killed like by a power cut as soon as the first block of the image has arrived: no partition table is there."""
     device, file = old_card
-    process = subprocess.Popen([*CLI, "flash", image, device, "--confirm", device.name], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*CLI, "flash", image, device, "--confirm", device.name], stderr=subprocess.DEVNULL
+    )
     wanted = image.read_bytes()[4 * MIB : 4 * MIB + 4096]
     deadline = time.monotonic() + 120
     while file.read_bytes()[4 * MIB : 4 * MIB + 4096] != wanted and process.poll() is None:
@@ -615,7 +637,9 @@ def test_full_file_system_leaves_a_file_that_does_not_boot(tmp_path: Path) -> No
             if not (small / "other").exists():
                 (small / "other").write_bytes(bytes(24 * MIB))
 
-        with pytest.raises(TargetError, match=r"writing to it failed \(No space left on device\).*will not boot"):
+        with pytest.raises(
+            TargetError, match=r"writing to it failed \(No space left on device\).*will not boot"
+        ):
             flash.write(checked, flash.find_target(small / "sd.img"), progress=fill)
         assert (small / "sd.img").read_bytes()[:MIB] == bytes(MIB)
 

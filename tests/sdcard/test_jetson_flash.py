@@ -25,7 +25,12 @@ RELEASES = {
     ),
     32: ("# R32 (release), REVISION: 7.4, GCID: 33514132, BOARD: t210ref, EABI: aarch64", "t210ref", ""),
 }
-BOARDS = ("jetson-orin-nano-devkit", "jetson-agx-orin-devkit", "jetson-nano-devkit", "jetson-xavier-nx-devkit")
+BOARDS = (
+    "jetson-orin-nano-devkit",
+    "jetson-agx-orin-devkit",
+    "jetson-nano-devkit",
+    "jetson-xavier-nx-devkit",
+)
 
 
 def l4t(folder: Path, release: int) -> Path:
@@ -83,7 +88,11 @@ def test_command_is_that_of_nvidias_guide(
     """Release, module and storage give the command of the Quick Start of that release."""
     tree = check_tree(l4t(tmp_path, release), board)
     module = find_module(board, usb(tmp_path, product))
-    words = [word for i, part in enumerate(expected.split("|")) for word in ([part] if i in (1, 2) else part.split())]
+    words = [
+        word
+        for i, part in enumerate(expected.split("|"))
+        for word in ([part] if i in (1, 2) else part.split())
+    ]
     assert command(tree, module, storage) == words
 
 
@@ -94,7 +103,10 @@ def test_command_is_that_of_nvidias_guide(
         ("bootloader", "bootloader is missing"),
         ("rootfs/usr", "is empty; unpack Tegra_Linux_Sample-Root-Filesystem"),
         ("rootfs/etc/nv_tegra_release", r"run sudo \./apply_binaries\.sh"),
-        ("jetson-nano-devkit.conf", "has no board jetson-nano-devkit; it has jetson-agx-orin-devkit, jetson-orin-nano"),
+        (
+            "jetson-nano-devkit.conf",
+            "has no board jetson-nano-devkit; it has jetson-agx-orin-devkit, jetson-orin-nano",
+        ),
     ],
 )
 def test_incomplete_tree_names_the_step_that_is_missing(missing: str, says: str, tmp_path: Path) -> None:

@@ -96,7 +96,14 @@ def test_other_settings_are_another_instance() -> None:
     "settings",
     [
         Settings(),
-        Settings("door", "anna", "$6$salt$hash", (KEY,), nocloud.wifi('A "b": c', "12345678", "DE"), "Europe/Berlin"),
+        Settings(
+            "door",
+            "anna",
+            "$6$salt$hash",
+            (KEY,),
+            nocloud.wifi('A "b": c', "12345678", "DE"),
+            "Europe/Berlin",
+        ),
         Settings(user="anna", ssh_keys=(KEY,)),
     ],
 )
@@ -148,7 +155,10 @@ def test_hash_is_taken_as_it_is() -> None:
 
 def test_keys_are_read_with_comments_and_options() -> None:
     """A file as ~/.ssh/authorized_keys is."""
-    assert nocloud.public_keys(f'# mine\n{KEY}\n\nfrom="10.0.0.1" {KEY}\n', "k") == (KEY, f'from="10.0.0.1" {KEY}')
+    assert nocloud.public_keys(f'# mine\n{KEY}\n\nfrom="10.0.0.1" {KEY}\n', "k") == (
+        KEY,
+        f'from="10.0.0.1" {KEY}',
+    )
 
 
 def _wrong(name: str, **more: Any) -> Any:

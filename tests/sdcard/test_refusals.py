@@ -53,11 +53,17 @@ def system_on_raid(machine: Recorded) -> str:
 def live_system(machine: Recorded) -> str:
     """A live USB stick: overlay over a squashfs in a loop device over a file on the stick."""
     machine.usb_card_reader()
-    machine.device("loop0", "virtual/block", "7:0", loop__backing_file="/run/live/medium/live/filesystem.squashfs")
+    machine.device(
+        "loop0", "virtual/block", "7:0", loop__backing_file="/run/live/medium/live/filesystem.squashfs"
+    )
     machine.mount("8:17", "/run/live/medium", "iso9660", "/dev/sdb1")
     machine.mount("7:0", "/run/live/rootfs/filesystem.squashfs", "squashfs", "/dev/loop0")
     machine.mount(
-        "0:33", "/", "overlay", "overlay", "rw,lowerdir=/run/live/rootfs/filesystem.squashfs,upperdir=/run/x,workdir=/w"
+        "0:33",
+        "/",
+        "overlay",
+        "overlay",
+        "rw,lowerdir=/run/live/rootfs/filesystem.squashfs,upperdir=/run/x,workdir=/w",
     )
     return "sdb"
 
@@ -67,8 +73,12 @@ def overlay_of_a_pi(machine: Recorded) -> str:
     place = "platform/emmc2bus/fe340000.mmc/mmc_host/mmc0/mmc0:aaaa/block"
     machine.device("mmcblk0", place, "179:0", 32 << 30, device__type="SD", device__name="SC32G")
     machine.device("mmcblk0p2", f"{place}/mmcblk0", "179:2", 30 << 30, partition="2")
-    machine.mount("0:24", "/", "overlay", "overlay", "rw,lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work")
-    machine.file("proc/cmdline", "console=serial0,115200 root=PARTUUID=4e639091-02 rootfstype=ext4 rootwait\n")
+    machine.mount(
+        "0:24", "/", "overlay", "overlay", "rw,lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work"
+    )
+    machine.file(
+        "proc/cmdline", "console=serial0,115200 root=PARTUUID=4e639091-02 rootfstype=ext4 rootwait\n"
+    )
     machine.link("dev/disk/by-partuuid/4e639091-02", "../../mmcblk0p2")
     return "mmcblk0"
 
@@ -152,7 +162,9 @@ def partition(machine: Recorded) -> str:
 def locked(machine: Recorded) -> str:
     """The lock on the card's side is set."""
     machine.usb_card_reader()
-    machine.file("sys/devices/pci0000:00/0000:00:14.0/usb2/2-3/2-3:1.0/host6/target6:0:0/6:0:0:0/block/sdb/ro", "1\n")
+    machine.file(
+        "sys/devices/pci0000:00/0000:00:14.0/usb2/2-3/2-3:1.0/host6/target6:0:0/6:0:0:0/block/sdb/ro", "1\n"
+    )
     return "sdb"
 
 
@@ -232,7 +244,9 @@ UNSAFE: list[tuple[Callable[[Recorded], str], list[str]]] = [
     (btrfs_root, [f"{THROUGH} / (through sdb1)"]),
     (
         mounted_partition,
-        ["is mounted: /media/anna/my card (through sdb2); unmount it first (sudo umount '/media/anna/my card')"],
+        [
+            "is mounted: /media/anna/my card (through sdb2); unmount it first (sudo umount '/media/anna/my card')"
+        ],
     ),
     (mounted_whole, ["is mounted: /mnt; unmount it first (sudo umount /mnt)"]),
     (swapped, ["is swapped to: /dev/sdb2 (through sdb2); sudo swapoff /dev/sdb2 first"]),
@@ -243,7 +257,10 @@ UNSAFE: list[tuple[Callable[[Recorded], str], list[str]]] = [
             "is swapped to: /data/swap file (through sdb2); sudo swapoff '/data/swap file' first",
         ],
     ),
-    (open_encryption, ["is in use by another block device: dm-0 (backup) (through sdb2); release that first"]),
+    (
+        open_encryption,
+        ["is in use by another block device: dm-0 (backup) (through sdb2); release that first"],
+    ),
     (raid_member, ["is in use by another block device: md127 (raid5); release that first"]),
     (
         loop_over_it,
@@ -272,7 +289,10 @@ UNSAFE: list[tuple[Callable[[Recorded], str], list[str]]] = [
     (kind("md5"), ["is a RAID array, not a disk"]),
     (kind("mtdblock0"), ["is raw flash memory, which needs its own tools"]),
     (kind("nbd0"), ["is not a disk of this computer"]),
-    (kind("loop7", loop__backing_file="/dev/sdb1"), ["is a loop device over /dev/sdb1; give that disk itself"]),
+    (
+        kind("loop7", loop__backing_file="/dev/sdb1"),
+        ["is a loop device over /dev/sdb1; give that disk itself"],
+    ),
     (kind("pblk0"), ["is of a kind that is not known to be a disk"]),
 ]
 

@@ -314,7 +314,9 @@ def test_buffers_that_are_no_picture_are_an_error(raw: np.ndarray[Any, Any]) -> 
         (None, False, None),
     ],
 )
-def test_the_board_is_known_by_its_files(tmp_path: Path, model: str | None, tegra: bool, expected: str | None) -> None:
+def test_the_board_is_known_by_its_files(
+    tmp_path: Path, model: str | None, tegra: bool, expected: str | None
+) -> None:
     """And only on a board with a ribbon cable does a message speak of --camera csi."""
     if model is not None:
         (tmp_path / "proc/device-tree").mkdir(parents=True)
@@ -322,7 +324,9 @@ def test_the_board_is_known_by_its_files(tmp_path: Path, model: str | None, tegr
     if tegra:
         (tmp_path / "etc").mkdir()
         (tmp_path / "etc/nv_tegra_release").write_text("# R36")
-    assert board_kind(tmp_path) == expected or (expected is None and board_kind(tmp_path) not in ("pi", "jetson"))
+    assert board_kind(tmp_path) == expected or (
+        expected is None and board_kind(tmp_path) not in ("pi", "jetson")
+    )
     assert ("--camera csi" in cameras.csi_hint(tmp_path)) == (expected is not None)
 
 
@@ -437,8 +441,8 @@ def test_a_pipeline_needs_gstreamer() -> None:
 GST_PROGRAM = """
 import sys
 from edge_centernet.sources.files import open_camera
-video = open_camera("gst:videotestsrc is-live=true pattern=blue ! video/x-raw,width=320,height=240,framerate=10/1")
-stream = iter(video)
+video = open_camera("gst:videotestsrc is-live=true pattern=blue !
+video/x-raw,width=320,height=240,framerate=10/1") stream = iter(video)
 frame = [next(stream) for _ in range(3)][-1]
 video.close()
 print(frame.number, frame.image.shape, frame.image[0, 0].argmax(), video.fps)
@@ -448,16 +452,23 @@ print(frame.number, frame.image.shape, frame.image[0, 0].argmax(), video.fps)
 def test_a_pipeline_with_gstreamer(tmp_path: Path) -> None:
     """Where the system's OpenCV has GStreamer (Debian: python3-opencv), a pipeline without a sink gives BGR frames."""
     python = Path("/usr/bin/python3")
-    check = "import sys, cv2; sys.exit(sys.version_info < (3, 10) or 'GStreamer:                   YES' not in "
+    check = (
+        "import sys, cv2; sys.exit(sys.version_info < (3, 10) or 'GStreamer:                   YES' not in "
+    )
     if (
         not python.exists()
-        or subprocess.run([python, "-c", check + "cv2.getBuildInformation())"], capture_output=True).returncode
+        or subprocess.run(
+            [python, "-c", check + "cv2.getBuildInformation())"], capture_output=True
+        ).returncode
     ):
         pytest.skip("the system's Python has no OpenCV with GStreamer: apt-get install python3-opencv")
     # The package alone: beside an installed one lies the OpenCV from PyPI, which would be found first.
     (tmp_path / "edge_centernet").symlink_to(Path(cameras.__file__).parent)
     done = subprocess.run(
-        [python, "-c", GST_PROGRAM], env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+        [python, "-c", GST_PROGRAM],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     assert done.stdout == "2 (240, 320, 3) 0 10.0\n", done.stderr
 
@@ -467,7 +478,10 @@ def test_a_pipeline_with_gstreamer(tmp_path: Path) -> None:
     [
         ("rtsp://admin:secret@cam:554/h264", "rtsp://cam:554/h264"),
         ("rtsp://admin:se@cret@cam/h264", "rtsp://cam/h264"),
-        ("http://cam/video?user=admin&password=secret&channel=1", "http://cam/video?user=admin&password=***&channel=1"),
+        (
+            "http://cam/video?user=admin&password=secret&channel=1",
+            "http://cam/video?user=admin&password=***&channel=1",
+        ),
         ("rtspsrc location=rtsp://a:secret@cam/ ! x", "rtspsrc location=rtsp://cam/ ! x"),
         ("/home/me/a@b.mp4", "/home/me/a@b.mp4"),
     ],

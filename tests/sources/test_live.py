@@ -248,7 +248,9 @@ def test_a_service_waits_for_its_camera() -> None:
             wait_for(lambda: len(lines) == 1, 2.0)
             time.sleep(1.0)
             assert capture.state.state == "starting"
-            assert lines[0].startswith(f"{server.url}: not there yet, waiting for it: expected a stream that answers")
+            assert lines[0].startswith(
+                f"{server.url}: not there yet, waiting for it: expected a stream that answers"
+            )
             server.start()
             assert capture.newest(-1, 10.0) is not None
             assert capture.state.reopened == 0

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-# Blocks that malloc keeps in its heap, and every hundredth of them is not freed: without help nothing could go back.
+# Blocks that malloc keeps in its heap, and every hundredth of them is not freed: without help nothing could
+# go back.
 PROGRAM = """
 from pathlib import Path
 from edge_centernet.system import heap

@@ -51,7 +51,9 @@ def test_journal_lines_have_priorities_and_no_time(tmp_path: Path) -> None:
 def test_other_streams_get_the_time(tmp_path: Path) -> None:
     """A line of a file begins with date, time, offset from UTC and level."""
     first, second = log_lines(False, tmp_path)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} INFO camera door: opened \| second line", first)
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} INFO camera door: opened \| second line", first
+    )
     assert " ERROR it broke | Traceback" in second
 
 
@@ -65,7 +67,9 @@ configure_logging()
 with quiet_libraries():
     logging.getLogger("edge_centernet").warning("seen")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stderr.endswith(" WARNING seen\n")
 
 

@@ -95,7 +95,9 @@ def test_this_machine_is_told_as_it_tells_itself() -> None:
     assert subprocess.check_output(["uname", "-m"], text=True).strip() == machine.machine
     words = subprocess.check_output(["getconf", "GNU_LIBC_VERSION"], text=True).split()
     assert words == ["glibc", ".".join(map(str, machine.glibc or ()))]
-    assert subprocess.check_output(["nproc"], text=True, env={"PATH": os.environ["PATH"]}).strip() == str(machine.cores)
+    assert subprocess.check_output(["nproc"], text=True, env={"PATH": os.environ["PATH"]}).strip() == str(
+        machine.cores
+    )
     assert set(subprocess.check_output(["id", "-Gn"], text=True).split()) == set(machine.groups)
     assert machine.bits == (64 if sys.maxsize > 2**32 else 32)
 

@@ -71,7 +71,9 @@ def test_the_bits_of_a_raspberry_pi(tmp_path: Path, bits: str, now: list[str], b
 
 def test_a_raspberry_pi_without_that_file_is_asked_by_its_tool(tmp_path: Path) -> None:
     """`vcgencmd get_throttled` answers throttled=0x..."""
-    root = tree(tmp_path, {"usr/bin/vcgencmd": '#!/bin/sh\n[ "$1" = get_throttled ] && echo throttled=0x50000\n'})
+    root = tree(
+        tmp_path, {"usr/bin/vcgencmd": '#!/bin/sh\n[ "$1" = get_throttled ] && echo throttled=0x50000\n'}
+    )
     (root / "usr/bin/vcgencmd").chmod(0o755)
     assert board_status(root) == {"throttled": [], "throttled_before": ["under-voltage", "throttled"]}
 
@@ -87,9 +89,13 @@ def test_a_jetson_is_as_hot_as_its_processor(tmp_path: Path) -> None:
     """Not as its power chip, which always says 50 or 100 degrees; a sensor that is off cannot be read."""
     root = tree(
         tmp_path,
-        zones(("CPU-therm", "44500"), ("GPU-therm", "46000"), ("PMIC-Die", "100000"), ("Tboard_tegra", "39000")),
+        zones(
+            ("CPU-therm", "44500"), ("GPU-therm", "46000"), ("PMIC-Die", "100000"), ("Tboard_tegra", "39000")
+        ),
     )
-    (root / THERMAL / "thermal_zone9" / "temp").mkdir(parents=True)  # reading it fails, as with a sensor that is off
+    (root / THERMAL / "thermal_zone9" / "temp").mkdir(
+        parents=True
+    )  # reading it fails, as with a sensor that is off
     assert board_status(root) == {"temperature_c": 44.5}
 
 
@@ -103,7 +109,9 @@ def test_a_jetson_is_as_hot_as_its_processor(tmp_path: Path) -> None:
         ((("cpu-thermal", "-274000"), ("gpu-thermal", "40000")), 40.0),
     ],
 )
-def test_the_best_sensor_is_taken(tmp_path: Path, pairs: tuple[tuple[str, str], ...], expected: float) -> None:
+def test_the_best_sensor_is_taken(
+    tmp_path: Path, pairs: tuple[tuple[str, str], ...], expected: float
+) -> None:
     """The hottest of those that are the processor's, else the chip's, else any; never an impossible one."""
     assert board_status(tree(tmp_path, zones(*pairs)))["temperature_c"] == expected
 

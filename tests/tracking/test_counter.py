@@ -33,7 +33,11 @@ def tracks(feet: dict[int, tuple[float, float]], ended: Sequence[int] = ()) -> T
     n = len(feet)
     found = Detections(np.array(boxes, np.float32).reshape(-1, 4), np.ones(n), np.zeros(n))
     return Tracks(
-        np.array(list(feet), np.int64), found, np.zeros((n, 2), np.float32), np.zeros(n, np.float32), ended=tuple(ended)
+        np.array(list(feet), np.int64),
+        found,
+        np.zeros((n, 2), np.float32),
+        np.zeros(n, np.float32),
+        ended=tuple(ended),
     )
 
 
@@ -42,7 +46,8 @@ def walk(
 ) -> list[Tally]:
     """One person, id 1, along a path of foot points; None: not seen in this frame."""
     return [
-        counter.update(tracks({} if foot is None else {1: foot}), start + i * dt, SIZE) for i, foot in enumerate(path)
+        counter.update(tracks({} if foot is None else {1: foot}), start + i * dt, SIZE)
+        for i, foot in enumerate(path)
     ]
 
 
@@ -96,8 +101,16 @@ def test_the_event_says_who_when_where_and_which_way() -> None:
         ("is hidden while crossing", across(80, None, None, None, 130), (1, 0)),
         ("passes beyond the end", across(80, 120, y=320), (0, 0)),
         ("passes beyond the start, far away", across(80, 120, y=50), (0, 0)),
-        ("goes round the end and back through", [(80, 200), (80, 320), (120, 320), (120, 200), (80, 200)], (0, 1)),
-        ("walks along the line in the band from beyond its end", [(80, 320), (98, 320), (98, 200), (120, 200)], (1, 0)),
+        (
+            "goes round the end and back through",
+            [(80, 200), (80, 320), (120, 320), (120, 200), (80, 200)],
+            (0, 1),
+        ),
+        (
+            "walks along the line in the band from beyond its end",
+            [(80, 320), (98, 320), (98, 200), (120, 200)],
+            (1, 0),
+        ),
         (
             "enters the band beside the line, leaves it beyond its end",
             [(80, 200), (98, 200), (98, 320), (120, 320)],
@@ -118,7 +131,10 @@ def test_the_band_grows_with_the_object() -> None:
         walked = small.update(tracks({1: (x, 200.0)}), seconds, SIZE)
         boxes = np.array([[x - 50, 0, x + 50, 200]])
         near = Tracks(
-            np.array([1]), Detections(boxes, np.ones(1), np.zeros(1)), np.zeros((1, 2), np.float32), np.zeros(1)
+            np.array([1]),
+            Detections(boxes, np.ones(1), np.zeros(1)),
+            np.zeros((1, 2), np.float32),
+            np.zeros(1),
         )
         dithered = large.update(near, seconds, SIZE)
     assert (walked.lines[0].inward, dithered.lines[0].inward) == (1, 0)
@@ -129,7 +145,10 @@ def test_lines_count_for_themselves_and_tracks_too() -> None:
     counter = Counter([UP, Line("far", (200.0, 300.0), (200.0, 100.0))])
     for seconds, (a, b) in enumerate([(80.0, 220.0), (150.0, 150.0), (220.0, 80.0)]):
         tally = counter.update(tracks({1: (a, 150.0), 2: (b, 200.0)}), seconds, SIZE)
-    assert tally.as_dict()["lines"] == [{"name": "door", "in": 1, "out": 1}, {"name": "far", "in": 1, "out": 1}]
+    assert tally.as_dict()["lines"] == [
+        {"name": "door", "in": 1, "out": 1},
+        {"name": "far", "in": 1, "out": 1},
+    ]
 
 
 def test_fractions_follow_the_size_of_the_picture() -> None:
@@ -184,7 +203,9 @@ def test_who_is_hidden_inside_is_still_inside_until_the_track_ends() -> None:
 def test_a_zone_may_be_concave() -> None:
     """In the notch of an L is outside."""
     zone = Zone("L", ((0.0, 0.0), (100.0, 0.0), (100.0, 50.0), (50.0, 50.0), (50.0, 100.0), (0.0, 100.0)))
-    tally = Counter(zones=[zone]).update(tracks({1: (75.0, 25.0), 2: (25.0, 75.0), 3: (75.0, 75.0)}), 0.0, SIZE)
+    tally = Counter(zones=[zone]).update(
+        tracks({1: (75.0, 25.0), 2: (25.0, 75.0), 3: (75.0, 75.0)}), 0.0, SIZE
+    )
     assert [event.track_id for event in tally.events] == [1, 2]
 
 
@@ -200,7 +221,9 @@ def test_ended_tracks_are_forgotten() -> None:
     counter = Counter([UP], [YARD])
 
     def kept() -> int:
-        return sum(len(part._walks) for part in counter._lines) + sum(len(part._visits) for part in counter._zones)
+        return sum(len(part._walks) for part in counter._lines) + sum(
+            len(part._visits) for part in counter._zones
+        )
 
     for i in range(10_000):
         for step, x in enumerate((80.0, 150.0)):
@@ -233,11 +256,14 @@ def test_counts_survive_a_restart() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [{}, [], {"lines": {"door": {"in": -1}}}, {"lines": {"door": {"in": "3"}}}, {"lines": {"door": 1}}]
+    "state",
+    [{}, [], {"lines": {"door": {"in": -1}}}, {"lines": {"door": {"in": "3"}}}, {"lines": {"door": 1}}],
 )
 def test_a_damaged_state_is_refused(state: Any) -> None:
     """One line that says what to do, and counts that stay at 0."""
-    with pytest.raises(ConfigError, match=r"^kept counts: expected what Counter.state\(\) returned; remove them"):
+    with pytest.raises(
+        ConfigError, match=r"^kept counts: expected what Counter.state\(\) returned; remove them"
+    ):
         Counter([UP], state={"zones": {}, **state} if isinstance(state, dict) and state else state)
 
 
@@ -288,7 +314,13 @@ def test_a_zone_that_is_none_is_refused(text: str, message: str) -> None:
 
 def test_a_triangle_and_a_square_are_zones() -> None:
     """Either way round."""
-    for text in ("0,0,10,0,10,10", "10,10,10,0,0,0", "0,0,10,0,10,10,0,10", "0,10,10,10,10,0,0,0", "0,0,5,0,10,0,10,9"):
+    for text in (
+        "0,0,10,0,10,10",
+        "10,10,10,0,0,0",
+        "0,0,10,0,10,10,0,10",
+        "0,10,10,10,10,0,0,0",
+        "0,0,5,0,10,0,10,9",
+    ):
         assert len(parse_zone(text).points) == text.count(",") // 2 + 1
 
 
@@ -345,7 +377,9 @@ def test_presence_picture_of_nobody_is_the_background_with_a_legend() -> None:
     assert cv2.imencode(".png", picture)[0]
 
 
-@pytest.mark.skipif(not PETS.exists(), reason="needs ../shared/data/pets09_s2l1_first400 (see its SOURCES.md)")
+@pytest.mark.skipif(
+    not PETS.exists(), reason="needs ../shared/data/pets09_s2l1_first400 (see its SOURCES.md)"
+)
 def test_true_paths_of_pets_cross_the_middle_14_times() -> None:
     """8 to the left, 6 to the right, as counted by hand from the truth's foot points."""
     table = np.loadtxt(PETS, delimiter=",")

@@ -27,7 +27,9 @@ def detections(*things: Thing) -> Detections:
     return Detections(table, np.array([row[2] for row in rows]), np.array([row[3] for row in rows]))
 
 
-def follow(tracker: Tracker, frames: Iterable[Detections], start: float = 0.0, dt: float = 0.1) -> list[Tracks]:
+def follow(
+    tracker: Tracker, frames: Iterable[Detections], start: float = 0.0, dt: float = 0.1
+) -> list[Tracks]:
     """What the tracker says of each frame."""
     return [tracker.update(found, start + i * dt) for i, found in enumerate(frames)]
 
@@ -52,7 +54,10 @@ def test_confirm_1_gives_an_id_at_once() -> None:
 
 def test_a_single_false_detection_gets_no_id() -> None:
     """Sightings that do not last, each elsewhere, never get an id, and nothing is said to be lost or ended."""
-    noise = [detections((40.0 + 97 * (i % 5), 60.0 + 71 * (i % 4))) if i % 3 == 0 else detections() for i in range(60)]
+    noise = [
+        detections((40.0 + 97 * (i % 5), 60.0 + 71 * (i % 4))) if i % 3 == 0 else detections()
+        for i in range(60)
+    ]
     seen = follow(Tracker(THRESHOLD), noise)
     assert [(tracks.id.tolist(), tracks.lost, tracks.ended) for tracks in seen] == [([], (), ())] * 60
 
@@ -166,7 +171,9 @@ def test_a_track_keeps_to_its_class() -> None:
 
 def test_a_second_box_of_the_same_object_gets_no_id() -> None:
     """A duplicate one pixel beside it, with a lower score: one id for 20 frames."""
-    seen = follow(Tracker(THRESHOLD), [detections((100 + 2 * i, 100), (101 + 2 * i, 100, 0.5)) for i in range(20)])
+    seen = follow(
+        Tracker(THRESHOLD), [detections((100 + 2 * i, 100), (101 + 2 * i, 100, 0.5)) for i in range(20)]
+    )
     assert [tracks.id.tolist() for tracks in seen[2:]] == [[1]] * 18
 
 
@@ -269,7 +276,9 @@ def test_the_detector_runs_at_three_quarters_of_the_threshold() -> None:
     assert TrackerOptions().low_for(0.4) == pytest.approx(0.3)
 
 
-@pytest.mark.skipif(not PETS.exists(), reason="needs ../shared/data/pets09_s2l1_first400 (see its SOURCES.md)")
+@pytest.mark.skipif(
+    not PETS.exists(), reason="needs ../shared/data/pets09_s2l1_first400 (see its SOURCES.md)"
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_truth_of_pets_with_dropouts_keeps_its_ids(seed: int) -> None:
     """A tenth of the true boxes of 400 frames missing: each of the 10 people has one id, which nobody else has."""

@@ -107,7 +107,14 @@ def test_scale_and_place_cover_their_ranges() -> None:
 def test_what_is_cut_off_is_dropped_or_ignored() -> None:
     """Kept while the centre and a quarter are inside; a visible rest is ignored; a sliver is dropped."""
     twice = Augment(scale=(2, 2), flip=0, translate=False, **STILL)  # shows the middle half of each side
-    boxes = [[20, 20, 40, 40], [8, 20, 40, 40], [8, 20, 22, 40], [0, 20, 17, 40], [0, 0, 10, 10], [0, 0, 64, 64]]
+    boxes = [
+        [20, 20, 40, 40],
+        [8, 20, 40, 40],
+        [8, 20, 22, 40],
+        [0, 20, 17, 40],
+        [0, 0, 10, 10],
+        [0, 0, 64, 64],
+    ]
     _, left, labels, scores = apply(twice, noise(64, 64), boxes)
     assert labels.tolist() == [0, 1, 2, 5]
     assert scores.tolist() == [1, 1, 0, 1]

@@ -15,9 +15,9 @@ WEIGHTS = Path(__file__).resolve().parents[3] / "shared/data/weights/mobilenet_v
 
 def test_standardised_maps_have_mean_zero_and_deviation_one_in_every_channel() -> None:
     """Channels of mean 5 and -100, deviations 2 and 30."""
-    x = torch.randn(4, 2, 8, 8) * torch.tensor([2.0, 30.0]).reshape(1, 2, 1, 1) + torch.tensor([5.0, -100.0]).reshape(
-        1, 2, 1, 1
-    )
+    x = torch.randn(4, 2, 8, 8) * torch.tensor([2.0, 30.0]).reshape(1, 2, 1, 1) + torch.tensor(
+        [5.0, -100.0]
+    ).reshape(1, 2, 1, 1)
     standard = _standard(x)
 
     assert standard.mean(dim=(0, 2, 3)).tolist() == pytest.approx([0, 0], abs=1e-5)
@@ -31,7 +31,8 @@ def test_the_student_learns_what_the_guide_sees() -> None:
     guide = Guide(WEIGHTS, {16: 24, 32: 32})
     image = torch.randn(2, 3, 64, 64)
     maps = [
-        torch.randn(2, c, 64 // s, 64 // s, requires_grad=s >= 16) for s, c in ((4, 8), (8, 16), (16, 24), (32, 32))
+        torch.randn(2, c, 64 // s, 64 // s, requires_grad=s >= 16)
+        for s, c in ((4, 8), (8, 16), (16, 24), (32, 32))
     ]
     before = {name: value.clone() for name, value in guide.backbone.state_dict().items()}
     optimizer = torch.optim.Adam([*maps[2:], *guide.translate.parameters()], lr=0.03)

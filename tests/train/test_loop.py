@@ -42,7 +42,9 @@ def data(tmp_path: Path) -> Dataset:
     return Dataset(("thing",), tuple(samples))
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_state(data: Dataset, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_state(
+    data: Dataset, tmp_path: Path
+) -> None:
     """A weight becomes NaN after the first epoch: TrainingDiverged, and state.pt is still the first epoch's."""
     trainer = Trainer(TINY, data, None, tmp_path, "t")
     trainer._stage(1)
@@ -66,7 +68,12 @@ def test_a_teacher_s_part_of_the_loss_is_learned_and_logged(data: Dataset, tmp_p
     with (tmp_path / "metrics.csv").open() as file:
         row = {k: float(v) for k, v in next(csv.DictReader(file)).items() if v and k != "stage"}
 
-    labels = row["heat"] + OVERLAP_WEIGHT * row["overlap"] + SIZE_WEIGHT * row["size"] + OFFSET_WEIGHT * row["offset"]
+    labels = (
+        row["heat"]
+        + OVERLAP_WEIGHT * row["overlap"]
+        + SIZE_WEIGHT * row["size"]
+        + OFFSET_WEIGHT * row["offset"]
+    )
     assert row["teacher"] > 10, "256 cells, each about 0.1 or more away"
     assert row["loss"] == pytest.approx(labels + 3 * row["teacher"], rel=1e-3)
 
@@ -110,7 +117,9 @@ def test_a_full_disk_is_one_clear_error_and_the_old_state_stays(
     trainer.progress.epoch = 1
     request.getfixturevalue("full_disk")
 
-    with pytest.raises(CannotSave, match=r"state\.pt: cannot write: File too large; what was saved before is intact"):
+    with pytest.raises(
+        CannotSave, match=r"state\.pt: cannot write: File too large; what was saved before is intact"
+    ):
         trainer.save()
     assert (tmp_path / "state.pt").read_bytes() == saved
     assert not (tmp_path / "state.pt.tmp").exists()
@@ -140,7 +149,9 @@ def test_labels_count_by_their_weight(data: Dataset, tmp_path: Path) -> None:
     trainer = Trainer(TINY, data, None, tmp_path, "t")
     trainer.sampler.set_epoch(0, [(64, 64)])
     batch = next(iter(trainer.loader))
-    none, one, two = (float(trainer.step(batch, weight, 0.0, 0.0, False)[0].detach()) for weight in (0.0, 1.0, 2.0))
+    none, one, two = (
+        float(trainer.step(batch, weight, 0.0, 0.0, False)[0].detach()) for weight in (0.0, 1.0, 2.0)
+    )
 
     assert none == 0
     assert one > 0

@@ -17,7 +17,13 @@ from edge_centernet.errors import ConversionError  # noqa: E402
 from edge_centernet.manifest import ModelSpec, Quant  # noqa: E402
 from edge_centernet.network.centernet import Architecture, CenterNet  # noqa: E402
 from edge_centernet.network.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from edge_centernet.network.fake_quant import ActivationQuant, exact_rescale, prepare_qat, set_observing, settle_weights  # noqa: E402
+from edge_centernet.network.fake_quant import (  # noqa: E402
+    ActivationQuant,
+    exact_rescale,
+    prepare_qat,
+    set_observing,
+    settle_weights,
+)
 from edge_centernet.network.layers import ConvUnit  # noqa: E402
 from edge_centernet.train.export import export_onnx  # noqa: E402
 
@@ -94,7 +100,9 @@ def test_symmetric_training_leaves_only_zero_points_of_zero(tmp_path: Path) -> N
     graph = onnx.load(export_onnx(tmp_path / "qat.safetensors", tmp_path / "tiny.onnx")).graph
     constants = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
     zero_points = {
-        n.output[0]: constants[n.input[2]] for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")
+        n.output[0]: constants[n.input[2]]
+        for n in graph.node
+        if n.op_type in ("QuantizeLinear", "DequantizeLinear")
     }
     image = zero_points.pop("normalized")
 
@@ -163,14 +171,20 @@ def test_every_rescaling_is_a_fraction_with_an_odd_denominator() -> None:
 
 
 @given(st.floats(1e-4, 1.0), st.integers(-(2**20), 2**20), st.floats(0.001, 1.0), st.floats(0.001, 1.0))
-def test_no_order_of_computing_rounds_a_sum_otherwise(m: float, total: int, s_in: float, s_out: float) -> None:
+def test_no_order_of_computing_rounds_a_sum_otherwise(
+    m: float, total: int, s_in: float, s_out: float
+) -> None:
     """In three orders of float32 arithmetic and in fixed point n * q / p is rounded to the step it is nearest to."""
     exact = exact_rescale(torch.tensor([m]))
     s_in32, s_out32 = np.float32(s_in), np.float32(s_out)
     s_w = np.float32(float(exact) * float(s_out32) / float(s_in32))
     n = np.float32(total)
     fixed = Fraction(round(float(exact) * 2**40), 2**40) * total
-    ways = [n * (s_in32 * s_w / s_out32), n * (s_in32 * s_w) / s_out32, (n * s_in32) * s_w * (np.float32(1) / s_out32)]
+    ways = [
+        n * (s_in32 * s_w / s_out32),
+        n * (s_in32 * s_w) / s_out32,
+        (n * s_in32) * s_w * (np.float32(1) / s_out32),
+    ]
     ways.append(np.float32(float(fixed)))
 
     true = Fraction(float(exact)).limit_denominator(20_000) * total

@@ -25,7 +25,9 @@ from edge_centernet.train.export import float_onnx  # noqa: E402
 def network() -> CenterNet:
     """A small float network with random BatchNorm statistics."""
     torch.manual_seed(0)
-    model = CenterNet(ModelSpec("t", "1", 64, 64, ("a", "b")), Architecture("mobilenet_v2", 0.25, (16, 16, 16), 16))
+    model = CenterNet(
+        ModelSpec("t", "1", 64, 64, ("a", "b")), Architecture("mobilenet_v2", 0.25, (16, 16, 16), 16)
+    )
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.3, 0.3)
@@ -72,7 +74,9 @@ def test_training_starts_where_post_training_quantization_ended(
         assert np.abs(steps - theirs).max() < 0.01, role
 
 
-def test_weights_stay_on_the_grid_they_were_rounded_to(network: CenterNet, pictures: list[NDArray[np.uint8]]) -> None:
+def test_weights_stay_on_the_grid_they_were_rounded_to(
+    network: CenterNet, pictures: list[NDArray[np.uint8]]
+) -> None:
     """A weight that training moves beyond 63 steps is clipped to them: the scale does not follow it."""
     ptq = quantized(network, pictures)
     unit = started(network, ptq).neck.top

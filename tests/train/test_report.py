@@ -83,7 +83,9 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_report_is_three_pictures_and_their_figures(run: Path, validation: tuple[Dataset, list[Detections]]) -> None:
+def test_a_report_is_three_pictures_and_their_figures(
+    run: Path, validation: tuple[Dataset, list[Detections]]
+) -> None:
     """Red is found in two of three places, green in its only one, blue never. No temporary file stays behind."""
     data, found = validation
     metrics = write_report(run, found, data)
@@ -156,7 +158,8 @@ def test_without_a_validation_set_there_are_curves_only(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {"metrics.csv", "curves.png"}
 
 
-# ---- curves ----------------------------------------------------------------------------------------------------
+# ---- curves
+# ----------------------------------------------------------------------------------------------------
 
 
 def _grey(path: Path) -> int:
@@ -218,7 +221,8 @@ def test_metrics_that_cannot_be_read_are_one_line(tmp_path: Path, text: str | No
     assert not (tmp_path / "curves.png").exists()
 
 
-# ---- precision and recall, the order of images --------------------------------------------------------------------
+# ---- precision and recall, the order of images
+# --------------------------------------------------------------------
 
 
 def test_the_precision_recall_plot_comes_from_the_record_alone(
@@ -237,10 +241,17 @@ def test_the_precision_recall_plot_comes_from_the_record_alone(
 def test_an_image_is_judged_by_what_is_shown() -> None:
     """Of four detections one is below 0.3 and one not counted; an ignored object is not missed, one found at 0.2 is."""
     sample = Sample(
-        Path("x"), 9, 9, np.array([[0, 0, 1, 1]] * 3, np.float32), np.zeros(3, np.int64), np.array([False, False, True])
+        Path("x"),
+        9,
+        9,
+        np.array([[0, 0, 1, 1]] * 3, np.float32),
+        np.zeros(3, np.int64),
+        np.array([False, False, True]),
     )
     found = Detections(np.zeros((4, 4)), np.array([0.75, 0.5, 0.4, 0.2]), np.zeros(4))
-    matches = Matches(np.array([RIGHT, WRONG, NOT_COUNTED, RIGHT], np.int8), np.array([0.75, 0.2, -1], np.float32))
+    matches = Matches(
+        np.array([RIGHT, WRONG, NOT_COUNTED, RIGHT], np.int8), np.array([0.75, 0.2, -1], np.float32)
+    )
     score = score_image(shown_of(matches, sample, found, 0.3, [0]))
     assert score == ImageScore(right=1, wrong=1, missed=1, confidence=0.25)
     assert score.f1 == 0.5
@@ -263,7 +274,8 @@ def test_images_are_ordered_by_f1_then_by_confidence() -> None:
     assert rank(scores) == [3, 1, 5, 0, 4]
 
 
-# ---- TensorBoard -----------------------------------------------------------------------------------------------
+# ---- TensorBoard
+# -----------------------------------------------------------------------------------------------
 
 
 def test_a_resumed_run_goes_on_where_its_metrics_end(tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def model() -> CenterNet:
     return made.eval()
 
 
-# ---- the fit ---------------------------------------------------------------------------------------------------
+# ---- the fit
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_a_fit_without_a_prior_is_the_logistic_regression_by_hand() -> None:
@@ -134,7 +135,8 @@ def test_each_half_is_judged_by_a_fit_to_the_other() -> None:
     assert score[:2000] == pytest.approx(by_odd.apply(even).score, abs=1e-12)
 
 
-# ---- the fold --------------------------------------------------------------------------------------------------
+# ---- the fold
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_fold_changes_the_heat_of_each_class_and_nothing_else(model: CenterNet) -> None:
@@ -175,7 +177,8 @@ def test_training_starts_from_scores_as_trained(model: CenterNet, tmp_path: Path
     torch.testing.assert_close(kept.heat.conv.weight[0], model.heat.conv.weight[1])
 
 
-# ---- the run ---------------------------------------------------------------------------------------------------
+# ---- the run
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -198,7 +201,9 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Outcomes:
     return one
 
 
-def test_a_run_calibrates_between_its_stages_and_int8_keeps_it(data: Dataset, found: Outcomes, tmp_path: Path) -> None:
+def test_a_run_calibrates_between_its_stages_and_int8_keeps_it(
+    data: Dataset, found: Outcomes, tmp_path: Path
+) -> None:
     """float.safetensors and qat.safetensors say so and answer alike; resuming in the int8 stage does not lose it."""
     trainer = Trainer(TINY, data, data, tmp_path, "t")
     trainer.run()
@@ -223,7 +228,9 @@ def test_a_run_calibrates_between_its_stages_and_int8_keeps_it(data: Dataset, fo
     assert resumed.ema.spec == network.spec
 
 
-def test_calibrating_what_was_calibrated_gives_the_same(data: Dataset, found: Outcomes, tmp_path: Path) -> None:
+def test_calibrating_what_was_calibrated_gives_the_same(
+    data: Dataset, found: Outcomes, tmp_path: Path
+) -> None:
     """Quantize what a run ended with once more: the same scale, shift and weights, not both of them twice."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -241,7 +248,9 @@ def test_scores_stay_as_trained_where_nothing_is_fitted(
     data: Dataset, found: Outcomes, tmp_path: Path, how: str
 ) -> None:
     """No record, the threshold of every network."""
-    val, config = (None, TINY) if how == "no validation set" else (data, replace(TINY, calibrate_scores=False))
+    val, config = (
+        (None, TINY) if how == "no validation set" else (data, replace(TINY, calibrate_scores=False))
+    )
     Trainer(config, data, val, tmp_path, "t").run(quantize=False)
     network, _ = load_checkpoint(tmp_path / "float.safetensors")
     assert (network.spec.score_scale, network.spec.threshold) == ((), 0.3)

@@ -36,7 +36,9 @@ def _mirrored(teacher: Teacher, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(t.detach().flip(3) for t in teacher.network.core(x.flip(3)))
 
 
-def test_a_student_that_says_what_the_teacher_sees_in_the_mirror_has_nothing_to_learn(checkpoint: str) -> None:
+def test_a_student_that_says_what_the_teacher_sees_in_the_mirror_has_nothing_to_learn(
+    checkpoint: str,
+) -> None:
     """Those logits give a loss of 0; opposite ones more than 1 a cell where it is sure; sizes do not count."""
     teacher = Teacher.load(checkpoint, SPEC)
     x = torch.rand(2, 3, 64, 64) * 2 - 1
@@ -100,7 +102,9 @@ def test_the_teacher_never_changes(checkpoint: str) -> None:
         ({"stride": 2}, "a stride that divides 2, got .* and 4"),
     ],
 )
-def test_a_teacher_that_does_not_fit_is_refused(checkpoint: str, change: dict[str, object], reason: str) -> None:
+def test_a_teacher_that_does_not_fit_is_refused(
+    checkpoint: str, change: dict[str, object], reason: str
+) -> None:
     """One line says what was expected and what came."""
     with pytest.raises(ConfigError, match=reason):
         Teacher.load(checkpoint, replace(SPEC, **change))  # type: ignore[arg-type]

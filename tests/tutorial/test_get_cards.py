@@ -35,7 +35,11 @@ def archive(tmp_path: Path) -> Path:
     assert found
     path = tmp_path / "repository.zip"
     with zipfile.ZipFile(path, "w") as content:
-        for part, name, label in (("train", "IMG_1", "ace"), ("train", "IMG_2", "nine"), ("test", "IMG_3", "king")):
+        for part, name, label in (
+            ("train", "IMG_1", "ace"),
+            ("train", "IMG_2", "nine"),
+            ("test", "IMG_3", "king"),
+        ):
             content.writestr(f"repository-c1/images/{part}/{name}.JPG", photo.tobytes())
             content.writestr(f"repository-c1/images/{part}/{name}.xml", CARD.format(label))
         content.writestr("repository-c1/doc/labels.jpg", photo.tobytes())

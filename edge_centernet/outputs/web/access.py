@@ -61,7 +61,8 @@ class Guard:
     def knows_host(self, name: str) -> bool:
         """Whether a request for this host name is meant for us.
 
-        Without a token, a web page from elsewhere could have its own name point here (DNS rebinding) and read along.
+        Without a token, a web page from elsewhere could have its own name point here (DNS rebinding) and read
+        along.
         """
         name = name.lower().strip("[]")
         return bool(self.token) or name == self._host or is_loopback(name)
@@ -86,7 +87,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
                 both = host == "::" and socket.has_dualstack_ipv6()
                 sockets.append(socket.create_server(address, family=family, dualstack_ipv6=both))
             except OSError as error:
-                if not (sockets and error.errno == errno.EADDRNOTAVAIL):  # localhost is ::1 too where there is no IPv6
+                if not (
+                    sockets and error.errno == errno.EADDRNOTAVAIL
+                ):  # localhost is ::1 too where there is no IPv6
                     raise
     except OSError as error:
         for opened in sockets:

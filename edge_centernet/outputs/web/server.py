@@ -5,8 +5,8 @@
     GET /events         WebSocket: see `_Events`       GET /metrics        for Prometheus
     GET /healthz        200 or 503, without a token
 
-The detection loop hands over each result by exchanging one reference. All else happens here: pictures are drawn and
-encoded once for all viewers, only while somebody watches, and no faster than `stream_fps`.
+The detection loop hands over each result by exchanging one reference. All else happens here: pictures are
+drawn and encoded once for all viewers, only while somebody watches, and no faster than `stream_fps`.
 """
 
 from __future__ import annotations
@@ -61,12 +61,17 @@ _log = logging.getLogger(__name__)
 class WebServer:
     """Serves the newest `Snapshot` on a thread of its own.
 
-    address: see `parse_address`. classes: names by class_id. overlay: draws the pictures; nothing else may use it.
-    token: what a viewer must show; None takes the environment variable EDGE_CENTERNET_TOKEN. Without either a loopback
-    address needs none, and any other address gets a random one, which is in `url`. metrics: the text for Prometheus.
-    health: whether all is well, and details for /state.json; `service.health` unless given. capture: how the source is
+    address: see `parse_address`. classes: names by class_id. overlay: draws the pictures; nothing else may
+      use it.
+    token: what a viewer must show; None takes the environment variable EDGE_CENTERNET_TOKEN. Without either a
+      loopback
+    address needs none, and any other address gets a random one, which is in `url`. metrics: the text for
+    Prometheus.
+    health: whether all is well, and details for /state.json; `service.health` unless given. capture: how the
+      source is
     doing now; by default, how it was at the last result, which says nothing of a camera that was lost since.
-    stream_fps: most pictures a second, above 0. max_width: of the pictures, in pixels. Raises ConfigError for an
+    stream_fps: most pictures a second, above 0. max_width: of the pictures, in pixels. Raises ConfigError for
+      an
     address or token that cannot be used.
     """
 
@@ -116,8 +121,8 @@ class WebServer:
     def update(self, snapshot: Snapshot) -> None:
         """Show this from now on. Returns at once.
 
-        Nobody is woken from here: that would be a system call, after which this thread could wait for Python's lock.
-        Whoever waits for a picture looks here a hundred times a second.
+        Nobody is woken from here: that would be a system call, after which this thread could wait for
+        Python's lock. Whoever waits for a picture looks here a hundred times a second.
         """
         self._latest = snapshot
 
@@ -200,7 +205,9 @@ class _Pictures:
     A viewer that is slow asks less often and so misses pictures; nothing is kept for it.
     """
 
-    def __init__(self, newest: Callable[[], Snapshot | None], overlay: Overlay, fps: float, max_width: int) -> None:
+    def __init__(
+        self, newest: Callable[[], Snapshot | None], overlay: Overlay, fps: float, max_width: int
+    ) -> None:
         self._newest, self._overlay = newest, overlay
         self._period, self._max_width = 1.0 / fps, max_width
         self._due = 0.0  # earliest time for the next, time.monotonic()
@@ -219,7 +226,9 @@ class _Pictures:
                 return None
             if self._making is None or self._making.done():
                 self._making = asyncio.create_task(self._make())
-            await asyncio.shield(self._making)  # shared: one viewer that leaves must not stop it for the others
+            await asyncio.shield(
+                self._making
+            )  # shared: one viewer that leaves must not stop it for the others
 
     def close(self) -> None:
         """Start no more."""
@@ -237,7 +246,9 @@ class _Pictures:
                 return
             await asyncio.sleep(_LOOK_S)
         now = time.monotonic()
-        self._due = max(self._due, now - self._period / 2) + self._period  # half a period late is made up for, no more
+        self._due = (
+            max(self._due, now - self._period / 2) + self._period
+        )  # half a period late is made up for, no more
         data = await asyncio.get_running_loop().run_in_executor(self._worker, self._encode, snapshot)
         self._drawn = _Drawn(1 if last is None else last.number + 1, snapshot, data, now)
 
@@ -361,10 +372,14 @@ class _Page(_Guarded):
         if self.get_query_argument("token", None) is None:
             self.finish(self._page)
             return
-        # The token goes from the address bar into a cookie. Not by a redirect: after a link on another site the browser
-        # would follow it without the cookie, which is for requests from this site only.
+        # The token goes from the address bar into a cookie. Not by a redirect: after a link on another site
+        # the browser would follow it without the cookie, which is for requests from this site only.
         self.set_cookie(
-            self.cookie_name, self.server.guard.cookie, expires_days=_COOKIE_DAYS, httponly=True, samesite="Strict"
+            self.cookie_name,
+            self.server.guard.cookie,
+            expires_days=_COOKIE_DAYS,
+            httponly=True,
+            samesite="Strict",
         )
         self.set_header("Refresh", "0; url=./")
         self.finish('<!doctype html><title>Live</title><a href="./">Go on</a>')
@@ -444,8 +459,9 @@ class _Stream(_Guarded):
 class _Events(_Guarded, WebSocketHandler):
     """A WebSocket: the state as a text message, five times a second, and a picture in a binary one for each "more".
 
-    A page asks for a picture when it has shown the last one, so that neither the network nor the browser queues old
-    ones; a page in the background asks for none. At most two can be asked for at a time. Before the JPEG stand eight
+    A page asks for a picture when it has shown the last one, so that neither the network nor the browser
+    queues old ones; a page in the background asks for none. At most two can be asked for at a time. Before
+    the JPEG stand eight
     bytes: a big-endian double, the second of capture on the clock that every state tells.
     """
 

@@ -159,8 +159,8 @@ def test_no_request_leaves_the_board(browser: Browser, server: WebServer) -> Non
         loaded = browser.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
         assert [name for name in loaded if not name.startswith(("blob:", "data:", server.url))] == []
         blocked = """
-            const said = new Promise(done => addEventListener("securitypolicyviolation", e => done(e.blockedURI)));
-            fetch("http://127.0.0.1:9/").catch(() => {});
+            const said = new Promise(done => addEventListener("securitypolicyviolation", e =>
+            done(e.blockedURI))); fetch("http://127.0.0.1:9/").catch(() => {});
             return said;
         """
         assert browser.run(blocked) == "http://127.0.0.1:9/"
@@ -178,7 +178,9 @@ def test_a_lost_camera_is_told_and_the_picture_shown_as_old(browser: Browser) ->
         capture = CaptureState("lost", "camera 0: unplugged", reopened=2)
         assert soon(lambda: browser.text("#banner") == "The camera is lost. camera 0: unplugged")
         assert browser.text("#status") == "camera lost"
-        assert "grayscale(1)" in browser.run("return getComputedStyle(document.querySelector('#picture')).filter")
+        assert "grayscale(1)" in browser.run(
+            "return getComputedStyle(document.querySelector('#picture')).filter"
+        )
         assert soon(lambda: browser.text("#age").endswith(" old"))
         ages = [float(browser.text("#age").split()[2]) for _ in range(3) if time.sleep(0.6) is None]
         assert ages == sorted(set(ages))
@@ -264,7 +266,10 @@ def test_every_number_has_a_name_that_a_screen_reader_says(browser: Browser, ser
     server.update(full(snapshot(7)))
     browser.open(server.url)
     assert soon(lambda: browser.text("#lines") != "")
-    assert browser.run("return [...document.querySelectorAll('th')].filter(th => !th.scope && th.textContent)") == []
+    assert (
+        browser.run("return [...document.querySelectorAll('th')].filter(th => !th.scope && th.textContent)")
+        == []
+    )
     assert browser.run("return document.querySelector('#picture').alt") != ""
     assert browser.run("return document.documentElement.lang") == "en"
     assert browser.run("return document.querySelector('#status').role") == "status"

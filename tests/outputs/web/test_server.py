@@ -163,7 +163,9 @@ def test_an_address_is_read(text: str, expected: tuple[str, int]) -> None:
     assert parse_address(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "camera", "camera:", "1.2.3.4:70000", "::1:80", "http://camera:80", "a:-1"])
+@pytest.mark.parametrize(
+    "text", ["", "camera", "camera:", "1.2.3.4:70000", "::1:80", "http://camera:80", "a:-1"]
+)
 def test_a_wrong_address_is_named(text: str) -> None:
     """It is repeated, beside what was expected."""
     with pytest.raises(ConfigError, match=re.escape(repr(text)) + "$") as error:
@@ -196,7 +198,9 @@ def test_a_port_in_use_is_one_line(start: Start) -> None:
 def test_an_address_of_another_computer_is_one_line() -> None:
     """192.0.2.1 is reserved: nobody has it."""
     server = WebServer("192.0.2.1:0", classes=CLASSES, overlay=Overlay(CLASSES))
-    with pytest.raises(ConfigError, match=r"^cannot serve on 192.0.2.1:0: this computer does not have that address"):
+    with pytest.raises(
+        ConfigError, match=r"^cannot serve on 192.0.2.1:0: this computer does not have that address"
+    ):
         server.start()
 
 
@@ -219,7 +223,12 @@ def test_a_server_on_every_address_is_reachable_by_its_url() -> None:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Cookie": f"edge_centernet=x; token={TOKEN}"}],
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": TOKEN},
+        {"Cookie": f"edge_centernet=x; token={TOKEN}"},
+    ],
 )
 def test_without_the_token_nothing_is_told(start: Start, path: str, headers: dict[str, str]) -> None:
     """Every path answers alike, existing or not."""
@@ -259,7 +268,10 @@ def test_another_name_for_this_computer_is_refused(start: Start) -> None:
     assert get(server, "/state.json", {"Host": "[::1]"}).status == 200
     assert get(server, "/healthz", {"Host": "evil.example"}).status == 503
     proxied = start(token=TOKEN)
-    assert get(proxied, "/state.json", {"Host": "camera.example", "Authorization": f"Bearer {TOKEN}"}).status == 200
+    assert (
+        get(proxied, "/state.json", {"Host": "camera.example", "Authorization": f"Bearer {TOKEN}"}).status
+        == 200
+    )
 
 
 def test_a_page_of_another_site_gets_no_websocket(start: Start) -> None:
@@ -299,7 +311,9 @@ def test_the_page_needs_no_other_file(start: Start) -> None:
     assert re.findall(r"(?:https?:)?//[a-z][^\s'\"]*", page) == ["http://www.w3.org/2000/svg"]
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("POST", "/", 405), ("PUT", "/x", 405), ("GET", "/../x", 404)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("POST", "/", 405), ("PUT", "/x", 405), ("GET", "/../x", 404)]
+)
 def test_other_requests_are_refused(start: Start, method: str, path: str, status: int) -> None:
     """One line, no explanation."""
     answer = get(start(), path, method=method)
@@ -314,7 +328,9 @@ def test_no_log_holds_the_token(start: Start, caplog: pytest.LogCaptureFixture) 
 
     server = start(token=TOKEN, metrics=fail)
     query = server.url.partition("?")[2]
-    statuses = [get(server, f"{path}?{query}{rest}").status for path in PATHS[2:4] for rest in ("", "&x=%FF", "x")]
+    statuses = [
+        get(server, f"{path}?{query}{rest}").status for path in PATHS[2:4] for rest in ("", "&x=%FF", "x")
+    ]
     assert statuses == [503, 503, 401, 200, 200, 401]
     assert get(server, f"/state.json?{query}&token=%FF").status == 400
     assert "token" not in caplog.text
@@ -445,7 +461,9 @@ def test_a_viewer_that_never_reads_costs_no_memory_and_nobody_else(start: Start)
     assert grown < 0.1 * made
 
 
-def test_a_viewer_that_takes_nothing_for_long_loses_its_place(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_viewer_that_takes_nothing_for_long_loses_its_place(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A phone that went out of range says no goodbye."""
     monkeypatch.setattr(server_module, "_SEND_S", 0.3)
     server = start(stream_fps=200)
@@ -471,7 +489,12 @@ def test_the_state_tells_all(start: Start) -> None:
     assert 0 < state.pop("picture_age_s") < 10
     assert set(state.pop("board")) >= {"load", "cores", "memory_free_mb"}
     health = state.pop("health")
-    assert (health["status"], health["camera"], health["detail"], health["age_ms"]) == ("ok", "live", "", 41.5)
+    assert (health["status"], health["camera"], health["detail"], health["age_ms"]) == (
+        "ok",
+        "live",
+        "",
+        41.5,
+    )
     assert state == {
         "version": edge_centernet.__version__,
         "viewers": 0,
@@ -524,7 +547,10 @@ def test_health_and_metrics_come_from_who_knows_them(start: Start) -> None:
     assert get(server, "/healthz").status == 503
     assert json.loads(get(server, "/state.json").body)["health"] == {"mqtt": "offline"}
     answer = get(server, "/metrics")
-    assert (answer.body, answer.headers["Content-Type"][:25]) == (b"results_total 7\n", "text/plain; version=0.0.4")
+    assert (answer.body, answer.headers["Content-Type"][:25]) == (
+        b"results_total 7\n",
+        "text/plain; version=0.0.4",
+    )
     assert get(start(), "/metrics").status == 404
 
 
@@ -607,7 +633,9 @@ def test_five_viewers_do_not_slow_the_loop_that_feeds_them(start: Start) -> None
         return reached
 
     alone, watched = rate(0), rate(5)
-    print(f"alone {alone:.2f}/s, with five viewers {watched:.2f}/s, update p99 {np.percentile(took, 99):.4f} ms")
+    print(
+        f"alone {alone:.2f}/s, with five viewers {watched:.2f}/s, update p99 {np.percentile(took, 99):.4f} ms"
+    )
     assert watched > 0.8 * alone
     assert np.percentile(took, 99) < 0.1 * 1000 / 30
 
