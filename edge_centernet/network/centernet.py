@@ -2,7 +2,7 @@
 
     image (B, 3, H, W), raw 0..255
       -> normalise              (pixel - mean) / std
-      -> backbone               maps at strides 4, 8, 16, 32; perhaps a second, smaller one beside it
+      -> backbone               maps at strides 4, 8, 16, 32
       -> neck (top-down)        one map at stride 4 (or 8): upsample, add the shallower map, mix
       -> heads                  heat (B, C, H/4, W/4) logits, size (B, 2, ..), offset (B, 2, ..) in cells
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from edge_centernet.errors import ConfigError
 from edge_centernet.manifest import ModelSpec
-from edge_centernet.network.backbones import InvertedResidual, MobileNetV2, build_backbone
+from edge_centernet.network.backbones import InvertedResidual, build_backbone
 from edge_centernet.network.deconv import DeconvNeck
 from edge_centernet.network.layers import Activation, Add, ConvUnit, Padding, upsample2x
 from edge_centernet.preprocess import normalize
@@ -41,12 +41,9 @@ class Architecture:
         of the time and tells close objects and small ones apart less well. head: channels inside the heads.
     context: inverted residual blocks at stride 32, where they cost next to nothing and see the whole image.
     expand: expansion of the blocks that mix at strides 16 and 8; 0: a separable convolution.
-    tower: width of a second MobileNetV2 beside the backbone (0: none), with plain ReLU and symmetric padding
-        as the COCO-trained 0.5 has them: two small networks that were pretrained on different things see more
-        than one.
     kind: "fpn", or "original": a colour transform in front, a neck of transposed convolutions, 3x3
-        convolutions in the heads, as in the plain ResNets of the paper's code. context, expand and tower are
-        for "fpn" only.
+        convolutions in the heads, as in the plain ResNets of the paper's code. context and expand are for
+        "fpn" only.
     """
 
     backbone: str = "mobilenet_v2"
@@ -58,7 +55,6 @@ class Architecture:
     act: Activation = "relu6"
     padding: Padding = "same_tf"
     kind: Literal["fpn", "original"] = "fpn"
-    tower: float = 0.0
 
     @property
     def stride(self) -> int:
@@ -72,8 +68,14 @@ class Architecture:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Architecture:
         """The inverse of `to_dict`; raises ConfigError for unknown fields."""
+        known = dict(data)
+        if known.pop("tower", 0):  # 0 in checkpoints of version 0.1
+            raise ConfigError(
+                "architecture: the network has a second backbone, which this version no longer builds; "
+                "train again from a shipped model, or use edge-centernet 0.1.0"
+            )
         try:
-            return cls(**{**data, "neck": tuple(data["neck"])})
+            return cls(**{**known, "neck": tuple(known["neck"])})
         except (TypeError, KeyError) as error:
             raise ConfigError(f"architecture: a field is missing or unknown ({error})") from None
 
@@ -120,14 +122,12 @@ def _mix(c_in: int, c_out: int, expand: int) -> nn.Sequential:
 class Neck(nn.Module):
     """Top-down fusion to the stride of the heads."""
 
-    def __init__(
-        self, c_in: dict[int, int], arch: Architecture, beside: dict[int, int] | None = None
-    ) -> None:
-        """c_in: backbone channels by stride; beside: those of the second backbone, if there is one."""
+    def __init__(self, c_in: dict[int, int], arch: Architecture) -> None:
+        """c_in: backbone channels by stride."""
         super().__init__()
         c16 = arch.neck[0]
         strides, levels = (16, 8, 4)[: len(arch.neck)], range(len(arch.neck))
-        self.top = ConvUnit(c_in[32], c16, act="none" if beside else "relu")  # (B, c16, H/32, W/32)
+        self.top = ConvUnit(c_in[32], c16)  # (B, c16, H/32, W/32)
         self.context = nn.Sequential(*(InvertedResidual(c16, c16, 1, 2) for _ in range(arch.context)))
         self.lateral = nn.ModuleList(
             ConvUnit(c_in[s], c, act="none") for s, c in zip(strides, arch.neck, strict=True)
@@ -135,22 +135,12 @@ class Neck(nn.Module):
         self.add = nn.ModuleList(Add() for _ in levels)
         mixes = [_mix(c, c_next, arch.expand) for c, c_next in pairwise(arch.neck)]
         self.mix = nn.ModuleList([*mixes, _separable(arch.neck[-1], arch.neck[-1])])
-        pairs = list(zip((32, *strides), (c16, *arch.neck), strict=True)) if beside else []
-        self.beside = nn.ModuleList(ConvUnit(beside[s], c, act="none") for s, c in pairs) if beside else None
-        self.join = nn.ModuleList(Add(relu=s == 32) for s, _ in pairs)
 
-    def forward(self, maps: list[Tensor], beside: list[Tensor]) -> Tensor:
-        """Maps at strides 4, 8, 16, 32 -> (B, C, H/4, W/4), or H/8, W/8; C: the last of arch.neck.
-
-        beside: the second backbone's maps at the same strides, or none.
-        """
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Maps at strides 4, 8, 16, 32 -> (B, C, H/4, W/4), or H/8, W/8; C: the last of arch.neck."""
         deepest, *shallower = [
             unit(m) for unit, m in zip((self.top, *self.lateral), maps[::-1], strict=False)
         ]
-        if self.beside is not None:
-            others = [unit(m) for unit, m in zip(self.beside, beside[::-1], strict=False)]
-            joined = [join(a, b) for join, a, b in zip(self.join, (deepest, *shallower), others, strict=True)]
-            deepest, *shallower = joined
         x = self.context(deepest)
         for lateral, add, mix in zip(
             shallower, self.add, self.mix, strict=True
@@ -178,16 +168,12 @@ class CenterNet(nn.Module):
         self.normalize = Normalize(spec.mean, spec.std)
         self.backbone = build_backbone(arch.backbone, arch.width, arch.act, arch.padding)
         original = arch.kind == "original"
-        if original and arch.tower:
-            raise ConfigError(f"architecture tower: expected 0 for kind original, got {arch.tower}")
-        self.tower = MobileNetV2(arch.tower, "relu", "symmetric") if arch.tower else None
         # (B, 3, H, W) -> (B, 3, H, W): from our channel order and scale to the one the weights were trained
         # with.
         self.recolor = ConvUnit(3, 3, act="none", batchnorm=False) if original else nn.Identity()
         self.recolor.requires_grad_(False)
         channels = self.backbone.channels
-        beside = self.tower.channels if self.tower is not None else None
-        self.neck = DeconvNeck(channels[32], arch.neck) if original else Neck(channels, arch, beside)
+        self.neck = DeconvNeck(channels[32], arch.neck) if original else Neck(channels, arch)
         c, mid = arch.neck[-1], arch.head
         self.heat_mix = _dense(c, mid) if original else _separable(c, mid)
         if original:
@@ -211,18 +197,11 @@ class CenterNet(nn.Module):
 
     def core(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Everything behind the normalisation: (B, 3, H, W) -> heat, size, offset."""
-        return self.predict(*self.features(x))
-
-    def features(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """(B, 3, H, W) -> maps at strides 4, 8, 16, 32 of the backbone, and of the one beside it (none without)."""
-        return self.backbone(self.recolor(x)), self.tower(x) if self.tower is not None else []
-
-    def predict(self, maps: list[Tensor], beside: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Both backbones' maps at strides 4, 8, 16, 32 -> heat, size, offset."""
-        x = self.neck(maps, beside)  # (B, C, H/4, W/4)
+        maps = self.backbone(self.recolor(x))  # strides 4, 8, 16, 32
+        fused = self.neck(maps)  # (B, C, H/4, W/4)
         outputs: list[Tensor] = []
         for mix, heads in self.branches():
-            mixed = mix(x)
+            mixed = mix(fused)
             outputs += [head(mixed) for head in heads]
         heat, size, offset = outputs
         return heat, size, offset

@@ -29,8 +29,8 @@ class DeconvNeck(nn.Module):
         pairs = zip((c_in, *channels[:2]), channels, strict=True)
         self.units = nn.ModuleList(ConvUnit(c, 4 * c_out, 2, padding="symmetric") for c, c_out in pairs)
 
-    def forward(self, maps: list[Tensor], beside: list[Tensor]) -> Tensor:
-        """Maps at strides 4, 8, 16, 32 -> (B, c4, H/4, W/4); beside: nothing."""
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Maps at strides 4, 8, 16, 32 -> (B, c4, H/4, W/4)."""
         x = maps[-1]
         for unit in self.units:
             x = interleave(unit(x))  # (B, C, H, W) -> (B, 4C', H + 1, W + 1) -> (B, C', 2H, 2W)

@@ -201,7 +201,7 @@ def _wire(model: CenterNet) -> None:
     image.low, image.high = torch.tensor(low), torch.tensor(high)
     colours = image if isinstance(model.recolor, nn.Identity) else _wire_chain([model.recolor], image)
     maps = _wire_backbone(model.backbone, colours)
-    last = _wire_neck(model.neck, maps, _wire_backbone(model.tower, image) if model.tower is not None else [])
+    last = _wire_neck(model.neck, maps)
     for mixing, heads in model.branches():
         mixed = _wire_chain(mixing, last)
         for head in heads:
@@ -218,17 +218,11 @@ def _wire_backbone(backbone: Backbone, last: ActivationQuant) -> list[Activation
     return [outputs[backbone.last[stride]] for stride in (32, 16, 8, 4)]
 
 
-def _wire_neck(
-    neck: Neck | DeconvNeck, maps: list[ActivationQuant], beside: list[ActivationQuant]
-) -> ActivationQuant:
-    """The neck behind the maps of one or two backbones (strides 32, 16, 8, 4); returns the quantizer of its output."""
+def _wire_neck(neck: Neck | DeconvNeck, maps: list[ActivationQuant]) -> ActivationQuant:
+    """The neck behind the backbone's maps (strides 32, 16, 8, 4); returns the quantizer of its output."""
     if isinstance(neck, DeconvNeck):
         return _wire_chain(neck.units, maps[0])  # interleaving keeps values and scale
     entering = [_wire_chain([unit], m) for unit, m in zip((neck.top, *neck.lateral), maps, strict=False)]
-    if neck.beside is not None:
-        others = [_wire_chain([unit], m) for unit, m in zip(neck.beside, beside, strict=False)]
-        joins = [join for join in neck.join if isinstance(join, Add)]
-        entering = [_tie(a, b, join.out_quant) for join, a, b in zip(joins, entering, others, strict=True)]
     last, *laterals = entering
     for block in neck.context:
         last = _wire_block(block, last)

@@ -18,10 +18,7 @@ class TrainConfig:
     """Saved with every run as config.json.
 
     Model (taken from the checkpoint instead, where training starts from one of ours)
-      backbone, width, act, padding, neck, head, context, expand, kind, tower: see
-        `network.centernet.Architecture`.
-      tower_weights: file with what the tower starts from (torchvision's names), beside --weights for the
-        backbone.
+      backbone, width, act, padding, neck, head, context, expand, kind: see `network.centernet.Architecture`.
       size: width and height of the network's input in pixels, each a multiple of 32 and at least 64: 512x384,
         or one number for a square. config.json keeps both; older ones have one number.
     Data
@@ -38,12 +35,9 @@ class TrainConfig:
       weight_decay: on convolution weights only. clip: largest gradient norm; 0 turns clipping off.
       ema: decay of the averaged weights that are evaluated and kept.
       freeze: with pretrained weights, backbone layers up to this stride (4, 8, 16, 32) stay as they are; 0:
-        none. The tower does where any do, and where it starts from tower_weights.
+        none.
       early_side: image side in pixels for the first `early_part` (0..1) of the epochs: cheaper, and coarser
         first is no worse; early_part 0 turns it off. Where `size` has no more pixels, that is used.
-      guide: file with the weights of a MobileNetV2 0.5 that was trained to detect, whose features are to be
-        learned too (see `train.feature_distillation`); empty: none. guide_weight: weight of that loss at the
-        start, falling to zero.
       teacher: float checkpoint of ours, or the name of a shipped model, whose heatmap is to be learned beside
         the labels (see `train.teacher`); empty: none. teacher_weight: of that loss.
       calibrate_scores: at the end of the stage, fit scores to the validation set so that 0.5 is right half of
@@ -71,8 +65,6 @@ class TrainConfig:
     context: int = 2
     expand: int = 2
     kind: str = "fpn"
-    tower: float = 0.0
-    tower_weights: str = ""
     size: InputSize = DEFAULT_SIZE
     scale_min: float = 0.5
     scale_max: float = 1.6
@@ -90,8 +82,6 @@ class TrainConfig:
     freeze: int = 8
     early_side: int = 256
     early_part: float = 0.75
-    guide: str = ""
-    guide_weight: float = 3.0
     teacher: str = ""
     teacher_weight: float = 1.0
     calibrate_scores: bool = True
@@ -132,7 +122,6 @@ class TrainConfig:
             ),
             ("freeze", self.freeze in (0, 4, 8, 16, 32), "0, 4, 8, 16 or 32"),
             ("early_part", 0 <= self.early_part <= 1, "0 to 1"),
-            ("guide_weight", self.guide_weight >= 0, "at least 0"),
             ("teacher_weight", self.teacher_weight >= 0, "at least 0"),
             ("qat_epochs", self.qat_epochs >= 0, "at least 0"),
             ("qat_labels", self.qat_labels >= 0, "at least 0"),

@@ -57,14 +57,13 @@ from edge_centernet.train.augment import Augment
 from edge_centernet.train.config import TrainConfig
 from edge_centernet.train.dataset import BatchSampler, TrainingSet, input_shapes, make_loader
 from edge_centernet.train.export import float_onnx
-from edge_centernet.train.feature_distillation import Guide
 from edge_centernet.train.report import TensorBoardLog, write_report
 from edge_centernet.train.score_calibration import Fitted, fit_to, set_scores, summary
 from edge_centernet.train.start import freeze_layers, start_network
 from edge_centernet.train.teacher import Teacher
 from edge_centernet.train.validate import validate
 
-LOSSES = ("loss", "heat", "overlap", "size", "offset", "guide", "teacher")  # Loss's fields, and the helpers'
+LOSSES = ("loss", "heat", "overlap", "size", "offset", "teacher")  # Loss's fields, and the teacher's
 # side: of the square images of early epochs, else the longer one of the network's input.
 METRICS = ("stage", "epoch", "side", "lr", *LOSSES, "AP50", "AP", "images_per_s", "seconds")
 
@@ -89,37 +88,29 @@ class Progress:
 class Step(nn.Module):
     """Forward pass and losses of one batch: what is shared between processes."""
 
-    def __init__(self, model: CenterNet, guide: Guide | None, teacher: Teacher | None) -> None:
-        """guide: feature distillation, or None; teacher: distillation of the heatmap, or None."""
+    def __init__(self, model: CenterNet, teacher: Teacher | None) -> None:
+        """teacher: distillation of the heatmap, or None."""
         super().__init__()
-        self.model, self.guide, self.teacher = model, guide, teacher
+        self.model, self.teacher = model, teacher
 
     def forward(
-        self,
-        batch: dict[str, Tensor],
-        label_weight: float,
-        guide_weight: float,
-        teacher_weight: float,
-        amp: bool,
+        self, batch: dict[str, Tensor], label_weight: float, teacher_weight: float, amp: bool
     ) -> Tensor:
-        """Images (B, 3, H, W) uint8 and the fields of Targets -> (7,) losses of the global batch, as in LOSSES.
+        """Images (B, 3, H, W) uint8 and the fields of Targets -> (6,) losses of the global batch, as in LOSSES.
 
         Each process's part of them: their sum over all processes is the loss of the global batch.
         """
         images = batch["image"].to(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             x = self.model.normalize(images.float())
-            maps, beside = self.model.features(x)
-            outputs = self.model.predict(maps, beside)
-            zero = torch.zeros((), device=images.device)
-            guided = self.guide(x, maps) if self.guide is not None else zero
-            taught = self.teacher(x, outputs) if self.teacher is not None else zero
+            outputs = self.model.core(x)
+            taught = (
+                torch.zeros((), device=images.device) if self.teacher is None else self.teacher(x, outputs)
+            )
         objects = distributed.total(batch["score"].sum()).clamp(min=1)
         loss = centernet_loss(outputs, batch, objects)
-        guided = guided / distributed.processes()
         taught = taught / objects
-        total = label_weight * loss.total + guide_weight * guided + teacher_weight * taught
-        return torch.stack([total, *loss[1:], guided, taught])
+        return torch.stack([label_weight * loss.total + teacher_weight * taught, *loss[1:], taught])
 
 
 class Trainer:
@@ -160,21 +151,18 @@ class Trainer:
         self.steps = len(self.sampler)  # per epoch
 
     def _set_model(self, model: CenterNet) -> None:
-        """Prepare a network for the float stage: frozen layers, its average, the guide, the optimizer."""
-        freeze_layers(model, self.frozen, bool(self.frozen or self.config.tower_weights))
+        """Prepare a network for the float stage: frozen layers, its average, the teacher, the optimizer."""
+        freeze_layers(model, self.frozen)
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.model).eval()
         distributed.share_batchnorm(self.model)
-        guide = Guide(Path(self.config.guide), self.model.backbone.channels) if self.config.guide else None
         teacher = Teacher.load(self.config.teacher, self.model.spec) if self.config.teacher else None
-        self._set_step(guide, teacher)
+        self._set_step(teacher)
 
-    def _set_step(self, guide: Guide | None, teacher: Teacher | None) -> None:
-        self.guide = guide
-        for helper in (guide, teacher):
-            if helper is not None:
-                helper.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.step: nn.Module = Step(self.model, guide, teacher)
+    def _set_step(self, teacher: Teacher | None) -> None:
+        if teacher is not None:
+            teacher.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.step: nn.Module = Step(self.model, teacher)
         self.optimizer = self._optimizer(self.step)
         if distributed.processes() > 1:
             self.step = DistributedDataParallel(self.step, broadcast_buffers=False)
@@ -277,7 +265,7 @@ class Trainer:
     def _train_step(self, batch: dict[str, Tensor]) -> list[float]:
         """One update; returns the global batch's losses, in the order of LOSSES."""
         labels = self.config.qat_labels if self.progress.stage == "qat" else 1.0
-        losses = self.step(batch, labels, self._guide_weight(), self.config.teacher_weight, self.amp)
+        losses = self.step(batch, labels, self.config.teacher_weight, self.amp)
         values: list[float] = distributed.total(losses.detach().clone()).tolist()
         if not math.isfinite(values[0]):
             raise TrainingDiverged(
@@ -305,7 +293,7 @@ class Trainer:
         for name, parameter in step.named_parameters():
             if parameter.requires_grad:
                 key = (
-                    name.startswith(("model.backbone.", "model.tower.")),
+                    name.startswith("model.backbone."),
                     parameter.ndim > 1,
                 )  # no decay for biases and BatchNorm
                 groups.setdefault(key, []).append(parameter)
@@ -334,12 +322,6 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         return lr
-
-    def _guide_weight(self) -> float:
-        """First learn what the guide sees, then more and more what the labels say."""
-        if self.guide is None:
-            return 0.0
-        return self.config.guide_weight * _half_cosine(self._steps_done() / (self.config.epochs * self.steps))
 
     @torch.no_grad()
     def _update_ema(self) -> None:
@@ -403,7 +385,7 @@ class Trainer:
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval()
         set_observing(self.model, True)
-        self._set_step(None, teacher)
+        self._set_step(teacher)
 
     def _float_network(self) -> CenterNet:
         """What the float stage ended with."""
@@ -436,7 +418,6 @@ class Trainer:
             "scores": {name: getattr(self.ema.spec, name) for name in SCORE_FIELDS},
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
-            "guide": {} if self.guide is None else self.guide.translate.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
         }
@@ -460,8 +441,6 @@ class Trainer:
             self._quantize()
         load_state(self.model, state["model"], path)
         load_state(self.ema, state["ema"], path)
-        if self.guide is not None:
-            self.guide.translate.load_state_dict(state["guide"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"].cpu())
         if self._first():

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edge_centernet.classes import find_class
-from edge_centernet.errors import ArtifactError, ConfigError
+from edge_centernet.errors import ArtifactError
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.network.backbones import load_pretrained
 from edge_centernet.network.centernet import CenterNet
@@ -36,27 +36,13 @@ def start_network(
     model = CenterNet(replace(spec, stride=arch.stride), arch)
     if weights is not None:
         load_pretrained(model.backbone, weights)
-    if model.tower is not None and (weights is not None or config.tower_weights):
-        load_pretrained(model.tower, _tower_weights(config))
     return model, config
 
 
-def _tower_weights(config: TrainConfig) -> Path:
-    """Their file: a tower without pretrained weights beside a backbone with them would stand still at random ones."""
-    if not config.tower_weights:
-        raise ConfigError(
-            "tower: expected --set tower_weights=FILE with what the second backbone starts from"
-        )
-    return Path(config.tower_weights)
-
-
-def freeze_layers(model: CenterNet, stride: int, tower: bool) -> None:
-    """Backbone layers up to `stride` (0: none), and where `tower` says so all of the tower, stand still.
-
-    Folding their BatchNorm is exact and saves its time.
-    """
-    still: list[nn.Module] = list(model.backbone.layers)[: model.backbone.last[stride] + 1] if stride else []
-    for layer in still + ([model.tower] if tower and model.tower is not None else []):
+def freeze_layers(model: CenterNet, stride: int) -> None:
+    """Backbone layers up to `stride` (0: none) learn nothing; folding their BatchNorm is exact and saves its time."""
+    still = list(model.backbone.layers)[: model.backbone.last[stride] + 1] if stride else []
+    for layer in still:
         fold_batchnorm(layer)
         layer.requires_grad_(False)
 

@@ -48,31 +48,25 @@ def test_without_the_last_neck_level_heads_stand_at_stride_eight() -> None:
 
 
 @pytest.mark.parametrize("neck", [(16, 24), (16, 24, 32)])
-def test_a_second_backbone_is_added_at_every_stride_of_the_neck(neck: tuple[int, ...]) -> None:
-    """Another map of it at any of them changes what the neck puts out; at stride 4 of a neck of two it does not."""
+def test_the_neck_uses_the_map_at_every_stride_down_to_its_own(neck: tuple[int, ...]) -> None:
+    """Another map at any of them changes what the neck puts out; at stride 4 of a neck of two it does not."""
     torch.manual_seed(0)
-    arch = Architecture("mobilenet_v2", 0.25, neck, 16, tower=0.35)
-    model = CenterNet(ModelSpec("two", "1", 64, 64, ("circle",), stride=arch.stride), arch).eval()
-    assert model.tower is not None
-    maps, beside = (
-        [torch.randn(1, net.channels[s], 64 // s, 64 // s) for s in (4, 8, 16, 32)]
-        for net in (model.backbone, model.tower)
-    )
-    whole = model.neck(maps, beside)
+    arch = Architecture("mobilenet_v2", 0.25, neck, 16)
+    model = CenterNet(ModelSpec("one", "1", 64, 64, ("circle",), stride=arch.stride), arch).eval()
+    maps = [torch.randn(1, model.backbone.channels[s], 64 // s, 64 // s) for s in (4, 8, 16, 32)]
+    whole = model.neck(maps)
 
-    changed = [
-        not torch.equal(model.neck(maps, [*beside[:i], -beside[i], *beside[i + 1 :]]), whole)
-        for i in range(4)
-    ]
+    changed = [not torch.equal(model.neck([*maps[:i], -maps[i], *maps[i + 1 :]]), whole) for i in range(4)]
     assert changed == [len(neck) == 3, True, True, True]
 
 
-def test_the_original_network_has_no_room_for_a_second_backbone() -> None:
-    """Refused in one line."""
-    with pytest.raises(ConfigError, match=r"architecture tower: expected 0 for kind original, got 0\.5"):
-        CenterNet(
-            ModelSpec("two", "1", 64, 64, ("circle",)), Architecture("resnet18", kind="original", tower=0.5)
-        )
+def test_a_network_of_two_backbones_is_refused() -> None:
+    """Version 0.1 built such; its files say so, those of one backbone say 0."""
+    one = Architecture("mobilenet_v2", 0.25, (16, 24), 16)
+
+    assert Architecture.from_dict({**one.to_dict(), "tower": 0.0}) == one
+    with pytest.raises(ConfigError, match="has a second backbone, which this version no longer builds"):
+        Architecture.from_dict({**one.to_dict(), "tower": 0.5})
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_labels_count_by_their_weight(data: Dataset, tmp_path: Path) -> None:
     trainer.sampler.set_epoch(0, [(64, 64)])
     batch = next(iter(trainer.loader))
     none, one, two = (
-        float(trainer.step(batch, weight, 0.0, 0.0, False)[0].detach()) for weight in (0.0, 1.0, 2.0)
+        float(trainer.step(batch, weight, 0.0, False)[0].detach()) for weight in (0.0, 1.0, 2.0)
     )
 
     assert none == 0

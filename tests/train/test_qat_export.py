@@ -34,13 +34,11 @@ def _blocks(count: int) -> np.ndarray:
     return patches.repeat(16, axis=2).repeat(16, axis=3)
 
 
-def _quantized(
-    backbone: str, symmetric: bool = False, neck: tuple[int, ...] = (16, 16, 16), tower: float = 0.0
-) -> CenterNet:
+def _quantized(backbone: str, symmetric: bool = False, neck: tuple[int, ...] = (16, 16, 16)) -> CenterNet:
     """A small network with random BatchNorm statistics, folded, its ranges measured on noise."""
     torch.manual_seed(3)
     blocks = 1 if backbone == "mobilenet_v2" else 0
-    arch = Architecture(backbone, 0.25, neck, 16, context=blocks, expand=2 * blocks, tower=tower)
+    arch = Architecture(backbone, 0.25, neck, 16, context=blocks, expand=2 * blocks)
     model = CenterNet(ModelSpec("tiny", "7", 64, 64, ("circle", "square"), stride=arch.stride), arch).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -59,23 +57,23 @@ def _quantized(
 
 
 @pytest.mark.parametrize(
-    ("backbone", "symmetric", "neck", "tower"),
+    ("backbone", "symmetric", "neck"),
     [
-        ("mobilenet_v2", False, (16, 16, 16), 0.0),
-        ("resnet18", False, (16, 16, 16), 0.0),
-        ("mobilenet_v2", True, (16, 16, 16), 0.0),
-        ("resnet18", True, (16, 16, 16), 0.0),
-        ("mobilenet_v2", False, (16, 16), 0.0),
-        ("resnet18", False, (16, 16), 0.25),
+        ("mobilenet_v2", False, (16, 16, 16)),
+        ("resnet18", False, (16, 16, 16)),
+        ("mobilenet_v2", True, (16, 16, 16)),
+        ("resnet18", True, (16, 16, 16)),
+        ("mobilenet_v2", False, (16, 16)),
+        ("resnet18", False, (16, 16)),
     ],
 )
 @pytest.mark.slow
 def test_the_interchange_file_computes_what_training_simulated(
-    backbone: str, symmetric: bool, neck: tuple[int, ...], tower: float, tmp_path: Path
+    backbone: str, symmetric: bool, neck: tuple[int, ...], tmp_path: Path
 ) -> None:
     """ONNX Runtime (unoptimised) and PyTorch give the same stored integers."""
     ort = pytest.importorskip("onnxruntime", reason="needs the onnxruntime extra")
-    model = _quantized(backbone, symmetric, neck, tower)
+    model = _quantized(backbone, symmetric, neck)
     save_checkpoint(tmp_path / "qat.safetensors", model, "qat_symmetric" if symmetric else "qat")
     path = export_onnx(tmp_path / "qat.safetensors", tmp_path / "tiny.onnx")
     options = ort.SessionOptions()
