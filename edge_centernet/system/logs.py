@@ -6,7 +6,7 @@ import logging
 import logging.handlers
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TextIO
 
 from edge_centernet.errors import ConfigError
 
@@ -61,7 +61,13 @@ class _LineFormatter(logging.Formatter):
         return f"<{_JOURNAL_PRIORITY.get(record.levelno, 6)}>{line}" if self._journal else line
 
 
-class _StderrHandler(logging.StreamHandler[Any]):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:  # Python 3.10 cannot subscript the class at run time.
+    _StreamHandler = logging.StreamHandler
+
+
+class _StderrHandler(_StreamHandler):
     """Writes to a copy of descriptor 2: `quiet_libraries` points the original elsewhere while a camera is read."""
 
     def __init__(self) -> None:
