@@ -86,10 +86,11 @@ def read_coco(
 
     sized = tuple((file, entry.width, entry.height) for file, entry in zip(files, entries, strict=True))
     unlabelled = []
-    for entry in entries:  # by name, for `labelled_only` may name categories that are not read
-        own = chosen.label_of.items() if entry.labelled is not None else ()
-        missing = {label for name, label in own if name not in (entry.labelled or ())}
-        unlabelled.append(tuple(sorted(chosen.absent | missing)))
+    for entry in entries:
+        missing = set(chosen.absent)
+        if entry.labelled is not None:  # by name, for it may name categories that are not read
+            missing |= {label for name, label in chosen.label_of.items() if name not in entry.labelled}
+        unlabelled.append(tuple(sorted(missing)))
     return Annotations(
         str(path), chosen.classes, sized, objects, tuple(unlabelled) if any(unlabelled) else ()
     )
@@ -111,7 +112,7 @@ def _add_object(
     x, y, width, height = bbox
     if score is None:
         score = 1.0
-    elif not isinstance(score, int | float) or isinstance(score, bool) or not 0 <= score <= 1:  # so is NaN
+    elif not isinstance(score, int | float) or isinstance(score, bool) or not 0 <= score <= 1:  # or NaN
         raise SourceError(f"{where}.score: expected a number 0 to 1, got {score!r}")
     if label is None:
         return

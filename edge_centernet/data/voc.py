@@ -44,9 +44,9 @@ def read_voc(
         raise SourceError(
             f"{folder}: expected the folder of the images, found no such folder; name the images folder"
         )
-    names_of = [os.path.splitext(name) for name in sorted(os.listdir(folder))]
-    images_there = [(stem, stem + suffix) for stem, suffix in names_of if suffix.lower() in IMAGE_SUFFIXES]
-    present = dict(images_there) | {name: name for _, name in images_there}
+    split_names = (os.path.splitext(name) for name in sorted(os.listdir(folder)))
+    files = [(stem, stem + suffix) for stem, suffix in split_names if suffix.lower() in IMAGE_SUFFIXES]
+    present = dict(files) | {name: name for _, name in files}
 
     entries: list[tuple[Path, int, int]] = []
     found: list[dict[str, _Object]] = []
