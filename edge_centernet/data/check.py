@@ -303,8 +303,8 @@ def _check_objects(part: _Part) -> Iterator[Finding]:
     # 4. Cells with the centres of several objects of one class: the heatmap has room for one peak.
     keys = np.concatenate([_cells(part, chosen), part.label[chosen, None]], axis=1)
     shared: dict[tuple[int, ...], list[int]] = {}
-    for i, key in zip(chosen, keys.tolist(), strict=True):
-        shared.setdefault(tuple(key), []).append(int(i))
+    for i, key in zip(chosen.tolist(), keys.tolist(), strict=True):
+        shared.setdefault(tuple(key), []).append(i)
     for (image, row, column, _), objects in shared.items():
         if len(objects) > 1:
             names = ", ".join(part.object(i) for i in objects)
