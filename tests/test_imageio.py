@@ -1,4 +1,4 @@
-"""Reading image files, letterbox geometry, network input."""
+"""Reading image files and their sizes, letterbox geometry, network input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_centernet.errors import SourceError
-from edge_centernet.imageio import read_image
+from edge_centernet.imageio import image_size, read_image
 from edge_centernet.manifest import ModelSpec, Quant, TensorSpec
 from edge_centernet.preprocess import Letterbox, letterbox, prepare
 
@@ -193,6 +193,43 @@ def test_damage_never_ends_in_another_exception(tmp_path: Path, suffix: str) -> 
             assert read_image(tmp_path / f"b{suffix}").ndim == 3
 
 
+def oriented_jpeg(path: Path, orientation: int) -> Path:
+    """A 40x30 JPEG, with an EXIF orientation unless it is 0."""
+    data = cv2.imencode(".jpg", np.zeros((30, 40, 3), np.uint8))[1].tobytes()
+    if orientation:
+        tiff = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+        data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff + data[2:]
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_the_header_tells_the_size_that_reading_gives(tmp_path: Path, orientation: int) -> None:
+    """Whatever way the camera was held."""
+    path = oriented_jpeg(tmp_path / "a.jpg", orientation)
+    height, width, _ = read_image(path).shape
+    assert image_size(path) == (width, height) == ((30, 40) if orientation >= 5 else (40, 30))
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "tiff", "ppm"])
+def test_other_formats_tell_their_size_too(tmp_path: Path, suffix: str) -> None:
+    """Through the header or through the decoder."""
+    path = tmp_path / f"a.{suffix}"
+    cv2.imwrite(str(path), np.zeros((30, 40, 3), np.uint8))
+    assert image_size(path) == (40, 30)
+
+
+def test_a_file_without_a_size_is_an_error(tmp_path: Path) -> None:
+    """Missing, empty, cut in the header, or text."""
+    whole = oriented_jpeg(tmp_path / "whole.jpg", 6).read_bytes()
+    for name, data in {"none": None, "empty": b"", "cut": whole[:30], "text": b"hello"}.items():
+        path = tmp_path / f"{name}.jpg"
+        if data is not None:
+            path.write_bytes(data)
+        with pytest.raises(SourceError, match=f"{name}.jpg"):
+            image_size(path)
+
+
 sizes = st.integers(1, 3000)
 
 
@@ -264,7 +301,7 @@ def test_other_arrays_are_refused(bad: Any) -> None:
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("mean", [(128.0, 128.0, 128.0), (123.7, 116.3, 103.5)])
 def test_prepare_follows_its_formula(dtype: str, quant: Quant | None, layout: Any, mean: Any) -> None:
-    """Stored = clip(round((pixel - mean) / std / scale) + zero point), contiguous, in the manifest's layout."""
+    """Stored = clip(round((pixel - mean) / std / scale) + zero point), contiguous, in the right layout."""
     manifest = squares.manifest(True)
     shape = (1, 3, 96, 128) if layout == "NCHW" else (1, 96, 128, 3)
     model = replace(manifest.model, mean=mean, std=(128.0, 64.0, 57.4))

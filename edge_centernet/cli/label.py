@@ -20,8 +20,7 @@ from edge_centernet.evaluation.coco import THRESHOLD as SCORE_FLOOR
 from edge_centernet.evaluation.crowds import MAX_DETECTIONS
 from edge_centernet.files import prepare_folder, sha256
 from edge_centernet.labelling.calibrate import PRECISION, Calibration, ClassResult
-from edge_centernet.labelling.ensemble import Ensemble, Member, all_classes, common_classes
-from edge_centernet.labelling.fusion import IOU
+from edge_centernet.labelling.ensemble import IOU, Ensemble, Member, all_classes, common_classes
 from edge_centernet.labelling.labels import (
     IGNORE_BELOW,
     THRESHOLD,
@@ -34,12 +33,11 @@ from edge_centernet.labelling.labels import (
     some_of,
     to_coco,
     write_labels,
+    write_sheet,
 )
-from edge_centernet.labelling.sheet import write_sheet
 from edge_centernet.model_zoo import DEFAULT
-from edge_centernet.peers.detector import PeerDetector
 from edge_centernet.peers.engines import OF_SUFFIX
-from edge_centernet.peers.families import FAMILIES, peer_file
+from edge_centernet.peers.families import FAMILIES, PeerDetector, peer_file
 from edge_centernet.progress import bars
 from edge_centernet.runtimes import first_candidate
 

@@ -1,10 +1,13 @@
-"""Labelled images behind one interface: COCO JSON, PASCAL VOC XML and YOLO txt, without torch.
+"""Labelled images behind one interface: COCO JSON, PASCAL VOC XML and YOLO txt.
 
-dataset = read_dataset(Path("instances_train.json"))
-dataset.classes, dataset.samples[0].boxes
+    dataset = read_dataset(Path("instances_train.json"))
+    dataset.classes, dataset.samples[0].boxes
 
-dataset = read_datasets([DataSource(Path("street.json")), DataSource(Path("shop.json"),
-labelled_only=("person",))]) dataset.classes, dataset.samples[0].unlabelled
+    shop = DataSource(Path("shop.json"), labelled_only=("person",))
+    dataset = read_datasets([DataSource(Path("street.json")), shop])
+    dataset.classes, dataset.samples[0].unlabelled
+
+Nothing here needs PyTorch.
 """
 
 from __future__ import annotations
@@ -34,10 +37,10 @@ __all__ = [
 
 
 class Format(NamedTuple):
-    """A way to write down labelled images.
+    """A format of labelled images.
 
-    expected: what a path of it is, in the words of an error message. accepts: whether an existing path is
-      one.
+    expected: what a path of this format looks like, in the words of an error message.
+    accepts: whether an existing path has this format.
     reader: "module:function", imported when it is needed; the function is called like `read_annotations`.
     """
 
@@ -46,7 +49,8 @@ class Format(NamedTuple):
     reader: str
 
 
-# Asked in this order. Another format is a reader and an entry here (docs/extending.md).
+# The first that accepts a path reads it: a folder with both Annotations/ and labels/ is read as VOC.
+# Another format is a reader and an entry here (docs/extending.md).
 FORMATS = [
     Format("a COCO .json", lambda path: _suffix(path) == ".json", "edge_centernet.data.coco:read_coco"),
     Format(
@@ -65,7 +69,7 @@ FORMATS = [
 
 
 def _suffix(path: Path) -> str:
-    """That of a file; empty for a folder, whatever its name."""
+    """The lower-case suffix of a file; empty for a folder, whatever its name."""
     return path.suffix.lower() if path.is_file() else ""
 
 
@@ -77,18 +81,18 @@ def _expected() -> str:
 def read_dataset(
     path: Path, images: Path | None = None, classes: Sequence[str] | None = None, split: str | None = None
 ) -> Dataset:
-    """Read a data set, its format told by what `path` is.
+    """Read a data set; its format is recognised by what `path` is.
 
-    path: COCO .json; VOC folder or ImageSets/Main/NAME.txt; YOLO .yaml or folder.
-    images: the folder of the images, where it is not beside the annotations as the format has it.
-    classes: read only these, in this order, by their names or synonyms (`edge_centernet.classes`); objects of
-        other classes are left out, and a class that the data set has not is unlabelled in its images. By
-        default COCO's categories sorted by id, VOC's names found, sorted, and YOLO's list as it stands.
-    split: for a VOC or YOLO folder or a .yaml holding several, "train", "val", ...; by default a .yaml's
-        train and a folder's every image. A COCO file is one split: name another file.
+    path: a COCO .json; a VOC folder or ImageSets/Main/NAME.txt; a YOLO .yaml or folder.
+    images: the folder of the images, if it is not where the format expects it beside the annotations.
+    classes: read only these, in this order, by their names or synonyms (`edge_centernet.classes`). Objects of
+        other classes are left out, and a class that the data set does not have is unlabelled in its images.
+        The default is COCO's categories by id, the names found in VOC, sorted, or YOLO's list as it stands.
+    split: "train", "val", ... of a VOC or YOLO folder or of a .yaml that holds several. By default, a .yaml's
+        train and every image of a folder. A COCO file is one split: name another file instead.
 
-    Boxes are clipped to their image; those left empty are dropped with one counted warning (logger
-    "edge_centernet.data"). COCO's iscrowd or ignore and VOC's difficult become Sample.ignore.
+    Boxes are clipped to their image; those left empty are dropped with one warning that gives their number
+    (logger "edge_centernet.data"). COCO's iscrowd or ignore and VOC's difficult become Sample.ignore.
     Raises SourceError naming file and line, key or element; MissingDependency for YAML without PyYAML.
     """
     return assemble(read_annotations(path, images, classes, split))
@@ -101,11 +105,18 @@ def read_annotations(
     split: str | None = None,
     problems: list[Problem] | None = None,
 ) -> Annotations:
-    """What `read_dataset` reads, before boxes are clipped and dropped.
+    """Read what `read_dataset` reads, but leave the boxes as they are: neither clipped nor dropped.
 
-    problems: an entry or image that cannot be read is left out and added to this list; only what makes the
-        whole data set unreadable is still raised. None: the first one is raised, and so is the first missing
-        image.
+    Args:
+        path: see `read_dataset`.
+        images: see `read_dataset`.
+        classes: see `read_dataset`.
+        split: see `read_dataset`.
+        problems: an entry or image that cannot be read is left out and added to this list; only what makes
+            the whole data set unreadable is still raised. With None, the first problem is raised, and a
+            missing image is one.
+
+    Raises what `read_dataset` raises.
     """
     path = Path(path)
     images = None if images is None else Path(images)
@@ -126,8 +137,8 @@ class DataSource:
     """A data set to read.
 
     path, images: as `read_dataset` takes them.
-    labelled_only: the classes that were labelled in it, where it is not all that it has; wins over what its
-        files say.
+    labelled_only: the classes that were labelled in it, if not all of its classes were; takes precedence over
+        what its files say.
     """
 
     path: Path
@@ -136,7 +147,7 @@ class DataSource:
 
 
 def read_datasets(sources: Sequence[DataSource], classes: Sequence[str] | None = None) -> Dataset:
-    """Read one data set, or several as one; `merge` says what happens to their classes.
+    """Read one data set, or several as one; `merge` describes what happens to their classes.
 
     Raises what `read_dataset` and `merge` raise.
     """
@@ -146,8 +157,9 @@ def read_datasets(sources: Sequence[DataSource], classes: Sequence[str] | None =
 def read_sources(
     sources: Sequence[DataSource], classes: Sequence[str] | None = None, problems: list[Problem] | None = None
 ) -> Annotations:
-    """What `read_datasets` reads, before boxes are clipped and dropped; problems: see `read_annotations`."""
-    # What one of several lacks of `classes` another may have, and what was labelled need not be among them.
+    """Read what `read_datasets` reads, without clipping; problems: see `read_annotations`."""
+    # Where `merge` chooses afterwards, each set is read with all of its classes: a class that one set lacks
+    # may be in another, and `labelled_only` may name classes that are not among `classes`.
     whole = len(sources) > 1 or any(source.labelled_only is not None for source in sources)
     wanted = None if whole else classes
     found = [read_annotations(source.path, source.images, wanted, problems=problems) for source in sources]

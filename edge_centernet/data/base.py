@@ -1,4 +1,4 @@
-"""What every reader returns, and the checks all of them share."""
+"""What every reader returns, and the steps that all readers share: classes, clipping, missing files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from edge_centernet.errors import SourceError
 
 log = logging.getLogger("edge_centernet.data")
 
-MIN_SIDE = 1e-3  # pixels; what is thinner after clipping is an annotation slip, not an object
+# In pixels. A box that is thinner after clipping is a slip of the annotator, not an object. Not 0, because
+# float32 coordinates beyond 4,096 pixels are only good to half of this: an empty box may have a tiny side.
+MIN_SIDE = 1e-3
 
-_ALL_SURE = np.ones(0, np.float32)  # stands for as many ones as there are boxes
+# A default for Sample.scores that stands for as many ones as there are boxes, recognised by its identity.
+_ALL_SURE = np.ones(0, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +35,12 @@ class Sample:
     boxes: (N, 4) float32, left, top, right, bottom in pixels, inside the image, none empty.
     labels: (N,) int64, index into Dataset.classes.
     ignore: (N,) bool, True for COCO crowds and VOC's difficult objects: neither a miss nor a false alarm.
-    area: (N,) float32, pixels; what COCO sorts small, medium and large by. The annotated area
-        (of the mask) where the file has one, otherwise that of the box.
+    area: (N,) float32, square pixels, by which COCO tells small, medium and large objects apart. The
+        annotated area (of the mask) if the file has one, otherwise that of the box.
     scores: (N,) float32, 0..1, how likely each box is an object: 1 for what a person labelled, less for what
-        a detector saw.
+        a detector found.
     unlabelled: indices into Dataset.classes, ascending, of the classes that nobody labelled in this image.
-        That there is no box of such a class says nothing; boxes that are there all the same are a detector's.
+        A missing box of such a class means nothing; boxes of it that exist come from a detector.
     """
 
     path: Path
@@ -69,7 +72,7 @@ class Sample:
 
     @property
     def counted(self) -> NDArray[np.bool_]:
-        """(N,) bool, the objects to judge a detector by: not ignored, and of a class that is labelled here."""
+        """(N,) bool, the objects a detector is judged by: not ignored, and of a class labelled here."""
         counted: NDArray[np.bool_] = ~(self.ignore | np.isin(self.labels, self.unlabelled))
         return counted
 
@@ -89,8 +92,8 @@ class Dataset:
 class Problem(NamedTuple):
     """A part of a data set that cannot be read, and why.
 
-    kind: whether the annotation or the image file is at fault; "orphan" for labels without an image, which no
-        reader looks for unless asked for problems. text: one line that names the place.
+    kind: whether the annotation or the image file is at fault. "orphan" means labels without an image, which
+        readers only look for when they collect problems. text: one line that names the place.
     """
 
     kind: Literal["annotation", "image", "orphan"]
@@ -101,10 +104,9 @@ class Problem(NamedTuple):
 def note(
     problems: list[Problem] | None, kind: Literal["annotation", "image"] = "annotation"
 ) -> Iterator[None]:
-    """Let a SourceError of the block pass; or, where there is a list, add it there and go on after the block.
+    """Add a SourceError of the block to the list and go on after the block; without a list, let it pass.
 
-    Training reads strictly (None). `edge-centernet data check` wants to see every problem, not the first
-    alone.
+    Training reads strictly (None). `edge-centernet data check` wants every problem, not only the first.
     """
     try:
         yield
@@ -119,10 +121,11 @@ class Objects:
     """All objects of a data set as flat parallel lists, while a reader collects them.
 
     image: index into the reader's list of images; box: x1, y1, x2, y2 in pixels, not yet clipped;
-    place: where in its file the object stands, as "line 3"; area: pixels or None where the file does not say;
-    score: how likely it is an object, 0..1.
+    place: where in its file the object stands, such as "line 3"; area: square pixels, or None if the file
+    does not say; score: how likely it is an object, 0..1.
     """
 
+    # Lists of numbers, not a list of objects: a million of them become arrays in one step each (`assemble`).
     image: list[int] = field(default_factory=list)
     label: list[int] = field(default_factory=list)
     box: list[tuple[float, float, float, float]] = field(default_factory=list)
@@ -141,16 +144,16 @@ class Objects:
         area: float | None = None,
         score: float = 1.0,
     ) -> None:
-        """Append one object; the fields as they are described above.
+        """Append one object.
 
         Args:
             image: index into the reader's list of images.
             label: index into the classes.
-            box: x1, y1, x2, y2 in pixels.
-            place: where in its file it stands.
-            ignore: neither a miss nor a false alarm.
-            area: pixels, or None.
-            score: 0..1.
+            box: x1, y1, x2, y2 in pixels, not yet clipped.
+            place: where in its file it stands, such as "line 3".
+            ignore: whether it is neither a miss nor a false alarm.
+            area: square pixels, or None for that of the box.
+            score: how likely it is an object, 0..1.
         """
         self.image.append(image)
         self.label.append(label)
@@ -163,11 +166,12 @@ class Objects:
 
 @dataclass(frozen=True)
 class Annotations:
-    """What a data set's files say, as every reader returns it: nothing is clipped or dropped yet.
+    """What the files of a data set say, as every reader returns it: nothing is clipped or dropped yet.
 
-    source: the file or folder that was read, or several. images: (path, width, height) of each image.
-    unlabelled: for each image the indices of the classes that nobody labelled in it, ascending; empty if
-        there are none in any image.
+    source: the file or folder that was read, or several, for messages.
+    images: (path, width, height) of each image.
+    unlabelled: for each image, the indices of the classes that nobody labelled in it, ascending; empty if no
+        image has any.
     """
 
     source: str
@@ -178,7 +182,7 @@ class Annotations:
 
 
 def clip_boxes(found: Annotations) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """((M, 4) all boxes clipped to their images, (M,) whether anything is left of them)."""
+    """Return ((M, 4) all boxes clipped to their images, (M,) whether anything is left of each)."""
     index = np.asarray(found.objects.image, np.int64)  # (M,)
     size = np.asarray([(w, h) for _, w, h in found.images], np.float64).reshape(-1, 2)[index]  # (M, 2)
     raw = np.asarray(found.objects.box, np.float64).reshape(-1, 4)
@@ -188,11 +192,12 @@ def clip_boxes(found: Annotations) -> tuple[NDArray[np.float32], NDArray[np.bool
 
 
 def assemble(found: Annotations) -> Dataset:
-    """Clip, drop what is empty (with one counted warning) and group the objects by image.
+    """Clip all boxes, drop the empty ones (with one warning that gives their number) and group them by image.
 
     The order of images, and of objects inside an image, is kept.
     """
     source, images, objects = found.source, found.images, found.objects
+    # 1. Clip. One warning for the whole set: a slip that a tool makes once, it makes ten thousand times.
     index = np.asarray(objects.image, np.int64)  # (M,)
     boxes, keep = clip_boxes(found)
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -203,10 +208,12 @@ def assemble(found: Annotations) -> Dataset:
             dropped,
             len(objects.box),
         )
+    # 2. The area of the mask where the file has it, else that of the box. NaN fails the comparison too.
     box_area = sides[:, 0] * sides[:, 1]
     annotated = np.asarray([np.nan if a is None else a for a in objects.area], np.float32)
     area = np.where(annotated > 0, annotated, box_area)
 
+    # 3. Sort by image once (stable) and cut the arrays: no pass over all objects for each image.
     order = np.flatnonzero(keep)
     order = order[np.argsort(index[order], kind="stable")]
     starts = np.searchsorted(index[order], np.arange(len(images) + 1))
@@ -224,9 +231,10 @@ def assemble(found: Annotations) -> Dataset:
 
 
 class Chosen(NamedTuple):
-    """The classes to read. label_of: name in the data set -> index into `classes`, of those to read.
+    """The classes to read.
 
-    absent: indices into `classes` of those that the data set has not.
+    label_of: name in the data set -> index into `classes`, for the classes that are read.
+    absent: indices into `classes` of those that the data set does not have.
     """
 
     classes: tuple[str, ...]
@@ -235,10 +243,10 @@ class Chosen(NamedTuple):
 
 
 def choose_classes(source: object, declared: Sequence[str], wanted: Sequence[str] | None) -> Chosen:
-    """`wanted` if given, else `declared`; a synonym names a class too (`edge_centernet.classes.find_class`).
+    """Choose `wanted` if given, else `declared`; synonyms count (`edge_centernet.classes.find_class`).
 
-    Raises SourceError where the data set has none of them, with its name `source`; `absent` ones are the
-    caller's.
+    Raises SourceError, beginning with `source`, if the data set has none of them. That only some are absent
+    is left to the caller to report.
     """
     if wanted is None:
         return Chosen(tuple(declared), {name: i for i, name in enumerate(declared)}, frozenset())
@@ -252,18 +260,19 @@ def choose_classes(source: object, declared: Sequence[str], wanted: Sequence[str
     label_of = {name: i for name, i in indices.items() if i is not None}
     if not label_of:
         raise SourceError(
-            f"{source}: holds none of the classes asked for ({list_names(wanted)}); it has {list_names(declared)}"
+            f"{source}: holds none of the classes asked for ({list_names(wanted)}); "
+            f"it has {list_names(declared)}"
         )
     return Chosen(tuple(wanted), label_of, frozenset(range(len(wanted))) - frozenset(label_of.values()))
 
 
 def without(chosen: Chosen, images: int) -> tuple[tuple[int, ...], ...]:
-    """Annotations.unlabelled of a data set whose images are labelled for every class that it has."""
+    """Return Annotations.unlabelled for a data set whose images are labelled for every class it has."""
     return (tuple(sorted(chosen.absent)),) * images if chosen.absent else ()
 
 
 def warn_absent(source: object, chosen: Chosen) -> None:
-    """Say in the log which of the classes asked for a data set has not: it may be a slip of the pen."""
+    """Log which of the requested classes a data set does not have: one of them may be misspelt."""
     if chosen.absent:
         log.warning(
             "%s: has no class named %s",
@@ -273,11 +282,11 @@ def warn_absent(source: object, chosen: Chosen) -> None:
 
 
 def require_files(source: Path, paths: Sequence[Path], where: Callable[[int], str]) -> None:
-    """Raise SourceError for image files that are not there, naming the first.
+    """Raise SourceError for image files that do not exist, naming the first.
 
-    Lists each folder once instead of asking for every file: 100,000 images take well under a second.
-    `where(i)` says which entry of the source named image i.
+    where: returns which entry of the source named image i.
     """
+    # Each folder is listed once instead of asking for every file: 100,000 images take well under a second.
     listed: dict[str, set[str]] = {}
     missing = []
     for i, path in enumerate(paths):
@@ -295,6 +304,6 @@ def require_files(source: Path, paths: Sequence[Path], where: Callable[[int], st
 
 
 def list_names(names: Sequence[str], limit: int = 8) -> str:
-    """For a message: 'person', 'car' and 3 more."""
+    """Format names for a message: 'person', 'car' and 3 more."""
     shown = ", ".join(repr(name) for name in names[:limit])
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,10 +1,10 @@
 """What is in a data set and what is wrong with it, before hours of training find out.
 
-report = check_dataset(Path("instances_train.json"), Path("instances_val.json"))
-report = check_dataset([DataSource(Path("street.json")), DataSource(Path("shop.json"))])
-report.errors, report.findings[0].text, report.sets["train"]["classes"]
+    report = check_dataset(Path("instances_train.json"), Path("instances_val.json"))
+    report = check_dataset([DataSource(Path("street.json")), DataSource(Path("shop.json"))])
+    report.errors, report.findings[0].text, report.sets["train"]["classes"]
 
-Reads with the readers that training uses, but notes what they would refuse or drop instead of stopping at it.
+It uses the readers that training uses, but reports what they would refuse or drop instead of stopping there.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from edge_centernet.progress import Progress, unseen, with_progress
 from edge_centernet.system.quiet import quiet_libraries
 
 STRIDES = (4, 8)  # input pixels per heatmap cell, of our models
-SMALL, MEDIUM = (
-    32,
-    96,
-)  # square root of the area, pixels; COCO's limits, https://cocodataset.org/#detection-eval
+# Square root of the area in pixels, below which an object is small or medium: COCO's limits
+# (https://cocodataset.org/#detection-eval).
+SMALL, MEDIUM = 32, 96
 PERCENTILES = (5, 25, 50, 75, 95)
-OVERHANG = 1.0  # pixels outside the image that are rounding: VOC counts from 1, some of its tools from 0
-SAME_OBJECT = 0.9  # IoU; two annotators differ more, and two objects do not hide each other that well
+OVERHANG = 1.0  # pixels outside the image that are put down to rounding: VOC counts from 1, some tools from 0
+SAME_OBJECT = 0.9  # IoU: two annotators differ more, and two objects rarely cover each other that exactly
 
 Severity = Literal["error", "warning"]
 
 
 class Kind(NamedTuple):
-    """One kind of finding: does it spoil training or what validation says (error), or is it to be known (warning)."""
+    """One kind of finding: an error spoils training or validation, a warning is something to know."""
 
     severity: Severity
     title: str
 
 
+# In the order of the report: errors first.
 KINDS = {
     "annotation": Kind("error", "annotations that cannot be read; training refuses them"),
     "image": Kind("error", "images that are missing or cannot be read"),
@@ -76,7 +76,10 @@ USUAL_SIZE = InputSize(320, 320)  # the default model's
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to look at. kind: a key of KINDS. part: "train" or "val". image: the file, where it is one."""
+    """Something to look at.
+
+    kind: a key of KINDS. part: "train" or "val". image: the file that it is about, or None. text: one line.
+    """
 
     kind: str
     part: str
@@ -85,11 +88,11 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """Whether it spoils the training."""
+        """Whether it spoils the training ("error") or not ("warning")."""
         return KINDS[self.kind].severity
 
     def to_json(self) -> dict[str, Any]:
-        """For the report."""
+        """Return it as an entry of the report."""
         image = None if self.image is None else str(self.image)
         return {
             "kind": self.kind,
@@ -102,9 +105,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """sets: "train" and, if asked for, "val" -> figures as `_figures` describes them.
+    """What was found.
 
     size: of the network's input; stride: side of a heatmap cell; both in pixels.
+    sets: "train" and, if there is one, "val" -> figures as `_figures` describes them.
+    findings: in the order of KINDS.
     """
 
     size: InputSize
@@ -114,16 +119,16 @@ class Report:
 
     @property
     def errors(self) -> int:
-        """How many findings spoil training."""
+        """Number of findings that spoil training."""
         return sum(finding.severity == "error" for finding in self.findings)
 
     @property
     def warnings(self) -> int:
-        """How many do not."""
+        """Number of findings that do not."""
         return len(self.findings) - self.errors
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for a JSON file."""
+        """Return everything as plain types, for a JSON file."""
         return {
             "input_size": list(self.size),
             "stride": self.stride,
@@ -136,13 +141,13 @@ class Report:
 
 @dataclass
 class _Part:
-    """One set while it is checked. Arrays have one row an object as annotated (M), or one an image (N).
+    """One set while it is checked; M annotated objects.
 
     size: of the network's input; stride: side of a heatmap cell; both in pixels.
-    boxes: (M, 4) float32 clipped to the image, input: (M, 4) float32 the same after letterbox, both in
-      pixels.
+    boxes: (M, 4) float32, clipped to the image; input: (M, 4) float32, the same after letterbox; in pixels.
+    image, label: (M,) int64, index of each object's image and class.
     kept: (M,) bool, what training sees; counted: (M,) bool, kept and not ignored (crowd, difficult).
-    files: index of image -> sha256, of those that can be read; thumbnails: (their number, 8, 9) uint8.
+    files: index of image -> sha256, of those that can be read; thumbnails: (8, 9) uint8 of each of these.
     """
 
     name: str
@@ -158,21 +163,52 @@ class _Part:
     files: dict[int, str] = field(default_factory=dict)
     thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, name: str, found: Annotations, size: InputSize, stride: int) -> _Part:
+        """Make the arrays of a set; its images are not read yet."""
+        boxes, kept = clip_boxes(found)
+        image = np.asarray(found.objects.image, np.int64)
+        label = np.asarray(found.objects.label, np.int64)
+        counted = kept & ~np.asarray(found.objects.ignore, np.bool_)
+        scaled = np.zeros_like(boxes)
+        for i, own in _by_image(image, np.arange(len(image))):
+            _, width, height = found.images[i]
+            scaled[own] = Letterbox(width, height, *size).to_input(boxes[own])
+        return cls(name, found, size, stride, boxes, scaled, kept, image, label, counted)
+
+    def read_images(self, progress: Progress) -> Iterator[Finding]:
+        """Read every image, which must have the annotated size, and keep its hash and thumbnail."""
+        for i in with_progress(range(len(self.found.images)), f"read {self.name}", progress):
+            path, width, height = self.found.images[i]
+            try:
+                with quiet_libraries():
+                    image = read_image(path)
+                self.files[i] = sha256(path)
+            except SourceError as error:
+                yield Finding("image", self.name, path, str(error))
+                continue
+            self.thumbnails.append(thumbnail(image))
+            if image.shape[:2] != (height, width):
+                got = f"{image.shape[1]}x{image.shape[0]}"
+                yield self.finding(
+                    "size", i, f"is {got} pixels (turned as EXIF says), annotated as {width}x{height}"
+                )
+
     def path(self, image: int) -> Path:
-        """File of an image."""
+        """Return the file of an image."""
         return self.found.images[image][0]
 
     def object(self, i: int) -> str:
-        """Where an object stands and of which class it is: `line 3 (dog)`."""
+        """Describe an object by its place and class: `line 3 (dog)`."""
         return f"{self.found.objects.place[i]} ({self.found.classes[self.label[i]]})"
 
     def finding(self, kind: str, image: int, text: str) -> Finding:
-        """About one image."""
+        """Make a finding about one image."""
         path = self.path(image)
         return Finding(kind, self.name, path, f"{path}: {text}")
 
     def labelled(self) -> set[str]:
-        """Names of the classes that have an object to learn."""
+        """Return the names of the classes that have an object to learn from."""
         return {self.found.classes[i] for i in np.unique(self.label[self.counted])}
 
 
@@ -192,11 +228,12 @@ def check_dataset(
         val: the validation set, likewise.
         images: folder of the images of `data`, where that is a path.
         val_images: folder of the images of `val`, where that is a path.
-        size: of the network's input.
+        size: of the network's input, in pixels.
         stride: input pixels per heatmap cell, 4 or 8.
         progress: shows a bar while images are read and compared.
 
-    Raises SourceError where a set cannot be read at all, ConfigError for a size or stride that no model has.
+    Raises SourceError if a set cannot be read at all, ConfigError for a size or stride that no model has or
+    for a validation set that is the training set.
     """
     size = InputSize.of(size)
     if stride not in STRIDES:
@@ -206,7 +243,8 @@ def check_dataset(
     for source in other:
         if any((source.path, source.images) == (mine.path, mine.images) for mine in train):
             raise ConfigError(
-                f"val: {source.path} is the training set itself; name another set, or the images folder of its part"
+                f"val: {source.path} is the training set itself; "
+                "name another set, or the images folder of its part"
             )
     findings: list[Finding] = []
     parts = []
@@ -214,59 +252,28 @@ def check_dataset(
         if not sources:
             continue
         problems: list[Problem] = []
-        part = _part(name, read_sources(sources, problems=problems), size, stride)
+        part = _Part.of(name, read_sources(sources, problems=problems), size, stride)
         parts.append(part)
         findings += [Finding(problem.kind, name, None, problem.text) for problem in problems]
-        findings += _files(part, progress)
-        findings += [*_boxes(part), *_twice(part), *_tiny(part), *_collisions(part), *_empty(part)]
+        findings += part.read_images(progress)  # before the duplicates, which compare what it has read
+        findings += _check_objects(part)
         findings += _duplicates(part, progress)
     if len(parts) == 2:
-        findings += _across(parts[0], parts[1], progress)
+        findings += _compare_to_train(parts[0], parts[1], progress)
     findings.sort(key=lambda finding: list(KINDS).index(finding.kind))  # stable: in the order of the files
     return Report(size, stride, {part.name: _figures(part) for part in parts}, tuple(findings))
 
 
-def _part(name: str, found: Annotations, size: InputSize, stride: int) -> _Part:
-    """The arrays of a set."""
-    boxes, kept = clip_boxes(found)
-    image = np.asarray(found.objects.image, np.int64)
-    counted = kept & ~np.asarray(found.objects.ignore, np.bool_)
-    scaled = np.zeros_like(boxes)
-    for i, own in _by_image(image, np.arange(len(image))):
-        _, width, height = found.images[i]
-        scaled[own] = Letterbox(width, height, *size).to_input(boxes[own])
-    label = np.asarray(found.objects.label, np.int64)
-    return _Part(name, found, size, stride, boxes, scaled, kept, image, label, counted)
-
-
 def _by_image(image: NDArray[np.int64], chosen: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """(image, its objects) for each image that has some of the objects `chosen`, in the order of the images."""
+    """Return (image, its objects) for each image that has any of the objects `chosen`, in image order."""
     chosen = chosen[np.argsort(image[chosen], kind="stable")]
     names, starts = np.unique(image[chosen], return_index=True)
     return zip(names.tolist(), np.split(chosen, starts[1:]), strict=True) if len(chosen) else iter(())
 
 
-def _files(part: _Part, progress: Progress) -> Iterator[Finding]:
-    """Read every image: it must open, have the annotated size, and leaves its hash and its thumbnail in `part`."""
-    for i in with_progress(range(len(part.found.images)), f"read {part.name}", progress):
-        path, width, height = part.found.images[i]
-        try:
-            with quiet_libraries():
-                image = read_image(path)
-            part.files[i] = sha256(path)
-        except SourceError as error:
-            yield Finding("image", part.name, path, str(error))
-            continue
-        part.thumbnails.append(thumbnail(image))
-        if image.shape[:2] != (height, width):
-            is_ = f"{image.shape[1]}x{image.shape[0]}"
-            yield part.finding(
-                "size", i, f"is {is_} pixels (turned as EXIF says), annotated as {width}x{height}"
-            )
-
-
-def _boxes(part: _Part) -> Iterator[Finding]:
-    """Boxes that are empty, outside, or over the edge."""
+def _check_objects(part: _Part) -> Iterator[Finding]:
+    """Find what is wrong or doubtful about the objects of a set, and its images and classes without any."""
+    # 1. Boxes that are empty, outside their image or over its edge: as annotated, before clipping.
     for i, (x1, y1, x2, y2) in enumerate(part.found.objects.box):
         image = int(part.image[i])
         _, width, height = part.found.images[image]
@@ -280,59 +287,29 @@ def _boxes(part: _Part) -> Iterator[Finding]:
             yield part.finding(
                 "over_edge", image, f"{at} is {over:.3g} pixels over the edge of {width}x{height}"
             )
-
-
-def _twice(part: _Part) -> Iterator[Finding]:
-    """Pairs of boxes of one image that are the same box, whatever their classes."""
-    for image, own in _by_image(part.image, np.flatnonzero(part.counted)):
-        overlap = np.triu(iou(part.boxes[own], part.boxes[own]), 1)  # (n, n)
+    chosen = np.flatnonzero(part.counted)  # what training learns from, for all that follows
+    # 2. Two boxes of one image that are the same box, whatever their classes.
+    for image, own in _by_image(part.image, chosen):
+        overlap = np.triu(iou(part.boxes[own], part.boxes[own]), 1)  # (n, n), each pair once
         for a, b in zip(*np.nonzero(overlap > SAME_OBJECT), strict=True):
             pair = f"{part.object(own[a])} and {part.object(own[b])}"
             yield part.finding("duplicate_box", image, f"{pair}: IoU {overlap[a, b]:.2f}")
-
-
-def _cells(part: _Part, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(K, 3) image, row, column of the cell that holds the centre of each object `chosen`, as training places it."""
-    cells = part.input[chosen] / np.float32(part.stride)
-    centre = ((cells[:, :2] + cells[:, 2:]) / 2).astype(np.int64)
-    x, y = np.minimum(centre, np.array(part.size) // part.stride - 1).T
-    return np.stack([part.image[chosen], y, x], axis=1)
-
-
-def _tiny(part: _Part) -> Iterator[Finding]:
-    """Objects that the network can hardly see."""
-    chosen = np.flatnonzero(part.counted)
+    # 3. Objects smaller than a heatmap cell, which the network can hardly see.
     side = _side(part, chosen)
     for i, pixels in zip(chosen[side < part.stride], side[side < part.stride], strict=True):
-        width, height = part.boxes[i, 2:] - part.boxes[i, :2]
+        x, y = part.boxes[i, 2:] - part.boxes[i, :2]
         seen = f"{pixels:.1f} pixels (square root of the area) in the network's input"
-        yield part.finding(
-            "tiny", int(part.image[i]), f"{part.object(i)}: {width:g} wide, {height:g} high is {seen}"
-        )
-
-
-def _side(part: _Part, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(K,) sqrt(width * height) of the objects `chosen` in input pixels."""
-    sides = (part.input[chosen, 2:] - part.input[chosen, :2]).astype(np.float64)
-    area: NDArray[np.float64] = sides[:, 0] * sides[:, 1]
-    return np.sqrt(area)
-
-
-def _collisions(part: _Part) -> Iterator[Finding]:
-    """Cells that hold the centres of two or more objects of one class."""
-    chosen = np.flatnonzero(part.counted)
+        yield part.finding("tiny", int(part.image[i]), f"{part.object(i)}: {x:g} wide, {y:g} high is {seen}")
+    # 4. Cells with the centres of several objects of one class: the heatmap has room for one peak.
     keys = np.concatenate([_cells(part, chosen), part.label[chosen, None]], axis=1)
     shared: dict[tuple[int, ...], list[int]] = {}
-    for i, key in zip(chosen, keys.tolist(), strict=True):
-        shared.setdefault(tuple(key), []).append(int(i))
+    for i, key in zip(chosen.tolist(), keys.tolist(), strict=True):
+        shared.setdefault(tuple(key), []).append(i)
     for (image, row, column, _), objects in shared.items():
         if len(objects) > 1:
             names = ", ".join(part.object(i) for i in objects)
             yield part.finding("collision", image, f"{names} in the cell of row {row}, column {column}")
-
-
-def _empty(part: _Part) -> Iterator[Finding]:
-    """Images without a box and, in train, classes without an object."""
+    # 5. Images without a box (an ignored one is a box) and, in train, classes without an object.
     full = set(part.image[part.kept].tolist())
     for i in range(len(part.found.images)):
         if i not in full:
@@ -342,15 +319,30 @@ def _empty(part: _Part) -> Iterator[Finding]:
             yield Finding("empty_class", part.name, None, f"{name}: has no object to learn from")
 
 
+def _cells(part: _Part, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (K, 3): image, row and column of the cell of each object's centre, as training places it."""
+    cells = part.input[chosen] / np.float32(part.stride)
+    centre = ((cells[:, :2] + cells[:, 2:]) / 2).astype(np.int64)
+    x, y = np.minimum(centre, np.array(part.size) // part.stride - 1).T
+    return np.stack([part.image[chosen], y, x], axis=1)
+
+
+def _side(part: _Part, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return (K,) sqrt(width * height) of the objects `chosen`, in input pixels."""
+    sides = (part.input[chosen, 2:] - part.input[chosen, :2]).astype(np.float64)
+    area: NDArray[np.float64] = sides[:, 0] * sides[:, 1]
+    return np.sqrt(area)
+
+
 def _duplicates(part: _Part, progress: Progress) -> Iterator[Finding]:
-    """Images twice in one set: the same file, or nearly the same picture."""
+    """Find images that are in one set twice: the same file, or nearly the same picture."""
     first: dict[str, int] = {}
     for i, digest in part.files.items():
         if digest in first:
             yield part.finding("duplicate", i, f"is the same file as {part.path(first[digest])}")
         else:
             first[digest] = i
-    unique = list(first.values())
+    unique = list(first.values())  # copies of a file are reported once, not as similar pictures again
     thumbnails = _thumbnails(part, unique)
     for alike in find_alike(thumbnails, None, progress, f"compare {part.name}"):
         yield part.finding(
@@ -358,8 +350,9 @@ def _duplicates(part: _Part, progress: Progress) -> Iterator[Finding]:
         )
 
 
-def _across(train: _Part, val: _Part, progress: Progress) -> Iterator[Finding]:
-    """What val shares with train, and what train does not know."""
+def _compare_to_train(train: _Part, val: _Part, progress: Progress) -> Iterator[Finding]:
+    """Find images of val that are in train too, and classes of val that train has no object of."""
+    # Reversed, so that of several copies in train the first is the one that is named.
     first = {digest: i for i, digest in reversed(train.files.items())}
     fresh = []
     for i, digest in val.files.items():
@@ -378,7 +371,7 @@ def _across(train: _Part, val: _Part, progress: Progress) -> Iterator[Finding]:
 
 
 def _thumbnails(part: _Part, images: list[int]) -> NDArray[np.uint8]:
-    """(len(images), 8, 9) of these images, all of which could be read."""
+    """Return the thumbnails of these images, (len(images), 8, 9); all of them could be read."""
     row = {image: i for i, image in enumerate(part.files)}
     return np.asarray(part.thumbnails, np.uint8).reshape(-1, 8, 9)[[row[i] for i in images]]
 
@@ -390,7 +383,7 @@ def _looks_like(other: Path, alike: Alike) -> str:
 
 
 def _figures(part: _Part) -> dict[str, Any]:
-    """What is in a set; objects are what training learns from: inside their image, not ignored.
+    """Describe a set; its objects are what training learns from: inside their image and not ignored.
 
     images, readable, empty_images, objects, ignored: numbers.
     classes: name -> objects, images, share (of the objects), ignored, unlabelled (images that the class is
@@ -401,6 +394,20 @@ def _figures(part: _Part) -> dict[str, Any]:
         all objects, and lost: all but one of each cell, which the network cannot tell apart.
     """
     chosen = np.flatnonzero(part.counted)
+    classes = {}
+    for k, name in enumerate(part.found.classes):
+        of_class = part.label == k
+        own = part.counted & of_class
+        classes[name] = {
+            "objects": int(own.sum()),
+            "images": len(np.unique(part.image[own])),
+            "share": int(own.sum()) / max(1, len(chosen)),
+            "ignored": int((part.kept & ~part.counted & of_class).sum()),
+            "unlabelled": sum(k in absent for absent in part.found.unlabelled),
+        }
+    side = _side(part, chosen)
+    names = ("min", *(f"p{p}" for p in PERCENTILES), "max")
+    values = np.percentile(side, (0, *PERCENTILES, 100)).tolist() if len(side) else [None] * len(names)
     cells = _cells(part, chosen)
     typed = np.concatenate([cells, part.label[chosen, None]], axis=1)
     return {
@@ -410,40 +417,21 @@ def _figures(part: _Part) -> dict[str, Any]:
         "empty_images": len(part.found.images) - len(np.unique(part.image[part.kept])),
         "objects": len(chosen),
         "ignored": int((part.kept & ~part.counted).sum()),
-        "classes": {name: _class_figures(part, i) for i, name in enumerate(part.found.classes)},
-        "box_px": _size_figures(_side(part, chosen), part.stride),
+        "classes": classes,
+        "box_px": {
+            **dict(zip(names, values, strict=True)),
+            "small": int((side < SMALL).sum()),
+            "medium": int(((side >= SMALL) & (side < MEDIUM)).sum()),
+            "large": int((side >= MEDIUM).sum()),
+            "under_1_cell": int((side < part.stride).sum()),
+            "under_2_cells": int((side < 2 * part.stride).sum()),
+        },
         "collisions": {"same_class": _shared(typed), "any_class": _shared(cells)},
     }
 
 
-def _class_figures(part: _Part, label: int) -> dict[str, Any]:
-    own = part.counted & (part.label == label)
-    count = int(own.sum())
-    return {
-        "objects": count,
-        "images": len(np.unique(part.image[own])),
-        "share": count / max(1, int(part.counted.sum())),
-        "ignored": int((part.kept & ~part.counted & (part.label == label)).sum()),
-        "unlabelled": sum(label in classes for classes in part.found.unlabelled),
-    }
-
-
-def _size_figures(side: NDArray[np.float64], stride: int) -> dict[str, Any]:
-    """side: (K,) square root of each area, and stride, in input pixels."""
-    names = ("min", *(f"p{p}" for p in PERCENTILES), "max")
-    values = np.percentile(side, (0, *PERCENTILES, 100)).tolist() if len(side) else [None] * len(names)
-    return {
-        **dict(zip(names, values, strict=True)),
-        "small": int((side < SMALL).sum()),
-        "medium": int(((side >= SMALL) & (side < MEDIUM)).sum()),
-        "large": int((side >= MEDIUM).sum()),
-        "under_1_cell": int((side < stride).sum()),
-        "under_2_cells": int((side < 2 * stride).sum()),
-    }
-
-
 def _shared(cells: NDArray[np.int64]) -> dict[str, Any]:
-    """cells: (K, n) rows; how many are there more than once."""
+    """Return an entry of `collisions` of `_figures`; cells: (K, n), equal rows are in one cell."""
     _, count = np.unique(cells, axis=0, return_counts=True)
     objects = int(count[count > 1].sum())
     return {"objects": objects, "rate": objects / max(1, len(cells)), "lost": len(cells) - len(count)}

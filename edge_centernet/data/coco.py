@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeGuard
 from edge_centernet.classes import did_you_mean, find_class
 from edge_centernet.data.base import (
     Annotations,
-    Chosen,
     Objects,
     Problem,
     choose_classes,
@@ -19,16 +18,19 @@ from edge_centernet.data.base import (
     note,
     require_files,
     warn_absent,
-    without,
 )
 from edge_centernet.errors import SourceError
 
-_PROBE = 16  # how many images decide which folder holds them
-_LABELLED_ONLY = "labelled_only"  # of an image, or of "info" for all: names of the classes that were labelled
+_PROBE = 16  # number of images that decide which folder holds them
+# A key of ours, in an image or, for all images, in "info": names of the classes that were labelled.
+_LABELLED_ONLY = "labelled_only"
 
 
 class _Image(NamedTuple):
-    """An entry of "images". labelled: names of the categories that were labelled in it, None for all of them."""
+    """An entry of "images".
+
+    width, height: in pixels. labelled: names of the categories that were labelled in it, None for all.
+    """
 
     name: str
     width: int
@@ -47,25 +49,24 @@ def read_coco(
 
     Args:
         path: the file.
-        images: default is the first of these that holds the files: a folder named like the split
+        images: by default the folder that holds the files, out of: a folder named like the split
             (instances_train.json -> train/) beside the file, beside its folder or in an images/ folder
-            there, images/ itself, or the file's own folder.
+            there; images/ itself; the file's own folder.
         classes: those to read, in this order.
         split: not used, for a file is one split.
-        problems: with a list, missing image files are left to its owner to find.
+        problems: with a list, missing image files are left to the caller to find.
 
-    Besides COCO's own fields it reads `score` of an annotation (0..1, how likely it is an object; 1 without)
-    and `labelled_only` of `info` or of an image: names of the categories that were labelled, where it is not
-    all of them. Raises SourceError naming the line (broken JSON) or the entry, as annotations[3].bbox.
+    Besides COCO's own fields it reads `score` of an annotation (0..1, how likely it is an object; 1 if there
+    is none) and `labelled_only` of `info` or of an image: names of the categories that were labelled, if not
+    all of them were. Raises SourceError naming the line (broken JSON) or the entry, as annotations[3].bbox.
     """
-    data = _load(path)
-    names = _categories(path, data["categories"])
+    data, names = _load(path)
     chosen = choose_classes(path, list(names.values()), classes)
     warn_absent(path, chosen)
     declared = list(names.values())
     labelled = None
     with note(problems):
-        labelled = _labelled(f"{path}: info", data["info"], declared)
+        labelled = _labelled(f"{path}: info", data.get("info"), declared)
     entries, index_of = _images(path, data["images"], declared, labelled, problems)
     root = images if images is not None else _find_root(path, entries)
     files = [_resolve(root, entry.name) for entry in entries]
@@ -81,30 +82,57 @@ def read_coco(
                 raise SourceError(f"{where}: expected an object, got {annotation!r}")
             image = _lookup(where, annotation, "image_id", index_of, "images")
             label = chosen.label_of.get(_lookup(where, annotation, "category_id", names, "categories"))
-            box, score = _box(where, annotation.get("bbox")), _score(where, annotation.get("score"))
-            if label is not None:
-                ignore = bool(annotation.get("iscrowd")) or bool(annotation.get("ignore"))
-                objects.add(image, label, box, place, ignore, _area(where, annotation.get("area")), score)
+            _add_object(objects, where, annotation, image, label, place)
+
     sized = tuple((file, entry.width, entry.height) for file, entry in zip(files, entries, strict=True))
-    return Annotations(str(path), chosen.classes, sized, objects, _unlabelled(chosen, declared, entries))
-
-
-def _unlabelled(
-    chosen: Chosen, declared: Sequence[str], entries: Sequence[_Image]
-) -> tuple[tuple[int, ...], ...]:
-    """For each image the chosen classes that nobody labelled in it."""
-    if all(entry.labelled is None for entry in entries):
-        return without(chosen, len(entries))
-    found = []
+    unlabelled = []
     for entry in entries:
-        labelled = frozenset(declared) if entry.labelled is None else entry.labelled
-        unlabelled = {label for name, label in chosen.label_of.items() if name not in labelled}
-        found.append(tuple(sorted(unlabelled | chosen.absent)))
-    return tuple(found)
+        missing = set(chosen.absent)
+        if entry.labelled is not None:  # by name, for it may name categories that are not read
+            missing |= {label for name, label in chosen.label_of.items() if name not in entry.labelled}
+        unlabelled.append(tuple(sorted(missing)))
+    return Annotations(
+        str(path), chosen.classes, sized, objects, tuple(unlabelled) if any(unlabelled) else ()
+    )
+
+
+def _add_object(
+    objects: Objects, where: str, annotation: dict[str, Any], image: int, label: int | None, place: str
+) -> None:
+    """Check an annotation's own values, and append it unless its class is not read (label None)."""
+    # COCO's box is x, y, width, height; ours are corners. type() because isinstance takes True for a number.
+    bbox, score = annotation.get("bbox"), annotation.get("score")
+    if not (
+        isinstance(bbox, list)
+        and len(bbox) == 4
+        and all(type(value) in (int, float) for value in bbox)
+        and math.isfinite(sum(bbox))
+    ):
+        raise SourceError(f"{where}.bbox: expected 4 numbers, x, y, width, height in pixels; got {bbox!r}")
+    x, y, width, height = bbox
+    if score is None:
+        score = 1.0
+    elif not isinstance(score, int | float) or isinstance(score, bool) or not 0 <= score <= 1:  # or NaN
+        raise SourceError(f"{where}.score: expected a number 0 to 1, got {score!r}")
+    if label is None:
+        return
+    area = annotation.get("area")
+    if area is not None and not (isinstance(area, int | float) and math.isfinite(area)):
+        raise SourceError(f"{where}.area: expected a number of pixels, got {area!r}")
+    objects.add(
+        image,
+        label,
+        (x, y, x + width, y + height),
+        place,
+        # Both keys are in use: `ignore` is what COCO's own tools call it, `iscrowd` what its files have.
+        ignore=bool(annotation.get("iscrowd")) or bool(annotation.get("ignore")),
+        area=None if area is None else float(area),
+        score=float(score),
+    )
 
 
 def _labelled(where: str, owner: Any, declared: Sequence[str]) -> frozenset[str] | None:
-    """The `labelled_only` of an image or of "info" as names of categories, None where it has none."""
+    """Return `labelled_only` of an image or of "info" as names of categories, None if it has none."""
     value = owner.get(_LABELLED_ONLY) if isinstance(owner, dict) else None
     if value is None:
         return None
@@ -115,19 +143,21 @@ def _labelled(where: str, owner: Any, declared: Sequence[str]) -> frozenset[str]
         index = find_class(name, declared)
         if index is None:
             raise SourceError(
-                f"{where}.{_LABELLED_ONLY}: expected classes of 'categories' ({list_names(declared)}), got {name!r}"
-                f"{did_you_mean(name, declared)}"
+                f"{where}.{_LABELLED_ONLY}: expected classes of 'categories' ({list_names(declared)}), "
+                f"got {name!r}{did_you_mean(name, declared)}"
             )
         found.append(declared[index])
     return frozenset(found)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> tuple[dict[str, Any], dict[int, str]]:
+    """Return the JSON, with at least "images" and "annotations", and category id -> name, sorted by id."""
     try:
         data = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
         raise SourceError(
-            f"{path}: line {error.lineno}, column {error.colno}: expected COCO JSON, got a syntax error ({error.msg})"
+            f"{path}: line {error.lineno}, column {error.colno}: expected COCO JSON, "
+            f"got a syntax error ({error.msg})"
         ) from None
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: byte {error.start}: expected UTF-8 text, got something else") from None
@@ -143,30 +173,23 @@ def _load(path: Path) -> dict[str, Any]:
             raise SourceError(f"{path}: {key!r}: expected a list, got {got}; is this a COCO instances file?")
     if not data["images"]:
         raise SourceError(f"{path}: 'images': expected at least one image, got an empty list")
-    return {"info": None, **data}
 
-
-def _categories(path: Path, categories: list[Any]) -> dict[int, str]:
-    """Category id -> name, sorted by id."""
     names: dict[int, str] = {}
-    for i, category in enumerate(categories):
+    for i, category in enumerate(data["categories"]):
         where = f"{path}: categories[{i}]"
-        if (
-            not isinstance(category, dict)
-            or not _is_id(category.get("id"))
-            or not _is_name(category.get("name"))
-        ):
+        number = category.get("id") if isinstance(category, dict) else None
+        if not isinstance(number, int) or isinstance(number, bool) or not _is_name(category.get("name")):
             raise SourceError(
                 f"{where}: expected an object with an integer 'id' and a 'name', got {category!r}"
             )
-        if category["id"] in names:
-            raise SourceError(f"{where}.id: {category['id']} is used twice; category ids must differ")
+        if number in names:
+            raise SourceError(f"{where}.id: {number} is used twice; category ids must differ")
         if category["name"] in names.values():
             raise SourceError(f"{where}.name: {category['name']!r} is used twice; category names must differ")
-        names[category["id"]] = category["name"]
+        names[number] = category["name"]
     if not names:
         raise SourceError(f"{path}: 'categories': expected at least one category, got an empty list")
-    return dict(sorted(names.items()))
+    return data, dict(sorted(names.items()))
 
 
 def _images(
@@ -176,10 +199,18 @@ def _images(
     labelled: frozenset[str] | None,
     problems: list[Problem] | None,
 ) -> tuple[list[_Image], dict[Any, int]]:
-    """Each image, and image id -> index. labelled: what was labelled in images that do not say it themselves."""
+    """Return the images, and image id -> index.
+
+    Args:
+        path: the file, for messages.
+        images: the entries as they stand there.
+        declared: names of the categories.
+        labelled: what was labelled in images that do not say it themselves, None for all categories.
+        problems: see `note`; images that cannot be read have no index.
+    """
     entries: list[_Image] = []
     index_of: dict[Any, int] = {}
-    id_use: dict[Any, int] = {}  # where in the file
+    id_use: dict[Any, int] = {}  # the entry of the file that has this id, for messages
     name_use: dict[str, int] = {}
     for i, image in enumerate(images):
         with note(problems):
@@ -207,18 +238,19 @@ def _images(
             entries.append(
                 _Image(name, int(image["width"]), int(image["height"]), labelled if own is None else own)
             )
-    if problems and not entries:  # nothing to go on with
+    if problems and not entries:  # nothing is left to go on with
         raise SourceError(problems[0].text)
     return entries, index_of
 
 
 def _find_root(path: Path, entries: list[_Image]) -> Path:
-    """The folder that holds most of the first few images."""
+    """Return the folder that holds most of the first few images."""
     split = path.stem.removeprefix("instances_").removeprefix("annotations_")
     here, above = path.parent, path.parent.parent
     folders = [here / split, here / "images" / split, here / "images", here]
     folders += [above / split, above / "images" / split, above / "images"]
     probe = [entry.name for entry in entries[:_PROBE]]
+    # Not by the first image alone: its file may be missing, or a namesake may lie in another folder.
     found = [sum(_resolve(folder, name).is_file() for name in probe) for folder in folders]
     if not max(found):
         raise SourceError(
@@ -229,45 +261,17 @@ def _find_root(path: Path, entries: list[_Image]) -> Path:
 
 
 def _resolve(root: Path, name: str) -> Path:
-    """The file, whether or not file_name repeats the images folder's own name (train/ + train/a.jpg)."""
+    """Return the file; its name may repeat that of the images folder (train/ + train/a.jpg)."""
     first, _, rest = name.partition("/")
     return root / rest if rest and first == root.name else root / name
 
 
 def _lookup(where: str, annotation: dict[str, Any], key: str, table: dict[Any, Any], owner: str) -> Any:
+    """Return what the id under `key` refers to in `table`; owner: the list of the file that has these ids."""
     value = annotation.get(key)
-    if isinstance(value, int | str) and value in table:
+    if isinstance(value, int | str) and value in table:  # a list could not be looked up
         return table[value]
     raise SourceError(f"{where}.{key}: expected the id of one of the {owner}, got {value!r}")
-
-
-def _box(where: str, bbox: Any) -> tuple[float, float, float, float]:
-    """COCO's x, y, width, height to corners."""
-    if isinstance(bbox, list) and len(bbox) == 4 and all(type(value) in (int, float) for value in bbox):
-        x, y, w, h = bbox
-        if math.isfinite(x + y + w + h):
-            return x, y, x + w, y + h
-    raise SourceError(f"{where}.bbox: expected 4 numbers, x, y, width, height in pixels; got {bbox!r}")
-
-
-def _area(where: str, area: Any) -> float | None:
-    if area is None:
-        return None
-    if isinstance(area, int | float) and math.isfinite(area):
-        return float(area)
-    raise SourceError(f"{where}.area: expected a number of pixels, got {area!r}")
-
-
-def _score(where: str, score: Any) -> float:
-    if score is None:
-        return 1.0
-    if isinstance(score, int | float) and not isinstance(score, bool) and 0 <= score <= 1:  # NaN is not
-        return float(score)
-    raise SourceError(f"{where}.score: expected a number 0 to 1, got {score!r}")
-
-
-def _is_id(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_name(value: object) -> TypeGuard[str]:
@@ -275,5 +279,6 @@ def _is_name(value: object) -> TypeGuard[str]:
 
 
 def _kind(value: Any) -> str:
+    """Return JSON's word for the type of a value."""
     kinds = {dict: "object", list: "list", str: "string", type(None): "null", bool: "boolean"}
     return kinds.get(type(value), "number")

@@ -1,4 +1,7 @@
-"""Several labelled data sets as one; their class lists may differ, and not all classes need be labelled in each."""
+"""Several labelled data sets as one.
+
+Their class lists may differ, and each may be labelled for some of the classes only.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +28,20 @@ def merge(
     classes: Sequence[str] | None = None,
     labelled_only: Sequence[Sequence[str] | None] = (),
 ) -> Annotations:
-    """Several data sets as one: the images and objects of the first, then those of the next, and so on.
+    """Merge data sets: the images and objects of the first, then those of the next, and so on.
 
     classes: read only these, in this order; by default all that the sets have, those of the first set first.
-        Classes meet where one name is a synonym of the other (`edge_centernet.classes`); the merged class
-        then has COCO's word.
-    labelled_only: for each set None, or the classes that were labelled in it; wins over what its files say.
+        Two classes are one if either name is a synonym of the other (`edge_centernet.classes`); the merged
+        class then has COCO's word.
+    labelled_only: for each set None, or the classes that were labelled in it; takes precedence over what its
+        files say.
 
-    A class is unlabelled in an image (Sample.unlabelled) where its set does not have it, or was not labelled
-    for it. Objects of unlabelled classes stay, for they may be a detector's.
+    A class is unlabelled in an image (Sample.unlabelled) if its set does not have the class or was not
+    labelled for it. Objects of unlabelled classes stay, for they may come from a detector.
 
-    An image file that several sets have stays in all of them, with one counted warning (logger
-    "edge_centernet.data"). Raises SourceError for a set that has none of `classes`, ConfigError for an
-    unknown class in `labelled_only`.
+    An image file that several sets have stays in all of them, with one warning that gives their number
+    (logger "edge_centernet.data"). Raises SourceError for a set that has none of `classes`, ConfigError for
+    an unknown class in `labelled_only`.
     """
     if not sets:
         raise ValueError("expected at least one data set to merge, got none")
@@ -47,10 +51,17 @@ def merge(
     unlabelled: list[tuple[int, ...]] = []
     absent = frozenset(range(len(merged)))
     for found, only in zip(sets, labelled_only or [None] * len(sets), strict=True):
+        # 1. The index among the merged classes of each of the set's own, None for one that is left out.
         chosen = choose_classes(found.source, found.classes, merged)
         labels = [chosen.label_of.get(name) for name in found.classes]
+        # 2. Its objects with these classes, behind the images of the sets before it.
+        own = found.objects
+        rows = zip(own.image, own.label, own.box, own.place, own.ignore, own.area, own.score, strict=True)
+        for image, label, box, place, ignore, area, score in rows:
+            if (new := labels[label]) is not None:
+                objects.add(len(images) + image, new, box, place, ignore, area, score)
+        # 3. What was not labelled in its images.
         unlabelled += _unlabelled(found, labels, chosen.absent, merged, only)
-        _add(objects, found, labels, len(images))
         images += found.images
         absent &= chosen.absent
     source = " + ".join(found.source for found in sets)
@@ -60,8 +71,8 @@ def merge(
 
 
 def _union(lists: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """All classes in the order in which they first come; synonyms are one, by COCO's word if the words differ."""
-    if len(lists) == 1:
+    """Return all classes by first appearance; synonyms are one, under COCO's word if their words differ."""
+    if len(lists) == 1:  # a set alone keeps its list, even one that has two words for a class
         return tuple(lists[0])
     names: dict[str, list[str]] = {}
     for name in (name for classes in lists for name in classes):
@@ -76,7 +87,7 @@ def _unlabelled(
     merged: Sequence[str],
     only: Sequence[str] | None,
 ) -> list[tuple[int, ...]]:
-    """For each image of a set the merged classes that are unlabelled in it.
+    """Return for each image of a set the merged classes that are unlabelled in it.
 
     Args:
         found: the set.
@@ -85,23 +96,19 @@ def _unlabelled(
         merged: the merged classes.
         only: names of the classes that were labelled, None for what the set's files say.
     """
-    if only is not None:
-        labelled = _labelled(found, labels, merged, only)
-        return [tuple(i for i in range(len(merged)) if i not in labelled)] * len(found.images)
+    if only is None:
 
-    @functools.cache
-    def of(own: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(absent.union(label for label in (labels[i] for i in own) if label is not None)))
+        @functools.cache  # most images of a set have the same few tuples
+        def of(own: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(
+                sorted(absent.union(label for label in (labels[i] for i in own) if label is not None))
+            )
 
-    return [of(own) for own in found.unlabelled or ((),) * len(found.images)]
+        return [of(own) for own in found.unlabelled or ((),) * len(found.images)]
 
-
-def _labelled(
-    found: Annotations, labels: Sequence[int | None], merged: Sequence[str], only: Sequence[str]
-) -> frozenset[int | None]:
-    """Indices of the merged classes that `only` names; None stands for a class that was left out of them."""
-    labelled: set[int | None] = set()
+    labelled: set[int | None] = set()  # None stands for a class that was left out of the merged ones
     for name in only:
+        # A class that only another set has may be named too: images without it were searched for it.
         ours, own = find_class(name, merged), find_class(name, found.classes)
         if ours is None and own is None:
             known = [*merged, *(other for other in found.classes if find_class(other, merged) is None)]
@@ -110,22 +117,12 @@ def _labelled(
                 f"{did_you_mean(name, known)}"
             )
         labelled.add(labels[own] if ours is None and own is not None else ours)
-    return frozenset(labelled)
-
-
-def _add(objects: Objects, found: Annotations, labels: Sequence[int | None], first: int) -> None:
-    """Append a set's objects; first: index of its first image among those merged."""
-    own = found.objects
-    rows = zip(own.image, own.label, own.box, own.place, own.ignore, own.area, own.score, strict=True)
-    for image, label, box, place, ignore, area, score in rows:
-        merged = labels[label]
-        if merged is not None:
-            objects.add(first + image, merged, box, place, ignore, area, score)
+    return [tuple(i for i in range(len(merged)) if i not in labelled)] * len(found.images)
 
 
 def _warn_shared(sets: Sequence[Annotations]) -> None:
-    """Say in the log how many image files several sets have: what they show counts double."""
-    folder = functools.cache(os.path.realpath)
+    """Log how many image files are in several sets: what they show counts double."""
+    folder = functools.cache(os.path.realpath)  # not for every file: a set has 100,000 files in few folders
     owner: dict[str, int] = {}
     shared: dict[str, tuple[int, int]] = {}
     for number, found in enumerate(sets):
@@ -136,7 +133,8 @@ def _warn_shared(sets: Sequence[Annotations]) -> None:
     if shared:
         file, (one, other) = next(iter(shared.items()))
         log.warning(
-            "%d image files are in several of the data sets and count once for each: %s, for one, is in %s and in %s",
+            "%d image files are in several of the data sets and count once for each: "
+            "%s, for one, is in %s and in %s",
             len(shared),
             file,
             sets[one].source,

@@ -29,26 +29,24 @@ def read_voc(
 ) -> Annotations:
     """Read a VOC folder or one of its image sets; see `edge_centernet.data.read_annotations`.
 
-    path: the folder (with `split`: its ImageSets/Main/SPLIT.txt, without: every annotation) or such a .txt.
-    images: default JPEGImages/. A missing or zero <size> is read from the image.
-    VOC counts pixels from 1 and includes the last: xmin 1, xmax 384 is 0 to 384 here.
+    Args:
+        path: the folder or one of its ImageSets/Main/NAME.txt.
+        images: by default JPEGImages/. A <size> that is missing or zero is read from the image.
+        classes: those to read, in this order.
+        split: of a folder, NAME of its image set; by default every annotation is read.
+        problems: see `read_annotations`.
+
     Raises SourceError naming file and line (broken XML, image sets) or element, as object[2]/bndbox/xmin.
     """
-    if path.is_dir() and split is not None:
-        path = path / "ImageSets" / "Main" / f"{split}.txt"
-        if not path.is_file():
-            raise SourceError(f"{path}: expected the image set of split {split!r}, found no such file")
-    root = _root(path)
-    every = sorted(p.stem for p in (root / "Annotations").glob("*.xml"))
-    names = _image_set(path, problems) if path.is_file() else every
-    if not names:
-        raise SourceError(f"{path}: expected at least one image, found none")
+    path, root, names = _annotations(path, split, problems)
     folder = images if images is not None else root / "JPEGImages"
     if not folder.is_dir():
         raise SourceError(
             f"{folder}: expected the folder of the images, found no such folder; name the images folder"
         )
-    present = _index(folder)
+    split_names = (os.path.splitext(name) for name in sorted(os.listdir(folder)))
+    files = [(stem, stem + suffix) for stem, suffix in split_names if suffix.lower() in IMAGE_SUFFIXES]
+    present = dict(files) | {name: name for _, name in files}
 
     entries: list[tuple[Path, int, int]] = []
     found: list[dict[str, _Object]] = []
@@ -56,20 +54,18 @@ def read_voc(
     for name in names:
         xml = root / "Annotations" / f"{name}.xml"
         with note(problems):
-            tree = _parse(xml)
-            size = _size(xml, tree)
+            tree, size = _parse(xml)
             with note(problems, "image"):
                 file = folder / _image_name(xml, tree, present, folder)
-                if file in used:
+                if file in used:  # reading it twice would train on half of its objects as background
                     raise SourceError(
                         f"{xml}: filename: image {file.name!r} already belongs to {used[file].name}"
                     )
                 used[file] = xml
-                width, height = size or image_size(file)
-                entries.append((file, width, height))
+                entries.append((file, *(size or image_size(file))))
                 found.append(_objects(xml, tree, problems))
 
-    declared = sorted({item.name for items in found for item in items.values()})
+    declared = sorted({item.name for items in found for item in items.values()})  # VOC has no list
     if not declared:
         why = f"; {problems[0].text}" if problems else ""
         raise SourceError(
@@ -85,37 +81,52 @@ def read_voc(
     return Annotations(str(path), chosen.classes, tuple(entries), objects, without(chosen, len(entries)))
 
 
-def _root(path: Path) -> Path:
-    """The folder holding Annotations/: `path` itself, or above ImageSets/Main/NAME.txt."""
-    for folder in (path, *path.absolute().parents[:3]):
-        if (folder / "Annotations").is_dir():
-            return folder
-    raise SourceError(
-        f"{path}: expected a VOC image set (ImageSets/Main/NAME.txt) with Annotations/ beside ImageSets/"
-    )
-
-
-def _image_set(path: Path, problems: list[Problem] | None) -> list[str]:
-    """Names from lines of `NAME` or, in the sets of one class, `NAME -1|0|1`."""
+def _annotations(
+    path: Path, split: str | None, problems: list[Problem] | None
+) -> tuple[Path, Path, list[str]]:
+    """Return the folder or image set that is read, the folder of Annotations/, and the names to read."""
+    if path.is_dir() and split is not None:
+        path = path / "ImageSets" / "Main" / f"{split}.txt"
+        if not path.is_file():
+            raise SourceError(f"{path}: expected the image set of split {split!r}, found no such file")
+    # 1. Annotations/ is in the folder itself, or above ImageSets/Main/NAME.txt.
+    places = (path, *path.absolute().parents[:3])
+    root = next((folder for folder in places if (folder / "Annotations").is_dir()), None)
+    if root is None:
+        raise SourceError(
+            f"{path}: expected a VOC image set (ImageSets/Main/NAME.txt) with Annotations/ beside ImageSets/"
+        )
+    # 2. Without an image set, every annotation counts.
     seen: dict[str, int] = {}
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise SourceError(f"{path}: expected a list of image names in UTF-8, got something else") from None
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        if not words:
-            continue
-        with note(problems):
-            if len(words) > 2 or (len(words) == 2 and words[1] not in ("-1", "0", "1")):
-                raise SourceError(f"{path}: line {number}: expected an image name, got {line.strip()!r}")
-            if words[0] in seen:
-                raise SourceError(f"{path}: line {number}: {words[0]!r} is already in line {seen[words[0]]}")
-            seen[words[0]] = number
-    return list(seen)
+    if not path.is_file():
+        seen = dict.fromkeys(sorted(p.stem for p in (root / "Annotations").glob("*.xml")), 0)
+    else:
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise SourceError(
+                f"{path}: expected a list of image names in UTF-8, got something else"
+            ) from None
+        # 3. Lines are `NAME` or, in the sets of one class, `NAME -1|0|1`: absent, difficult or present.
+        for number, line in enumerate(lines, 1):
+            words = line.split()
+            if not words:
+                continue
+            with note(problems):
+                if len(words) > 2 or (len(words) == 2 and words[1] not in ("-1", "0", "1")):
+                    raise SourceError(f"{path}: line {number}: expected an image name, got {line.strip()!r}")
+                if words[0] in seen:
+                    raise SourceError(
+                        f"{path}: line {number}: {words[0]!r} is already in line {seen[words[0]]}"
+                    )
+                seen[words[0]] = number
+    if not seen:
+        raise SourceError(f"{path}: expected at least one image, found none")
+    return path, root, list(seen)
 
 
-def _parse(xml: Path) -> ElementTree.Element:
+def _parse(xml: Path) -> tuple[ElementTree.Element, tuple[int, int] | None]:
+    """Return the root element, and (width, height) in pixels unless the file lacks it."""
     try:
         root = ElementTree.fromstring(xml.read_bytes())
     except FileNotFoundError:
@@ -129,17 +140,16 @@ def _parse(xml: Path) -> ElementTree.Element:
         ) from None
     if root.tag != "annotation":
         raise SourceError(f"{xml}: expected the root element <annotation>, got <{root.tag}>")
-    return root
-
-
-def _index(folder: Path) -> dict[str, str]:
-    """File name and stem -> file name, for every image in the folder."""
-    names = sorted(name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
-    return {os.path.splitext(name)[0]: name for name in names} | {name: name for name in names}
+    size = root.find("size")
+    if size is None:
+        return root, None
+    width, height = (int(_number(f"{xml}: size", size, side)) for side in ("width", "height"))
+    return root, (width, height) if width > 0 and height > 0 else None  # some tools write zeros
 
 
 def _image_name(xml: Path, tree: ElementTree.Element, present: Mapping[str, str], folder: Path) -> str:
-    """<filename> if it is there; often it lacks its suffix or was never updated: then the annotation's own name."""
+    """Return the image's file name; present: name or stem -> name of each image in the folder."""
+    # <filename> often lacks its suffix or was never updated: then the annotation's own name counts.
     said = (tree.findtext("filename") or "").strip()
     name = present.get(said) or present.get(xml.stem)
     if name is None:
@@ -147,42 +157,34 @@ def _image_name(xml: Path, tree: ElementTree.Element, present: Mapping[str, str]
     return name
 
 
-def _size(xml: Path, tree: ElementTree.Element) -> tuple[int, int] | None:
-    size = tree.find("size")
-    if size is None:
-        return None
-    width, height = (int(_number(f"{xml}: size", size, side)) for side in ("width", "height"))
-    return (width, height) if width > 0 and height > 0 else None
-
-
 def _objects(xml: Path, tree: ElementTree.Element, problems: list[Problem] | None) -> dict[str, _Object]:
-    """Place in the file, as object[2] -> object."""
+    """Return place in the file, as object[2] -> object."""
     found = {}
     for i, item in enumerate(tree.findall("object")):
+        where = f"{xml}: object[{i}]"
         with note(problems):
-            found[f"object[{i}]"] = _object(f"{xml}: object[{i}]", item)
+            name = (item.findtext("name") or "").strip()
+            if not name:
+                raise SourceError(f"{where}/name: expected a class name, got none")
+            box = item.find("bndbox")  # a child: those of body parts lie deeper
+            if box is None:
+                raise SourceError(f"{where} ({name}): expected an element <bndbox>, got none")
+            keys = ("xmin", "ymin", "xmax", "ymax")
+            x1, y1, x2, y2 = (_number(f"{where}/bndbox", box, key) for key in keys)
+            # VOC counts pixels from 1 and includes the last: xmin 1, xmax 384 is 0 to 384 here.
+            difficult = (item.findtext("difficult") or "0").strip() == "1"
+            found[f"object[{i}]"] = _Object(name, (x1 - 1, y1 - 1, x2, y2), difficult)
     return found
 
 
-def _object(where: str, item: ElementTree.Element) -> _Object:
-    name = (item.findtext("name") or "").strip()
-    if not name:
-        raise SourceError(f"{where}/name: expected a class name, got none")
-    box = item.find("bndbox")
-    if box is None:
-        raise SourceError(f"{where} ({name}): expected an element <bndbox>, got none")
-    x1, y1, x2, y2 = (_number(f"{where}/bndbox", box, key) for key in ("xmin", "ymin", "xmax", "ymax"))
-    return _Object(name, (x1 - 1, y1 - 1, x2, y2), (item.findtext("difficult") or "0").strip() == "1")
-
-
 def _number(where: str, parent: ElementTree.Element, key: str) -> float:
+    """Return the finite number in a child element, in pixels."""
     text = parent.findtext(key)
     try:
         value = float(text or "")
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise SourceError(
-            f"{where}/{key}: expected a number of pixels, got {'no such element' if text is None else repr(text)}"
-        )
+        got = "no such element" if text is None else repr(text)
+        raise SourceError(f"{where}/{key}: expected a number of pixels, got {got}")
     return value

@@ -12,8 +12,12 @@ from edge_centernet.data.base import Annotations, Objects, Problem, choose_class
 from edge_centernet.errors import MissingDependency, SourceError
 from edge_centernet.imageio import IMAGE_SUFFIXES, image_size
 
+# Where the names of the classes stand: darknet has obj.names, LabelImg writes classes.txt beside its labels,
+# others above them.
 _LISTS = ("classes.txt", "obj.names", "labels/classes.txt")
-_SLACK = 0.02  # tools round, and draw a little over the edge; pixels instead of fractions are far above
+# How far outside 0 to 1 a fraction may be: tools round, and draw a little over the edge. Pixels, which some
+# files have instead of fractions, are far above.
+_SLACK = 0.02
 
 
 def read_yolo(
@@ -25,16 +29,20 @@ def read_yolo(
 ) -> Annotations:
     """Read a data.yaml or a folder with images/ and labels/; see `edge_centernet.data.read_annotations`.
 
-    images: a folder of images (labels: its path with the last `images` replaced by `labels`, or the same
-        folder). Default: the yaml's `split` ("train"), or images/ (images/SPLIT/ with a split).
-    classes: in a folder without classes.txt or data.yaml these are the names of class 0, 1, ...
+    Args:
+        path: the .yaml or the folder.
+        images: a folder of images. Their labels are at the same path with the last `images` replaced by
+            `labels`, or in the same folder. By default what the yaml names for `split` ("train" without
+            one), or images/ (images/SPLIT/ with a split).
+        classes: those to read; in a folder without classes.txt or data.yaml, the names of class 0, 1, ...
+        split: see `images`.
+        problems: with a list, label files without an image are added to it too.
+
     An image without a label file has no objects; polygons become their bounding boxes.
-    problems: with a list, label files without an image are added to it too.
     Raises SourceError naming file and line; MissingDependency for a .yaml without PyYAML.
     """
-    config = _yaml(path) if path.is_file() else _yaml_of_folder(path)
     root = path if path.is_dir() else path.parent
-    declared = _names(path, config["names"]) if "names" in config else _listed(root, classes)
+    config, declared = _declared(path, root, classes)
     chosen = choose_classes(path, declared, classes)
     warn_absent(path, chosen)
     label_of = {i: chosen.label_of[name] for i, name in enumerate(declared) if name in chosen.label_of}
@@ -70,7 +78,8 @@ def read_yolo(
 
 
 def _orphans(labelled: Mapping[Path, Path]) -> list[Problem]:
-    """Label files in the folders of `labelled` (label file -> image) to which no image belongs."""
+    """Find label files without an image in the folders of `labelled` (label file -> image)."""
+    # Where labels lie beside their images, any other .txt may lie there too.
     folders = {
         label.parent: image.parent for label, image in labelled.items() if label.parent != image.parent
     }
@@ -93,46 +102,43 @@ def _images(
     split: str | None,
     problems: list[Problem] | None,
 ) -> list[Path]:
+    """Return the image files of a split; root: the folder of the set; config: its data.yaml, may be empty."""
+    # 1. A folder that the caller names, or images/.
     if images is not None:
         return _files_in(images)
     if path.is_dir() and (root / "images").is_dir():
         return _files_in(root / "images" / split if split else root / "images")
+    # 2. Else what data.yaml names: folders, or .txt files with one image a line, one or several of them.
     key = split or "train"
     places = config.get(key)
     if not places:
         raise SourceError(f"{path}: {key!r}: expected a folder or list of images, got {places!r}")
     base = root / str(config.get("path") or ".")
     found: list[Path] = []
-    for place in places if isinstance(places, list) else [places]:
-        found += _place(path, key, root, base, str(place), problems)
+    for place in map(str, places if isinstance(places, list) else [places]):
+        # Exporters write ../train/images relative to the yaml's own folder or to one level below it.
+        candidates = [base / place, root / place, root / place.removeprefix("../")]
+        target = next((p for p in candidates if p.is_dir() or (p.is_file() and p.suffix == ".txt")), None)
+        if target is None:
+            raise SourceError(
+                f"{path}: {key!r}: {place!r} is neither a folder nor a .txt list; looked at {candidates[0]}"
+            )
+        if target.is_dir():
+            found += _files_in(target)
+            continue
+        for number, line in enumerate(target.read_text("utf-8").splitlines(), 1):
+            if not line.strip():
+                continue
+            with note(problems, "image"):
+                file = target.parent / line.strip()
+                if not file.is_file():
+                    raise SourceError(f"{target}: line {number}: image {file} does not exist")
+                found.append(file)
     return found
 
 
-def _place(
-    path: Path, key: str, root: Path, base: Path, place: str, problems: list[Problem] | None
-) -> list[Path]:
-    """The images of one entry of the yaml: a folder, or a .txt with one image a line."""
-    # Exporters write ../train/images relative to the yaml's own folder or to one level below it.
-    candidates = [base / place, root / place, root / place.removeprefix("../")]
-    for target in candidates:
-        if target.is_dir():
-            return _files_in(target)
-        if target.is_file() and target.suffix == ".txt":
-            lines = target.read_text("utf-8").splitlines()
-            files = [(n, target.parent / line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
-            present = []
-            for number, file in files:
-                with note(problems, "image"):
-                    if not file.is_file():
-                        raise SourceError(f"{target}: line {number}: image {file} does not exist")
-                    present.append(file)
-            return present
-    raise SourceError(
-        f"{path}: {key!r}: {place!r} is neither a folder nor a .txt list; looked at {candidates[0]}"
-    )
-
-
 def _files_in(folder: Path) -> list[Path]:
+    """Return all images in a folder and below, sorted; SourceError if there is none."""
     if not folder.is_dir():
         raise SourceError(f"{folder}: expected a folder of images, found no such folder")
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
@@ -142,7 +148,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _label_file(image: Path) -> Path:
-    """.../images/a/b.jpg -> .../labels/a/b.txt; without a folder named images, beside the image."""
+    """Return .../labels/a/b.txt for .../images/a/b.jpg; without a folder named images, beside the image."""
     parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
@@ -154,7 +160,7 @@ def _label_file(image: Path) -> Path:
 def _labels(
     file: Path, count: int, problems: list[Problem] | None
 ) -> list[tuple[int, int, tuple[float, float, float, float]]]:
-    """(line number, class index, x1 y1 x2 y2 as fractions of the image) of each line."""
+    """Return (line number, class index below `count`, x1 y1 x2 y2 as fractions of the image) of each line."""
     found = []
     try:
         lines = file.read_text("utf-8").splitlines()
@@ -166,61 +172,52 @@ def _labels(
             continue
         where = f"{file}: line {number}"
         with note(problems):
+            # 1. A box has 5 numbers; a polygon is a class and at least three pairs.
             if len(words) != 5 and not (len(words) >= 7 and len(words) % 2):
                 raise SourceError(
-                    f"{where}: expected 5 numbers, class cx cy width height; got {len(words)}: {line.strip()!r}"
+                    f"{where}: expected 5 numbers, class cx cy width height; "
+                    f"got {len(words)}: {line.strip()!r}"
                 )
-            found.append((number, _class_index(where, words[0], count), _fractions(where, words[1:])))
+            # 2. NaN stands for what is no number: it fails every comparison below.
+            try:
+                index = float(words[0])  # some tools write 3.0
+            except ValueError:
+                index = math.nan
+            if not (index == index // 1 and 0 <= index < count):
+                raise SourceError(f"{where}: expected a class index 0 to {count - 1}, got {words[0]!r}")
+            try:
+                values = [float(word) for word in words[1:]]
+            except ValueError:
+                values = [math.nan]
+            if not all(-_SLACK <= value <= 1 + _SLACK for value in values):
+                got = " ".join(words[1:])
+                raise SourceError(f"{where}: expected numbers 0 to 1 (fractions of the image), got {got!r}")
+            # 3. Corners of the box, or of what surrounds the polygon.
+            if len(values) == 4:
+                cx, cy, w, h = values
+                corners = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+            else:
+                xs, ys = values[0::2], values[1::2]
+                corners = min(xs), min(ys), max(xs), max(ys)
+            found.append((number, int(index), corners))
     return found
 
 
-def _class_index(where: str, word: str, count: int) -> int:
-    try:
-        value = float(word)  # some tools write 3.0
-    except ValueError:
-        value = math.nan
-    if not (value == value // 1 and 0 <= value < count):
-        raise SourceError(f"{where}: expected a class index 0 to {count - 1}, got {word!r}")
-    return int(value)
-
-
-def _fractions(where: str, words: list[str]) -> tuple[float, float, float, float]:
-    try:
-        values = [float(word) for word in words]
-    except ValueError:
-        values = [math.nan]
-    if not all(-_SLACK <= value <= 1 + _SLACK for value in values):
+def _declared(path: Path, root: Path, classes: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:
+    """Return the contents of data.yaml, empty without one, and the names of class 0, 1, ..."""
+    # 1. A plain list of names beside images/ makes data.yaml, and with it PyYAML, unnecessary.
+    listed = next((root / name for name in _LISTS if (root / name).is_file()), None)
+    file = path if path.is_file() else root / "data.yaml"
+    if not path.is_file() and (not file.is_file() or (listed and (root / "images").is_dir())):
+        if listed is not None:
+            lines = (line.strip() for line in listed.read_text("utf-8").splitlines())
+            return {}, _names(listed, [line for line in lines if line])
+        if classes:
+            return {}, list(classes)
         raise SourceError(
-            f"{where}: expected numbers 0 to 1 (fractions of the image), got {' '.join(words)!r}"
+            f"{root}: expected the class names, one a line, in {root / _LISTS[0]}; write that file"
         )
-    if len(values) == 4:
-        cx, cy, w, h = values
-        return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
-    xs, ys = values[0::2], values[1::2]
-    return min(xs), min(ys), max(xs), max(ys)
-
-
-def _listed(root: Path, classes: Sequence[str] | None) -> list[str]:
-    """Class names from classes.txt, one a line; else those the caller gave."""
-    for name in _LISTS:
-        file = root / name
-        if file.is_file():
-            return _names(
-                file, [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
-            )
-    if classes:
-        return list(classes)
-    raise SourceError(f"{root}: expected the class names, one a line, in {root / _LISTS[0]}; write that file")
-
-
-def _yaml_of_folder(folder: Path) -> dict[str, Any]:
-    """The folder's data.yaml, unless a plain list of names makes it unnecessary."""
-    file = folder / "data.yaml"
-    plain = (folder / "images").is_dir() and any((folder / name).is_file() for name in _LISTS)
-    return _yaml(file) if file.is_file() and not plain else {}
-
-
-def _yaml(file: Path) -> dict[str, Any]:
+    # 2. Else data.yaml must have the names.
     try:
         yaml = importlib.import_module("yaml")
     except ImportError:
@@ -236,11 +233,11 @@ def _yaml(file: Path) -> dict[str, Any]:
         raise SourceError(f"{file}: {line}expected YAML, got a syntax error") from None
     if not isinstance(data, dict) or "names" not in data:
         raise SourceError(f"{file}: expected a mapping with 'names' and 'train', got no 'names'")
-    return data
+    return data, _names(path, data["names"])
 
 
 def _names(file: Path, names: Any) -> list[str]:
-    """Class names from a list, or from a mapping of index to name."""
+    """Return the class names of a list, or of a mapping of index to name; file: for messages."""
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
             raise SourceError(

@@ -1,1 +1,1 @@
-"""How good a detector is on labelled data: COCO metrics, and recall in crowds."""
+"""How good a detector is on labelled data: COCO metrics, recall in crowds, calibration of scores."""

@@ -1,13 +1,13 @@
-"""Pictures of what an evaluation measured: precision against recall, and how often detections are right by their score.
+"""Plots of an evaluation: precision over recall, and the share of right detections over their score.
 
-Drawn with matplotlib's Agg canvas: no display is needed and no global state touched.
+They are drawn on matplotlib's Agg canvas, which needs no display and touches no global state.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +17,17 @@ from edge_centernet.files import write_atomic
 from edge_centernet.manifest import DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 def require_matplotlib() -> None:
-    """Before anything is measured: MissingDependency without it."""
+    """Raise MissingDependency without matplotlib: to be called before anything is measured."""
     if find_spec("matplotlib") is None:
         raise MissingDependency.for_extra("Plots", "convert")
 
 
 def write_precision_recall(metrics: Mapping[str, Any], out: Path) -> None:
-    """One small plot a class: precision over recall at IoU 0.5, and a dot at the default threshold.
+    """Draw one small plot per class: precision over recall at IoU 0.5, and a dot at the default threshold.
 
     metrics: what `evaluate_samples` returns, or the JSON file of `edge-centernet eval`.
     """
@@ -47,8 +46,16 @@ def write_precision_recall(metrics: Mapping[str, Any], out: Path) -> None:
         axes.grid(alpha=0.3)
         if curve is None:
             axes.text(0.5, 0.5, "no object", ha="center", va="center")
-        else:
-            _curve(axes, curves["recall"], curve, default["class_thresholds"].get(name, default["threshold"]))
+            continue
+        reached = [i for i, precision in enumerate(curve["precision"]) if precision > 0]
+        x, y = [curves["recall"][i] for i in reached], [curve["precision"][i] for i in reached]
+        axes.plot(x, y, drawstyle="steps-pre")  # COCO's precision is the best at this recall or beyond: steps
+        axes.fill_between(x, y, step="pre", alpha=0.15)
+        threshold = default["class_thresholds"].get(name, default["threshold"])
+        shown = [i for i in reached if curve["score"][i] >= threshold]
+        if shown:
+            at = shown[-1]
+            axes.plot(curves["recall"][at], curve["precision"][at], "o", color="black", markersize=4)
     for axes in plots[len(names) :]:
         axes.set_visible(False)
     plots[0].set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1))
@@ -59,23 +66,11 @@ def write_precision_recall(metrics: Mapping[str, Any], out: Path) -> None:
     save_figure(figure, out)
 
 
-def _curve(
-    axes: Axes, recall: Sequence[float], curve: Mapping[str, Sequence[float]], threshold: float
-) -> None:
-    reached = [i for i, precision in enumerate(curve["precision"]) if precision > 0]
-    x, y = [recall[i] for i in reached], [curve["precision"][i] for i in reached]
-    axes.plot(x, y, drawstyle="steps-pre")
-    axes.fill_between(x, y, step="pre", alpha=0.15)
-    shown = [i for i in reached if curve["score"][i] >= threshold]
-    if shown:
-        axes.plot(recall[shown[-1]], curve["precision"][shown[-1]], "o", color="black", markersize=4)
-
-
 def write_reliability(metrics: Mapping[str, Any], out: Path) -> None:
-    """Share of right detections over score, before and after calibration where the model has both.
+    """Draw the share of right detections over their score, before and after calibration if there was one.
 
-    metrics: what `evaluate_samples` returns for a model with its spec, or the JSON file of `edge-centernet
-      eval`.
+    metrics: what `evaluate_samples` returns for a model with its spec, or the JSON file of
+    `edge-centernet eval`.
     """
     from matplotlib.figure import Figure
 
@@ -97,10 +92,10 @@ def write_reliability(metrics: Mapping[str, Any], out: Path) -> None:
 
 
 def save_figure(figure: Figure, out: Path) -> None:
-    """As PNG, atomically; equal figures are equal bytes."""
+    """Write a PNG, whole or not at all; equal figures give equal bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", metadata={"Software": None})  # no version
+    figure.savefig(buffer, format="png", metadata={"Software": None})  # without matplotlib's version
     write_atomic(out, buffer.getvalue())

@@ -1,7 +1,7 @@
-"""What every peer's adapter shares: from an image to a network's input, from raw boxes to detections.
+"""What the adapters of all peers share: from an image to a network's input, from raw boxes to detections.
 
-Written to be fast, so that no peer is slow for our sake: OpenCV resizes and suppresses, NumPy touches each
-pixel once.
+It is written to be fast, so that no peer looks slow because of us: OpenCV resizes and suppresses, and NumPy
+touches each pixel once.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from edge_centernet.detections import Detections
 
 Image = NDArray[np.uint8]  # (H, W, 3) BGR
 Floats = NDArray[np.float32]
-MOST = 100  # boxes of an image that are kept, as COCO counts
-CANDIDATES = (
-    1000  # the best boxes, all that non-maximum suppression sees: as NanoDet (nms_pre) and torchvision
-)
+MOST = 100  # boxes of an image that are kept: the most that COCO counts
+# The best boxes, which are all that non-maximum suppression sees: as in NanoDet (nms_pre) and torchvision.
+CANDIDATES = 1000
 
 # COCO numbers its 80 categories 1 to 90 and leaves out ten; networks with 90 outputs count in these ids.
 COCO_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -31,7 +30,10 @@ COCO_IDS = tuple(i for i in range(1, 91) if i not in COCO_UNUSED_IDS)
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the image lies in the network's input: input = image * scale + shift, each for x and y; size: (W, H)."""
+    """Where the image lies in the network's input: input = image * scale + shift, for x and y.
+
+    size: (width, height) of the image, in pixels.
+    """
 
     scale: tuple[float, float]
     shift: tuple[float, float]
@@ -44,7 +46,10 @@ class Frame:
 
 
 class Found(NamedTuple):
-    """Candidates: (N, 4) left, top, right, bottom in input pixels, (N,) scores 0..1, (N,) class index."""
+    """Candidates before suppression.
+
+    xyxy: (N, 4) left, top, right, bottom in input pixels. score: (N,) 0..1. class_id: (N,).
+    """
 
     xyxy: Floats
     score: Floats
@@ -52,14 +57,22 @@ class Found(NamedTuple):
 
 
 def stretch(image: Image, height: int, width: int) -> tuple[Image, Frame]:
-    """The whole input is image, whatever its aspect ratio."""
+    """Resize to (height, width) of the input, whatever the aspect ratio."""
     rows, columns = image.shape[:2]
     pixels = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
     return pixels, Frame((width / columns, height / rows), (0.0, 0.0), (columns, rows))
 
 
 def letterbox(image: Image, height: int, width: int, pad: int, centred: bool) -> tuple[Image, Frame]:
-    """Aspect ratio kept; the rest is `pad`, on both sides or (centred False) at the right and the bottom."""
+    """Resize with the aspect ratio kept.
+
+    Args:
+        image: (H, W, 3) BGR.
+        height: of the input, in pixels.
+        width: of the input, in pixels.
+        pad: value of the pixels beside the image.
+        centred: whether they are on both sides, or at the right and the bottom.
+    """
     rows, columns = image.shape[:2]
     scale = min(height / rows, width / columns)
     new_width, new_height = int(columns * scale), int(rows * scale)
@@ -71,12 +84,12 @@ def letterbox(image: Image, height: int, width: int, pad: int, centred: bool) ->
 
 
 def to_rgb(pixels: Image) -> Image:
-    """The other order of channels."""
+    """(H, W, 3) BGR -> RGB."""
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def planes(pixels: Image, mean: Sequence[float] = (0, 0, 0), std: Sequence[float] = (1, 1, 1)) -> Floats:
-    """(H, W, 3) -> (1, 3, H, W) float32, (pixel - mean) / std; channels stay as they are."""
+    """(H, W, 3) -> (1, 3, H, W) float32, (pixel - mean) / std; channels keep their order."""
     x = np.empty((1, 3, *pixels.shape[:2]), np.float32)
     for channel, (m, s) in enumerate(zip(mean, std, strict=True)):
         plane = x[0, channel]
@@ -87,13 +100,13 @@ def planes(pixels: Image, mean: Sequence[float] = (0, 0, 0), std: Sequence[float
 
 
 def pairs(scores: Floats, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """(N, C) scores -> row, class and score of all that are above the threshold: one box may have several classes."""
+    """(N, C) scores -> row, class and score of all above the threshold: a box may have several classes."""
     rows, classes = np.nonzero(scores > threshold)
     return rows, classes, scores[rows, classes]
 
 
 def best(scores: Floats, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """The same with only the best class of a row."""
+    """(N, C) scores -> row, class and score of the best class of each row, if above the threshold."""
     classes = scores.argmax(1)
     score = scores[np.arange(len(scores)), classes]
     rows = np.flatnonzero(score > threshold)
@@ -101,22 +114,34 @@ def best(scores: Floats, threshold: float) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def without_batch(output: Floats) -> Floats:
-    """(1, A, B, C), or as ncnn has it without the first axis -> (A, B, C)."""
+    """(1, A, B, C) or, from ncnn, (A, B, C) -> (A, B, C)."""
     return output.reshape(output.shape[-3:])
 
 
+def grid(height: int, width: int, strides: Sequence[int]) -> Floats:
+    """Return (3, cells): column, row and stride of each cell, row by row, in the order of `strides`.
+
+    height, width: of the input, in pixels. A last cell that the input fills only partly counts.
+    """
+    parts = []
+    for stride in strides:
+        y, x = np.mgrid[: -(-height // stride), : -(-width // stride)].astype(np.float32)
+        parts.append(np.stack([x, y, np.full_like(x, stride)]).reshape(3, -1))
+    return np.concatenate(parts, axis=1)
+
+
 def centre_to_corners(centre: Floats, size: Floats) -> Floats:
-    """(N, 2) centres, (N, 2) widths and heights -> (N, 4)."""
+    """(N, 2) centres, (N, 2) widths and heights -> (N, 4) left, top, right, bottom."""
     return np.concatenate([centre - size / 2, centre + size / 2], axis=1)
 
 
 def sigmoid(x: Floats) -> Floats:
-    """1 / (1 + exp(-x)), without overflow."""
+    """Return 1 / (1 + exp(-x)), without overflow."""
     return np.asarray(0.5 * (1 + np.tanh(0.5 * x)), np.float32)
 
 
 def suppress(found: Found, frame: Frame, iou: float | None) -> Detections:
-    """Non-maximum suppression class by class (iou None: done already), then the best MOST, in image pixels."""
+    """Suppress non-maxima class by class (iou None: done already); the best MOST, in image pixels."""
     if not len(found.score):
         return Detections.empty()
     order = np.argsort(-found.score, kind="stable")

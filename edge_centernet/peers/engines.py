@@ -1,4 +1,4 @@
-"""One foreign network in one engine: a few lines each, no manifest."""
+"""A network of others in an engine: a few lines each, since such files have no manifest."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from edge_centernet.errors import ArtifactError, MissingDependency
 from edge_centernet.runtimes import engines
 
 Array = NDArray[Any]
-# suffix -> the engines that run such a file, the usual one first
+# Suffix -> the engines that run such a file, the default first.
 OF_SUFFIX = {
     ".onnx": ("openvino", "onnxruntime"),
     ".xml": ("openvino",),
     ".tflite": ("tflite",),
     ".param": ("ncnn",),
 }
-# engine -> the pip extra that brings it
+# Engine -> the pip extra that installs it.
 EXTRAS = {**{engine.name: engine.extra for engine in engines.ENGINES.values()}, "ncnn": "label"}
 
 
 class Net(Protocol):
-    """height, width: of its input in pixels. dtype: of its input."""
+    """An opened network. height, width: of its input, in pixels. dtype: of its input, as NumPy names it."""
 
     height: int
     width: int
     dtype: str
 
     def run(self, x: Array) -> list[Array]:
-        """Batch in, all outputs in the file's order."""
+        """Run a batch of one; all outputs in the file's order."""
 
 
 class OpenVINONet:
-    """An .onnx or .xml, (1, 3, H, W)."""
+    """An .onnx or .xml with input (1, 3, H, W)."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
-        """Compile it as ours are compiled (runtimes/ov.py)."""
+        """Compile it with the options that ours are compiled with (runtimes/ov.py)."""
         import openvino as ov
 
         options: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -57,17 +57,15 @@ class OpenVINONet:
 
 
 class ONNXRuntimeNet:
-    """An .onnx, (1, 3, H, W)."""
+    """An .onnx with input (1, 3, H, W)."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
-        """On the processor."""
+        """Open it on the CPU."""
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = (
-            threads or 0,
-            1,
-        )  # 0: as many as there are cores
+        options.intra_op_num_threads = threads or 0  # 0: as many as there are cores
+        options.inter_op_num_threads = 1
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         port = self._session.get_inputs()[0]
         self._name, self.dtype = port.name, "float32" if "float" in port.type else "uint8"
@@ -80,10 +78,10 @@ class ONNXRuntimeNet:
 
 
 class TFLiteNet:
-    """A .tflite, (1, H, W, 3); quantized outputs come as real values."""
+    """A .tflite with input (1, H, W, 3); quantized outputs are returned as real values."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
-        """With XNNPACK."""
+        """Open it with XNNPACK, the default."""
         from edge_centernet.runtimes.tflite import interpreter_class
 
         self._interpreter = interpreter_class()(model_content=path.read_bytes(), num_threads=threads)
@@ -97,21 +95,21 @@ class TFLiteNet:
         """See Net.run."""
         self._interpreter.set_tensor(self._index, x)
         self._interpreter.invoke()
-        return [self._real(output) for output in self._outputs]
-
-    def _real(self, output: dict[str, Any]) -> Array:
-        value: Array = self._interpreter.get_tensor(output["index"])
-        scale, zero_point = output["quantization"]
-        return (value.astype(np.float32) - zero_point) * np.float32(scale) if scale else value
+        real: list[Array] = []
+        for output in self._outputs:
+            value: Array = self._interpreter.get_tensor(output["index"])
+            scale, zero_point = output["quantization"]  # scale 0: not quantized
+            real.append((value.astype(np.float32) - zero_point) * np.float32(scale) if scale else value)
+        return real
 
 
 class NCNNNet:
-    """An ncnn .param with its .bin beside it; see `_ncnn_size` for the size of its input."""
+    """An ncnn .param with its .bin beside it."""
 
     dtype = "float32"
 
     def __init__(self, path: Path, threads: int | None) -> None:
-        """As ncnn comes: it picks its own arithmetic (fp16 or bf16 where the processor has it)."""
+        """Open it with ncnn's defaults: it chooses its arithmetic (fp16 or bf16 if the CPU has it)."""
         try:
             import ncnn
         except ImportError:
@@ -131,9 +129,9 @@ class NCNNNet:
 
 
 def _ncnn_size(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels: the layer Input's parameters 1=height and 0=width, where the file has them.
+    """Return (height, width) of the input in pixels: parameters 1 and 0 of the layer Input, if it has them.
 
-    Else the number that its name ends with, as nanodet-plus-m_416 is named by its authors, else 320.
+    Otherwise it is the number that the file name ends with, as in nanodet-plus-m_416, or else 320.
     """
     line = next((line for line in path.read_text().splitlines() if line.startswith("Input")), "")
     sides = dict(part.split("=", 1) for part in line.split() if "=" in part)
@@ -143,13 +141,16 @@ def _ncnn_size(path: Path) -> tuple[int, int]:
 
 
 def open_net(path: Path, engine: str, threads: int | None = None) -> Net:
-    """threads: on the processor; None leaves it to the engine.
+    """Open a file in an engine; threads: CPU threads, None leaves it to the engine.
 
     Raises ArtifactError for a file that the engine cannot read, MissingDependency without the engine.
     """
     kinds: dict[str, Any] = {
-        "openvino": OpenVINONet, "onnxruntime": ONNXRuntimeNet, "tflite": TFLiteNet, "ncnn": NCNNNet,
-    }  # fmt: skip
+        "openvino": OpenVINONet,
+        "onnxruntime": ONNXRuntimeNet,
+        "tflite": TFLiteNet,
+        "ncnn": NCNNNet,
+    }
     try:
         net: Net = kinds[engine](path, threads)
     except ImportError:
@@ -162,7 +163,7 @@ def open_net(path: Path, engine: str, threads: int | None = None) -> Net:
 
 
 def file_size(path: Path) -> int:
-    """Bytes of the network with its weights, which .xml and .param keep in a file of their own."""
+    """Return the bytes of a network with its weights, which .xml and .param keep in a second file."""
     beside = path.with_suffix(".bin") if path.suffix in (".xml", ".param") else None
     return path.stat().st_size + (beside.stat().st_size if beside else 0)
 
@@ -173,7 +174,7 @@ def installed(engine: str) -> bool:
 
 
 def precision(file: Path) -> str:
-    """Of the convolutions, as far as the file says: int8 where it holds quantized weights."""
+    """Return "int8" if the file holds quantized weights, else "fp32"."""
     if file.suffix == ".tflite":
         from edge_centernet.runtimes.tflite import interpreter_class
 

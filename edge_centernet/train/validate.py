@@ -12,6 +12,7 @@ from tqdm import tqdm
 from edge_centernet.data import Dataset
 from edge_centernet.decoder import decode
 from edge_centernet.detections import Detections
+from edge_centernet.evaluation.coco import THRESHOLD as THRESHOLD
 from edge_centernet.heads import Heads
 from edge_centernet.imageio import read_image
 from edge_centernet.manifest import Manifest, ModelSpec, TensorSpec
@@ -19,7 +20,6 @@ from edge_centernet.network.centernet import CenterNet
 from edge_centernet.preprocess import Letterbox, letterbox
 
 BATCH = 8
-THRESHOLD = 0.001  # COCO metrics want the whole precision-recall curve
 
 
 def torch_manifest(spec: ModelSpec) -> Manifest:

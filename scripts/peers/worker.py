@@ -43,7 +43,7 @@ def ours(model: str, engine: str) -> tuple[Detect, dict[str, Any]]:
 
 def theirs(family: str, file: Path, engine: str) -> tuple[Detect, dict[str, Any]]:
     """A peer through its adapter."""
-    from edge_centernet.peers.detector import PeerDetector
+    from edge_centernet.peers.families import PeerDetector
 
     peer = PeerDetector(family, file, engine, threads=1)
     return peer.detect_timed, {"classes": list(peer.classes), "input": [peer.height, peer.width]}

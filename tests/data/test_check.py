@@ -25,10 +25,8 @@ SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 CARDS, BCCD = SHARED / "playing_cards", SHARED / "bccd"
 ASSETS = Path(edge_centernet.__file__).parent / "assets"
 PHOTOS = ("cat", "astronaut", "sample")
-WIDTH, HEIGHT = (
-    160,
-    80,
-)  # doubled by letterbox to 320x320, 80 rows of padding above: input = 2 * image + (0, 80)
+# Letterbox doubles it to 320x320, with 80 rows of padding above: input = 2 * image + (0, 80).
+WIDTH, HEIGHT = 160, 80
 
 
 def photo(name: str, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
@@ -118,7 +116,7 @@ def test_a_good_set_has_no_finding_and_is_described(tmp_path: Path) -> None:
 
 
 def test_the_input_size_decides_what_is_small(tmp_path: Path) -> None:
-    """At 64 pixels the box of 9x9 is 3.6 pixels large, under a cell of 4, and that of 10x10 is 4.0, under two."""
+    """At 64 pixels the box of 9x9 is 3.6 pixels large, under a cell of 4; that of 10x10 is 4.0, under two."""
     boxes = [*GOOD[:2], (1, "car", [0, 0, 9, 9]), (2, "car", [9, 9, 60, 60])]
     report = check_dataset(coco(tmp_path, boxes), size=InputSize(64, 64), stride=4)
     size = report.sets["train"]["box_px"]
@@ -240,7 +238,10 @@ def test_images_without_boxes_and_classes_without_objects_are_warnings(tmp_path:
 
 
 def test_centres_in_one_cell_are_counted_by_class_and_in_all(tmp_path: Path) -> None:
-    """Cells of 4 input pixels are 2 pixels of these images: centres at (20, 20), (21, 21), (21.9, 21) and (22, 21)."""
+    """Cells of 4 input pixels are 2 pixels of these images.
+
+    The centres are at (20, 20), (21, 21), (21.9, 21) and (22, 21).
+    """
     boxes = [
         (0, "car", [10.0, 10, 20, 20]),
         (0, "car", [18.0, 18, 6, 6]),
@@ -319,7 +320,7 @@ class TestDuplicates:
         assert list(find_alike(np.stack(pictures))) == []
 
     def test_the_most_alike_is_named_across_blocks(self) -> None:
-        """600 random pictures, three blocks; picture 599 is picture 3 with one grey level more in one pixel."""
+        """600 random images, three blocks; number 599 is number 3 with one grey level more in one pixel."""
         images = np.random.default_rng(1).integers(0, 250, (600, 8, 9)).astype(np.uint8)
         images[599] = images[3]
         images[599, 4, 4] += 1
@@ -349,7 +350,8 @@ def test_val_may_use_another_word_for_a_class_of_train(tmp_path: Path) -> None:
     assert kinds(check_dataset(train, val)) == {"empty_class": 1}
 
 
-OBJECT = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+BOX = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
+OBJECT = f"<object><name>{{}}</name>{BOX}</object>"
 
 
 def voc(root: Path, files: dict[str, str], size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
@@ -481,7 +483,7 @@ def test_the_report_is_json_and_sorted_errors_first(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not CARDS.is_dir(), reason="needs ../shared/data/playing_cards")
 def test_playing_cards_have_no_errors() -> None:
-    """296 and 67 photos, 527 and 143 cards as its notes say; six photos taken twice, none across the split."""
+    """296 and 67 photos, 527 and 143 cards as its notes say; six photos taken twice, none of them in both."""
     report = check_dataset(CARDS / "instances_train.json", CARDS / "instances_val.json")
     assert kinds(report) == {"near_duplicate": 6}
     assert [(figures["images"], figures["objects"]) for figures in report.sets.values()] == [

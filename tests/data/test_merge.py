@@ -17,7 +17,7 @@ from edge_centernet.errors import ConfigError, SourceError
 
 
 def coco(folder: Path, classes: list[str], objects: list[list[str]], **info: Any) -> Path:
-    """instances.json with an image of 40x30 for each list of class names, an object of 10x10 pixels for each name."""
+    """instances.json with a 40x30 image for each list of class names, a 10x10 object for each name."""
     images, annotations = [], []
     (folder / "images").mkdir(parents=True)
     for i, names in enumerate(objects):
@@ -50,7 +50,7 @@ def shop(tmp_path: Path) -> DataSource:
 def test_the_union_of_classes_is_read_and_what_a_set_lacks_is_unlabelled_there(
     street: DataSource, shop: DataSource, tmp_path: Path
 ) -> None:
-    """Words that differ meet under COCO's; a word that all sets share stays as it is, known to COCO or not."""
+    """Words that differ meet under COCO's; one that all sets share stays as it is, known to COCO or not."""
     more = DataSource(coco(tmp_path / "more", ["Forklift"], [["Forklift"]]))
     data = read_datasets([street, shop, more])
     assert data.classes == ("motorcycle", "person", "chair", "Forklift")
@@ -89,7 +89,7 @@ def test_the_classes_asked_for_are_read_under_these_names(
 
 
 def test_a_set_labelled_for_some_classes_leaves_the_others_open(street: DataSource, shop: DataSource) -> None:
-    """Said when reading; a detector's boxes of the others stay. It may name a class that only the other set has."""
+    """A detector's boxes of the others stay; a class that only the other set has may be named too."""
     only = DataSource(shop.path, labelled_only=("person", "Motorbike"))
     data = read_datasets([street, only])
     assert [sample.unlabelled for sample in data.samples] == [(2,), (2,), (2,)]

@@ -119,7 +119,7 @@ def test_scores_say_how_sure_a_label_is(tmp_path: Path) -> None:
 
 
 def test_what_was_labelled_is_said_for_the_file_or_an_image(tmp_path: Path) -> None:
-    """The file for dogs alone, one image for both classes; what is unlabelled follows the order of the classes read."""
+    """The file for dogs alone, one image for both; what is unlabelled follows the order of the classes."""
 
     def label(data: dict[str, Any]) -> None:
         data["info"] = {"labelled_only": ["Dog"]}
@@ -309,7 +309,7 @@ def test_none_of_the_classes_asked_for_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_is_no_data_set_is_refused_with_what_would_be(tmp_path: Path) -> None:
-    """A missing path, a missing images folder, an empty folder and a strange file each say what was expected."""
+    """A missing path or images folder, an empty folder and a strange file: each says what was expected."""
     path = write(tmp_path, GOOD)
     other = tmp_path / "x.bin"
     other.touch()

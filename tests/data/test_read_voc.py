@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import cv2
@@ -11,7 +10,6 @@ import pytest
 
 from edge_centernet.data import read_dataset
 from edge_centernet.errors import SourceError
-from edge_centernet.imageio import image_size, read_image
 
 BCCD = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "bccd"
 
@@ -153,43 +151,6 @@ def test_a_txt_without_annotations_near_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("a\n")
     with pytest.raises(SourceError, match="expected a VOC image set"):
         read_dataset(tmp_path / "x.txt")
-
-
-def jpeg(path: Path, orientation: int) -> Path:
-    """A 40x30 JPEG, with an EXIF orientation unless it is 0."""
-    data = cv2.imencode(".jpg", np.zeros((30, 40, 3), np.uint8))[1].tobytes()
-    if orientation:
-        tiff = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
-        data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff + data[2:]
-    path.write_bytes(data)
-    return path
-
-
-@pytest.mark.parametrize("orientation", range(9))
-def test_the_header_tells_the_size_that_reading_gives(tmp_path: Path, orientation: int) -> None:
-    """Whatever way the camera was held."""
-    path = jpeg(tmp_path / "a.jpg", orientation)
-    height, width, _ = read_image(path).shape
-    assert image_size(path) == (width, height) == ((30, 40) if orientation >= 5 else (40, 30))
-
-
-@pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "tiff", "ppm"])
-def test_other_formats_tell_their_size_too(tmp_path: Path, suffix: str) -> None:
-    """Through the header or through the decoder."""
-    path = tmp_path / f"a.{suffix}"
-    cv2.imwrite(str(path), np.zeros((30, 40, 3), np.uint8))
-    assert image_size(path) == (40, 30)
-
-
-def test_a_file_without_a_size_is_an_error(tmp_path: Path) -> None:
-    """Missing, empty, cut in the header, or text."""
-    whole = jpeg(tmp_path / "whole.jpg", 6).read_bytes()
-    for name, data in {"none": None, "empty": b"", "cut": whole[:30], "text": b"hello"}.items():
-        path = tmp_path / f"{name}.jpg"
-        if data is not None:
-            path.write_bytes(data)
-        with pytest.raises(SourceError, match=f"{name}.jpg"):
-            image_size(path)
 
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason="needs ../shared/data/bccd")

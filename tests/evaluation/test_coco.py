@@ -1,4 +1,4 @@
-"""COCO metrics against numbers worked out by hand and against a slow evaluation written from the definition."""
+"""COCO metrics against numbers worked out by hand and a slow evaluation written from the definition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edge_centernet.data import Dataset, Sample, read_dataset
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
-from edge_centernet.evaluation.coco import detector_classes, evaluate, evaluate_samples, match_samples
+from edge_centernet.evaluation.coco import detector_classes, evaluate_dataset, evaluate_samples, match_samples
 from edge_centernet.evaluation.crowds import NOT_COUNTED, RIGHT
 
 Box = Sequence[float]
@@ -111,7 +111,7 @@ def test_an_ignored_object_is_never_a_false_alarm_however_often_it_is_found() ->
 
 
 def test_an_unlabelled_class_is_neither_right_nor_wrong_in_its_image() -> None:
-    """Cars are labelled in the first image alone: a car and a pseudo label of one in the second change nothing.
+    """Cars are labelled in the first image alone: a car and a pseudo label in the second change nothing.
 
     A dog there still counts, and so does a car in the first: AP 1 becomes 1/2 by a better-scored false alarm.
     """
@@ -229,15 +229,12 @@ def test_predictions_must_belong_to_the_samples() -> None:
 def test_a_missing_package_is_named_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No image is read in vain."""
     path = write_coco(tmp_path, ["car"], [(0, HERE, {})])
-    monkeypatch.setitem(
-        sys.modules, "faster_coco_eval", None
-    )  # what the import system does for a blocked module
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)  # as the import system blocks a module
     seen: list[Any] = []
     with pytest.raises(MissingDependency, match=r"pip install 'edge-centernet\[eval\]'"):
-        evaluate(
+        evaluate_dataset(
             lambda image: (Detections.empty(), {"all": 0.0 * len(seen.append(image) or "")}),
-            path,
-            None,
+            read_dataset(path),
             ["car"],
         )
     assert seen == []
@@ -252,7 +249,8 @@ def test_evaluate_reads_detects_times_and_measures(tmp_path: Path) -> None:
         shapes.append((image.shape, int(image[0, 0, 0])))
         return found((1, 0.9, HERE)), {"preprocess": 1.0, "inference": 2.5}
 
-    result = evaluate(detect, path, tmp_path, ["dog", "car"], progress=lambda *report: reports.append(report))
+    data = read_dataset(path, tmp_path)
+    result = evaluate_dataset(detect, data, ["dog", "car"], progress=lambda *report: reports.append(report))
     assert shapes == [((200, 200, 3), 90)]
     assert reports == [("eval", 1, 1)]
     assert result["AP"] == 1.0
@@ -267,11 +265,10 @@ def test_an_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> N
     with pytest.raises(
         SourceError, match=r"image\.png: expected 200x200 pixels as its annotation says, got 200x100"
     ):
-        evaluate(lambda _: (Detections.empty(), {"all": 1.0}), path, None, ["car"])
+        evaluate_dataset(lambda _: (Detections.empty(), {"all": 1.0}), read_dataset(path), ["car"])
 
 
-# --- The definition, slowly
-# -----------------------------------------------------------------------------------------
+# ---- The definition, slowly -----------------------------------------------------------------
 
 
 def overlap(box: Box, other: Box, crowd: bool) -> float:
@@ -325,7 +322,7 @@ def slow_ap(
 
 
 def random_scene(rng: np.random.Generator) -> tuple[Sample, Detections]:
-    """Up to 6 objects of 3 classes, a third ignored; detections near them, some turned inside out, and at random."""
+    """Up to 6 objects of 3 classes, a third ignored; detections near them, some inside out, and at random."""
 
     def boxes(n: int) -> NDArray[np.float64]:
         corner, size = rng.uniform(0, 120, (n, 2)), rng.uniform(10, 80, (n, 2))

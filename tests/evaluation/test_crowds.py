@@ -1,4 +1,4 @@
-"""Matching object by object, and recall in crowds, against numbers worked out by hand and COCO's own engine."""
+"""Matching object by object, and recall in crowds, against numbers worked out by hand and COCO's engine."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_box_takes_the_object_it_overlaps_most() -> None:
 
 
 def test_boxes_on_an_ignored_object_are_not_counted() -> None:
-    """Two of its own class on it; one of another class is a false alarm, and so is one that lies half beside it."""
+    """Two of its own class on it; one of another class is a false alarm, as is one half beside it."""
     objects = sample([], [(0, HERE)])
     rows = ((0, 0.9, HERE), (0, 0.8, (10, 10, 40, 40)), (1, 0.7, HERE), (0, 0.6, (26, 0, 76, 50)))
     assert matched(objects, *rows).verdict.tolist() == [NOT_COUNTED, NOT_COUNTED, WRONG, WRONG]
@@ -83,7 +83,7 @@ def test_only_objects_of_one_class_overlap() -> None:
 
 
 def test_a_centre_collision_is_one_cell_of_the_heatmap_after_letterbox() -> None:
-    """200 pixels become 64, 16 cells of 12.5 image pixels: centres at 20 and 24 share one, at 20 and 26 do not."""
+    """200 pixels become 64, 16 cells of 12.5 image pixels: centres at 20 and 24 share one, not 20 and 26."""
 
     def at(x: float, y: float = 20) -> Box:
         return (x - 5, y - 5, x + 5, y + 5)
@@ -93,7 +93,7 @@ def test_a_centre_collision_is_one_cell_of_the_heatmap_after_letterbox() -> None
 
 
 def test_a_wide_image_is_centred_before_its_cells_are_counted() -> None:
-    """100x50 in 64x64: 16 rows of padding; scale 0.64, so a cell is 6.25 image pixels from the image's own edge."""
+    """100x50 in 64x64: 16 rows of padding; scale 0.64, so a cell is 6.25 image pixels from the edge on."""
     boxes = np.array([(1, 1, 3, 3), (3, 3, 7, 7), (6, 3, 8, 7)], np.float32)
     objects = Sample(Path("x"), 100, 50, boxes, np.zeros(3, np.int64), np.zeros(3, np.bool_))
     assert centre_collisions(objects, SPEC).tolist() == [True, True, False]
@@ -142,7 +142,7 @@ def test_the_evaluation_counts_classes_that_both_have() -> None:
 
 
 def test_the_curve_is_the_one_ap_comes_from() -> None:
-    """Right at 0.9, wrong at 0.8, right at 0.7: precision 1 up to recall 1/2, then 2/3, reached at these scores."""
+    """Right at 0.9, wrong at 0.8, right at 0.7: precision 1 up to recall 1/2, then 2/3, at these scores."""
     data = Dataset(("car", "dog"), (sample([(0, HERE)]), sample([(0, HERE)])))
     predictions = [found((0, 0.9, HERE), (0, 0.8, THERE)), found((0, 0.7, HERE))]
     result = evaluate_samples(predictions, data)
@@ -155,7 +155,7 @@ def test_the_curve_is_the_one_ap_comes_from() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_matching_is_that_of_the_coco_engine(seed: int) -> None:
-    """On random scenes with ignored objects, the curve made from our verdicts is the engine's at all 101 points."""
+    """On random scenes with ignored objects, the curve of our verdicts is the engine's at all 101 points."""
     rng = np.random.default_rng(seed)
     samples, predictions = zip(*(random_scene(rng) for _ in range(30)), strict=True)
     data = Dataset(("a", "b", "c"), samples)

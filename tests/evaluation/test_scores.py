@@ -38,7 +38,7 @@ def judged(*rows: tuple[float, bool, int], objects: tuple[int, int] = (4, 4)) ->
 
 
 def test_detections_are_judged_by_the_objects_of_their_image() -> None:
-    """One right, one wrong, one on an ignored object, which is left out; the model has its classes in another order."""
+    """One right, one wrong, one on an ignored object, which is left out; other order of classes."""
     boxes = np.array([HERE, THERE], np.float32)
     sample = Sample(Path("a"), 64, 64, boxes, np.array([0, 1]), np.array([False, True]))
     data = Dataset(("dog", "car", "kite"), (sample, replace(sample, labels=np.array([2, 0]))))
@@ -52,7 +52,7 @@ def test_detections_are_judged_by_the_objects_of_their_image() -> None:
 
 
 def test_the_calibration_error_is_the_mean_distance_from_the_promise() -> None:
-    """20 detections of 0.2, 5 right; 20 of 0.8, 18 right: (0.05 + 0.1) / 2. Scores below 0.05 are not asked."""
+    """20 detections of 0.2, 5 right; 20 of 0.8, 18 right: (0.05 + 0.1) / 2. Below 0.05 they do not count."""
     score = np.array([0.8] * 20 + [0.2] * 20 + [0.04] * 100)
     right = np.array([True] * 18 + [False] * 2 + [True] * 5 + [False] * 15 + [True] * 100)
     bins = reliability(score, right)
@@ -102,7 +102,7 @@ def test_the_default_threshold_has_the_best_f1() -> None:
 
 
 def test_a_class_gets_a_threshold_of_its_own_where_that_pays_on_other_images() -> None:
-    """Dogs are wrong up to 0.7, cars right from 0.4 on: 0.4 for cars, more for dogs. Alike, none has its own."""
+    """Dogs are wrong up to 0.7, cars right from 0.4 on: 0.4 for cars, more for dogs. Equal ones have none."""
     cars = [(0.8, True, 0)] * 20 + [(0.45, True, 0)] * 20 + [(0.3, False, 0)] * 20
     dogs = [(0.9, True, 1)] * 20 + [(0.7, False, 1)] * 16
     found = judged(*cars, *dogs, objects=(40, 20))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 from support import Result
 from yolox import write_yolox
@@ -18,13 +17,8 @@ import edge_centernet
 from edge_centernet.data import read_dataset
 from edge_centernet.labelling.ensemble import Ensemble
 from edge_centernet.peers.common import COCO
-from edge_centernet.peers.detector import PeerDetector
-from edge_centernet.peers.families import peer_file
 
 ASSETS = Path(edge_centernet.__file__).parent / "assets"
-ROOT = Path(__file__).resolve().parents[2]
-FETCHED = ROOT / "build" / "peers"  # where scripts/peers/fetch.py puts what npm brings
-PLUS = ROOT.parent / "shared" / "data" / "weights" / "nanodet-plus-m_416.param"
 # In sample.jpg, 1126 x 512 pixels; measured by hand, good to about 20 pixels.
 PERSON, CAT = (18, 14, 368, 512), (520, 0, 1110, 512)
 Run = Callable[..., Result]
@@ -60,8 +54,10 @@ def found(labels: dict[str, Any], photo: str, name: str, box: tuple[float, ...])
 def labelled(folder: Path) -> Path:
     """A COCO file of twelve photos, four times each of the three that we have, with person and cat."""
     objects = {
-        "sample.jpg": {1: PERSON, 2: CAT}, "astronaut.jpg": {1: (0, 30, 512, 512)}, "cat.jpg": {2: (35, 20, 430, 300)},
-    }  # fmt: skip
+        "sample.jpg": {1: PERSON, 2: CAT},
+        "astronaut.jpg": {1: (0, 30, 512, 512)},
+        "cat.jpg": {2: (35, 20, 430, 300)},
+    }
     (folder / "known").mkdir(parents=True)
     images, annotations = [], []
     for number in range(12):
@@ -79,7 +75,7 @@ def labelled(folder: Path) -> Path:
 
 
 def test_our_model_labels_a_folder(run: Run, photos: Path, tmp_path: Path) -> None:
-    """Person and cat of the sample photo are objects where they are, and a reader gets the photos with them."""
+    """Person and cat of the sample photo are objects where they are, and a reader gets them."""
     out, sheet = tmp_path / "out" / "labels.json", tmp_path / "out" / "sheet.jpg"
     result = run("label", "--threads", 1, photos, "--out", out, "--sheet", sheet)
     assert result.code == 0, result.err
@@ -102,25 +98,15 @@ def test_our_model_labels_a_folder(run: Run, photos: Path, tmp_path: Path) -> No
 
 
 def test_a_detector_of_others_votes_with_ours(run: Run, photos: Path, tmp_path: Path) -> None:
-    """One that says "person" of the whole input, always, with 0.855: half of ours and half of that, weight by weight.
+    """One that always says "person" of the whole input, with 0.855: the two are averaged by weight.
 
     Of the class that it alone knows nothing is lost: the skis it sees have its own score.
     """
     person = write_yolox(tmp_path / "yolox_person.onnx", (0.0, 0.0, 1.0, 1.0), COCO.index("person"))
     skis = write_yolox(tmp_path / "skis.onnx", (0.0, 0.0, 1.0, 1.0), COCO.index("skis"))
     photo, out = photos / "below" / "astronaut.jpg", tmp_path / "labels.json"
-    shared = (
-        "label",
-        "--threads",
-        1,
-        photo,
-        "--model",
-        "centernet-mbv2-320",
-        "--out",
-        out,
-        "--classes",
-        "person,skis",
-    )
+    ours = ("--model", "centernet-mbv2-320")
+    shared = ("label", "--threads", 1, photo, *ours, "--out", out, "--classes", "person,skis")
     scores = {}
     for weight in (1, 3):
         result = run(*shared, "--model", f"yolox-nano={person}", "--weight", 1, "--weight", weight)
@@ -129,8 +115,8 @@ def test_a_detector_of_others_votes_with_ours(run: Run, photos: Path, tmp_path: 
             "score"
         ]
     assert 0.4 < scores[1] < scores[3] < 0.855
-    ours = 2 * scores[1] - 0.855  # and so, to four digits, (ours + 3 * 0.855) / 4
-    assert scores[3] == pytest.approx((ours + 3 * 0.855) / 4, abs=2e-3)
+    alone = 2 * scores[1] - 0.855  # our model's own score
+    assert scores[3] == pytest.approx((alone + 3 * 0.855) / 4, abs=2e-3)
     result = run(*shared, "--model", f"yolox-nano={skis}")
     assert result.code == 0, result.err
     assert found(json.loads(out.read_text()), "astronaut.jpg", "skis", (0, 0, 512, 512))[
@@ -139,7 +125,7 @@ def test_a_detector_of_others_votes_with_ours(run: Run, photos: Path, tmp_path: 
 
 
 def test_calibrated_scores_are_probabilities_with_thresholds(run: Run, photos: Path, tmp_path: Path) -> None:
-    """The table names each class with precision and recall, map and thresholds are kept; classes are the set's."""
+    """The table has precision and recall of each class; map and thresholds are kept; the set's classes."""
     known, out = labelled(tmp_path / "set"), tmp_path / "labels.json"
     result = run("label", "--threads", 1, photos, "--calibrate-on", known, "--precision", 0.6, "--out", out)
     assert result.code == 0, result.err
@@ -172,20 +158,8 @@ def test_photos_of_the_labelled_set_are_looked_at_once(
 
     monkeypatch.setattr(Ensemble, "detect", counted)
     known, out = labelled(tmp_path / "set"), tmp_path / "labels.json"
-    result = run(
-        "label",
-        "--threads",
-        1,
-        known,
-        "--calibrate-on",
-        known,
-        "--limit",
-        6,
-        "--precision",
-        0.5,
-        "--out",
-        out,
-    )
+    calibration = ("--calibrate-on", known, "--precision", 0.5)
+    result = run("label", "--threads", 1, known, *calibration, "--limit", 6, "--out", out)
     assert result.code == 0, result.err
     assert len(looks) == len(json.loads(out.read_text())["images"]) == 6
 
@@ -261,79 +235,13 @@ def test_a_file_of_an_unnamed_family_is_told_how_to_say_it(run: Run, photos: Pat
     assert f"is it of another family? Then say so: --model FAMILY={foreign}" in result.err
 
 
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        ("nanodet-plus-m_416.param", "nanodet-plus"),
-        ("NanoDet_plus-m-1.5x_416.onnx", "nanodet-plus"),
-        ("nanodet_m.onnx", "nanodet-m"),
-        ("ssdlite-mbv2.onnx", "ssdlite-mbv2"),
-        ("yolox_nano.onnx", "yolox-nano"),
-        ("centernet-mbv2-320.onnx", None),
-    ],
-)
-def test_the_family_is_read_from_the_name(name: str, family: str | None, tmp_path: Path) -> None:
-    """As their authors name them; what begins with none of them is ours."""
-    file = tmp_path / name
-    file.touch()
-    assert peer_file(str(file)) == (None if family is None else (family, file))
-    assert peer_file(f"fastestdet={file}") == ("fastestdet", file)
-
-
 def test_without_ncnn_the_extra_is_named(
     run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the package is missing, before any photo is read."""
     monkeypatch.setitem(__import__("sys").modules, "ncnn", None)
-    (tmp_path / "nanodet-m.param").write_text("7767517\n")
-    result = run(
-        "label",
-        "--threads",
-        1,
-        photos,
-        "--model",
-        tmp_path / "nanodet-m.param",
-        "--out",
-        tmp_path / "labels.json",
-    )
+    model = tmp_path / "nanodet-m.param"
+    model.write_text("7767517\n")
+    result = run("label", "--threads", 1, photos, "--model", model, "--out", tmp_path / "labels.json")
     assert result.code == 2
     assert "pip install 'edge-centernet[label]'" in result.err
-
-
-def test_an_ncnn_file_without_a_size_has_that_of_its_name(tmp_path: Path) -> None:
-    """nanodet-plus-m_416.param says 0=416 nowhere; where the layer Input does, that counts."""
-    from edge_centernet.peers.engines import _ncnn_size
-
-    for name, line, size in (
-        ("m_416", "Input data 0 1 data", (416, 416)),
-        ("m_416", "Input data 0 1 data 0=320 1=256 2=3", (256, 320)),
-        ("m-1.5x", "Input data 0 1 data", (320, 320)),
-    ):
-        file = tmp_path / f"{name}.param"
-        file.write_text(f"7767517\n1 1\n{line}\n")
-        assert _ncnn_size(file) == size
-
-
-@pytest.mark.parametrize(
-    ("file", "needs"),
-    [
-        (FETCHED / "ssdlite-mbv2.onnx", "python scripts/peers/fetch.py build/peers"),
-        (FETCHED / "nanodet-g.onnx", "python scripts/peers/fetch.py build/peers"),
-        (PLUS, "../shared/data/weights and ncnn"),
-    ],
-    ids=lambda value: value.stem if isinstance(value, Path) else "",
-)
-def test_a_peer_finds_person_and_cat(file: Path, needs: str) -> None:
-    """The real network on the sample photo: both, where they are."""
-    if not file.is_file():
-        pytest.skip(f"{file.name} is not here: needs {needs}")
-    if file.suffix == ".param":
-        pytest.importorskip("ncnn")
-    peer = peer_file(str(file))
-    assert peer is not None
-    detector = PeerDetector(*peer, threads=1)
-    result, ms = detector.detect_timed(cv2.imread(str(ASSETS / "sample.jpg")).astype(np.uint8), 0.3)
-    assert set(ms) == {"preprocess", "inference", "decode"}
-    for name, box in (("person", PERSON), ("cat", CAT)):
-        mine = result.xyxy[result.class_id == COCO.index(name)]
-        assert max(iou([x1, y1, x2 - x1, y2 - y1], box) for x1, y1, x2, y2 in mine.tolist()) > 0.7

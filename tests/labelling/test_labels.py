@@ -17,8 +17,15 @@ from edge_centernet.detections import Detections
 from edge_centernet.draw import class_color
 from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.files import write_atomic
-from edge_centernet.labelling.labels import Photo, file_name, find_photos, in_words, to_coco, write_labels
-from edge_centernet.labelling.sheet import write_sheet
+from edge_centernet.labelling.labels import (
+    Photo,
+    file_name,
+    find_photos,
+    in_words,
+    to_coco,
+    write_labels,
+    write_sheet,
+)
 
 PHOTO = Path(edge_centernet.__file__).parent / "assets" / "cat.jpg"
 CLASSES = ("cat", "dog")
@@ -82,8 +89,8 @@ def test_scores_decide_what_is_an_object_ignored_or_left_out(tmp_path: Path) -> 
     ]
     content = to_coco([photo(tmp_path / "a.jpg", *rows)], CLASSES, tmp_path / "labels.json", 0.2, 0.5)
     assert content["annotations"][0] == {
-        "id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 10, 20], "area": 200, "score": 0.5, "iscrowd": 0,
-        "ignore": 0,
+        "id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 10, 20], "area": 200,
+        "score": 0.5, "iscrowd": 0, "ignore": 0,
     }  # fmt: skip
     assert [(one["score"], one["ignore"]) for one in content["annotations"]] == [
         (0.5, 0),
@@ -106,7 +113,7 @@ def test_scores_decide_what_is_an_object_ignored_or_left_out(tmp_path: Path) -> 
     ],
 )
 def test_the_reader_finds_photos_wherever_they_lie(where: str, out: str, tmp_path: Path) -> None:
-    """Names are relative to the file, and lead `read_dataset` to each photo: beside it, below it, beside its folder.
+    """Names are relative to the file and lead `read_dataset` to photos beside, below and above it.
 
     A photo of another folder is among them, as in a folder of folders, and a namesake where the reader might
     go astray.
@@ -157,7 +164,7 @@ def test_ctrl_c_while_writing_leaves_the_old_file_and_nothing_else(
 
 
 def test_the_sheet_shows_objects_solid_and_ignored_boxes_broken(tmp_path: Path) -> None:
-    """Along an object's left side nearly every pixel has its class's colour, along an ignored one's half are grey."""
+    """Nearly all of an object's left side has its class's colour; half of an ignored one's is grey."""
     place(tmp_path / "a.jpg")
     one = photo(
         tmp_path / "a.jpg", (20, 60, 200, 280, 0.9, 1), (240, 60, 430, 280, 0.3, 0), (0, 0, 9, 9, 0.1, 0)

@@ -21,7 +21,7 @@ ASSETS = Path(edge_centernet.__file__).parent / "assets"
 
 
 def write_photos(folder: Path) -> Path:
-    """A COCO file of eight photos, four times the astronaut (person, all of the width, lower 9 tenths) and the cat."""
+    """A COCO file of eight photos: four times the astronaut (person, lower 9 tenths) and the cat."""
     from edge_centernet.imageio import read_image
 
     (folder / "photos").mkdir(parents=True)
@@ -74,8 +74,7 @@ def test_our_rows_a_peer_and_the_absent(tmp_path: Path) -> None:
         stages = set(row["p50_ms"])
         assert stages == {"preprocess", "inference", "decode", "end_to_end"}
         assert all(0 <= row["p50_ms"][s] <= row["p90_ms"][s] <= row["p99_ms"][s] for s in stages)
-    # the peer's letterbox is wide: its box is the person's in the astronaut's square photo; of cats it knows
-    # none
+    # The peer's letterbox is wide: its box is the person's in the astronaut's square photo, and no cat's.
     assert rows[0]["AP50"] > 0.4
     assert rows[0]["AP50"] == rows[1]["AP50"]
     assert rows[4]["size_bytes"] == peer.stat().st_size
@@ -89,7 +88,7 @@ def test_our_rows_a_peer_and_the_absent(tmp_path: Path) -> None:
 
 
 def test_percentiles_of_the_whole_are_not_the_sum_of_the_steps() -> None:
-    """Two images, each slow in another step: both take 12 ms, while the steps' 99th percentiles add up to 21."""
+    """Two images, each slow in another step: both take 12 ms, but the steps' 99th percentiles sum to 21."""
     times = [
         {"preprocess": 10.0, "inference": 1.0, "decode": 1.0},
         {"preprocess": 1.0, "inference": 10.0, "decode": 1.0},

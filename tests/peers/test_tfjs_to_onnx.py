@@ -118,7 +118,7 @@ def test_convolutions_norms_and_reshapes_of_an_nhwc_graph(tmp_path: Path) -> Non
 
 
 def test_an_nchw_graph_loses_its_transposes(tmp_path: Path) -> None:
-    """As onnx-tf writes PyTorch's networks: each convolution between two Transposes, Pad in front, float16 weights."""
+    """As onnx-tf writes PyTorch's networks: Transposes around convolutions, Pad in front, float16 weights."""
     dense = RNG.normal(0, 1, (3, 3, 3, 4)).astype(np.float16).astype(np.float32)
     nodes = [
         image((1, 3, 8, 8)),
@@ -143,7 +143,8 @@ def test_an_nchw_graph_loses_its_transposes(tmp_path: Path) -> None:
     weights = {
         "dense": dense, "amounts": np.array([[0, 0], [0, 0], [1, 1], [1, 1]], np.int32),
         "there": np.array([0, 2, 3, 1], np.int32), "back": np.array([0, 3, 1, 2], np.int32),
-        "size": np.array([16, 16], np.int32), "widths": np.array([3, 1], np.int32), "axis": np.array(1, np.int32),
+        "size": np.array([16, 16], np.int32), "widths": np.array([3, 1], np.int32),
+        "axis": np.array(1, np.int32),
     }  # fmt: skip
     path = write(tmp_path, nodes, weights, half=("dense",))
     model = tfjs_to_onnx.convert(path, "image", (1, 3, 8, 8), ("score", "parts:1"))

@@ -72,7 +72,7 @@ def test_scores_of_a_photo_are_sorted_again_and_rise_with_the_fused_score() -> N
 
 
 def test_a_rare_class_stays_near_all_and_an_absent_one_is_as_all() -> None:
-    """A handful of wrong birds lowers their map by less than a logit; a class without a box has the common map."""
+    """A few wrong birds lower their map by less than a logit; a class without a box has the common map."""
     score, label = np.tile(np.linspace(0.05, 0.8, 100), 10), np.zeros(1000, np.int64)
     right = np.random.default_rng(1).random(1000) < sigmoid(3 * logit(score) + 2)
     label[:3], right[:3], score[:3] = 1, False, 0.3

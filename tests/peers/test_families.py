@@ -7,17 +7,29 @@ project's own post-processing line by line, as the file named in the test states
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_centernet.peers import fastestdet, nanodet, ssd, yolo_fastestv2, yolox
+import edge_centernet
+from edge_centernet.boxes import iou
+from edge_centernet.peers import nanodet, ssd, yolo
 from edge_centernet.peers.common import COCO, COCO_IDS, Found, Frame, letterbox, planes, stretch, suppress
+from edge_centernet.peers.engines import _ncnn_size
+from edge_centernet.peers.families import PeerDetector, peer_file
 
 Row = tuple[float, float, float, float, float, int]  # left, top, right, bottom, score, class
 SIDE = 96
+ASSETS = Path(edge_centernet.__file__).parent / "assets"
+ROOT = Path(__file__).resolve().parents[2]
+FETCHED = ROOT / "build" / "peers"  # where scripts/peers/fetch.py puts what npm brings
+PLUS = ROOT.parent / "shared" / "data" / "weights" / "nanodet-plus-m_416.param"
+# In sample.jpg, 1126 x 512 pixels; measured by hand, good to about 20 pixels.
+PERSON, CAT = (18, 14, 368, 512), (520, 0, 1110, 512)
 
 
 def softmax(values: NDArray[Any]) -> list[float]:
@@ -108,11 +120,11 @@ def test_yolo_fastestv2_boxes_come_from_anchors_and_shared_classes() -> None:
                     height = (v[4 * b + 3] * 2) ** 2 * anchors[number * 6 + b * 2 + 1]
                     box = (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
                     expected.append((*box, score, class_id))
-    same(yolo_fastestv2.decode(outputs[::-1], SIDE, SIDE, 0.95), expected)
+    same(yolo.decode_fastestv2(outputs[::-1], SIDE, SIDE, 0.95), expected)
 
 
 def test_fastestdet_weighs_objectness_and_class() -> None:
-    """example/ncnn/FastestDet.cpp: objectness^0.6 * class^0.4, tanh offsets, sigmoid sides of the whole picture."""
+    """example/ncnn/FastestDet.cpp: objectness^0.6 * class^0.4, tanh offsets, sigmoid sides of the input."""
     rng = np.random.default_rng(4)
     height, width = SIDE, 2 * SIDE
     cells = rng.normal(0, 1, (85, height // 16, width // 16)).astype(np.float32)
@@ -129,11 +141,11 @@ def test_fastestdet_weighs_objectness_and_class() -> None:
             )
             bw, bh = logistic(v[3]) * width, logistic(v[4]) * height
             expected.append((cx - bw / 2, cy - bh / 2, cx + bw / 2, cy + bh / 2, score, class_id))
-    same(fastestdet.decode([cells[None]], height, width, 0.6), expected)
+    same(yolo.decode_fastestdet([cells[None]], height, width, 0.6), expected)
 
 
 def test_yolox_boxes_are_exponentials_around_cells() -> None:
-    """yolox/utils/demo_utils.py, demo_postprocess; demo/ONNXRuntime/onnx_inference.py; the best class of a box."""
+    """yolox/utils/demo_utils.py (demo_postprocess) and demo/ONNXRuntime/onnx_inference.py."""
     rng = np.random.default_rng(5)
     rows, expected = [], []
     for stride in (8, 16, 32):
@@ -148,7 +160,7 @@ def test_yolox_boxes_are_exponentials_around_cells() -> None:
                 expected.append(
                     (cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2, score, class_id)
                 )
-    same(yolox.decode([np.array(rows)[None]], SIDE, SIDE, 0.7), expected)
+    same(yolo.decode_yolox([np.array(rows)[None]], SIDE, SIDE, 0.7), expected)
 
 
 def test_ssd_anchors_follow_the_published_configuration() -> None:
@@ -198,7 +210,7 @@ def test_raw_ssd_decodes_faster_rcnn_codes_and_leaves_background_out() -> None:
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 2, 0, 3), (3, 0, 2, 1)])
 def test_tflite_ssd_outputs_are_told_apart_in_any_order(order: tuple[int, ...]) -> None:
-    """Boxes are top, left, bottom, right of the picture; class 0 is COCO's id 1; only `count` rows are valid."""
+    """Boxes are top, left, bottom, right; class 0 is COCO's id 1; only `count` rows are valid."""
     boxes = np.array([[[0.1, 0.2, 0.5, 0.6], [0.0, 0.0, 1.0, 1.0], [0.3, 0.3, 0.4, 0.4]]], np.float32)
     classes, scores = np.array([[0.0, 16.0, 5.0]], np.float32), np.array([[0.9, 0.8, 0.7]], np.float32)
     outputs = [boxes, classes, scores, np.array([2.0], np.float32)]
@@ -247,7 +259,7 @@ def test_tflite_ssd_sees_rgb() -> None:
 
 
 def test_suppression_is_by_class_and_best_first() -> None:
-    """Of two boxes in one place the worse goes, unless it is of another class; boxes are clipped to the image."""
+    """Of two boxes in one place the worse goes, unless of another class; boxes end at the image's edge."""
     boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [1, 0, 11, 10], [-5, -5, 400, 3]], np.float32)
     found = Found(boxes, np.array([0.5, 0.9, 0.4, 0.3], np.float32), np.array([1, 1, 2, 1]))
     kept = suppress(found, Frame((1, 1), (0, 0), (320, 200)), 0.5)
@@ -261,3 +273,59 @@ def test_stretched_boxes_scale_by_axis() -> None:
     """100 x 50 stretched to 300 x 300: x by 3, y by 6."""
     _, frame = stretch(np.zeros((50, 100, 3), np.uint8), 300, 300)
     assert frame.to_image(np.array([[30, 60, 300, 300]], np.float32)).tolist() == [[10, 10, 100, 50]]
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("nanodet-plus-m_416.param", "nanodet-plus"),
+        ("NanoDet_plus-m-1.5x_416.onnx", "nanodet-plus"),
+        ("nanodet_m.onnx", "nanodet-m"),
+        ("ssdlite-mbv2.onnx", "ssdlite-mbv2"),
+        ("yolox_nano.onnx", "yolox-nano"),
+        ("centernet-mbv2-320.onnx", None),
+    ],
+)
+def test_the_family_is_read_from_the_name(name: str, family: str | None, tmp_path: Path) -> None:
+    """As their authors name them; what begins with none of them is ours."""
+    file = tmp_path / name
+    file.touch()
+    assert peer_file(str(file)) == (None if family is None else (family, file))
+    assert peer_file(f"fastestdet={file}") == ("fastestdet", file)
+
+
+def test_an_ncnn_file_without_a_size_has_that_of_its_name(tmp_path: Path) -> None:
+    """nanodet-plus-m_416.param says 0=416 nowhere; where the layer Input does, that counts."""
+    for name, line, size in (
+        ("m_416", "Input data 0 1 data", (416, 416)),
+        ("m_416", "Input data 0 1 data 0=320 1=256 2=3", (256, 320)),
+        ("m-1.5x", "Input data 0 1 data", (320, 320)),
+    ):
+        file = tmp_path / f"{name}.param"
+        file.write_text(f"7767517\n1 1\n{line}\n")
+        assert _ncnn_size(file) == size
+
+
+@pytest.mark.parametrize(
+    ("file", "needs"),
+    [
+        (FETCHED / "ssdlite-mbv2.onnx", "python scripts/peers/fetch.py build/peers"),
+        (FETCHED / "nanodet-g.onnx", "python scripts/peers/fetch.py build/peers"),
+        (PLUS, "../shared/data/weights and ncnn"),
+    ],
+    ids=lambda value: value.stem if isinstance(value, Path) else "",
+)
+def test_a_peer_finds_person_and_cat(file: Path, needs: str) -> None:
+    """The real network on the sample photo: both, where they are."""
+    if not file.is_file():
+        pytest.skip(f"{file.name} is not here: needs {needs}")
+    if file.suffix == ".param":
+        pytest.importorskip("ncnn")
+    peer = peer_file(str(file))
+    assert peer is not None
+    detector = PeerDetector(*peer, threads=1)
+    result, ms = detector.detect_timed(cv2.imread(str(ASSETS / "sample.jpg")).astype(np.uint8), 0.3)
+    assert set(ms) == {"preprocess", "inference", "decode"}
+    for name, box in (("person", PERSON), ("cat", CAT)):
+        mine = result.xyxy[result.class_id == COCO.index(name)]
+        assert iou(mine, np.array([box])).max() > 0.7
