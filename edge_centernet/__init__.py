@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from edge_centernet.runtimes.base import Runtime as Runtime
     from edge_centernet.sources.files import open_camera as open_camera
     from edge_centernet.sources.files import open_source as open_source
-    from edge_centernet.tracking.counter import Counter as Counter
     from edge_centernet.tracking.line_counter import Line as Line
+    from edge_centernet.tracking.scene import Counter as Counter
     from edge_centernet.tracking.state import Tracks as Tracks
     from edge_centernet.tracking.tracker import Tracker as Tracker
     from edge_centernet.tracking.zone_counter import Zone as Zone
 
 # name -> the module that has it
 _MODULES = {
-    "Counter": "tracking.counter",
+    "Counter": "tracking.scene",
     "Detection": "detections",
     "Detections": "detections",
     "Detector": "detector",

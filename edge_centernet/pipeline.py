@@ -25,8 +25,8 @@ from edge_centernet.detections import Detections
 from edge_centernet.detector import Detector
 from edge_centernet.heads import Heads
 from edge_centernet.preprocess import Letterbox
+from edge_centernet.sources import Frame
 from edge_centernet.sources.files import Stills, Video
-from edge_centernet.sources.frame import Frame
 from edge_centernet.system.single_slot import SingleSlotQueue
 
 if TYPE_CHECKING:  # who reads files only need not load what cameras need

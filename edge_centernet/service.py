@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_centernet.sources.frame import CaptureState
+from edge_centernet.sources import CaptureState
 from edge_centernet.system.logs import one_line
 from edge_centernet.tracking.state import Snapshot, Tally
 

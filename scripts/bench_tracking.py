@@ -5,7 +5,7 @@
 
 The detector runs once; the tracker follows with its defaults, at the model's suggested threshold, all frames
 and every second and fifth one, as slow boards see them. Crossings are counted by the rule of
-edge_centernet.tracking.counter, of the
+edge_centernet.tracking.scene, of the
 truth as of the tracks. py-motmetrics runs in an environment of its own. Writes
 docs/benchmarks/tracking-pets09.json.
 """
@@ -33,8 +33,8 @@ from edge_centernet.files import sha256, write_atomic
 from edge_centernet.model_zoo import names
 from edge_centernet.runtimes import first_candidate, open_runtime
 from edge_centernet.sources.files import open_source
-from edge_centernet.tracking.counter import Counter
 from edge_centernet.tracking.line_counter import Line
+from edge_centernet.tracking.scene import Counter
 from edge_centernet.tracking.state import Tracks
 from edge_centernet.tracking.tracker import Tracker, TrackerOptions
 

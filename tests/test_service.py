@@ -17,7 +17,7 @@ from snapshots import CLASSES, counted, snapshot
 
 import edge_centernet
 from edge_centernet.service import Watchdog, health, status_line
-from edge_centernet.sources.frame import CaptureState
+from edge_centernet.sources import CaptureState
 
 UNIT = Path(edge_centernet.__file__).parent / "assets" / "edge-centernet@.service"
 EXPOSURE_MAX = 2.5

@@ -1,10 +1,16 @@
-"""Annotated copies of pictures and videos."""
+"""Annotated images and videos: what is drawn on a frame, and the files that hold it.
+
+`Overlay` draws, for the files here as for the live page; `Annotated` writes the files; `AnnotatedOutput` does
+both on a thread of its own.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import urllib.parse
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,37 +18,189 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.boxes import iou
+from edge_centernet.detections import Detections
+from edge_centernet.detector import class_ids
+from edge_centernet.draw import Color, Image, blur, class_color, draw_boxes, draw_label, line_width
 from edge_centernet.errors import ConfigError
-from edge_centernet.outputs.base import Silent
-from edge_centernet.outputs.overlay import Overlay
+from edge_centernet.outputs import Silent
+from edge_centernet.sources import Frame
 from edge_centernet.sources.files import Source, Stills
-from edge_centernet.sources.frame import Frame
 from edge_centernet.system.quiet import quiet_libraries
 from edge_centernet.system.single_slot import Worker
-from edge_centernet.tracking.state import Snapshot
+from edge_centernet.tracking.geometry import Point, Size, foot_points
+from edge_centernet.tracking.line_counter import Line
+from edge_centernet.tracking.state import Snapshot, Tally, Tracks
+from edge_centernet.tracking.zone_counter import Zone
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # who reads files only need not load what cameras need
     from edge_centernet.sources.live import LiveCapture
 
 _WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # others are written as PNG
 
+_LINE: Color = (0, 220, 255)
+_ZONE: Color = (255, 180, 60)
+_SAME_OVERLAP = 0.5  # intersection over union from which a box is taken for the same thing as an earlier one
+_HOLD_S = 1.0  # a box stays blurred that long after it was last found: detection flickers
+# A trail shows where somebody came from. More points would cost more than the rest of the drawing.
+_TRAIL_POINTS = 32
+_TRAIL_S = 3.0
+
+
+class Overlay:
+    """Draws snapshots in the order in which they come.
+
+    It remembers where things were, so each output needs its own.
+    classes: names by class_id.
+    lines, zones: to draw, with the counts that a snapshot has of them.
+    blur: names of the classes to make unrecognisable; a place stays blurred for a second after the last image
+      in which something was found there. What the network misses, and did not find there within that second,
+      is not blurred.
+    Raises ConfigError when a name in `blur` is no class.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        lines: Sequence[Line] = (),
+        zones: Sequence[Zone] = (),
+        blur: Sequence[str] = (),
+    ) -> None:
+        """See the class."""
+        self._classes = classes
+        self._lines, self._zones = tuple(lines), tuple(zones)
+        self._blurred = class_ids(blur, classes) if blur else np.zeros(0, np.int32)
+        self._last: tuple[str, float] = ("", 0.0)
+        self._forget()
+
+    def draw(self, snapshot: Snapshot, max_width: int | None = None) -> Image:
+        """A new (H, W, 3) uint8 BGR image, as large as the frame's but at most `max_width` pixels wide."""
+        frame = snapshot.frame
+        height, width = frame.image.shape[:2]
+        # 1. Remember first, in pixels of the frame, so that nothing depends on the size that is drawn.
+        if not snapshot.timed or frame.source != self._last[0] or frame.seconds < self._last[1]:
+            self._forget()  # another image, or a video from its start
+        self._last = frame.source, frame.seconds
+        private = self._private(snapshot)
+        trails = self._follow(snapshot.tracks, frame.seconds)
+        # 2. Shrink before drawing, so that lines and letters stay readable and fewer pixels are drawn. The
+        #    mean of all pixels takes five times as long, and is needed only where more than two become one.
+        if max_width is None or width <= max_width:
+            canvas, scale = np.ascontiguousarray(frame.image).copy(), 1.0
+        else:
+            scale = max_width / width
+            how = cv2.INTER_LINEAR if scale >= 0.5 else cv2.INTER_AREA
+            resized = cv2.resize(frame.image, (max_width, max(1, round(height * scale))), interpolation=how)
+            canvas = resized.astype(np.uint8, copy=False)
+        # 3. Blur before anything is drawn, or it would be blurred too.
+        canvas = blur(canvas, private * scale)
+        # 4. Boxes last: they must not be hidden.
+        for zone in self._zones:
+            _draw_zone(canvas, zone, np.array(zone.pixels((width, height))) * scale, snapshot.tally)
+        for line in self._lines:
+            _draw_line(canvas, line, (width, height), scale, snapshot.tally)
+        for class_id, points in trails:
+            path = np.rint(np.array(points) * scale).astype(np.int32)
+            cv2.polylines(canvas, [path], False, class_color(class_id), line_width(canvas), cv2.LINE_AA)
+        # With tracking the tracks, so that the image shows what is counted.
+        found, marks = snapshot.found, [f"{score:.2f}" for score in snapshot.found.score]
+        if snapshot.tracks is not None:
+            found, marks = snapshot.tracks.found, [f"#{id_}" for id_ in snapshot.tracks.id]
+        texts = [f"{self._classes[c]} {mark}" for c, mark in zip(found.class_id, marks, strict=True)]
+        draw_boxes(canvas, Detections(found.xyxy * np.float32(scale), found.score, found.class_id), texts)
+        return canvas
+
+    def _forget(self) -> None:
+        self._held = np.zeros((0, 4), np.float32)  # boxes to blur
+        self._held_at = np.zeros(0)  # when each was last found
+        self._trails: dict[int, deque[tuple[float, Point]]] = {}
+
+    def _private(self, snapshot: Snapshot) -> NDArray[np.float32]:
+        """(N, 4) boxes to blur: those in this frame, and those of the last second that are gone since."""
+        now = snapshot.frame.seconds
+        # All that was seen, below the threshold too: a box too many costs little, a face missed a lot.
+        sets = [snapshot.found, snapshot.seen, None if snapshot.tracks is None else snapshot.tracks.found]
+        boxes = np.concatenate(
+            [found.xyxy[np.isin(found.class_id, self._blurred)] for found in sets if found is not None]
+        )
+        recent = now - self._held_at <= _HOLD_S
+        gone = iou(self._held, boxes).max(axis=1, initial=0.0) < _SAME_OVERLAP
+        keep = recent & gone
+        self._held = np.concatenate([boxes, self._held[keep]])
+        self._held_at = np.concatenate([np.full(len(boxes), now), self._held_at[keep]])
+        return self._held
+
+    def _follow(self, tracks: Tracks | None, now: float) -> list[tuple[int, list[Point]]]:
+        """(class_id, foot points from the oldest) of the tracks in this frame; forgets those long gone."""
+        trails = []
+        if tracks is not None:
+            feet = foot_points(tracks).tolist()
+            ids, kinds = tracks.id.tolist(), tracks.found.class_id.tolist()
+            for track_id, class_id, foot in zip(ids, kinds, feet, strict=True):
+                trail = self._trails.setdefault(track_id, deque(maxlen=_TRAIL_POINTS))
+                trail.append((now, foot))
+                trails.append((class_id, [point for at, point in trail if now - at <= _TRAIL_S]))
+        self._trails = {i: trail for i, trail in self._trails.items() if now - trail[-1][0] <= _TRAIL_S}
+        return trails
+
+
+def _draw_zone(canvas: Image, zone: Zone, corners: NDArray[np.float64], tally: Tally | None) -> None:
+    """Outline, a light filling, and how many are inside. corners: (N, 2) in pixels of the canvas."""
+    points = np.rint(corners).astype(np.int32)
+    # Only the part of the image around the zone is blended: the whole takes much of the drawing time.
+    left, top = np.maximum(points.min(axis=0), 0)
+    right, bottom = np.minimum(points.max(axis=0) + 1, canvas.shape[1::-1])
+    part = canvas[top:bottom, left:right]
+    if part.size:
+        filled = part.copy()
+        cv2.fillPoly(filled, [points - (left, top)], _ZONE)
+        canvas[top:bottom, left:right] = cv2.addWeighted(filled, 0.2, part, 0.8, 0)
+    cv2.polylines(canvas, [points], True, _ZONE, line_width(canvas), cv2.LINE_AA)
+    count = next((z for z in tally.zones if z.name == zone.name), None) if tally is not None else None
+    text = zone.name if count is None else f"{zone.name}: {count.inside}"
+    draw_label(canvas, text, _pixel(corners[0]), _ZONE)
+
+
+def _draw_line(canvas: Image, line: Line, size: Size, scale: float, tally: Tally | None) -> None:
+    """The line, an arrow from its middle to the "in" side, and both counts.
+
+    Args:
+        canvas: (H, W, 3) uint8 BGR, drawn on.
+        line: what to draw.
+        size: (width, height) of the frame, for a line in fractions of it.
+        scale: size of the canvas relative to the frame.
+        tally: the counts; None before the first.
+    """
+    start, end = (_pixel(np.array(point) * scale) for point in line.pixels(size))
+    tail, tip = (_pixel(np.array(point) * scale) for point in line.arrow(size, 0.06 * max(size)))
+    width = line_width(canvas) + 1
+    cv2.line(canvas, start, end, _LINE, width, cv2.LINE_AA)
+    cv2.arrowedLine(canvas, tail, tip, _LINE, width, cv2.LINE_AA, tipLength=0.35)
+    count = next((c for c in tally.lines if c.name == line.name), None) if tally is not None else None
+    text = line.name if count is None else f"{line.name}: {count.inward} in, {count.outward} out"
+    draw_label(canvas, text, start, _LINE)
+
+
+def _pixel(point: NDArray[np.float64]) -> tuple[int, int]:
+    return round(float(point[0])), round(float(point[1]))
+
 
 class Annotated:
-    """Annotated copies in a folder: pictures under their own names, a video as NAME.mp4.
+    """Annotated copies in a folder: images under their own names, a video as NAME.mp4.
 
-    A video of a live source plays as fast as it happened: a picture stays until the next one came, but no
+    A video of a live source plays as fast as it happened: an image stays until the next one came, but no
     longer than a second, which is all that remains of an interruption. A file appears under its final name
     when it is complete.
     """
 
     def __init__(self, folder: Path, source: Source | LiveCapture) -> None:
-        """Raises ConfigError when a copy would replace its original."""
-        self._folder = folder
+        """Nothing written yet. Raises ConfigError when a copy would replace its original."""
         self._source = source
         self._targets = _targets(folder, source)
         self._writer: _VideoFile | None = None
         self.written: list[Path] = []
         for name, target in self._targets.items():
+            # By the file itself and not by its name: a link or another spelling leads there too.
             if target.exists() and Path(name).exists() and target.samefile(name):
                 raise ConfigError(
                     f"{target}: the annotated copy would replace the original; choose another --out"
@@ -51,14 +209,22 @@ class Annotated:
     def add(self, frame: Frame, picture: NDArray[np.uint8]) -> None:
         """Write one annotated frame: (H, W, 3) uint8 BGR."""
         target = self._targets[frame.source]
-        if isinstance(self._source, Stills):
-            _write_picture(target, picture)
-            self.written.append(target)
+        if not isinstance(self._source, Stills):
+            if self._writer is None:
+                self._writer = _VideoFile(target, self._source.fps, picture.shape[1], picture.shape[0])
+                self.written.append(target)
+            self._writer.add(picture, frame.seconds if self._source.live else None)
             return
-        if self._writer is None:
-            self._writer = _VideoFile(target, self._source.fps, picture.shape[1], picture.shape[0])
-            self.written.append(target)
-        self._writer.add(picture, frame.seconds if self._source.live else None)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        ok, data = cv2.imencode(target.suffix.lower(), picture)
+        if not ok:
+            raise ConfigError(f"{target}: this OpenCV cannot write {target.suffix} files; use --no-save")
+        # Renamed when whole, but not flushed to the disk as `write_atomic` does: on an SD card a folder of a
+        # thousand images would take minutes, and each of them can be made again.
+        part = target.with_name(f".{target.name}.part")
+        part.write_bytes(data.tobytes())
+        os.replace(part, target)
+        self.written.append(target)
 
     def close(self) -> None:
         """Finish the video, if there is one."""
@@ -83,18 +249,19 @@ class _VideoFile:
             raise ConfigError(f"{target}: this OpenCV cannot write an MP4 video here; use --no-save")
 
     def add(self, picture: NDArray[np.uint8], seconds: float | None) -> None:
-        """seconds: when it was taken, for pictures that come irregularly; None: one after the other."""
+        """seconds: when it was taken, for images that come irregularly; None: one after the other."""
         if (picture.shape[1], picture.shape[0]) != self._size:  # the writer would drop it without a word
             picture = cv2.resize(picture, self._size).astype(np.uint8, copy=False)
         if seconds is None:
             self._writer.write(picture)
             return
+        # The file has a fixed rate, a camera has none: the last image is repeated until its time is over.
         if self._last is None:
             self._begin = seconds
         else:
             missing = round((seconds - self._begin) * self._fps) - self._written
             most = max(1, round(self._fps))
-            if missing > most:  # an interruption: go on from here
+            if missing > most:  # an interruption: continue from here
                 self._begin += (missing - most) / self._fps
             for _ in range(min(missing, most)):
                 self._writer.write(self._last)
@@ -109,48 +276,45 @@ class _VideoFile:
 
 
 def _targets(folder: Path, source: Source | LiveCapture) -> dict[str, Path]:
-    """Name of each source -> file for its annotated copy; subfolders are kept where a pattern spans several."""
+    """Name of each source -> file for its annotated copy, in subfolders where a pattern spans several."""
     if not isinstance(source, Stills):
         stem = Path(urllib.parse.urlsplit(source.name).path).stem or "video"
         return {source.name: folder / f"{re.sub(r'[^0-9A-Za-z._-]+', '_', stem)}.mp4"}
+
+    def file_name(path: str) -> str:
+        base = os.path.basename(path)
+        return base if base.lower().endswith(_WRITABLE) else f"{base}.png"
+
     names = source.public_names
     if len(names) == 1:
-        return {
-            names[0]: folder
-            / _picture_name(urllib.parse.urlsplit(names[0]).path if "://" in names[0] else names[0])
-        }
+        path = urllib.parse.urlsplit(names[0]).path if "://" in names[0] else names[0]
+        return {names[0]: folder / file_name(path)}
     root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
     return {
-        name: folder / os.path.relpath(os.path.dirname(os.path.abspath(name)), root) / _picture_name(name)
+        name: folder / os.path.relpath(os.path.dirname(os.path.abspath(name)), root) / file_name(name)
         for name in names
     }
 
 
-def _picture_name(name: str) -> str:
-    base = os.path.basename(name)
-    return base if base.lower().endswith(_WRITABLE) else f"{base}.png"
-
-
-def _write_picture(target: Path, picture: NDArray[np.uint8]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    ok, data = cv2.imencode(target.suffix.lower(), picture)
-    if not ok:
-        raise ConfigError(f"{target}: this OpenCV cannot write {target.suffix} files; use --no-save")
-    part = target.with_name(f".{target.name}.part")
-    part.write_bytes(data.tobytes())
-    os.replace(part, target)
-
-
 class AnnotatedOutput(Silent):
-    """Annotated pictures or a video, drawn and encoded on a thread of their own.
+    """Annotated images or a video, drawn and encoded on a thread of their own.
 
-    A file loses no picture. Of a live source one is left out where encoding takes longer than detection.
+    A file loses no frame. Of a live source one is left out where encoding takes longer than detection.
     """
 
     def __init__(self, annotated: Annotated, overlay: Overlay, live: bool) -> None:
         """overlay: draws; nothing else may use it."""
-        self._annotated, self._overlay = annotated, overlay
-        self._worker = Worker("annotate", self._draw, newest=live)
+        self._annotated = annotated
+
+        def draw(snapshot: Snapshot) -> None:
+            annotated.add(snapshot.frame, overlay.draw(snapshot))
+
+        self._worker = Worker("annotate", draw, newest=live)
+
+    @property
+    def written(self) -> list[Path]:
+        """The files so far; all of them after `close`."""
+        return self._annotated.written
 
     def update(self, snapshot: Snapshot) -> None:
         """Hand it to the thread. Raises what went wrong with an earlier one."""
@@ -162,6 +326,3 @@ class AnnotatedOutput(Silent):
             self._worker.close()
         finally:
             self._annotated.close()
-
-    def _draw(self, snapshot: Snapshot) -> None:
-        self._annotated.add(snapshot.frame, self._overlay.draw(snapshot))

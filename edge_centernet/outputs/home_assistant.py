@@ -1,7 +1,8 @@
-"""What Home Assistant must be told to show a camera's counts by itself: MQTT device discovery, since 2024.11.
+"""What Home Assistant needs to show a camera's counts by itself: MQTT device discovery, since 2024.11.
 
-One retained message on homeassistant/device/ID/config announces the device with all its entities. They all
-read the one state topic; `outputs/mqtt.py` says what is in it.
+One retained message on homeassistant/device/ID/config announces the device with all its entities
+(https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery). They all read the one state topic, whose
+content is described in `outputs/mqtt.py`.
 """
 
 from __future__ import annotations
@@ -14,25 +15,42 @@ from typing import Any
 
 from edge_centernet import __version__
 
-_CLASSES_SHOWN = (
-    8  # of a model that knows more, each class is announced but switched off until somebody wants it
-)
+# Of a model that knows more, each class is announced but disabled until somebody enables it: 80 sensors would
+# bury the counts that the camera is there for.
+_CLASSES_SHOWN = 8
 
 Entity = dict[str, Any]
 
 
 def node_id(prefix: str) -> str:
-    """A name for Home Assistant's topics, of letters, digits and underscores, another one for every topic prefix."""
+    """A name for Home Assistant's topics, of letters, digits and underscores; each topic prefix has its own.
+
+    The hash keeps apart prefixes that differ only in other characters, such as "hall/door" and "hall-door".
+    """
     return f"{re.sub(r'[^A-Za-z0-9]+', '_', prefix)[:40]}_{hashlib.sha256(prefix.encode()).hexdigest()[:6]}"
 
 
 def device_config(
     prefix: str, name: str, classes: Sequence[str], lines: Sequence[str], zones: Sequence[str]
 ) -> dict[str, Any]:
-    """The device and its entities. prefix: of our topics; name: of the camera; classes: those looked for."""
+    """The device and its entities, as Home Assistant's discovery message has them.
+
+    Args:
+        prefix: of our topics.
+        name: of the camera, as shown.
+        classes: names of those that are looked for.
+        lines: names of the counting lines.
+        zones: names of the zones.
+    """
     node = node_id(prefix)
     entities = {
-        "camera": _camera(),
+        "camera": {
+            "platform": "binary_sensor",
+            "name": "Camera",
+            "device_class": "connectivity",
+            "entity_category": "diagnostic",
+            "value_template": "{{ 'ON' if value_json.camera == 'live' else 'OFF' }}",
+        },
         "fps": _number("Frame rate", "fps", unit_of_measurement="fps", entity_category="diagnostic"),
         "age": _number("Frame age", "age_ms", **_duration("ms"), entity_category="diagnostic"),
     }
@@ -67,18 +85,9 @@ def device_config(
     }
 
 
-def _camera() -> Entity:
-    return {
-        "platform": "binary_sensor",
-        "name": "Camera",
-        "device_class": "connectivity",
-        "entity_category": "diagnostic",
-        "value_template": "{{ 'ON' if value_json.camera == 'live' else 'OFF' }}",
-    }
-
-
 def _number(name: str, *keys: str, **more: Any) -> Entity:
-    """A value of now. A key is written as JSON writes it, which Jinja reads alike, quotes and all."""
+    """A current value, found in the state by `keys`. more: further settings of the entity."""
+    # Names of lines and zones may hold any character. JSON's quoting is also Jinja's.
     path = "".join(f"[{json.dumps(key, ensure_ascii=False)}]" for key in keys)
     template = f"{{{{ value_json{path} }}}}"
     return {
@@ -91,7 +100,7 @@ def _number(name: str, *keys: str, **more: Any) -> Entity:
 
 
 def _total(name: str, *keys: str) -> Entity:
-    """A count since the start: Home Assistant takes a smaller value for a new start, and never counts twice."""
+    """A count since the start. Home Assistant takes a smaller value for a new start and adds it up."""
     return _number(name, *keys, state_class="total_increasing")
 
 

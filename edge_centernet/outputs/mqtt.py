@@ -2,13 +2,14 @@
 
 Topics, below the prefix that the URL ends in:
 
-    PREFIX/availability   retained   "online"; "offline" when detection ends, by last will also when it is
-    killed PREFIX/state          retained   JSON: totals, what is in view, how the camera is
+    PREFIX/availability   retained   "online"; "offline" when detection ends, by the last will also when the
+                                     process is killed
+    PREFIX/state          retained   JSON: totals, what is in view, state of the camera
     PREFIX/events         once each  JSON: one crossing, entry or exit, numbered so that a repetition is
-    recognised
+                                     recognised
 
 Counts are totals, so a broker that was away for an hour has the right ones as soon as it is back. Events are
-kept meanwhile, up to a bound; a gap in their numbers tells that it was reached.
+saved up meanwhile, up to a limit; a gap in their numbers shows that it was reached.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge_centernet.detector import class_ids
 from edge_centernet.errors import ConfigError
 from edge_centernet.outputs.home_assistant import device_config, node_id
-from edge_centernet.sources.frame import CaptureState
+from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import Event, Snapshot, Tally
 
 PASSWORD_VARIABLE = "EDGE_CENTERNET_MQTT_PASSWORD"
-EVENTS_KEPT = 10_000  # while the broker is away: some 3 MB
+EVENTS_KEPT = 10_000  # events saved up while the broker is away: some 3 MB
 _EXPECTED = "expected mqtt://[user[:password]@]host[:port][/topic-prefix] or mqtts://..."
-_STATE_EVERY_S = 1.0
+_STATE_EVERY_S = 1.0  # what changes with each frame is not published more often
 _BATCH = 20  # messages under way at a time; paho sends as many without waiting for the broker's answer
 _KEEPALIVE_S = 15  # a broker that is gone without a word is noticed after one and a half times that
-_LOOK_S = 0.2  # between two looks at what is not urgent
+_LOOK_S = 0.2  # how often the publishing thread looks for what is not urgent
 _RETRY_MAX_S = 10  # between two attempts to connect
 
 _log = logging.getLogger(__name__)
@@ -73,16 +74,17 @@ class Broker:
 def parse_url(url: str, name: str, password_file: Path | None = None) -> Broker:
     """The broker of mqtt://user:password@host:1883/topic-prefix; mqtts:// for TLS, on port 8883 unless given.
 
-    name: of the camera; the prefix is "edge-centernet/NAME" where the URL has none. The password may as well
-      be the
-    first line of `password_file`, or the value of EDGE_CENTERNET_MQTT_PASSWORD: every user of the machine can
-    see its command lines. Special characters are written as in every URL (%40 for @). Raises ConfigError,
-    never showing the password.
+    name: of the camera; the prefix is "edge-centernet/NAME" where the URL has none.
+    password_file: its first line is the password. It may also be the value of EDGE_CENTERNET_MQTT_PASSWORD:
+      every user of a machine can see its command lines.
+    Special characters are written as in every URL (%40 for @). Raises ConfigError, which never shows the
+    password.
     """
+    # 1. The address.
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname or ""
-        host.encode("idna")  # as the connection will: a host name that cannot exist is told now
+        host.encode("idna")  # as the connection will: a host name that cannot exist is an error now
     except (ValueError, UnicodeError):  # the exception's own text may quote the password
         raise ConfigError(
             f"MQTT: {_EXPECTED}, got a host or port that cannot be; is a / or @ not escaped?"
@@ -93,11 +95,29 @@ def parse_url(url: str, name: str, password_file: Path | None = None) -> Broker:
         raise ConfigError(f"MQTT: {_EXPECTED}, got {'port 0' if host else 'no host'}")
     if parts.query or parts.fragment:
         raise ConfigError(f"MQTT: {_EXPECTED}, got a ? or #; write %3F or %23")
+    # 2. User and password.
     user = unquote(parts.username) if parts.username else None
-    password = _password(None if parts.password is None else unquote(parts.password), password_file)
+    if password_file is None:
+        password = os.environ.get(PASSWORD_VARIABLE) if parts.password is None else unquote(parts.password)
+    elif parts.password is not None:
+        raise ConfigError("MQTT: expected the password in the URL or in a file, got both")
+    else:
+        try:
+            password = next(iter(password_file.read_text(encoding="utf-8").splitlines()), "")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ConfigError(f"MQTT password file {password_file}: cannot read it: {reason}") from None
+        if not password:
+            raise ConfigError(
+                f"MQTT password file {password_file}: expected the password in its first line, "
+                "got an empty line"
+            )
     if user is None and (parts.password is not None or password_file is not None):
         raise ConfigError("MQTT: expected a user name with the password; write mqtt://USER@host")
-    prefix = unquote(parts.path).strip("/") or f"edge-centernet/{_slug(name)}"
+    # 3. The prefix of the topics. + and # are wildcards in MQTT. Brokers limit the length of a topic, AWS IoT
+    #    to 256 bytes.
+    slug = re.sub(r"[^0-9a-z]+", "-", name.lower()).strip("-") or "camera"
+    prefix = unquote(parts.path).strip("/") or f"edge-centernet/{slug}"
     if re.search(r"[+#\0-\x1f\x7f]", prefix) or len(prefix.encode()) > 200:
         raise ConfigError(
             f"MQTT: expected a topic prefix of at most 200 bytes without + and #, got {prefix!r}"
@@ -110,7 +130,7 @@ class MqttOutput:
     """Publishes from a thread of its own: a slow, absent or silent broker holds up nobody.
 
     Memory is bounded: the newest state, `events_kept` events and one batch under way. Beyond that the oldest
-    events are dropped, which the log tells; the totals are right all the same.
+    events are dropped, which is logged; the totals are right all the same.
     """
 
     def __init__(
@@ -130,28 +150,36 @@ class MqttOutput:
     ) -> None:
         """Check the options; nothing is sent before `start`.
 
-        url, name, password_file: see `parse_url`; name is also what Home Assistant shows.
-        classes: names by class_id. wanted: those that are looked for; all unless given.
-        lines, zones: names of what is counted, so that they are announced before the first frame.
-        discovery: announce the device to Home Assistant, below `discovery_prefix`.
-        ca_file: certificates to trust with mqtts://; the system's unless given.
-        Raises ConfigError.
+        Args:
+            url: see `parse_url`.
+            name: of the camera, see `parse_url`; also what Home Assistant shows.
+            classes: names by class_id.
+            wanted: classes that are looked for; all unless given.
+            lines: names of the counting lines, so that they are announced before the first frame.
+            zones: names of the zones, likewise.
+            discovery: announce the device to Home Assistant.
+            discovery_prefix: topic below which Home Assistant looks for announcements.
+            password_file: see `parse_url`.
+            ca_file: certificates to trust with mqtts://; the system's unless given.
+            events_kept: events saved up while the broker is away, at most.
+
+        Raises ConfigError for a URL, a password file, a class or certificates that cannot be used.
         """
         self.broker = parse_url(url, name, password_file)
         self.run = uuid.uuid4().hex[:12]  # event numbers begin anew with each run
         ids = range(len(classes)) if wanted is None else class_ids(wanted, classes).tolist()
         self._wanted = {classes[i]: i for i in ids}
         self._n_classes = len(classes)
-        self._config_topic = (
-            f"{discovery_prefix}/device/{node_id(self.broker.prefix)}/config" if discovery else ""
-        )
+        topic = f"{discovery_prefix}/device/{node_id(self.broker.prefix)}/config"
+        self._config_topic = topic if discovery else ""
         self._config = _json(device_config(self.broker.prefix, name, list(self._wanted), lines, zones))
         self._birth_topic = f"{discovery_prefix}/status"
         self._changed = threading.Condition()  # guards the following; never held while paho is called
         self._lines, self._zones = tuple(lines), tuple(zones)
         self._tally: Tally | None = None
         self._state: dict[str, Any] | None = None
-        self._fresh = self._urgent = False  # the state is not published yet; it must not wait for its second
+        self._fresh = False  # the state is not published yet
+        self._urgent = False  # and must not wait for its second
         self._state_sent = float("-inf")
         self._events: deque[str] = deque(maxlen=events_kept)
         self._numbered = self._dropped = 0
@@ -169,7 +197,7 @@ class MqttOutput:
         self._thread.start()
 
     def update(self, snapshot: Snapshot) -> None:
-        """Take over a result. Takes microseconds, whatever the broker does; keeps nothing of the picture."""
+        """Take over a result. Takes microseconds, whatever the broker does; keeps nothing of the image."""
         counts = np.bincount(snapshot.found.class_id, minlength=self._n_classes)
         objects: dict[str, int | None] = {label: int(counts[i]) for label, i in self._wanted.items()}
         before, self._tally = self._tally, snapshot.tally
@@ -178,14 +206,14 @@ class MqttOutput:
         self._take(state, changed, snapshot.tally.events if snapshot.tally else ())
 
     def waiting(self, capture: CaptureState) -> None:
-        """No frame came for about a second: say how the camera is. Totals stay; what is in view is unknown."""
+        """Publish the state of a camera that gives no frames. Totals stay; what is in view is unknown."""
         age = None if capture.last_frame is None else round(1000 * (time.monotonic() - capture.last_frame))
         self._take(self._record(capture, dict.fromkeys(self._wanted), 0.0, age), False, ())
 
     def close(self, timeout_s: float = 3.0) -> None:
-        """Send what is left, then "offline", and disconnect; give up after `timeout_s` seconds. May be called twice.
+        """Send what is left, then "offline", and disconnect; give up after `timeout_s` seconds.
 
-        Given up, the last will says "offline" as soon as the broker misses us.
+        May be called twice. If it gives up, the last will says "offline" as soon as the broker misses us.
         """
         with self._changed:
             if self._deadline is not None or not self._thread.is_alive():
@@ -199,15 +227,16 @@ class MqttOutput:
         stopper.start()
         stopper.join(max(0.5, self._deadline - time.monotonic()))
 
-    # ---- what is said -----------------------------------------------------------------------------------
+    # ---- the content ----------------------------------------------------------------------------
 
     def _record(
         self, capture: CaptureState, objects: dict[str, int | None], fps: float, age_ms: int | None
     ) -> dict[str, Any]:
-        """By name, not by position: after a change of settings no reader takes one line for another.
+        """What PREFIX/state holds.
 
-        Totals not known yet are null. A 0 would mean a new start to Home Assistant, which would count the
-        totals twice that were kept over a restart.
+        Lines and zones by name, not by position: after a change of settings no reader takes one for another.
+        Totals not known yet are null. A 0 would mean a new start to Home Assistant, which would count twice
+        the totals that are continued after a restart.
         """
         unknown: dict[str, Any] = dict.fromkeys(("inside", "entered", "longest_s", "mean_dwell_s"))
         lines: dict[str, Any] = {line: {"in": None, "out": None} for line in self._lines}
@@ -236,31 +265,26 @@ class MqttOutput:
             self._urgent |= urgent
             for event in events:
                 self._numbered += 1
-                self._count_drop()
+                if len(self._events) == self._events.maxlen:  # the oldest is about to be pushed out
+                    self._dropped += 1
+                    if self._dropped == 1:
+                        _log.warning(
+                            "MQTT: %d events wait for the broker; the oldest are dropped from now on",
+                            len(self._events),
+                        )
                 head = {"time": state["time"], "run": self.run, "seq": self._numbered}
                 self._events.append(_json({**head, **event.as_dict()}))
-            if (
-                urgent or events
-            ):  # the rest has time until the thread looks by itself: waking it costs the detection
+            # The rest has time until the thread looks by itself: waking it would cost the detection time.
+            if urgent or events:
                 self._changed.notify_all()
 
-    def _count_drop(self) -> None:
-        """The deque is about to push its oldest event out, if it is full."""
-        if len(self._events) < (self._events.maxlen or 0):
-            return
-        self._dropped += 1
-        if self._dropped == 1:
-            _log.warning(
-                "MQTT: %d events wait for the broker; the oldest are dropped from now on", len(self._events)
-            )
-
-    # ---- the thread that publishes ------------------------------------------------------------------------
+    # ---- the thread that publishes ----------------------------------------------------------------
 
     def _publish_all(self) -> None:
         """One batch after the other: the next one is made when the broker has confirmed the last.
 
-        So the order holds, and paho never keeps more than one batch. What it keeps when the connection is
-        lost it sends once more after the next, so a message may come twice, and none is lost.
+        So the order holds, and paho never holds more than one batch. What it holds when the connection is
+        lost it sends once more after the next one is made, so a message may come twice, and none is lost.
         """
         while batch := self._next_batch():
             if not self._send(batch):
@@ -269,41 +293,35 @@ class MqttOutput:
             self._client.disconnect()  # only now: a clean farewell takes back the last will
 
     def _next_batch(self) -> list[tuple[str, str, bool]]:
-        """Wait for something to send: (topic, payload, retain) of each. Empty when closing and all is sent."""
+        """Wait for something to send: (topic, payload, retain) each. Empty when closing and all is sent."""
         with self._changed:
             while True:
-                batch = self._due() if self._connected else []
-                if batch or self._hopeless():
+                batch: list[tuple[str, str, bool]] = []
+                closing = self._deadline is not None
+                # 1. After each connection the announcement, so that a broker that forgot everything has it.
+                if self._connected and self._greet:
+                    self._greet = False
+                    self._fresh = self._urgent = self._state is not None
+                    if self._config_topic:
+                        batch.append((self._config_topic, self._config, True))
+                    batch.append(("availability", "online", True))
+                # 2. The newest state, if it is due.
+                due = self._urgent or closing or time.monotonic() - self._state_sent >= _STATE_EVERY_S
+                if self._connected and self._fresh and due:
+                    self._fresh = self._urgent = False
+                    self._state_sent = time.monotonic()
+                    batch.append(("state", _json(self._state), True))
+                # 3. Events, the oldest first.
+                while self._connected and self._events and len(batch) < _BATCH:
+                    batch.append(("events", self._events.popleft(), False))
+                # Closing without a connection, it waits for one, unless an attempt has failed or time is up.
+                hopeless = self._connected or self._trouble or time.monotonic() > (self._deadline or 0.0)
+                if batch or (closing and hopeless):
                     return batch
                 self._changed.wait(_LOOK_S)
 
-    def _hopeless(self) -> bool:
-        """Closing, and nothing is left to wait for."""
-        if self._deadline is None:
-            return False
-        return self._connected or bool(self._trouble) or time.monotonic() > self._deadline
-
-    def _due(self) -> list[tuple[str, str, bool]]:
-        batch = []
-        if self._greet:
-            self._greet = False
-            self._fresh = self._urgent = self._state is not None
-            if self._config_topic:
-                batch.append((self._config_topic, self._config, True))
-            batch.append(("availability", "online", True))
-        now = time.monotonic()
-        if self._fresh and (
-            self._urgent or now - self._state_sent >= _STATE_EVERY_S or self._deadline is not None
-        ):
-            self._fresh = self._urgent = False
-            self._state_sent = now
-            batch.append(("state", _json(self._state), True))
-        while self._events and len(batch) < _BATCH:
-            batch.append(("events", self._events.popleft(), False))
-        return batch
-
     def _send(self, batch: list[tuple[str, str, bool]]) -> bool:
-        """Publish and wait for the broker's confirmation of each; False when closing leaves no time for it."""
+        """Publish a batch and wait until the broker has confirmed each; False when closing leaves no time."""
         sent = set()
         for topic, payload, retain in batch:
             topic = topic if topic == self._config_topic else f"{self.broker.prefix}/{topic}"
@@ -316,8 +334,7 @@ class MqttOutput:
             self._acknowledged.clear()
         return True
 
-    # ---- called by paho's thread
-    # ------------------------------------------------------------------------------
+    # ---- the connection: what follows is called by paho's thread, except for `_make_client` --------
 
     def _make_client(self, ca_file: Path | None) -> Client:
         client = Client(CallbackAPIVersion.VERSION2, client_id=f"edge-centernet-{self.run[:8]}")
@@ -339,7 +356,7 @@ class MqttOutput:
         self, client: Client, userdata: object, flags: object, reason: Any, properties: object
     ) -> None:
         if reason.is_failure:
-            self._tell(f"it refuses the connection: {reason}")
+            self._warn(f"it refuses the connection: {reason}")
             return
         if self._config_topic:
             client.subscribe(self._birth_topic, qos=1)
@@ -349,11 +366,8 @@ class MqttOutput:
             self._changed.notify_all()
         self._trouble = ""
         lost = f", {dropped} older ones are lost" if dropped else ""
-        _log.info(
-            "MQTT: connected to %s%s",
-            self.broker.public,
-            f"; {waiting} events to send{lost}" if waiting else "",
-        )
+        queued = f"; {waiting} events to send{lost}" if waiting else ""
+        _log.info("MQTT: connected to %s%s", self.broker.public, queued)
 
     def _on_disconnect(
         self, client: Client, userdata: object, flags: object, reason: Any, properties: object
@@ -361,13 +375,11 @@ class MqttOutput:
         with self._changed:
             was, self._connected = self._connected, False
         if was and self._deadline is None:
-            self._tell("connection lost")
+            self._warn("connection lost")
 
     def _on_connect_fail(self, client: Client, userdata: object) -> None:
-        error = sys.exc_info()[
-            1
-        ]  # paho calls this while it handles the exception, and hands on nothing of it
-        self._tell(str(getattr(error, "strerror", None) or error or "no connection"))
+        error = sys.exc_info()[1]  # paho calls this while it handles the exception, and passes nothing of it
+        self._warn(str(getattr(error, "strerror", None) or error or "no connection"))
 
     def _on_publish(
         self, client: Client, userdata: object, mid: int, reason: object, properties: object
@@ -377,49 +389,25 @@ class MqttOutput:
             self._changed.notify_all()
 
     def _on_message(self, client: Client, userdata: object, message: MQTTMessage) -> None:
-        """Home Assistant has started: it may have forgotten us."""
+        """Home Assistant has started, and may have forgotten the device: announce it again."""
         if message.payload == b"online":
             with self._changed:
                 self._greet = True
                 self._changed.notify_all()
 
-    def _tell(self, trouble: str) -> None:
-        """One line an outage: the attempts that follow fail alike, or differently for a moment."""
+    def _warn(self, trouble: str) -> None:
+        """One line per outage: the attempts that follow fail alike, or differently for a moment."""
         if not self._trouble:
-            _log.warning(
-                "MQTT: %s: %s; detection goes on, counts are kept, trying again", self.broker.public, trouble
-            )
+            text = "MQTT: %s: %s; detection goes on, counts are kept, trying again"
+            _log.warning(text, self.broker.public, trouble)
         self._trouble = trouble
 
 
 def _counts(tally: Tally | None) -> tuple[Any, ...]:
     """What must be published at once when it changes; how long somebody stays changes with every frame."""
-    return (
-        ()
-        if tally is None
-        else (tally.lines, [(zone.name, zone.inside, zone.entered) for zone in tally.zones])
-    )
-
-
-def _password(in_url: str | None, file: Path | None) -> str | None:
-    if file is None:
-        return in_url if in_url is not None else os.environ.get(PASSWORD_VARIABLE)
-    if in_url is not None:
-        raise ConfigError("MQTT: expected the password in the URL or in a file, got both")
-    try:
-        first, *_ = file.read_text(encoding="utf-8").splitlines() or [""]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError(f"MQTT password file {file}: cannot read it: {reason}") from None
-    if not first:
-        raise ConfigError(
-            f"MQTT password file {file}: expected the password in its first line, got an empty line"
-        )
-    return first
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^0-9a-z]+", "-", name.lower()).strip("-") or "camera"
+    if tally is None:
+        return ()
+    return tally.lines, [(zone.name, zone.inside, zone.entered) for zone in tally.zones]
 
 
 def _json(value: Any) -> str:

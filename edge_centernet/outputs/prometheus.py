@@ -1,4 +1,7 @@
-"""What Prometheus scrapes: counts, rates and times, without a label that grows with the number of objects seen."""
+"""What Prometheus scrapes: counts, rates and times.
+
+No label has a value per object, such as an id: each value is a time series that Prometheus keeps for weeks.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from edge_centernet import __version__
-from edge_centernet.sources.frame import CaptureState
+from edge_centernet.outputs import Silent
+from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import Snapshot, Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of `Metrics.text`
@@ -21,10 +25,11 @@ _STAGE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 
 _AGE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 
 
-class Metrics:
-    """The numbers of one camera, in a registry of their own.
+class Metrics(Silent):
+    """The metrics of one camera, in a registry of their own.
 
-    classes: names by class_id. model, runtime: what runs where; shown as labels of edge_centernet_build_info.
+    classes: names by class_id.
+    model, runtime: what runs where; shown as labels of edge_centernet_build_info.
     Every method may be called from any thread.
     """
 
@@ -63,7 +68,7 @@ class Metrics:
         self._registry.register(_Absolutes(self))
 
     def update(self, snapshot: Snapshot) -> None:
-        """Count one result. Takes microseconds; keeps nothing of the picture."""
+        """Count one result. Takes microseconds; keeps nothing of the image."""
         found = np.bincount(snapshot.found.class_id, minlength=len(self._classes))
         for class_id in np.flatnonzero(found):
             self._detections.labels(self._classes[class_id]).inc(int(found[class_id]))
@@ -76,7 +81,7 @@ class Metrics:
             self._tally = snapshot.tally
 
     def waiting(self, capture: CaptureState) -> None:
-        """Say how the source is doing while no frame comes; the rate is 0 unless it is live."""
+        """Report the state of the source while no frame comes; rate and boxes are 0 unless it is live."""
         self._capture = capture
         if capture.state != "live":
             self._fps = 0.0
@@ -88,7 +93,10 @@ class Metrics:
 
 
 class _Absolutes(Collector):
-    """Totals and states that somebody else counts: shown as they stand, so that they cannot drift apart."""
+    """Totals and states that are counted elsewhere: reported as they stand, so that they cannot drift apart.
+
+    Prometheus' own `Counter` only adds, and would have to be fed with differences that a missed frame breaks.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._of = metrics
@@ -97,57 +105,46 @@ class _Absolutes(Collector):
         return []  # names are checked when scraped; there is nobody to collide with
 
     def collect(self) -> Iterator[Metric]:
-        of = self._of
+        of, capture, tally = self._of, self._of._capture, self._of._tally
+        # 1. What runs, and the source.
         yield _gauge("build_info", "1; the labels say what runs.", of._build, 1)
-        yield from _of_capture(of._capture)
+        yield _counter("frames", "Frames read from the camera.", capture.frames)
+        unused = "Frames read and not used, because a newer one was there."
+        yield _counter("frames_dropped", unused, capture.dropped)
+        yield _counter("capture_reopened", "Times the camera was opened again.", capture.reopened)
+        # One series per state, 0 or 1: Prometheus' idiom for an enumeration, so that a rule can name one.
+        state = _family("capture_state", "1 for the state the camera is in.", ["state"])
+        for name in _STATES:
+            state.add_metric([name], float(name == capture.state))
+        yield state
+        if capture.last_frame is not None:
+            # A time and not an age: an age would stop growing when this process hangs.
+            wall = time.time() - (time.monotonic() - capture.last_frame)
+            text = "Unix time at which the newest frame was read."
+            yield _gauge("last_frame_timestamp_seconds", text, {}, wall)
+        # 2. What is in view.
         yield _gauge("fps", "Results a second over the last seconds.", {}, of._fps)
-        in_view = GaugeMetricFamily("edge_centernet_objects", "Boxes in the newest frame.", labels=["class"])
+        in_view = _family("objects", "Boxes in the newest frame.", ["class"])
         for name, count in zip(of._classes, of._in_view, strict=True):
             in_view.add_metric([name], int(count))
         yield in_view
-        yield from _of_tally(of._tally)
-
-
-def _of_capture(capture: CaptureState) -> Iterator[Metric]:
-    yield _counter("frames", "Frames read from the camera.", capture.frames)
-    yield _counter(
-        "frames_dropped", "Frames read and not used, because a newer one was there.", capture.dropped
-    )
-    yield _counter("capture_reopened", "Times the camera was opened again.", capture.reopened)
-    state = GaugeMetricFamily(
-        "edge_centernet_capture_state", "1 for the state the camera is in.", labels=["state"]
-    )
-    for name in _STATES:
-        state.add_metric([name], float(name == capture.state))
-    yield state
-    if capture.last_frame is not None:
-        wall = time.time() - (time.monotonic() - capture.last_frame)
-        yield _gauge(
-            "last_frame_timestamp_seconds", "Unix time at which the newest frame was read.", {}, wall
+        # 3. Lines and zones.
+        crossings = CounterMetricFamily(
+            "edge_centernet_crossings", "Objects that crossed a line.", labels=["line", "direction"]
         )
-
-
-def _of_tally(tally: Tally) -> Iterator[Metric]:
-    crossings = CounterMetricFamily(
-        "edge_centernet_crossings", "Objects that crossed a line.", labels=["line", "direction"]
-    )
-    for line in tally.lines:
-        crossings.add_metric([line.name, "in"], line.inward)
-        crossings.add_metric([line.name, "out"], line.outward)
-    entered = CounterMetricFamily("edge_centernet_zone_entered", "Visits to a zone.", labels=["zone"])
-    inside = GaugeMetricFamily("edge_centernet_zone_occupancy", "Objects in a zone now.", labels=["zone"])
-    mean = GaugeMetricFamily(
-        "edge_centernet_zone_mean_dwell_seconds", "Mean length of a visit.", labels=["zone"]
-    )
-    longest = GaugeMetricFamily(
-        "edge_centernet_zone_longest_dwell_seconds", "Longest visit.", labels=["zone"]
-    )
-    for zone in tally.zones:
-        entered.add_metric([zone.name], zone.entered)
-        inside.add_metric([zone.name], zone.inside)
-        mean.add_metric([zone.name], zone.mean_dwell_s)
-        longest.add_metric([zone.name], zone.longest_s)
-    yield from (crossings, entered, inside, mean, longest)
+        for line in tally.lines:
+            crossings.add_metric([line.name, "in"], line.inward)
+            crossings.add_metric([line.name, "out"], line.outward)
+        entered = CounterMetricFamily("edge_centernet_zone_entered", "Visits to a zone.", labels=["zone"])
+        inside = _family("zone_occupancy", "Objects in a zone now.", ["zone"])
+        mean = _family("zone_mean_dwell_seconds", "Mean length of a visit.", ["zone"])
+        longest = _family("zone_longest_dwell_seconds", "Longest visit.", ["zone"])
+        for zone in tally.zones:
+            entered.add_metric([zone.name], zone.entered)
+            inside.add_metric([zone.name], zone.inside)
+            mean.add_metric([zone.name], zone.mean_dwell_s)
+            longest.add_metric([zone.name], zone.longest_s)
+        yield from (crossings, entered, inside, mean, longest)
 
 
 def _counter(name: str, text: str, value: float) -> Metric:
@@ -155,6 +152,11 @@ def _counter(name: str, text: str, value: float) -> Metric:
 
 
 def _gauge(name: str, text: str, labels: dict[str, str], value: float) -> Metric:
-    family = GaugeMetricFamily(f"edge_centernet_{name}", text, labels=list(labels))
+    family = _family(name, text, list(labels))
     family.add_metric(list(labels.values()), value)
     return family
+
+
+def _family(name: str, text: str, labels: list[str]) -> GaugeMetricFamily:
+    """A gauge with one value for each combination of its labels' values, to be added."""
+    return GaugeMetricFamily(f"edge_centernet_{name}", text, labels=labels)

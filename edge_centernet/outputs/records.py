@@ -1,4 +1,8 @@
-"""Records of what was detected: JSON Lines, COCO, CSV."""
+"""Records of what was detected: JSON Lines, COCO, CSV.
+
+Boxes are rounded to a hundredth of a pixel and scores to four digits: more digits would be noise of the
+network, and make a day of records a third larger.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,8 @@ from typing import Any, Protocol, TextIO
 
 from edge_centernet.detections import Detections
 from edge_centernet.files import open_part
-from edge_centernet.outputs.base import Silent
-from edge_centernet.tracking.state import Snapshot, Tracks
+from edge_centernet.outputs import Silent
+from edge_centernet.tracking.state import Snapshot
 
 SUFFIX = {"jsonl": ".jsonl", "coco": ".json", "csv": ".csv"}
 
@@ -22,7 +26,7 @@ SUFFIX = {"jsonl": ".jsonl", "coco": ".json", "csv": ".csv"}
 class Records(Protocol):
     """Turns detections into text; `add` and `end` return what is to be written now."""
 
-    def add(self, shot: Snapshot) -> str:
+    def add(self, snapshot: Snapshot) -> str:
         """Text for one frame."""
 
     def end(self) -> Iterable[str]:
@@ -36,34 +40,41 @@ def make_records(format_name: str, classes: Sequence[str]) -> Records:
 
 
 class JSONLines:
-    """One JSON object a frame; boxes x1, y1, x2, y2 in pixels of the frame."""
+    """One JSON object per frame; boxes x1, y1, x2, y2 in pixels of the frame."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         """classes: names by class_id."""
         self._classes = classes
 
-    def add(self, shot: Snapshot) -> str:
+    def add(self, snapshot: Snapshot) -> str:
         """One line."""
-        height, width = shot.frame.image.shape[:2]
+        height, width = snapshot.frame.image.shape[:2]
         detections = [
             {"class": self._classes[class_id], "class_id": class_id, "score": score, "box": box}
-            for box, score, class_id in _rows(shot.found)
+            for box, score, class_id in _rows(snapshot.found)
         ]
         record: dict[str, Any] = {
-            "source": shot.frame.source,
-            "frame": shot.frame.number,
+            "source": snapshot.frame.source,
+            "frame": snapshot.frame.number,
             "width": width,
             "height": height,
             "detections": detections,
-            "ms": {step: round(value, 3) for step, value in shot.ms.items()},
+            "ms": {step: round(value, 3) for step, value in snapshot.ms.items()},
         }
-        if shot.timed:
-            record["seconds"], record["age_ms"] = round(shot.frame.seconds, 3), round(shot.age_ms, 1)
-        if shot.tracks is not None:
-            for detection, motion in zip(detections, _motions(shot.tracks), strict=True):
-                detection.update(motion)
-        if shot.tally is not None:
-            record.update(shot.tally.as_dict(), events=[event.as_dict() for event in shot.tally.events])
+        if snapshot.timed:
+            record["seconds"], record["age_ms"] = round(snapshot.frame.seconds, 3), round(snapshot.age_ms, 1)
+        if (
+            tracks := snapshot.tracks
+        ) is not None:  # its detections are those of the snapshot, in their order
+            motions = zip(tracks.id, tracks.velocity, tracks.age, strict=True)
+            for detection, (id_, velocity, age) in zip(detections, motions, strict=True):
+                detection["id"] = int(id_)
+                detection["velocity"] = [round(float(v), 1) for v in velocity]  # pixels per second
+                detection["age_s"] = round(float(age), 2)
+        if snapshot.tally is not None:
+            record.update(
+                snapshot.tally.as_dict(), events=[event.as_dict() for event in snapshot.tally.events]
+            )
         return _json(record)
 
     def end(self) -> Iterable[str]:
@@ -72,7 +83,7 @@ class JSONLines:
 
 
 class Csv:
-    """One row a detection; a frame without any has no row."""
+    """One row per detection; a frame without any has no row."""
 
     _HEADER = ("source", "frame", "width", "height", "class", "class_id", "score", "x1", "y1", "x2", "y2")
     _TRACKED = ("seconds", "id")
@@ -82,18 +93,18 @@ class Csv:
         self._classes = classes
         self._started = False
 
-    def add(self, shot: Snapshot) -> str:
-        """The rows of one frame, after the header the first time."""
+    def add(self, snapshot: Snapshot) -> str:
+        """The rows of one frame, the first time after the header, which has more columns with tracks."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        tracked = shot.tracks is not None
+        tracked = snapshot.tracks is not None
         if not self._started:
             writer.writerow([*self._HEADER, *(self._TRACKED if tracked else ())])
             self._started = True
-        frame = shot.frame
+        frame = snapshot.frame
         height, width = frame.image.shape[:2]
-        ids = shot.tracks.id.tolist() if shot.tracks is not None else []
-        for i, (box, score, class_id) in enumerate(_rows(shot.found)):
+        ids = snapshot.tracks.id.tolist() if snapshot.tracks is not None else []
+        for i, (box, score, class_id) in enumerate(_rows(snapshot.found)):
             motion = [round(frame.seconds, 3), ids[i]] if tracked else []
             name = self._classes[class_id]
             writer.writerow([frame.source, frame.number, width, height, name, class_id, score, *box, *motion])
@@ -107,8 +118,9 @@ class Csv:
 class Coco:
     """One COCO document at the end: images, categories, annotations with a score; boxes x, y, width, height.
 
-    It can be read by pycocotools and by labelling tools. Ids count from 1, category_id is class_id + 1. Until
-    the end it waits in temporary files, so that a week of video does not wait in memory.
+    It can be read by pycocotools and by labelling tools. Ids count from 1, as in COCO's own files, so
+    category_id is class_id + 1. Until the end it waits in temporary files, so that a week of video does not
+    wait in memory.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
@@ -116,9 +128,9 @@ class Coco:
         self._categories = [{"id": i + 1, "name": name} for i, name in enumerate(classes)]
         self._images, self._annotations = _Pieces(), _Pieces()
 
-    def add(self, shot: Snapshot) -> str:
-        """Remember; a COCO document is written whole."""
-        frame = shot.frame
+    def add(self, snapshot: Snapshot) -> str:
+        """Nothing yet: images and annotations are two lists of one document."""
+        frame = snapshot.frame
         height, width = frame.image.shape[:2]
         image_id = len(self._images) + 1
         self._images.add(
@@ -130,8 +142,8 @@ class Coco:
                 "height": height,
             }
         )
-        ids = None if shot.tracks is None else shot.tracks.id.tolist()
-        for i, ((x1, y1, x2, y2), score, class_id) in enumerate(_rows(shot.found)):
+        ids = None if snapshot.tracks is None else snapshot.tracks.id.tolist()
+        for i, ((x1, y1, x2, y2), score, class_id) in enumerate(_rows(snapshot.found)):
             wide, high = round(x2 - x1, 2), round(y2 - y1, 2)
             annotation = {
                 "id": len(self._annotations) + 1,
@@ -155,7 +167,7 @@ class Coco:
 
 
 class _Pieces:
-    """JSON values with commas between them, in a file without a name once they take more than a megabyte."""
+    """JSON values with commas between them, in a nameless file once they take more than a megabyte."""
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=1 << 20, mode="w+", encoding="utf-8")  # noqa: SIM115
@@ -175,14 +187,6 @@ class _Pieces:
         self._file.close()
 
 
-def _motions(tracks: Tracks) -> list[dict[str, Any]]:
-    """What a track adds to its detection: id, pixels a second, seconds since it was first seen."""
-    return [
-        {"id": int(number), "velocity": [round(float(v), 1) for v in velocity], "age_s": round(float(age), 2)}
-        for number, velocity, age in zip(tracks.id, tracks.velocity, tracks.age, strict=True)
-    ]
-
-
 def _rows(found: Detections) -> list[tuple[list[float], float, int]]:
     """(box, score, class_id) as JSON can hold them: a hundredth of a pixel, four digits of the score."""
     return [
@@ -192,14 +196,18 @@ def _rows(found: Detections) -> list[tuple[list[float], float, int]]:
 
 
 def _json(value: Any) -> str:
+    # Without NaN and Infinity, which Python would write although JSON has no such words.
     return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 class RecordsOutput(Silent):
-    """Records to `write` and, if a file is given, there too; it gets its name when the run ends, however it ends."""
+    """Records to `write` and, if a file is given, there too.
+
+    The file gets its name when the run ends, however it ends.
+    """
 
     def __init__(self, records: Records, write: Callable[[str], None], target: Path | None) -> None:
-        """target: file to keep the records in."""
+        """records: turns results into text. write: gets each piece. target: file that gets it too."""
         self._records, self._write, self._target = records, write, target
         self._file: TextIO | None = None
         self._part = Path()

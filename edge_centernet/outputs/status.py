@@ -1,4 +1,4 @@
-"""Status for systemd's watchdog, the log and the terminal."""
+"""Status for systemd's watchdog, the log and the terminal; only live sources have these outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from edge_centernet.service import Watchdog, status_line
-from edge_centernet.sources.frame import CaptureState
+from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import Snapshot
 
 _LOG_EVERY_S = 60.0
@@ -18,25 +18,28 @@ _log = logging.getLogger(__name__)
 
 
 class WatchdogOutput:
-    """Tells systemd that detection is alive."""
+    """Reports to systemd that detection is alive. `service.Watchdog` decides what counts as alive."""
 
     def __init__(self, watchdog: Watchdog) -> None:
-        """READY=1 goes out with the first result, or when it is clear that the source is waited for."""
+        """READY=1 is sent with the first result, or when it is clear that the source is waited for.
+
+        Not earlier, so that a model that fails on its first frame fails the start of the service.
+        """
         self._watchdog = watchdog
         self._ready = False
 
     def update(self, snapshot: Snapshot) -> None:
-        """A frame went through."""
+        """Report a frame that went through."""
         self._begin()
         self._watchdog.frame(snapshot)
 
     def waiting(self, capture: CaptureState) -> None:
-        """The source is being opened again."""
+        """Report that the source is being opened again."""
         self._begin()
         self._watchdog.waiting(capture)
 
     def close(self) -> None:
-        """Stopping is on purpose."""
+        """Report that stopping is on purpose."""
         self._watchdog.stopping()
 
     def _begin(self) -> None:
@@ -46,7 +49,7 @@ class WatchdogOutput:
 
 
 class StatusOutput:
-    """One line about how it goes: twice a second on a terminal, once a minute in a log."""
+    """One line about rate, detections and counts: twice a second on a terminal, once a minute in a log."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         """classes: names by class_id."""
@@ -57,22 +60,23 @@ class StatusOutput:
         self._shown = False
 
     def update(self, snapshot: Snapshot) -> None:
-        """Say it when it is time."""
+        """Write the line when it is due."""
         if time.monotonic() >= self._next:
-            self._say(f"{status_line(snapshot, self._classes)}; {snapshot.age_ms:.0f} ms old")
+            self._write(f"{status_line(snapshot, self._classes)}; {snapshot.age_ms:.0f} ms old")
 
     def waiting(self, capture: CaptureState) -> None:
-        """The same while nothing comes; what happened to the source was said when it happened."""
+        """The same while no frame comes. Not in a log, which has a line for each change of the source."""
         if self._terminal and time.monotonic() >= self._next:
-            self._say(f"camera {capture.state}")
+            self._write(f"camera {capture.state}")
 
     def close(self) -> None:
-        """Leave the line."""
+        """End the line on the terminal."""
         if self._shown:
             sys.stderr.write("\n")
 
-    def _say(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         if self._terminal:
+            # Back to the start of the line and erase it (ECMA-48): one line that changes, not many.
             sys.stderr.write(f"\r\x1b[K{text}")
             sys.stderr.flush()
             self._shown = True

@@ -1,4 +1,4 @@
-"""Cameras at this computer: USB cameras by V4L2, ribbon-cable (CSI) cameras of a Raspberry Pi or Jetson, GStreamer.
+"""Cameras at this computer: USB cameras by V4L2, ribbon-cable (CSI) cameras of a Pi or Jetson, GStreamer.
 
 Each function returns an opened capture: cv2.VideoCapture, or what does the same for a Raspberry Pi's camera.
 """
@@ -26,15 +26,18 @@ from edge_centernet.system.machine import board_kind
 _MAX_SIDE = 16384  # pixels
 _MAX_FPS = 1000.0
 _STALL_S = 10.0  # a CSI camera without a frame for so long has stopped
+# The end of a GStreamer pipeline: BGR as OpenCV wants it, the newest frame only, and as it comes. With
+# sync=true the sink would hold frames back until their presentation time.
 _SINK = "videoconvert ! video/x-raw, format=BGR ! appsink drop=true max-buffers=1 sync=false"
 _VENV = "a virtual environment sees it only if made with `python3 -m venv --system-site-packages`"
 
 
 @dataclass(frozen=True)
 class CameraOptions:
-    """What to ask of a camera at this computer; None leaves it to the camera.
+    """What to request from a camera at this computer; None leaves it to the camera.
 
-    width, height: pixels, 1..16384, both or none. fps: frames a second, above 0, at most 1000.
+    width, height: pixels, 1..16384, both or none.
+    fps: frames per second, above 0, at most 1000.
     fourcc: four letters of the pixel format, such as "MJPG" or "YUYV" (V4L2 only).
     Raises ConfigError for other values.
     """
@@ -60,21 +63,21 @@ class CameraOptions:
 
     @property
     def given(self) -> list[str]:
-        """The names of the options that ask for something."""
+        """The names of the options that request something."""
         return [name for name in ("width", "height", "fps", "fourcc") if getattr(self, name) is not None]
 
 
 def open_v4l2(name: str | int, public: str, options: CameraOptions, warn: Callable[[str], None]) -> Any:
-    """The camera with a number or device path. warn: one line if it gives something else than was asked.
+    """The camera with a number or device path.
 
+    public: its name in errors. warn: called with one line if it gives something else than was requested.
     Raises SourceError when it cannot be opened.
     """
     # With a GStreamer-enabled OpenCV a number would open another backend, which knows no FOURCC.
     capture = cv2.VideoCapture(name, cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY)
     if not capture.isOpened():
         raise SourceError(f"{public}: no such camera, or it cannot be opened{list_cameras()}{csi_hint()}")
-    different = configure(capture, options)
-    if different:
+    if different := configure(capture, options):
         warn(f"{public}: {different}")
     # One buffer for the driver to fill while the other is read; more would only hold older frames.
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 2)
@@ -82,8 +85,11 @@ def open_v4l2(name: str | int, public: str, options: CameraOptions, warn: Callab
 
 
 def configure(capture: Any, options: CameraOptions) -> str:
-    """Ask a capture for the options; what it gives instead, in one line, or "" if it agrees."""
-    # The pixel format first: it decides which sizes there are, and the size which rates.
+    """Request the options from a capture; what it gives instead, in one line, or "" if it agrees.
+
+    A driver takes what it cannot do without a word and does something near to it: only reading back shows it.
+    """
+    # 1. Request. The pixel format first: it decides which sizes there are, and the size which rates.
     if options.fourcc is not None:
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*options.fourcc))
     if options.width is not None and options.height is not None:
@@ -91,7 +97,26 @@ def configure(capture: Any, options: CameraOptions) -> str:
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, options.height)
     if options.fps is not None:
         capture.set(cv2.CAP_PROP_FPS, options.fps)
-    return _difference(capture, options)
+    # 2. Read back and compare.
+    asked, given = [], []
+    if options.fourcc is not None:
+        code = int(capture.get(cv2.CAP_PROP_FOURCC))
+        letters = "".join(chr((code >> shift) & 0xFF) for shift in (0, 8, 16, 24))
+        fourcc = letters if letters.isprintable() and code else "an unknown format"
+        if fourcc != options.fourcc:
+            asked.append(options.fourcc)
+            given.append(fourcc)
+    if options.width is not None:
+        size = f"{capture.get(cv2.CAP_PROP_FRAME_WIDTH):.0f}x{capture.get(cv2.CAP_PROP_FRAME_HEIGHT):.0f}"
+        if size != f"{options.width}x{options.height}":
+            asked.append(f"{options.width}x{options.height}")
+            given.append(size)
+    if options.fps is not None:
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        if abs(fps - options.fps) > 0.02 * options.fps:  # 29.97 is 30
+            asked.append(f"{options.fps:g} fps")
+            given.append(f"{fps:g} fps")
+    return f"asked for {', '.join(asked)}; the camera gives {', '.join(given)}" if asked else ""
 
 
 def open_gstreamer(pipeline: str, public: str) -> Any:
@@ -116,7 +141,7 @@ def open_gstreamer(pipeline: str, public: str) -> Any:
 def open_csi(index: int, public: str, options: CameraOptions) -> Any:
     """The ribbon-cable camera of a Raspberry Pi (by picamera2) or of a Jetson (by nvarguscamerasrc).
 
-    Raises SourceError that tells what is missing.
+    Raises SourceError that names what is missing.
     """
     if board_kind() == "jetson":
         return open_gstreamer(argus_pipeline(index, options), public)
@@ -136,7 +161,9 @@ def open_csi(index: int, public: str, options: CameraOptions) -> Any:
 
 
 def argus_pipeline(index: int, options: CameraOptions) -> str:
-    """The GStreamer pipeline for the CSI camera `index` of a Jetson; 1280x720 at 30 frames a second unless asked."""
+    """The GStreamer pipeline for the CSI camera `index` of a Jetson; by default 1280x720 at 30 fps."""
+    # A rate in thousandths, because 29.97 is no whole number. The image signal processor leaves frames in the
+    # memory of the GPU (NVMM), and nvvidconv brings them out.
     rate = f"{round(1000 * (options.fps or 30))}/1000"
     size = f"width={options.width or 1280}, height={options.height or 720}"
     return (
@@ -146,10 +173,15 @@ def argus_pipeline(index: int, options: CameraOptions) -> str:
 
 
 class PiCamera:
-    """A Raspberry Pi's CSI camera, with that part of cv2.VideoCapture which is used of it."""
+    """A Raspberry Pi's CSI camera, with that part of cv2.VideoCapture which `Video` uses.
+
+    By picamera2, because libcamera's cameras are no V4L2 devices that OpenCV could open: /dev/video0 of a Pi
+    is the raw sensor.
+    """
 
     def __init__(self, picamera2: Any, index: int, public: str, options: CameraOptions) -> None:
         """picamera2: the class Picamera2. Raises SourceError when the camera does not start."""
+        # libcamera reports each start in many lines on stderr; who wants them sets the variable.
         os.environ.setdefault("LIBCAMERA_LOG_LEVELS", "*:ERROR")
         try:
             self._camera = picamera2(index)
@@ -159,28 +191,24 @@ class PiCamera:
                 "try `rpicam-hello --list-cameras`"
             ) from None
         try:
-            self._camera.configure(self._configuration(options))
+            # "RGB888" is libcamera's name for bytes in the order blue, green, red.
+            main: dict[str, Any] = {"format": "RGB888"}
+            if options.width is not None:
+                main["size"] = (options.width, options.height)
+            period = round(1e6 / (options.fps or 30.0))  # microseconds; least and most alike fix the rate
+            controls = {"FrameDurationLimits": (period, period)}
+            self._camera.configure(self._camera.create_video_configuration(main=main, controls=controls))
             self._camera.start()
         except Exception as error:
             self.release()
             raise SourceError(f"{public}: the camera does not start: {error}") from None
         self._fps = options.fps or 30.0
 
-    def _configuration(self, options: CameraOptions) -> Any:
-        # "RGB888" is libcamera's name for bytes in the order blue, green, red.
-        main: dict[str, Any] = {"format": "RGB888"}
-        if options.width is not None:
-            main["size"] = (options.width, options.height)
-        period = round(1e6 / (options.fps or 30.0))  # microseconds
-        return self._camera.create_video_configuration(
-            main=main, controls={"FrameDurationLimits": (period, period)}
-        )
-
     def grab(self) -> bool:
         """Wait for the next frame; False when none comes."""
         done = threading.Event()
-        # Waiting in picamera2 itself has no limit in its older versions, and a stuck camera could not be
-        # closed.
+        # Waiting in picamera2 itself has no limit in its older versions, and a camera that is stuck could not
+        # be closed.
         self._job = self._camera.capture_array("main", wait=False, signal_function=lambda _: done.set())
         return done.wait(_STALL_S)
 
@@ -205,7 +233,7 @@ class PiCamera:
 
 
 def csi_hint(root: Path = Path("/")) -> str:
-    """What to try on a board whose own camera appears as /dev/video* but gives no picture there."""
+    """What to try on a board whose own camera appears as /dev/video* but gives no image there."""
     return "; a camera on the ribbon cable is `--camera csi`" if board_kind(root) in ("pi", "jetson") else ""
 
 
@@ -218,28 +246,3 @@ def list_cameras() -> str:
 def has_gstreamer() -> bool:
     """Whether OpenCV was built with GStreamer."""
     return re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()) is not None
-
-
-def _difference(capture: Any, options: CameraOptions) -> str:
-    asked, given = [], []
-    if options.fourcc is not None:
-        fourcc = _letters(int(capture.get(cv2.CAP_PROP_FOURCC)))
-        if fourcc != options.fourcc:
-            asked.append(options.fourcc)
-            given.append(fourcc)
-    if options.width is not None:
-        size = f"{capture.get(cv2.CAP_PROP_FRAME_WIDTH):.0f}x{capture.get(cv2.CAP_PROP_FRAME_HEIGHT):.0f}"
-        if size != f"{options.width}x{options.height}":
-            asked.append(f"{options.width}x{options.height}")
-            given.append(size)
-    if options.fps is not None:
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        if abs(fps - options.fps) > 0.02 * options.fps:  # 29.97 is 30
-            asked.append(f"{options.fps:g} fps")
-            given.append(f"{fps:g} fps")
-    return f"asked for {', '.join(asked)}; the camera gives {', '.join(given)}" if asked else ""
-
-
-def _letters(code: int) -> str:
-    letters = "".join(chr((code >> shift) & 0xFF) for shift in (0, 8, 16, 24))
-    return letters if letters.isprintable() and code else "an unknown format"

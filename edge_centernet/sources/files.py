@@ -1,4 +1,4 @@
-"""Pictures, videos and cameras as one iterator of frames."""
+"""Images, videos and cameras as one iterator of frames."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.imageio import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, is_image, read_image
-from edge_centernet.sources.frame import Frame
+from edge_centernet.sources import Frame
 from edge_centernet.system.quiet import quiet_libraries, silence_opencv
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 15  # for a server or a network camera to answer
 _MAX_DOWNLOAD = 1 << 28  # bytes; an image file beyond 256 MB would fail the pixel limit anyway
-_DEFAULT_FPS = 25.0
+_DEFAULT_FPS = 25.0  # where a file or camera reports none; some report 0, NaN or the 90,000 ticks of MPEG
 _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
 
 
@@ -52,12 +53,12 @@ class Stills:
         for name in self.names:
             try:
                 with quiet_libraries():
-                    image = (
-                        decode_image(_download(name), public_name(name))
-                        if _is_url(name)
-                        else read_image(name)
-                    )
+                    if _is_url(name):
+                        image = decode_image(_download(name), public_name(name))
+                    else:
+                        image = read_image(name)
             except SourceError as error:
+                # One damaged file must not end a run over thousands; a single one is all there is to report.
                 if len(self.names) == 1:
                     raise
                 self.skipped += 1
@@ -73,22 +74,25 @@ class Stills:
         return [public_name(name) for name in self.names]
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Nothing is open."""
 
 
 class Video:
     """A video file, a stream or a camera, opened and checked: its first frame has been read.
 
-    fps: frames per second, always positive. live: whether frames come in real time and without an end.
+    fps: frames per second, always positive.
+    live: whether frames come in real time and without an end.
     """
 
-    skipped = 0
+    skipped = 0  # images are skipped, see `Stills`; a frame of a video never is
 
     def __init__(self, name: str, live: bool, capture: Any = None, hint: str = "") -> None:
         """Raises SourceError when nothing can be read.
 
-        name: path or URL. capture: opened already, like cv2.VideoCapture; else FFmpeg opens the name.
-        hint: what to try when it gives no picture, "; ..." to end a message with.
+        name: path or URL.
+        live: whether frames come in real time and without an end.
+        capture: opened already, like cv2.VideoCapture; else FFmpeg opens the name.
+        hint: what to try when it gives no image, "; ..." to end a message with.
         """
         self.name = public_name(name)
         self.live = live
@@ -97,12 +101,17 @@ class Video:
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps: float = rate if math.isfinite(rate) and 0 < rate <= 1000 else _DEFAULT_FPS
         try:
-            _check_size(self._capture, self.name)
+            # Before a frame is decoded: a damaged header must not claim all of the memory.
+            width = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)
+            height = self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+            if width * height > MAX_PIXELS:
+                size = f"{width:.0f}x{height:.0f}"
+                raise SourceError(f"{self.name}: expected frames of at most {MAX_PIXELS} pixels, got {size}")
+            # The first frame now, so that a source that cannot be read fails at its opening.
             self._first = self._read(0)
             if self._first is None:
-                raise SourceError(
-                    f"{self.name}: it opens, but gives no picture; is it damaged, or used by another program?{hint}"
-                )
+                cause = "is it damaged, or used by another program?"
+                raise SourceError(f"{self.name}: it opens, but gives no image; {cause}{hint}")
         except SourceError:
             self.close()
             raise
@@ -127,7 +136,7 @@ class Video:
         try:
             if not self._capture.grab():
                 return None
-            captured = time.monotonic()  # before the conversion to BGR: the picture is that old already
+            captured = time.monotonic()  # before the conversion to BGR: the image is that old already
             ok, image = self._capture.retrieve()
         except cv2.error:
             return None
@@ -142,18 +151,27 @@ Source = Stills | Video
 def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
     """The frames of an image file, a folder of images, a glob pattern, a video file or a URL.
 
-    A folder is not searched below its first level; use "folder/**/*.jpg" for that. warn: called with one line
-    for each file that is skipped; stderr unless given. Raises SourceError when there is nothing to read.
+    A folder is not searched below its first level; use "folder/**/*.jpg" for that.
+    warn: called with one line for each file that is skipped; stderr unless given.
+    Raises SourceError when there is nothing to read.
     """
     if not text.strip():
         raise SourceError("source: expected an image, folder, pattern, video or URL, got an empty name")
     warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
+    # 1. URLs.
     if text.startswith("file://"):
-        import urllib.request  # loads TLS and mail parsers: here, so that not every start of detect pays for them
+        # Here, because it loads TLS and mail parsers, and not every start of detect should pay for them.
+        from urllib.request import url2pathname
 
-        text = urllib.request.url2pathname(urllib.parse.urlsplit(text).path)
+        text = url2pathname(urllib.parse.urlsplit(text).path)
     if _is_url(text):
-        return _open_url(text, warn)
+        # Whether a URL is an image must be known before it is opened: FFmpeg would open it as a video of one
+        # frame. The suffix decides, as asking the server would start the download twice.
+        parts = urllib.parse.urlsplit(text)
+        if parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(IMAGE_SUFFIXES):
+            return Stills([text], warn)
+        return Video(text, live=is_live(text))
+    # 2. Folders and patterns. A file whose name looks like a pattern, such as "a[1].jpg", is taken as itself.
     path = Path(text)
     if path.is_dir():
         names = sorted(
@@ -169,20 +187,25 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
         if not names:
             raise SourceError(f"{text}: no file matches this pattern")
         return open_source(names[0], warn) if len(names) == 1 else Stills(names, warn)
-    if not path.is_file() or path.suffix.lower() in IMAGE_SUFFIXES or _looks_like_image(path):
-        return Stills([text], warn)
-    return Video(text, live=False)
+    # 3. One file: an image by its suffix or its first bytes, else a video. One that is missing or cannot be
+    #    opened counts as an image, because reading it as one reports why.
+    video = False
+    if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
+        with suppress(OSError), path.open("rb") as file:
+            video = not is_image(file.read(16))
+    return Video(text, live=False) if video else Stills([text], warn)
 
 
 def open_camera(
     text: str, options: CameraOptions | None = None, warn: Callable[[str], None] | None = None
 ) -> Video:
-    """A camera by number ("0"), device path ("/dev/video0"), URL (rtsp://, http://), "csi" or GStreamer pipeline.
+    """A camera by number ("0"), path ("/dev/video0"), URL (rtsp://, http://), "csi" or GStreamer pipeline.
 
     "csi" or "csi:1" is the camera on the ribbon cable of a Raspberry Pi or Jetson; "gst:" and a pipeline need
-    an OpenCV with GStreamer. options: for cameras at this computer, which None leaves as they are. warn:
-    called with one line if the camera gives something else than was asked; stderr unless given.
-    Raises SourceError when the camera is not there or gives no picture, ConfigError for options that it
+    an OpenCV with GStreamer.
+    options: for cameras at this computer, which None leaves as they are.
+    warn: called with one line if the camera gives something else than was requested; stderr unless given.
+    Raises SourceError when the camera is not there or gives no image, ConfigError for options that it
     cannot take.
     """
     # Here: who reads files only need not load what cameras need.
@@ -201,10 +224,8 @@ def open_camera(
         if text.startswith("/dev/") and not Path(text).exists():
             raise SourceError(f"{text}: no such camera{cameras.list_cameras()}")
         name = f"camera {text}" if text.isdecimal() else text
-        device = int(text) if text.isdecimal() else text
-        return Video(
-            name, live=True, capture=cameras.open_v4l2(device, name, options, warn), hint=cameras.csi_hint()
-        )
+        capture = cameras.open_v4l2(int(text) if text.isdecimal() else text, name, options, warn)
+        return Video(name, live=True, capture=capture, hint=cameras.csi_hint())
     if not _is_url(text) and not Path(text).exists():
         raise SourceError(f"{text}: no such camera{cameras.list_cameras()}")
     _refuse(public_name(text), options, options.given)
@@ -217,7 +238,11 @@ def is_live(source: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """A URL or pipeline without user name and password, as it may be printed and logged."""
+    """A URL or pipeline without user name and password, as it may be printed and logged.
+
+    By pattern and not by parsing: a GStreamer pipeline holds URLs and properties anywhere, and a URL that is
+    malformed must not show its password either.
+    """
     name = re.sub(r"([a-z][a-z0-9+.-]*://)[^/\s]*@", r"\1", name, flags=re.IGNORECASE)
     return re.sub(r"\b(pass|password|passwd|pwd|user-pw)=[^&\s!/]+", r"\1=***", name, flags=re.IGNORECASE)
 
@@ -232,8 +257,8 @@ def to_bgr(image: NDArray[Any], name: str, hint: str = "") -> NDArray[np.uint8]:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise SourceError(
-            f"{name}: expected pictures of (H, W, 3) bytes, got {image.shape} of {image.dtype}: OpenCV does not know "
-            f"this pixel format; ask the camera for another, MJPG or YUYV{hint}"
+            f"{name}: expected images of (H, W, 3) bytes, got {image.shape} of {image.dtype}: OpenCV does "
+            f"not know this pixel format; request another from the camera, MJPG or YUYV{hint}"
         )
     return image
 
@@ -241,12 +266,9 @@ def to_bgr(image: NDArray[Any], name: str, hint: str = "") -> NDArray[np.uint8]:
 def _open_ffmpeg(name: str, public: str, live: bool) -> Any:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
     silence_opencv()
-    settings = [
-        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-        1000 * _TIMEOUT_S,
-        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        1000 * _TIMEOUT_S,
-    ]
+    # Without these an unreachable server holds the program for minutes.
+    limit = 1000 * _TIMEOUT_S
+    settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
     threads = getattr(cv2, "CAP_PROP_N_THREADS", None)  # Debian 12's OpenCV 4.6 has none
     if live and threads is not None and "OPENCV_FFMPEG_THREADS" not in os.environ:
         settings += [threads, 1]  # each further thread of the H.264 decoder holds back one more frame
@@ -255,12 +277,6 @@ def _open_ffmpeg(name: str, public: str, live: bool) -> Any:
         what = "a stream that answers" if _is_url(name) else "an image or a video"
         raise SourceError(f"{public}: expected {what}, got something that cannot be opened")
     return capture
-
-
-def _check_size(capture: Any, public: str) -> None:
-    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-    if width * height > MAX_PIXELS:
-        raise SourceError(f"{public}: frames of {width:.0f}x{height:.0f} are more than {MAX_PIXELS} pixels")
 
 
 def _refuse(what: str, options: CameraOptions, names: list[str]) -> None:
@@ -275,13 +291,8 @@ def _is_url(text: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
 
 
-def _open_url(url: str, warn: Callable[[str], None]) -> Source:
-    parts = urllib.parse.urlsplit(url)
-    still = parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(IMAGE_SUFFIXES)
-    return Stills([url], warn) if still else Video(url, live=is_live(url))
-
-
 def _download(url: str) -> bytes:
+    """The content of an http(s) URL. Raises SourceError."""
     import urllib.error
     import urllib.request
 
@@ -292,13 +303,5 @@ def _download(url: str) -> bytes:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise SourceError(f"{public_name(url)}: cannot download: {reason}") from None
     if len(data) > _MAX_DOWNLOAD:
-        raise SourceError(f"{public_name(url)}: larger than {_MAX_DOWNLOAD} bytes")
+        raise SourceError(f"{public_name(url)}: expected at most {_MAX_DOWNLOAD} bytes, got more")
     return data
-
-
-def _looks_like_image(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return is_image(file.read(16))
-    except OSError:
-        return True  # reading it as an image will say why it cannot be read

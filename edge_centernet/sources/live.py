@@ -1,8 +1,12 @@
-"""A camera read on a thread that keeps only its newest frame, and that opens it again when it stops or freezes.
+"""The newest frame of a camera, read on a thread, and opened again when the camera stops or freezes.
 
 Two kinds of thread: a reader opens the camera once and reads it until it ends; the supervisor starts readers
-one after the other. A reader that hangs in a driver cannot be stopped: it is abandoned, and closes its camera
-if it ever returns.
+one after the other. Both exist because a call into a driver may never return: Python cannot interrupt it, and
+a thread that reads cannot watch itself. A reader that hangs is abandoned, and closes its camera if it ever
+returns.
+
+Frames are read as fast as they come, also while nobody takes them. Drivers and network streams queue frames
+that are not read, so a loop that reads only when it is ready would see the past.
 """
 
 from __future__ import annotations
@@ -15,17 +19,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from edge_centernet.errors import ConfigError, EdgeCenterNetError, SourceError
+from edge_centernet.sources import CaptureState, Frame
 from edge_centernet.sources.files import Video
-from edge_centernet.sources.frame import CaptureState, Frame
 from edge_centernet.system import heap
 
-_PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # from the beginning of one attempt to the next; the last one is repeated
-_MIN_PAUSE_S = 0.5
+# Seconds from the beginning of one attempt to open to the next; the last one is repeated. Short at first,
+# because a cable that was touched is back at once; never long, because nobody is there to restart it.
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+_MIN_PAUSE_S = 0.5  # after an attempt that took long
 _STEADY_S = 10.0  # a camera that lived so long begins again with the shortest pause
 _FIRST_OPENING_S = 40.0  # before the camera's own pace is known; sources have limits of their own, 15 s
 _OPENING_S = 6.0  # later, or twice as long as the camera took before
-_CLOSE_S = 1.5
-_TIDY_EVERY_S = 10.0
+_CLOSE_S = 1.5  # for the threads to end when all is closed
+_TIDY_EVERY_S = 10.0  # between two times that freed memory is given back to the system
 _MOST_HANGING = 4  # abandoned readers; each may hold a device, a socket and some megabytes
 
 
@@ -36,25 +42,29 @@ class LiveCapture:
     """
 
     live = True
-    skipped = 0
+    skipped = 0  # as of other sources: files that could not be read
     stuck_s = 60.0  # without an attempt, because all hang: then the state is "stuck", and a watchdog may act
 
     def __init__(
         self, open: Callable[[], Video], name: str, *, frozen_s: float = 5.0, report: Callable[[str], None]
     ) -> None:
-        """open: opens the camera, on a thread of its own; called again after each loss.
+        """Check the options; nothing is opened before `start`.
 
-        frozen_s: seconds without a frame after which the camera is opened again, above 0.
-        report: gets one line when the camera is lost, freezes or is back; called on a thread of this object.
-        Raises ConfigError for another frozen_s. Nothing is opened before `start`.
+        Args:
+            open: opens the camera, on a thread of its own; called again after each loss.
+            name: of the source, for frames and messages.
+            frozen_s: seconds without a frame after which the camera is opened again, above 0.
+            report: gets one line when the camera is lost, freezes or is back; called on a thread of this
+                object.
+
+        Raises ConfigError for a frozen_s that is not above 0.
         """
         if not frozen_s > 0:
             raise ConfigError(f"frozen after: expected more than 0 seconds, got {frozen_s}")
         self.name = name
         self._open, self._frozen_s, self._report = open, frozen_s, report
-        self._changed = (
-            threading.Condition()
-        )  # guards all below; notified of frames, first failure and closing
+        # Guards all below; notified of frames, the first failure and closing.
+        self._changed = threading.Condition()
         self._created = time.monotonic()
         self._state = CaptureState()
         self._frame: Frame | None = None
@@ -92,7 +102,7 @@ class LiveCapture:
             raise failure
 
     def newest(self, after: int, timeout: float | None = None) -> Frame | None:
-        """The newest frame if its number is above `after`; waits for one up to `timeout` seconds, None for ever.
+        """The newest frame if its number is above `after`; waits `timeout` seconds for it, None for ever.
 
         None when none came in time, and at once when the capture is closed.
         """
@@ -105,13 +115,13 @@ class LiveCapture:
 
     @property
     def state(self) -> CaptureState:
-        """How the camera is doing now."""
+        """The current state of the camera."""
         with self._changed:
             return self._state
 
     @property
     def fps(self) -> float:
-        """Frames a second as the camera says, always positive; 25 until it is known."""
+        """Frames per second as the camera reports them, always positive; 25 until it is known."""
         with self._changed:
             return self._fps
 
@@ -139,28 +149,42 @@ class LiveCapture:
 
     def _supervise(self) -> None:
         attempt = 0
-        while (reader := self._begin_reader()) is not None:
+        while True:
+            # 1. Open the camera on a new thread.
+            with self._changed:
+                if self._closed:
+                    return
+                self._reader = reader = _Reader(self._open, self._deliver, self._nudge, self.name)
+                reader.thread.start()
+            # 2. Watch it until it is lost.
             loss = self._watch(reader)
             if loss is None:
                 return
+            # 3. A camera that could not be opened at all is an error of whoever started it, who is waiting.
             if self.state.frames == 0 and not self._wait:
-                self._fail(loss.error)
+                with self._changed:
+                    self._failure = loss.error
+                    self._changed.notify_all()
                 return
             self._lose(loss, was_live=reader.frames > 0)
+            # 4. Pause, longer with each attempt that fails.
             if reader.last - reader.started > _STEADY_S:
                 attempt = 0
             due = reader.started + _PAUSES_S[min(attempt, len(_PAUSES_S) - 1)]
             self._sleep(max(_MIN_PAUSE_S, due - time.monotonic()))
             attempt += 1
-            self._await_room()
-
-    def _begin_reader(self) -> _Reader | None:
-        with self._changed:
-            if self._closed:
-                return None
-            self._reader = _Reader(self._open, self._deliver, self._nudge, self.name)
-            self._reader.thread.start()
-            return self._reader
+            # 5. Wait until few enough readers hang; report it if they seem to do so for good.
+            since = time.monotonic()
+            while not self._closed:
+                self._hanging = [reader for reader in self._hanging if reader.thread.is_alive()]
+                if len(self._hanging) < _MOST_HANGING:
+                    break
+                if self._state.state != "stuck" and time.monotonic() - since > self.stuck_s:
+                    detail = "the driver blocks every attempt to open it; only a new process can help"
+                    with self._changed:
+                        self._state = replace(self._state, state="stuck", detail=detail)
+                    self._notify(detail)
+                self._sleep(0.25)
 
     def _watch(self, reader: _Reader) -> _Loss | None:
         """Wait until a reader ends or hangs: why, or None when the capture is closed."""
@@ -173,31 +197,19 @@ class LiveCapture:
                 left = reader.last + limit - time.monotonic()
                 if reader.error is not None or left <= 0:
                     self._reader = None  # from now on its frames are refused
-                    return self._loss(reader, limit)
+                    if reader.error is not None:
+                        return _Loss(False, reader.error)
+                    self._hanging.append(reader)
+                    what = "no new frame" if reader.frames else "no answer"
+                    return _Loss(reader.frames > 0, SourceError(f"{self.name}: {what} for {limit:.3g} s"))
             self._nudge.wait(left)
-            self._tidy()
-
-    def _tidy(self) -> None:
-        """From time to time, on this thread because it has nothing else to do; it takes half a millisecond."""
-        now = time.monotonic()
-        if now - self._tidied >= _TIDY_EVERY_S:
-            self._tidied = now
-            heap.give_back()
-
-    def _loss(self, reader: _Reader, limit: float) -> _Loss:
-        if reader.error is not None:
-            return _Loss(False, reader.error)
-        self._hanging.append(reader)
-        what = "no new frame" if reader.frames else "no answer"
-        return _Loss(reader.frames > 0, SourceError(f"{self.name}: {what} for {limit:.3g} s"))
-
-    def _fail(self, error: Exception) -> None:
-        with self._changed:
-            self._failure = error
-            self._changed.notify_all()
+            # On this thread, because it has nothing else to do; it takes half a millisecond.
+            if time.monotonic() - self._tidied >= _TIDY_EVERY_S:
+                self._tidied = time.monotonic()
+                heap.give_back()
 
     def _lose(self, loss: _Loss, was_live: bool) -> None:
-        """Note that the camera is gone, and say so once: not again for each attempt that fails."""
+        """Note that the camera is gone, and report it once: not again for each attempt that fails."""
         detail = str(loss.error).removeprefix(f"{self.name}: ")
         with self._changed:
             before = self._state
@@ -206,29 +218,15 @@ class LiveCapture:
             state = ("frozen" if loss.frozen else "lost") if was_live else before.state
             self._state = replace(before, state=state, detail=detail)
         if was_live:
-            self._say(f"{state}, opening it again until it is back: {detail}")
+            self._notify(f"{state}, opening it again until it is back: {detail}")
         elif before.frames == 0 and not before.detail:
-            self._say(f"not there yet, waiting for it: {detail}")
+            self._notify(f"not there yet, waiting for it: {detail}")
 
     def _sleep(self, seconds: float) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._closed, seconds)
 
-    def _await_room(self) -> None:
-        """Wait until few enough readers hang; say so if they seem to do so for good."""
-        since = time.monotonic()
-        while not self._closed:
-            self._hanging = [reader for reader in self._hanging if reader.thread.is_alive()]
-            if len(self._hanging) < _MOST_HANGING:
-                return
-            if self._state.state != "stuck" and time.monotonic() - since > self.stuck_s:
-                detail = "the driver holds every attempt to open it; only a new process can help"
-                with self._changed:
-                    self._state = replace(self._state, state="stuck", detail=detail)
-                self._say(detail)
-            self._sleep(0.25)
-
-    def _say(self, line: str) -> None:
+    def _notify(self, line: str) -> None:
         # A closed stderr or a failing listener must not end the capture.
         with contextlib.suppress(Exception):
             self._report(f"{self.name}: {line}")
@@ -241,17 +239,18 @@ class LiveCapture:
             if self._closed or reader is not self._reader:
                 return False
             before = self._state
+            # 1. The reader is alive, and its camera's pace known from its first frame on.
             reader.last = time.monotonic()
             reader.frames += 1
             if reader.frames == 1:
                 self._fps = video.fps
                 self._opening_s = max(_OPENING_S, 2 * (reader.last - reader.started))
                 self._nudge.set()  # another limit holds now
+            # 2. One numbering and one clock for all readers: tracks and counts go on after an interruption.
             if self._begin is None:
                 self._begin = frame.captured
-            self._frame = replace(
-                frame, source=self.name, number=before.frames, seconds=frame.captured - self._begin
-            )
+            seconds = frame.captured - self._begin
+            self._frame = replace(frame, source=self.name, number=before.frames, seconds=seconds)
             self._state = CaptureState(
                 state="live",
                 reopened=before.reopened + (reader.frames == 1 and before.frames > 0),
@@ -261,14 +260,17 @@ class LiveCapture:
             )
             self._taken = False
             self._changed.notify_all()
+        # 3. Reported outside the lock, because a listener may take its time.
         if before.state != "live" and before.detail:
             gone = frame.captured - (self._created if before.last_frame is None else before.last_frame)
-            self._say(f"{'there' if before.last_frame is None else 'back'} after {gone:.1f} s")
+            self._notify(f"{'there' if before.last_frame is None else 'back'} after {gone:.1f} s")
         return True
 
 
 @dataclass(frozen=True)
 class _Loss:
+    """Why a reader's camera is gone. frozen: it gave frames, and then no more, without an error."""
+
     frozen: bool
     error: Exception
 
@@ -291,20 +293,17 @@ class _Reader:
 
     def _run(self) -> None:
         try:
-            self._read()
+            video = self._open()
+            try:
+                for frame in video:
+                    if not self._deliver(self, video, frame):
+                        break
+            finally:
+                video.close()
+                heap.give_back()
             self.error = SourceError(f"{self._name}: it ended")
         except EdgeCenterNetError as known:
             self.error = known
         except Exception as surprise:  # of a driver; it must not end the watch over the camera
             self.error = SourceError(f"{self._name}: {type(surprise).__name__}: {surprise}")
         self._nudge.set()
-
-    def _read(self) -> None:
-        video = self._open()
-        try:
-            for frame in video:
-                if not self._deliver(self, video, frame):
-                    return
-        finally:
-            video.close()
-            heap.give_back()

@@ -1,4 +1,4 @@
-"""Points and sizes in the picture, and how users write them down."""
+"""Points and sizes in the image, and how users write them down."""
 
 from __future__ import annotations
 
@@ -14,28 +14,36 @@ from edge_centernet.errors import ConfigError
 from edge_centernet.tracking.state import Tracks
 
 Point = tuple[float, float]
-Size = tuple[int, int]  # width, height of the picture, pixels
-_LONGEST_NAME = 64
+Size = tuple[int, int]  # width, height of the image, pixels
+_LONGEST_NAME = 64  # characters; a name is part of MQTT topics, metrics and labels in the image
 
 
 def foot_points(tracks: Tracks) -> NDArray[np.float32]:
-    """(N, 2) float32 x and y of the middle of each box's lower edge, pixels."""
-    boxes = tracks.found.xyxy
+    """(N, 2) float32 x and y of the middle of each box's lower edge, pixels.
+
+    For a camera that looks down at people it is where they stand. The centre of a box is not: it moves with
+    the height of the person, and leaves the ground on which lines and zones are drawn.
+    """
+    boxes = tracks.found.xyxy  # (N, 4)
     return np.stack([(boxes[:, 0] + boxes[:, 2]) / 2.0, boxes[:, 3]], 1)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One track in one frame."""
+    """One track in one frame, as line and zone counters look at it."""
 
     id: int
     class_name: str
     foot: Point
-    span: float  # sqrt(width * height) of its box
+    span: float  # sqrt(width * height) of its box, pixels
 
 
 def parse_numbers(text: str, kind: str, index: int, form: str) -> tuple[str, list[float]]:
-    """The name and the numbers of "[NAME=]N,N,..."."""
+    """The name and the numbers of "[NAME=]N,N,..."; without a name it is "KIND INDEX".
+
+    form: how the numbers are to be written, for the error. Raises ConfigError for a bad name or number.
+    """
+    # The last "=", so that a name may hold one.
     before, equals, after = text.rpartition("=")
     name = before.strip() if equals else f"{kind} {index}"
     if not name or len(name) > _LONGEST_NAME or not name.isprintable():
@@ -46,6 +54,7 @@ def parse_numbers(text: str, kind: str, index: int, form: str) -> tuple[str, lis
         numbers = [float(part) for part in after.split(",")]
     except ValueError:
         raise ConfigError(f"{kind} {name!r}: expected [NAME=]{form}, got {text!r}") from None
+    # Beyond a million pixels the products in the crossing tests would lose precision; no image is that large.
     if not all(math.isfinite(number) and abs(number) <= 1e6 for number in numbers):
         raise ConfigError(f"{kind} {name!r}: expected finite numbers, got {text!r}")
     return name, numbers
@@ -57,12 +66,12 @@ def as_points(numbers: Sequence[float]) -> tuple[Point, ...]:
 
 
 def are_relative(numbers: Sequence[float]) -> bool:
-    """Whether every number is a fraction of the picture, 0..1."""
+    """Whether every number is a fraction of the image, 0..1."""
     return all(0.0 <= number <= 1.0 for number in numbers)
 
 
 def scaled(points: Sequence[Point], relative: bool, size: Size) -> tuple[Point, ...]:
-    """The points in pixels of a picture of (width, height); as they are unless `relative`."""
+    """The points in pixels of an image of (width, height); as they are unless `relative`."""
     wide, high = size if relative else (1, 1)
     return tuple((x * wide, y * high) for x, y in points)
 
@@ -74,6 +83,7 @@ def point_text(point: Point) -> str:
 
 def whole_number(value: Any) -> int:
     """A count read from JSON. Raises ValueError for anything but an integer from 0."""
+    # bool is an int to Python; a `true` in the file is damage, not a count of 1.
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(value)
     return value

@@ -1,11 +1,16 @@
-"""From detections to who is where: tracks, counts and the map of presence, as far as somebody asked for them."""
+"""From detections to who is where.
+
+`Counter` joins all lines and zones, `Scene` the tracker and all that follows from it.
+Everything looks at the foot point of a track, the middle of its box's lower edge: for a camera that looks
+down, that is where the object stands.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,25 +24,96 @@ from edge_centernet.detector import class_ids
 from edge_centernet.draw import blur
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
-from edge_centernet.sources.frame import Frame
+from edge_centernet.sources import Frame
 from edge_centernet.system.single_slot import Worker
-from edge_centernet.tracking.counter import Counter
-from edge_centernet.tracking.line_counter import Line
+from edge_centernet.tracking.geometry import Seen, Size, foot_points
+from edge_centernet.tracking.line_counter import Line, LineCounter
 from edge_centernet.tracking.presence import PresenceMap
-from edge_centernet.tracking.state import Tally, Tracks
+from edge_centernet.tracking.state import Event, Tally, Tracks
 from edge_centernet.tracking.tracker import Tracker, TrackerOptions
-from edge_centernet.tracking.zone_counter import Zone
+from edge_centernet.tracking.zone_counter import Zone, ZoneCounter
 
 _SAVE_EVERY_S = 10.0  # what a power cut may cost: counts of the last seconds
+
+
+class Counter:
+    """Counts what tracks do at lines and zones. Its memory is bounded: a track that ended is forgotten.
+
+    Feed it every Tracks of one tracker, in order.
+    """
+
+    def __init__(
+        self,
+        lines: Sequence[Line] = (),
+        zones: Sequence[Zone] = (),
+        classes: Sequence[str] = (),
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """classes: names by class_id, for the events. state: what `state` returned before a restart.
+
+        Raises ConfigError when two lines or zones share a name, or for a state that is none.
+        """
+        names = [line.name for line in lines] + [zone.name for zone in zones]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"lines and zones: expected different names, got {twice[0]!r} twice")
+        self._lines = [LineCounter(line) for line in lines]
+        self._zones = [ZoneCounter(zone) for zone in zones]
+        self._classes = tuple(classes)
+        if state is not None:
+            self.restore(state)
+
+    def update(self, tracks: Tracks, seconds: float, size: Size) -> Tally:
+        """Count one frame. seconds: the frame's own time; size: (width, height) of its image in pixels."""
+        # Somebody whom the edge of the image cuts off stands in a zone that reaches it: half a pixel inside,
+        # not on the edge.
+        feet = np.clip(foot_points(tracks), 0.5, np.array(size) - 0.5)  # (N, 2)
+        boxes = tracks.found.xyxy
+        spans = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))  # (N,)
+        seen = []
+        for id_, class_id, (x, y), span in zip(tracks.id, tracks.found.class_id, feet, spans, strict=True):
+            name = self._classes[class_id] if class_id < len(self._classes) else str(class_id)
+            seen.append(Seen(int(id_), name, (float(x), float(y)), float(span)))
+        events: list[Event] = []
+        for line in self._lines:
+            line.update(seen, tracks.ended, seconds, size, events)
+        for zone in self._zones:
+            zone.update(seen, tracks.ended, seconds, size, events)
+        return Tally(
+            tuple(line.count() for line in self._lines),
+            tuple(zone.count() for zone in self._zones),
+            tuple(events),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """The totals in types of JSON, without who is on the way or inside: after a restart ids are new."""
+        return {
+            "lines": {counter.line.name: counter.totals() for counter in self._lines},
+            "zones": {counter.zone.name: counter.totals() for counter in self._zones},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned; lines and zones that it does not name begin at 0.
+
+        Raises ConfigError for anything else.
+        """
+        try:
+            for line in self._lines:
+                line.restore(state["lines"].get(line.line.name, {}))
+            for zone in self._zones:
+                zone.restore(state["zones"].get(zone.zone.name, {}))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ConfigError(
+                "saved counts: expected what Counter.state() returned; remove them to begin at 0"
+            ) from None
 
 
 @dataclass(frozen=True)
 class SceneOptions:
     """What to follow and count.
 
-    presence: picture to write, with the classes in `blur` made unrecognisable on it. counts: file that keeps
-      the totals
-    over restarts.
+    track: whether to give ids, where nothing below needs them anyway.
+    presence: image file to write, with the classes in `blur` made unrecognisable on it.
+    counts: file that keeps the totals over restarts.
     """
 
     track: bool = False
@@ -54,7 +130,10 @@ class SceneOptions:
 
 
 class Scene:
-    """Follows and counts what one source shows. Give it every result, in order; close it to write its files."""
+    """Follows and counts what one source shows.
+
+    Give it every result, in the order of the frames; close it to write its files.
+    """
 
     def __init__(
         self,
@@ -63,8 +142,9 @@ class Scene:
         classes: Sequence[str],
         wanted: Sequence[str] | None = None,
     ) -> None:
-        """threshold: score from which a detection is sure, 0..1, for all or for each of `classes`.
+        """Nothing seen yet; totals continue from the counts file if there is one.
 
+        threshold: score from which a detection is sure, 0..1, for all or for each of `classes`.
         wanted: classes to follow and show; all unless given.
         Raises ConfigError for an unknown class, or a counts file that is none.
         """
@@ -76,9 +156,8 @@ class Scene:
             None if self._wanted is None else [classes[i] for i in sorted({*self._wanted, *self._blurred})]
         )
         self._tracker = Tracker(threshold) if options.tracks else None
-        self._counter = (
-            Counter(options.lines, options.zones, classes) if options.lines or options.zones else None
-        )
+        counting = options.lines or options.zones
+        self._counter = Counter(options.lines, options.zones, classes) if counting else None
         self._presence = PresenceMap() if options.presence else None
         self._background: tuple[Frame, NDArray[np.float32]] | None = None  # and the boxes to blur in it
         self._saved_at = time.monotonic()
@@ -86,18 +165,34 @@ class Scene:
             raise ConfigError(
                 "--counts keeps the totals of lines and zones: expected --count-line or --zone with it"
             )
-        self._restore()
+        if self._counter is not None and options.counts is not None and options.counts.exists():
+            try:
+                self._counter.restore(json.loads(options.counts.read_text(encoding="utf-8")))
+            except (OSError, ValueError, ConfigError) as error:
+                # Not a warning and a start at 0: the file of another program would be overwritten.
+                raise ConfigError(
+                    f"{options.counts}: expected counts that this program wrote: {error}; move the file away"
+                ) from None
         # On a thread: flushing to an SD card takes a good part of a second.
         self._saver = Worker("save", self._write, newest=True) if options.counts or options.presence else None
 
     @property
     def detector_threshold(self) -> float | Sequence[float]:
-        """What the detector must be run with: tracking and blurring also use detections that are not sure."""
-        doubtful = TrackerOptions() if self._tracker is None else self._tracker.options
-        return doubtful.low_for(self._threshold) if self._tracker or len(self._blurred) else self._threshold
+        """The threshold to run the detector with, lower where detections that are not sure are of use.
+
+        Tracking uses them to keep tracks alive, blurring because a box too many costs little.
+        """
+        if self._tracker is None and not len(self._blurred):
+            return self._threshold
+        options = TrackerOptions() if self._tracker is None else self._tracker.options
+        return options.low_for(self._threshold)
 
     def update(self, frame: Frame, seen: Detections) -> tuple[Detections, Tracks | None, Tally | None]:
-        """(what to show of all that was seen, the tracks, the counts). With tracks, only what they found is shown."""
+        """Take one result: what to show of all that was seen, the tracks, the counts.
+
+        With tracks, only what they found is shown, so that nobody sees a box that is not counted. Tracks and
+        counts are None where the options ask for none.
+        """
         found = seen if self._wanted is None else seen[np.isin(seen.class_id, self._wanted)]
         if self._tracker is None:
             return found[found.reaching(self._threshold)], None, None
@@ -119,12 +214,14 @@ class Scene:
             self._saver.close()
 
     def _files(self) -> _Files:
+        # Copies, because the thread writes them while this one counts on; a frame is never changed.
         counts = None if self._counter is None else self._counter.state()
         return _Files(
             counts, None if self._presence is None else copy.deepcopy(self._presence), self._background
         )
 
     def _write(self, files: _Files) -> None:
+        """Both files, on the thread that saves."""
         if self._options.counts is not None and files.counts is not None:
             write_atomic(self._options.counts, json.dumps(files.counts, ensure_ascii=False, indent=1) + "\n")
         if self._options.presence is not None and files.presence is not None and files.background is not None:
@@ -134,21 +231,10 @@ class Scene:
             if ok:
                 write_atomic(self._options.presence, data.tobytes())
 
-    def _restore(self) -> None:
-        path = self._options.counts
-        if path is None or self._counter is None or not path.exists():
-            return
-        try:
-            self._counter.restore(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, ConfigError) as error:
-            raise ConfigError(
-                f"{path}: expected counts that this program wrote: {error}; move the file away"
-            ) from None
-
 
 @dataclass(frozen=True, eq=False)
 class _Files:
-    """What is written, as it was at one moment."""
+    """What is to be written, as it was at one moment. background: the frame, and the boxes to blur in it."""
 
     counts: dict[str, Any] | None
     presence: PresenceMap | None

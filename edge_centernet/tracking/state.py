@@ -9,22 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.detections import Detections
-from edge_centernet.sources.frame import Frame
+from edge_centernet.sources import CaptureState, Frame
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an optional package, imported where `to_supervision` is called
     import supervision
-from edge_centernet.sources.frame import CaptureState
 
 
 @dataclass(frozen=True, eq=False)
 class Tracks:
-    """The objects followed that were seen in one frame, in the order of `found`.
+    """The tracked objects that were seen in one frame, in the order of `found`.
 
     id: (N,) int64, 1 and up, never used twice by one tracker.
     found: their boxes as detected, with score and class.
-    velocity: (N, 2) float32, pixels of the picture a second, x to the right, y down; 0 until it is known.
+    velocity: (N, 2) float32, pixels of the image per second, x to the right, y down; 0 until it is known.
     age: (N,) float32, seconds since the object was first seen.
-    lost, recovered, ended: ids that this frame misses for the first time, sees again after missing them,
+    lost, recovered, ended: ids that this frame misses for the first time, sees again after missing them, and
       gives up.
     """
 
@@ -49,20 +48,27 @@ class Tracks:
 
 @dataclass(frozen=True)
 class LineCount:
-    """How many crossed a line since counting began. `inward` is "in" in every output (a Python keyword)."""
+    """How many crossed a line since counting began.
+
+    inward: called "in" in every output, which Python reserves as a keyword.
+    """
 
     name: str
     inward: int
     outward: int
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON says it."""
+        """As it stands in JSON."""
         return {"name": self.name, "in": self.inward, "out": self.outward}
 
 
 @dataclass(frozen=True)
 class ZoneCount:
-    """Who is in a zone now. entered: visits since counting began; dwell: seconds, of those inside and visits ended."""
+    """Who is in a zone now.
+
+    entered: visits since counting began.
+    longest_s, mean_dwell_s: seconds, over the visits that ended and those that still last.
+    """
 
     name: str
     inside: int
@@ -71,7 +77,7 @@ class ZoneCount:
     mean_dwell_s: float
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON says it."""
+        """As it stands in JSON; seconds are rounded to a tenth."""
         return {
             "name": self.name,
             "inside": self.inside,
@@ -83,7 +89,12 @@ class ZoneCount:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened once. kind: "crossed" (direction "in" or "out"), "entered", "left" (with dwell_s)."""
+    """Something that happened once.
+
+    kind: "crossed" (with direction "in" or "out"), "entered", or "left" (with dwell_s, in seconds).
+    where: name of the line or zone.
+    seconds: of the frame in which it was noticed.
+    """
 
     kind: str
     where: str
@@ -94,7 +105,7 @@ class Event:
     dwell_s: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON says it: only what belongs to this kind."""
+        """As it stands in JSON: only what belongs to this kind."""
         record: dict[str, Any] = {
             "event": self.kind,
             "where": self.where,
@@ -118,7 +129,7 @@ class Tally:
     events: tuple[Event, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts as JSON says them, without the events."""
+        """The counts as they stand in JSON, without the events."""
         return {
             "lines": [line.as_dict() for line in self.lines],
             "zones": [zone.as_dict() for zone in self.zones],
@@ -129,12 +140,13 @@ class Tally:
 class Snapshot:
     """One frame with all that is known of it: what every output gets, in the order of the frames.
 
-    ms: milliseconds by step ("preprocess", "inference", "decode"). age_ms: from the frame's capture to this
-      result.
-    fps: results a second over the last seconds. tracks, tally: None where nobody asked for them; with tracks,
-    `found` is theirs. seen: all that was detected, doubtful ones too: for blurring, a box too many costs
-    little.
-    timed: it is of a video or camera, so seconds and age mean something.
+    found: what is to be shown; with tracks, `tracks.found`.
+    ms: milliseconds by step ("preprocess", "inference", "decode").
+    age_ms: from the frame's capture to this result. fps: results per second over the last seconds.
+    capture: the state of the source at this result.
+    tracks, tally: None where nobody asked for them.
+    seen: all detections, those below the threshold too, for blurring, where a box too many costs little.
+    timed: whether the frame is of a video or camera, so that seconds and age mean something.
     """
 
     frame: Frame

@@ -1,8 +1,15 @@
-"""Detections of frame after frame -> the same number for the same object.
+"""Detections of frame after frame -> the same id for the same object.
 
-Two rounds as in ByteTrack (Zhang et al., 2022): sure detections first, then doubtful ones, which may keep a
-track alive but never start one. Positions follow a constant-velocity Kalman filter with the true time between
-frames. NumPy only: why this and not a library is told in docs/decisions/0018-own-tracker.md.
+Two rounds as in ByteTrack (Zhang et al., ECCV 2022, arXiv:2110.06864): sure detections first, then doubtful
+ones, which may keep a track alive but never start one. Positions follow a Kalman filter of constant velocity,
+as in SORT (Bewley et al., ICIP 2016), but with the true time between frames, as boards drop frames, and with
+noise in proportion to the object's size.
+
+A frame takes six steps (`Tracker.update`): predict, associate, correct, start, name, report.
+
+NumPy only. docs/decisions/0018-own-tracker.md has the comparison with libraries and what was tried and
+rejected: Hungarian assignment, IoU in the cost, distance in units of size alone, fading velocities, and
+matching recently seen tracks first.
 """
 
 from __future__ import annotations
@@ -25,33 +32,35 @@ Indices = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
 # Lengths are in units of the object's size, sqrt(width * height): what holds for near objects holds for far
-# ones. The first three are as measured on PETS 2009 (detections against truth, and the truth's own motion),
-# rounded.
+# ones. The first three are as measured on PETS 2009 (detections against the truth, and the truth's own
+# motion), rounded.
 _NOISE = 0.12  # standard deviation of a detected centre
-_PUSH = 0.4  # how fast velocity wanders: its variance grows by _PUSH**2 a second
+_PUSH = 0.4  # how fast velocity wanders: its variance grows by _PUSH**2 per second
 _RATIO = 0.25  # standard deviation of the logarithm of a detected size
-_SPEED = 2.0  # standard deviation of the velocity of an object just found, a second; a walker has about 1
+_SPEED = 2.0  # standard deviation of the velocity of an object just found, per second; a walker has about 1
+# The gates: beyond them a detection is never given to a track, however free both are.
 _GATE = 3.0  # standard deviations between a detection and where its track is expected, at most
-_REACH = 1.0  # and sizes: what has been hidden for seconds could be anywhere, but not everything is it
-_RESIZE = 0.4  # share of a new box in the size kept
-_PATIENCE = 2  # frames that an object without an id may be missed
-_SAME = (
-    0.7  # IoU from which a second box of a class is the first one again; people come that close very rarely
+_REACH = (
+    1.0  # sizes between them, at most: what was hidden for seconds could be anywhere, but is not everything
 )
-_MAX_TRACKS = 500  # at once, so that a picture full of noise cannot eat the memory
+_RESIZE = 0.4  # weight of a new box in the size of a track; the rest is the size so far
+_PATIENCE = 2  # frames that an object without an id may be missed
+# IoU from which a second box of a class is a duplicate of the first. High, because the decoder has removed
+# duplicate peaks already, and two people who overlap by less are usually two people.
+_SAME = 0.7
+_MAX_TRACKS = 500  # at once, so that an image full of noise cannot use up the memory
 
+# One row per track, so that each step is a few operations on columns, whatever the number of tracks.
 _TRACK = np.dtype(
     [
         ("id", np.int64),  # 0 until confirmed
         ("class_id", np.int32),
         ("centre", np.float64, 2),  # x and y, pixels
-        ("velocity", np.float64, 2),  # pixels a second
+        ("velocity", np.float64, 2),  # pixels per second
         ("size", np.float64, 2),  # width and height, pixels
-        (
-            "spread",
-            np.float64,
-            3,
-        ),  # variance of centre, covariance, variance of velocity; the same for x and y
+        # Variance of the centre, covariance, variance of the velocity. One set serves x and y: both start
+        # alike and see the same noise, so two 2x2 filters replace one of 4x4 and their gains agree.
+        ("spread", np.float64, 3),
         ("first", np.float64),  # when it was first seen, and last: seconds of the tracker's clock
         ("last", np.float64),
         ("seen", np.int64),  # frames in which it was seen
@@ -64,10 +73,12 @@ _TRACK = np.dtype(
 class TrackerOptions:
     """How a Tracker decides.
 
-    memory_s: seconds that an object may be hidden and keep its id, above 0 and up to 60.
+    memory_s: seconds that an object may be hidden and keep its id, above 0 and up to 60. Seconds and not
+      frames: a board that gets slower must not forget people sooner.
     confirm: sightings before an object gets an id, 1 and up; 1 gives every sure detection one at once.
     doubtful: share of the user's threshold down to which a detection may keep a track alive, above 0 and up
-        to 1; 1 turns the second round off.
+      to 1; 1 turns the second round off. A share, so that it follows a threshold that the user moves, and not
+      a fixed score as in ByteTrack. The default was chosen by IDF1 on PETS 2009 with random dropouts.
     """
 
     memory_s: float = 2.5
@@ -88,7 +99,10 @@ class TrackerOptions:
     @overload
     def low_for(self, threshold: Sequence[float]) -> tuple[float, ...]: ...
     def low_for(self, threshold: float | Sequence[float]) -> float | tuple[float, ...]:
-        """What the detector must be run with where the user asked for `threshold`, 0..1, for all or for each class."""
+        """The threshold to run the detector with where the user asked for `threshold`.
+
+        0..1, for all classes or for each of them.
+        """
         if isinstance(threshold, Sequence):
             return tuple(one * self.doubtful for one in threshold)
         return threshold * self.doubtful
@@ -98,15 +112,14 @@ class Tracker:
     """Gives detections ids that last. One for each source; its memory is bounded."""
 
     def __init__(self, threshold: float | Sequence[float], options: TrackerOptions | None = None) -> None:
-        """Raises ConfigError outside the limits.
+        """No object yet.
 
         threshold: score from which a detection is sure and may start a track, 0..1, for all or for each
-          class; feed
-        `update` with detections down to `options.low_for(threshold)`.
+          class; feed `update` with detections down to `options.low_for(threshold)`.
+        Raises ConfigError for a threshold outside 0..1.
         """
-        if not all(
-            0.0 <= one <= 1.0 for one in (threshold if isinstance(threshold, Sequence) else (threshold,))
-        ):
+        each = threshold if isinstance(threshold, Sequence) else (threshold,)
+        if not all(0.0 <= one <= 1.0 for one in each):
             raise ConfigError(f"threshold: expected 0..1, got {threshold}")
         self.threshold = threshold
         self.options = options or TrackerOptions()
@@ -118,18 +131,28 @@ class Tracker:
     def update(self, found: Detections, seconds: float) -> Tracks:
         """Follow the objects into the next frame; returns the confirmed ones that are seen in it.
 
-        found: its detections, sure and doubtful. seconds: the frame's own time (Frame.seconds), finite; a
-          clock that
-        goes back counts as one that stood still. Raises ValueError for a time that is not finite.
+        found: its detections, sure and doubtful.
+        seconds: the frame's own time (Frame.seconds), finite; a clock that goes back counts as one that
+          stood still.
+        Raises ValueError for a time that is not finite.
         """
-        ended = self._advance(seconds)
+        # 1. Predict where each track is at the time of this frame, and how sure that is.
+        ended = self._predict(seconds)
+        # 2. Associate: which track takes which detection.
         boxes = _Boxes(found)
         sure = found.reaching(self.threshold)
-        owner = self._assign(boxes, sure)
+        owner = self._associate(boxes, sure)
+        # 3. Correct the tracks by the detections that they took.
         recovered = self._correct(boxes, owner)
-        self._begin(found, boxes, sure, owner)
-        self._name()
+        # 4. Start tracks from the sure detections that are left. After the correction, so that a track does
+        #    not count its first detection twice.
+        self._start(found, boxes, sure, owner)
+        # 5. Name those that have now been seen often enough: single false detections never get an id.
         t = self._tracks
+        ready = np.flatnonzero((t["id"] == 0) & (t["seen"] >= self.options.confirm))
+        t["id"][ready] = np.arange(self._next_id, self._next_id + len(ready))
+        self._next_id += len(ready)
+        # 6. Report those with an id, in the order of the detections, and forget those that never got one.
         named = t["id"] > 0
         shown = np.flatnonzero(owner >= 0)
         shown = shown[named[owner[shown]]]
@@ -145,8 +168,8 @@ class Tracker:
             ended=ended,
         )
 
-    def _advance(self, seconds: float) -> tuple[int, ...]:
-        """Give up what was hidden for too long and move the rest to the time of the frame; the ids given up."""
+    def _predict(self, seconds: float) -> tuple[int, ...]:
+        """Give up what was hidden too long, move the rest to the time of the frame; the ids given up."""
         if not math.isfinite(seconds):
             raise ValueError(f"expected the time of a frame in finite seconds, got {seconds}")
         dt = 0.0 if self._frame_time is None else max(0.0, seconds - self._frame_time)
@@ -155,6 +178,9 @@ class Tracker:
         over = self._clock - self._tracks["last"] > self.options.memory_s
         ended = self._tracks[over & (self._tracks["id"] > 0)]
         self._tracks = t = self._tracks[~over]
+        # Constant velocity with white-noise acceleration, in continuous time (Bar-Shalom et al., Estimation
+        # with Applications to Tracking and Navigation, 2001, section 6.2): the terms in dt are what make a
+        # prediction over a gap of seconds as sound as one over a frame.
         t["centre"] += dt * t["velocity"]
         push = (_PUSH**2 * dt) * t["size"].prod(1)  # variance added to the velocity
         spread = t["spread"]
@@ -163,16 +189,23 @@ class Tracker:
         spread[:, 2] += push
         return _ids(ended)
 
-    def _assign(self, boxes: _Boxes, sure: Mask) -> Indices:
+    def _associate(self, boxes: _Boxes, sure: Mask) -> Indices:
         """(D,) row of the track that takes each detection, -1 where none does."""
         named = self._tracks["id"] > 0
         owner = np.full(len(sure), -1, np.intp)
         free = np.ones(len(named), bool)
-        # Objects that have an id choose first; one that has none needs sure detections to get it.
+        # Objects that have an id choose first, from the sure detections and then from the doubtful ones; one
+        # that has none needs sure detections to get it.
         for who, what in ((named, sure), (named, ~sure), (~named, sure)):
             rows, columns = np.flatnonzero(who & free), np.flatnonzero(what & (owner < 0))
-            if len(rows) and len(columns):
-                for i, j in _cheapest(_costs(self._tracks[rows], boxes, columns)):
+            if not (len(rows) and len(columns)):
+                continue
+            # The cheapest pair first, each track and each detection once. Greedy: the cheapest total (the
+            # Hungarian method) was no better on PETS 2009, and would need SciPy.
+            cost = _costs(self._tracks[rows], boxes, columns)
+            for flat in np.argsort(cost, axis=None)[: np.isfinite(cost).sum()].tolist():
+                i, j = divmod(flat, len(columns))
+                if free[rows[i]] and owner[columns[j]] < 0:
                     owner[columns[j]] = rows[i]
                     free[rows[i]] = False
         return owner
@@ -184,46 +217,40 @@ class Tracker:
         self._tracks["missed"] += 1
         t = self._tracks[rows]
         recovered = _ids(t[(t["id"] > 0) & (t["missed"] > 1)])
-        pp, pv, vv = t["spread"].T
-        total = pp + _NOISE**2 * t["size"].prod(1)
-        to_centre, to_velocity = pp / total, pv / total
-        off = boxes.centre[taken] - t["centre"]
+        pp, pv, vv = t["spread"].T  # position, covariance, velocity
+        total = pp + _NOISE**2 * t["size"].prod(1)  # variance of the difference to a detected centre
+        to_centre, to_velocity = pp / total, pv / total  # the Kalman gain
+        off = boxes.centre[taken] - t["centre"]  # (N, 2)
         t["centre"] += to_centre[:, None] * off
         t["velocity"] += to_velocity[:, None] * off
         t["spread"] = np.stack([pp * (1.0 - to_centre), pv * (1.0 - to_centre), vv - pv * to_velocity], 1)
+        # The size has no filter of its own: it changes slowly, and a running mean is all that the gates need.
         t["size"] += _RESIZE * (boxes.size[taken] - t["size"])
         t["last"] = self._clock
         t["seen"] += 1
         t["missed"] = 0
-        self._tracks[rows] = t
+        self._tracks[rows] = t  # `t` is a copy: indexing by rows makes one
         return recovered
 
-    def _begin(self, found: Detections, boxes: _Boxes, sure: Mask, owner: Indices) -> None:
-        """New tracks from sure detections that nobody took and that are no duplicates; they become their owners."""
+    def _start(self, found: Detections, boxes: _Boxes, sure: Mask, owner: Indices) -> None:
+        """Start tracks from sure detections that no track took and that are no duplicates; they own them."""
         new = np.flatnonzero(sure & (owner < 0))
         if not len(new):
             return
+        # A second box on an object that has a track, or that gets one from a box of a higher score, would
+        # count that object twice.
         same = (iou(found.xyxy[new], found.xyxy) > _SAME) & (found.class_id[new, None] == found.class_id)
         better = (owner >= 0) | (np.arange(len(found)) < new[:, None])  # taken, or of a higher score
         new = new[~(same & better).any(1)][: _MAX_TRACKS - len(self._tracks)]
         fresh: Any = np.zeros(len(new), _TRACK)
-        fresh["class_id"], fresh["centre"], fresh["size"] = (
-            found.class_id[new],
-            boxes.centre[new],
-            boxes.size[new],
-        )
+        fresh["class_id"] = found.class_id[new]
+        fresh["centre"] = boxes.centre[new]
+        fresh["size"] = boxes.size[new]
         fresh["spread"] = np.outer(boxes.size[new].prod(1), [_NOISE**2, 0.0, _SPEED**2])
         fresh["first"] = fresh["last"] = self._clock
         fresh["seen"] = 1
         owner[new] = len(self._tracks) + np.arange(len(new))
         self._tracks = np.concatenate([self._tracks, fresh])
-
-    def _name(self) -> None:
-        """Ids for those that have now been seen often enough."""
-        t = self._tracks
-        ready = np.flatnonzero((t["id"] == 0) & (t["seen"] >= self.options.confirm))
-        t["id"][ready] = np.arange(self._next_id, self._next_id + len(ready))
-        self._next_id += len(ready)
 
 
 class _Boxes:
@@ -232,7 +259,9 @@ class _Boxes:
     def __init__(self, found: Detections) -> None:
         corners = found.xyxy.astype(np.float64)
         self.centre: Floats = (corners[:, :2] + corners[:, 2:]) / 2.0
-        self.size: Floats = np.maximum(corners[:, 2:] - corners[:, :2], 1.0)
+        self.size: Floats = np.maximum(
+            corners[:, 2:] - corners[:, :2], 1.0
+        )  # 1: its logarithm must be finite
         self.class_id = found.class_id
 
 
@@ -241,32 +270,22 @@ def _costs(t: Any, boxes: _Boxes, columns: Indices) -> Floats:
 
     It is -2 log of the likelihood of centre and size, but for a constant: between a track that is known well
     and one that has been hidden and could be anywhere, a detection at the same distance goes to the former.
+    IoU, the cost of SORT and ByteTrack, needs boxes that overlap, which at 2 frames per second they do not.
     """
-    area = t["size"].prod(1)[:, None]
-    off = t["centre"][:, None] - boxes.centre[columns]
+    area = t["size"].prod(1)[:, None]  # (T, 1)
+    off = t["centre"][:, None] - boxes.centre[columns]  # (T, D, 2)
     square = (off * off).sum(2)
     variance = t["spread"][:, :1] + _NOISE**2 * area
-    far = square / variance
+    far = square / variance  # squared distance in standard deviations (Mahalanobis)
     ratio = np.log(boxes.size[columns].prod(1) / area) / (2.0 * _RATIO)
     cost: Floats = far + 2.0 * np.log(variance / area) + ratio * ratio
+    # The gates. The one on distance in sizes is for tracks that were hidden: their variance grows until any
+    # detection in the image is within three standard deviations. The one on size stops a track from jumping
+    # to a box around two people. A class never changes: a bus that is taken for a truck in one frame is
+    # missed in that frame, and a count by class stays a count.
     alien = t["class_id"][:, None] != boxes.class_id[columns]
     cost[alien | (far > _GATE**2) | (square > _REACH**2 * area) | (abs(ratio) > _GATE)] = np.inf
     return cost
-
-
-def _cheapest(cost: Floats) -> list[tuple[int, int]]:
-    """Pairs (row, column) of finite cost, the cheapest first, each row and column once.
-
-    Greedy: the cheapest total (the Hungarian method) was no better, see docs/decisions/0018-own-tracker.md.
-    """
-    pairs: list[tuple[int, int]] = []
-    free_row, free_column = [True] * cost.shape[0], [True] * cost.shape[1]
-    for flat in np.argsort(cost, axis=None)[: np.isfinite(cost).sum()].tolist():
-        i, j = divmod(flat, cost.shape[1])
-        if free_row[i] and free_column[j]:
-            free_row[i] = free_column[j] = False
-            pairs.append((i, j))
-    return pairs
 
 
 def _ids(tracks: Any) -> tuple[int, ...]:

@@ -55,7 +55,7 @@ def video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_json_lines(run: Run, photo: Path, artifacts: dict[tuple[str, str], Path], engine: str) -> None:
-    """Standard output holds one object a frame with exactly the documented keys; the rest is on standard error."""
+    """Standard output holds one object per frame with the documented keys; the rest is on standard error."""
     done = run("detect", "--source", photo, "--model", artifacts[engine, "int8"], "--threads", 1)
     assert done.code == 0
     (line,) = done.out.splitlines()
@@ -240,7 +240,7 @@ def test_the_picked_runtime_is_named(run: Run, photo: Path, onnx_model: Path) ->
 
 
 def test_ctrl_c_is_clean(tmp_path: Path, onnx_model: Path) -> None:
-    """SIGINT in the middle of a folder: complete lines so far, no traceback, exit code 130, no temporary file."""
+    """SIGINT in the middle of a folder: complete lines, no traceback, exit code 130, no temporary file."""
     folder = tmp_path / "many"
     folder.mkdir()
     data = cv2.imencode(".png", cv2.resize(SCENE, (1280, 960)))[1].tobytes()

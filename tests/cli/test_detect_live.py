@@ -80,7 +80,7 @@ def test_counts_and_ids_of_one_who_walks_to_and_fro(start: Callable[..., Detect]
 
 @pytest.mark.slow
 def test_a_killed_rtsp_server_is_found_again(start: Callable[..., Detect]) -> None:
-    """Killed for five seconds: records within ten seconds of its return, and a line for each change in the log."""
+    """Killed for five seconds: records within ten seconds of its return, a line per change in the log."""
     with rtsp_server() as server:
         run = start("--camera", server.url)
         run.wait_for(anything, 0, 20)
@@ -122,7 +122,7 @@ def test_a_camera_that_stops_sending_loses_and_doubles_no_count(start: Callable[
 def test_a_broker_that_stops_costs_nothing(
     start: Callable[..., Detect], broker: Mosquitto, outage: int
 ) -> None:
-    """Detection keeps its rate while the broker is away; afterwards the broker has the totals and each event."""
+    """Detection keeps its rate while the broker is away; afterwards it has the totals and each event."""
     subscriber = Subscriber(broker.port)
     with mjpeg_server(path="/walk") as camera:
         run = start("--camera", camera.url, *WALK, "--mqtt", broker.url)

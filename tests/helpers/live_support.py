@@ -13,7 +13,7 @@ import numpy as np
 import edge_centernet
 from edge_centernet.detections import Detections
 from edge_centernet.imageio import read_image
-from edge_centernet.sources.frame import CaptureState, Frame
+from edge_centernet.sources import CaptureState, Frame
 from edge_centernet.tracking.state import Snapshot, Tracks
 
 CLASSES = ("person", "cat")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edge_centernet.detections import Detections
-from edge_centernet.sources.frame import CaptureState, Frame
+from edge_centernet.sources import CaptureState, Frame
 from edge_centernet.tracking.state import Event, LineCount, Snapshot, Tally, ZoneCount
 
 CLASSES = ("cat", "dog", "person")

@@ -1,4 +1,4 @@
-"""MQTT against a real Mosquitto, with a real subscriber: nothing is lost, nothing counts twice, nobody is held up."""
+"""MQTT against a real Mosquitto, with a real subscriber: nothing is lost, counted twice or held up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from broker import Mosquitto, Subscriber, free_port, needs_broker
 from snapshots import CLASSES, counted, crossing, snapshot
 
 from edge_centernet.errors import ConfigError
-from edge_centernet.sources.frame import CaptureState
+from edge_centernet.sources import CaptureState
 
 pytest.importorskip("paho.mqtt", reason="the extra `live` is not installed")
 
@@ -215,7 +215,7 @@ def test_lost_camera_keeps_its_totals(broker: Mosquitto, made: list[Any]) -> Non
 
 @needs_broker
 def test_totals_are_unknown_before_the_first_frame(broker: Mosquitto, made: list[Any]) -> None:
-    """A camera that is not there yet has no totals: 0 would look like a new start, and count kept totals twice."""
+    """A camera that is not there yet has no totals: 0 would be a new start, and count old totals twice."""
     heard = subscriber(made, broker)
     output(made, broker.url).waiting(CaptureState("starting"))
     state = wait_for(heard.state)
@@ -236,7 +236,7 @@ def config_topic(mqtt: MqttOutput) -> str:
 
 @needs_broker
 def test_discovery_is_retained(broker: Mosquitto, made: list[Any]) -> None:
-    """Home Assistant, started later than the camera, finds the device with all its entities and its two topics."""
+    """Home Assistant, started after the camera, finds the device with all its entities and two topics."""
     mqtt = output(made, broker.url)
     early = subscriber(made, broker)
     wait_for(lambda: "online" in early.payloads("availability"))
@@ -259,7 +259,7 @@ def test_discovery_is_retained(broker: Mosquitto, made: list[Any]) -> None:
 
 @needs_broker
 def test_discovery_is_repeated_for_a_new_home_assistant(broker: Mosquitto, made: list[Any]) -> None:
-    """Home Assistant says that it is online: it gets the announcement, the availability and the state once more."""
+    """Home Assistant comes online: it gets the announcement, the availability and the state once more."""
     heard = subscriber(made, broker)
     mqtt = output(made, broker.url)
     mqtt.update(snapshot(0, tally=counted(5)))
@@ -421,7 +421,7 @@ def test_unknown_host_is_one_line(made: list[Any], caplog: pytest.LogCaptureFixt
 
 @needs_broker
 def test_events_beyond_the_bound(tmp_path: Path, made: list[Any], caplog: pytest.LogCaptureFixture) -> None:
-    """Fifty events while no broker is there, room for twenty: the newest arrive, a gap tells, totals are right."""
+    """Fifty events without a broker, room for twenty: the newest arrive, with a gap; totals are right."""
     broker = Mosquitto(tmp_path)
     made.append(Closing(broker.kill))
     with caplog.at_level(logging.INFO, "edge_centernet"):
@@ -448,7 +448,7 @@ class Closing:
 @needs_broker
 @pytest.mark.parametrize("away_s", [4.0, pytest.param(30.0, marks=pytest.mark.slow)])
 def test_broker_killed_and_back(broker: Mosquitto, made: list[Any], away_s: float) -> None:
-    """The broker is killed while 20 frames a second come: no update waits, no count is lost, no event counts twice."""
+    """The broker is killed at 20 frames per second: no update waits, no count is lost, no event doubled."""
     heard = subscriber(made, broker)
     mqtt = output(made, broker.url)
     times: list[float] = []
@@ -478,9 +478,8 @@ def test_broker_killed_and_back(broker: Mosquitto, made: list[Any], away_s: floa
     once = {(event["run"], event["seq"]): event for event in events}
     assert sorted(event["id"] for event in once.values()) == list(range(1, counts + 1))
     totals = [state["lines"]["door"]["in"] for state in heard.payloads("state")]
-    print(
-        f"{counts} frames, {len(events)} events of which {len(events) - counts} repeated, {max(times) * 1e3:.2f} ms"
-    )
+    repeated, slowest = len(events) - counts, max(times) * 1e3
+    print(f"{counts} frames, {len(events)} events of which {repeated} repeated, {slowest:.2f} ms")
     assert totals[-1] == counts
     calm(times)
 
@@ -522,8 +521,17 @@ def test_tls(tmp_path: Path, made: list[Any], caplog: pytest.LogCaptureFixture) 
     if shutil.which("openssl") is None:
         pytest.skip("no openssl to make a certificate: install openssl")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    extensions = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    extensions = [
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
     subprocess.run([*command.split(), *extensions], check=True, capture_output=True)
     broker = Mosquitto(tmp_path, "allow_anonymous true", f"certfile {certificate}", f"keyfile {key}")
     broker.start()

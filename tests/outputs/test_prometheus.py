@@ -8,7 +8,7 @@ import pytest
 from snapshots import CLASSES, counted, snapshot
 
 import edge_centernet
-from edge_centernet.sources.frame import CaptureState
+from edge_centernet.sources import CaptureState
 
 pytest.importorskip("prometheus_client", reason="the extra `live` is not installed")
 

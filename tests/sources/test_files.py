@@ -300,7 +300,7 @@ def test_grey_pictures_become_bgr() -> None:
 )
 def test_buffers_that_are_no_picture_are_an_error(raw: np.ndarray[Any, Any]) -> None:
     """V4L2 hands them over undecoded; the message names the way out, also the board's own."""
-    with pytest.raises(SourceError, match=r"^cam: expected pictures .* MJPG or YUYV; a hint$"):
+    with pytest.raises(SourceError, match=r"^cam: expected images .* MJPG or YUYV; a hint$"):
         to_bgr(raw, "cam", "; a hint")
 
 
@@ -383,7 +383,7 @@ class Picamera2:
 
 @pytest.fixture
 def picamera2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A stand-in for picamera2, which runs on a Raspberry Pi only: it checks the order of calls of its manual."""
+    """A stand-in for picamera2, which runs on a Raspberry Pi only: it checks the order of calls."""
     (tmp_path / "picamera2.py").write_text(PICAMERA2)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield importlib.import_module("picamera2")
@@ -416,7 +416,7 @@ def test_a_pi_camera_that_stalls_ends(picamera2: Any, monkeypatch: pytest.Monkey
     """No frame in time is the end of the source, not a thread that waits for ever."""
     monkeypatch.setattr(picamera2.Picamera2, "capture_array", lambda *args, **more: picamera2.Job())
     monkeypatch.setattr(cameras, "_STALL_S", 0.05)
-    with pytest.raises(SourceError, match="gives no picture"):
+    with pytest.raises(SourceError, match="gives no image"):
         open_camera("csi", CameraOptions(640, 480))
     assert picamera2.calls[-1] == ("close",)
 
@@ -450,7 +450,7 @@ print(frame.number, frame.image.shape, frame.image[0, 0].argmax(), video.fps)
 
 
 def test_a_pipeline_with_gstreamer(tmp_path: Path) -> None:
-    """Where the system's OpenCV has GStreamer (Debian: python3-opencv), a pipeline without a sink gives BGR frames."""
+    """Where the system's OpenCV has GStreamer (Debian), a pipeline without a sink gives BGR frames."""
     python = Path("/usr/bin/python3")
     check = (
         "import sys, cv2; sys.exit(sys.version_info < (3, 10) or 'GStreamer:                   YES' not in "

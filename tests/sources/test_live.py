@@ -1,4 +1,4 @@
-"""A live source through all that happens to cameras, with real RTSP and MJPEG servers that are killed and stopped."""
+"""A live source through all that happens to cameras, with real servers that are killed and stopped."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pytest
 import servers
 
 from edge_centernet.errors import ConfigError, SourceError
+from edge_centernet.sources import Frame
 from edge_centernet.sources import live as capture_module
 from edge_centernet.sources.files import Video, open_camera, open_source
-from edge_centernet.sources.frame import Frame
 from edge_centernet.sources.live import LiveCapture
 
 pytestmark = pytest.mark.slow  # real cameras and servers, some of which hang
@@ -103,7 +103,7 @@ def test_dropped_frames_are_the_gaps(serve: Serve) -> None:
 
 
 def test_a_size_that_changes_does_no_harm() -> None:
-    """The server doubles the size each other second: whole pictures keep coming, perhaps of the first size."""
+    """The server doubles the size each other second: whole images keep coming, perhaps of the first size."""
     with servers.mjpeg_server(path="/sizes") as server, capturing(opener(server)) as (capture, lines):
         taken = frames(capture, 2.5)
         numbers = [servers.read_number(frame.image) for frame in taken]
@@ -294,7 +294,7 @@ def test_a_surprise_from_a_driver_is_a_failure_like_any_other() -> None:
 
 @BOTH
 def test_closing_does_not_wait_for_a_camera_that_hangs(serve: Serve) -> None:
-    """While the thread is stuck in FFmpeg, for ten seconds or more, close takes less than half of that, twice."""
+    """While the thread is stuck in FFmpeg, for ten seconds or more, close takes less than half, twice."""
     with serve() as server, capturing(opener(server)) as (capture, _):
         server.freeze()
         time.sleep(0.5)
@@ -337,7 +337,7 @@ def test_a_process_that_ends_without_closing_ends_well(hang: bool) -> None:
 
 
 def test_hanging_cameras_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that never returns is asked four times, not for ever; when one call returns it is asked again."""
+    """A driver that never returns is asked four times, not for ever; after one call returns, again."""
     monkeypatch.setattr(capture_module, "_FIRST_OPENING_S", 0.05)
     monkeypatch.setattr(capture_module, "_PAUSES_S", (0.05,))
     monkeypatch.setattr(capture_module, "_MIN_PAUSE_S", 0.0)

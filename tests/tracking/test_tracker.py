@@ -53,7 +53,7 @@ def test_confirm_1_gives_an_id_at_once() -> None:
 
 
 def test_a_single_false_detection_gets_no_id() -> None:
-    """Sightings that do not last, each elsewhere, never get an id, and nothing is said to be lost or ended."""
+    """Sightings that do not last, each elsewhere, never get an id, and none is reported lost or ended."""
     noise = [
         detections((40.0 + 97 * (i % 5), 60.0 + 71 * (i % 4))) if i % 3 == 0 else detections()
         for i in range(60)
@@ -72,7 +72,7 @@ def test_velocity_is_in_pixels_a_second_of_true_time() -> None:
 
 
 def test_a_hidden_object_is_lost_then_recovered_under_its_id() -> None:
-    """Ten frames behind a pillar: lost is said once, recovered once, the id stays, and no box is invented meanwhile."""
+    """Ten frames behind a pillar: lost once, recovered once, the id stays, no box is invented meanwhile."""
     frames = walk(50, 4, 40)
     frames[15:25] = [detections()] * 10
     seen = follow(Tracker(THRESHOLD), frames)
@@ -123,7 +123,7 @@ def test_a_doubtful_detection_keeps_a_track_and_starts_none() -> None:
 
 
 def test_each_class_can_have_a_threshold_of_its_own() -> None:
-    """At 0.6 an object of class 0 is sure from 0.6 on, one of class 1 at 0.2 from there; both by 3/4 in doubt."""
+    """An object of class 0 is sure from 0.6 on, one of class 1 from 0.2; doubtful from 3/4 of that."""
     tracker = Tracker((0.6, 0.2))
     assert tracker.options.low_for((0.6, 0.2)) == pytest.approx((0.45, 0.15))
     seen = follow(tracker, [detections((100, 100, 0.5), (300, 100, 0.3, 1))] * 4)
@@ -155,7 +155,7 @@ def test_a_detection_goes_to_the_track_that_is_known_well_not_to_the_one_long_hi
 
 
 def test_who_appears_farther_than_a_size_from_where_one_was_hidden_is_another() -> None:
-    """After 2 s: 45 pixels, one and a half sizes, beside the place stands somebody new, 20 pixels beside the same."""
+    """After 2 s: one and a half sizes from the place, 45 pixels, stands somebody new, at 20 the same."""
     for away, expected in ((45, [2]), (20, [1])):
         frames = [*walk(100, 0, 10), *[detections()] * 19, *walk(100 + away, 0, 5)]
         assert follow(Tracker(THRESHOLD), frames)[-1].id.tolist() == expected
@@ -281,7 +281,7 @@ def test_the_detector_runs_at_three_quarters_of_the_threshold() -> None:
 )
 @pytest.mark.parametrize("seed", range(3))
 def test_truth_of_pets_with_dropouts_keeps_its_ids(seed: int) -> None:
-    """A tenth of the true boxes of 400 frames missing: each of the 10 people has one id, which nobody else has."""
+    """A tenth of the true boxes of 400 frames missing: each of the 10 people has one id of their own."""
     table = np.loadtxt(PETS, delimiter=",")
     table = table[np.random.default_rng(seed).random(len(table)) >= 0.1]
     tracker = Tracker(THRESHOLD)

@@ -38,8 +38,9 @@ def is_loopback(host: str) -> bool:
 
 
 def choose_token(given: str | None, host: str) -> str:
-    """What viewers must show, "" for nothing: as given, else from the environment, else random unless loopback.
+    """What viewers must present, "" for nothing: as given, else from the environment, else random.
 
+    A loopback address needs none: who can open it has an account on this computer.
     Raises ConfigError for one that is too short to be secret.
     """
     token = given or os.environ.get(TOKEN_VARIABLE, "")
@@ -49,7 +50,7 @@ def choose_token(given: str | None, host: str) -> str:
 
 
 class Guard:
-    """Decides on requests. token: what they must show, "" for nothing. host: where the server listens."""
+    """Decides on requests. token: what they must present, "" for nothing. host: where the server listens."""
 
     def __init__(self, token: str, host: str) -> None:
         """See the class."""
@@ -73,6 +74,7 @@ class Guard:
             return True
         bearer = authorization[7:] if authorization[:7].lower() == "bearer " else ""
         checks = ((query, self.token), (bearer, self.token), (cookie, self.cookie))
+        # In constant time, so that nobody can find the token character by character from the time it takes.
         return any(hmac.compare_digest(shown.encode(), secret.encode()) for shown, secret in checks)
 
 
@@ -80,61 +82,50 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """Listening sockets, one for each address of the host. Raises ConfigError when that cannot be."""
     sockets: list[socket.socket] = []
     try:
-        for family, address in _addresses(host, port):
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # Sorted, so that IPv4 comes first.
+        for family, address in sorted({(family, (str(at[0]), port)) for family, _, _, _, at in found}):
             try:
                 if sockets:  # a name with two addresses: the same port on both, also when any will do
                     address = (address[0], sockets[0].getsockname()[1])
                 both = host == "::" and socket.has_dualstack_ipv6()
                 sockets.append(socket.create_server(address, family=family, dualstack_ipv6=both))
             except OSError as error:
-                if not (
-                    sockets and error.errno == errno.EADDRNOTAVAIL
-                ):  # localhost is ::1 too where there is no IPv6
+                # localhost is ::1 too on computers without IPv6.
+                if not (sockets and error.errno == errno.EADDRNOTAVAIL):
                     raise
     except OSError as error:
         for opened in sockets:
             opened.close()
-        raise ConfigError(f"cannot serve on {_with_port(host, port)}: {_reason(error)}") from None
+        reason = "this computer does not have that address; expected one of its own, 127.0.0.1 or 0.0.0.0"
+        if error.errno == errno.EADDRINUSE:
+            reason = "the port is in use; choose another one, or stop the program that has it"
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            reason = "not permitted; choose a port from 1024 up"
+        raise ConfigError(f"cannot serve on {_with_port(host, port)}: {reason}") from None
     for opened in sockets:
         opened.setblocking(False)
-        if hasattr(
-            socket, "TCP_NOTSENT_LOWAT"
-        ):  # connections inherit it: no seconds of old pictures queue in the kernel
+        # Connections inherit it: no seconds of old images queue in the kernel.
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1 << 16)
     return sockets
 
 
-def _addresses(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
-    """Every one that the host has, IPv4 first."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return sorted({(family, (str(address[0]), port)) for family, _, _, _, address in found})
-
-
-def _reason(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "the port is in use; choose another one, or stop the program that has it"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "not permitted; choose a port from 1024 up"
-    return "this computer does not have that address; expected one of its own, 127.0.0.1 or 0.0.0.0"
-
-
 def reachable(host: str, port: int) -> str:
-    """HOST:PORT for a viewer's address bar: of a server on every address, the one that the network knows us by."""
+    """HOST:PORT for a viewer's address bar; of a server on every address, the one on the network."""
     try:
         unspecified = ipaddress.ip_address(host).is_unspecified
     except ValueError:
         unspecified = False
-    return _with_port(_own_address() if unspecified else host, port)
-
-
-def _own_address() -> str:
-    """The address that packets to the world would carry; none is sent for that."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # reserved for documentation
-        except OSError:
-            return socket.gethostname()
-        return str(probe.getsockname()[0])
+    if unspecified:
+        # The address that packets to the world would carry. Connecting a UDP socket sends none.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(("192.0.2.1", 9))  # reserved for documentation (RFC 5737)
+                host = str(probe.getsockname()[0])
+            except OSError:
+                host = socket.gethostname()
+    return _with_port(host, port)
 
 
 def _with_port(host: str, port: int) -> str:

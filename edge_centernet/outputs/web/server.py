@@ -1,12 +1,14 @@
-"""The live page: one thread that serves pictures and state to a few viewers, and costs detection next to nothing.
+"""The live page: one thread that serves images and state to a few viewers and hardly slows detection down.
 
-    GET /               the page                       GET /snapshot.jpg   one picture
-    GET /stream.mjpg    pictures without an end        GET /state.json     everything known now
+    GET /               the page                       GET /snapshot.jpg   one image
+    GET /stream.mjpg    images without an end          GET /state.json     all that is known now
     GET /events         WebSocket: see `_Events`       GET /metrics        for Prometheus
     GET /healthz        200 or 503, without a token
 
-The detection loop hands over each result by exchanging one reference. All else happens here: pictures are
+The detection loop hands over each result by exchanging one reference. All else happens here: images are
 drawn and encoded once for all viewers, only while somebody watches, and no faster than `stream_fps`.
+
+Tornado, because it has WebSockets and streaming answers without a server process of its own beside it.
 """
 
 from __future__ import annotations
@@ -37,43 +39,30 @@ from tornado.web import Application, HTTPError, RequestHandler
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 import edge_centernet
-from edge_centernet.outputs.overlay import Overlay
+from edge_centernet.outputs import Silent
+from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.outputs.web.access import Guard, bind, choose_token, parse_address, reachable
 from edge_centernet.service import health as service_health
-from edge_centernet.sources.frame import CaptureState
+from edge_centernet.sources import CaptureState
 from edge_centernet.system.status import board_status
 from edge_centernet.tracking.state import Snapshot
 
-MAX_VIEWERS = 32  # pages and streams together
-_MAX_CONNECTIONS = 128
+MAX_VIEWERS = 32  # pages and streams together: what a board's network carries
+_MAX_CONNECTIONS = 128  # browsers open up to six each; beyond this somebody holds them on purpose
 _COOKIE_DAYS = 30
-_STATE_S = 0.2  # between two states that a page gets
+_STATE_S = 0.2  # seconds between two states that a page gets
 _LOOK_S = 0.01  # how often the newest result is looked for while somebody waits for it
-_WAIT_S = 1.0  # for a new picture, before a viewer looks whether it is still connected
+_WAIT_S = 1.0  # for a new image, before a viewer looks whether it is still connected
 _SEND_S = 30.0  # a viewer that takes nothing for so long is gone
-_FRESH_S = 1.0  # an older picture is drawn again for a new viewer, if there is a newer result
-_QUALITY = 75
+_FRESH_S = 1.0  # an older image is drawn again for a new viewer, if there is a newer result
+_QUALITY = 75  # of the JPEG files, 0..100
 _PAGE = Path(__file__).parent / "live.html"
 
 _log = logging.getLogger(__name__)
 
 
-class WebServer:
-    """Serves the newest `Snapshot` on a thread of its own.
-
-    address: see `parse_address`. classes: names by class_id. overlay: draws the pictures; nothing else may
-      use it.
-    token: what a viewer must show; None takes the environment variable EDGE_CENTERNET_TOKEN. Without either a
-      loopback
-    address needs none, and any other address gets a random one, which is in `url`. metrics: the text for
-    Prometheus.
-    health: whether all is well, and details for /state.json; `service.health` unless given. capture: how the
-      source is
-    doing now; by default, how it was at the last result, which says nothing of a camera that was lost since.
-    stream_fps: most pictures a second, above 0. max_width: of the pictures, in pixels. Raises ConfigError for
-      an
-    address or token that cannot be used.
-    """
+class WebServer(Silent):
+    """Serves the newest `Snapshot` on a thread of its own."""
 
     def __init__(
         self,
@@ -88,7 +77,24 @@ class WebServer:
         stream_fps: float = 10.0,
         max_width: int = 960,
     ) -> None:
-        """See the class."""
+        """Check the options; nothing listens before `start`.
+
+        Args:
+            address: see `parse_address`.
+            classes: names by class_id.
+            overlay: draws the images; nothing else may use it.
+            token: what a viewer must present; None takes the environment variable EDGE_CENTERNET_TOKEN.
+                Without either a loopback address needs none, and any other address gets a random one, which
+                is in `url`.
+            metrics: returns the text for Prometheus; there is no /metrics without it.
+            health: returns whether all is well, and details for /state.json; `service.health` unless given.
+            capture: returns the current state of the source; by default its state at the last result, which
+                does not show a camera that was lost since.
+            stream_fps: images per second, at most; above 0.
+            max_width: of the images, pixels.
+
+        Raises ConfigError for an address or token that cannot be used.
+        """
         self.host, self.port = parse_address(address)
         self.guard = Guard(choose_token(token, self.host), self.host)
         self.viewers = 0
@@ -113,7 +119,7 @@ class WebServer:
 
     @property
     def url(self) -> str:
-        """Where the page is, with the token if it needs one: for its owner's eyes. Complete after `start`."""
+        """Where the page is, with the token if it needs one: for its owner only. Complete after `start`."""
         token = self.guard.token
         query = f"?token={urllib.parse.quote(token, safe='')}" if token else ""
         return f"http://{reachable(self.host, self.port)}/{query}"
@@ -122,7 +128,7 @@ class WebServer:
         """Show this from now on. Returns at once.
 
         Nobody is woken from here: that would be a system call, after which this thread could wait for
-        Python's lock. Whoever waits for a picture looks here a hundred times a second.
+        Python's lock. Whoever waits for an image looks here a hundred times per second.
         """
         self._latest = snapshot
 
@@ -141,7 +147,10 @@ class WebServer:
         return service_health(self._captured(), self._latest) if self._health is None else self._health()
 
     def page_state(self) -> str:
-        """JSON for the page, made once for all pages that ask within a fifth of a second. clock: seconds, now."""
+        """JSON for the page. In front of it "clock", seconds now, to which a page relates times of capture.
+
+        The rest is made once for all pages that ask within a fifth of a second; the clock must be exact.
+        """
         made, text = self._shared_state
         if not text or time.monotonic() - made >= 0.9 * _STATE_S:
             text = json.dumps(self._state())
@@ -149,18 +158,49 @@ class WebServer:
         return f'{{"clock": {time.monotonic():.3f}, {text[1:]}'
 
     def full_state(self) -> str:
-        """JSON with every box and what health says."""
+        """JSON with every box and what health reports."""
         well, details = self.healthy()
         state = {**self._state(), "healthy": well, "health": details}
-        if self._latest is not None:
-            state["objects"] = _objects(self._latest, self._classes)
+        if (snapshot := self._latest) is not None:
+            shown = snapshot.found  # with tracks theirs, in their order
+            state["objects"] = objects = [
+                {
+                    "class": self._classes[c],
+                    "score": round(float(s), 4),
+                    "box": [round(float(v), 2) for v in box],
+                }
+                for box, s, c in zip(shown.xyxy, shown.score, shown.class_id, strict=True)
+            ]
+            if snapshot.tracks is not None:
+                ids = zip(snapshot.tracks.id, objects, strict=True)
+                state["objects"] = [{"id": int(id_), **thing} for id_, thing in ids]
         return json.dumps(state)
 
     def _state(self) -> dict[str, Any]:
-        board = board_status()
-        state = {"version": edge_centernet.__version__, "viewers": self.viewers, "board": board}
-        result = {} if self._latest is None else _result_state(self._latest, self._classes)
-        return {**state, "capture": _capture_state(self._captured()), **result}
+        """What the page shows. picture_age_s counts from the frame's capture, age_ms to its result."""
+        capture = self._captured()
+        names = ("state", "detail", "reopened", "frames", "dropped")
+        state: dict[str, Any] = {
+            "version": edge_centernet.__version__,
+            "viewers": self.viewers,
+            "board": board_status(),
+            "capture": {name: getattr(capture, name) for name in names},
+        }
+        if (snapshot := self._latest) is None:
+            return state
+        frame = snapshot.frame
+        state |= {
+            "source": frame.source,
+            "frame": frame.number,
+            "width": frame.image.shape[1],
+            "height": frame.image.shape[0],
+            "fps": round(snapshot.fps, 1),
+            "age_ms": round(snapshot.age_ms, 1),
+            "picture_age_s": round(time.monotonic() - frame.captured, 3),
+            "ms": {step: round(value, 1) for step, value in snapshot.ms.items()},
+            "detections": dict(Counter(self._classes[class_id] for class_id in snapshot.found.class_id)),
+        }
+        return state if snapshot.tally is None else state | snapshot.tally.as_dict()
 
     def _captured(self) -> CaptureState:
         if self._capture is not None:
@@ -175,8 +215,29 @@ class WebServer:
 
     async def _serve(self, sockets: list[socket.socket], page: bytes) -> None:
         self._loop = asyncio.get_running_loop()
+        handlers: list[Any] = [
+            ("/", _Page, {"page": page}),
+            ("/stream.mjpg", _Stream),
+            ("/snapshot.jpg", _Picture),
+            ("/state.json", _State),
+            ("/events", _Events),
+            ("/healthz", _Healthz),
+        ]
+        if self.metrics is not None:
+            handlers.append(("/metrics", _Metrics))
+        application = Application(
+            handlers,
+            default_handler_class=_NotFound,
+            server=self,
+            policy=_content_policy(page),
+            log_function=lambda handler: None,  # a request's address may hold the token
+            websocket_ping_interval=15,  # finds viewers that went out of range
+            websocket_ping_timeout=15,
+            websocket_max_message_size=1024,
+        )
+        # No request of ours has a body or long headers; tight limits leave nothing to fill the memory with.
         server = _Server(
-            _application(self, page),
+            application,
             max_header_size=16384,
             max_body_size=1024,
             body_timeout=10,
@@ -189,9 +250,23 @@ class WebServer:
         server.close_streams()
 
 
+def _content_policy(page: bytes) -> str:
+    """Content-Security-Policy: nothing from anywhere else, and no script or style but the page's own."""
+
+    def own(tag: str) -> str:
+        bodies = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)
+        return " ".join(f"'sha256-{b64encode(hashlib.sha256(body).digest()).decode()}'" for body in bodies)
+
+    return (
+        f"default-src 'none'; script-src {own('script')}; style-src {own('style')}; "
+        "img-src 'self' blob: data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """A finished picture. number: 1 and up. data: JPEG. made: time.monotonic()."""
+    """A finished image. number: 1 and up. data: JPEG. made: time.monotonic()."""
 
     number: int
     snapshot: Snapshot
@@ -200,9 +275,9 @@ class _Drawn:
 
 
 class _Pictures:
-    """Pictures of the newest result, made when a viewer waits for one, once for all who wait.
+    """Images of the newest result, made when a viewer waits for one, once for all who wait.
 
-    A viewer that is slow asks less often and so misses pictures; nothing is kept for it.
+    A viewer that is slow asks less often and so misses images; nothing is saved up for it.
     """
 
     def __init__(
@@ -216,45 +291,45 @@ class _Pictures:
         self._worker = ThreadPoolExecutor(1, "picture")
 
     async def newer(self, number: int) -> _Drawn | None:
-        """The first picture after this one, or None when there was none for about a second."""
+        """The first image after this one, or None when there was none for about a second."""
         end = time.monotonic() + _WAIT_S
         while True:
             drawn = self._drawn
-            if drawn is not None and drawn.number > number and self._fresh(drawn):
-                return drawn
+            if drawn is not None and drawn.number > number:
+                # Not one that was made when somebody last watched, an hour ago.
+                fresh = drawn.snapshot is self._newest() or time.monotonic() - drawn.made < _FRESH_S
+                if fresh:
+                    return drawn
             if time.monotonic() >= end:
                 return None
             if self._making is None or self._making.done():
                 self._making = asyncio.create_task(self._make())
-            await asyncio.shield(
-                self._making
-            )  # shared: one viewer that leaves must not stop it for the others
+            # Shielded, because it is shared: one viewer that leaves must not stop it for the others.
+            await asyncio.shield(self._making)
 
     def close(self) -> None:
         """Start no more."""
         self._worker.shutdown(wait=False, cancel_futures=True)
 
-    def _fresh(self, drawn: _Drawn) -> bool:
-        """Not so for one that was made when somebody last watched, an hour ago."""
-        return drawn.snapshot is self._newest() or time.monotonic() - drawn.made < _FRESH_S
-
     async def _make(self) -> None:
+        # 1. Wait for the next image's turn, and for a result that is newer than the last image's.
         await asyncio.sleep(self._due - time.monotonic())
         last, end = self._drawn, time.monotonic() + _WAIT_S
         while (snapshot := self._newest()) is None or (last is not None and snapshot is last.snapshot):
             if time.monotonic() >= end:
                 return
             await asyncio.sleep(_LOOK_S)
+        # 2. The next turn: up to half a period of lateness is made up for, no more.
         now = time.monotonic()
-        self._due = (
-            max(self._due, now - self._period / 2) + self._period
-        )  # half a period late is made up for, no more
-        data = await asyncio.get_running_loop().run_in_executor(self._worker, self._encode, snapshot)
-        self._drawn = _Drawn(1 if last is None else last.number + 1, snapshot, data, now)
+        self._due = max(self._due, now - self._period / 2) + self._period
 
-    def _encode(self, snapshot: Snapshot) -> bytes:
-        picture = self._overlay.draw(snapshot, self._max_width)
-        return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+        # 3. Draw and encode on another thread, so that this one can serve meanwhile.
+        def encode(snapshot: Snapshot) -> bytes:
+            picture = self._overlay.draw(snapshot, self._max_width)
+            return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+
+        data = await asyncio.get_running_loop().run_in_executor(self._worker, encode, snapshot)
+        self._drawn = _Drawn(1 if last is None else last.number + 1, snapshot, data, now)
 
 
 class _Server(HTTPServer):
@@ -277,44 +352,8 @@ class _Server(HTTPServer):
             stream.close()
 
 
-def _application(server: WebServer, page: bytes) -> Application:
-    handlers: list[Any] = [
-        ("/", _Page, {"page": page}),
-        ("/stream.mjpg", _Stream),
-        ("/snapshot.jpg", _Picture),
-        ("/state.json", _State),
-        ("/events", _Events),
-        ("/healthz", _Healthz),
-    ]
-    if server.metrics is not None:
-        handlers.append(("/metrics", _Metrics))
-    return Application(
-        handlers,
-        default_handler_class=_NotFound,
-        server=server,
-        policy=_policy(page),
-        log_function=lambda handler: None,  # a request's address may hold the token
-        websocket_ping_interval=15,
-        websocket_ping_timeout=15,
-        websocket_max_message_size=1024,
-    )
-
-
-def _policy(page: bytes) -> str:
-    """Content-Security-Policy: nothing from anywhere else, and no script or style but the page's own."""
-
-    def own(tag: str) -> str:
-        bodies = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)
-        return " ".join(f"'sha256-{b64encode(hashlib.sha256(body).digest()).decode()}'" for body in bodies)
-
-    return (
-        f"default-src 'none'; script-src {own('script')}; style-src {own('style')}; img-src 'self' blob: data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-
-
 class _Guarded(RequestHandler):
-    """Asks for the token, and tells browsers what not to do with the answer."""
+    """Base of all answers: checks host name and token, and sets the headers that protect the viewer."""
 
     SUPPORTED_METHODS = ("GET",)
 
@@ -410,7 +449,7 @@ class _Metrics(_Guarded):
 
 class _Healthz(_Guarded):
     def prepare(self) -> None:
-        """Anybody may ask, by any name."""
+        """Anybody may ask, by any name: monitoring has no token, and the answer holds nothing private."""
 
     def get(self) -> None:
         well, _ = self.server.healthy()
@@ -424,7 +463,7 @@ class _NotFound(_Guarded):
 
 
 class _Stream(_Guarded):
-    """Motion JPEG: an answer of pictures that has no end; every browser, VLC and Home Assistant show it."""
+    """Motion JPEG: an answer of images that has no end; every browser, VLC and Home Assistant show it."""
 
     async def get(self) -> None:
         if self.server.viewers >= MAX_VIEWERS:
@@ -433,7 +472,7 @@ class _Stream(_Guarded):
         self.set_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.set_header("Connection", "close")
         headers = "".join(f"{name}: {value}\r\n" for name, value in self._headers.get_all())
-        stream = self.detach()  # from here on without HTTP's chunks, which some players do not understand
+        stream = self.detach()  # from here on without chunked encoding, which some players do not understand
         stream.set_close_callback(lambda: None)  # makes Tornado notice when the viewer leaves
         self.server.viewers += 1
         try:
@@ -452,17 +491,17 @@ class _Stream(_Guarded):
             if drawn is not None:
                 number = drawn.number
                 head = f"Content-Type: image/jpeg\r\nContent-Length: {len(drawn.data)}\r\n\r\n"
-                # The next boundary at once: browsers show a picture only when they see it.
+                # The next boundary at once: browsers show an image only when they see it.
                 await _patiently(stream.write(head.encode() + drawn.data + b"\r\n--frame\r\n"))
 
 
 class _Events(_Guarded, WebSocketHandler):
-    """A WebSocket: the state as a text message, five times a second, and a picture in a binary one for each "more".
+    """A WebSocket: the state as a text message, and an image as a binary one for each "more" from the page.
 
-    A page asks for a picture when it has shown the last one, so that neither the network nor the browser
-    queues old ones; a page in the background asks for none. At most two can be asked for at a time. Before
-    the JPEG stand eight
-    bytes: a big-endian double, the second of capture on the clock that every state tells.
+    States come five times per second. A page asks for an image when it has shown the last one, so that
+    neither the network nor the browser queues old ones; a page in the background asks for none. At most two
+    can be asked for at a time. Before the JPEG stand eight bytes: a big-endian double, the second of capture
+    on the clock that is in every state.
     """
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
@@ -513,44 +552,12 @@ class _Events(_Guarded, WebSocketHandler):
 
 
 async def _patiently(sending: Awaitable[None]) -> None:
-    """Wait until it has gone out; StreamClosedError when the viewer takes nothing for half a minute."""
+    """Wait until it has gone out; raises StreamClosedError when the viewer takes nothing for half a minute.
+
+    TCP alone would hold the connection of a phone that went out of range for a quarter of an hour.
+    """
     task = asyncio.ensure_future(sending)
     done, _ = await asyncio.wait({task}, timeout=_SEND_S)
     if not done:
         raise StreamClosedError
     await task
-
-
-def _capture_state(capture: CaptureState) -> dict[str, Any]:
-    names = ("state", "detail", "reopened", "frames", "dropped")
-    return {name: getattr(capture, name) for name in names}
-
-
-def _result_state(snapshot: Snapshot, classes: Sequence[str]) -> dict[str, Any]:
-    """How fast, how old, how many. picture_age_s: since the frame was captured; age_ms: until its result was ready."""
-    frame = snapshot.frame
-    tally = {} if snapshot.tally is None else snapshot.tally.as_dict()
-    return {
-        "source": frame.source,
-        "frame": frame.number,
-        "width": frame.image.shape[1],
-        "height": frame.image.shape[0],
-        "fps": round(snapshot.fps, 1),
-        "age_ms": round(snapshot.age_ms, 1),
-        "picture_age_s": round(time.monotonic() - frame.captured, 3),
-        "ms": {step: round(value, 1) for step, value in snapshot.ms.items()},
-        "detections": dict(Counter(classes[class_id] for class_id in snapshot.found.class_id)),
-        **tally,
-    }
-
-
-def _objects(snapshot: Snapshot, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """What the picture's boxes are drawn from: the tracks with their ids, or the detections."""
-    shown = snapshot.found
-    objects = [
-        {"class": classes[c], "score": round(float(s), 4), "box": [round(float(v), 2) for v in box]}
-        for box, s, c in zip(shown.xyxy, shown.score, shown.class_id, strict=True)
-    ]
-    if snapshot.tracks is None:
-        return objects
-    return [{"id": int(i), **thing} for i, thing in zip(snapshot.tracks.id, objects, strict=True)]

@@ -14,9 +14,9 @@ import pytest
 from browser import NEEDS, Browser, find_programs, pixels, soon
 from live_support import CLASSES, FOUND, feed, snapshot
 
-from edge_centernet.outputs.overlay import Overlay
+from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.outputs.web.server import WebServer
-from edge_centernet.sources.frame import CaptureState
+from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import LineCount, Snapshot, Tally, ZoneCount
 
 TOKEN = "a token, for tests!"
@@ -51,7 +51,7 @@ def full(result: Snapshot) -> Snapshot:
 
 
 def test_the_picture_moves_and_fits_a_phone(browser: Browser, server: WebServer) -> None:
-    """Its pixels change from look to look, it is as wide as the screen, and nothing has to be scrolled sideways."""
+    """Its pixels change from look to look, it is as wide as the screen, nothing is scrolled sideways."""
     with feed(server.update, full):
         browser.open(server.url)
         assert soon(lambda: browser.run("return document.querySelector('#picture').naturalWidth")) == 960
@@ -62,7 +62,8 @@ def test_the_picture_moves_and_fits_a_phone(browser: Browser, server: WebServer)
         assert len(set(looks)) == 6
         assert max(looks[0]) - min(looks[0]) > 100  # a photo, not one colour
         width, scroll, picture = browser.run(
-            "return [innerWidth, document.documentElement.scrollWidth, document.querySelector('#picture').clientWidth]"
+            "return [innerWidth, document.documentElement.scrollWidth,"
+            " document.querySelector('#picture').clientWidth]"
         )
         assert (width, scroll, picture) == (390, 390, 390)
         assert browser.text("#status") == "live"
@@ -193,7 +194,7 @@ def test_a_lost_camera_is_told_and_the_picture_shown_as_old(browser: Browser) ->
 
 
 def test_the_page_comes_back_when_the_server_does(browser: Browser, server: WebServer) -> None:
-    """Without being reloaded: it says that it has no connection, and shows the new pictures when it has one."""
+    """Without being reloaded: it reports that it has no connection, and shows new images when it has."""
     server.update(full(snapshot(1)))
     browser.open(server.url)
     browser.run("window.before = true")
@@ -214,7 +215,7 @@ def test_the_page_comes_back_when_the_server_does(browser: Browser, server: WebS
 
 
 def test_the_token_leaves_the_address_bar(browser: Browser) -> None:
-    """The page works by its cookie afterwards, also when it is opened again; another browser's page says 401."""
+    """The page works by its cookie afterwards, also when opened again; another browser's page gets 401."""
     server = WebServer("127.0.0.1:0", classes=CLASSES, overlay=Overlay(CLASSES), token=TOKEN)
     server.start()
     bare = f"http://127.0.0.1:{server.port}/"
@@ -233,7 +234,7 @@ def test_the_token_leaves_the_address_bar(browser: Browser) -> None:
 
 
 def test_a_link_on_another_site_works_too(browser: Browser) -> None:
-    """As from a web mail: the cookie is not sent with what another site asks for, and still the page opens."""
+    """As from a web mail: no cookie is sent with what another site asks for, and still the page opens."""
     server = WebServer("127.0.0.1:0", classes=CLASSES, overlay=Overlay(CLASSES), token=TOKEN)
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""The live page's server, as its viewers meet it: real sockets, real HTTP, real pictures."""
+"""The live page's server, as its viewers meet it: real sockets, real HTTP, real images."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 import edge_centernet
 from edge_centernet.errors import ConfigError
-from edge_centernet.outputs.overlay import Overlay
+from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.outputs.web import server as server_module
 from edge_centernet.outputs.web.access import choose_token, parse_address
 from edge_centernet.outputs.web.server import WebServer
-from edge_centernet.sources.frame import CaptureState
+from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import LineCount, Snapshot, Tally, ZoneCount
 
 TOKEN = "open, sesame!"  # nothing that a cookie or an address could hold as it is
@@ -287,7 +287,7 @@ def test_a_page_of_another_site_gets_no_websocket(start: Start) -> None:
 
 
 def test_every_answer_forbids_what_it_does_not_need(start: Start) -> None:
-    """No frames, no guessing of types, no storing, nothing from anywhere else; scripts and styles by their hash."""
+    """No frames, no guessing of types, no storing, nothing from elsewhere; scripts and styles by hash."""
     server = start()
     for path in ("/", "/state.json", "/nothing"):
         headers = get(server, path).headers
@@ -584,7 +584,7 @@ def test_events_tell_the_state_at_most_five_times_a_second(start: Start) -> None
 
 
 def test_events_send_a_picture_for_each_request(start: Start) -> None:
-    """Two at most may be asked for in advance; each tells when its frame was captured, by the clock of the state."""
+    """Two at most may be asked for in advance; each has its time of capture, by the clock of the state."""
     server = start()
     with feed(server.update):
         got = asyncio.run(messages(server, 50, 1.5))
@@ -601,7 +601,7 @@ def test_events_send_a_picture_for_each_request(start: Start) -> None:
 
 @pytest.mark.slow
 def test_five_viewers_do_not_slow_the_loop_that_feeds_them(start: Start) -> None:
-    """A loop of 30 a second keeps its rate, and handing over takes less than a tenth of a frame in 99 of 100 cases."""
+    """A loop of 30 per second keeps its rate; handing over takes under a tenth of a frame in 99 of 100."""
     server = start()
     took: list[float] = []
 

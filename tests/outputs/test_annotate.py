@@ -1,4 +1,4 @@
-"""What is drawn on a live picture, and what can no longer be seen on it."""
+"""What is drawn on a live image, and what can no longer be seen on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_centernet.detections import Detections
 from edge_centernet.draw import blur, class_color, draw
 from edge_centernet.errors import ConfigError
-from edge_centernet.outputs.overlay import Overlay
+from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.tracking.line_counter import Line
 from edge_centernet.tracking.state import LineCount, Snapshot, Tally, Tracks, ZoneCount
 from edge_centernet.tracking.zone_counter import Zone
@@ -23,7 +23,7 @@ Image = NDArray[np.uint8]
 
 
 def grey(number: int = 0, **changes: object) -> Snapshot:
-    """A result on a grey picture of 400x600, so that all colour is drawn; nothing was found unless it is said."""
+    """A result on a grey image of 400x600, so that all colour is drawn; nothing found unless given."""
     shown = snapshot(number)
     frame = replace(shown.frame, image=np.full((400, 600, 3), 90, np.uint8))
     return replace(shown, frame=frame, **{"found": Detections.empty(), **changes})  # type: ignore[arg-type]
@@ -233,7 +233,7 @@ def test_only_the_classes_that_are_named_are_blurred() -> None:
 
 
 def test_one_missed_picture_uncovers_nobody() -> None:
-    """A place stays blurred for a second after the last detection there, and not for longer; not in another still."""
+    """A place stays blurred for a second after the last detection, not longer, and not in another image."""
     person = Detections(np.array([[200, 100, 400, 300]]), np.array([0.9]), np.array([0]))
     overlay = Overlay(CLASSES, blur=["person"])
     seen = [

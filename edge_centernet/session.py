@@ -1,0 +1,330 @@
+"""One run of `detect`: a source, a model, a scene and outputs, from opening to closing.
+
+    source -> Pipeline -> Scene -> Snapshot -> each Output
+
+`run` is all of it. It needs the options of the command line as `Settings`, and nothing of the command line
+itself: it prints nothing, and reports through the functions that it is given.
+
+What cameras, services and the network need is imported where the settings ask for it, so that an image is
+detected without the packages of the extra "live", and without the time that importing them takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_centernet.camera_config import Settings
+from edge_centernet.detector import Detector
+from edge_centernet.errors import ConfigError
+from edge_centernet.files import prepare_folder
+from edge_centernet.outputs import Output, Silent
+from edge_centernet.outputs.annotate import Annotated, AnnotatedOutput, Overlay
+from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
+from edge_centernet.pipeline import Pipeline, Rate
+from edge_centernet.runtimes.base import Runtime
+from edge_centernet.sources import CaptureState, Frame
+from edge_centernet.sources.files import Source, Stills, Video, is_live, open_camera, open_source, public_name
+from edge_centernet.system import heap
+from edge_centernet.tracking.line_counter import parse_line
+from edge_centernet.tracking.scene import Scene, SceneOptions
+from edge_centernet.tracking.state import Snapshot, Tally
+from edge_centernet.tracking.zone_counter import parse_zone
+
+if TYPE_CHECKING:
+    from edge_centernet.sources.live import LiveCapture
+
+    Frames = Source | LiveCapture
+
+DEFAULT_OUT = Path("detections")  # folder for annotated copies; records are only kept where a folder is given
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    detections, frames: how many were reported, of how many frames. skipped: files that could not be read.
+    stills: whether the frames were single images.
+    tally: the last counts; None without lines and zones.
+    annotated: the files with annotations. folder: the one they are in.
+    stopped_by: number of the signal that ended the run; None if the source ended.
+    """
+
+    detections: int
+    frames: int
+    skipped: int
+    stills: bool
+    tally: Tally | None
+    annotated: tuple[Path, ...]
+    folder: Path
+    stopped_by: int | None
+
+
+def run(
+    settings: Settings,
+    open_model: Callable[[], Runtime],
+    write: Callable[[str], None],
+    report: Callable[[str], None],
+) -> Summary:
+    """Detect until the source ends, or until SIGINT or SIGTERM; files are complete then.
+
+    To be called on the main thread, because of the signals.
+    open_model: opens the model; called after the settings are checked.
+    write: gets the text of the records.
+    report: gets lines for people: a file that was skipped, where the live page is.
+    Raises ConfigError for settings that do not fit together, and what opening model, source and outputs
+    raises.
+    """
+    # 1. What is quickly found to be wrong comes before the model, which takes seconds to load.
+    options = _scene_options(settings)
+    if settings.out is not None:
+        prepare_folder(settings.out)
+    with ExitStack() as stack:
+        # 2. The model, and the scene, which decides what the detector must look for.
+        runtime = open_model()
+        stack.callback(runtime.close)
+        model = runtime.manifest.model
+        threshold = model.suggested if settings.threshold is None else settings.threshold
+        wanted = None if settings.classes is None else words(settings.classes)
+        scene = Scene(options, threshold, model.classes, wanted)
+        stack.callback(scene.close)
+        detector = Detector(
+            runtime,
+            threshold=scene.detector_threshold,
+            max_detections=settings.max_detections,
+            only=scene.detector_classes,
+        )
+        # 3. The source, and the outputs. The stack closes each, also if a later one cannot be opened.
+        frames = open_frames(settings, report)
+        stack.callback(frames.close)
+        totals = _Totals()
+        outputs: list[Output] = [totals]
+        for output in _open_outputs(settings, options, frames, detector, totals, write, report):
+            outputs.append(output)
+            stack.callback(output.close)
+        # 4. The loop.
+        pipeline = stack.enter_context(Pipeline(frames, detector))
+        with _stop_on_signals(pipeline.stop) as stopped:
+            _detect(pipeline, frames, scene, outputs)
+        # 5. Only a run that no error ended writes what stands at the end of its records.
+        for output in outputs:
+            if isinstance(output, RecordsOutput):
+                output.finish()
+    # After all is closed, because only then every file has its name.
+    return totals.summary(settings, frames, outputs, stopped[0] if stopped else None)
+
+
+def words(text: str) -> list[str]:
+    """The parts of "A,B"."""
+    return [word.strip() for word in text.split(",")]
+
+
+def _scene_options(settings: Settings) -> SceneOptions:
+    return SceneOptions(
+        track=settings.track,
+        lines=tuple(parse_line(text, i + 1) for i, text in enumerate(settings.count_line)),
+        zones=tuple(parse_zone(text, i + 1) for i, text in enumerate(settings.zone)),
+        presence=settings.presence,
+        counts=settings.counts,
+        blur=tuple(words(settings.blur)) if settings.blur else (),
+    )
+
+
+def _detect(pipeline: Pipeline, frames: Frames, scene: Scene, outputs: Sequence[Output]) -> None:
+    """Pass each result to the outputs, with tracks, counts, rate and the state of the source."""
+    rate = Rate()
+    for result in pipeline:
+        if result is None:  # a live source is silent
+            for output in outputs:
+                output.waiting(capture_state(frames, None))
+            continue
+        found, tracks, tally = scene.update(result.frame, result.found)
+        snapshot = Snapshot(
+            frame=result.frame,
+            found=found,
+            ms=result.ms,
+            age_ms=result.age_ms,
+            fps=rate.tick(),
+            capture=capture_state(frames, result.frame),
+            tracks=tracks,
+            tally=tally,
+            seen=result.found,
+            timed=not isinstance(frames, Stills),
+        )
+        for output in outputs:
+            output.update(snapshot)
+
+
+@contextmanager
+def _stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Call `stop` on SIGINT and SIGTERM, so that the frame at hand is finished and files are closed.
+
+    A second signal raises KeyboardInterrupt, for somebody who cannot wait. Yields a list that the number of
+    the first will be in.
+    """
+    got: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        if got:
+            raise KeyboardInterrupt
+        got.append(number)
+        stop()
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield got
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+# ---- the source ---------------------------------------------------------------------------------
+
+
+def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
+    """The source, opened and checked; a live one is read on its own thread from now on.
+
+    report: gets one line for each file that is skipped.
+    Raises ConfigError for options of a camera where there is none, SourceError when nothing can be read.
+    """
+    requested = {"size": settings.size, "fps": settings.fps, "fourcc": settings.fourcc}
+    width: int | None = None
+    height: int | None = None
+    if settings.size is not None:
+        parts = settings.size.lower().split("x")
+        if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+            raise ConfigError(
+                f"--size: expected WIDTHxHEIGHT in pixels, such as 1280x720, got {settings.size!r}"
+            )
+        width, height = (int(part) for part in parts)
+    if settings.camera is None:
+        source = settings.source or ""
+        if given := [f"--{name}" for name, value in requested.items() if value is not None]:
+            name = public_name(source)
+            raise ConfigError(f"{', '.join(given)}: expected only with --camera, got --source {name}")
+        if not is_live(source):
+            return open_source(source, warn=lambda line: report(f"Warning: {line}"))
+    from edge_centernet.sources.cameras import CameraOptions
+    from edge_centernet.sources.live import LiveCapture
+
+    options = CameraOptions(width, height, settings.fps, settings.fourcc)
+    text = settings.camera or settings.source or ""
+    heap.share_arenas()  # before the threads of the capture start, each of which would get its own
+    capture = LiveCapture(
+        lambda: open_camera(text, options, _log.warning),
+        f"camera {text}" if text.isdecimal() else public_name(text),
+        frozen_s=settings.frozen_after,
+        report=_log.warning,
+    )
+    capture.start(wait=settings.wait)
+    return capture
+
+
+def capture_state(frames: Frames, newest: Frame | None) -> CaptureState:
+    """The state of a source, of which this is the newest frame; a file is as live as that."""
+    if not isinstance(frames, (Stills, Video)):
+        return frames.state
+    if newest is None:
+        return CaptureState("live")
+    return CaptureState("live", frames=newest.number + 1, last_frame=newest.captured)
+
+
+# ---- the outputs --------------------------------------------------------------------------------
+
+
+class _Totals(Silent):
+    """An output for the run itself: it counts for the summary and remembers the newest result."""
+
+    def __init__(self) -> None:
+        self.frames = self.detections = 0
+        self.latest: Snapshot | None = None
+
+    def update(self, snapshot: Snapshot) -> None:
+        self.latest = snapshot
+        self.frames += 1
+        self.detections += len(snapshot.found)
+
+    def summary(
+        self, settings: Settings, frames: Frames, outputs: Sequence[Output], stopped_by: int | None
+    ) -> Summary:
+        written = [output.written for output in outputs if isinstance(output, AnnotatedOutput)]
+        return Summary(
+            detections=self.detections,
+            frames=self.frames,
+            skipped=frames.skipped,
+            stills=isinstance(frames, Stills),
+            tally=None if self.latest is None else self.latest.tally,
+            annotated=tuple(path for paths in written for path in paths),
+            folder=settings.out or DEFAULT_OUT,
+            stopped_by=stopped_by,
+        )
+
+
+def _open_outputs(
+    settings: Settings,
+    scene: SceneOptions,
+    frames: Frames,
+    detector: Detector,
+    totals: _Totals,
+    write: Callable[[str], None],
+    report: Callable[[str], None],
+) -> Iterator[Output]:
+    """Open what is asked for, in the order of updates; one by one, so that all are closed when one fails."""
+    model = detector.manifest.model
+    # One for each output that draws: it remembers where objects were.
+    overlay = functools.partial(Overlay, model.classes, scene.lines, scene.zones, scene.blur)
+    if settings.format_name != "none":
+        target = None if settings.out is None else settings.out / f"detections{SUFFIX[settings.format_name]}"
+        yield RecordsOutput(make_records(settings.format_name, model.classes), write, target)
+    # A camera would fill the disk: it is saved only on request.
+    if settings.save or (settings.save is None and not frames.live):
+        folder = settings.out or DEFAULT_OUT
+        prepare_folder(folder)
+        yield AnnotatedOutput(Annotated(folder, frames), overlay(), frames.live)
+    if settings.mqtt is not None:
+        from edge_centernet.outputs.mqtt import MqttOutput  # needs the extra "live"
+
+        mqtt = MqttOutput(
+            settings.mqtt,
+            name=settings.name or ("pictures" if isinstance(frames, Stills) else frames.name),
+            classes=model.classes,
+            wanted=None if settings.classes is None else words(settings.classes),
+            lines=[line.name for line in scene.lines],
+            zones=[zone.name for zone in scene.zones],
+            password_file=settings.mqtt_password_file,
+            ca_file=settings.mqtt_ca_file,
+        )
+        mqtt.start()
+        yield mqtt
+    if settings.serve is not None:
+        from edge_centernet.outputs.prometheus import Metrics  # both need the extra "live"
+        from edge_centernet.outputs.web.server import WebServer
+
+        version = f"{model.name} {model.version}"
+        metrics = Metrics(model.classes, model=version, runtime=detector.runtime.name)
+        yield metrics
+        server = WebServer(
+            settings.serve,
+            classes=model.classes,
+            token=settings.token,
+            overlay=overlay(),
+            metrics=metrics.text,
+            capture=lambda: capture_state(frames, totals.latest.frame if totals.latest else None),
+        )
+        server.start()
+        report(f"Live page: {server.url}")
+        yield server
+    if frames.live:
+        from edge_centernet.outputs.status import StatusOutput, WatchdogOutput
+        from edge_centernet.service import Watchdog
+
+        yield StatusOutput(model.classes)
+        yield WatchdogOutput(Watchdog(model.classes))
