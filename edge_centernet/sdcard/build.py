@@ -54,8 +54,9 @@ _UNIT = """\
 Description=Set up edge-centernet from the boot partition
 ConditionPathExists=!/opt/edge-centernet/current
 RequiresMountsFor={boot}
-# After the root file system was grown to the card. A board that lost power in here tries again at its next
-start. After=cloud-init.service cloud-init-network.service systemd-growfs-root.service resize2fs_once.service
+# After the root file system was grown to the card.
+# A board that lost power in here tries again at its next start.
+After=cloud-init.service cloud-init-network.service systemd-growfs-root.service resize2fs_once.service
 
 [Service]
 # Not oneshot: the rest of the board need not wait the minutes that this takes.

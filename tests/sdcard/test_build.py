@@ -366,6 +366,7 @@ def test_unit_is_one_that_systemd_takes(base: Path, pi4: Path, signers: Path, tm
     _, _, root = unpacked(made, tmp_path)
     text = root.read(f"/etc/systemd/system/{UNIT}") or b""
     assert b"\nConditionPathExists=!/opt/edge-centernet/current\n" in text
+    assert b"\nAfter=cloud-init.service " in text
     assert b"/boot/firmware/edge-centernet/agent.py setup /boot/firmware/edge-centernet/bundle.tar" in text
     assert b"install -m 644 /boot/firmware/edge-centernet/camera.toml /etc/edge-centernet/" in text
     if shutil.which("systemd-analyze") is None:
