@@ -1,7 +1,6 @@
 """The boards that a bundle can be made for: processor, Python, engine and model format of each.
 
-docs/devices.md says which of them were tested on silicon, which were emulated, and which follow from
-documentation alone.
+docs/devices.md says how each was tested: on silicon, emulated, or by construction (its parts alone).
 """
 
 from __future__ import annotations
