@@ -1,1 +1,1 @@
-"""From this computer onto a board: a signed bundle, pushed over SSH, installed by an agent that can fall back."""
+"""Deployment to boards: a signed bundle, sent over SSH and installed by an agent that can fall back."""

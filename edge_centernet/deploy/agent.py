@@ -1,22 +1,31 @@
 #!/usr/bin/env python3
-"""What runs on the board: verify a bundle, install it beside the old release, check, switch, watch, fall back.
+"""Install releases on a board: receive, unpack, packages, check, switch, watch, and fall back if one fails.
 
     python3 agent.py setup BUNDLE.tar --pin SIGNERS     a bare board, or the first boot of an image
     python3 agent.py status
 
-One file, the standard library, Python 3.8 or newer, so that it can be sent ahead of everything else.
-`edge-centernet deploy` and the Ansible role call the same steps one by one.
+This is one file that needs only the standard library of Python 3.8 or newer, so that it can be sent ahead of
+everything else. `edge-centernet deploy` and the Ansible role run the same steps one by one:
 
-On the board (below --root):
+    1. receive    the bundle, into incoming/; an upload that was cut off is resumed
+    2. unpack     signature and hashes first, then the files, beside the release that runs
+    3. packages   from the bundle's wheels alone, because the board may have no network
+    4. check      the new release must detect in the bundle's photo before anything is switched
+    5. switch     one rename, once pending.json says which release to go back to
+    6. watch      the camera services must stay up, and an attending computer must say "keep"
+    7. fall back  after any failure in 5 or 6, also a kill or a power cut, the old release runs again
+
+On the board, below --root:
 
     /opt/edge-centernet/releases/ID/    a release: model, check, unit, and venv -> ../../venvs/HASH
     /opt/edge-centernet/venvs/HASH/     Python packages, shared by releases with the same wheels
-    /opt/edge-centernet/current         -> releases/ID, replaced by one rename; previous: the release before
-    /opt/edge-centernet/pending.json    there while a new release is on trial; who finds it after a crash goes
-    back /etc/edge-centernet/trusted_signers whose bundles are taken (OpenSSH's allowed_signers format)
+    /opt/edge-centernet/current         -> releases/ID, replaced by one rename
+    /opt/edge-centernet/previous        -> the release before it
+    /opt/edge-centernet/pending.json    exists while a new release is on trial
+    /etc/edge-centernet/trusted_signers whose bundles are accepted (OpenSSH's allowed_signers format)
 
-Every step can be cut off: what is half made has another name or lacks its marker, and the old release goes
-on.
+Every step can be interrupted: whatever is incomplete has another name or lacks its marker, and the old
+release keeps running. docs/decisions/0020-agent-on-the-board.md explains the design.
 """
 
 from __future__ import annotations
@@ -37,25 +46,23 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 NAMESPACE = "edge-centernet-bundle"
 SIGNER = "edge-centernet"
 SUMS, SIGNATURE, MANIFEST = "SHA256SUMS", "SHA256SUMS.sig", "manifest.json"
-UNIT, RECOVER_UNIT, REVERT_UNIT = (
-    "edge-centernet@.service",
-    "edge-centernet-recover.service",
-    "edge-centernet-revert",
-)
-COMPLETE = ".complete"  # the marker of a folder that was written to its end, and reached the disk
+UNIT = "edge-centernet@.service"
+RECOVER_UNIT = "edge-centernet-recover.service"
+REVERT_UNIT = "edge-centernet-revert"
+COMPLETE = ".complete"  # the marker of a folder whose content has reached the disk as a whole
 RESERVE = 64 << 20  # bytes that an update leaves free
-START_S = 240.0  # for a service to be ready; the unit allows 180
-LOCK_S = 20.0  # for the installer that is to be ended
-KEEP_S = 30.0  # for the word of an attending computer that the new release may stay
-CHECK_S = 1800.0  # for the check; a Jetson builds its TensorRT engine in it
-# The engines of board and computer may differ in a step.
+START_S = 240.0  # for a service to become ready; the unit itself allows 180
+LOCK_S = 20.0  # for a killed installer to release its lock
+KEEP_S = 30.0  # for the attending computer to say that the new release may stay
+CHECK_S = 1800.0  # for the check, in which a Jetson builds its TensorRT engine
+# The board's engine may round otherwise than that of the computer which wrote the expectation.
 BOX_TOLERANCE = 2.0  # pixels of the photo
 SCORE_TOLERANCE = 0.05
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,120}")
@@ -75,18 +82,18 @@ WantedBy=multi-user.target
 
 
 class Refused(Exception):
-    """What was expected, what came, what to do next: one line."""
+    """A step cannot go on. The message is one line: what was expected, what came, what to do next."""
 
 
 class Cut(Exception):
-    """The computer that attends the update is gone."""
+    """The connection to the computer that attends the update is gone."""
 
 
 class Board:
-    """The places below one root, what is told on the way, and the service manager where there is one."""
+    """The paths below one root, the progress reports, and whether there is a systemd to talk to."""
 
     def __init__(self, root: Path, as_json: bool = False) -> None:
-        """root: what the paths are below; as_json: tell in JSON lines."""
+        """All paths are below `root`; with `as_json` each report is one JSON object."""
         self.root = root
         self.home = root / "opt/edge-centernet"
         self.etc = root / "etc/edge-centernet"
@@ -94,69 +101,220 @@ class Board:
         self.signers = self.etc / "trusted_signers"
         self.pending = self.home / "pending.json"
         self.as_json = as_json
+        # Below another root (an image, a test) the systemd of this machine is none of our business.
         self.systemd = root == Path("/") and Path("/run/systemd/system").is_dir()
 
-    def tell(self, step: str, text: str, **more: Any) -> None:
-        """One line for whoever looks on; raises Cut where nobody does any more."""
+    def report(self, step: str, text: str, **more: Any) -> None:
+        """Print one line for whoever attends the update. Raises Cut where nobody reads it any more."""
         line = json.dumps({"step": step, "text": text, **more}) if self.as_json else f"{step}: {text}"
         try:
             print(line, flush=True)
         except OSError:
+            # Falling back reports too; without a new stdout it would fail at its first line.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise Cut from None
 
     def release(self, name: str) -> str | None:
-        """The id that `current` or `previous` points to; None without one."""
+        """The id that `current` or `previous` points to; None if there is no such link."""
         link = self.home / name
         return Path(os.readlink(link)).name if link.is_symlink() else None
 
 
-# Verifying
+# The steps in their order: `receive` is step 1, `install` is 2 to 4, `activate` is 5 to 7
+
+
+def setup(board: Board, bundle: Path, signers: Path | None, camera: str, watch_s: float) -> None:
+    """Install and activate a bundle on a bare board, with nobody attending."""
+    name = install(board, bundle, signers)
+    activate(board, name, watch_s, attended=False, camera=camera)
+
+
+def install(board: Board, bundle: Path, signers: Path | None = None) -> str:
+    """Steps 2 to 4: verify, unpack and check a bundle beside the release that runs; nothing is switched yet.
+
+    Args:
+        board: where to install.
+        bundle: the tar file.
+        signers: whom a board without a pinned signer trusts from now on, if they signed this bundle.
+
+    Returns the release's id. Raises Refused; the old release and its service are then untouched, and what is
+    incomplete is removed now or by the next installation.
+    """
+    board.report("verify", str(bundle.name))
+    first = signers is not None and not board.signers.exists()
+    # The whole bundle is verified before a file of it is written or a key is pinned: otherwise a stranger
+    # could make a new board trust him by offering his key with a bundle of somebody else.
+    manifest = verify(bundle, signers if signers is not None and first else board.signers)
+    if signers is not None and first:
+        pin(board, signers)
+    release = board.home / "releases" / manifest["id"]
+    here = (release / COMPLETE).exists()
+    if here:
+        board.report("install", f"{manifest['id']} is here already")
+    else:
+        clean(board)  # first, because it may free the space that the new release needs
+        _check_fits(board, manifest)
+    try:
+        if not here:
+            _unpack(board, bundle, manifest, release)
+        # Also if it is here already: the packages of the system may have changed since.
+        check(board, release)
+    except BaseException:
+        clean(board)
+        raise
+    if not here:
+        os.sync()  # the marker must not reach the disk before what it marks
+        write_atomic(release / COMPLETE, b"")
+    if bundle.parent == board.home / "incoming":
+        bundle.unlink(missing_ok=True)
+    board.report("installed", manifest["id"], id=manifest["id"])
+    return str(manifest["id"])
+
+
+def activate(board: Board, name: str, watch_s: float, attended: bool, camera: str | None = None) -> None:
+    """Steps 5 to 7: make a release the current one, watch its services, and fall back if they are not well.
+
+    Args:
+        board: where it is installed.
+        name: id of the release.
+        watch_s: seconds for which every service must stay up.
+        attended: a computer follows through stdin and stdout, and must say "keep" at the end; if its
+            connection is gone before that, the old release comes back.
+        camera: name of the first camera, on a board that has none.
+
+    Raises Refused or Cut, in both cases with the old release running.
+    """
+    release = board.home / "releases" / name
+    if not (release / COMPLETE).exists():
+        raise Refused(f"{name}: not installed on this board; `status` lists what is")
+    old = board.release("current")
+    before = {unit: service_state(unit) for unit in cameras(board)}
+    # 7 is prepared before 5. The file is what the next boot finds after a power cut, the timer is what acts
+    # when this process is killed; both must exist before anything can go wrong.
+    write_atomic(board.pending, json.dumps({"new": name, "old": old}).encode())
+    try:
+        if board.systemd:
+            seconds = int(START_S + watch_s + KEEP_S + 60)  # never before this process is through
+            systemctl("stop", f"{REVERT_UNIT}.timer")
+            systemctl("reset-failed", f"{REVERT_UNIT}.timer", f"{REVERT_UNIT}.service")
+            timer = ["systemd-run", "--quiet", f"--unit={REVERT_UNIT}", f"--on-active={seconds}"]
+            _run([*timer, sys.executable, str(board.home / "agent.py"), "recover"], "systemd-run")
+        # 5. Switch
+        board.report("switch", f"{old or 'nothing'} -> {name}")
+        _switch(board, name)
+        _add_camera(board, release, camera)
+        _restart(board)
+        # 6. Watch, and only then ask the attending computer: its answer means that the board can still be
+        # reached with the new release running.
+        board.report("watch", f"{', '.join(cameras(board)) or 'no camera is set up'}, for {watch_s:.0f} s")
+        _watch(board, before, watch_s, attended)
+        board.report("healthy", name, id=name)
+        _await_keep(attended)
+    except BaseException as error:
+        # 7. Fall back
+        _go_back(board, old)
+        if isinstance(error, Refused):
+            raise Refused(f"{error}; back to {old or 'nothing'}") from None
+        raise
+    if old is not None and old != name:
+        _point(board, "previous", old)
+    _forget_pending(board)
+    clean(board)
+    board.report("done", f"{name} is current", id=name)
+
+
+# 1. Receive: first, so that no later step depends on the connection
+
+
+def receive(board: Board, name: str, size: int) -> None:
+    """Take a file of `size` bytes from stdin into incoming/NAME, on from where an earlier try stopped.
+
+    `offset` returns how much is here already. Raises Refused for a wrong name or size, or a full disk.
+    """
+    if not _NAME.fullmatch(name):
+        raise Refused(f"receive: expected a plain file name, got {name!r}")
+    part, target = board.home / "incoming" / f"{name}.part", board.home / "incoming" / name
+    have = offset(board, name)
+    if target.exists() and have == size:  # the connection was cut after the last byte
+        board.report("received", name)
+        return
+    free = shutil.disk_usage(str(board.home)).free
+    if free < size - have + RESERVE:
+        raise Refused(
+            f"disk: expected {(size - have + RESERVE) // 1_000_000} MB free, found {free // 1_000_000} MB"
+        )
+    # A bundle is large and its name is made of its hash: what is left of another one is of no use any more.
+    for other in (board.home / "incoming").iterdir():
+        if other not in (part, target):
+            other.unlink()
+    with part.open("ab") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+        got = file.tell()
+    if got > size:
+        part.unlink()
+    if got != size:
+        raise Refused(f"receive: expected {size} bytes, got {got}; send again")
+    os.replace(str(part), str(target))
+    board.report("received", name)
+
+
+def offset(board: Board, name: str) -> int:
+    """How many bytes of a file are here already; all of them if it is complete."""
+    for path in (board.home / "incoming" / name, board.home / "incoming" / f"{name}.part"):
+        if path.exists():
+            return path.stat().st_size
+    return 0
+
+
+# 2. Unpack: nothing of a bundle is used, not even its manifest, before signature and hashes are verified
 
 
 def verify(bundle: Path, signers: Path, into: Path | None = None) -> dict[str, Any]:
-    """The manifest of a bundle whose signature and hashes are right; its files are written to the folder `into`.
+    """Verify a bundle's signature and the hash of every file; with `into`, write the files to that folder.
 
-    Returns manifest.json with "id" added. Raises Refused at the first thing that is wrong; what was written
-    by then is left to the caller.
+    Returns manifest.json with "id" added. Raises Refused at the first thing that is wrong; what has been
+    written by then is left to the caller.
     """
     try:
         with tarfile.open(str(bundle), "r:") as archive:
-            return _verified(archive, signers, into)
+            # The list of hashes and its signature come first in the tar, so that one pass is enough.
+            sums_text = _first(archive, SUMS)
+            signature = _first(archive, SIGNATURE)
+            check_signature(sums_text, signature, signers)
+            sums = _parse_sums(sums_text)
+            found: set[str] = set()
+            manifest = b""
+            if into is not None:
+                (into / SUMS).write_bytes(sums_text)
+                (into / SIGNATURE).write_bytes(signature)
+            for member in archive:
+                if member.name in (SUMS, SIGNATURE) and member.name not in found:
+                    continue
+                # Links, folders, second copies and unlisted names are refused: extracting those is how an
+                # archive writes to places outside its folder.
+                if not member.isreg() or member.name not in sums or member.name in found:
+                    raise Refused(f"{member.name}: not in the signed list of files; make the bundle again")
+                found.add(member.name)
+                content = _copy(archive, member, sums[member.name], into)
+                manifest = content if member.name == MANIFEST else manifest
+            if missing := sorted(set(sums) - found):
+                raise Refused(f"bundle: {missing[0]} is missing; copy it again")
+            record: dict[str, Any] = json.loads(manifest)
     except (tarfile.TarError, EOFError) as error:
         raise Refused(
             f"{bundle}: expected a bundle, got a damaged or cut off file ({error}); copy it again"
         ) from None
     except FileNotFoundError:
         raise Refused(f"{bundle}: no such file") from None
-
-
-def _verified(archive: tarfile.TarFile, signers: Path, into: Path | None) -> dict[str, Any]:
-    sums_text = _first(archive, SUMS)
-    signature = _first(archive, SIGNATURE)
-    check_signature(sums_text, signature, signers)
-    sums = _parse_sums(sums_text)
-    found: set[str] = set()
-    manifest = b""
-    if into is not None:
-        (into / SUMS).write_bytes(sums_text)
-        (into / SIGNATURE).write_bytes(signature)
-    for member in archive:
-        if member.name in (SUMS, SIGNATURE) and member.name not in found:
-            continue
-        if not member.isreg() or member.name not in sums or member.name in found:
-            raise Refused(f"{member.name}: not in the signed list of files; make the bundle again")
-        found.add(member.name)
-        content = _copy(archive, member, sums[member.name], into)
-        manifest = content if member.name == MANIFEST else manifest
-    if missing := sorted(set(sums) - found):
-        raise Refused(f"bundle: {missing[0]} is missing; copy it again")
-    record: dict[str, Any] = json.loads(manifest)
+    # The hash makes the id: two bundles of one version with other content are two releases.
     record["id"] = f"{record['version']}-{hashlib.sha256(sums_text).hexdigest()[:12]}"
     return record
 
 
 def _first(archive: tarfile.TarFile, name: str) -> bytes:
+    """The content of the next entry, which must be `name`, and small because it is not verified yet."""
     member = archive.next()
     if member is None or member.name != name or not member.isreg() or member.size > 1 << 20:
         raise Refused(f"bundle: expected {name} at its beginning; make it with `edge-centernet bundle`")
@@ -166,7 +324,7 @@ def _first(archive: tarfile.TarFile, name: str) -> bytes:
 
 
 def _parse_sums(text: bytes) -> dict[str, str]:
-    """Name -> hash. A name is a relative path of plain words, so nothing can be written elsewhere."""
+    """Name -> hash. A name has at most one folder and no leading dot, so nothing can be written elsewhere."""
     sums = {}
     for line in text.decode("ascii", "replace").splitlines():
         match = re.fullmatch(
@@ -181,14 +339,16 @@ def _parse_sums(text: bytes) -> dict[str, str]:
 
 
 def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, expected: str, into: Path | None) -> bytes:
-    """Hash a member, write it if asked; returns the content of small ones."""
+    """Hash a member and write it if asked; returns its first MiB, which is all of a small one."""
     file = archive.extractfile(member)
     assert file is not None
     digest, head = hashlib.sha256(), b""
-    with _create(Path(os.devnull) if into is None else into / member.name) as target:
+    target = Path(os.devnull) if into is None else into / member.name
+    target.parent.mkdir(exist_ok=True)
+    with target.open("wb") as output:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
-            target.write(block)
+            output.write(block)
             head = head or block
     if digest.hexdigest() != expected:
         raise Refused(
@@ -197,13 +357,8 @@ def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, expected: str, into
     return head
 
 
-def _create(path: Path) -> Any:
-    path.parent.mkdir(exist_ok=True)
-    return path.open("wb")
-
-
 def check_signature(content: bytes, signature: bytes, signers: Path) -> None:
-    """Raises Refused unless one of the signers signed the content (`ssh-keygen -Y verify`)."""
+    """Raise Refused unless one of the signers signed the content (`ssh-keygen -Y verify`)."""
     if not signers.is_file():
         raise Refused(f"{signers}: no signer is trusted on this board yet; pin one with --pin FILE")
     if shutil.which("ssh-keygen") is None:
@@ -211,19 +366,9 @@ def check_signature(content: bytes, signature: bytes, signers: Path) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(signature)
         file.flush()
-        command = [
-            "ssh-keygen",
-            "-Y",
-            "verify",
-            "-f",
-            str(signers),
-            "-I",
-            SIGNER,
-            "-n",
-            NAMESPACE,
-            "-s",
-            file.name,
-        ]
+        # The namespace keeps the same key's signatures for other purposes (git, files) from counting here.
+        command = ["ssh-keygen", "-Y", "verify", "-f", str(signers), "-I", SIGNER]
+        command += ["-n", NAMESPACE, "-s", file.name]
         result = subprocess.run(
             command, input=content, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
         )
@@ -235,62 +380,23 @@ def check_signature(content: bytes, signature: bytes, signers: Path) -> None:
 
 
 def pin(board: Board, signers: Path) -> None:
-    """Trust the signers in that file from now on: the first ones, and only those."""
+    """Trust the signers in that file, and only those, from now on."""
     board.etc.mkdir(parents=True, exist_ok=True)
     write_atomic(board.signers, signers.read_bytes())
-    board.tell("pin", f"from now on bundles are taken from the signer in {board.signers} only")
-
-
-# Installing
-
-
-def install(board: Board, bundle: Path, signers: Path | None = None) -> str:
-    """Verify, unpack, install and check a bundle beside what runs; returns its id. Nothing is switched.
-
-    signers: whom a board without a pinned signer trusts from now on, if the bundle is theirs. Raises Refused;
-      the old
-    release and its service are not touched, what was half made is removed next time.
-    """
-    board.tell("verify", str(bundle.name))
-    first = signers is not None and not board.signers.exists()
-    manifest = verify(
-        bundle, signers if signers is not None and first else board.signers
-    )  # nothing is kept before
-    if signers is not None and first:
-        pin(board, signers)
-    release = board.home / "releases" / manifest["id"]
-    here = (release / COMPLETE).exists()
-    if here:
-        board.tell("install", f"{manifest['id']} is here already")
-    else:
-        clean(board)
-        _check_fits(board, manifest)
-    try:
-        if not here:
-            _unpack(board, bundle, manifest, release)
-        check(board, release)
-    except BaseException:
-        clean(board)
-        raise
-    if not here:
-        os.sync()  # a marker must not reach the disk before what it marks
-        write_atomic(release / COMPLETE, b"")
-    if bundle.parent == board.home / "incoming":
-        _unlink(bundle)
-    board.tell("installed", manifest["id"], id=manifest["id"])
-    return str(manifest["id"])
+    board.report("pin", f"from now on only bundles of the signer in {board.signers} are accepted")
 
 
 def _check_fits(board: Board, manifest: dict[str, Any]) -> None:
-    """Processor, Python, glibc and room, told before anything is written."""
+    """Raise Refused unless processor, Python, glibc, system packages and free space fit. Writes nothing."""
     machine = platform.machine()
     if manifest["kind"] == "full":
+        # armv8l is what a 64-bit kernel calls the processor under a 32-bit system: armv7l wheels run there.
         if machine != manifest["machine"] and (machine, manifest["machine"]) != ("armv8l", "armv7l"):
             raise Refused(
                 f"bundle: for {manifest['machine']} ({manifest['target']}), this board is {machine}; "
                 "make one with another --target"
             )
-        find_python(manifest["python"])
+        python = find_python(manifest["python"])
         libc, version = platform.libc_ver()
         have = tuple(int(part) for part in version.split(".")[:2]) if libc == "glibc" and version else ()
         if have and have < tuple(manifest["glibc"]):
@@ -298,27 +404,24 @@ def _check_fits(board: Board, manifest: dict[str, Any]) -> None:
             raise Refused(
                 f"bundle: its wheels need glibc {need}, this system has {version}; use a newer system"
             )
-        _check_system_packages(manifest)
+        modules = {"python3-numpy": "numpy", "python3-opencv": "cv2"}
+        for package in manifest["apt"]:
+            probe = [python, "-c", f"import {modules.get(package, package)}"]
+            if subprocess.run(
+                probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+            ).returncode:
+                raise Refused(
+                    f"bundle: expected the system's {package} (no wheels for it here): "
+                    f"apt-get install {package}"
+                )
     free = shutil.disk_usage(str(board.home)).free
     if free < manifest["installed_bytes"] + RESERVE:
         need_mb, free_mb = (manifest["installed_bytes"] + RESERVE) // 1_000_000, free // 1_000_000
         raise Refused(f"disk: expected {need_mb} MB free below {board.home}, found {free_mb} MB; make room")
 
 
-def _check_system_packages(manifest: dict[str, Any]) -> None:
-    modules = {"python3-numpy": "numpy", "python3-opencv": "cv2"}
-    for package in manifest["apt"]:
-        probe = [find_python(manifest["python"]), "-c", f"import {modules.get(package, package)}"]
-        if subprocess.run(
-            probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
-        ).returncode:
-            raise Refused(
-                f"bundle: expected the system's {package} (no wheels for it here): apt-get install {package}"
-            )
-
-
 def find_python(version: str) -> str:
-    """The interpreter of that version ("3.11"); Refused without one."""
+    """Path of the interpreter of that version ("3.11"). Raises Refused if there is none."""
     if sys.version_info[:2] == tuple(map(int, version.split("."))):
         return sys.executable
     found = shutil.which(f"python{version}")
@@ -329,14 +432,23 @@ def find_python(version: str) -> str:
 
 
 def _unpack(board: Board, bundle: Path, manifest: dict[str, Any], release: Path) -> None:
-    board.tell("unpack", manifest["id"])
+    """Make the folder of the release under a temporary name, complete with its packages, then rename it."""
+    board.report("unpack", manifest["id"])
     part = release.with_name(f".{release.name}.part")
     shutil.rmtree(str(part), ignore_errors=True)
     part.mkdir(parents=True)
+    # Verified again, now while it is written: the file may have changed since it was read for the manifest.
     verify(bundle, board.signers, part)
     if manifest["kind"] == "model":
-        venv = _base_venv(board)
-        _take_over(board, part)
+        # A bundle that brings only a model takes packages, unit and settings of the release that runs.
+        current = board.home / "current"
+        if not (current / COMPLETE).exists():
+            raise Refused("model: no release is installed on this board yet; deploy a whole bundle first")
+        venv = (current / "venv").resolve()
+        for name in (UNIT, "camera.toml", "requirements.txt"):
+            source = current / name
+            if source.exists() and not (part / name).exists():
+                shutil.copy2(str(source), str(part / name))
     else:
         venv = _make_venv(board, manifest, part)
     shutil.rmtree(str(part / "wheels"), ignore_errors=True)
@@ -347,55 +459,39 @@ def _unpack(board: Board, bundle: Path, manifest: dict[str, Any], release: Path)
     os.replace(str(part), str(release))
 
 
-def _base_venv(board: Board) -> Path:
-    """The packages of the release that runs, for a bundle that brings only a model."""
-    current = board.home / "current"
-    if not (current / COMPLETE).exists():
-        raise Refused("model: no release is installed on this board yet; deploy a whole bundle first")
-    return (current / "venv").resolve()
-
-
-def _take_over(board: Board, part: Path) -> None:
-    """What a bundle with only a model does not bring, from the release that runs."""
-    for name in (UNIT, "camera.toml", "requirements.txt"):
-        source = board.home / "current" / name
-        if source.exists() and not (part / name).exists():
-            shutil.copy2(str(source), str(part / name))
+# 3. Packages: in a folder named by the hash of what is in it, so that no release ever changes another's
 
 
 def _make_venv(board: Board, manifest: dict[str, Any], part: Path) -> Path:
-    """The virtual environment of the bundle's wheels, from the bundle alone; one that is here already is taken."""
+    """Make the virtual environment of the bundle's wheels, without a network; an equal one is used again."""
     requirements = (part / "requirements.txt").read_bytes()
     python = find_python(manifest["python"])
     key = hashlib.sha256(requirements + repr((python, manifest["system_packages"])).encode()).hexdigest()[:16]
     venv = board.home / "venvs" / key
     if (venv / COMPLETE).exists():
-        board.tell("packages", "as in an earlier release")
+        board.report("packages", "as in an earlier release")
         return venv
-    board.tell("packages", "installing, from the bundle only")
+    board.report("packages", "installing, from the bundle only")
     shutil.rmtree(str(venv), ignore_errors=True)
     options = ["--system-site-packages"] if manifest["system_packages"] else []
-    # Without pip: a Debian has the module venv, but not ensurepip. The bundle's pip runs out of its wheel.
+    # Without pip: Debian installs the module venv without ensurepip. The bundle's pip runs out of its wheel.
     _run([python, "-I", "-m", "venv", "--without-pip", *options, str(venv)], "venv")
     pip = next((part / "wheels").glob("pip-*.whl"))
-    command = [
-        str(venv / "bin/python"),
-        "-I",
-        str(pip / "pip"),
-        "install",
-        "--quiet",
-        "--no-index",
-        "--no-deps",
-    ]
-    command += ["--ignore-installed", "--require-hashes", "--no-cache-dir", "--disable-pip-version-check"]
-    command += ["--root-user-action=ignore", "--find-links", str(part / "wheels")]
-    _run([*command, "-r", str(part / "requirements.txt")], "pip")
-    os.sync()
+    command = [str(venv / "bin/python"), "-I", str(pip / "pip"), "install", "--quiet"]
+    # The lock is complete and every hash is signed: pip neither resolves nor fetches anything.
+    command += ["--no-index", "--no-deps", "--require-hashes", "--find-links", str(part / "wheels")]
+    # Packages of the system do not stand in for those of the bundle, which were tested together.
+    command += ["--ignore-installed", "--no-cache-dir", "--disable-pip-version-check"]
+    command += ["--root-user-action=ignore", "-r", str(part / "requirements.txt")]
+    _run(command, "pip")
+    os.sync()  # as in `install`: content first, then the marker
     write_atomic(venv / COMPLETE, b"")
     return venv
 
 
 def _run(command: list[str], what: str) -> None:
+    """Run a program. Raises Refused with the last error it printed unless it ends with 0."""
+    # Settings of whoever called us (an index, a path) must not decide what is installed.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "PYTHON"))}
     result = subprocess.run(
         command,
@@ -406,53 +502,34 @@ def _run(command: list[str], what: str) -> None:
         check=False,
     )
     if result.returncode:
-        lines = result.stdout.decode("utf-8", "replace").strip().splitlines() or [
-            f"exit status {result.returncode}"
-        ]
-        # pip's last error is its reason; where that is "ERROR: Exception:", a traceback follows, and its last
-        # line is.
-        told = [line for line in lines if line.startswith("ERROR") and line != "ERROR: Exception:"] or lines
-        raise Refused(f"{what}: {told[-1][:300]}")
+        lines = result.stdout.decode("utf-8", "replace").strip().splitlines()
+        # pip's last error is its reason, unless that is "ERROR: Exception:": then a traceback follows, and
+        # the last line of the output is the reason.
+        errors = [line for line in lines if line.startswith("ERROR") and line != "ERROR: Exception:"] or lines
+        reason = errors[-1] if errors else f"exit status {result.returncode}"
+        raise Refused(f"{what}: {reason[:300]}")
 
 
-# Checking
+# 4. Check: with the real packages, engine and model, while the old release still runs
 
 
 def check(board: Board, release: Path) -> None:
-    """Run the release's model by its own engine on the bundle's photo; Refused unless it finds what it should.
+    """Run the release's model on the bundle's photo. Raises Refused unless it detects what is expected.
 
-    `detect` begins with the model's golden self-check, in a process that may crash.
+    `edge-centernet detect` starts with the model's self-test, in a process of its own that may crash.
     """
-    board.tell("check", "the model runs on this board, on the photo of the bundle")
+    board.report("check", "the model runs on this board, on the photo of the bundle")
     expected = json.loads((release / "check/expected.json").read_text())
     started = time.monotonic()
-    found = _detect(board, release, expected)
-    problem = differs(found, expected)
-    if problem:
-        raise Refused(f"check: {problem}; the old release stays")
-    board.tell(
-        "checked", f"{len(found)} objects as expected, in {time.monotonic() - started:.1f} s with start-up"
-    )
-
-
-def _detect(board: Board, release: Path, expected: dict[str, Any]) -> list[dict[str, Any]]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    # TensorRT builds its engine in the check and the service finds it in this cache: a build takes minutes,
+    # far longer than a service may take to start.
+    environment["EDGE_CENTERNET_ENGINE_CACHE"] = str(board.home / "engines")
+    command = [str(release / "venv/bin/python"), "-I", "-m", "edge_centernet", "detect", "--format", "jsonl"]
+    command += ["--source", str(release / "check/photo.jpg"), "--threshold", str(expected["threshold"])]
+    command += ["--model", str(release / "model" / expected["model"]), "--runtime", expected["runtime"]]
     with tempfile.TemporaryDirectory() as folder:
         environment.update(HOME=folder, XDG_CACHE_HOME=folder)
-        environment["EDGE_CENTERNET_ENGINE_CACHE"] = str(
-            board.home / "engines"
-        )  # TensorRT builds here, at leisure
-        command = [
-            str(release / "venv/bin/python"),
-            "-I",
-            "-m",
-            "edge_centernet",
-            "detect",
-            "--format",
-            "jsonl",
-        ]
-        command += ["--source", str(release / "check/photo.jpg"), "--threshold", str(expected["threshold"])]
-        command += ["--model", str(release / "model" / expected["model"]), "--runtime", expected["runtime"]]
         try:
             result = subprocess.run(
                 command,
@@ -465,24 +542,37 @@ def _detect(board: Board, release: Path, expected: dict[str, Any]) -> list[dict[
             )
         except subprocess.TimeoutExpired:
             raise Refused(f"check: no answer within {CHECK_S:.0f} s; the old release stays") from None
+    log = result.stderr.decode("utf-8", "replace").strip().splitlines()
     if result.returncode:
-        lines = result.stderr.decode("utf-8", "replace").strip().splitlines() or [""]
-        reason = next((line for line in lines if "cannot be relied on" in line), lines[-1])
+        reason = next((line for line in log if "cannot be relied on" in line), (log or [""])[-1])
         raise Refused(f"check: detect ended with {result.returncode}: {reason[:300]}; the old release stays")
-    using = [
-        line for line in result.stderr.decode("utf-8", "replace").splitlines() if line.startswith("Using ")
-    ]
-    board.tell("engine", using[-1].split(": ")[0] if using else "unknown")
-    records = [json.loads(line) for line in result.stdout.decode().splitlines()]
-    detections: list[dict[str, Any]] = records[0]["detections"]
-    return detections
+    using = [line for line in log if line.startswith("Using ")]
+    board.report("engine", using[-1].split(": ")[0] if using else "unknown")
+    found = json.loads(result.stdout.decode().splitlines()[0])["detections"]
+    if problem := differs(found, expected):
+        raise Refused(f"check: {problem}; the old release stays")
+    board.report(
+        "checked", f"{len(found)} objects as expected, in {time.monotonic() - started:.1f} s with start-up"
+    )
 
 
 def differs(found: list[dict[str, Any]], expected: dict[str, Any]) -> str | None:
-    """What is not as expected, None if all is: by class, box and score; those at the threshold may be missing."""
+    """Compare detections by class, box and score; returns the first difference, or None.
+
+    A detection whose score is within SCORE_TOLERANCE of the threshold may be missing or be added.
+    """
     left, pixels = list(found), expected.get("box_tolerance", BOX_TOLERANCE)
     for wanted in expected["detections"]:
-        match = next((item for item in left if _same(item, wanted, pixels)), None)
+        match = next(
+            (
+                item
+                for item in left
+                if item["class"] == wanted["class"]
+                and abs(item["score"] - wanted["score"]) <= SCORE_TOLERANCE
+                and max(abs(x - y) for x, y in zip(item["box"], wanted["box"])) <= pixels  # noqa: B905  # Python 3.8
+            ),
+            None,
+        )
         if match is not None:
             left.remove(match)
         elif wanted["score"] > expected["threshold"] + SCORE_TOLERANCE:
@@ -493,50 +583,13 @@ def differs(found: list[dict[str, Any]], expected: dict[str, Any]) -> str | None
     return None
 
 
-def _same(a: dict[str, Any], b: dict[str, Any], pixels: float) -> bool:
-    boxes = max(abs(x - y) for x, y in zip(a["box"], b["box"]))  # noqa: B905  # Python 3.8
-    scores = abs(a["score"] - b["score"])
-    return bool(a["class"] == b["class"] and boxes <= pixels and scores <= SCORE_TOLERANCE)
-
-
-# Switching
-
-
-def activate(board: Board, name: str, watch_s: float, attended: bool, camera: str | None = None) -> None:
-    """Make a release the current one, restart the cameras, watch them, and go back if they are not well.
-
-    attended: a computer looks on through stdin and stdout, and must say "keep" after all went well; when it
-      is gone
-    before that, so is the new release. Raises Refused (with the old release running) or Cut.
-    """
-    release = board.home / "releases" / name
-    if not (release / COMPLETE).exists():
-        raise Refused(f"{name}: not installed on this board; `status` lists what is")
-    old = board.release("current")
-    before = {unit: service_state(unit) for unit in cameras(board)}
-    _write_json(board.pending, {"new": name, "old": old})
-    try:
-        _arm_revert(board, watch_s)
-        board.tell("switch", f"{old or 'nothing'} -> {name}")
-        _switch(board, name)
-        _add_camera(board, release, camera)
-        _restart(board)
-        board.tell("watch", f"{', '.join(cameras(board)) or 'no camera is set up'}, for {watch_s:.0f} s")
-        _watch(board, before, watch_s, attended)
-        board.tell("healthy", name, id=name)
-        _await_keep(attended)
-    except BaseException as error:
-        _go_back(board, old)
-        if isinstance(error, Refused):
-            raise Refused(f"{error}; back to {old or 'nothing'}") from None
-        raise
-    _commit(board, name, old)
+# 5. Switch: as short as it can be, because it is the one moment at which the old release is not current
 
 
 def _switch(board: Board, name: str | None) -> None:
-    """Current -> releases/NAME in one rename, and that release's unit file in place."""
+    """Point `current` to releases/NAME and install that release's unit file; None removes `current`."""
     if name is None:
-        _unlink(board.home / "current")
+        (board.home / "current").unlink(missing_ok=True)
         return
     _point(board, "current", name)
     board.units.mkdir(parents=True, exist_ok=True)
@@ -544,16 +597,16 @@ def _switch(board: Board, name: str | None) -> None:
 
 
 def _point(board: Board, link: str, name: str) -> None:
-    """LINK -> releases/NAME in one rename, also after a power cut."""
+    """LINK -> releases/NAME by one rename that survives a power cut."""
     new = board.home / f".{link}.new"
-    _unlink(new)
+    new.unlink(missing_ok=True)
     os.symlink(f"releases/{name}", str(new))
     os.replace(str(new), str(board.home / link))
     _sync_folder(board.home)
 
 
 def _add_camera(board: Board, release: Path, camera: str | None) -> None:
-    """A first camera on a board that has none: its configuration from the bundle, enabled at boot."""
+    """Set up a first camera where there is none: its configuration from the bundle, enabled at boot."""
     write_atomic(board.units / RECOVER_UNIT, _RECOVER_TEXT.encode())
     _enable(board, RECOVER_UNIT, RECOVER_UNIT)
     if camera is None or cameras(board):
@@ -561,44 +614,36 @@ def _add_camera(board: Board, release: Path, camera: str | None) -> None:
     config = board.etc / f"{camera}.toml"
     if not config.exists():
         write_atomic(config, (release / "camera.toml").read_bytes())
-        config.chmod(0o644)  # read by a user that systemd makes up
+        config.chmod(0o644)  # the service runs as a user that systemd makes up
     _enable(board, UNIT, f"edge-centernet@{camera}.service")
 
 
 def _enable(board: Board, unit: str, name: str) -> None:
-    """As `systemctl enable` does, where there may be no systemd to ask (an image, a chroot)."""
+    """What `systemctl enable` does, also where no systemd runs (an image, a chroot)."""
     wants = board.units / "multi-user.target.wants"
     wants.mkdir(parents=True, exist_ok=True)
     if not (wants / name).is_symlink():
         os.symlink(f"/etc/systemd/system/{unit}", str(wants / name))
 
 
-def _arm_revert(board: Board, watch_s: float) -> None:
-    """Should this process be killed, systemd goes back."""
-    if board.systemd:
-        seconds = int(START_S + watch_s + KEEP_S + 60)
-        command = [
-            "systemd-run",
-            "--quiet",
-            f"--unit={REVERT_UNIT}",
-            f"--on-active={seconds}",
-            sys.executable,
-        ]
-        systemctl("stop", f"{REVERT_UNIT}.timer")
-        systemctl("reset-failed", f"{REVERT_UNIT}.timer", f"{REVERT_UNIT}.service")
-        _run([*command, str(board.home / "agent.py"), "recover"], "systemd-run")
-
-
 def _restart(board: Board) -> None:
+    """Start the cameras again with what is current now."""
     if board.systemd:
         systemctl("daemon-reload")
         for unit in cameras(board):
+            # This also sets systemd's counter of restarts to zero, which `ill` reads.
             systemctl("reset-failed", unit)
             systemctl("restart", "--no-block", unit)
 
 
+# 6. Watch: what the check cannot see, a camera and a service that runs for a while
+
+
 def _watch(board: Board, before: dict[str, dict[str, str]], watch_s: float, attended: bool) -> None:
-    """Raises Refused at the first service that is not well; Cut when the attending computer is gone."""
+    """Wait until every service has been up for watch_s seconds.
+
+    Raises Refused at the first one that is not well, and Cut when the attending computer is gone.
+    """
     if not board.systemd:
         return
     units = cameras(board)
@@ -607,6 +652,7 @@ def _watch(board: Board, before: dict[str, dict[str, str]], watch_s: float, atte
     while True:
         for unit in units:
             state = service_state(unit)
+            # Right after the restart systemd may still show the old run; a new one has another id.
             started_anew = state["InvocationID"] != before.get(unit, {}).get("InvocationID", "")
             if started_anew and state["ActiveState"] == "active" and unit not in ready:
                 ready[unit] = state
@@ -619,26 +665,34 @@ def _watch(board: Board, before: dict[str, dict[str, str]], watch_s: float, atte
             end = time.monotonic() + watch_s
         elif time.monotonic() >= end:
             break
-        _look_for_attendant(attended, 0.5)
+        if not attended:
+            time.sleep(0.5)
+        elif select.select([0], [], [], 0.5)[0] and not os.read(0, 1):  # the end of stdin
+            raise Cut
     for unit in units:
         _judge_end(unit, service_state(unit), before.get(unit))
 
 
 def ill(unit: str, state: dict[str, str], ready: dict[str, str] | None) -> str | None:
-    """Why a service must be called ill now, None if it need not. ready: its state when it became ready."""
+    """Why a service is not well, None if it is. ready: its state when it became ready, None before that."""
     if (
         state["ActiveState"] == "failed"
         or state["Result"] not in ("", "success")
         or int(state["NRestarts"] or 0) > 0
     ):
-        return f"{unit} ended ({state['Result'] or 'failed'}, exit status {state['ExecMainStatus']}){last_words(unit)}"
+        reason = f"{state['Result'] or 'failed'}, exit status {state['ExecMainStatus']}"
+        return f"{unit} ended ({reason}){last_words(unit)}"
+    # systemd restarts a service faster than we look: another process is as bad as none.
     if ready is not None and (state["ActiveState"] != "active" or state["MainPID"] != ready["MainPID"]):
         return f"{unit} did not stay up ({state['ActiveState']})"
     return None
 
 
 def _judge_end(unit: str, state: dict[str, str], before: dict[str, str] | None) -> None:
-    """A camera that delivered before must deliver now; one that was lost before says nothing about the release."""
+    """Raise Refused where a camera gave results under the old release and gives none now.
+
+    A camera that was lost before says nothing about the new release.
+    """
     if before and delivers(before) and not delivers(state):
         raise Refused(
             f"watch: {unit} gives no results ({state['StatusText'] or 'no status'}), the old release did"
@@ -646,20 +700,13 @@ def _judge_end(unit: str, state: dict[str, str], before: dict[str, str] | None) 
 
 
 def delivers(state: dict[str, str]) -> bool:
-    """Whether a camera's status line tells of results: "29.8 fps; person 2"."""
+    """Whether a service's status line reports results: "29.8 fps; person 2"."""
     found = re.match(r"(\d+\.\d) fps", state["StatusText"])
     return state["ActiveState"] == "active" and found is not None and float(found.group(1)) > 0
 
 
-def _look_for_attendant(attended: bool, seconds: float) -> None:
-    if not attended:
-        time.sleep(seconds)
-        return
-    if select.select([0], [], [], seconds)[0] and not os.read(0, 1):
-        raise Cut
-
-
 def _await_keep(attended: bool) -> None:
+    """Wait for "keep" on stdin. Raises Cut when it does not come within KEEP_S seconds."""
     if not attended:
         return
     text, end = b"", time.monotonic() + KEEP_S
@@ -672,35 +719,35 @@ def _await_keep(attended: bool) -> None:
         text += block
 
 
+# 7. Fall back: by this process, by systemd's timer, by the next command or at boot, all by the same functions
+
+
 def _go_back(board: Board, old: str | None) -> None:
-    """The old release runs again; where there was none, nothing does."""
+    """Make the old release run again; where there was none, nothing runs."""
     if old is None:
         for unit in cameras(board):
             if board.systemd:
                 systemctl("stop", "--no-block", unit)
-            _unlink(board.units / "multi-user.target.wants" / unit)
+            (board.units / "multi-user.target.wants" / unit).unlink(missing_ok=True)
     _switch(board, old)
     _restart(board)
+    # Last: a power cut before this line makes the next boot go back once more, which does no harm.
     _forget_pending(board)
-
-
-def _commit(board: Board, name: str, old: str | None) -> None:
-    if old is not None and old != name:
-        _point(board, "previous", old)
-    _forget_pending(board)
-    clean(board)
-    board.tell("done", f"{name} is current", id=name)
 
 
 def _forget_pending(board: Board) -> None:
-    _unlink(board.pending)
+    """End the trial: first the file, then the timer, which does nothing without the file."""
+    board.pending.unlink(missing_ok=True)
     _sync_folder(board.home)
     if board.systemd:
         systemctl("stop", f"{REVERT_UNIT}.timer")
 
 
 def recover(board: Board, boot: bool = False) -> None:
-    """Go back to the release before, if an update was cut off in its trial. boot: nothing runs yet to be restarted."""
+    """Go back to the old release if an update was cut off in its trial.
+
+    boot: no camera has been started yet, so none is restarted.
+    """
     if not board.pending.exists():
         return
     try:
@@ -713,11 +760,11 @@ def recover(board: Board, boot: bool = False) -> None:
         _forget_pending(board)
     else:
         _go_back(board, old)
-    board.tell("recovered", f"an update was cut off; back to {old or 'nothing'}")
+    board.report("recovered", f"an update was cut off; back to {old or 'nothing'}")
 
 
 def clean(board: Board) -> None:
-    """Remove all but the current release and the one before: half made ones, old ones, packages of neither."""
+    """Remove all releases but the current and the previous one, and packages that neither of them uses."""
     names = {board.release("current"), board.release("previous")}
     used = set()
     for release in (board.home / "releases").glob("*"):
@@ -742,7 +789,7 @@ def cameras(board: Board) -> list[str]:
 
 
 def service_state(unit: str) -> dict[str, str]:
-    """What systemd knows of a service; empty texts where there is none."""
+    """What systemd knows about a service; empty texts where there is none."""
     keys = ("InvocationID", "ActiveState", "MainPID", "NRestarts", "Result", "ExecMainStatus", "StatusText")
     command = ["systemctl", "show", unit, "-p", ",".join(keys)]
     state = dict.fromkeys(keys, "")
@@ -757,7 +804,7 @@ def service_state(unit: str) -> dict[str, str]:
 
 
 def last_words(unit: str) -> str:
-    """The error that a service logged last, to end a message with."""
+    """The last error that a service logged, as the end of a message; "" if there is none."""
     command = ["journalctl", "-u", unit, "-n", "20", "-o", "cat", "--no-pager"]
     if shutil.which("journalctl") is None:
         return ""
@@ -767,7 +814,7 @@ def last_words(unit: str) -> str:
 
 
 def systemctl(*arguments: str) -> None:
-    """Ask systemd; what it answers is seen by its effect."""
+    """Run systemctl. Its exit status is ignored: `service_state` shows what came of it."""
     subprocess.run(
         ["systemctl", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
     )
@@ -777,18 +824,14 @@ def systemctl(*arguments: str) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Whole or not there, also after a power cut."""
+    """Write a file that is complete or absent, also after a power cut."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(str(temporary), str(path))
-    _sync_folder(path.parent)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_atomic(path, json.dumps(value).encode())
+    _sync_folder(path.parent)  # the rename itself is in the folder, which has a cache of its own
 
 
 def _sync_folder(path: Path) -> None:
@@ -799,14 +842,9 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _unlink(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        path.unlink()
-
-
 @contextmanager
 def locked(board: Board, wait_s: float = 0.0) -> Iterator[None]:
-    """One update at a time. wait_s: how long to wait for another one's end; Refused then."""
+    """Make the folders and hold the lock of an update. Raises Refused if it is taken for wait_s seconds."""
     for folder in ("releases", "venvs", "incoming", "engines"):
         (board.home / folder).mkdir(parents=True, exist_ok=True)
     board.etc.mkdir(parents=True, exist_ok=True)
@@ -814,6 +852,7 @@ def locked(board: Board, wait_s: float = 0.0) -> Iterator[None]:
         end = time.monotonic() + wait_s
         while True:
             try:
+                # The kernel releases this lock when its process ends, however it ends.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
@@ -823,60 +862,13 @@ def locked(board: Board, wait_s: float = 0.0) -> Iterator[None]:
         yield
 
 
-def _keep_agent(board: Board) -> None:
-    """This file, for the recovery at boot."""
-    content = Path(__file__).read_bytes()
-    target = board.home / "agent.py"
-    if not target.exists() or target.read_bytes() != content:
-        write_atomic(target, content)
-
-
 # Commands
-
-
-def receive(board: Board, name: str, size: int) -> None:
-    """Take a file from stdin into incoming/NAME, on from where an earlier try stopped (`offset` tells where)."""
-    if not _NAME.fullmatch(name):
-        raise Refused(f"receive: expected a plain file name, got {name!r}")
-    part, target = board.home / "incoming" / f"{name}.part", board.home / "incoming" / name
-    have = offset(board, name)
-    if target.exists() and have == size:  # the connection was cut after it
-        board.tell("received", name)
-        return
-    free = shutil.disk_usage(str(board.home)).free
-    if free < size - have + RESERVE:
-        raise Refused(
-            f"disk: expected {(size - have + RESERVE) // 1_000_000} MB free, found {free // 1_000_000} MB"
-        )
-    for other in (board.home / "incoming").iterdir():
-        if other not in (part, target):
-            other.unlink()
-    with part.open("ab") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-        file.flush()
-        os.fsync(file.fileno())
-        got = file.tell()
-    if got > size:
-        part.unlink()
-    if got != size:
-        raise Refused(f"receive: expected {size} bytes, got {got}; send again")
-    os.replace(str(part), str(target))
-    board.tell("received", name)
-
-
-def offset(board: Board, name: str) -> int:
-    """How many bytes of a file are here already; all of it if it is complete."""
-    for path in (board.home / "incoming" / name, board.home / "incoming" / f"{name}.part"):
-        if path.exists():
-            return path.stat().st_size
-    return 0
 
 
 def status(board: Board) -> dict[str, Any]:
     """The releases, the cameras, and what this board is."""
     releases = [path for path in (board.home / "releases").glob("*") if (path / COMPLETE).exists()]
-    # What `system.machine` reads too. This file runs alone, before the package is on the board, so it has a
-    # copy.
+    # `system.machine` reads the same. This is a copy, because this file runs without the package.
     return {
         "machine": platform.machine(),
         "python": ".".join(map(str, sys.version_info[:2])),
@@ -900,36 +892,30 @@ def _text(path: Path) -> str:
         return ""
 
 
-def setup(board: Board, bundle: Path, signers: Path | None, camera: str, watch_s: float) -> None:
-    """Everything for a bare board, without anybody looking on."""
-    name = install(board, bundle, signers)
-    activate(board, name, watch_s, attended=False, camera=camera)
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(
         prog="agent.py", description="Install edge-centernet releases on this board."
     )
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--root", type=Path, default=Path("/"), help="where /opt and /etc are")
-    shared.add_argument("--json", action="store_true", help="one JSON object a line")
+    shared.add_argument("--root", type=Path, default=Path("/"), help="folder that contains /opt and /etc")
+    shared.add_argument("--json", action="store_true", help="print one JSON object per line")
     commands = top.add_subparsers(dest="command", required=True)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, parents=[shared])
 
-    one = add("setup", "pin, verify, install, check, switch, start")
+    one = add("setup", "pin, verify, install, check, switch and start")
     one.add_argument("bundle", type=Path)
     one.add_argument("--pin", type=Path, help="file of trusted signers, for a board without one")
     one.add_argument("--camera", default="camera", help="name of the first camera")
-    one.add_argument("--watch", type=float, default=15.0, help="seconds that the cameras are watched")
-    one = add("install", "verify, install and check beside what runs")
+    one.add_argument("--watch", type=float, default=15.0, help="seconds for which the cameras are watched")
+    one = add("install", "verify, install and check beside the release that runs")
     one.add_argument("bundle", type=Path)
     one.add_argument("--pin", type=Path, help="file of trusted signers, for a board without one")
     for name, text in (
         ("activate", "switch to an installed release"),
-        ("rollback", "switch to the release before"),
+        ("rollback", "switch to the previous release"),
     ):
         one = add(name, text)
         if name == "activate":
@@ -937,22 +923,24 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument(
                 "--camera", default=None, help="name of the first camera, on a board without one"
             )
-        one.add_argument("--watch", type=float, default=15.0, help="seconds that the cameras are watched")
+        one.add_argument(
+            "--watch", type=float, default=15.0, help="seconds for which the cameras are watched"
+        )
         one.add_argument(
             "--attended", action="store_true", help="go back unless stdin says 'keep' at the end"
         )
     one = add("recover", "end an update that was cut off")
-    one.add_argument("--boot", action="store_true", help="before the cameras are started")
+    one.add_argument("--boot", action="store_true", help="run before the cameras are started")
     one = add("receive", "take a file from stdin")
     one.add_argument("name")
     one.add_argument("size", type=int)
-    add("offset", "bytes of a file that are here").add_argument("name")
-    add("status", "what is installed and how it does")
+    add("offset", "print how many bytes of a file are here").add_argument("name")
+    add("status", "print what is installed and how it is running")
     return top
 
 
 def run(board: Board, options: argparse.Namespace) -> None:
-    """One command."""
+    """Run one command. Raises Refused or Cut."""
     if options.command == "status":
         print(json.dumps(status(board)))
         return
@@ -961,7 +949,10 @@ def run(board: Board, options: argparse.Namespace) -> None:
         return
     # What ends a broken update must not give up because its killed installer is not quite gone yet.
     with locked(board, LOCK_S if options.command == "recover" else 0.0):
-        _keep_agent(board)
+        # This very file stays on the board: the timer and the unit of the next boot run it.
+        content, kept = Path(__file__).read_bytes(), board.home / "agent.py"
+        if not kept.exists() or kept.read_bytes() != content:
+            write_atomic(kept, content)
         recover(board, getattr(options, "boot", False))
         if options.command == "rollback":
             options.id, options.camera = board.release("previous"), None
@@ -979,7 +970,7 @@ def run(board: Board, options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, 2 after one line on stderr, 3 where the attending computer went away, 130 for Ctrl-C."""
+    """Exit status: 0, 2 after one line on stderr, 3 if the attending computer is gone, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
     board = Board(options.root.absolute(), options.json)
     try:

@@ -1,7 +1,6 @@
 """The boards that a bundle can be made for: processor, Python, engine and model format of each.
 
-What a board can run decides; docs/devices.md says which of it was seen on silicon, emulated, or is by
-construction.
+docs/devices.md says how each was tested: on silicon, emulated, or by construction (its parts alone).
 """
 
 from __future__ import annotations
@@ -14,19 +13,23 @@ from pathlib import Path
 from edge_centernet.errors import ConfigError
 from edge_centernet.runtimes.engines import Engine, engine_of_package, packages
 
-LOCKS = Path(__file__).parent / "locks.json"  # by scripts/lock_wheels.py
-PACKAGES = tuple(packages())  # what `--engine` takes: an engine by its package
+LOCKS = Path(__file__).parent / "locks.json"  # written by scripts/lock_wheels.py
+PACKAGES = tuple(packages())  # the values of `--engine`: an engine is named by its package
 
 
 @dataclass(frozen=True)
 class Target:
     """One kind of board.
 
-    machine: as `uname -m` prints it. python: "3.11". engine: one of PACKAGES. symmetric: whether the model
-    file is the one for TensorRT. system_packages: whether the board's own Python packages stay visible
-    (picamera2, OpenCV with GStreamer, NumPy where PyPI has none). apt: what they are, for the message that
-    asks for them.
-    left_out: packages of the lock that they stand in for.
+    machine: as `uname -m` prints it.
+    python: version of the board's usual system, such as "3.11".
+    engine: one of PACKAGES.
+    model: name of the shipped model that suits the board.
+    symmetric: whether the model file is the one for TensorRT, which takes no zero points but 0.
+    system_packages: whether the board's own Python packages stay visible (picamera2, OpenCV with GStreamer,
+        NumPy where PyPI has none).
+    apt: Debian packages that are needed for this, named in the message that asks for them.
+    left_out: packages of the lock that they replace.
     """
 
     name: str
@@ -42,22 +45,23 @@ class Target:
 
     @property
     def runtime(self) -> Engine:
-        """The engine that the package brings."""
+        """The engine that is in the package."""
         return engine_of_package(self.engine)
 
     @property
     def lock(self) -> list[str]:
-        """Every wheel with its version and hash, a requirements line each; none where the combination has no wheels."""
+        """A requirements line with version and hash for every wheel; empty where there are no wheels."""
         return locks().get(f"{self.machine}-py{self.python.replace('.', '')}-{self.engine}", [])
 
     @property
     def glibc(self) -> tuple[int, int]:
         """The oldest glibc that all of its wheels run with (docs/benchmarks/wheels.md)."""
+        # Wheels for x86 are built on older systems than those for ARM: 2.28 was enough for all of them.
         return min(arm_glibc(self.engine), (2, 28)) if self.machine == "x86_64" else arm_glibc(self.engine)
 
 
 def arm_glibc(package: str) -> tuple[int, int]:
-    """The oldest glibc that a package's wheels for ARM run with; those for x86 are content with 2.28."""
+    """The oldest glibc that a package's wheels for ARM run with."""
     wheel = packages()[package].wheel("aarch64")
     assert wheel is not None, f"{package} has no wheels for aarch64"
     return wheel.glibc
@@ -80,7 +84,7 @@ TARGETS = {
             engine="onnxruntime",
             symmetric=True,
             system_packages=True,
-            # PyPI's has no GStreamer, without which a Jetson's CSI cameras give no picture.
+            # PyPI's OpenCV has no GStreamer, without which a Jetson's CSI cameras give no image.
             apt=("python3-opencv",),
             left_out=("opencv-python-headless",),
         ),
@@ -103,15 +107,15 @@ TARGETS = {
 
 @functools.cache
 def locks() -> dict[str, list[str]]:
-    """MACHINE-pyXY-ENGINE -> a requirements line with version and hash for every wheel of a bundle, by name."""
+    """MACHINE-pyXY-ENGINE -> the requirements lines of a bundle's wheels, in the order of their names."""
     found: dict[str, list[str]] = json.loads(LOCKS.read_text(encoding="utf-8"))
     return found
 
 
 def find_target(name: str, python: str | None = None, engine: str | None = None) -> Target:
-    """The target of that name, for another Python or with another engine if asked.
+    """The target of that name, with another Python or engine if given.
 
-    Raises ConfigError for a name that is none, and where no wheels are known for the combination.
+    Raises ConfigError for an unknown name, and for a combination that has no wheels.
     """
     if name not in TARGETS:
         raise ConfigError(f"target: expected one of {', '.join(TARGETS)}, got {name!r}")
@@ -123,6 +127,7 @@ def find_target(name: str, python: str | None = None, engine: str | None = None)
         target,
         python=python or target.python,
         engine=engine,
+        # Only ONNX Runtime can pass the symmetric model on to TensorRT; other engines read their own format.
         symmetric=target.symmetric and engine == "onnxruntime",
     )
     if not target.lock:
@@ -137,10 +142,7 @@ def find_target(name: str, python: str | None = None, engine: str | None = None)
 
 def platforms(machine: str, glibc: tuple[int, int]) -> list[str]:
     """The wheel tags that run on a machine with that glibc, the newest first (PEP 600)."""
+    # PEP 600 names each glibc; 2.17 and 2.5 also have the names manylinux2014 and manylinux1 of before.
     tags = [f"manylinux_2_{minor}_{machine}" for minor in range(glibc[1], 16, -1)]
-    legacy = (
-        [f"manylinux2014_{machine}"]
-        if machine != "x86_64"
-        else [f"manylinux2014_{machine}", "manylinux1_x86_64"]
-    )
-    return [*tags, *legacy]
+    legacy = ["manylinux1_x86_64"] if machine == "x86_64" else []
+    return [*tags, f"manylinux2014_{machine}", *legacy]

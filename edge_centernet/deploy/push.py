@@ -1,7 +1,7 @@
-"""Put a bundle onto boards over ssh. The steps that matter run on the board (agent.py); here is the way there.
+"""Send a bundle to boards over ssh and follow its installation, which runs on the board itself (agent.py).
 
-Nothing but OpenSSH's client is needed here, and python3 there. The board goes back to its old release by
-itself when the connection is cut before this computer said that the new one may stay.
+This computer needs OpenSSH's client and the board python3. If the connection is cut before this computer has
+said that the new release may stay, the board goes back to its old one by itself.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from edge_centernet.files import sha256
 from edge_centernet.progress import Progress, Say, unseen
 
 PLAYBOOK = Path(__file__).parents[1] / "assets" / "ansible" / "deploy.yml"
-_BLOCK = 1 << 18
+_BLOCK = 1 << 18  # bytes between two reports of the upload
+# A connection that is gone is noticed after 15 s. The board waits 30 s for "keep" (agent.KEEP_S).
 _SSH = ("-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
+# How the device tree's model begins. "Raspberry Pi 4" is no prefix of a Compute Module's.
 _BOARDS = (
     ("Raspberry Pi 5", "pi5"),
     ("Raspberry Pi 4", "pi4"),
@@ -37,12 +39,17 @@ _BOARDS = (
 
 
 class DeployError(EdgeCenterNetError):
-    """A board cannot be reached, or refused a release; its old one runs."""
+    """A board could not be reached, or refused a release; its old release runs."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """Where to: USER@HOST as ssh takes it; options, more words for ssh; root, where /opt and /etc are on the board."""
+    """Where to deploy.
+
+    name: USER@HOST as ssh takes it.
+    options: further arguments of ssh.
+    root: folder on the board that contains /opt and /etc.
+    """
 
     name: str
     options: tuple[str, ...] = ()
@@ -50,14 +57,15 @@ class Host:
 
 
 class Connection:
-    """One login to one board; all commands share it."""
+    """One login to one board, shared by all commands (OpenSSH's ControlMaster)."""
 
     def __init__(self, host: Host, folder: Path) -> None:
-        """folder: for the connection's socket. Raises DeployError when the board cannot be reached."""
+        """Log in, with the connection's socket in `folder`. Raises DeployError if that fails."""
         self._host = host
         share = ("-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/%C", "-o", "ControlPersist=30")
         self._ssh = ["ssh", *_SSH, *share, *host.options]
         self._home = PurePosixPath(host.root) / "opt/edge-centernet"
+        # -n: sudo that wants a password fails at once, instead of waiting for one that nobody can type.
         self._sudo = [] if self._plain("id -u").strip() == b"0" else ["sudo", "-n"]
 
     def close(self) -> None:
@@ -66,6 +74,7 @@ class Connection:
         subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
     def _plain(self, command: str, stdin: bytes = b"") -> bytes:
+        """Run a shell command on the board; returns its stdout."""
         result = subprocess.run(
             [*self._ssh, self._host.name, command], input=stdin, capture_output=True, check=False
         )
@@ -73,19 +82,34 @@ class Connection:
         return result.stdout
 
     def _expect_success(self, status: int, errors: bytes) -> None:
-        if status:
-            raise DeployError(f"{self._host.name}: {_last(errors, status)}")
+        """Raise DeployError, with the line of `errors` that says why, unless the exit status is 0."""
+        if not status:
+            return
+        lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
+        # The agent's own error comes first; what else is there may be ssh's banner or a warning.
+        own = [line[len("Error: ") :] for line in lines if line.startswith("Error: ")]
+        if own:
+            reason = own[-1]
+        elif lines and "sudo" in lines[-1]:
+            reason = f"{lines[-1]}; the user needs sudo without a password, or deploy as root"
+        elif status == 3:  # the agent's exit status for a lost connection
+            reason = "the connection was cut; the board went back to its old release"
+        elif lines:
+            reason = lines[-1]
+        else:
+            reason = f"the connection ended ({status}); the board goes back to its old release"
+        raise DeployError(f"{self._host.name}: {reason}")
 
     def send_agent(self) -> None:
-        """The installer's own program, ahead of everything else."""
+        """Send the agent first of all: it must be that of this version, not of the board's release."""
         self._send(Path(agent.__file__).read_bytes(), "deploy-agent.py")
 
     def send_signers(self, path: Path) -> str:
-        """Whom a board that trusts nobody yet may trust; returns the file's path there."""
+        """Send the signers that a board without any is to trust; returns the file's path there."""
         return self._send(path.read_bytes(), "deploy-signers")
 
     def _send(self, content: bytes, name: str) -> str:
-        """A small file, whole or not at all; returns its path on the board."""
+        """Send a small file, complete or not at all; returns its path on the board."""
         path = str(self._home / name)
         quoted = shlex.quote(path)
         script = (
@@ -95,19 +119,13 @@ class Connection:
         return path
 
     def command(self, *arguments: str) -> list[str]:
-        """The ssh command for an agent's command."""
-        words = [
-            *self._sudo,
-            "python3",
-            str(self._home / "deploy-agent.py"),
-            *arguments,
-            "--root",
-            self._host.root,
-        ]
+        """The ssh command that runs a command of the agent."""
+        words = [*self._sudo, "python3", str(self._home / "deploy-agent.py"), *arguments]
+        words += ["--root", self._host.root]
         return [*self._ssh, self._host.name, shlex.join(words)]
 
     def ask(self, *arguments: str) -> Any:
-        """Run an agent's command, its answer from JSON."""
+        """Run a command of the agent; returns the JSON that it prints. Raises DeployError."""
         result = subprocess.run(
             self.command(*arguments), stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
@@ -115,7 +133,10 @@ class Connection:
         return json.loads(result.stdout)
 
     def follow(self, say: Say, *arguments: str) -> dict[str, Any]:
-        """Run an agent's command, tell what it tells; returns its last word. An attended one gets its "keep"."""
+        """Run a command of the agent and pass on its reports; returns the last one. Raises DeployError.
+
+        An attended command is answered "keep" once it reports that the new release is healthy.
+        """
         command = self.command(*arguments, "--json")
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -135,6 +156,7 @@ class Connection:
     def upload(self, path: Path, progress: Progress) -> str:
         """Send a file, on from where an earlier try was cut off; returns its path on the board."""
         size = path.stat().st_size
+        # Named by its content, so that what is there already is the beginning of the same file.
         name = f"{sha256(path)[:16]}{path.suffix}"
         have = min(int(self.ask("offset", name)), size)
         command = self.command("receive", name, str(size), "--json")
@@ -146,50 +168,27 @@ class Connection:
         ):
             assert process.stdin and process.stderr
             file.seek(have)
+            steps, done = (size + _BLOCK - 1) // _BLOCK, have // _BLOCK
+            # When the agent refuses, it stops reading. Its own error says why, not the broken pipe.
             with contextlib.suppress(BrokenPipeError):
-                _pump(file, process.stdin, have, size, progress)
+                while block := file.read(_BLOCK):
+                    process.stdin.write(block)
+                    done += 1
+                    progress("Upload", min(done, steps), steps)
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
             errors = process.stderr.read()
         self._expect_success(process.returncode, errors)
         return str(self._home / "incoming" / name)
 
 
-def _pump(file: Any, pipe: Any, have: int, size: int, progress: Progress) -> None:
-    steps, done = (size + _BLOCK - 1) // _BLOCK, have // _BLOCK
-    try:
-        while block := file.read(_BLOCK):
-            pipe.write(block)
-            done += 1
-            progress("Upload", min(done, steps), steps)
-    finally:
-        with contextlib.suppress(BrokenPipeError):
-            pipe.close()
-
-
-def _last(errors: bytes, status: int) -> str:
-    """The one line that says why, without ssh's own chatter."""
-    lines = [line for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("Error: ")]
-    if told:
-        return told[-1][len("Error: ") :]
-    if lines and "sudo" in lines[-1]:
-        return f"{lines[-1].strip()}; the user needs sudo without a password, or deploy as root"
-    if status == 3:
-        return "the connection was cut; the board went back to its old release"
-    return (
-        lines[-1].strip()
-        if lines
-        else f"the connection ended ({status}); the board goes back to its old release"
-    )
-
-
 @contextlib.contextmanager
 def connect(host: Host) -> Iterator[Connection]:
-    """Log in, send the agent. Raises DeployError, MissingDependency without ssh."""
+    """Log in and send the agent. Raises DeployError, or MissingDependency without ssh."""
     if shutil.which("ssh") is None:
         raise MissingDependency("deploy needs ssh: apt-get install openssh-client")
-    with tempfile.TemporaryDirectory(
-        prefix="ecn-"
-    ) as folder:  # short: a socket's path has 100 characters at most
+    # A short name, because the path of a socket has about 100 characters at most.
+    with tempfile.TemporaryDirectory(prefix="ecn-") as folder:
         connection = Connection(host, Path(folder))
         try:
             connection.send_agent()
@@ -208,11 +207,18 @@ def put(
     say: Say = print,
     progress: Progress = unseen,
 ) -> str:
-    """Upload, verify, install, check, switch, watch; returns the release's id.
+    """Upload a bundle and run all steps of the agent; returns the release's id.
 
-    signers: trusted by a board that trusts nobody yet. camera: name of the first camera, on a board that has
-      none.
-    Raises DeployError; then the old release runs.
+    Args:
+        connection: the board.
+        bundle: the tar file.
+        signers: whom a board trusts from now on that has trusted nobody yet.
+        camera: name of the first camera, on a board that has none.
+        watch_s: seconds for which the services are watched.
+        say: called with each report of the agent.
+        progress: of the upload.
+
+    Raises DeployError; the board's old release then runs.
     """
     trust = () if signers is None else ("--pin", connection.send_signers(signers))
     path = connection.upload(bundle, progress)
@@ -222,12 +228,12 @@ def put(
 
 
 def roll_back(connection: Connection, watch_s: float, say: Say = print) -> str:
-    """Switch to the release before; returns its id. Raises DeployError."""
+    """Switch to the previous release; returns its id. Raises DeployError."""
     return str(connection.follow(say, "rollback", "--watch", str(watch_s), "--attended")["id"])
 
 
 def target_of(status: dict[str, Any]) -> Target:
-    """The target that fits a board, by what its agent says of it.
+    """The target that fits a board, by the status that its agent reports.
 
     Raises ConfigError for a board that no wheels fit.
     """
@@ -241,17 +247,19 @@ def target_of(status: dict[str, Any]) -> Target:
     name = next((target for text, target in _BOARDS if model.startswith(text)), fallback.get(machine, ""))
     if status["jetson"] or "jetson" in model.lower():
         name = "jetson-orin" if "R36" in status["jetson"] else "jetson-nano"
+    # A board may run a 32-bit system on a 64-bit processor: the system decides.
     if not name or (TARGETS[name].machine == "aarch64" and machine != "aarch64"):
         name = fallback.get(machine, name)
     if not name:
         raise ConfigError(f"board: expected one of {', '.join(fallback)}, got {machine}; no wheels fit it")
     target = TARGETS[name]
+    # A Jetson's usual system has an old Python, with one that is new enough beside it.
     python = target.python if target.python in status["pythons"] else status["python"]
     return find_target(name, python)
 
 
 def deployed_target(status: dict[str, Any]) -> Target:
-    """The target of the release that runs on a board. Raises ConfigError without one."""
+    """The target of the release that runs on a board. Raises ConfigError if there is none."""
     current = status["releases"].get(status["current"])
     if current is None:
         raise ConfigError("model: expected a board with a release, found none; deploy a whole bundle first")
@@ -259,11 +267,10 @@ def deployed_target(status: dict[str, Any]) -> Target:
 
 
 def put_many(inventory: Path, variables: dict[str, object], arguments: Sequence[str] = ()) -> None:
-    """Roll a bundle out over an inventory, by Ansible: a few boards first, and an end at the first that refuses.
+    """Roll a bundle out over an inventory, by Ansible: a few boards first, until one refuses it.
 
-    variables: of the playbook: bundle, signers, camera, watch, serial. arguments: more words for
-      ansible-playbook.
-    Raises DeployError where a board refused, MissingDependency without Ansible.
+    variables: of the playbook (bundle, signers, camera, watch, batches). arguments: further ones of
+    ansible-playbook. Raises DeployError if a board refused, and MissingDependency without Ansible.
     """
     if shutil.which("ansible-playbook") is None:
         raise MissingDependency(
@@ -273,6 +280,6 @@ def put_many(inventory: Path, variables: dict[str, object], arguments: Sequence[
     command = ["ansible-playbook", "-i", str(inventory), str(PLAYBOOK), "-e", json.dumps(values), *arguments]
     if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode:
         raise DeployError(
-            f"{inventory}: a board refused the release, or could not be reached; those that are not listed as changed "
-            "have their old one"
+            f"{inventory}: a board refused the release, or could not be reached; those that are not listed "
+            "as changed have their old one"
         )

@@ -1,6 +1,6 @@
-"""Signatures of bundles, by OpenSSH (`ssh-keygen -Y`): every board that is reached by ssh can verify them already.
+"""Signatures of bundles by OpenSSH (`ssh-keygen -Y`), which every board that is reached by ssh can verify.
 
-docs/decisions/0019-openssh-signatures.md tells why not minisign.
+docs/decisions/0019-openssh-signatures.md explains why not by minisign.
 """
 
 from __future__ import annotations
@@ -16,40 +16,43 @@ DEFAULT_KEY = Path("~/.config/edge-centernet/bundle_ed25519")
 
 
 def signing_key(given: Path | None) -> tuple[Path, bool]:
-    """(the private key's file, whether it was made just now): `given`, or the default, made at its first use.
+    """The file of the private key, `given` or the default one, and whether it was made just now.
 
-    Raises ConfigError for a key that is not there.
+    The default key is made at its first use. Raises ConfigError if `given` does not exist.
     """
     if given is not None:
         if not given.is_file():
             raise ConfigError(
-                f"{given}: expected a private ssh key to sign with, got no such file; make one with ssh-keygen"
+                f"{given}: expected a private ssh key to sign with, got no such file; "
+                "make one with ssh-keygen"
             )
         return given, False
     key = DEFAULT_KEY.expanduser()
     if key.is_file():
         return key, False
+    # Without a passphrase, because scripts make bundles too; a key that is given may have one.
     key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _ssh_keygen("-q", "-t", "ed25519", "-N", "", "-C", SIGNER, "-f", str(key))
     return key, True
 
 
 def sign(content: bytes, key: Path, namespace: str = NAMESPACE) -> bytes:
-    """The signature, as text (PROTOCOL.sshsig). With an ed25519 key equal content gives equal bytes.
+    """Sign the content; returns the signature as text (OpenSSH's PROTOCOL.sshsig).
 
-    namespace: what the signature is good for; one for a release must not pass for one of a bundle.
+    With an ed25519 key, equal content gives equal bytes. namespace: what the signature is valid for, so that
+    one of a release does not pass for one of a bundle.
     """
     return _ssh_keygen("-Y", "sign", "-q", "-f", str(key), "-n", namespace, stdin=content)
 
 
 def signers_line(key: Path) -> str:
-    """The key's public half as boards pin it: one line of OpenSSH's allowed_signers, good for bundles only."""
+    """The public half of a key as boards pin it, a line of allowed_signers that is valid for bundles only."""
     public = _ssh_keygen("-y", "-f", str(key)).decode().split()
     return f'{SIGNER} namespaces="{NAMESPACE}" {public[0]} {public[1]}\n'
 
 
 def as_signers(path: Path) -> str:
-    """A file that names trusted signers: as it is, or made of a public ssh key (.pub).
+    """The text of a file of trusted signers; one is made of a public ssh key (.pub).
 
     Raises ConfigError for a file that is neither.
     """
@@ -70,7 +73,7 @@ def as_signers(path: Path) -> str:
 def _ssh_keygen(*arguments: str, stdin: bytes = b"") -> bytes:
     if shutil.which("ssh-keygen") is None:
         raise MissingDependency("signing needs ssh-keygen: apt-get install openssh-client")
-    # No input for a question: ssh-keygen asks for a passphrase at the terminal itself.
+    # Its stdin is the content to sign, or empty: it asks for a passphrase at the terminal itself.
     result = subprocess.run(["ssh-keygen", *arguments], input=stdin, capture_output=True, check=False)
     if result.returncode:
         lines = result.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]

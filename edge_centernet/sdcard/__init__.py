@@ -1,1 +1,1 @@
-"""SD cards: build an image that detects when it gets power, and flash it."""
+"""SD cards: build an image that detects as soon as the board has power, and flash it."""

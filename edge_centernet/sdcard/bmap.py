@@ -1,4 +1,4 @@
-"""Block maps in bmaptool's format 2.0: which blocks of a disk image must be written, and the SHA-256 of each run."""
+"""Block maps in bmaptool's format 2.0: which blocks of a disk image must be written, with checksums."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from xml.etree import ElementTree
 from edge_centernet.errors import DiskImageError
 
 BLOCK = 4096  # bytes; bmaptool's default, and the block of every file system that we put on a card
-_BYTES_MAX = 64 << 20  # a block map of a full 1 TB card has some 10 MB
-_NO_CHECKSUM = b"0" * 64  # what stands for the map's own checksum while that is computed
+_BYTES_MAX = 64 << 20  # the block map of a full card of 1 TB has about 10 MB
+_NO_CHECKSUM = b"0" * 64  # stands for the map's own checksum while that is computed
 
 
 class Range(NamedTuple):
-    """A run of blocks that hold something: start, size in bytes; sha256: of these bytes, hexadecimal."""
+    """A run of blocks that must be written. start, size: in bytes; sha256: of its bytes, hexadecimal."""
 
     start: int
     size: int
@@ -27,13 +27,13 @@ class Range(NamedTuple):
 
     @property
     def end(self) -> int:
-        """First byte behind it."""
+        """The first byte behind it."""
         return self.start + self.size
 
 
 @dataclass(frozen=True)
 class Bmap:
-    """image_size: bytes of the uncompressed image; ranges: in order, none touching another."""
+    """A block map. image_size: bytes of the uncompressed image; ranges: in order, without overlap."""
 
     image_size: int
     ranges: tuple[Range, ...]
@@ -52,7 +52,7 @@ class Bmap:
 
 
 def find(image: Path) -> Path | None:
-    """The block map beside an image: a.img.xz.bmap, or bmaptool's usual a.img.bmap, or a.bmap."""
+    """The block map beside an image: a.img.xz.bmap, or a.img.bmap (bmaptool's usual name), or a.bmap."""
     names = [image.name + ".bmap", image.stem + ".bmap", Path(image.stem).stem + ".bmap"]
     return next((path for name in names if (path := image.with_name(name)).is_file()), None)
 
@@ -62,62 +62,57 @@ def read(path: Path) -> Bmap:
     if path.stat().st_size > _BYTES_MAX:
         raise DiskImageError(f"{path}: expected a block map, got {path.stat().st_size} bytes")
     content = path.read_bytes()
-    if (
-        b"<!DOCTYPE" in content or b"<!ENTITY" in content
-    ):  # no block map has them; expanding them can eat all memory
+    # No block map has entities, and expanding them can take all memory ("billion laughs").
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
         raise DiskImageError(
             f"{path}: expected a block map without a DOCTYPE; make it anew with bmaptool create"
         )
     try:
-        return _parse(content)
+        root = ElementTree.fromstring(content)
+        version = root.get("version", "")
+        if root.tag != "bmap" or not version.startswith("2."):
+            raise ValueError(f"<{root.tag} version={version!r}>")
+        if _text(root, "ChecksumType") != "sha256":
+            raise ValueError(f"checksums by {_text(root, 'ChecksumType')}")
+        # The map's checksum is that of the file with zeros in the checksum's own place.
+        own = _text(root, "BmapFileChecksum").encode()
+        if hashlib.sha256(content.replace(own, _NO_CHECKSUM, 1)).hexdigest().encode() != own:
+            raise ValueError("its own checksum does not match: damaged, or edited by hand")
+        size, block = int(_text(root, "ImageSize")), int(_text(root, "BlockSize"))
+        ranges = []
+        for element in root.iterfind("BlockMap/Range"):
+            first, _, last = (element.text or "").strip().partition("-")  # "3-7", or "3" for one block
+            digest = element.attrib["chksum"].lower()
+            if not re.fullmatch("[0-9a-f]{64}", digest):
+                raise ValueError(f"{digest!r} is no sha256")
+            start, end = int(first) * block, min((int(last or first) + 1) * block, size)
+            ranges.append(Range(start, end - start, digest))
+        if block < 512 or any(before.end > after.start for before, after in pairwise(ranges)):
+            raise ValueError("its ranges overlap")
+        if any(part.size <= 0 or part.end > size for part in ranges):
+            raise ValueError("a range ends behind the image")
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError, KeyError) as error:
         raise DiskImageError(
             f"{path}: not a block map of format 2.0 ({error}); make it anew with bmaptool create"
         ) from error
-
-
-def _parse(content: bytes) -> Bmap:
-    root = ElementTree.fromstring(content)
-    version = root.get("version", "")
-    if root.tag != "bmap" or not version.startswith("2."):
-        raise ValueError(f"<{root.tag} version={version!r}>")
-    if _text(root, "ChecksumType") != "sha256":
-        raise ValueError(f"checksums by {_text(root, 'ChecksumType')}")
-    own = _text(root, "BmapFileChecksum").encode()
-    if hashlib.sha256(content.replace(own, _NO_CHECKSUM, 1)).hexdigest().encode() != own:
-        raise ValueError("its own checksum does not match: damaged, or edited by hand")
-    size, block = int(_text(root, "ImageSize")), int(_text(root, "BlockSize"))
-    ranges = tuple(_range(element, size, block) for element in root.iterfind("BlockMap/Range"))
-    bounds = [(part.start, part.end) for part in ranges]
-    if block < 512 or any(before[1] > after[0] for before, after in pairwise(bounds)):
-        raise ValueError("its ranges overlap")
-    if any(part.size <= 0 or part.end > size for part in ranges):
-        raise ValueError("a range ends behind the image")
-    return Bmap(size, ranges)
+    return Bmap(size, tuple(ranges))
 
 
 def _text(root: ElementTree.Element, tag: str) -> str:
     return (root.findtext(tag) or "").strip()
 
 
-def _range(element: ElementTree.Element, image_size: int, block: int) -> Range:
-    first, _, last = (element.text or "").strip().partition("-")
-    start = int(first) * block
-    digest = element.attrib["chksum"].lower()
-    if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(f"{digest!r} is no sha256")
-    return Range(start, min((int(last or first) + 1) * block, image_size) - start, digest)
-
-
 def of_image(image: Path, free: Sequence[tuple[int, int]]) -> Bmap:
-    """The map of an uncompressed image. free: (start, end) in bytes of what its file systems do not use, in order.
+    """The map of an uncompressed image.
 
-    Left out is a block that is free and all zero. A block of zeros alone tells nothing: of a FAT or a bitmap
-    they are content, and skipping them leaves there what the card held before.
+    free: (start, end) in bytes of what its file systems do not use, in order.
+
+    A block is left out if it is free and all zero. Being zero is not enough: in a FAT or a bitmap zeros are
+    content, and skipping them would leave there what the card held before.
     """
     ranges: list[Range] = []
     start, digest, position = 0, None, 0
-    gaps = iter([*free, (1 << 62, 1 << 62)])
+    gaps = iter([*free, (1 << 62, 1 << 62)])  # the last gap is behind every image
     gap = next(gaps)
     with image.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -153,16 +148,11 @@ def to_xml(bmap: Bmap) -> str:
         "    <ChecksumType> sha256 </ChecksumType>",
         f"    <BmapFileChecksum> {_NO_CHECKSUM.decode()} </BmapFileChecksum>",
         "    <BlockMap>",
-        *(f'        <Range chksum="{part.sha256}"> {_blocks(part)} </Range>' for part in bmap.ranges),
-        "    </BlockMap>",
-        "</bmap>",
-        "",
     ]
-    text = "\n".join(lines)
+    for part in bmap.ranges:
+        first, last = part.start // BLOCK, (part.end - 1) // BLOCK
+        numbers = f"{first}" if first == last else f"{first}-{last}"
+        lines.append(f'        <Range chksum="{part.sha256}"> {numbers} </Range>')
+    text = "\n".join([*lines, "    </BlockMap>", "</bmap>", ""])
     own = hashlib.sha256(text.encode()).hexdigest()
     return text.replace(_NO_CHECKSUM.decode(), own, 1)
-
-
-def _blocks(part: Range) -> str:
-    first, last = part.start // BLOCK, (part.end - 1) // BLOCK
-    return f"{first}" if first == last else f"{first}-{last}"

@@ -1,4 +1,4 @@
-"""A disk image on this computer: opened by its content (.img, .xz, .gz, .zst), read through once before it is used."""
+"""Disk images (.img, .xz, .gz, .zst): their partition tables, reading them, and the check before use."""
 
 from __future__ import annotations
 
@@ -8,22 +8,117 @@ import lzma
 import os
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from edge_centernet.errors import DiskImageError, MissingDependency
 from edge_centernet.files import sha256
 from edge_centernet.progress import Progress, unseen
 from edge_centernet.sdcard import bmap as block_map
 from edge_centernet.sdcard.bmap import Bmap
-from edge_centernet.sdcard.partitions import HEAD, SECTOR, Partition, read_table
+
+# Partition tables: MBR and GPT, read no further than to say what is where
+
+SECTOR = 512  # bytes; every image for a memory card counts in these
+HEAD = 1 << 20  # bytes at the start of a disk that hold its partition table, with room to spare
+_PROTECTIVE = 0xEE  # the type of the only entry of an MBR that stands in front of a GPT
+_EXTENDED = (0x05, 0x0F, 0x85)
+_KINDS = {
+    0x01: "FAT12",
+    0x04: "FAT16",
+    0x06: "FAT16",
+    0x07: "NTFS or exFAT",
+    0x0B: "FAT32",
+    0x0C: "FAT32",
+    0x0E: "FAT16",
+    0x82: "Linux swap",
+    0x83: "Linux",
+    0x8E: "Linux LVM",
+    0xEF: "EFI",
+    0xFD: "Linux RAID",
+    "0fc63daf-8483-4772-8e79-3d69d8477de4": "Linux",
+    "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f": "Linux swap",
+    "e6d6d379-f507-44c2-a23c-238f2a3df928": "Linux LVM",
+    "a19d880f-05fc-4d3b-a006-743f0f84911e": "Linux RAID",
+    "c12a7328-f81f-11d2-ba4b-00a0c93ec93b": "EFI",
+    "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7": "Windows data",
+    "de94bba4-06d1-4d40-a16a-bfd50179d6ac": "Windows recovery",
+}
+FAT = ("FAT12", "FAT16", "FAT32", "EFI")
+
+
+class Partition(NamedTuple):
+    """A partition. number: from 1; start, size: in bytes; kind: the meaning of its type code, in words."""
+
+    number: int
+    start: int
+    size: int
+    kind: str
+
+
+def read_table(head: bytes) -> tuple[Partition, ...]:
+    """The partitions in the first bytes of a disk (HEAD of them are enough).
+
+    Of an extended partition only the container is returned. Raises DiskImageError where there is no partition
+    table, or an empty one.
+    """
+    if len(head) < SECTOR or head[510:512] != b"\x55\xaa":
+        raise DiskImageError(
+            "expected a partition table, but its first sector does not end with the bytes 55 AA"
+        )
+    entries = [head[446 + 16 * i : 462 + 16 * i] for i in range(4)]
+    # The first sector of a FAT or NTFS ends with 55 AA too, but seldom has 00 or 80 at these four places.
+    if any(entry[0] not in (0x00, 0x80) for entry in entries):
+        raise DiskImageError(
+            "expected a partition table in its first sector, got a file system or other content"
+        )
+    found = []
+    for number, entry in enumerate(entries, 1):
+        start, sectors = struct.unpack_from("<II", entry, 8)
+        if entry[4] and sectors:
+            kind = "extended" if entry[4] in _EXTENDED else _KINDS.get(entry[4], f"type {entry[4]:02x}")
+            found.append(Partition(number, start * SECTOR, sectors * SECTOR, kind))
+    if entries[0][4] == _PROTECTIVE:
+        found = _gpt(head)
+    if not found:
+        raise DiskImageError("expected partitions, but its partition table is empty")
+    return tuple(found)
+
+
+def _gpt(head: bytes) -> list[Partition]:
+    """The partitions of a GPT (UEFI specification, section 5.3)."""
+    header = head[SECTOR : 2 * SECTOR]
+    if len(header) < SECTOR or header[:8] != b"EFI PART":
+        raise DiskImageError(
+            "expected a GPT, as its MBR says, but its second sector is not the header of one"
+        )
+    first, count, size = struct.unpack_from("<QII", header, 72)
+    # A damaged header must not make us read or loop without end.
+    if size < 128 or count > 1024 or first * SECTOR + count * size > len(head):
+        raise DiskImageError(
+            f"expected a GPT with up to 1024 entries, got {count} of {size} bytes at sector {first}"
+        )
+    found = []
+    for number in range(1, count + 1):
+        entry = head[first * SECTOR + (number - 1) * size :][:size]
+        kind = str(uuid.UUID(bytes_le=entry[:16]))
+        start, last = struct.unpack_from("<QQ", entry, 32)
+        if any(entry[:16]):
+            length = (last - start + 1) * SECTOR
+            found.append(Partition(number, start * SECTOR, length, _KINDS.get(kind, f"type {kind}")))
+    return found
+
+
+# Images
 
 CHUNK = 4 << 20  # bytes that are read, hashed and written at a time; a multiple of a card's erase block
 _MAGIC = {
@@ -37,7 +132,12 @@ _MAGIC = {
 
 @dataclass(frozen=True)
 class DiskImage:
-    """packing: "img", "xz", "gz" or "zst"; size, sha256: of the content; bmap_path: where `bmap` was found."""
+    """A disk image that has been checked.
+
+    packing: "img", "xz", "gz" or "zst".
+    size, sha256: bytes and hash of the unpacked content.
+    bmap, bmap_path: the block map beside the image and its file, if there is one.
+    """
 
     path: Path
     packing: str
@@ -54,7 +154,7 @@ class DiskImage:
 
 
 def packing_of(path: Path) -> str:
-    """How the file is packed, by its first bytes. Raises DiskImageError for what cannot be read, or is no image."""
+    """How the file is packed, by its first bytes. Raises DiskImageError for what is not an image."""
     if not path.is_file():
         raise DiskImageError(
             f"{path}: expected a disk image (.img, .img.xz, .img.gz, .img.zst), found no such file"
@@ -64,6 +164,7 @@ def packing_of(path: Path) -> str:
     found = next((kind for kind, magic in _MAGIC.items() if head.startswith(magic)), "img")
     if found in ("zip", "bz2"):
         raise DiskImageError(f"{path}: is a .{found} file; unpack it and give the .img within")
+    # What a download link gives that has expired or wants a login.
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise DiskImageError(f"{path}: is a web page, not a disk image; download it again")
     named = path.suffix.lstrip(".")
@@ -74,41 +175,36 @@ def packing_of(path: Path) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
-    """The unpacked content as a stream, and a function that tells how many bytes of the file itself have been read.
+    """The unpacked content as a stream, and a function that counts the bytes read from the file so far.
 
-    Damage found while it is read is raised as DiskImageError.
+    Raises DiskImageError for damage that is found while it is read.
     """
     packing = packing_of(path)
     try:
-        with path.open("rb", buffering=0) as raw, _unpacked(path, raw, packing) as stream:
+        with path.open("rb", buffering=0) as raw, ExitStack() as stack:
+            if packing == "zst":
+                stream = stack.enter_context(_zstd(path, raw))
+            elif packing == "xz":
+                stream = cast(BinaryIO, stack.enter_context(lzma.open(raw)))
+            elif packing == "gz":
+                stream = cast(BinaryIO, stack.enter_context(gzip.open(raw)))
+            else:
+                stream = BufferedReader(raw, CHUNK)
+            # The position in the packed file: nobody knows the size of the content before its end.
             yield stream, lambda: os.lseek(raw.fileno(), 0, os.SEEK_CUR)
     except (lzma.LZMAError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DiskImageError(f"{path}: is damaged or incomplete ({error}); download it again") from error
 
 
 @contextmanager
-def _unpacked(path: Path, raw: FileIO, packing: str) -> Iterator[BinaryIO]:
-    if packing == "zst":
-        with _zstd(path, raw) as stream:
-            yield stream
-    elif packing == "xz":
-        with lzma.open(raw) as xz:
-            yield cast(BinaryIO, xz)
-    elif packing == "gz":
-        with gzip.open(raw) as gz:
-            yield cast(BinaryIO, gz)
-    else:
-        yield BufferedReader(raw, CHUNK)
-
-
-@contextmanager
 def _zstd(path: Path, raw: FileIO) -> Iterator[BinaryIO]:
-    """Unpacked by the zstd program: Python has no module for it before 3.14. It reads on from where `raw` is."""
+    """The content as the zstd program unpacks it, because Python has no module for that before 3.14."""
     program = shutil.which("zstd")
     if program is None:
         raise MissingDependency(f"{path}: unpacking it needs the program zstd: sudo apt install zstd")
-    with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen([program, "-dc"], stdin=raw, stdout=subprocess.PIPE, stderr=complaints)
+    # Its messages go to a file: a pipe that nobody reads could fill up and stop it.
+    with tempfile.TemporaryFile() as messages:
+        process = subprocess.Popen([program, "-dc"], stdin=raw, stdout=subprocess.PIPE, stderr=messages)
         assert process.stdout is not None
         try:
             yield cast(BinaryIO, process.stdout)
@@ -119,10 +215,11 @@ def _zstd(path: Path, raw: FileIO) -> Iterator[BinaryIO]:
         finally:
             process.stdout.close()
             process.wait()
-        complaints.seek(0)
-        said = " ".join(complaints.read(2000).decode(errors="replace").split())
+        messages.seek(0)
+        reason = " ".join(messages.read(2000).decode(errors="replace").split())
+    # Only if it was read to its end: otherwise closing the pipe is what made the program fail.
     if ended and process.returncode:
-        raise DiskImageError(f"{path}: is damaged or incomplete ({said}); download it again")
+        raise DiskImageError(f"{path}: is damaged or incomplete ({reason}); download it again")
 
 
 def chunks(stream: BinaryIO) -> Iterator[bytes]:
@@ -134,13 +231,14 @@ def chunks(stream: BinaryIO) -> Iterator[bytes]:
 def check(
     path: Path, expected: str | None = None, size_max: int | None = None, progress: Progress = unseen
 ) -> DiskImage:
-    """Read the whole image once, so that nothing is erased for one that is damaged, truncated or another's.
+    """Read the whole image once, so that nothing is erased for one that is damaged, truncated or another one.
 
-    expected: SHA-256 of the file or of its content. size_max: bytes there is room for; reading ends when the
-      content
-    is larger. Compared are also IMAGE.sha256 and the block map, where they lie beside it. Raises
-    DiskImageError.
+    It is also compared with IMAGE.sha256 and the block map beside it, if they exist.
+
+    expected: SHA-256 of the file or of its content. size_max: bytes that there is room for; reading ends when
+    the content is larger. Raises DiskImageError.
     """
+    # 1. What it is compared with; a checksum or block map that cannot be read is found before the long part.
     packing = packing_of(path)
     wanted = [(expected.lower(), "--expect-sha256")] if expected else []
     beside = path.with_name(path.name + ".sha256")
@@ -148,6 +246,7 @@ def check(
         wanted.append((_listed(beside, path.name), beside.name))
     bmap_path = block_map.find(path)
     bmap = block_map.read(bmap_path) if bmap_path else None
+    # 2. All of it: xz and gzip have their own checksums, but only at the end.
     whole, size, head = hashlib.sha256(), 0, b""
     ranges = RangeCheck(bmap, bmap_path) if bmap else None
     with opened(path) as (stream, position):
@@ -160,31 +259,39 @@ def check(
             progress("Checking", position(), path.stat().st_size)
             if size_max is not None and size > size_max:
                 raise DiskImageError(f"{path}: is too large: the target has room for {size_max} bytes")
+    # 3. Size and checksums. The packed file is hashed only where the hash of the content is not the one.
     if bmap and bmap.image_size != size:
         raise DiskImageError(
-            f"{bmap_path}: is the block map of another image: it says {bmap.image_size} bytes, {path.name} holds {size}"
+            f"{bmap_path}: is the block map of another image: it says {bmap.image_size} bytes, "
+            f"{path.name} holds {size}"
         )
-    digest = whole.hexdigest()
-    _compare(path, wanted, digest)
-    return DiskImage(path, packing, size, digest, _partitions(path, head, size), bmap, bmap_path)
+    content = whole.hexdigest()
+    packed = "" if all(digest == content for digest, _ in wanted) else sha256(path)
+    for digest, source in wanted:
+        if digest not in (content, packed):
+            raise DiskImageError(
+                f"{path}: has the SHA-256 {packed}, {source} says {digest}: "
+                "damaged, or another image; download it again"
+            )
+    return DiskImage(path, packing, size, content, _partitions(path, head, size), bmap, bmap_path)
 
 
 class RangeCheck:
-    """Compares a stream with a block map's checksums while it passes."""
+    """Compares a stream with a block map's checksums while it is read."""
 
     def __init__(self, bmap: Bmap, path: Path | None) -> None:
-        """path: the block map's file, for messages."""
+        """path: the block map's file, for error messages."""
         self._left = list(reversed(bmap.ranges))
         self._digest = hashlib.sha256()
         self._path = path
 
     def feed(self, position: int, chunk: bytes) -> None:
-        """The next bytes, which begin at `position` of the image. Raises DiskImageError."""
+        """Take the next bytes, which begin at `position` of the image. Raises DiskImageError."""
         view = memoryview(chunk)
         while self._left and self._left[-1].start < position + len(chunk):
             part = self._left[-1]
             self._digest.update(view[max(part.start - position, 0) : max(part.end - position, 0)])
-            if part.end > position + len(chunk):
+            if part.end > position + len(chunk):  # the range goes on in the next chunk
                 return
             if self._digest.hexdigest() != part.sha256:
                 raise DiskImageError(
@@ -202,11 +309,12 @@ def partitions_of(path: Path) -> tuple[Partition, ...]:
 
 
 def _partitions(path: Path, head: bytes, size: int) -> tuple[Partition, ...]:
-    """Those of the image; it must be whole sectors and hold all of them."""
+    """The partitions of an image, which must consist of whole sectors and hold all of them."""
     try:
         found = read_table(head)
     except DiskImageError as error:
         raise DiskImageError(f"{path}: is not the image of a disk: {error}") from error
+    # An .img has no checksum of its own; a download that was cut off shows here.
     end = max(part.start + part.size for part in found)
     if end > size:
         raise DiskImageError(f"{path}: is incomplete: its partitions end at byte {end}, it holds {size}")
@@ -218,24 +326,12 @@ def _partitions(path: Path, head: bytes, size: int) -> tuple[Partition, ...]:
 
 
 def _listed(path: Path, name: str) -> str:
-    """The sum of `name` in a file as sha256sum writes it; a file with one bare sum is taken as well."""
+    """The sum of `name` in a file as sha256sum writes it; a file with only a sum is accepted as well."""
     lines = [line.split() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    # "*" marks a file that was read in binary mode; the name may have a folder.
     sums = [
         one[0].lower() for one in lines if len(one) == 1 or one[-1].lstrip("*").rpartition("/")[2] == name
     ]
     if len(sums) != 1 or not re.fullmatch("[0-9a-f]{64}", sums[0]):
         raise DiskImageError(f"{path}: expected one line 'SHA256  {name}', as sha256sum writes it")
     return sums[0]
-
-
-def _compare(path: Path, wanted: list[tuple[str, str]], content: str) -> None:
-    """Each sum must be that of the content or of the file."""
-    if all(digest == content for digest, _ in wanted):
-        return
-    packed = sha256(path)
-    for digest, source in wanted:
-        if digest not in (content, packed):
-            raise DiskImageError(
-                f"{path}: has the SHA-256 {packed}, {source} says {digest}: "
-                "damaged, or another image; download it again"
-            )

@@ -1,6 +1,6 @@
-"""The file systems inside a disk image, read and changed in place: FAT by mtools, ext4 by e2fsprogs.
+"""The file systems in a disk image, read and changed in place: FAT by mtools, ext4 by e2fsprogs.
 
-Neither needs root or a loop device, and both leave the same bytes for the same content and time.
+Neither needs root or a loop device, and both give the same bytes for the same content and time.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _APT = {
     "xz": "xz-utils",
     "openssl": "openssl",
 }
-_SBIN = ("/usr/sbin", "/sbin")  # not on the PATH of a user
+_SBIN = ("/usr/sbin", "/sbin")  # not in the PATH of an ordinary user
 
 
 def tool(name: str) -> str:
-    """Path of a program. Raises MissingDependency with the Debian package that has it."""
+    """Path of a program. Raises MissingDependency with the Debian package to install."""
     found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(_SBIN))
     if found is None:
         raise MissingDependency(f"making an image needs the program {name}: sudo apt install {_APT[name]}")
@@ -41,10 +41,11 @@ def tool(name: str) -> str:
 
 
 def run(arguments: list[str], epoch: int, stdin: bytes = b"", codes: tuple[int, ...] = (0,)) -> bytes:
-    """Standard output of a program that writes `epoch` (seconds since 1970) wherever it would write the time.
+    """Run a program that writes `epoch` (seconds since 1970) wherever it would write the time.
 
-    Raises DiskImageError with its own last words unless it ends with one of `codes`.
+    Returns its stdout. Raises DiskImageError with its last line unless it ends with one of `codes`.
     """
+    # Three tools, three variables for the time; and nobody's own configuration or pager.
     environment = {
         **os.environ,
         "LC_ALL": "C.UTF-8",
@@ -59,19 +60,21 @@ def run(arguments: list[str], epoch: int, stdin: bytes = b"", codes: tuple[int, 
         [tool(arguments[0]), *arguments[1:]], input=stdin, capture_output=True, env=environment, check=False
     )
     if done.returncode not in codes:
-        words = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines() or [
-            "no reason given"
-        ]
-        raise DiskImageError(f"{arguments[0]} ended with {done.returncode}: {words[-1]}")
+        lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+        reason = lines[-1] if lines else "no reason given"
+        raise DiskImageError(f"{arguments[0]} ended with {done.returncode}: {reason}")
     return done.stdout
 
 
-# FAT
+# FAT, after Microsoft's "FAT32 File System Specification"
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """In bytes, but for `bits` (12, 16, 32) and `clusters`."""
+    """Where everything is, in bytes from the start of the file system.
+
+    table: the first FAT. data: the first cluster. clusters: their number. bits: 12, 16 or 32.
+    """
 
     sector: int
     cluster: int
@@ -90,34 +93,36 @@ class Fat:
         """epoch: the time of every file that is written, seconds since 1970."""
         self._at, self._epoch = f"{image}@@{start}", epoch
         self._image, self._start = image, start
-        self._layout = self._read_layout()
-
-    def _read_layout(self) -> _Layout:
-        with self._image.open("rb") as file:
-            file.seek(self._start)
+        with image.open("rb") as file:
+            file.seek(start)
             head = file.read(512)
+        # Sectors of 512 or 4096 bytes; nothing else is a card's.
         if len(head) < 512 or head[510:] != b"\x55\xaa" or head[11:13] not in (b"\x00\x02", b"\x00\x10"):
-            raise DiskImageError(f"{self._image}: expected a FAT file system at byte {self._start}")
+            raise DiskImageError(f"{image}: expected a FAT file system at byte {start}")
         sector, per_cluster, reserved, tables, entries, total16 = struct.unpack_from("<HBHBHH", head, 11)
         table16 = struct.unpack_from("<H", head, 22)[0]
         total32, table32 = struct.unpack_from("<II", head, 32)
         table = (table16 or table32) * sector
         data = reserved * sector + tables * table + entries * 32
         clusters = ((total16 or total32) * sector - data) // (per_cluster * sector)
+        # FAT32 alone has its table's size in the other field; of the rest, the number of clusters decides.
         bits = 32 if not table16 else 16 if clusters >= 4085 else 12
         serial = struct.unpack_from("<I", head, 67 if bits == 32 else 39)[0]
-        return _Layout(sector, per_cluster * sector, reserved * sector, table, data, clusters, bits, serial)
+        cluster = per_cluster * sector
+        self._layout = _Layout(sector, cluster, reserved * sector, table, data, clusters, bits, serial)
 
     def _free_clusters(self) -> list[int]:
+        """Numbers of the clusters that no file uses; the first cluster of a FAT is number 2."""
         layout = self._layout
         with self._image.open("rb") as file:
             file.seek(self._start + layout.table)
             table = file.read(layout.table_size)
         if layout.bits == 12:
-            return []  # too small to hold anything of ours
+            return []  # entries of 12 bits are of no use here: such a FAT is too small for a bundle
         width, kind = (4, "I") if layout.bits == 32 else (2, "H")
         count = min(layout.clusters + 2, len(table) // width)
         values = struct.unpack_from(f"<{count}{kind}", table)
+        # The upper four bits of a FAT32 entry are reserved.
         return [number for number in range(2, count) if not values[number] & 0x0FFFFFFF]
 
     @property
@@ -126,7 +131,7 @@ class Fat:
         return len(self._free_clusters()) * self._layout.cluster
 
     def free_ranges(self) -> list[tuple[int, int]]:
-        """(start, end) in bytes of the image of what no file uses, in order."""
+        """(start, end), in bytes of the image, of what no file uses, in order."""
         ranges: list[list[int]] = []
         for number in self._free_clusters():
             first = self._start + self._layout.data + (number - 2) * self._layout.cluster
@@ -139,22 +144,23 @@ class Fat:
     @property
     def label(self) -> str:
         """Its name, "" if it has none."""
-        said = run(["mlabel", "-s", "-i", self._at, "::"], self._epoch).decode(errors="replace")
-        match = re.search(r"label is (.*)", said)
+        output = run(["mlabel", "-s", "-i", self._at, "::"], self._epoch).decode(errors="replace")
+        match = re.search(r"label is (.*)", output)
         return match.group(1).strip() if match else ""
 
     @property
     def serial(self) -> str:
-        """Its volume id, eight hexadecimal digits."""
+        """Its volume id as eight hexadecimal digits."""
         return f"{self._layout.serial:08x}"
 
     def folder(self, name: str) -> None:
         """Make a folder if there is none of that name."""
+        # mdir fails where nothing is; mmd would ask what to do about a folder that is there.
         if not run(["mdir", "-b", "-i", self._at, f"::{name}"], self._epoch, codes=(0, 1)):
             run(["mmd", "-i", self._at, f"::{name}"], self._epoch)
 
     def read(self, name: str) -> bytes | None:
-        """A file's content, None if there is none."""
+        """A file's content, None if there is no such file."""
         try:
             return run(["mcopy", "-i", self._at, f"::{name}", "-"], self._epoch)
         except DiskImageError:
@@ -170,27 +176,35 @@ class Fat:
     def copy(self, name: str, source: Path) -> None:
         """Write a file with the content of `source`, over one that is there."""
         with tempfile.TemporaryDirectory() as folder:
-            link = (
-                Path(folder) / "content"
-            )  # mcopy takes the time from the file: give it one with the right time
-            shutil.copyfile(source, link)
-            os.utime(link, (self._epoch, self._epoch))
-            run(["mcopy", "-o", "-m", "-i", self._at, str(link), f"::{name}"], self._epoch)
+            # mcopy -m takes the time from the file, so it gets a copy with the right time.
+            copy = Path(folder) / "content"
+            shutil.copyfile(source, copy)
+            os.utime(copy, (self._epoch, self._epoch))
+            run(["mcopy", "-o", "-m", "-i", self._at, str(copy), f"::{name}"], self._epoch)
 
     def unpack(self, folder: Path) -> None:
         """Copy all files into an empty folder, with their times."""
         run(["mcopy", "-s", "-m", "-n", "-i", self._at, "::/*", str(folder)], self._epoch)
 
     def fill(self, folder: Path) -> None:
-        """Copy all files of a folder in, in the order of their names."""
+        """Copy all files of a folder into it, in the order of their names."""
         names = sorted(str(path) for path in folder.iterdir())
         if names:
             run(["mcopy", "-s", "-m", "-Q", "-i", self._at, *names, "::"], self._epoch)
 
 
 def make_fat(image: Path, start: int, size: int, label: str, serial: str, epoch: int) -> Fat:
-    """A new, empty FAT32 in `size` bytes from `start`, where the image must be zero."""
-    # FAT32 is what has 65525 clusters or more; some readers judge by nothing else.
+    """Make a new, empty FAT32 in `size` bytes from `start`, where the image must be zero.
+
+    Args:
+        image: the disk image.
+        start: first byte of the file system, a multiple of 512.
+        size: bytes.
+        label: its name; "" stands for "bootfs", that of Raspberry Pi OS.
+        serial: its volume id, eight hexadecimal digits.
+        epoch: its time, seconds since 1970.
+    """
+    # A FAT32 has 65525 clusters or more, and some readers judge by nothing else; 66000 leave a margin.
     per_cluster = next((count for count in (8, 4, 2) if size // 512 // count > 66000), 1)
     options = ["-F", "32", "-s", str(per_cluster), "-n", label or "bootfs", "-i", serial]
     offset = ["--offset", str(start // 512)]
@@ -202,10 +216,13 @@ def make_fat(image: Path, start: int, size: int, label: str, serial: str, epoch:
 
 
 class Ext4:
-    """An ext4 file system that begins at byte `start` of `image`. Paths are absolute, as the board will see them."""
+    """An ext4 file system that begins at byte `start` of `image`. Paths are absolute, as on the board."""
 
     def __init__(self, image: Path, start: int, epoch: int) -> None:
-        """epoch: the time of everything that is written, seconds since 1970. Raises DiskImageError for another kind."""
+        """epoch: the time of everything that is written, seconds since 1970.
+
+        Raises DiskImageError for another kind of file system.
+        """
         if "?" in str(image):
             raise DiskImageError(f"{image}: a path with '?' cannot be given to debugfs; use another folder")
         with image.open("rb") as file:
@@ -215,61 +232,69 @@ class Ext4:
             raise DiskImageError(f"{image}: expected an ext4 file system at byte {start}")
         self._at, self._start, self._epoch = f"{image}?offset={start}", start, epoch
         self._image = image
-        self._dirty = (
-            not struct.unpack_from("<H", head, 58)[0] & 1 or struct.unpack_from("<I", head, 96)[0] & 4
-        )
+        # s_state bit 0: cleanly unmounted. s_feature_incompat bit 2: its journal needs recovery.
+        state, features = struct.unpack_from("<H", head, 58)[0], struct.unpack_from("<I", head, 96)[0]
+        self._dirty = not state & 1 or features & 4
 
     def must_be_clean(self) -> None:
-        """Raises DiskImageError for one that was in use when the image was taken."""
+        """Raise DiskImageError if it was in use when the image was taken."""
         if self._dirty:
             raise DiskImageError(
-                f"{self._image}: its root file system was not unmounted; take a published image, not of a card in use"
+                f"{self._image}: its root file system was not unmounted; "
+                "take a published image, not that of a card in use"
             )
 
     def _ask(self, command: str) -> tuple[str, str]:
-        """What debugfs prints and complains about, without the line that names it."""
+        """What debugfs prints to stdout and stderr, without the line with its version."""
         arguments = [tool("debugfs"), "-R", command, self._at]
         done = subprocess.run(
             arguments, capture_output=True, env={**os.environ, "DEBUGFS_PAGER": "cat"}, check=False
         )
-        complaints = done.stderr.decode(errors="replace").splitlines()[1:]
-        return done.stdout.decode(errors="replace"), " ".join(complaints)
+        errors = done.stderr.decode(errors="replace").splitlines()[1:]
+        return done.stdout.decode(errors="replace"), " ".join(errors)
 
     def kind(self, path: str) -> str:
-        """Either "file", "folder", "link", another word, or "" where nothing is. The last link is not followed."""
+        """What is at a path: "file", "folder", "link", another word, or "" for nothing.
+
+        A link at the end of the path is not followed.
+        """
         match = re.search(r"Type: ([\w ]+?)\s+Mode:", self._ask(f"stat {_quoted(path)}")[0])
         kinds = {"regular": "file", "directory": "folder", "symlink": "link"}
         return kinds.get(match.group(1), match.group(1)) if match else ""
 
     def exists(self, path: str) -> bool:
-        """Whether something is there."""
+        """Whether there is anything at a path."""
         return bool(self.kind(path))
 
     def read(self, path: str) -> bytes | None:
-        """A file's content, None where no file is."""
+        """A file's content, None if there is no such file."""
         if self.kind(path) != "file":
             return None
         return run(["debugfs", "-R", f"cat {_quoted(path)}", self._at], self._epoch)
 
     def names(self, folder: str) -> list[str]:
-        """What is in a folder; nothing where none is."""
+        """The names in a folder, sorted; none if there is no such folder."""
         lines = self._ask(f"ls -p {_quoted(folder)}")[0].splitlines()
         names = [parts[5] for line in lines if len(parts := line.split("/")) > 6]
         return sorted(name for name in names if name not in (".", ".."))
 
     def folder(self, path: str, mode: int = 0o755, owner: int = 0) -> None:
-        """Make a folder, and those above it, where there is none."""
+        """Make a folder, and those above it, where they are missing."""
         above, name = path.rpartition("/")[::2]
         if above and not self.exists(above):
             self.folder(above, mode, owner)
         if not name or self.exists(path):
             return
         self._change([f"mkdir {_quoted(path)}", *self._fields(path, stat.S_IFDIR | mode, owner)])
+        # debugfs ends with 0 whatever happened, so every change is read back.
         if self.kind(path) != "folder":
             raise DiskImageError(f"{self._image}: could not make the folder {path} in its root file system")
 
     def write(self, path: str, content: bytes, mode: int = 0o644, owner: int = 0) -> None:
-        """Write a file, over one that is there; its folder must exist. Raises DiskImageError if it does not fit."""
+        """Write a file, over one that is there; its folder must exist.
+
+        Raises DiskImageError if there is no room for it.
+        """
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "content"
             source.write_bytes(content)
@@ -289,6 +314,7 @@ class Ext4:
             raise DiskImageError(f"{self._image}: could not make the link {path} in its root file system")
 
     def _fields(self, path: str, mode: int, owner: int) -> list[str]:
+        """Commands that set type, mode and owner, which debugfs would take from this computer."""
         fields = {"mode": f"0{mode:o}", "uid": str(owner), "gid": str(owner)}
         return [f"set_inode_field {_quoted(path)} {name} {value}" for name, value in fields.items()]
 
@@ -299,14 +325,14 @@ class Ext4:
             run(["debugfs", "-w", "-f", script.name, self._at], self._epoch)
 
     def check(self) -> None:
-        """Raises DiskImageError unless e2fsck finds nothing wrong."""
+        """Raise DiskImageError if e2fsck finds anything wrong."""
         run(["e2fsck", "-f", "-n", self._at], self._epoch)
 
     def free_ranges(self) -> list[tuple[int, int]]:
-        """(start, end) in bytes of the image of blocks that nothing uses, in order."""
-        said = run(["dumpe2fs", self._at], self._epoch).decode(errors="replace")
-        block = int(re.findall(r"^Block size:\s*(\d+)", said, re.M)[0])
-        groups = re.findall(r"^  Free blocks: ?([\d, -]*)$", said, re.M)
+        """(start, end), in bytes of the image, of blocks that nothing uses, in order."""
+        output = run(["dumpe2fs", self._at], self._epoch).decode(errors="replace")
+        block = int(re.findall(r"^Block size:\s*(\d+)", output, re.M)[0])
+        groups = re.findall(r"^  Free blocks: ?([\d, -]*)$", output, re.M)  # "5-9, 12"
         found = []
         for part in (part.strip() for text in groups for part in text.split(",") if part.strip()):
             first, _, last = part.partition("-")
@@ -315,7 +341,7 @@ class Ext4:
 
 
 def _quoted(path: str) -> str:
-    """A path as debugfs takes it."""
+    """A path in the quotation marks of debugfs, which has no way to write one within them."""
     if '"' in path or "\n" in path:
         raise DiskImageError(
             f"{path!r}: a path with a quotation mark or line break cannot be given to debugfs"

@@ -1,7 +1,7 @@
-"""What a board is told at its first start: user, keys, network, name. By cloud-init, or a Raspberry Pi OS without.
+"""The settings of a board's first start (user, keys, network, name), as files of cloud-init's NoCloud source.
 
-Secrets are in it as hashes only: a password as SHA-512 crypt, a Wi-Fi passphrase as the key that WPA derives
-from it.
+A Raspberry Pi OS without cloud-init gets them in files of its own. Secrets are only in them as hashes: a
+password as SHA-512 crypt, a Wi-Fi passphrase as the key that WPA derives from it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GROUPS = ("adm", "dialout", "plugdev", "sudo", "users", "video")
 
 @dataclass(frozen=True)
 class Wifi:
-    """ssid: up to 32 bytes; key: 64 hexadecimal digits, derived by `wifi_key`; country: two letters."""
+    """A Wi-Fi network. ssid: up to 32 bytes; key: 64 hexadecimal digits; country: two letters."""
 
     ssid: str
     key: str
@@ -32,7 +32,7 @@ class Wifi:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the owner wants of the board; everything may be missing. password: a crypt hash, "" for none."""
+    """What the owner wants of the board; "" and None leave the base as it is. password: a crypt hash."""
 
     hostname: str = ""
     user: str = ""
@@ -42,7 +42,7 @@ class Settings:
     timezone: str = ""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for what no board would take."""
+        """Raise ConfigError for what no board would accept."""
         if self.hostname and not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", self.hostname):
             raise ConfigError(
                 f"--hostname: expected small letters, digits and hyphens, got {self.hostname!r}"
@@ -50,7 +50,7 @@ class Settings:
         if self.user and (not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", self.user) or self.user == "root"):
             raise ConfigError(f"--user: expected a Linux user name other than root, got {self.user!r}")
         if (self.password or self.ssh_keys) and not self.user:
-            raise ConfigError("--ssh-key, --password-file: whose? Give --user NAME too")
+            raise ConfigError("--ssh-key, --password-file: expected --user NAME with them, to say whose")
         if self.user and not (self.password or self.ssh_keys):
             raise ConfigError(
                 f"--user {self.user}: could not log in; give --ssh-key FILE or --password-file FILE too"
@@ -60,22 +60,22 @@ class Settings:
 
     @property
     def secret(self) -> bool:
-        """Whether something in it should not be for everybody's eyes."""
+        """Whether it contains something that not everybody should be able to read."""
         return bool(self.password or self.wifi)
 
 
 def password_hash(password: str, salted_by: str) -> str:
-    """SHA-512 crypt of a password; one that is a crypt hash already stays as it is.
+    """SHA-512 crypt of a password; what is a crypt hash already is returned as it is.
 
-    The salt is made of `salted_by` (user, board, bundle): equal inputs give equal images, different boards
-    other salts. Raises ConfigError for an empty password or one that no login prompt takes.
+    The salt is made of `salted_by` (user, board, bundle), so that equal inputs give equal images, and other
+    boards have other salts. Raises ConfigError for an empty password or one that cannot be typed at a login.
     """
     if re.fullmatch(r"\$(5|6|y|2[aby])\$[^\s:]+", password):
         return password
     if not password or not password.isprintable():
         raise ConfigError("--password-file: expected a password, or its crypt hash, in the first line")
     salt = base64.b64encode(hashlib.sha256(salted_by.encode()).digest(), altchars=b"./")[:16].decode()
-    # By stdin: what stands on a command line, every user of this computer can read.
+    # By stdin, because every user of this computer can read a command line.
     done = subprocess.run(
         [tool("openssl"), "passwd", "-6", "-salt", salt, "-stdin"],
         input=password.encode() + b"\n",
@@ -90,9 +90,10 @@ def password_hash(password: str, salted_by: str) -> str:
 
 
 def wifi(ssid: str, passphrase: str, country: str) -> Wifi:
-    """Checked, with the key that WPA2 derives (IEEE 802.11, PBKDF2 with the SSID). Raises ConfigError.
+    """A Wi-Fi network with the key that WPA2 derives from its passphrase (IEEE 802.11i, annex H.4).
 
-    passphrase: 8 to 63 characters, or the 64 hexadecimal digits of a key.
+    passphrase: 8 to 63 characters, or the 64 hexadecimal digits of a key. Raises ConfigError for values that
+    the standard excludes; the message never contains the passphrase.
     """
     if not 1 <= len(ssid.encode()) <= 32 or not ssid.isprintable():
         raise ConfigError(f"--wifi: expected a network name of 1 to 32 bytes, got {len(ssid.encode())}")
@@ -104,12 +105,13 @@ def wifi(ssid: str, passphrase: str, country: str) -> Wifi:
         return Wifi(ssid, passphrase.lower(), country)
     if not 8 <= len(passphrase) <= 63 or not passphrase.isascii() or not passphrase.isprintable():
         raise ConfigError("--wifi-password-file: expected 8 to 63 ASCII characters in the first line")
+    # 4096 rounds and the SSID as the salt are given by the standard.
     key = hashlib.pbkdf2_hmac("sha1", passphrase.encode(), ssid.encode(), 4096, 32).hex()
     return Wifi(ssid, key, country)
 
 
 def public_keys(text: str, source: str) -> tuple[str, ...]:
-    """The public ssh keys in a file's text. Raises ConfigError, and never shows it, for a private one."""
+    """The public ssh keys in a file's text. Raises ConfigError for a private key, which is never shown."""
     if "PRIVATE KEY" in text:
         raise ConfigError(
             f"{source}: is a private key, which stays with you; give the file that ends with .pub"
@@ -126,7 +128,7 @@ def public_keys(text: str, source: str) -> tuple[str, ...]:
 
 
 def user_data(settings: Settings) -> str:
-    """What cloud-init does once: user, keys, name, time zone."""
+    """The file user-data: user, keys, name and time zone, which cloud-init sets once."""
     config: dict[str, Any] = {}
     if settings.hostname:
         config |= {"hostname": settings.hostname, "manage_etc_hosts": True}
@@ -136,22 +138,27 @@ def user_data(settings: Settings) -> str:
         user: dict[str, Any] = {"name": settings.user, "groups": list(GROUPS), "shell": "/bin/bash"}
         if settings.password:
             user |= {"lock_passwd": False, "passwd": settings.password}
-        else:  # who has no password cannot give one to sudo
+        else:  # a user without a password cannot type one for sudo
             user |= {"lock_passwd": True, "sudo": "ALL=(ALL) NOPASSWD:ALL"}
         if settings.ssh_keys:
             user["ssh_authorized_keys"] = list(settings.ssh_keys)
+        # Without "default" in this list, the base's own user is not made.
         config |= {"users": [user], "ssh_pwauth": not settings.ssh_keys}
     return "#cloud-config\n" + (to_yaml(config) or "{}\n")
 
 
 def meta_data(*parts: str) -> str:
-    """Who this is: another id for other settings, so that cloud-init acts on them on a card that has run before."""
+    """The file meta-data: an id that changes with the settings (`parts`).
+
+    cloud-init acts once for each id, so a card that has run before takes new settings too.
+    """
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     return to_yaml({"instance-id": f"edge-centernet-{digest}"})
 
 
 def network_config(settings: Settings, raspberry_pi_os: bool) -> str:
-    """Cable by DHCP, waited for by nobody; Wi-Fi if asked. Version 2, which netplan takes as it is."""
+    """The file network-config: cable by DHCP, and Wi-Fi if there is one. Version 2, as netplan reads it."""
+    # optional: the boot does not wait for it, because a board without a network must detect as well.
     always: dict[str, Any] = {"dhcp4": True, "optional": True}
     cable = {"eth0": always} if raspberry_pi_os else {"cable": {"match": {"name": "e*"}, **always}}
     config: dict[str, Any] = {"version": 2, "ethernets": cable}
@@ -162,11 +169,14 @@ def network_config(settings: Settings, raspberry_pi_os: bool) -> str:
     return to_yaml({"network": config})
 
 
-_WORDS = ("yes", "no", "on", "off", "true", "false", "null")  # YAML takes them for something else than text
+_WORDS = ("yes", "no", "on", "off", "true", "false", "null")  # not text in YAML, unless they are quoted
 
 
 def to_yaml(value: Mapping[str, Any], indent: int = 0) -> str:
-    """Block YAML of dictionaries, lists and scalars. Strings are quoted as in JSON, which is YAML."""
+    """Block YAML of dictionaries, lists and scalars; strings are quoted as in JSON, which is YAML too.
+
+    Written here because PyYAML is no dependency of the package, and would not give the same bytes always.
+    """
     lines = []
     pad = "  " * indent
     for key, item in value.items():
@@ -182,7 +192,7 @@ def to_yaml(value: Mapping[str, Any], indent: int = 0) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """On one line; JSON is YAML."""
+    """A value on one line, as JSON."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -190,7 +200,8 @@ def _scalar(value: Any) -> str:
 
 
 def network_manager(network: Wifi) -> str:
-    """NetworkManager's file for the Wi-Fi, /etc/NetworkManager/system-connections/*.nmconnection, readable by root."""
+    """A NetworkManager connection for /etc/NetworkManager/system-connections, which only root may read."""
+    # As numbers, because a name may contain anything, also what this format has special meanings for.
     ssid = ";".join(str(byte) for byte in network.ssid.encode()) + ";"
     return (
         "[connection]\nid=preconfigured\ntype=wifi\n\n"
@@ -201,6 +212,6 @@ def network_manager(network: Wifi) -> str:
 
 
 def command_line(old: str, network: Wifi | None) -> str:
-    """cmdline.txt with the radio's country, which is what raspi-config writes there."""
+    """The kernel's cmdline.txt with the country of the Wi-Fi, as raspi-config writes it."""
     words = [word for word in old.split() if not word.startswith("cfg80211.ieee80211_regdom=")]
     return " ".join([*words, f"cfg80211.ieee80211_regdom={network.country}"] if network else words) + "\n"

@@ -28,9 +28,8 @@ from typing import Any
 
 from edge_centernet.deploy import agent
 from edge_centernet.deploy.boards import find_target
-from edge_centernet.deploy.bundle import Contents, _write_tar, make_bundle
+from edge_centernet.deploy.bundle import PACKAGE, Contents, make_bundle, write_tar
 from edge_centernet.deploy.signing import signers_line
-from edge_centernet.deploy.wheel import PACKAGE
 
 CONTAINER = Path(__file__).with_name("container.sh")
 CACHE = Path(os.environ.get("EDGE_CENTERNET_DEVICES", "~/.cache/edge-centernet/devices")).expanduser()
@@ -218,7 +217,7 @@ class Bench:
         """The new bundle with other files in it, signed again; names with __ for /."""
         path = self.folder / f"{name}.tar"
         content = {**self.files, **{file.replace("__", "/"): data for file, data in files.items()}}
-        _write_tar(path, content, key or self.key)
+        write_tar(path, content, key or self.key)
         return path
 
     def fresh(self) -> Path:

@@ -1,4 +1,4 @@
-"""The installer on the board, in a folder of its own as the board's root: real bundles, real virtual environments.
+"""The agent with real bundles and real virtual environments, in a folder that serves as the board's root.
 
 What needs systemd, power cuts or a full disk is in scripts/devices/deploy_failures.py.
 """
@@ -36,7 +36,7 @@ def run(root: Path, *words: str, stdin: bytes = b"") -> subprocess.CompletedProc
 
 
 def status(root: Path) -> dict[str, Any]:
-    """What the agent says is there."""
+    """What the agent reports as installed."""
     found: dict[str, Any] = json.loads(run(root, "status").stdout)
     return found
 
@@ -52,7 +52,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, bundle: Path, signers: P
 
 @pytest.mark.slow
 def test_setup_makes_a_bare_board_detect(installed: Path) -> None:
-    """Packages from the bundle alone, the model checked, the camera enabled at boot with its configuration."""
+    """Packages come from the bundle alone, the model is checked, the camera is enabled and configured."""
     found = status(installed)
     assert found["current"] in found["releases"]
     assert found["pinned"]
@@ -214,7 +214,7 @@ def test_names_in_the_signed_list_stay_below_one_folder() -> None:
 
 
 def test_an_upload_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
-    """What is here is told, the rest is taken; too much is refused and thrown away."""
+    """`offset` reports what is here, the rest is added; too much is refused and thrown away."""
     assert run(tmp_path, "receive", "b.tar", "10", stdin=b"12345").returncode == 2
     assert run(tmp_path, "offset", "b.tar").stdout == b"5\n"
     assert run(tmp_path, "receive", "b.tar", "10", stdin=b"67890").returncode == 0
@@ -292,7 +292,7 @@ def test_detections_must_be_those_expected(found: list[dict[str, Any]], problem:
 
 
 def service(**changes: str) -> dict[str, str]:
-    """A service's state as systemd tells it."""
+    """A service's state as systemd shows it."""
     keys = ("InvocationID", "ActiveState", "MainPID", "NRestarts", "Result", "ExecMainStatus", "StatusText")
     return {
         **dict.fromkeys(keys, ""),
@@ -348,7 +348,7 @@ def test_a_camera_that_delivered_before_must_deliver_now() -> None:
         ("", "exit status 1"),
     ],
 )
-def test_of_a_program_that_failed_its_reason_is_told(told: str, reason: str) -> None:
+def test_the_reason_of_a_program_that_failed_is_in_the_message(told: str, reason: str) -> None:
     """Pip's own last error, or the last line of its traceback."""
     with pytest.raises(Refused, match=f"pip: .*{reason}"):
         agent._run([sys.executable, "-c", f"print({told!r}); raise SystemExit(1)"], "pip")

@@ -15,9 +15,16 @@ import pytest
 
 from edge_centernet.deploy import agent
 from edge_centernet.deploy.boards import PACKAGES, TARGETS, Target, find_target, locks, platforms
-from edge_centernet.deploy.bundle import Contents, expect, make_bundle, normal, wheel_name
+from edge_centernet.deploy.bundle import (
+    Contents,
+    compile_decoder,
+    expect,
+    make_bundle,
+    normal,
+    own_wheel,
+    wheel_name,
+)
 from edge_centernet.deploy.signing import as_signers, sign, signing_key
-from edge_centernet.deploy.wheel import compile_decoder, own_wheel
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
 
 MODELS = Path(agent.__file__).parents[1] / "model_zoo"

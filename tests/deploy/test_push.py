@@ -36,7 +36,7 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the board takes for its root."""
+    """The folder that serves as the board's root."""
     return tmp_path_factory.mktemp("board")
 
 
@@ -50,7 +50,7 @@ def deploy(run: Run, ssh: str, board: Path, key: Path) -> Callable[..., Result]:
 def test_a_bare_board_is_deployed_to_updated_and_rolled_back(
     deploy: Callable[..., Result], board: Path, bundle: Path
 ) -> None:
-    """The first deploy pins the key; a model alone follows; the one before comes back; all told line by line."""
+    """The first deploy pins the key, a model alone follows, the previous release returns; all is reported."""
     first = deploy("--bundle", bundle)
     assert first.code == 0, first.err
     for step in ("pin: ", "packages: ", "engine: Using TFLite", "checked: 2 objects", "done: "):
@@ -97,8 +97,8 @@ def test_a_board_that_cannot_be_reached_is_one_line(run: Run) -> None:
         (["--inventory", __file__], "expected --bundle FILE with it"),
     ],
 )
-def test_what_is_missing_is_told(run: Run, words: list[str], message: str) -> None:
-    """Before anything is connected to."""
+def test_missing_options_are_named(run: Run, words: list[str], message: str) -> None:
+    """Before any connection is made."""
     result = run("deploy", *words)
     assert result.code == 2
     assert message in result.err
@@ -108,7 +108,7 @@ def test_what_is_missing_is_told(run: Run, words: list[str], message: str) -> No
 def test_ansible_rolls_out_to_an_inventory_and_stops_at_a_board_that_refuses(
     run: Run, ssh: str, bundle: Path, key: Path, tmp_path: Path
 ) -> None:
-    """The second of three boards trusts another key: the first has the new release, the third was not touched."""
+    """The second of three boards trusts another key: the first is updated, the third is not touched."""
     if shutil.which("ansible-playbook") is None:
         pytest.skip("no Ansible: apt-get install ansible-core")
     roots = [tmp_path / name for name in ("one", "two", "three")]
@@ -116,7 +116,8 @@ def test_ansible_rolls_out_to_an_inventory_and_stops_at_a_board_that_refuses(
         (root / "etc/edge-centernet").mkdir(parents=True)
     (roots[1] / "etc/edge-centernet/trusted_signers").write_text("edge-centernet ssh-ed25519 AAAA\n")
     hosts = "".join(f"{root.name} ansible_host=127.0.0.1 edge_centernet_root={root}\n" for root in roots)
-    common = f"\n[all:vars]\nansible_user=root\nansible_ssh_args={ssh}\nansible_python_interpreter=/usr/bin/python3\n"
+    common = f"\n[all:vars]\nansible_user=root\nansible_ssh_args={ssh}\n"
+    common += "ansible_python_interpreter=/usr/bin/python3\n"
     (tmp_path / "hosts").write_text(hosts + common)
     words = ["--inventory", tmp_path / "hosts", "--bundle", bundle, "--key", key, "--batches", "1,1,100%"]
     result = run("deploy", *words)
@@ -129,7 +130,7 @@ def test_ansible_rolls_out_to_an_inventory_and_stops_at_a_board_that_refuses(
 
 
 def status(**changes: Any) -> dict[str, Any]:
-    """What an agent tells of a board."""
+    """What an agent reports about a board."""
     board = {"machine": "aarch64", "model": "", "jetson": "", "python": "3.11", "pythons": ["3.11"]}
     return {**board, "releases": {}, "current": None, **changes}
 
@@ -157,7 +158,7 @@ def test_a_board_gets_the_bundle_of_its_kind(board: dict[str, Any], target: str,
     assert (found.name, found.python) == (target, python)
 
 
-def test_boards_that_no_bundle_fits_are_told_so() -> None:
+def test_boards_that_no_bundle_fits_are_refused() -> None:
     """A processor or a Python without wheels; a model alone for a board without a release."""
     with pytest.raises(ConfigError, match="got riscv64; no wheels fit it"):
         target_of(status(machine="riscv64"))

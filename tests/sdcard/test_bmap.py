@@ -1,4 +1,4 @@
-"""Our block maps and bmaptool's are the same thing, and a block map never leaves out what a file system counts on."""
+"""Block maps: ours and bmaptool's are the same, and nothing that a file system uses is left out."""
 
 from __future__ import annotations
 

@@ -52,14 +52,18 @@ def elf(machine: int) -> bytes:
 
 
 def make_base(path: Path, fat_mb: int = 64, machine: int = 183, **more: str | None) -> Path:
-    """A base image with the files that are looked at. more: files of the root file system, None for "not there"."""
+    """A base image with the files that are read. more: further files of its root, None to leave one out."""
     tree = path.with_name(path.name + ".root")
     files: dict[str, str | bytes | None] = {
-        "etc/fstab": "PARTUUID=1-01  /boot/firmware  vfat  defaults  0  2\nPARTUUID=1-02  /  ext4  defaults  0  1\n",
+        "etc/fstab": (
+            "PARTUUID=1-01  /boot/firmware  vfat  defaults  0  2\nPARTUUID=1-02  /  ext4  defaults  0  1\n"
+        ),
         "etc/hosts": "127.0.0.1\tlocalhost\n127.0.1.1\traspberrypi\n",
         "etc/hostname": "raspberrypi\n",
         "etc/systemd/system/ssh.service": "[Unit]\n",
-        "etc/cloud/cloud.cfg.d/99.cfg": "datasource_list: [NoCloud]\ndatasource: {NoCloud: {fs_label: bootfs}}\n",
+        "etc/cloud/cloud.cfg.d/99.cfg": (
+            "datasource_list: [NoCloud]\ndatasource: {NoCloud: {fs_label: bootfs}}\n"
+        ),
         "usr/bin/cloud-init": "#!/usr/bin/python3\n",
         "usr/bin/python3.11": elf(machine),
         "usr/share/zoneinfo/Europe/Berlin": "TZif2",
@@ -97,8 +101,8 @@ def make_base(path: Path, fat_mb: int = 64, machine: int = 183, **more: str | No
 def make_bundle(path: Path, key: Path, size: int = 100_000, **manifest: Any) -> Path:
     """A signed bundle that boards would unpack; with noise instead of wheels."""
     record = {
-        "schema": 1, "kind": "full", "version": "0.1.0", "target": "pi4", "machine": "aarch64", "python": "3.11",
-        "model": {"name": "centernet-mbv2-320"}, **manifest,
+        "schema": 1, "kind": "full", "version": "0.1.0", "target": "pi4", "machine": "aarch64",
+        "python": "3.11", "model": {"name": "centernet-mbv2-320"}, **manifest,
     }  # fmt: skip
     files = {"manifest.json": json.dumps(record).encode(), "wheels/noise.whl": os.urandom(size)}
     sums = "".join(
@@ -149,7 +153,7 @@ def unpacked(made: list[Path], folder: Path) -> tuple[Path, Fat, Ext4]:
 
 
 def test_command_makes_a_whole_image(base: Path, pi4: Path, signers: Path, tmp_path: Path, run: Run) -> None:
-    """Bundle, installer, signers, camera and settings are where the board looks; the file systems are sound."""
+    """Bundle, agent, signers, camera and settings are where the board looks; the file systems are sound."""
     (tmp_path / "pw").write_text(PASSWORD + "\n")
     (tmp_path / "wpw").write_text(PASSPHRASE + "\n")
     (tmp_path / "camera.toml").write_text('camera = "/dev/video0"\nwait = true\n')
@@ -188,7 +192,7 @@ def test_command_makes_a_whole_image(base: Path, pi4: Path, signers: Path, tmp_p
 
 
 def test_sums_and_sizes_are_those_of_the_files(base: Path, pi4: Path, signers: Path, tmp_path: Path) -> None:
-    """sha256sum and rpi-imager find what they are told."""
+    """What sha256sum and rpi-imager read is true of the files."""
     made = make_image(order(base, pi4, signers, url="https://example.org/images/"), tmp_path / "out")
     subprocess.run(["sha256sum", "-c", "--quiet", made[1].name], cwd=tmp_path / "out", check=True)
     content = lzma.decompress(made[0].read_bytes())
@@ -227,7 +231,7 @@ def test_bmaptool_and_our_flash_take_it(
 
 
 def test_what_the_map_leaves_out_is_free(base: Path, pi4: Path, signers: Path, tmp_path: Path) -> None:
-    """On a card full of old bytes both file systems are sound and hold everything, though much was not written."""
+    """On a card full of old bytes both file systems are sound and complete, though much is not written."""
     made = make_image(order(base, pi4, signers), tmp_path / "out")
     image, _, _ = unpacked(made, tmp_path)
     mapped = diskimage.block_map.read(tmp_path / "out/edge-centernet-pi4.img.bmap")
@@ -256,7 +260,7 @@ def test_equal_inputs_give_equal_bytes(base: Path, pi4: Path, signers: Path, tmp
 
 
 def test_fat_partition_grows_for_a_large_bundle(key: Path, signers: Path, tmp_path: Path) -> None:
-    """The second partition moves up unchanged; names, serials, files and their times stay, the disk id too."""
+    """The second partition moves up unchanged; names, serials, files, their times and the disk id stay."""
     base = make_base(tmp_path / "base.img", fat_mb=36)
     large = make_bundle(tmp_path / "large.tar", key, size=20 * MIB)
     said: list[str] = []
@@ -314,7 +318,7 @@ def test_image_is_as_large_as_an_emulator_wants(
 def test_base_without_cloud_init_is_set_up_by_its_own_files(
     bookworm: Path, pi4: Path, signers: Path, tmp_path: Path
 ) -> None:
-    """Raspberry Pi OS Bookworm: userconf.txt and ssh on the FAT, name, keys, zone and Wi-Fi in the root file system."""
+    """Raspberry Pi OS Bookworm: userconf.txt and ssh on the FAT, the rest in the root file system."""
     home = wifi("Café", PASSPHRASE, "DE")
     settings = Settings("door", "anna", "$6$salt$hash", ("ssh-ed25519 AAAA anna",), home, "Europe/Berlin")
     made = make_image(order(bookworm, pi4, signers, settings=settings), tmp_path / "out")
@@ -347,8 +351,8 @@ def test_base_without_cloud_init_is_set_up_by_its_own_files(
     root.check()
 
 
-def test_base_that_looks_elsewhere_is_told_where(pi4: Path, signers: Path, tmp_path: Path) -> None:
-    """A Debian's cloud-init looks for its files in other places until it is told."""
+def test_base_that_looks_elsewhere_is_configured(pi4: Path, signers: Path, tmp_path: Path) -> None:
+    """A Debian's cloud-init looks for its files in other places until it is configured."""
     base = make_base(
         tmp_path / "base.img", etc__cloud__cloud_DOT_cfg_DOT_d__99_DOT_cfg="datasource_list: [Ec2]\n"
     )
@@ -366,6 +370,7 @@ def test_unit_is_one_that_systemd_takes(base: Path, pi4: Path, signers: Path, tm
     _, _, root = unpacked(made, tmp_path)
     text = root.read(f"/etc/systemd/system/{UNIT}") or b""
     assert b"\nConditionPathExists=!/opt/edge-centernet/current\n" in text
+    assert b"\nAfter=cloud-init.service " in text
     assert b"/boot/firmware/edge-centernet/agent.py setup /boot/firmware/edge-centernet/bundle.tar" in text
     assert b"install -m 644 /boot/firmware/edge-centernet/camera.toml /etc/edge-centernet/" in text
     if shutil.which("systemd-analyze") is None:
@@ -379,7 +384,7 @@ def test_unit_is_one_that_systemd_takes(base: Path, pi4: Path, signers: Path, tm
 def test_board_installs_what_is_on_the_card(
     here: Target, bundle: Path, signers: Path, tmp_path: Path
 ) -> None:
-    """The command of the first-boot unit, run on the files of the FAT partition, sets up a root folder here."""
+    """The command of the first boot, run on the files of the FAT partition, sets up a root folder here."""
     base = make_base(
         tmp_path / "base.img",
         fat_mb=200,
@@ -547,7 +552,7 @@ def test_options_that_do_not_fit_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_full_file_system_of_the_base_is_said(tmp_path: Path) -> None:
+def test_full_file_system_of_the_base_is_an_error(tmp_path: Path) -> None:
     """A file that does not fit into the root file system is an error, not a damaged image."""
     base = make_base(tmp_path / "base.img", fat_mb=36)
     root = open_base(base, EPOCH).root

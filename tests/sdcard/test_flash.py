@@ -1,4 +1,4 @@
-"""Writing images to files and real loop devices: what is refused, what is read back, what an interruption leaves."""
+"""Writing images to files and real loop devices: refusals, reading back, and what an interruption leaves."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_image_arrives_in_a_file_byte_for_byte(suffix: str, image: Path, tmp_pat
 
 
 def test_image_arrives_on_a_loop_device(image: Path, old_card: tuple[Path, Path], run: Run) -> None:
-    """Everything of the image is on the disk, the last MiB is zero (an old GPT's copy), the rest as it was."""
+    """All of the image is on the disk, the last MiB (an old GPT's copy) is zero, the rest is as it was."""
     device, file = old_card
     before = file.read_bytes()
     result = run("flash", pack(image, "xz"), device, "--confirm", device.name)
@@ -141,7 +141,7 @@ def test_on_a_terminal_the_name_must_be_typed(typed: str, written: bool, image: 
 
 
 def test_existing_file_is_overwritten_only_by_force(image: Path, tmp_path: Path, run: Run) -> None:
-    """--force and --confirm overwrite a file; one that is larger, as a card is, keeps its size and nothing else."""
+    """--force and --confirm overwrite a file; one that is larger, as a card is, keeps its size only."""
     target = tmp_path / "sd.img"
     for size, options in ((SIZE - 5, ["--force"]), (SIZE + 4096, ["--confirm", "sd.img"])):
         target.write_bytes(bytes([7]) * size)
@@ -151,7 +151,7 @@ def test_existing_file_is_overwritten_only_by_force(image: Path, tmp_path: Path,
         assert target.read_bytes() == image.read_bytes() + bytes(max(0, size - SIZE))
 
 
-# -- refused: real devices. The recorded machines are in test_refusals.py.
+# -- refused: real devices. The recorded machines are in test_blockdevices.py.
 
 
 def _mounted_disk(stack: ExitStack, folder: Path) -> tuple[Path, str]:
@@ -162,7 +162,7 @@ def _mounted_disk(stack: ExitStack, folder: Path) -> tuple[Path, str]:
 
 
 def _offset_mounted(stack: ExitStack, folder: Path) -> tuple[Path, str]:
-    """A partition shown by a second loop device over the first; O_EXCL on the first does not notice its mount."""
+    """A partition mounted through a second loop device, which O_EXCL on the first one does not notice."""
     device = stack.enter_context(loop(card(folder)))
     inner = stack.enter_context(loop(device, "--offset", str(4 * MIB)))
     subprocess.run(["mkfs.ext4", "-q", "-F", inner], check=True)
@@ -524,7 +524,7 @@ def test_short_target_differs_at_its_end(image: Path, tmp_path: Path, run: Run) 
 
 
 def _progress_flipping(file: Path, place: int) -> Callable[[str, int, int], None]:
-    """A progress display that damages the card at the moment when all was written and nothing was read back."""
+    """A progress display that damages the card when all is written and nothing has been read back."""
 
     def progress(title: str, done: int, total: int) -> None:
         if title == "Writing" and done == total:
@@ -537,7 +537,7 @@ def _progress_flipping(file: Path, place: int) -> Callable[[str, int, int], None
 def test_card_that_gives_back_other_bytes_is_left_unbootable(
     image: Path, old_card: tuple[Path, Path]
 ) -> None:
-    """A byte that changes between writing and reading back fails the flash; the first MiB, written last, stays zero."""
+    """A byte that changes between writing and reading back is an error; the first MiB stays zero."""
     device, file = old_card
     with pytest.raises(TargetError, match=r"gave back other bytes.*will not boot"):
         flash.write(
@@ -596,7 +596,7 @@ def test_ctrl_c_leaves_a_card_that_does_not_boot(
 
 
 def test_kill_leaves_a_card_that_does_not_boot(image: Path, old_card: tuple[Path, Path]) -> None:
-    """Killed like by a power cut as soon as the first block of the image has arrived: no partition table is there."""
+    """Killed, as by a power cut, once the first block of the image has arrived: no partition table exists."""
     device, file = old_card
     process = subprocess.Popen(
         [*CLI, "flash", image, device, "--confirm", device.name], stderr=subprocess.DEVNULL
@@ -613,7 +613,7 @@ def test_kill_leaves_a_card_that_does_not_boot(image: Path, old_card: tuple[Path
 
 
 def test_write_error_leaves_a_card_that_does_not_boot(image: Path, tmp_path: Path, run: Run) -> None:
-    """The disk's medium fails in the middle: a loop device over a file that cannot grow gives EIO or ENOSPC."""
+    """The medium fails in the middle: a loop device over a file that cannot grow gives EIO or ENOSPC."""
     with ExitStack() as stack:
         small = stack.enter_context(mounted("none", tmp_path / "mnt", "-t", "tmpfs", "-o", "size=12m"))
         with (small / "card").open("wb") as file:

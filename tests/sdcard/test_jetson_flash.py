@@ -1,4 +1,4 @@
-"""Flashing a Jetson: NVIDIA's tree and the board are looked at, and their own command comes out."""
+"""Flashing a Jetson: NVIDIA's tree and the board are checked, and their own command comes out."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def usb(root: Path, *products: str) -> Path:
         (
             36, "7023", "jetson-agx-orin-devkit", "nvme",
             "sudo ./tools/kernel_flash/l4t_initrd_flash.sh --external-device nvme0n1p1 "
-            "-c tools/kernel_flash/flash_l4t_t234_nvme.xml --showlogs --network usb0 jetson-agx-orin-devkit external",
+            "-c tools/kernel_flash/flash_l4t_t234_nvme.xml --showlogs --network usb0 "
+            "jetson-agx-orin-devkit external",
         ),
         (36, "7223", "jetson-agx-orin-devkit", "emmc", "sudo ./flash.sh jetson-agx-orin-devkit internal"),
         (32, "7f21", "jetson-nano-devkit", "sd", "sudo ./flash.sh jetson-nano-devkit mmcblk0p1"),
@@ -166,7 +167,7 @@ def test_execute_runs_the_command_in_the_tree(tmp_path: Path) -> None:
 
 
 def test_command_line_asks_for_the_board(tmp_path: Path, run: Callable[..., Result]) -> None:
-    """`flash --jetson` without a board in recovery mode says how to bring it there; --execute is for it alone."""
+    """`flash --jetson` without a board in recovery mode names the way there. --execute needs --jetson."""
     root = l4t(tmp_path, 36)
     result = run("flash", "--jetson", root, "jetson-orin-nano-devkit")
     assert result.code == 2

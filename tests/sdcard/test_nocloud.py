@@ -1,4 +1,4 @@
-"""What a board is told at its first start: YAML that says what was meant, secrets as hashes that fit."""
+"""The settings of a board's first start: YAML that means what was given, and secrets as hashes that fit."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_wifi_key_is_that_of_the_standard() -> None:
 
 
 def test_password_fits_its_hash() -> None:
-    """The C library's crypt, which checks logins, makes the same hash of the password; another one does not fit."""
+    """The C library's crypt, which checks logins, makes the same hash of this password and of no other."""
     try:
         library = ctypes.CDLL("libcrypt.so.1")
     except OSError:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from disks import Recorded
 
-from edge_centernet.sdcard.blockdevices import Machine
-from edge_centernet.sdcard.refusals import refusals
+from edge_centernet.sdcard.blockdevices import Machine, refusals
 
 NEED = 4 << 30  # bytes of an image
 
@@ -69,7 +68,7 @@ def live_system(machine: Recorded) -> str:
 
 
 def overlay_of_a_pi(machine: Recorded) -> str:
-    """Raspberry Pi OS with its overlay file system: the lower mount cannot be seen, the kernel's root= can."""
+    """Raspberry Pi OS with its overlay file system: only the kernel's root= names the disk."""
     place = "platform/emmc2bus/fe340000.mmc/mmc_host/mmc0/mmc0:aaaa/block"
     machine.device("mmcblk0", place, "179:0", 32 << 30, device__type="SD", device__name="SC32G")
     machine.device("mmcblk0p2", f"{place}/mmcblk0", "179:2", 30 << 30, partition="2")
@@ -139,7 +138,7 @@ def raid_member(machine: Recorded) -> str:
 
 
 def loop_over_it(machine: Recorded) -> str:
-    """An offset of the disk is shown by a loop device, which is mounted: O_EXCL on the disk notices nothing."""
+    """A part of the disk is mounted through a loop device: O_EXCL on the disk does not notice that."""
     machine.usb_card_reader(partitions=0)
     machine.device("loop3", "virtual/block", "7:3", loop__backing_file="/dev/sdb", loop__offset="1048576")
     machine.mount("7:3", "/mnt", source="/dev/loop3")
@@ -234,10 +233,10 @@ UNSAFE: list[tuple[Callable[[Recorded], str], list[str]]] = [
     (
         live_system,
         [
-            f"{THROUGH} /run/live/medium (through sdb1), /run/live/rootfs/filesystem.squashfs (through loop0, sdb1), "
-            "/ (through loop0, sdb1)",
-            "is in use by another block device: loop0 (/run/live/medium/live/filesystem.squashfs) (through sdb1); "
-            "release that first",
+            f"{THROUGH} /run/live/medium (through sdb1), "
+            "/run/live/rootfs/filesystem.squashfs (through loop0, sdb1), / (through loop0, sdb1)",
+            "is in use by another block device: loop0 (/run/live/medium/live/filesystem.squashfs) "
+            "(through sdb1); release that first",
         ],
     ),
     (overlay_of_a_pi, [f"{THROUGH} root=mmcblk0p2 (through mmcblk0p2)"]),
@@ -245,7 +244,8 @@ UNSAFE: list[tuple[Callable[[Recorded], str], list[str]]] = [
     (
         mounted_partition,
         [
-            "is mounted: /media/anna/my card (through sdb2); unmount it first (sudo umount '/media/anna/my card')"
+            "is mounted: /media/anna/my card (through sdb2); "
+            "unmount it first (sudo umount '/media/anna/my card')"
         ],
     ),
     (mounted_whole, ["is mounted: /mnt; unmount it first (sudo umount /mnt)"]),
@@ -372,7 +372,7 @@ def test_facts_of_a_card_are_read(tmp_path: Path) -> None:
 
 
 def test_another_card_in_the_same_reader_is_another_disk(tmp_path: Path) -> None:
-    """The kernel counts media: a card of the same size in the same reader does not pass for the one that was shown."""
+    """The kernel counts media, so that another card of the same size in the same reader is noticed."""
     machine = Recorded(tmp_path)
     machine.usb_card_reader()
     before = Machine(tmp_path).disk("sdb").identity
