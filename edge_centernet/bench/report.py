@@ -102,16 +102,16 @@ def as_text(record: Record) -> str:
     pinned = all(row["pinned"] for row in rows)
     text.append(f"pinned: {cpus}" if pinned else f"meant for {cpus}, but not pinned")
     heat, throttled, energy = (record["board"][key] for key in ("temperature_c", "throttled", "energy"))
-    degrees = "not told" if heat is None else f"{heat['before']:g} °C before, {heat['most']:g} °C at most"
-    held = "not told" if throttled is None else ", ".join(throttled) or "no"
-    text.append(f"temperature: {degrees}; held back: {held}")
+    degrees = "unknown" if heat is None else f"{heat['before']:g} °C before, {heat['most']:g} °C at most"
+    reasons = "unknown" if throttled is None else ", ".join(throttled) or "no"
+    text.append(f"temperature: {degrees}; throttled: {reasons}")
     if "absent" in energy:
         text.append(f"energy: not measured: {energy['absent']}")
     else:
         idle = f"at rest the machine takes {energy['idle_watts']} W"
         text.append(f"mJ: millijoules a frame by {energy['meter']}; {idle}")
     if record["source"]["kind"] == "live":
-        most = f"at most the camera's, which says {record['source']['fps']:g}"
+        most = f"at most the camera's, which reports {record['source']['fps']:g}"
         text.append(f"fps: {most}; age: milliseconds from capture to boxes")
     else:
         text.append("frame age: does not apply, files do not grow old; measure a camera with --camera")
@@ -122,7 +122,7 @@ def computed_in(row: Record) -> str:
     """The precision of the file, and how many convolutions the engine computes in int8, if that is known."""
     share = str(row["executed"]["how"]).partition(" convolutions;")[0]
     known = row["executed"]["int8"] != "cannot be told" and share != row["executed"]["how"]
-    how = f" ({share} int8)" if known else " (kernels not told)"
+    how = f" ({share} int8)" if known else " (kernels unknown)"
     return f"{row['precision']}{how}" + (f" {row['device']}" if row["device"] not in ("", "CPU") else "")
 
 
@@ -163,7 +163,7 @@ def doubts(record: Record) -> Iterator[str]:
     if machine["cpu_quota"] is not None and machine["cpu_quota"] < machine["cores"]:
         yield f"the container may use {machine['cpu_quota']:g} CPUs' time, whatever the number of threads"
     if board["throttled"]:
-        yield f"the processor was held back: {', '.join(board['throttled'])}"
+        yield f"the processor was throttled: {', '.join(board['throttled'])}"
     if any(row["shares_core"] for row in rows):
         yield "some threads shared a core (hyperthreads), for there are not so many cores"
     if few := [row for row in rows if row["frames"] < _FEW]:
@@ -268,12 +268,12 @@ def differences(a: Record, b: Record) -> Iterator[str]:
     facets: tuple[tuple[str, Callable[[Record], str]], ...] = (
         ("machine", lambda r: machine_text(r["machine"])),
         ("system", lambda r: f"{r['machine']['system']}, Linux {r['machine']['kernel']}"),
-        ("governor", lambda r: ", ".join(r["machine"]["governor"]) or "not told"),
+        ("governor", lambda r: ", ".join(r["machine"]["governor"]) or "unknown"),
         ("model", lambda r: f"{r['model']['name']} {r['model']['version']}"),
         ("source", lambda r: source_text(r["source"])),
         ("duration", lambda r: f"{r['settings']['duration_s']:g} s"),
         ("versions", versions),
-        ("held back", lambda r: ", ".join(r["board"]["throttled"] or ["no"])),
+        ("throttled", lambda r: ", ".join(r["board"]["throttled"] or ["no"])),
         ("interrupted", lambda r: "yes" if r["interrupted"] else "no"),
     )
     for name, text in facets:

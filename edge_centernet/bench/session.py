@@ -117,7 +117,7 @@ def measure(
 
 
 def configurations(settings: Settings, notify: Say, root: Path = Path("/")) -> list[Configuration]:
-    """Each engine with each number of threads, its file and its resources. notify: told what is left out.
+    """Each engine with each number of threads, its file and its cores. notify: gets what is left out.
 
     Raises ConfigError where no number of threads is left, ArtifactError where there is no such model,
     MissingDependency where no engine is installed.
@@ -336,7 +336,7 @@ class _Session:
             else:
                 left.append(one)
             self._progress("Checking", number + 1, len(self._all))
-        # 2. Starts in turns, so that files are cached for none more than for another.
+        # 2. Starts in turns: what the machine does meanwhile meets all alike.
         total = (STARTS - 1) * len(left)
         failed = []
         for number in range(total):
@@ -346,8 +346,8 @@ class _Session:
                 if worker is None:
                     failed.append(one)
                 elif not one.executed:
-                    # The first process of each is asked here, for the question takes memory, which the last
-                    # one, that is measured, must not have taken. That there is no answer is one too.
+                    # Only the first process of each has to find this out, for it takes memory, which must
+                    # not be counted in the last one. That there is no answer is one too.
                     try:
                         one.executed = worker.ask("precisions", 30.0)
                     except WorkerFailed as died:

@@ -1,4 +1,4 @@
-"""`edge-centernet bench`."""
+"""`edge-centernet bench`: how fast each engine is on this machine, and how two measurements differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edge-centernet bundle`."""
+"""`edge-centernet bundle`: one signed file with everything that a board needs."""
 
 from __future__ import annotations
 

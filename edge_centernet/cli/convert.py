@@ -1,4 +1,4 @@
-"""`edge-centernet convert`."""
+"""`edge-centernet convert`: a file for each engine, quantized if need be, and verified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edge-centernet deploy`."""
+"""`edge-centernet deploy`: a release onto one board over SSH, or onto many by Ansible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edge-centernet doctor`."""
+"""`edge-centernet doctor`: what this machine can run, and what is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edge-centernet export-frigate`."""
+"""`edge-centernet export-frigate`: a network with its decoder inside, for Frigate."""
 
 from __future__ import annotations
 

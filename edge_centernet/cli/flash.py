@@ -71,7 +71,7 @@ def command(
     storage: str,
     execute: bool,
 ) -> None:
-    """Flash IMAGE (.img, .img.xz, .img.gz, .img.zst) to TARGET, a whole removable disk or file, and verify it.
+    """Flash IMAGE (.img, .img.xz, .img.gz, .img.zst) to TARGET, a whole removable disk or file, and verify.
 
     Nothing is written until you type the target's name, or pass it with --confirm. First, the image is read
     and compared with its checksums, if there are any (IMAGE.sha256, IMAGE.bmap, --expect-sha256). The first

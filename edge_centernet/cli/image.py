@@ -1,4 +1,4 @@
-"""`edge-centernet image`: a card that detects when it gets power."""
+"""`edge-centernet image`: an SD card image with which a board detects as soon as it boots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edge-centernet label`: detectors that agree label photos."""
+"""`edge-centernet label`: labels for photos, from the boxes that several detectors agree on."""
 
 from __future__ import annotations
 

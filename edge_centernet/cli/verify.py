@@ -1,4 +1,4 @@
-"""`edge-centernet verify`."""
+"""`edge-centernet verify`: a file against the network it was made from, layer by layer."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_another_machine_and_model_are_told(kept: dict[str, Any]) -> None:
         "governor: performance -> ondemand",
         "model: centernet-nano-256 1 -> centernet-mbv2-320 1",
         "versions: ai_edge_litert 2.1.0 -> ai_edge_litert 2.2.0",
-        "held back: no -> under-voltage",
+        "throttled: no -> under-voltage",
         "source: other images of the same sizes",
     ]
     changed = copy.deepcopy(kept)
@@ -236,7 +236,7 @@ def test_doubts_are_told_beside_the_figures(kept: dict[str, Any]) -> None:
         "the machine was busy before",
         "the clock follows the load",
         "the container may use 1.5 CPUs' time, whatever the number of threads",
-        "the processor was held back",
+        "the processor was throttled",
         "some threads shared a core",
         "OpenVINO 1",  # too few frames for p99
         "TFLite 1",  # not settled
