@@ -21,17 +21,12 @@ BOARDS = [name for name in TARGETS if name.startswith(("pi", "generic"))]
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-class ByteSize(click.ParamType):
-    """A size such as 4G or 2048M, in powers of 1024, as emulators want it; becomes bytes."""
-
-    name = "size"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number of bytes, or click's error for a wrong value."""
-        match = re.fullmatch(r"(\d+)([MG])i?B?", value)
-        if not match:
-            self.fail(f"expected a size such as 4G or 2048M, got {value!r}", param, ctx)
-        return int(match[1]) << (20 if match[2] == "M" else 30)
+def byte_size(text: str) -> int:
+    """The type of --expand: 4G or 2048M, in powers of 1024, as emulators want it; becomes bytes."""
+    match = re.fullmatch(r"(\d+)([MG])i?B?", text)
+    if not match:
+        raise click.BadParameter(f"expected a size such as 4G or 2048M, got {text!r}")
+    return int(match[1]) << (20 if match[2] == "M" else 30)
 
 
 @click.command(cls=Command)
@@ -104,7 +99,7 @@ class ByteSize(click.ParamType):
     ),
     click.option(
         "--expand",
-        type=ByteSize(),
+        type=byte_size,
         default="0M",
         metavar="SIZE",
         help="Smallest size of the image, such as 4G; an emulator needs room to grow.",

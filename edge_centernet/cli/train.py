@@ -143,8 +143,8 @@ def _train(
         if first and not saved.is_file():
             raise ConfigError(f"--resume: expected an earlier run, found no {saved}")
         # Other machines may not see the folder, so the first process tells them what is in it.
-        defaults = dict(distributed.from_first(json.loads(saved.read_text()) if first else None))
-        defaults.pop("classes", None)
+        known: Any = distributed.from_first(json.loads(saved.read_text()) if first else None)
+        defaults = {option: value for option, value in known.items() if option != "classes"}
     elif weights != "none":
         start = Path(weights)
         if start.suffix not in (".safetensors", ".pth", ".pt", ".tar") and not start.exists():
