@@ -1,8 +1,8 @@
 """How fast, how large, how hot: engines measured side by side on the machine at hand.
 
-    settings -> plan -> workers, one process a configuration -> rounds, in turns -> record -> table, chart,
-    comparison
+    settings -> configurations -> workers, one process each -> rounds, in turns -> record -> report
 
-`session` conducts, `worker` is what runs in each process, `meters` and `cores` ask the machine, `record` says
-what is kept. Importing this imports nothing.
+`session` conducts, `worker` is what runs in each process, `feed` gives it images, `resources` reads cores,
+memory and energy, `record` defines what is kept, and `report` shows it: as a table, compared with another
+record, or as a chart. Importing this package imports nothing else.
 """

@@ -1,4 +1,4 @@
-"""What the workers detect on: pictures held in memory, or a film or camera through the pipeline of `detect`."""
+"""What the workers detect on: images in memory, or a video or camera through the pipeline of `detect`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from itertools import cycle
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,22 +26,22 @@ from edge_centernet.system.quiet import quiet_libraries
 SAMPLE = Path(edge_centernet.__file__).parent / "assets/sample.jpg"
 STEPS = ("preprocess", "inference", "decode")
 END_TO_END = "end_to_end"
-MOST_PICTURES, MOST_BYTES = 100, 100_000_000  # of a folder, in the memory of each worker
+# Of a folder, in the memory of each worker: reading files is not what is measured.
+MOST_PICTURES, MOST_BYTES = 100, 100_000_000
 _SILENT_S = 10.0  # a camera that gives no frame for so long has no turn
-_LEAD_IN, _LEAD_IN_SHARE = (
-    5,
-    0.2,
-)  # first frames of a turn, not counted: so many, in so much of its time at most
+# First frames of a turn, which are not counted: so many, but in this share of its time at most. The
+# processor's caches still hold what another worker left there.
+_LEAD_IN, _LEAD_IN_SHARE = 5, 0.2
 
 Picture = NDArray[np.uint8]  # (H, W, 3) BGR
 
 
 def _silent(line: str) -> None:
-    """A warning that was given before."""
+    """Drop a warning: the measuring process has shown it, and each worker would show it again."""
 
 
 class Turn(NamedTuple):
-    """One turn. ms: milliseconds of each counted frame by step and end to end; age_ms: of a live source only.
+    """One turn. ms: milliseconds of each counted frame by step and end to end; age_ms: live sources only.
 
     seconds: from the end of the last frame that is not counted to the end of the last one.
     """
@@ -53,22 +52,25 @@ class Turn(NamedTuple):
 
 
 class Feed:
-    """A source, not yet opened. live: whether it is a camera or stream, read as `detect --camera` reads it."""
+    """A source, not yet opened. live: whether it is a camera or stream, read as by `detect --camera`."""
 
     def __init__(self, source: str | None = None, camera: str | None = None) -> None:
-        """As the options of `detect` say; neither: the sample photo. A camera may be named as a source too."""
-        if camera is None and source is not None and (_is_camera(source) or is_live(source)):
-            source, camera = None, source
+        """As the options of `detect` say; neither: the sample photo. A source may also name a camera."""
+        if camera is None and source is not None:
+            # What `detect --camera` takes; a file may have such a name.
+            numbered = re.match(r"\d+$|/dev/|csi(:\d+)?$|gst:", source) and not Path(source).is_file()
+            if numbered or is_live(source):
+                source, camera = None, source
         self.source, self.camera = source, camera
         self.live = camera is not None
 
     def describe(self, warn: Callable[[str], None]) -> dict[str, Any]:
-        """What there is, for the record, without names: kind, count, sizes, a hash of what is seen. Opens the source.
+        """What there is, for the record, without names: kind, count, sizes, a hash of what is seen.
 
-        warn: called with a line for each picture that is left out. Raises SourceError where there is nothing
-          to read.
+        It opens the source. warn: called with a line for each image that is left out. Raises SourceError
+        where there is nothing to read.
         """
-        with closing(self._opened()) as source:
+        with closing(self._open_camera() if self.live else open_source(str(self.source or SAMPLE))) as source:
             if isinstance(source, Video):
                 height, width = next(iter(source)).image.shape[:2]
                 about: dict[str, Any] = {
@@ -81,6 +83,7 @@ class Feed:
                 )
                 return {"kind": "live" if self.live else "video", **about, "sha256": digest}
         pictures, more = self.pictures(warn)
+        # Of the pixels, not of the files: two JPEG decoders may see different images.
         digests = hashlib.sha256()
         for picture in pictures:
             digests.update(repr(picture.shape).encode() + picture.tobytes())
@@ -89,10 +92,10 @@ class Feed:
         return {"kind": "sample" if self.source is None else "pictures", **about}
 
     def pictures(self, warn: Callable[[str], None] = _silent) -> tuple[list[Picture], int]:
-        """(the pictures, how many more the folder holds); of a film or camera the sample photo, to start and warm up.
+        """The images, and how many more the folder holds.
 
-        Those that cannot be read are left out, as `detect` leaves them out. Raises SourceError if that leaves
-        none.
+        Those that cannot be read are left out, as `detect` leaves them out. A video or camera gives the
+        sample photo, to start and warm up with. Raises SourceError if no image is left.
         """
         if self.live:
             return [read_image(SAMPLE)], 0
@@ -110,7 +113,7 @@ class Feed:
         return taken, len(source.names) - len(taken) - source.skipped
 
     def first(self) -> Picture:
-        """The first picture; the sample photo stands for a camera's, which comes when the camera is ready."""
+        """The first image; the sample photo stands for a camera's, which comes when the camera is ready."""
         if self.live:
             return read_image(SAMPLE)
         with closing(open_source(str(self.source or SAMPLE), _silent)) as source:
@@ -121,12 +124,9 @@ class Feed:
         if not self.live:
             return open_source(str(self.source or SAMPLE), _silent)
         capture = LiveCapture(self._open_camera, "camera", report=_silent)
-        heap.share_arenas()
+        heap.share_arenas()  # as `detect` does, for memory is measured too
         capture.start()
         return capture
-
-    def _opened(self) -> Source:
-        return self._open_camera() if self.live else open_source(str(self.source or SAMPLE))
 
     def _open_camera(self) -> Video:
         return open_camera(self.camera or "", warn=_silent)
@@ -135,7 +135,10 @@ class Feed:
 def detect_pictures(
     detector: Detector, pictures: Iterator[Picture], seconds: float, at_least: int = 1
 ) -> Turn:
-    """One picture after the other for so long, in memory already: `Detector.detect`, and a clock around it."""
+    """Detect in one image after the other for so long, with a clock around `Detector.detect`.
+
+    pictures: without end, in memory already. at_least: frames to count, even if that takes longer.
+    """
     begin = time.perf_counter()
     for _ in range(_LEAD_IN):
         detector.detect(next(pictures))
@@ -155,10 +158,10 @@ def detect_pictures(
 
 
 def detect_frames(detector: Detector, feed: Feed, seconds: float) -> Turn:
-    """A film or camera for so long, through the pipeline of `detect`; a film that ends begins again.
+    """Detect in a video or camera for so long through the pipeline of `detect`; short videos are repeated.
 
     End to end is the sum of the steps here: they overlap, and what lies between is waiting, which the age
-    tells.
+    shows.
     """
     times: dict[str, list[float]] = {step: [] for step in (*STEPS, END_TO_END)}
     ages: list[float] = []
@@ -166,16 +169,18 @@ def detect_frames(detector: Detector, feed: Feed, seconds: float) -> Turn:
     end = time.perf_counter()
     begin = until = 0.0  # of the first result on: how long it takes to open is another matter
     while end < (until or end + 1.0):
-        with _pipeline(detector, feed) as pipeline:
+        # A round of this loop is one showing of the video.
+        with quiet_libraries(), closing(feed.frames()) as frames, Pipeline(frames, detector) as pipeline:
             gives_up = end + _SILENT_S
             for result in pipeline:
                 end = time.perf_counter()
-                if result is None:
+                if result is None:  # no frame yet; the pipeline lets us look at the clock
                     if end > (until or gives_up):
                         break
                     continue
                 begin = begin or end
                 until = until or end + seconds
+                # The first frame is never counted: there is no end of another one to measure `seconds` from.
                 if counted == 0.0 or (left > 0 and end - begin <= _LEAD_IN_SHARE * seconds):
                     left, counted = left - 1, end
                 else:
@@ -188,18 +193,3 @@ def detect_frames(detector: Detector, feed: Feed, seconds: float) -> Turn:
         if not until:
             break
     return Turn(times, ages if feed.live else [], end - counted)
-
-
-@contextmanager
-def _pipeline(detector: Detector, feed: Feed) -> Iterator[Pipeline]:
-    with quiet_libraries(), closing(feed.frames()) as frames, Pipeline(frames, detector) as pipeline:
-        yield pipeline
-
-
-def endless(pictures: list[Picture]) -> Iterator[Picture]:
-    """The pictures again and again."""
-    return cycle(pictures)
-
-
-def _is_camera(text: str) -> bool:
-    return not Path(text).is_file() and re.match(r"\d+$|/dev/|csi(:\d+)?$|gst:", text) is not None

@@ -1,14 +1,13 @@
 """What is kept of a measurement, as one JSON object.
 
     {"kind": "edge-centernet bench", "format": 1, "date", "interrupted", "machine", "versions", "model",
-    "source",
-     "settings", "board", "results": [RESULT, ...], "failures": [{"runtime", "threads", "reason"}, ...]}
+     "source", "settings", "board", "results": [RESULT, ...],
+     "failures": [{"runtime", "threads", "reason"}, ...]}
 
-RESULT: runtime, precision, threads; p50_ms, p90_ms, p99_ms, each {preprocess, inference, decode, end_to_end};
-  fps;
-frame_age_ms ({p50, p90, p99}, null but for a live source); peak_rss_mb, steady_rss_mb; cold_start_ms; and
-`rounds`, with the medians of each, from which the spread can be computed again. docs/bench.md tells all
-fields. There is no path, host name, user or serial number in it.
+RESULT has runtime, precision, threads; p50_ms, p90_ms, p99_ms, each {preprocess, inference, decode,
+end_to_end}; fps; frame_age_ms ({p50, p90, p99}, null but for a live source); peak_rss_mb, steady_rss_mb;
+cold_start_ms; and `rounds`, with the medians of each, from which the spread can be computed again.
+docs/bench.md explains all fields. There is no path, host name, user or serial number in it.
 """
 
 from __future__ import annotations
@@ -26,54 +25,58 @@ from edge_centernet.errors import ConfigError
 KIND, FORMAT = "edge-centernet bench", 1
 STEPS = ("preprocess", "inference", "decode", "end_to_end")
 _PERCENTILES = (50, 90, 99)
+# Steps of a start, in order, and their sum.
 _COLD = ("interpreter", "imports", "open", "read", "detect", "total")
+# What a comparison reads; a record without it was edited by hand.
 _NEEDED = ("runtime", "precision", "threads", "p50_ms", "p90_ms", "p99_ms", "fps", "peak_rss_mb", "rounds")
 
 Record = dict[str, Any]
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """{"p50", "p90", "p99"}, between two values linearly."""
+    """{"p50", "p90", "p99"}, interpolated linearly between two values."""
     found = np.percentile(np.array(values), _PERCENTILES)
     return {f"p{p}": round(float(value), 3) for p, value in zip(_PERCENTILES, found, strict=True)}
 
 
 def figures(turns: list[dict[str, Any]]) -> Record:
-    """What the turns of one worker come to: all frames of all turns together, and each turn's medians.
+    """The figures of one worker: over all frames of all its turns together, and the medians of each turn.
 
     turns: as `bench.worker` answers, each with "round", its number, and "at_s", when it began. Those without
-      a frame
-    count for nothing.
+    a frame count for nothing.
     """
     turns = [turn for turn in turns if turn["ms"]["end_to_end"]]
+    # Percentiles of all frames together: the mean of the turns' percentiles would hide a rare stall.
     pooled = {step: percentiles([ms for turn in turns for ms in turn["ms"][step]]) for step in STEPS}
+    by_rank = {f"p{p}_ms": {step: pooled[step][f"p{p}"] for step in STEPS} for p in _PERCENTILES}
     ages = [age for turn in turns for age in turn["age_ms"]]
     frames = sum(len(turn["ms"]["end_to_end"]) for turn in turns)
     seconds = sum(turn["seconds"] for turn in turns)
-    by_rank = {f"p{p}_ms": {step: pooled[step][f"p{p}"] for step in STEPS} for p in _PERCENTILES}
+    rounds = []
+    for turn in turns:
+        count = len(turn["ms"]["end_to_end"])
+        one: Record = {"round": turn["round"], "at_s": round(turn["at_s"], 2), "frames": count}
+        one["p50_ms"] = {step: round(statistics.median(turn["ms"][step]), 3) for step in STEPS}
+        one["fps"] = round(count / turn["seconds"], 2)
+        if turn["age_ms"]:
+            one["age_ms"] = round(statistics.median(turn["age_ms"]), 1)
+        # What the machine does not report is left out.
+        one |= {name: turn[name] for name in ("temperature_c", "watts") if turn.get(name) is not None}
+        rounds.append(one)
     return {
         **by_rank,
-        "fps": _rounded(frames / seconds),
+        "fps": round(frames / seconds, 2),
         "frame_age_ms": percentiles(ages) if ages else None,
         "peak_rss_mb": round(max(turn["peak_rss_mb"] for turn in turns), 1),
         "frames": frames,
         "seconds": round(seconds, 2),
-        "rounds": [_round(turn) for turn in turns],
+        "rounds": rounds,
     }
-
-
-def _round(turn: dict[str, Any]) -> Record:
-    medians = {step: round(statistics.median(turn["ms"][step]), 3) for step in STEPS}
-    frames = len(turn["ms"]["end_to_end"])
-    age = {"age_ms": round(statistics.median(turn["age_ms"]), 1)} if turn["age_ms"] else {}
-    about = {name: turn[name] for name in ("temperature_c", "watts") if turn.get(name) is not None}
-    fps = _rounded(frames / turn["seconds"])
-    when = {"round": turn["round"], "at_s": round(turn["at_s"], 2)}
-    return {**when, "frames": frames, "p50_ms": medians, "fps": fps, **age, **about}
 
 
 def cold_start(starts: list[dict[str, float]]) -> Record:
     """The start of median length, step by step, and how long all of them took. starts: `Worker.start_ms`."""
+    # Medians of each step would not add up to the median of the whole; the steps of one start do.
     middle = sorted(starts, key=lambda start: start["total"])[(len(starts) - 1) // 2]
     return {
         **{step: round(middle[step], 1) for step in _COLD},
@@ -89,13 +92,14 @@ def medians(result: Record, step: str = "end_to_end") -> list[float]:
 
 def spread(result: Record) -> float:
     """How far the rounds lie apart: half the range of their medians, as a share of the middle one."""
+    # The range, not the standard deviation: with 3 to 20 rounds the one that was disturbed shall be seen.
     values = medians(result)
     return (max(values) - min(values)) / 2.0 / statistics.median(values)
 
 
 def without_paths(text: str, model: Path) -> str:
-    """A message with only the last part of each path: folders tell whose machine it is, and need not be kept."""
-    for known in (str(model.resolve()), str(model)):  # may hold spaces
+    """A message with only the last part of each path, for folders reveal whose machine it is."""
+    for known in (str(model.resolve()), str(model)):  # first: it may hold spaces, at which the pattern stops
         text = text.replace(known, model.name)
     return re.sub(r"(?<![\w.:/])/(?:[^\s/:'\"]+/)+", "", text)
 
@@ -115,7 +119,7 @@ def read_record(path: Path) -> Record:
     if content.get("format") != FORMAT:
         found = content.get("format")
         raise ConfigError(
-            f"{path}: expected format {FORMAT}, got {found}: measure again, or use the version of that"
+            f"{path}: expected format {FORMAT}, got {found}: measure again, or use the version that wrote it"
         )
     if missing := [name for result in content.get("results", []) for name in _NEEDED if name not in result]:
         raise ConfigError(f"{path}: expected {missing[0]} in every result, found one without: is it edited?")
@@ -125,9 +129,5 @@ def read_record(path: Path) -> Record:
 
 
 def as_text(record: Record) -> str:
-    """As it is written: one line a result would be unreadable, one a number too long."""
+    """The record as `--json` writes it, indented so that two of them can be compared line by line."""
     return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-
-
-def _rounded(value: float) -> float:
-    return round(value, 2)

@@ -12,70 +12,26 @@ import click
 from edge_centernet import __version__
 from edge_centernet.errors import EdgeCenterNetError, MissingDependency
 
-# name -> ("module:command", one line of help, pip extra that the command needs beside the base packages)
+# name -> ("module:command" of this package, one line of help, pip extra that the command needs, if any)
 COMMANDS = {
-    "detect": (
-        "edge_centernet.cli.detect:command",
-        "Detect, track and count objects in images or live video.",
-        "",
-    ),
-    "models": ("edge_centernet.cli.models:command", "List the models that come with the package.", ""),
-    "doctor": (
-        "edge_centernet.cli.doctor:command",
-        "Check what this machine can run and how to fix problems.",
-        "",
-    ),
-    "bench": (
-        "edge_centernet.cli.bench:command",
-        "Measure how fast each engine detects on this machine.",
-        "",
-    ),
-    "inspect": ("edge_centernet.cli.inspect:command", "Show what a model file contains.", ""),
-    "convert": (
-        "edge_centernet.cli.convert:command",
-        "Convert a model to OpenVINO, TFLite, ONNX or TensorRT.",
-        "convert",
-    ),
-    "verify": (
-        "edge_centernet.cli.verify:command",
-        "Compare a model file with its source, layer by layer.",
-        "convert",
-    ),
-    "eval": (
-        "edge_centernet.cli.eval:command",
-        "Evaluate a model on a labelled data set (COCO metrics).",
-        "eval",
-    ),
-    "import": (
-        "edge_centernet.cli.import_:command",
-        "Import and quantize a CenterNet trained elsewhere.",
-        "convert",
-    ),
-    "data": ("edge_centernet.cli.data:command", "Check a data set before training.", ""),
-    "label": (
-        "edge_centernet.cli.label:command",
-        "Label photos automatically with one or more detectors.",
-        "label",
-    ),
-    "train": ("edge_centernet.cli.train:command", "Train a model on your own classes.", "train"),
-    "bundle": (
-        "edge_centernet.cli.bundle:command",
-        "Pack everything a board needs into one signed file.",
-        "",
-    ),
-    "deploy": (
-        "edge_centernet.cli.deploy:command",
-        "Install, update or roll back a release on boards over SSH.",
-        "",
-    ),
-    "image": (
-        "edge_centernet.cli.image:command",
-        "Build an SD card image that detects as soon as it boots.",
-        "",
-    ),
-    "flash": ("edge_centernet.cli.flash:command", "Flash an SD card and verify it.", ""),
-    "export-c": ("edge_centernet.cli.export_c:command", "Export a model's constants for the C decoder.", ""),
-    "export-frigate": ("edge_centernet.cli.export_frigate:command", "Export a model for Frigate.", "convert"),
+    "detect": ("detect:command", "Detect, track and count objects in images or live video.", ""),
+    "models": ("models:command", "List the models that come with the package.", ""),
+    "doctor": ("doctor:command", "Check what this machine can run and how to fix problems.", ""),
+    "bench": ("bench:command", "Measure how fast each engine detects on this machine.", ""),
+    "inspect": ("models:inspect", "Show what a model file contains.", ""),
+    "convert": ("convert:command", "Convert a model to OpenVINO, TFLite, ONNX or TensorRT.", "convert"),
+    "verify": ("verify:command", "Compare a model file with its source, layer by layer.", "convert"),
+    "eval": ("eval:command", "Evaluate a model on a labelled data set (COCO metrics).", "eval"),
+    "import": ("import_:command", "Import and quantize a CenterNet trained elsewhere.", "convert"),
+    "data": ("data:command", "Check a data set before training.", ""),
+    "label": ("label:command", "Label photos automatically with one or more detectors.", "label"),
+    "train": ("train:command", "Train a model on your own classes.", "train"),
+    "bundle": ("bundle:command", "Pack everything a board needs into one signed file.", ""),
+    "deploy": ("deploy:command", "Install, update or roll back a release on boards over SSH.", ""),
+    "image": ("image:command", "Build an SD card image that detects as soon as it boots.", ""),
+    "flash": ("flash:command", "Flash an SD card and verify it.", ""),
+    "export-c": ("export_c:command", "Export a model's constants for the C decoder.", ""),
+    "export-frigate": ("export_frigate:command", "Export a model for Frigate.", "convert"),
 }
 # Headings of `edge-centernet --help`, in the order in which people need the commands.
 SECTIONS = {
@@ -111,16 +67,15 @@ Function = Callable[..., Any]
 
 
 class Command(click.Command):
-    """A command whose help lists its options below the headings of `option_group`, and all others at the end."""
+    """A command whose help lists options below the headings of `option_group`, and all others at the end."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each heading, in the order of their first options."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None and not isinstance(
-                param, click.Argument
-            ):  # those are explained in the text
+            # Arguments are explained in the text.
+            if record is not None and not isinstance(param, click.Argument):
                 sections.setdefault(getattr(param, "heading", ""), []).append(record)
         general = sections.pop("", [])  # --help, and the options of a command that has no headings
         for heading, records in [*sections.items(), ("Other options" if sections else "Options", general)]:
@@ -134,7 +89,8 @@ def option_group(*decorators: Function, heading: str) -> Function:
     def decorate(function: Function) -> Function:
         for decorator in reversed(decorators):  # click lists first what was applied last
             function = decorator(function)
-            function.__click_params__[-1].heading = heading  # type: ignore[attr-defined]  # the option just added
+            # The option just added.
+            function.__click_params__[-1].heading = heading  # type: ignore[attr-defined]
         return function
 
     return decorate
@@ -153,7 +109,7 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         try:
-            command: click.Command = getattr(import_module(module), attribute)
+            command: click.Command = getattr(import_module(f"edge_centernet.cli.{module}"), attribute)
         except ImportError as error:
             raise _missing(error, cmd_name) from error
         return command
@@ -173,7 +129,10 @@ class LazyGroup(click.Group):
             raise _missing(error, ctx.invoked_subcommand or "") from error
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
-        """As click's (a reader that leaves: quiet, 1), with our own exit codes: 2 for every error, 130 for Ctrl-C."""
+        """As click's, with our own exit codes: 2 for an error, unless it has its own, and 130 for Ctrl-C.
+
+        A reader that leaves early, such as `head`, ends the command quietly with 1, as click does it.
+        """
         run: Any = super().main  # click types it as never returning
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)

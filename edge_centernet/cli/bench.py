@@ -1,4 +1,4 @@
-"""`edge-centernet bench`."""
+"""`edge-centernet bench`: how fast each engine is on this machine, and how two measurements differ."""
 
 from __future__ import annotations
 
@@ -73,20 +73,31 @@ def command(
 
     Example: edge-centernet bench --threads 1 --duration 5 --json here.json
     """
-    if compare is not None:
-        _compare(ctx, *compare)
-        return
-    from edge_centernet.bench import chart as picture
     from edge_centernet.bench import record, report
+
+    # 1. --compare measures nothing, so options of a measurement beside it are a mistake.
+    if compare is not None:
+        typed = click.core.ParameterSource.COMMANDLINE
+        given = {name for name in ctx.params if ctx.get_parameter_source(name) == typed}
+        if others := sorted(given - {"compare"}):
+            raise click.UsageError(f"--compare only compares records: leave out {', '.join(others)}")
+        a, b = map(record.read_record, compare)
+        click.echo(report.comparison(a, b))
+        return
     from edge_centernet.bench.session import Settings, measure
 
+    # 2. What would fail after minutes of measuring fails now.
     for path in (out, chart):
         if path is not None and not path.absolute().parent.is_dir():
             raise ConfigError(f"{path}: expected an existing folder, got {path.parent}; create it first")
     if chart is not None:
-        picture.check(chart)
+        report.check_chart(chart)
     names = () if asked["runtimes"] == "all" else tuple(_words(asked["runtimes"]))
-    settings = Settings(**{**asked, "runtimes": names, "threads": _numbers(asked["threads"])})
+    numbers = _words(asked["threads"])
+    if not all(word.isdecimal() for word in numbers):
+        raise ConfigError(f"--threads: expected numbers from 1 on, such as 1,2,4, got {asked['threads']!r}")
+    settings = Settings(**{**asked, "runtimes": names, "threads": tuple(map(int, numbers))})
+    # 3. Measure; after Ctrl-C too, what was measured is shown and written.
     with bars() as progress:
         found = measure(settings, lambda line: click.echo(line, err=True), progress)
     if found["results"]:
@@ -94,7 +105,7 @@ def command(
         if out is not None:
             write_atomic(out, record.as_text(found))
         if chart is not None:
-            picture.draw(found, chart)
+            report.draw_chart(found, chart)
     if found["interrupted"]:
         raise KeyboardInterrupt
     if not found["results"]:
@@ -104,24 +115,6 @@ def command(
         )
 
 
-def _compare(ctx: click.Context, a: Path, b: Path) -> None:
-    from edge_centernet.bench import compare, record
-
-    given = [
-        name
-        for name in ctx.params
-        if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
-    ]
-    if others := sorted(set(given) - {"compare"}):
-        raise click.UsageError(f"--compare only compares records: leave out {', '.join(others)}")
-    click.echo(compare.as_text(record.read_record(a), record.read_record(b)))
-
-
 def _words(text: str) -> list[str]:
+    """The parts of a list with commas, each once."""
     return list(dict.fromkeys(word.strip() for word in text.split(",")))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    if not all(word.isdecimal() for word in _words(text)):
-        raise ConfigError(f"--threads: expected numbers from 1 on, such as 1,2,4, got {text!r}")
-    return tuple(int(word) for word in _words(text))

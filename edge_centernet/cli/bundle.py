@@ -1,4 +1,4 @@
-"""`edge-centernet bundle`."""
+"""`edge-centernet bundle`: one signed file with everything that a board needs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     click.option(
         "--check-photo",
         type=_FILE,
-        help="Photo for the check on the board; the model must detect something in it.  [default: the sample photo]",
+        help="Photo for the check on the board; the model must detect something in it.  "
+        "[default: the sample photo]",
     ),
     click.option(
         "--config",
@@ -89,7 +90,7 @@ def command(
     key: Path | None,
     out: Path,
 ) -> None:
-    """Pack model, Python packages, service and a self-check into one signed file that installs without a network.
+    """Pack model, Python packages, service and self-check into one signed file that installs offline.
 
     The packages are downloaded from PyPI and checked against the hashes that edge-centernet carries. The same
     inputs give the same bytes. docs/deploy.md explains the next steps.
@@ -107,7 +108,7 @@ def command(
 
 
 def sign_with(given: Path | None) -> Path:
-    """The private key; tells of one that was made just now."""
+    """The private key to sign with; says so if one had to be made just now."""
     key, made = signing_key(given)
     if made:
         click.echo(f"Created a signing key: {key}. Keep it: boards that trust it accept no other.", err=True)

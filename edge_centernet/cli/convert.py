@@ -1,4 +1,4 @@
-"""`edge-centernet convert`."""
+"""`edge-centernet convert`: a file for each engine, quantized if need be, and verified."""
 
 from __future__ import annotations
 
@@ -24,13 +24,8 @@ if TYPE_CHECKING:
     from edge_centernet.manifest import InputSize, Precision
 
 DIAGNOSED = 4  # images to find the layers to blame with
-METHODS = (
-    "average",
-    "minmax",
-    "percentile",
-    "mse",
-    "entropy",
-)  # calibration.ranges.METHODS, without importing it
+# calibration.ranges.METHODS, without importing it: --help shall not load NumPy and ONNX.
+METHODS = ("average", "minmax", "percentile", "mse", "entropy")
 
 
 @click.command(cls=Command)
@@ -43,8 +38,9 @@ METHODS = (
         multiple=True,
         default=["all"],
         show_default=True,
-        help="Format to write; repeatable. openvino writes .xml and .bin, tflite a .tflite, onnx an .onnx, tensorrt an"
-        " .onnx for trtexec; all writes these four. tflite-uint8 writes a .tflite that takes raw uint8 pixels.",
+        help="Format to write; repeatable. openvino writes .xml and .bin, tflite a .tflite, onnx an .onnx, "
+        "tensorrt an .onnx for trtexec; all writes these four. tflite-uint8 writes a .tflite that takes raw "
+        "uint8 pixels.",
     ),
     click.option(
         "--int8/--fp32",
@@ -57,8 +53,9 @@ METHODS = (
         "--size",
         callback=input_size,
         metavar="WxH",
-        help="Width and height of the input in pixels, multiples of 32, or one number for a square. A quantized MODEL"
-        " keeps its scales; with --calibration they are measured at this size.  [default: MODEL's]",
+        help="Width and height of the input in pixels, multiples of 32, or one number for a square. A "
+        "quantized MODEL keeps its scales; with --calibration they are measured at this size.  "
+        "[default: MODEL's]",
     ),
     click.option(
         "--out",
@@ -73,8 +70,9 @@ METHODS = (
         "--calibration",
         type=click.Path(path_type=Path),
         metavar="IMAGES",
-        help="Representative images to measure the INT8 ranges on: a folder or a data set (COCO JSON, VOC list, YOLO"
-        " .yaml). Required for a float MODEL; for a shipped model, its float weights are quantized anew.",
+        help="Representative images to measure the INT8 ranges on: a folder or a data set (COCO JSON, VOC "
+        "list, YOLO .yaml). Required for a float MODEL; for a shipped model, its float weights are quantized "
+        "anew.",
     ),
     click.option(
         "--calibration-images",
@@ -98,15 +96,16 @@ METHODS = (
     click.option(
         "--accuracy-budget",
         type=click.FloatRange(0, 1),
-        help="Largest drop of AP50 below float that is acceptable on --data. The most sensitive layers stay in float"
-        " until it is met; if half of the layers are not enough, exit with code 3 and write no file.",
+        help="Largest drop of AP50 below float that is acceptable on --data. The most sensitive layers stay "
+        "in float until it is met; if half of the layers are not enough, exit with code 3 and write no file.",
     ),
     click.option("--data", type=click.Path(path_type=Path), help="Labelled images for --accuracy-budget."),
     heading="Calibration",
 )
 def command(
-    model: str, int8: bool, chosen: tuple[str, ...], out: Path, size: InputSize | None, calibration: Path | None,
-    calibration_images: int, method: str, symmetric: bool, accuracy_budget: float | None, data: Path | None,
+    model: str, int8: bool, chosen: tuple[str, ...], out: Path, size: InputSize | None,
+    calibration: Path | None, calibration_images: int, method: str, symmetric: bool,
+    accuracy_budget: float | None, data: Path | None,
 ) -> None:  # fmt: skip
     """Convert a model and verify every file against it.
 
@@ -132,18 +131,17 @@ def command(
         raise ConfigError(
             "--accuracy-budget and --data: expected both, the limit and the labelled images to measure on"
         )
+    # 1. What can be refused is refused before minutes of calibration.
     dataset = None if data is None else read_dataset(data)
     source = find_model(model, ".onnx" if calibration is None else ".safetensors")
-    wanted = None
-    if calibration is not None:
-        wanted = Calibration(calibration, calibration_images, Options(method, symmetric=symmetric))
-    targets = list(
-        dict.fromkeys(name for target in chosen for name in (ALL if target == "all" else [target]))
-    )
+    options = Options(method, symmetric=symmetric)
+    wanted = None if calibration is None else Calibration(calibration, calibration_images, options)
+    targets = list(dict.fromkeys(name for one in chosen for name in (ALL if one == "all" else [one])))
     precision: Precision = "int8" if int8 else "fp32"
     stem = source.stem if size is None else size.named(source.stem)
-    artifact_paths(source, targets, precision, out, stem)  # before minutes of calibration
+    artifact_paths(source, targets, precision, out, stem)
     with quiet_libraries():
+        # 2. The interchange network, quantized if that was asked for.
         with bars() as progress:
             network, original, report = open_network(
                 source, wanted, progress=progress, fp32=not int8, size=size
@@ -152,9 +150,9 @@ def command(
                 few = [read_image(path) for path in pick_images(calibration, DIAGNOSED)]
                 refuse_broken(network, float_model(original), report.found, report.matched, few)
             if dataset is not None and accuracy_budget is not None and int8:
-                network = accuracy_budget_module.meet(
-                    network, original, dataset, accuracy_budget, click.echo, progress
-                )
+                meet = accuracy_budget_module.meet
+                network = meet(network, original, dataset, accuracy_budget, click.echo, progress)
+        # 3. A file for each target, verified.
         artifacts = convert(source, targets, precision, out, network=network, progress=click.echo, stem=stem)
     if report is not None and int8:
         _tell(report, out / f"{stem}-calibration.json")
@@ -166,7 +164,7 @@ def command(
 
 
 def _tell(report: CalibrationReport, path: Path) -> None:
-    """The figures on the screen, warnings on stderr, everything in a file."""
+    """The figures on the screen, the warnings on standard error, everything in a file."""
     write_atomic(path, json.dumps(report.to_json(), indent=1) + "\n")
     first, agreement, *warnings = report.lines()
     click.echo(f"Calibration: {first}; {path}\n{agreement}")

@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from edge_centernet.cli import Command, option_group
-from edge_centernet.cli.options import input_size
-from edge_centernet.cli.sets import set_options, sources
-from edge_centernet.data.check import KINDS, PERCENTILES, STRIDES, Report, check_dataset
+from edge_centernet.cli.options import input_size, set_options, sources
+from edge_centernet.data.check import KINDS, PERCENTILES, STRIDES, check_dataset
 from edge_centernet.files import prepare_folder, write_atomic
 from edge_centernet.manifest import InputSize
 from edge_centernet.progress import bars
@@ -66,7 +65,7 @@ def check(
     stride: str,
     out: Path | None,
 ) -> None:
-    """Check a data set: COCO JSON, PASCAL VOC (folder or ImageSets/Main/*.txt) or YOLO (data.yaml or folder).
+    """Check a data set: COCO JSON, PASCAL VOC (folder or ImageSets/Main/*.txt) or YOLO (.yaml or folder).
 
     Several sets are merged in the same way as by `edge-centernet train`.
 
@@ -82,102 +81,68 @@ def check(
         prepare_folder(out.parent)
     with bars() as progress:
         report = check_dataset(train_sets, val_sets, size=size, stride=int(stride), progress=progress)
-    click.echo(_text(report))
+    # Blocks with an empty line between them: the sets, their figures, the findings, their number.
+    cell = f"input {report.size}, heatmap cells of {report.stride}x{report.stride} pixels"
+    blocks = [[*(f"{name}: {figures['data']}" for name, figures in report.sets.items()), cell]]
+    blocks += _figures(report.sets)
+    for kind, (severity, title) in KINDS.items():
+        found = [finding for finding in report.findings if finding.kind == kind]
+        lines = [f"{severity.upper()} {kind} ({len(found)}): {title}"]
+        lines += [f"  {finding.part}: {finding.text}" for finding in found[:SHOWN]]
+        if len(found) > SHOWN:
+            lines.append(f"  ... and {len(found) - SHOWN} more (--json FILE names all)")
+        blocks.append(lines if found else [])
+    counts = {"error": report.errors, "warning": report.warnings}
+    blocks.append([", ".join(f"{n} {what}" if n == 1 else f"{n} {what}s" for what, n in counts.items())])
+    click.echo("\n\n".join("\n".join(block) for block in blocks if block))
     if out is not None:
         write_atomic(out, json.dumps(report.to_json(), indent=1) + "\n")
     ctx.exit(1 if report.errors else 0)
 
 
-def _text(report: Report) -> str:
-    sets = report.sets
-    cell = f"input {report.size}, heatmap cells of {report.stride}x{report.stride} pixels"
-    head = [f"{name}: {figures['data']}" for name, figures in sets.items()] + [cell]
-    blocks = [head, _counts(sets), _classes(sets), _unlabelled(sets), _sizes(sets), _collisions(sets)]
-    blocks += [_findings(report, kind) for kind in KINDS]
-    blocks += [[f"{_number(report.errors, 'error')}, {_number(report.warnings, 'warning')}"]]
-    return "\n\n".join("\n".join(block) for block in blocks if block)
-
-
-def _counts(sets: dict[str, dict[str, Any]]) -> list[str]:
+def _figures(sets: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Tables about all sets beside each other; one that has nothing to show is empty."""
+    # 1. Images and objects, a row a set.
     columns = ("images", "readable", "empty_images", "objects", "ignored")
-    rows = [[name, *(f"{figures[column]}" for column in columns)] for name, figures in sets.items()]
-    return _table([["set", "images", "readable", "without boxes", "objects", "ignored"], *rows])
-
-
-def _classes(sets: dict[str, dict[str, Any]]) -> list[str]:
-    """A row a class, four columns a set; the classes of the first set first."""
-    head = ["class", *(text for name in sets for text in (f"{name}: objects", "images", "share", "ignored"))]
-    rows = []
+    counts = [["set", "images", "readable", "without boxes", "objects", "ignored"]]
+    counts += [[name, *(f"{figures[column]}" for column in columns)] for name, figures in sets.items()]
+    # 2. A row a class, four columns a set; the classes of the first set first.
+    classes = [["class"]]
+    for name in sets:
+        classes[0] += [f"{name}: objects", "images", "share", "ignored"]
     for name in dict.fromkeys(name for figures in sets.values() for name in figures["classes"]):
         row = [name]
         for figures in sets.values():
-            one = figures["classes"].get(name)
-            row += (
-                [f"{one['objects']}", f"{one['images']}", f"{one['share']:.1%}", f"{one['ignored']}"]
-                if one
-                else ["-"] * 4
-            )
-        rows.append(row)
-    return _table([head, *rows])
-
-
-def _unlabelled(sets: dict[str, dict[str, Any]]) -> list[str]:
-    """In how many images each class is not labelled; nothing where all are labelled for all."""
-    lines = []
-    for part, figures in sets.items():
-        lines += [
-            f"{part}: {name} is unlabelled in {one['unlabelled']} of {figures['images']} images"
-            for name, one in figures["classes"].items()
-            if one["unlabelled"]
-        ]
-    return lines
-
-
-def _sizes(sets: dict[str, dict[str, Any]]) -> list[str]:
-    """Objects by size: percentiles, COCO's three kinds, and those hardly larger than a cell."""
+            if one := figures["classes"].get(name):
+                row += [f"{one['objects']}", f"{one['images']}", f"{one['share']:.1%}", f"{one['ignored']}"]
+            else:
+                row += ["-"] * 4
+        classes.append(row)
+    # 3. In how many images each class is not labelled; nothing where all are labelled for all.
+    unlabelled = [
+        f"{part}: {name} is unlabelled in {one['unlabelled']} of {figures['images']} images"
+        for part, figures in sets.items()
+        for name, one in figures["classes"].items()
+        if one["unlabelled"]
+    ]
+    # 4. Objects by size: percentiles, COCO's three kinds, and those hardly larger than a cell.
     spread = ("min", *(f"p{p}" for p in PERCENTILES), "max")
     counted = ("small", "medium", "large", "under_1_cell", "under_2_cells")
-    head = ["sqrt(area), px", *spread, "small", "medium", "large", "< 1 cell", "< 2 cells"]
-    rows = []
+    sizes = [["sqrt(area), px", *spread, "small", "medium", "large", "< 1 cell", "< 2 cells"]]
+    # 5. Objects that have their centre in one cell with another's: the network can only find one of a class.
+    collisions = [["centres in a shared cell", "of one class", "so lost", "of any class"]]
     for name, figures in sets.items():
-        size = figures["box_px"]
-        shown = ["-" if size[key] is None else f"{size[key]:.1f}" for key in spread]
-        rows.append([name, *shown, *(_part(size[key], figures["objects"]) for key in counted)])
-    return _table([head, *rows])
-
-
-def _collisions(sets: dict[str, dict[str, Any]]) -> list[str]:
-    """How many objects have their centre in one cell with another's."""
-    rows = [["centres in a shared cell", "of one class", "so lost", "of any class"]]
-    for name, figures in sets.items():
+        size, objects = figures["box_px"], figures["objects"]
+        shares = [f"{size[key]} ({size[key] / objects:.1%})" if objects else "0" for key in counted]
+        sizes.append([name, *("-" if size[key] is None else f"{size[key]:.1f}" for key in spread), *shares])
         same, either = figures["collisions"]["same_class"], figures["collisions"]["any_class"]
         shown = [f"{one['objects']} ({one['rate']:.2%})" for one in (same, either)]
-        rows.append([name, shown[0], f"{same['lost']}", shown[1]])
-    return _table(rows)
-
-
-def _findings(report: Report, kind: str) -> list[str]:
-    found = [finding for finding in report.findings if finding.kind == kind]
-    if not found:
-        return []
-    severity, title = KINDS[kind]
-    lines = [f"{severity.upper()} {kind} ({len(found)}): {title}"]
-    lines += [f"  {finding.part}: {finding.text}" for finding in found[:SHOWN]]
-    return lines + (
-        [f"  ... and {len(found) - SHOWN} more (--json FILE names all)"] if len(found) > SHOWN else []
-    )
-
-
-def _part(count: int, whole: int) -> str:
-    return f"{count} ({count / whole:.1%})" if whole else "0"
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+        collisions.append([name, shown[0], f"{same['lost']}", shown[1]])
+    return [_table(counts), _table(classes), unlabelled, _table(sizes), _table(collisions)]
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    """Columns as wide as they must be, the first to the left, the others to the right."""
+    """Columns as wide as they must be, the first one aligned left, the others right."""
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

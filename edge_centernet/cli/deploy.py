@@ -1,4 +1,4 @@
-"""`edge-centernet deploy`."""
+"""`edge-centernet deploy`: a release onto one board over SSH, or onto many by Ansible."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     click.option(
         "--check-photo",
         type=_FILE,
-        help="Photo for the check on the board, for a bundle made here; the model must detect something in it.",
+        help="Photo for the check on the board, for a bundle made here; the model must detect something in "
+        "it.",
     ),
     click.option(
         "--key",
@@ -118,7 +119,7 @@ def command(
     root: str,
     ansible_options: str,
 ) -> None:
-    """Deploy a release to a board: upload, verify, install, check, switch, watch, and roll back if anything fails.
+    """Deploy a release to a board: upload, verify, install, check, switch, watch; if one fails, roll back.
 
     The old release keeps running until the new one has passed its check on the board. It is restored if the
     connection breaks, the power fails, the disk is full or the camera service does not run well within
@@ -128,10 +129,19 @@ def command(
     """
     if (host is None) == (inventory is None):
         raise ConfigError("deploy: expected USER@HOST or --inventory FILE, one of them; try deploy --help")
+    if inventory is not None and bundle is None and not rollback:
+        raise ConfigError(
+            "--inventory: expected --bundle FILE with it; make one with `edge-centernet bundle`"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if inventory is not None:
-            _many(inventory, bundle, signers, key, rollback, camera, watch, batches, ansible_options, folder)
+        if inventory is not None:  # by Ansible; boards of one kind share a bundle, so that it must be given
+            values: dict[str, object] = {"camera": camera, "watch": watch, "rollback": rollback}
+            values["batches"] = [int(part) if part.isdigit() else part for part in batches.split(",")]
+            if bundle is not None:
+                trusted = _signers(signers, key, folder)
+                values |= {"bundle": str(bundle.absolute()), "signers": str(trusted)}
+            put_many(inventory, values, shlex.split(ansible_options))
             return
         assert host is not None
         with connect(Host(host, tuple(shlex.split(ssh_options)), root)) as connection:
@@ -165,38 +175,14 @@ def _make(
     status = connection.ask("status")
     only_model = model is not None and status["current"] is not None
     target = deployed_target(status) if only_model else target_of(status)
-    _say(
-        f"board: {status['model'] or status['machine']}, Python {target.python}: {target.name} with {target.engine}"
-    )
+    board = status["model"] or status["machine"]
+    _say(f"board: {board}, Python {target.python}: {target.name} with {target.engine}")
     contents = Contents(model or target.model, photo or SAMPLE, config, only_model)
     return make_bundle(target, contents, sign_with(key), folder, _say)
 
 
 def _signers(given: Path | None, key: Path | None, folder: Path) -> Path:
+    """A file with the keys that the board shall trust: those given, else the key that signs."""
     path = folder / "signers"
     path.write_text(as_signers(given) if given else signers_line(sign_with(key)))
     return path
-
-
-def _many(
-    inventory: Path,
-    bundle: Path | None,
-    signers: Path | None,
-    key: Path | None,
-    rollback: bool,
-    camera: str,
-    watch: float,
-    batches: str,
-    options: str,
-    folder: Path,
-) -> None:
-    """By Ansible; boards of one kind share a bundle, so it must be given."""
-    if bundle is None and not rollback:
-        raise ConfigError(
-            "--inventory: expected --bundle FILE with it; make one with `edge-centernet bundle`"
-        )
-    values: dict[str, object] = {"camera": camera, "watch": watch, "rollback": rollback}
-    values["batches"] = [int(part) if part.isdigit() else part for part in batches.split(",")]
-    if bundle is not None:
-        values |= {"bundle": str(bundle.absolute()), "signers": str(_signers(signers, key, folder))}
-    put_many(inventory, values, shlex.split(options))

@@ -1,4 +1,4 @@
-"""`edge-centernet doctor`."""
+"""`edge-centernet doctor`: what this machine can run, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import os
 import click
 
 from edge_centernet.cli import Command
-from edge_centernet.doctor.examine import diagnose, examine
+from edge_centernet.doctor.examine import examine
 from edge_centernet.doctor.report import as_json, as_text
+from edge_centernet.doctor.rules import diagnose
 from edge_centernet.model_zoo import DEFAULT
 
 

@@ -27,7 +27,9 @@ KEYS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 # key of the record's "crowds" -> how the table calls those objects
 CROWDS = {f"overlap_{limit:g}": f"overlap another by IoU > {limit:g}" for limit in OVERLAPS}
 CROWDS["centre_collision"] = "share a heatmap cell"
-_NUMBERS = re.compile(r"\[\n([-\d.,\seE]+?)\n\s*\]")  # strings in JSON hold no line break: none can match
+# A list of numbers, which is written on one line: curves would be thousands of lines. Strings in JSON hold no
+# line break, so that none can match.
+_NUMBERS = re.compile(r"\[\n([-\d.,\seE]+?)\n\s*\]")
 
 
 @click.command(cls=Command)
@@ -83,8 +85,19 @@ def command(
 
     Example: edge-centernet eval --data instances_val.json --images val --runtime tflite --json metrics.json
     """
+    # What cannot be written is found out before the evaluation, not after it.
     if out is not None:
-        _check_writable(out)
+        if out.is_dir():
+            raise ConfigError(f"--json {out}: expected a file name, got a folder")
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            probe = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"--json {out}: cannot write there ({error.strerror}); name another file"
+            ) from None
     if plots is not None:
         require_matplotlib()
         prepare_folder(plots)
@@ -103,72 +116,47 @@ def command(
         about["sha256"] = sha256(first_candidate(model, runtime)[0])
     click.echo(_table(result, f"{model}, {about['precision']}, {about['runtime']}, on {data}"))
     if out is not None:
-        _write(out, {**about, **result})
+        text = json.dumps({**about, **result}, indent=2) + "\n"
+        write_atomic(out, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text))
     if plots is not None:
         write_precision_recall(result, plots / "pr.png")
         write_reliability(result, plots / "reliability.png")
 
 
 def _table(result: dict[str, Any], title: str) -> str:
+    # 1. COCO's figures, by class and over all.
     wide = max(map(len, ("class", *result["per_class"])))
     lines = [title, "", f"{'class':<{wide}}      AP    AP50"]
     lines += [f"{n:<{wide}}  {_show(v['AP'])}  {_show(v['AP50'])}" for n, v in result["per_class"].items()]
     lines += [f"{'all':<{wide}}  {_show(result['AP'])}  {_show(result['AP50'])}", ""]
-    lines += ["  ".join(f"{key} {_show(result[key]).strip()}" for key in KEYS)]
-    stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in result["ms"].items())
-    lines += ["", *_score_lines(result["at_threshold"], result["calibration"])]
-    lines += ["", *_crowd_lines(result["crowds"]), ""]
-    lines += [f"{result['images']} images, median {result['ms_median']:.1f} ms each ({stages})"]
-    return "\n".join(lines)
-
-
-def _score_lines(shown: dict[str, Any], calibration: dict[str, Any]) -> list[str]:
-    """What is shown at the model's own threshold, and how far its scores can be taken at their word."""
+    lines += ["  ".join(f"{key} {_show(result[key]).strip()}" for key in KEYS), ""]
+    # 2. What is shown at the model's own threshold.
+    shown, calibration = result["at_threshold"], result["calibration"]
     own = "".join(f", {name} {limit:g}" for name, limit in shown["class_thresholds"].items())
     rates = "  ".join(f"{key} {_show(shown[key]).strip()}" for key in ("precision", "recall"))
+    lines.append(f"at the default threshold ({shown['threshold']:g}{own}): {rates}")
+    # 3. How far its scores are from the share that is right.
     known = {name: error for name, error in calibration["per_class"].items() if error is not None}
     worst = max(known, key=lambda name: known[name], default=None)
-    told = [f"of all {_show(calibration['error']).strip()}"]
-    told += [f"worst class {worst} {known[worst]:.3f}"] if worst is not None else []
+    errors = [f"of all {_show(calibration['error']).strip()}"]
+    errors += [f"worst class {worst} {known[worst]:.3f}"] if worst is not None else []
     if calibration["before"] is not None:
-        told.append(f"of all before calibration {_show(calibration['before']['error']).strip()}")
-    return [
-        f"at the default threshold ({shown['threshold']:g}{own}): {rates}",
-        f"calibration error from score {calibration['lowest']:g} on: {', '.join(told)}",
-    ]
-
-
-def _crowd_lines(crowds: dict[str, Any]) -> list[str]:
-    """Recall of each kind of object at each score threshold, against that of all others."""
+        errors.append(f"of all before calibration {_show(calibration['before']['error']).strip()}")
+    lines += [f"calibration error from score {calibration['lowest']:g} on: {', '.join(errors)}", ""]
+    # 4. Recall of each kind of object at each score threshold, against that of all others.
     wide = max(map(len, CROWDS.values()))
-    lines = [
-        f"{'recall of objects that':<{wide}}  number" + "".join(f"  score {t:<5g} others" for t in THRESHOLDS)
-    ]
-    for key, title in CROWDS.items():
-        one = crowds[key]
+    head = "".join(f"  score {t:<5g} others" for t in THRESHOLDS)
+    lines.append(f"{'recall of objects that':<{wide}}  number{head}")
+    for key, kind in CROWDS.items():
+        one = result["crowds"][key]
         pairs = [(one["recall"][f"{t:g}"], one["recall_others"][f"{t:g}"]) for t in THRESHOLDS]
-        shown = "".join(f"  {_show(mine):>11} {_show(others)}" for mine, others in pairs)
-        lines.append(f"{title:<{wide}}  {one['objects']:6}{shown}")
-    return lines
+        recalls = "".join(f"  {_show(mine):>11} {_show(others)}" for mine, others in pairs)
+        lines.append(f"{kind:<{wide}}  {one['objects']:6}{recalls}")
+    # 5. Time.
+    stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in result["ms"].items())
+    lines += ["", f"{result['images']} images, median {result['ms_median']:.1f} ms each ({stages})"]
+    return "\n".join(lines)
 
 
 def _show(value: float | None) -> str:
     return "     -" if value is None else f"{value:6.3f}"
-
-
-def _check_writable(out: Path) -> None:
-    """Find out before the evaluation, not after it, that the result cannot be written."""
-    probe = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(f"--json {out}: cannot write there ({error.strerror}); name another file") from None
-    if out.is_dir():
-        raise ConfigError(f"--json {out}: expected a file name, got a folder")
-
-
-def _write(out: Path, result: dict[str, Any]) -> None:
-    text = json.dumps(result, indent=2) + "\n"
-    write_atomic(out, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text))  # a list a line

@@ -72,18 +72,28 @@ def header(manifest: Manifest, name: str, origin: Path) -> str:
     model, specs = manifest.model, _heads(manifest)
     if not all(map(math.isfinite, (*model.mean, *model.std))):
         raise ManifestError(f"model mean, std: expected finite numbers, got {model.mean}, {model.std}")
-    heads = {role: _head(role, spec) for role, spec in specs.items()}
+    # Each head is checked as before decoding, without data.
+    heads = {
+        role: Head(
+            role,
+            np.broadcast_to(np.zeros((), spec.dtype), spec.chw),
+            None if spec.dtype == "float32" else spec.quant,
+        )
+        for role, spec in specs.items()
+    }
     threshold = in_heat_unit(model.threshold, model.heat_unit)
     own = [in_heat_unit(value, model.heat_unit) for value in model.class_thresholds]
     guard = f"{name.upper()}_MODEL_H"
+    about = f"{_comment(model.name)} {_comment(model.version)}"
     lines = [
-        f"/* {name}_model.h - what edgecn_decode needs to know of {_comment(model.name)} {_comment(model.version)}.",
+        f"/* {name}_model.h - what edgecn_decode needs to know of {about}.",
         f" * Written by edge-centernet {__version__} export-c from {_comment(origin.name)},",
         f" * sha256 {sha256(origin)}.",
         " * Tables are static: include it in one file, or each has its own. */",
         f"#ifndef {guard}",
         f"#define {guard}",
         "",
+        # INFINITY: the logit of a threshold of 0 or 1.
         *([] if all(map(math.isfinite, (threshold, *own))) else ["#include <math.h>"]),
         '#include "edgecn_decode.h"',
         "",
@@ -97,24 +107,23 @@ def header(manifest: Manifest, name: str, origin: Path) -> str:
         "",
         f"/* The suggested threshold, a probability of {model.threshold:g}, in the heatmap's unit. */",
         f"static const float {name}_threshold = {_float(threshold)};",
-        *(_class_thresholds(own, name) if own else []),
-        "",
-        *(_table(heads["heat"], name) if model.heat_unit == "logit" and specs["heat"].quant else []),
-        *_function(manifest, name),
-        "",
-        "#endif",
     ]
-    return "\n".join(lines) + "\n"
+    if own:
+        lines.append("/* The same for each class; NAME_heads takes these. */".replace("NAME", name))
+        lines += _array(f"{name}_class_threshold", own)
+    lines.append("")
+    if model.heat_unit == "logit" and specs["heat"].quant:
+        # What ecn_probability_table would fill in; a table in flash saves the firmware expf.
+        low = np.iinfo(heads["heat"].data.dtype).min
+        stored = np.arange(low, low + 256).astype(heads["heat"].data.dtype)
+        index = "stored + 128" if low else "stored"
+        lines.append(f"/* The probability of each value that the heatmap can store: [{index}]. */")
+        lines += [*_array(f"{name}_probability", logistic(heads["heat"].real(stored)).tolist()), ""]
+    return "\n".join([*lines, *_function(manifest, name), "", "#endif"]) + "\n"
 
 
 def _heads(manifest: Manifest) -> dict[str, TensorSpec]:
     return {role: getattr(manifest, role) for role in Heads._fields}
-
-
-def _head(role: str, spec: TensorSpec) -> Head:
-    """Checked as a head is before decoding; it holds no data."""
-    nothing = np.broadcast_to(np.zeros((), spec.dtype), spec.chw)
-    return Head(role, nothing, None if spec.dtype == "float32" else spec.quant)
 
 
 def _values(manifest: Manifest, name: str) -> list[str]:
@@ -139,14 +148,15 @@ def _values(manifest: Manifest, name: str) -> list[str]:
             f"{role}_count": (math.prod(spec.shape), f"values of {role}_type") for role, spec in heads.items()
         },
     }
+    types = []
+    for role, spec in {"input": image, **heads}.items():
+        shape = "x".join(map(str, spec.shape))
+        types.append(f"typedef {C_TYPES[spec.dtype][0]} {name}_{role}_type; /* {spec.layout} {shape} */")
     notes = {key: f" /* {note} */" if note else "" for key, (_, note) in values.items()}
     items = [f"    {name}_{key} = {value}," for key, (value, _) in values.items()]
     items[-1] = items[-1].rstrip(",")  # C++98 wants none behind the last
     return [
-        *(
-            f"typedef {C_TYPES[spec.dtype][0]} {name}_{role}_type; /* {spec.layout} {'x'.join(map(str, spec.shape))} */"
-            for role, spec in {"input": image, **heads}.items()
-        ),
+        *types,
         "",
         "enum {",
         *(item + note for item, note in zip(items, notes.values(), strict=True)),
@@ -161,68 +171,58 @@ def _values(manifest: Manifest, name: str) -> list[str]:
 
 
 def _classes(classes: tuple[str, ...], name: str) -> list[str]:
-    items = [f"    {_string(text)}" for text in classes]
+    """The names as C string constants; what is not plain ASCII becomes octal, and no trigraph is left."""
+    texts = (
+        "".join(chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode())
+        for text in classes
+    )
     return [
         "/* UTF-8 */",
         f"static const char *const {name}_class_names[{len(classes)}] = {{",
-        ",\n".join(items),
+        ",\n".join(f'    "{text}"' for text in texts),
         "};",
     ]
 
 
-def _class_thresholds(thresholds: list[float], name: str) -> list[str]:
-    rows = [", ".join(map(_float, thresholds[i : i + COLUMNS])) for i in range(0, len(thresholds), COLUMNS)]
+def _array(name: str, values: list[float]) -> list[str]:
+    """A constant array of floats, a few on each line."""
+    numbers = [_float(value) for value in values]
+    rows = [", ".join(numbers[i : i + COLUMNS]) for i in range(0, len(numbers), COLUMNS)]
     return [
-        "/* The same for each class; NAME_heads takes these. */".replace("NAME", name),
-        f"static const float {name}_class_threshold[{len(thresholds)}] = {{",
+        f"static const float {name}[{len(values)}] = {{",
         ",\n".join(f"    {row}" for row in rows),
         "};",
-    ]
-
-
-def _table(heat: Head, name: str) -> list[str]:
-    """What ecn_probability_table would fill in."""
-    low = np.iinfo(heat.data.dtype).min
-    stored = np.arange(low, low + 256).astype(heat.data.dtype)
-    numbers = [_float(value) for value in logistic(heat.real(stored)).tolist()]
-    rows = [", ".join(numbers[i : i + COLUMNS]) for i in range(0, 256, COLUMNS)]
-    return [
-        f"/* The probability of each value that the heatmap can store: [{'stored + 128' if low else 'stored'}]. */",
-        f"static const float {name}_probability[256] = {{",
-        ",\n".join(f"    {row}" for row in rows),
-        "};",
-        "",
     ]
 
 
 def _function(manifest: Manifest, name: str) -> list[str]:
-    """NAME_heads."""
-    specs = _heads(manifest)
-    arguments = [f"const {name}_{role}_type *{role}" for role in specs]
+    """NAME_heads: the three outputs of the network as ecn_decode takes them."""
+    tensors = []
+    for role, spec in _heads(manifest).items():
+        # The fields of ecn_tensor, the strides in values, not in bytes.
+        channels, height, width = spec.chw
+        strides = (height * width, width, 1) if spec.layout == "NCHW" else (1, width * channels, channels)
+        quantized = spec.quant is not None and spec.dtype != "float32"
+        scale, zero_point = (
+            (spec.quant.scale, spec.quant.zero_point) if spec.quant and quantized else (1.0, 0)
+        )
+        fields = (role, _float(np.float32(scale)), zero_point, C_TYPES[spec.dtype][1], *strides)
+        tensors.append(f"        {{{', '.join(map(str, fields))}}},")
+    arguments = [f"    const {name}_{role}_type *{role}" for role in _heads(manifest)]
+    own = f"{name}_class_threshold" if manifest.model.class_thresholds else "0"
     return [
         "/* Three outputs of the network as ecn_decode takes them. */",
         f"static inline ecn_heads {name}_heads(",
-        ",\n".join(f"    {argument}" for argument in arguments) + ")",
+        ",\n".join(arguments) + ")",
         "{",
         "    const ecn_heads heads = {",
-        *(f"        {{{role}, {_tensor(spec)}}}," for role, spec in specs.items()),
+        *tensors,
         f"        {name}_classes, {name}_height, {name}_width, {_float(manifest.model.stride)},",
-        f"        {name}_threshold, {f'{name}_class_threshold' if manifest.model.class_thresholds else '0'}",
+        f"        {name}_threshold, {own}",
         "    };",
         "    return heads;",
         "}",
     ]
-
-
-def _tensor(spec: TensorSpec) -> str:
-    """The fields of ecn_tensor behind `data`."""
-    channels, height, width = spec.chw
-    strides = (height * width, width, 1) if spec.layout == "NCHW" else (1, width * channels, channels)
-    quantized = spec.quant is not None and spec.dtype != "float32"
-    scale, zero_point = (spec.quant.scale, spec.quant.zero_point) if spec.quant and quantized else (1.0, 0)
-    return (
-        f"{_float(np.float32(scale))}, {zero_point}, {C_TYPES[spec.dtype][1]}, {', '.join(map(str, strides))}"
-    )
 
 
 def _float(value: float | np.float32) -> str:
@@ -231,12 +231,6 @@ def _float(value: float | np.float32) -> str:
         return "INFINITY" if value > 0 else "-INFINITY"
     digits = f"{value:.9g}"
     return digits + ("f" if "." in digits or "e" in digits else ".0f")
-
-
-def _string(text: str) -> str:
-    """A C string constant; what is not plain ASCII becomes octal, and no trigraph is left."""
-    plain = (chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode())
-    return f'"{"".join(plain)}"'
 
 
 def _comment(text: str) -> str:

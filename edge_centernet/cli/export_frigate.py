@@ -1,4 +1,4 @@
-"""`edge-centernet export-frigate`."""
+"""`edge-centernet export-frigate`: a network with its decoder inside, for Frigate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from edge_centernet.system.quiet import quiet_libraries
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
-    help=f"Lowest score in the output; Frigate ignores everything below {frigate.FLOOR:g}.  [default: the model's]",
+    help=f"Lowest score in the output; Frigate ignores everything below {frigate.FLOOR:g}.  "
+    "[default: the model's]",
 )
 def command(model: str, out: Path, threshold: float | None) -> None:
     """Export a network with its decoder built in, for Frigate's openvino and onnx detectors.

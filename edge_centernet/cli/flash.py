@@ -43,7 +43,8 @@ from edge_centernet.sdcard.flash import Target
     click.option(
         "--jetson",
         is_flag=True,
-        help="Flash a Jetson: IMAGE is NVIDIA's Linux_for_Tegra folder, TARGET the name of a board configuration.",
+        help="Flash a Jetson: IMAGE is NVIDIA's Linux_for_Tegra folder, TARGET the name of a board "
+        "configuration.",
     ),
     click.option(
         "--storage",
@@ -70,7 +71,7 @@ def command(
     storage: str,
     execute: bool,
 ) -> None:
-    """Flash IMAGE (.img, .img.xz, .img.gz, .img.zst) to TARGET, a whole removable disk or a file, and verify it.
+    """Flash IMAGE (.img, .img.xz, .img.gz, .img.zst) to TARGET, a whole removable disk or file, and verify.
 
     Nothing is written until you type the target's name, or pass it with --confirm. First, the image is read
     and compared with its checksums, if there are any (IMAGE.sha256, IMAGE.bmap, --expect-sha256). The first
@@ -85,36 +86,25 @@ def command(
     Example: edge-centernet flash --jetson ~/Linux_for_Tegra jetson-orin-nano-devkit --storage nvme
     """
     if jetson:
-        _jetson(image, str(target), storage, execute)
+        tree = jetson_flash.check_tree(image, str(target))
+        module = jetson_flash.find_module(str(target))
+        parts = jetson_flash.command(tree, module, storage)
+        release = ".".join(map(str, tree.release))
+        click.echo(f"{module.name} in recovery mode, L4T {release}; all on its {storage} is lost.")
+        click.echo(f"cd {shlex.quote(str(tree.folder))} && {shlex.join(parts)}")
+        if execute:
+            jetson_flash.execute(tree, parts)
     elif execute:
         raise ConfigError("--execute: only applies to --jetson; to write an image, type the target's name")
     else:
         _flash(image, target, confirm, dry_run, force, force_non_removable, expect_sha256, verify_only)
 
 
-def _jetson(folder: Path, board: str, storage: str, execute: bool) -> None:
-    tree = jetson_flash.check_tree(folder, board)
-    module = jetson_flash.find_module(board)
-    parts = jetson_flash.command(tree, module, storage)
-    click.echo(
-        f"{module.name} in recovery mode, L4T {'.'.join(map(str, tree.release))}; all on its {storage} is lost."
-    )
-    click.echo(f"cd {shlex.quote(str(tree.folder))} && {shlex.join(parts)}")
-    if execute:
-        jetson_flash.execute(tree, parts)
-
-
 def _flash(
-    image: Path,
-    target: Path,
-    confirm: str | None,
-    dry_run: bool,
-    force: bool,
-    force_non_removable: bool,
-    expect_sha256: str | None,
-    verify_only: bool,
-) -> None:
-    """Check, show, ask, write."""
+    image: Path, target: Path, confirm: str | None, dry_run: bool, force: bool, force_non_removable: bool,
+    expect_sha256: str | None, verify_only: bool,
+) -> None:  # fmt: skip
+    # 1. Refuse a target that must not be written before minutes of reading the image.
     place = flash.find_target(target, verify_only)
     if not verify_only:
         if confirm not in (None, place.name):
@@ -122,6 +112,7 @@ def _flash(
                 f"--confirm: expected {place.name}, the target's name, got {confirm}; nothing was written"
             )
         flash.refuse(place, image, force_non_removable=force_non_removable)
+    # 2. Read the whole image and compare it with its checksums.
     with byte_bars() as progress:
         checked = diskimage.check(image, expect_sha256, None if verify_only else place.room, progress)
     if verify_only:
@@ -129,76 +120,55 @@ def _flash(
             compared = flash.verify(checked, place, progress)
         click.echo(f"{target}: equals {image} in all {compared} bytes compared")
         return
+    # 3. Refuse again, now that the size is known and time has passed; show what would be lost.
     flash.refuse(place, image, checked.size, force_non_removable)
     click.echo(_plan(checked, place))
-    if dry_run or not _confirmed(place, confirm, force):
+    # 4. Ask: by --confirm NAME, which was compared above, by --force for a file, or by typing the name. A new
+    # file needs neither.
+    confirmed = confirm is not None or (place.disk is None and (force or not place.overwrites))
+    if not dry_run and not confirmed and sys.stdin.isatty():
+        question = f"All of it will be lost. Type {place.name} to write"
+        confirmed = click.prompt(question, default="", show_default=False).strip() == place.name
+    if dry_run or not confirmed:
         click.echo(f"Nothing was written. To write: --confirm {place.name}")
         return
-    _write(checked, place, force_non_removable)
+    # 5. Write, and read back.
+    begin = time.monotonic()
+    with byte_bars() as progress:
+        blocks = flash.write(checked, place, force_non_removable, progress)
+    written = size_text(sum(block.size for block in blocks))
+    seconds = time.monotonic() - begin
+    click.echo(f"{place.path}: wrote {written} and read them back, in {seconds:.0f} s; all equal")
 
 
 def _plan(image: DiskImage, target: Target) -> str:
     """What would be written where, and what is lost."""
+    # 1. The image.
     parts = ", ".join(f"{part.number}: {size_text(part.size)} {part.kind}" for part in image.partitions)
     packed = "" if image.packing == "img" else f", {size_text(image.path.stat().st_size)} packed"
-    mapped = (
-        f", of which {size_text(image.to_write)} to write by {image.bmap_path.name}"
-        if image.bmap_path
-        else ""
-    )
+    mapped = ""
+    if image.bmap_path:
+        mapped = f", of which {size_text(image.to_write)} to write by {image.bmap_path.name}"
     lines = [
         f"Image   {image.path}: {size_text(image.size)}{packed}{mapped}",
         f"        sha256 {image.sha256}",
         f"        partitions {parts}",
     ]
-    return "\n".join([*lines, *_target_lines(target)])
-
-
-def _target_lines(target: Target) -> list[str]:
+    # 2. The target: a file, or a disk with what makes it recognizable.
     disk = target.disk
     if disk is None:
         kind = "a file that exists and is overwritten" if target.overwrites else "a new file"
-        return [f"Target  {target.path}: {kind}"]
-    facts = [
-        size_text(disk.size),
-        disk.model or "no model",
-        f"serial {disk.serial or 'unknown'}",
-        disk.bus or "built in",
-    ]
-    lines = [f"Target  {target.path}{f' ({target.real})' * (target.path != target.real)}: {', '.join(facts)}"]
+        return "\n".join([*lines, f"Target  {target.path}: {kind}"])
+    facts = [size_text(disk.size), disk.model or "no model", f"serial {disk.serial or 'unknown'}"]
+    real = f" ({target.real})" if target.path != target.real else ""
+    lines.append(f"Target  {target.path}{real}: {', '.join([*facts, disk.bus or 'built in'])}")
     if disk.backing:
         lines.append(f"        shows the file {disk.backing}")
+    # 3. What is on it, by the names that the system shows for it.
     labels = {part.name: part.label for part in disk.partitions}
+    erased = []
     for part in flash.partitions_on(target):
         name = f"{disk.name}{'p' * disk.name[-1].isdigit()}{part.number}"
         label = f" '{labels[name]}'" if labels.get(name) else ""
-        lines.append(f"        erased: {name}{label}, {size_text(part.size)} {part.kind}")
-    return (
-        lines
-        if len(lines) > 1 + bool(disk.backing)
-        else [*lines, "        erased: everything (no partitions seen)"]
-    )
-
-
-def _confirmed(target: Target, confirm: str | None, force: bool) -> bool:
-    """By --confirm NAME, by --force for a file, by typing the name; a new file needs neither."""
-    if confirm is not None:  # compared with the name before anything else was done
-        return True
-    if target.disk is None and (force or not target.overwrites):
-        return True
-    if not sys.stdin.isatty():
-        return False
-    typed = click.prompt(
-        f"All of it will be lost. Type {target.name} to write", default="", show_default=False
-    )
-    return bool(typed.strip() == target.name)
-
-
-def _write(image: DiskImage, target: Target, force_non_removable: bool) -> None:
-    begin = time.monotonic()
-    with byte_bars() as progress:
-        blocks = flash.write(image, target, force_non_removable, progress)
-    written = sum(block.size for block in blocks)
-    click.echo(
-        f"{target.path}: wrote {size_text(written)} and read them back, in {time.monotonic() - begin:.0f} s; all equal"
-    )
+        erased.append(f"        erased: {name}{label}, {size_text(part.size)} {part.kind}")
+    return "\n".join([*lines, *(erased or ["        erased: everything (no partitions seen)"])])

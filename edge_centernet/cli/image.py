@@ -1,4 +1,4 @@
-"""`edge-centernet image`: a card that detects when it gets power."""
+"""`edge-centernet image`: an SD card image with which a board detects as soon as it boots."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ BOARDS = [name for name in TARGETS if name.startswith(("pi", "generic"))]
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int:
-    """4G, 2048M: as many bytes as an emulator's card must have, in powers of 1024."""
-    match = re.fullmatch(r"(\d+)([MG])i?B?", text or "0M")
+def byte_size(text: str) -> int:
+    """The type of --expand: 4G or 2048M, in powers of 1024, as emulators want it; becomes bytes."""
+    match = re.fullmatch(r"(\d+)([MG])i?B?", text)
     if not match:
         raise click.BadParameter(f"expected a size such as 4G or 2048M, got {text!r}")
     return int(match[1]) << (20 if match[2] == "M" else 30)
@@ -99,7 +99,8 @@ def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int:
     ),
     click.option(
         "--expand",
-        callback=_bytes,
+        type=byte_size,
+        default="0M",
         metavar="SIZE",
         help="Smallest size of the image, such as 4G; an emulator needs room to grow.",
     ),
@@ -123,47 +124,38 @@ def command(
     url: str,
     out: Path,
 ) -> None:
-    """Build an SD card image: on its first boot the board installs the bundle, without a network, and starts to detect.
+    """Build an SD card image: on its first boot the board installs the bundle, offline, and starts to detect.
 
     Writes NAME.img.xz with its block map and checksum for `edge-centernet flash` or bmaptool, and NAME.json
     for `rpi-imager --repo`. Root is not needed. Passwords are read from files, and the image holds only their
     hashes. The same inputs give the same bytes (SOURCE_DATE_EPOCH sets the time of the files inside).
 
-    Example: edge-centernet image --target pi4 --base raspios.img.xz --bundle
-      dist/edge-centernet-0.1.0-pi4.tar
-    --signers dist/signers --user anna --ssh-key ~/.ssh/id_ed25519.pub
+    Example: edge-centernet image --target pi4 --base raspios.img.xz
+    --bundle dist/edge-centernet-0.1.0-pi4.tar --signers dist/signers --user anna
+    --ssh-key ~/.ssh/id_ed25519.pub
     """
     board = find_target(target)
-    settings = nocloud.Settings(
-        hostname,
-        user,
-        nocloud.password_hash(_first_line(password_file), f"{user} {hostname} {bundle.name}")
-        if password_file
-        else "",
-        nocloud.public_keys(_text(ssh_key), str(ssh_key)) if ssh_key else (),
-        _wifi(ssid, wifi_password_file, wifi_country),
-        timezone,
-    )
+    if ssid and wifi_password_file is None:
+        raise ConfigError(
+            "--wifi: give --wifi-password-file FILE too; on a command line every user could read it"
+        )
+    if not ssid and (wifi_password_file or wifi_country):
+        raise ConfigError(
+            "--wifi-password-file, --wifi-country: expected --wifi SSID with it; name the network"
+        )
+    wifi = nocloud.wifi(ssid, _first_line(wifi_password_file), wifi_country) if wifi_password_file else None
+    password = ""
+    if password_file:
+        # The salt is made of these names, so that the same inputs give the same image.
+        password = nocloud.password_hash(_first_line(password_file), f"{user} {hostname} {bundle.name}")
+    keys = nocloud.public_keys(_text(ssh_key), str(ssh_key)) if ssh_key else ()
+    settings = nocloud.Settings(hostname, user, password, keys, wifi, timezone)
     camera = camera_settings(camera_config) if camera_config else b""
     order = Order(board, base, bundle, as_signers(signers), settings, camera, expand, url)
     with byte_bars() as progress:
         made = make_image(order, out, progress, lambda line: click.echo(line, err=True))
     for path in made:
         click.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-
-
-def _wifi(ssid: str, password_file: Path | None, country: str) -> nocloud.Wifi | None:
-    if not ssid:
-        if password_file or country:
-            raise ConfigError(
-                "--wifi-password-file, --wifi-country: expected --wifi SSID with it; name the network"
-            )
-        return None
-    if password_file is None:
-        raise ConfigError(
-            "--wifi: give --wifi-password-file FILE too; on a command line every user could read it"
-        )
-    return nocloud.wifi(ssid, _first_line(password_file), country)
 
 
 def _text(path: Path) -> str:

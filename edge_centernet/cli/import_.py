@@ -42,8 +42,8 @@ def _triple(_: click.Context, option: click.Parameter, text: str | None) -> tupl
         "--classes",
         required=True,
         metavar="NAMES",
-        help="Class names in the order of training: coco, pascal, names separated by commas, or a text file with one"
-        " name per line.",
+        help="Class names in the order of training: coco, pascal, names separated by commas, or a text file "
+        "with one name per line.",
     ),
     click.option(
         "--size", type=int, help="Input side in pixels, a multiple of 32.  [default: 512; pascal: 384]"
@@ -74,7 +74,8 @@ def _triple(_: click.Context, option: click.Parameter, text: str | None) -> tupl
         "--calibration",
         type=click.Path(path_type=Path),
         metavar="IMAGES",
-        help="Representative images, a folder or a data set; the INT8 ranges are measured on 200 of them.  [required]",
+        help="Representative images, a folder or a data set; the INT8 ranges are measured on 200 of them.  "
+        "[required]",
     ),
     heading="Calibration",
 )
@@ -89,8 +90,8 @@ def _triple(_: click.Context, option: click.Parameter, text: str | None) -> tupl
     heading="Output",
 )
 def command(
-    checkpoint: Path, classes: str, out: Path, name: str | None, size: int | None, mean: Any, std: Any, color: Any,
-    calibration: Path | None,
+    checkpoint: Path, classes: str, out: Path, name: str | None, size: int | None, mean: Any, std: Any,
+    color: Any, calibration: Path | None,
 ) -> None:  # fmt: skip
     """Import a CenterNet that was trained elsewhere, and quantize it.
 
@@ -104,35 +105,50 @@ def command(
     from edge_centernet.converters.open import Calibration, quantized
     from edge_centernet.files import write_atomic
 
+    # 1. What is told before the network is read: no images, a mistyped folder, a file that holds no names.
     if calibration is None:
         raise ConfigError(
-            "--calibration: expected a folder or a data set; int8 needs ranges measured on images like those it will "
-            "see (200 are good)"
+            "--calibration: expected a folder or a data set; int8 needs ranges measured on images like those "
+            "it will see (200 are good)"
         )
-    pick_images(calibration, 1)  # a mistyped folder is told before the network is read
-    published = PUBLISHED.get(classes, PUBLISHED["coco"])
-    names = published.classes if classes in PUBLISHED else _names(classes)
+    pick_images(calibration, 1)
+    if classes in PUBLISHED:
+        names = PUBLISHED[classes].classes
+    else:
+        file = Path(classes)
+        try:
+            parts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else classes.split(",")
+        except UnicodeDecodeError:
+            raise ConfigError(
+                f"--classes: expected a text file with one name a line, got a binary file: {file}"
+            ) from None
+        names = tuple(part.strip() for part in parts if part.strip())
+    # 2. A float ONNX network in our form. The original code pads with black.
+    usual = PUBLISHED.get(classes, PUBLISHED["coco"])
     name = name or checkpoint.stem
-    given = Description(
-        name, names, size or published.size, mean or published.mean, std or published.std, color, pad_value=0
-    )  # the original pads with black
-    model, spec, weights = (_from_onnx if checkpoint.suffix.lower() == ".onnx" else _from_pth)(
-        checkpoint, given
-    )
+    mean, std = mean or usual.mean, std or usual.std
+    given = Description(name, names, size or usual.size, mean, std, color, pad_value=0)
+    if checkpoint.suffix.lower() == ".onnx":
+        save: Save | None = None
+        with quiet_libraries():
+            model, spec = adopt(read_model(checkpoint), given)
+    else:
+        model, spec, save = _from_pth(checkpoint, given)
+    # 3. Ranges, then the files.
     with bars() as progress, quiet_libraries():
         network, _, report = quantized(checkpoint, model, spec, Calibration(calibration), progress)
     prepare_folder(out)
-    weights(out / f"{name}.safetensors")
+    if save is not None:
+        save(out / f"{name}.safetensors")
     write_atomic(out / f"{name}.onnx", network.model.SerializeToString(deterministic=True))
     assert report is not None  # a float network was measured
     for line in report.lines():
         click.echo(line)
-    click.echo(
-        f"Imported. Convert it with: edge-centernet convert {out / name}.onnx --int8 --target all --out artifacts"
-    )
+    convert = f"edge-centernet convert {out / name}.onnx --int8 --target all --out artifacts"
+    click.echo(f"Imported. Convert it with: {convert}")
 
 
-Save = Callable[[Path], None]  # write the float weights there, if there are any
+Save = Callable[[Path], None]  # writes the float weights there
 
 
 def _from_pth(path: Path, given: Description) -> tuple[Any, ModelSpec, Save]:
@@ -150,24 +166,5 @@ def _from_pth(path: Path, given: Description) -> tuple[Any, ModelSpec, Save]:
     def save(weights: Path) -> None:
         save_checkpoint(weights, copy.deepcopy(model), "float")
 
-    folded = copy.deepcopy(model)
-    return float_onnx(folded), model.spec, save
-
-
-def _from_onnx(path: Path, given: Description) -> tuple[Any, ModelSpec, Save]:
-    """(float ONNX in our form, what it means, nothing to save)."""
-    with quiet_libraries():
-        model, spec = adopt(read_model(path), given)
-    return model, spec, lambda weights: None
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """Class names from a list or a file."""
-    file = Path(text)
-    try:
-        parts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
-    except UnicodeDecodeError:
-        raise ConfigError(
-            f"--classes: expected a text file with one name a line, got something else: {file}"
-        ) from None
-    return tuple(part.strip() for part in parts if part.strip())
+    # Export folds the batch norms into the weights, of a copy: a checkpoint keeps them apart.
+    return float_onnx(copy.deepcopy(model)), model.spec, save

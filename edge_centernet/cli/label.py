@@ -1,10 +1,9 @@
-"""`edge-centernet label`: detectors that agree label photos."""
+"""`edge-centernet label`: labels for photos, from the boxes that several detectors agree on."""
 
 from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from edge_centernet.errors import ArtifactError, ConfigError, ManifestError
 from edge_centernet.evaluation.coco import THRESHOLD as SCORE_FLOOR
 from edge_centernet.evaluation.crowds import MAX_DETECTIONS
 from edge_centernet.files import prepare_folder, sha256
-from edge_centernet.labelling.calibrate import PRECISION, Calibration, ClassResult
+from edge_centernet.labelling.calibrate import PRECISION, Calibration
 from edge_centernet.labelling.ensemble import IOU, Ensemble, Member, all_classes, common_classes
 from edge_centernet.labelling.labels import (
     IGNORE_BELOW,
@@ -51,7 +50,8 @@ from edge_centernet.runtimes import first_candidate
         multiple=True,
         metavar="NAME|FILE|FAMILY=FILE",
         help="Detector to label with; repeat it to fuse several. A model of this package by name or file, or"
-        f" a file of another family: {', '.join(FAMILIES)}.  [default: $EDGE_CENTERNET_MODEL, else {DEFAULT}]",
+        f" a file of another family: {', '.join(FAMILIES)}."
+        f"  [default: $EDGE_CENTERNET_MODEL, else {DEFAULT}]",
     ),
     click.option(
         "--weight",
@@ -82,7 +82,8 @@ from edge_centernet.runtimes import first_candidate
     click.option(
         "--ignore-below",
         type=click.FloatRange(0, 1),
-        help=f"Mark boxes with a lower score as ignored.  [default: {IGNORE_BELOW}; calibrated, by --precision]",
+        help=f"Mark boxes with a lower score as ignored.  "
+        f"[default: {IGNORE_BELOW}; calibrated, by --precision]",
     ),
     click.option(
         "--limit",
@@ -96,13 +97,14 @@ from edge_centernet.runtimes import first_candidate
         "--calibrate-on",
         type=click.Path(path_type=Path),
         metavar="LABELLED",
-        help="Labelled photos (COCO JSON, VOC, YOLO) to turn scores into probabilities, choose thresholds and measure"
-        " accuracy.",
+        help="Labelled photos (COCO JSON, VOC, YOLO) to turn scores into probabilities, choose thresholds "
+        "and measure accuracy.",
     ),
     click.option(
         "--precision",
         type=click.FloatRange(0, 1, min_open=True),
-        help=f"Share of the labelled objects that must be right, with --calibrate-on.  [default: {PRECISION}]",
+        help="Share of the labelled objects that must be right, with --calibrate-on.  "
+        f"[default: {PRECISION}]",
     ),
     heading="Calibration",
 )
@@ -122,17 +124,17 @@ from edge_centernet.runtimes import first_candidate
     heading="Output",
 )
 def command(
-    photos: tuple[Path, ...], models: tuple[str, ...], weights: tuple[float, ...], runtime: str, threads: int | None,
-    out: Path, classes: str | None, iou: float, threshold: float | None, ignore_below: float | None,
-    calibrate_on: Path | None, precision: float | None, limit: int | None, sheet: Path | None,
+    photos: tuple[Path, ...], models: tuple[str, ...], weights: tuple[float, ...], runtime: str,
+    threads: int | None, out: Path, classes: str | None, iou: float, threshold: float | None,
+    ignore_below: float | None, calibrate_on: Path | None, precision: float | None, limit: int | None,
+    sheet: Path | None,
 ) -> None:  # fmt: skip
-    """Label photos automatically: detectors run on each photo and its mirror image, and their boxes are fused.
+    """Label photos automatically: detectors run on each photo and its mirror image; their boxes are fused.
 
     PHOTOS are image files, folders (searched recursively) and data sets. The COCO JSON that is written can be
-    trained
-    on: it has boxes that are likely objects, and uncertain ones marked `ignore: 1`, which training leaves
-      out. Check
-    the contact sheet first. Detectors of other families come from their authors; docs/label.md lists them.
+    trained on: it has boxes that are likely objects, and uncertain ones marked `ignore: 1`, which training
+    leaves out. Check the contact sheet first. Detectors of other families come from their authors;
+    docs/label.md lists them.
 
     \b
     Examples:
@@ -147,21 +149,19 @@ def command(
         )
     files = some(find_photos(photos), limit)
     data = None if calibrate_on is None else some_of(read_dataset(calibrate_on), limit)
+    asked = PRECISION if precision is None else precision
+    calibration: Calibration | None = None
+    seen: Seen = {}
     with ExitStack() as stack, bars() as progress:
-        members = [
-            _open(name, weight, runtime, threads, stack)
-            for name, weight in zip(models, weights or (1.0,) * len(models), strict=True)
-        ]
+        votes = zip(models, weights or (1.0,) * len(models), strict=True)
+        members = [_open(name, weight, runtime, threads, stack) for name, weight in votes]
         if classes is not None:
             wanted = tuple(name.strip() for name in classes.split(",") if name.strip())
         else:
             wanted = all_classes(members) if data is None else common_classes(members, data.classes)
         ensemble = Ensemble(members, wanted, iou)
-        data = None if data is None else in_words(data, wanted)
-        calibration: Calibration | None = None
-        seen: Seen = {}
         if data is not None:
-            asked = PRECISION if precision is None else precision
+            data = in_words(data, wanted)
             calibration, seen = measure(ensemble, data, asked, threshold, ignore_below, progress)
             click.echo(_table(calibration), err=True)
             threshold, ignore_below = calibration.threshold, calibration.ignore_below
@@ -170,26 +170,20 @@ def command(
             threshold = min(THRESHOLD, ignore_below) if threshold is None else threshold
         labelled, skipped = label(files, ensemble, calibration, seen, progress)
     content = to_coco(labelled, wanted, out, threshold, ignore_below)
-    about = _info(ensemble, calibration, threshold, ignore_below, precision)
-    write_labels(out, {"info": about, **content})
+    write_labels(out, {"info": _info(ensemble, calibration, threshold, ignore_below, asked), **content})
     if sheet is not None:
         write_sheet(labelled, wanted, sheet, threshold, ignore_below)
     for line in skipped:
         click.echo(f"Warning: skipped {line}", err=True)
     ignored = sum(one["ignore"] for one in content["annotations"])
-    click.echo(
-        f"{out}: {len(labelled)} photos, {len(content['annotations']) - ignored} objects, {ignored} boxes to be ignored"
-    )
+    objects = len(content["annotations"]) - ignored
+    click.echo(f"{out}: {len(labelled)} photos, {objects} objects, {ignored} boxes to be ignored")
 
 
 def _check(
-    models: tuple[str, ...],
-    weights: tuple[float, ...],
-    out: Path,
-    sheet: Path | None,
-    calibrate_on: Path | None,
-    precision: float | None,
-) -> None:
+    models: tuple[str, ...], weights: tuple[float, ...], out: Path, sheet: Path | None,
+    calibrate_on: Path | None, precision: float | None,
+) -> None:  # fmt: skip
     """Find out before the work what would make it useless after it."""
     if weights and len(weights) != len(models):
         raise ConfigError(f"--weight: expected one for each of {len(models)} models, got {len(weights)}")
@@ -236,13 +230,9 @@ def _open(name: str, weight: float, runtime: str, threads: int | None, stack: Ex
 
 
 def _info(
-    ensemble: Ensemble,
-    calibration: Calibration | None,
-    threshold: float,
-    ignore_below: float,
-    precision: float | None,
+    ensemble: Ensemble, calibration: Calibration | None, threshold: float, ignore_below: float, asked: float
 ) -> dict[str, Any]:
-    """How the labels were made, and what their scores mean."""
+    """How the labels were made, and what their scores mean. asked: the precision that was asked for."""
     about: dict[str, Any] = {
         "description": f"labelled by edge-centernet {__version__}",
         "score": "probability of being right at IoU 0.5" if calibration else "fused score, not calibrated",
@@ -255,22 +245,18 @@ def _info(
         "ignore_below": round(ignore_below, 4),
     }
     if calibration is not None:
-        digits = partial(_rounded, digits=4)
+        overall, *rows = (
+            {key: round(v, 4) if isinstance(v, float) else v for key, v in row._asdict().items()}
+            for row in (calibration.overall, *calibration.per_class.values())
+        )
         about["calibration"] = {
             "images": calibration.images,
-            "precision_asked": PRECISION if precision is None else precision,
-            "overall": digits(calibration.overall),
-            "per_class": {name: digits(row) for name, row in calibration.per_class.items()},
+            "precision_asked": asked,
+            "overall": overall,
+            "per_class": dict(zip(calibration.per_class, rows, strict=True)),
             "map": calibration.scores.to_json(ensemble.classes),
         }
     return about
-
-
-def _rounded(row: ClassResult, digits: int) -> dict[str, Any]:
-    return {
-        key: round(value, digits) if isinstance(value, float) else value
-        for key, value in row._asdict().items()
-    }
 
 
 def _table(calibration: Calibration) -> str:

@@ -1,4 +1,4 @@
-"""edge-centernet train: float, then quantization-aware."""
+"""`edge-centernet train`: float, then quantization-aware."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from edge_centernet.cli import Command, option_group
-from edge_centernet.cli.options import input_size
-from edge_centernet.cli.sets import set_options, sources
+from edge_centernet.cli.options import input_size, set_options, sources
 from edge_centernet.data import DataSource, read_datasets
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.manifest import InputSize
@@ -49,8 +48,8 @@ from edge_centernet.model_zoo import DEFAULT, find_model
         "--size",
         callback=input_size,
         metavar="WxH",
-        help="Width and height of the network's input in pixels, multiples of 32, or one number for a square; short for"
-        " --set size=WxH.  [default: that of --weights, else 320x320]",
+        help="Width and height of the network's input in pixels, multiples of 32, or one number for a "
+        "square; short for --set size=WxH.  [default: that of --weights, else 320x320]",
     ),
     click.option(
         "--symmetric",
@@ -124,22 +123,38 @@ def command(
 
 
 def _train(
-    data: Sequence[DataSource], val: Sequence[DataSource], classes: Sequence[str] | None, out: Path, name: str,
-    weights: str, wanted: dict[str, Any], device: str, resume: bool,
+    data: Sequence[DataSource], val: Sequence[DataSource], classes: Sequence[str] | None, out: Path,
+    name: str, weights: str, wanted: dict[str, Any], device: str, resume: bool,
 ) -> None:  # fmt: skip
     """Everything between reading the options and the interchange file, in every process."""
     from edge_centernet.network import distributed
+    from edge_centernet.network.checkpoint import read_header
     from edge_centernet.train.config import TrainConfig
     from edge_centernet.train.export import export_onnx
     from edge_centernet.train.loop import Trainer
+    from edge_centernet.train.start import is_checkpoint
 
     first = distributed.rank() == 0
-    start = None if resume or weights == "none" else _find_weights(weights)
-    config = TrainConfig.from_dict(
-        _saved_config(out, first) | wanted if resume else _defaults(start) | wanted
-    )
+    # 1. The options: what was asked goes before what an earlier run or the start brings along.
+    start: Path | None = None
+    defaults: dict[str, Any] = {}
+    if resume:
+        saved = out / "config.json"
+        if first and not saved.is_file():
+            raise ConfigError(f"--resume: expected an earlier run, found no {saved}")
+        # Other machines may not see the folder, so the first process tells them what is in it.
+        known: Any = distributed.from_first(json.loads(saved.read_text()) if first else None)
+        defaults = {option: value for option, value in known.items() if option != "classes"}
+    elif weights != "none":
+        start = Path(weights)
+        if start.suffix not in (".safetensors", ".pth", ".pt", ".tar") and not start.exists():
+            start = find_model(weights, ".safetensors")  # the checkpoint of a shipped model
+        if is_checkpoint(start):
+            defaults["size"] = read_header(start)[0].input_size
+    config = TrainConfig.from_dict(defaults | wanted)
     if first and not resume and (out / "state.pt").exists():
         raise ConfigError(f"{out} already holds a run: go on with --resume, or choose another --out")
+    # 2. The data. Validation counts the classes of training.
     train_set = read_datasets(data, classes)
     val_set = read_datasets(val, train_set.classes) if val else None
     try:
@@ -147,47 +162,15 @@ def _train(
     except OSError as error:
         raise ConfigError(f"--out: cannot make {out}: {error.strerror}") from None
     if first:
+        count = f"{len(train_set)} training images, {len(train_set.classes)} classes"
         source = "resuming" if resume else f"starting from {start or 'nothing'}"
-        click.echo(
-            f"{len(train_set)} training images, {len(train_set.classes)} classes, {source}, run folder {out}",
-            err=True,
-        )
+        click.echo(f"{count}, {source}, run folder {out}", err=True)
+    # 3. Training and export.
     trainer = Trainer(config, train_set, val_set, out, name, start, device)
     if resume:
         trainer.resume()
     trainer.run()
     if first:
         path = export_onnx(out / "qat.safetensors", out / f"{name}.onnx")
-        click.echo(
-            f"Trained. Convert it with: edge-centernet convert {path} --int8 --target all --out artifacts"
-        )
-
-
-def _find_weights(weights: str) -> Path:
-    """A file, or the checkpoint of a shipped model."""
-    path = Path(weights)
-    if path.suffix in (".safetensors", ".pth", ".pt", ".tar") or path.exists():
-        return path
-    return find_model(weights, ".safetensors")
-
-
-def _defaults(start: Path | None) -> dict[str, Any]:
-    """Options that follow from the checkpoint to start from: its input size."""
-    from edge_centernet.train.start import is_checkpoint
-
-    if start is None or not is_checkpoint(start):
-        return {}
-    from edge_centernet.network.checkpoint import read_header
-
-    return {"size": read_header(start)[0].input_size}
-
-
-def _saved_config(out: Path, first: bool) -> dict[str, Any]:
-    from edge_centernet.network import distributed
-
-    path = out / "config.json"
-    if first and not path.is_file():
-        raise ConfigError(f"--resume: expected an earlier run, found no {path}")
-    saved: Any = distributed.from_first(json.loads(path.read_text()) if first else None)
-    saved.pop("classes", None)
-    return dict(saved)
+        convert = f"edge-centernet convert {path} --int8 --target all --out artifacts"
+        click.echo(f"Trained. Convert it with: {convert}")

@@ -1,4 +1,4 @@
-"""`edge-centernet verify`."""
+"""`edge-centernet verify`: a file against the network it was made from, layer by layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,8 +21,8 @@ from edge_centernet.system.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from edge_centernet import qdq
-    from edge_centernet.data import Dataset
-    from edge_centernet.manifest import InputSize
+
+IMAGES = 32  # of --images, spread evenly
 
 
 @click.command(cls=Command)
@@ -30,15 +30,16 @@ if TYPE_CHECKING:
 @click.option(
     "--against",
     metavar="PATH|NAME",
-    help="Network that the file was made from: an interchange .onnx, a checkpoint, or a shipped name.  [default: the"
-    " shipped model of the same name, at the file's size; an int8 .onnx is compared with its own float weights]",
+    help="Network that the file was made from: an interchange .onnx, a checkpoint, or a shipped name.  "
+    "[default: the shipped model of the same name, at the file's size; an int8 .onnx is compared with its "
+    "own float weights]",
 )
 @click.option(
     "--float",
     "unrounded",
     metavar="PATH|NAME",
-    help="Float network that was quantized (.safetensors, .onnx or a shipped name). Layers and AP are then compared"
-    " with its weights before rounding.",
+    help="Float network that was quantized (.safetensors, .onnx or a shipped name). Layers and AP are then "
+    "compared with its weights before rounding.",
 )
 @click.option(
     "--images",
@@ -60,8 +61,8 @@ if TYPE_CHECKING:
     help="Draw the error of each layer as a PNG.",
 )
 def command(
-    artifact: str, against: str | None, unrounded: str | None, images: Path | None, data: Path | None, out: Path | None,
-    picture: Path | None,
+    artifact: str, against: str | None, unrounded: str | None, images: Path | None, data: Path | None,
+    out: Path | None, picture: Path | None,
 ) -> None:  # fmt: skip
     """Compare a model file, run by its engine on real images, with the network it was made from.
 
@@ -71,21 +72,35 @@ def command(
 
     Example: edge-centernet verify converted/centernet-mbv2-320.tflite --picture layers.png
     """
-    from edge_centernet.converters import diagnosis
+    from edge_centernet.calibration.images import pick_images
+    from edge_centernet.converters import accuracy_budget, diagnosis
+    from edge_centernet.converters.open import open_network
+    from edge_centernet.imageio import read_image
     from edge_centernet.qdq import reference as reference_module
     from edge_centernet.qdq.float_network import float_model
+    from edge_centernet.runtimes import open_runtime
 
     path = find_model(artifact, ".onnx")
     dataset = None if data is None else read_dataset(data)
+    accuracy = {}
     with quiet_libraries(), bars() as progress:
+        # 1. The file's heads against those of its source.
         network = _source(path, against)
-        pictures = _pictures(images)
-        precision = read_manifest(path).precision
-        reference = reference_module.Reference(network, precision, pictures)
+        samples = reference_module.sample_pictures
+        pictures = samples() if images is None else [read_image(p) for p in pick_images(images, IMAGES)]
+        reference = reference_module.Reference(network, read_manifest(path).precision, pictures)
         report = reference.compare(path)
-        original = network if unrounded is None else _float(unrounded, network.manifest.model.input_size)
+        # 2. Each layer in int8 against float: with --float, the weights before any rounding.
+        original = network
+        if unrounded is not None:
+            float_path, size = find_model(unrounded, ".safetensors"), network.manifest.model.input_size
+            original = open_network(float_path, fp32=True, size=size).original
         layers = diagnosis.diagnose(network, float_model(original), pictures)
-        accuracy = {} if dataset is None else _accuracy(path, original, dataset, progress)
+        # 3. AP of the file and of the float network.
+        if dataset is not None:
+            with closing(open_runtime(path)) as runtime:
+                accuracy[path.name] = accuracy_budget.measure(runtime, dataset, progress, path.suffix[1:])
+            accuracy["float"] = accuracy_budget.accuracy(original, "fp32", dataset, progress, "float")
     click.echo(reference_module.table({path.suffix[1:]: report}))
     click.echo(diagnosis.table(layers))
     for name, value in accuracy.items():
@@ -120,33 +135,7 @@ def _source(path: Path, against: str | None) -> qdq.Network:
             against = sized[manifest.model.name]
         else:
             raise ConfigError(
-                f"{path}: made from {manifest.model.name!r}, which does not ship: name the network with --against"
+                f"{path}: made from {manifest.model.name!r}, which does not ship: name the network with "
+                "--against"
             )
     return open_network(find_model(against, ".onnx"), fp32=True, size=size).network
-
-
-def _float(name: str, size: InputSize) -> qdq.Network:
-    """The network with the weights that `name` holds before any rounding, for this input."""
-    from edge_centernet.converters.open import open_network
-
-    return open_network(find_model(name, ".safetensors"), fp32=True, size=size).original
-
-
-def _pictures(folder: Path | None) -> list[Any]:
-    from edge_centernet.calibration.images import pick_images
-    from edge_centernet.imageio import read_image
-    from edge_centernet.qdq.reference import sample_pictures
-
-    return sample_pictures() if folder is None else [read_image(p) for p in pick_images(folder, 32)]
-
-
-def _accuracy(
-    path: Path, network: qdq.Network, dataset: Dataset, progress: Any
-) -> dict[str, dict[str, float]]:
-    """AP and AP50 of the file and of the float network."""
-    from edge_centernet.converters import accuracy_budget
-    from edge_centernet.runtimes import open_runtime
-
-    with closing(open_runtime(path)) as runtime:
-        own = accuracy_budget.measure(runtime, dataset, progress, path.suffix[1:])
-    return {path.name: own, "float": accuracy_budget.accuracy(network, "fp32", dataset, progress, "float")}

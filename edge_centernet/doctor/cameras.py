@@ -1,4 +1,4 @@
-"""Cameras at this computer: which /dev/video* are cameras, what they hang on, who may read them and who does.
+"""Cameras at this computer: which /dev/video* are cameras, how connected, who may read them, who does.
 
 A Raspberry Pi has a dozen such nodes for its codecs, and none of them is a camera: the driver is asked
 (VIDIOC_QUERYCAP).
@@ -56,11 +56,12 @@ def read_cameras(root: Path = Path("/")) -> tuple[Camera, ...]:
 
 
 def _camera(root: Path, entry: Path) -> Camera | None:
-    """None for a node that is none."""
-    node = root / "dev" / entry.name
+    """The camera of one node; None for a node that is none."""
+    node, device = root / "dev" / entry.name, (entry / "device").resolve()
     driver, name = (entry / "device/driver").resolve().name, _text(entry / "name")
     if driver == "driver":  # no link there
         driver = ""
+    # 1. Whether it is a camera: by the driver's answer, or, where it cannot be asked, by the names.
     access, told = ask(node)
     if told is not None:
         if not told.captures:
@@ -68,13 +69,24 @@ def _camera(root: Path, entry: Path) -> Camera | None:
         driver, name = told.driver or driver, told.card or name
     elif _NO_CAMERAS.search(driver) or _NO_CAMERAS.search(name) or _text(entry / "index") not in ("", "0"):
         return None
+    # 2. How it is connected.
+    kind: CameraKind = "other"
+    if _CSI.search(driver) or _CSI.search(name):
+        kind = "csi"
+    elif driver == "uvcvideo" or (told and told.bus.startswith("usb")) or "/usb" in str(device):
+        kind = "usb"
+    # 3. Who may read it.
+    try:
+        group = group_name(node.stat().st_gid)
+    except OSError:  # sysfs has the camera, /dev has not: a container
+        group = ""
     return Camera(
         node=f"/dev/{entry.name}",
         name=name or entry.name,
         driver=driver,
-        kind=_kind(driver, name, told.bus if told else "", entry),
+        kind=kind,
         access=access,
-        group=_group(node),
+        group=group,
         in_use_by=users(root, node),
         told_by="name" if told is None else "driver",
     )
@@ -128,20 +140,6 @@ def argus(root: Path = Path("/")) -> bool:
         return stat.S_ISSOCK((root / "tmp/argus_socket").stat().st_mode)
     except OSError:
         return False
-
-
-def _kind(driver: str, name: str, bus: str, entry: Path) -> CameraKind:
-    if _CSI.search(driver) or _CSI.search(name):
-        return "csi"
-    usb = driver == "uvcvideo" or bus.startswith("usb") or "/usb" in str((entry / "device").resolve())
-    return "usb" if usb else "other"
-
-
-def _group(node: Path) -> str:
-    try:
-        return group_name(node.stat().st_gid)
-    except OSError:
-        return ""
 
 
 def _text(path: Path) -> str:

@@ -1,4 +1,8 @@
-"""What was seen on a machine. Frozen, so that each rule is a pure function of it."""
+"""What was seen on a machine, and what a rule makes of it.
+
+Facts are frozen, so that each rule is a pure function of them and can be tried on a machine that is not
+there.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,17 @@ from edge_centernet.runtimes.executed_precision import Int8
 from edge_centernet.system.machine import Machine
 
 # missing: not installed. unchecked: installed, not run. damaged: the model file is. broken: does not load, or
-# refuses. unasked: runs, but the file carries no question whose answer is known. hung: no end within the time
-# allowed.
+# refuses. unasked: runs, but the file carries no self-test vector. hung: no end within the time allowed.
 State = Literal["missing", "unchecked", "damaged", "broken", "crashed", "hung", "wrong", "unasked", "right"]
 Stage = Literal["", "file", "import", "open", "answer", "time", "int8"]
 CameraKind = Literal["usb", "csi", "other"]
+Level = Literal["ok", "warning", "error"]
+PAGE = "docs/doctor.md"
 
 
 @dataclass(frozen=True)
 class Library:
-    """A Python package that must load. version: empty where it is not installed or not known; error: why not."""
+    """A Python package that must load. version: empty if not installed or not known; error: why not."""
 
     version: str = ""
     error: str = ""
@@ -28,9 +33,9 @@ class Library:
 class Software:
     """What the package needs beside an engine.
 
-    backends: of OpenCV, those of V4L2, FFMPEG and GSTREAMER that it has. decoder: "c" or "numpy";
-      decoder_error: why a
-    compiled one that is there does not load. extras: pip extras -> whether all of their packages are there.
+    backends: of OpenCV, those of V4L2, FFMPEG and GSTREAMER that it has. decoder: "c" or "numpy".
+    decoder_error: why a compiled one that is there does not load. extras: pip extras -> whether all of their
+    packages are there.
     """
 
     numpy: Library = Library()
@@ -47,9 +52,8 @@ class Engine:
     """One inference engine on one model file.
 
     package: the module that is taken ("ai_edge_litert"), empty where none is installed. stage: where it
-      ended, if not
-    at the end; reason: in words. int8_how: how that is known; fast: whether by fast kernels, None where that
-    cannot be told. ms: the median inference. device: "CUDA" and alike.
+    ended, if not at the end; reason: in words. int8_how: how that is known; fast: whether by fast kernels,
+    None where that is not known. ms: milliseconds of the median inference. device: "CUDA" and the like.
     """
 
     name: str
@@ -81,9 +85,9 @@ class Engine:
 class Camera:
     """A camera at this computer.
 
-    node: /dev/video0; empty for one that only libcamera knows. kind: what it hangs on. access: "ok",
-      "denied", "busy"
-    or what the driver says. told_by: whether the driver was asked what the node is, or its name had to tell.
+    node: /dev/video0; empty for one that only libcamera knows. kind: how it is connected. access: "ok",
+    "denied", "busy" or what the driver says. told_by: whether the driver was asked what the node is, or its
+    name had to tell.
     """
 
     node: str
@@ -98,9 +102,9 @@ class Camera:
 
 @dataclass(frozen=True)
 class Facts:
-    """All of it. model: name or path; order: the engines that auto tries, the best first; quick: no engine was run.
+    """All of it. model: name or path. order: the engines that auto tries, the best first.
 
-    argus: whether a Jetson's camera daemon answers; None elsewhere.
+    quick: no engine was run. argus: whether a Jetson's camera daemon answers; None elsewhere.
     """
 
     machine: Machine
@@ -118,7 +122,10 @@ class Facts:
 
     @property
     def taken(self) -> Engine | None:
-        """What `--runtime auto` takes: the first that is not passed over, also one that will then fail to load."""
+        """What `--runtime auto` takes: the first that is not passed over.
+
+        This may be one that will then fail to load, which is a finding of its own.
+        """
         tried = (self.engine(name) for name in self.order)
         return next((e for e in tried if not e.passed_over and e.model), None)
 
@@ -127,3 +134,35 @@ class Facts:
         """Whether what auto takes has run, or would be taken where nothing was run."""
         fine = ("right", "unasked", "unchecked") if self.quick else ("right", "unasked")
         return self.taken is not None and self.taken.state in fine
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a machine has right or wrong, and what to do about it.
+
+    id: the heading in docs/doctor.md. level: ok needs nothing, a warning works but not well, an error does
+    not work. found: what was seen. fix: a command to copy, or what to do in words; empty where there is
+    nothing to do.
+    """
+
+    id: str
+    level: Level
+    title: str
+    found: str
+    fix: str = ""
+
+    @property
+    def docs(self) -> str:
+        """Where it is explained."""
+        return f"{PAGE}#{self.id}"
+
+    def as_json(self) -> dict[str, str]:
+        """Its fields and where it is explained."""
+        return {
+            "id": self.id,
+            "level": self.level,
+            "title": self.title,
+            "found": self.found,
+            "fix": self.fix,
+            "docs": self.docs,
+        }

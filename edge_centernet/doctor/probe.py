@@ -3,7 +3,7 @@
     python -m edge_centernet.doctor.probe software
     python -m edge_centernet.doctor.probe ENGINE MODEL
 
-Each line is a JSON object; `doctor.engines` merges them. {"stage": ...} is said before a stage begins, so
+Each line is a JSON object; `doctor.examine` merges them. {"stage": ...} is said before a stage begins, so
 that the last one tells where a crash was. Other lines are the libraries' own.
 """
 
@@ -30,22 +30,20 @@ def say(**words: Any) -> None:
 
 def software() -> None:
     """NumPy, OpenCV, the decoder, picamera2: in the order in which they build on each other."""
-    say(stage="numpy")
-    say(numpy=_tried(lambda: {"version": import_module("numpy").__version__}))
-    say(stage="opencv")
-    say(opencv=_tried(_opencv))
-    say(stage="decoder")
-    say(decoder=_tried(_decoder))
-    say(stage="picamera2")
-    say(picamera2=_tried(_picamera2))
+    stages: dict[str, Callable[[], dict[str, Any]]] = {
+        "numpy": lambda: {"version": import_module("numpy").__version__},
+        "opencv": _opencv,
+        "decoder": _decoder,
+        "picamera2": _picamera2,
+    }
+    for name, load in stages.items():
+        say(stage=name)
+        try:
+            found = load()
+        except Exception as error:  # whatever a broken package raises is its story
+            found = {"error": in_one_line(error), "missing": isinstance(error, ModuleNotFoundError)}
+        say(**{name: found})
     say(stage="")
-
-
-def _tried(load: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return load()
-    except Exception as error:  # whatever a broken package raises is its story
-        return {"error": in_one_line(error), "missing": isinstance(error, ModuleNotFoundError)}
 
 
 def _opencv() -> dict[str, Any]:
@@ -82,7 +80,7 @@ def _picamera2() -> dict[str, Any]:
 
 
 def engine(name: str, path: Path) -> None:
-    """File, package, opening, the question of the self-check, time, INT8."""
+    """File, package, opening, the self-test vector, time, INT8."""
     say(stage="file")
     from edge_centernet.artifact import check_content, check_exists, read_manifest
     from edge_centernet.runtimes import ENGINES, open_runtime

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge_centernet.bench.meters import peak_rss_mb
+from edge_centernet.bench.resources import peak_rss_mb
 from edge_centernet.detections import Detections
 from edge_centernet.errors import EdgeCenterNetError
 from edge_centernet.imageio import Image, read_image

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from healthy import ON_JETSON, ON_PC, ON_PI, OPENVINO, RIBBON, TFLITE, USB, missing, with_engines
 
 from edge_centernet.cli.doctor import command
-from edge_centernet.doctor.examine import diagnose
 from edge_centernet.doctor.facts import Facts, Library
 from edge_centernet.doctor.report import as_json, as_text
+from edge_centernet.doctor.rules import diagnose
 
 
 def text(facts: Facts) -> str:
@@ -25,7 +25,7 @@ def text(facts: Facts) -> str:
 
 
 def test_the_text_has_facts_and_findings() -> None:
-    """Each engine in a line with what auto takes marked, each finding with its fix and where it is explained."""
+    """A line for each engine, with a mark on what auto takes; each finding has its fix and its page."""
     wrong = replace(OPENVINO, state="wrong", reason="heat differs by 9 output steps", int8="", ms=None)
     lines = text(with_engines(replace(ON_PC, cameras=(replace(USB, access="denied"),)), wrong)).splitlines()
 

@@ -71,7 +71,7 @@ def test_a_perfect_detector_has_ap_1(
 def test_crowds_and_curves_are_in_table_and_json(
     run: Callable[..., Any], model: Path, data: Path, tmp_path: Path
 ) -> None:
-    """Two annotations of one square overlap by IoU 1 and share a cell: one of them is found, and so are both others.
+    """Two annotations of one square share a cell with IoU 1: one of them is found, and so are both others.
 
     The record names the file measured by its hash, and holds a list of numbers on one line.
     """
@@ -99,7 +99,7 @@ def test_crowds_and_curves_are_in_table_and_json(
 def test_scores_are_in_table_json_and_plots(
     run: Callable[..., Any], model: Path, data: Path, tmp_path: Path
 ) -> None:
-    """Three of three objects and nothing else from 0.3 on; one bin, whose error is how far its scores are from 1."""
+    """Three of three objects and nothing else from 0.3 on; one bin, whose error is the distance to 1."""
     out, plots = tmp_path / "metrics.json", tmp_path / "plots"
     result = run("eval", "--model", model, "--data", data, "--json", out, "--plots", plots)
     assert result.code == 0, result.err
@@ -130,7 +130,7 @@ def test_a_moved_box_lowers_ap(run: Callable[..., Any], model: Path, data: Path,
 
 
 def test_bad_input_is_one_line_and_exit_code_2(run: Callable[..., Any], model: Path, data: Path) -> None:
-    """No class in common, no data, no model, an images folder that is not there, a result that cannot be written."""
+    """No class in common, no data, no model, no folder of images, a result that cannot be written."""
     content = json.loads(data.read_text())
     for category in content["categories"]:
         category["name"] += "!"

@@ -1,4 +1,4 @@
-"""`edge-centernet export-c`: its header compiles, says what the library says, and the example finds Python's boxes."""
+"""`edge-centernet export-c`: its header compiles and agrees with the library; the example finds the boxes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def written(folder: Path, manifest: Manifest, name: str = NAME) -> Path:
 
 
 def test_folder_holds_all_that_is_needed(run: Run, tmp_path: Path) -> None:
-    """The header and the library's files, each named on standard output, nothing else; a second run changes nothing."""
+    """The header and the library's files, each named on standard output; a second run changes nothing."""
     out = tmp_path / "firmware" / "detector"
     done = run("export-c", MODEL, "--out", out)
     assert done.code == 0
@@ -85,7 +85,7 @@ def test_folder_holds_all_that_is_needed(run: Run, tmp_path: Path) -> None:
 def test_example_finds_the_boxes_that_python_finds(
     run: Run, models: dict[str, Path], kind: str, compiler: str, tmp_path: Path
 ) -> None:
-    """From dumped heads of the sample photo, the same classes, scores and boxes, to the last bit: person and cat."""
+    """From dumped heads of the sample photo the same classes, scores and boxes to the bit: person, cat."""
     run("export-c", models[kind], "--out", tmp_path)
     program = tmp_path / "detect_dump"
     call(compiler, "-std=c99", *STRICT, f"-I{tmp_path}", EXAMPLE, tmp_path / "edgecn_decode.c", "-o", program)
@@ -211,7 +211,7 @@ int main(void)
 
 
 def test_the_models_thresholds_are_those_of_the_c_code(compiler: str, tmp_path: Path) -> None:
-    """Logits of 0.5 for the first class and of 0.75 for the second, in the heads as in the table; none without."""
+    """Logits of 0.5 for the first class and 0.75 for the second, in the heads as in the table; else none."""
     manifest = read_manifest(find_model(MODEL, ".tflite"))
     plain = replace(manifest.model, **NO_SCORES)
     own = replace(plain, class_thresholds=(0.5, 0.75, *[0.3] * (len(plain.classes) - 2)))
@@ -238,7 +238,7 @@ int main(void)
 
 
 def test_names_survive_whatever_they_hold(compiler: str, tmp_path: Path) -> None:
-    """Quotes, trigraphs, comment ends, line ends and other alphabets in names neither break the header nor get lost."""
+    """Quotes, trigraphs, comment ends, line ends and other alphabets in names do no harm and are kept."""
     names = ('a "b"', "back\\slash", "what??/", "*/ end", "two\nlines", "größe 7")
     manifest = read_manifest(find_model(MODEL, ".tflite"))
     model = replace(manifest.model, name="*/ 3\nD", version='1"??/', classes=names, **NO_SCORES)

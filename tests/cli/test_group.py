@@ -1,9 +1,7 @@
-"""The command group: help, exit codes, missing extras; and `inspect`."""
+"""The command group: help, exit codes, missing extras."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +10,9 @@ from typing import Any
 import click
 import pytest
 import squares
-from support import ENGINES
 from test_detect import environment
 
 from edge_centernet.cli import COMMANDS, SECTIONS, Command, cli, option_group
-from edge_centernet.decoder import BACKEND
 
 Run = Callable[..., Any]
 
@@ -119,66 +115,3 @@ def test_group_can_be_called_as_a_function() -> None:
     """standalone_mode=False raises, as click's own groups do."""
     with pytest.raises(click.UsageError):
         cli.main(["detect"], standalone_mode=False)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("precision", ["int8", "fp32"])
-def test_inspect_json(run: Run, artifacts: dict[tuple[str, str], Path], engine: str, precision: str) -> None:
-    """Manifest, tensors, size and hash of each format."""
-    path = artifacts[engine, precision]
-    done = run("inspect", path, "--json")
-    assert done.code == 0
-    report = json.loads(done.out)
-    assert report["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert report["manifest"]["precision"] == precision
-    assert report["manifest"]["model"]["classes"] == list(squares.CLASSES)
-    weights = path.with_suffix(".bin").stat().st_size if engine == "openvino" else 0
-    assert report["bytes"] == path.stat().st_size + weights
-    heat = report["tensors"][1]
-    assert (heat["role"], heat["dtype"]) == ("heat", "int8" if precision == "int8" else "float32")
-    assert heat["scale"] == (0.125 if precision == "int8" else None)
-
-
-def test_inspect_text(run: Run, onnx_model: Path) -> None:
-    """The same for people."""
-    out = run("inspect", onnx_model).out
-    for text in (
-        "ONNX, int8",
-        "128x96 rgb",
-        "red, green, blue sky",
-        "scale 0.125, zero point 0",
-        "sha256",
-        "as trained",
-    ):
-        assert text in out
-    assert ("decoder     C, on this machine" in out) == (BACKEND == "c")
-    assert ("decoder     NumPy (no C compiler" in out) == (BACKEND == "numpy")
-
-
-def test_inspect_needs_no_engine(artifacts: dict[tuple[str, str], Path]) -> None:
-    """Nor NumPy: it works where nothing but click is installed."""
-    code = f"""
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("openvino", "ai_edge_litert", "onnxruntime", "onnx", "numpy", "cv2"):
-            raise SystemExit(f"imported {{name}}")
-sys.meta_path.insert(0, Absent())
-from edge_centernet.cli import cli
-for path in {[str(p) for p in artifacts.values()]!r}:
-    cli.main(["inspect", path], standalone_mode=False)
-"""
-    subprocess.run(squares.python("-c", code), check=True, env=environment(), stdout=subprocess.DEVNULL)
-
-
-@pytest.mark.parametrize("name", ["none.onnx", "nonesuch", "photo.jpg"])
-def test_inspect_refuses_what_is_no_model(
-    run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One line, exit code 2."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photo.jpg").write_bytes(b"x")
-    done = run("inspect", name)
-    assert done.code == 2
-    assert done.err.startswith("Error: ")
-    assert len(done.err.splitlines()) == 1

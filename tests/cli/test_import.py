@@ -81,7 +81,7 @@ def test_it_writes_float_weights_and_the_interchange_file(imported: Path) -> Non
 def test_onnx_of_the_original_becomes_the_same_network(
     run: Run, reference: Any, imported: Path, tmp_path: Path
 ) -> None:
-    """Exported by PyTorch and imported as ONNX: weights, scales and biases equal those from the checkpoint."""
+    """Exported by PyTorch, imported as ONNX: weights, scales and biases equal those from the checkpoint."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter announces its retirement
         torch.onnx.export(
@@ -118,7 +118,7 @@ def test_onnx_of_the_original_becomes_the_same_network(
 def test_every_engine_detects_the_squares(
     run: Run, artifacts: dict[str, Path], tmp_path: Path, engine: str
 ) -> None:
-    """Both squares of a picture that calibration has not seen, in their colours and places, and nothing else."""
+    """Both squares of an image that calibration has not seen, with their colours and places, nothing else."""
     assert artifacts[engine].suffix == SUFFIX[engine]
     picture, boxes = draw_squares(99)
     cv2.imwrite(str(tmp_path / "x.png"), picture)
@@ -150,7 +150,7 @@ def test_every_engine_detects_the_squares(
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.slow
 def test_int8_heads_follow_the_reference(reference: Any, artifacts: dict[str, Path], engine: str) -> None:
-    """Of the float original, on average: heat within 0.2 logits, size within 0.1 and offset within 0.05 cells."""
+    """On average within 0.2 logits of the float heat, 0.1 cells of its size and 0.05 cells of its offset."""
     runtime = open_runtime(artifacts[engine], engine, threads=1)
     errors: dict[str, list[float]] = {"heat": [], "size": [], "offset": []}
     for seed in range(100, 104):
@@ -171,7 +171,7 @@ def test_int8_heads_follow_the_reference(reference: Any, artifacts: dict[str, Pa
 
 @pytest.mark.slow
 def test_everything_runs_in_int8(imported: Path, artifacts: dict[str, Path]) -> None:
-    """All 30 convolutions, the colour transform and those that stand for transposed ones included; no float tensor."""
+    """All 30 convolutions, with the colour transform and those for transposed ones; no float tensor."""
     convolutions = [op for op in qdq.load(imported / "squares.onnx").ops if isinstance(op, qdq.Conv)]
 
     assert len(convolutions) == 1 + 20 + 3 + 6
@@ -182,7 +182,7 @@ def test_everything_runs_in_int8(imported: Path, artifacts: dict[str, Path]) -> 
 
 @pytest.mark.slow
 def test_the_picture_s_border_is_padded_as_in_training(imported: Path) -> None:
-    """The colour transform stores the normalised 0 of zero padding exactly: its zero point lies within the range."""
+    """The colour transform stores the 0 of zero padding exactly: its zero point lies within the range."""
     recolor = qdq.load(imported / "squares.onnx").ops[0]
     assert isinstance(recolor, qdq.Conv)
 

@@ -20,8 +20,8 @@ import cv2
 from support import allow_interrupts
 
 SETTINGS = (
-    "width=0.25", "size=64", "early_side=64", "epochs=3", "qat_epochs=1", "batch_size=4", "freeze=0", "workers=0",
-    "neck=16,16,16", "head=16", "context=1", "warmup=2", "eval_every=0", "amp=off",
+    "width=0.25", "size=64", "early_side=64", "epochs=3", "qat_epochs=1", "batch_size=4", "freeze=0",
+    "workers=0", "neck=16,16,16", "head=16", "context=1", "warmup=2", "eval_every=0", "amp=off",
 )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def test_a_run_leaves_weights_metrics_and_the_interchange_file(finished: Path) -
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_weights(drawn: Path, finished: Path, tmp_path: Path) -> None:
-    """Ctrl-C after the first epoch, --resume, and qat.safetensors equals the uninterrupted run's to the byte."""
+    """Ctrl-C after the first epoch, then --resume: qat.safetensors is the uninterrupted run's to the byte."""
     out = tmp_path / "cut"
     process = subprocess.Popen(
         _command(drawn, out),
@@ -166,7 +166,7 @@ main()
 def test_a_run_killed_inside_an_epoch_goes_on_to_the_same_weights(
     drawn: Path, finished: Path, tmp_path: Path
 ) -> None:
-    """A kill -9 in the middle of the second epoch, --resume, and qat.safetensors equals the uninterrupted run's."""
+    """A kill -9 in the second epoch, then --resume: qat.safetensors equals the uninterrupted run's."""
     import torch
 
     out = tmp_path / "killed"
@@ -185,7 +185,7 @@ def test_a_run_killed_inside_an_epoch_goes_on_to_the_same_weights(
 
 @pytest.mark.slow
 def test_two_processes_follow_the_curve_of_one(drawn: Path, tmp_path: Path) -> None:
-    """Under torchrun with gloo, half of each batch in each of two processes: within 0.2 %; another seed is 1 % off.
+    """Two torchrun processes with half of each batch: within 0.2 %, where another seed is 1 % off.
 
     A low rate: AdamW turns the last bit of a gradient near zero into a whole step, by which the curves part,
     farther on one processor than on another (1.2 % at the usual rate).
@@ -205,7 +205,7 @@ def test_two_processes_follow_the_curve_of_one(drawn: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_several_sets_are_learnt_as_one(drawn: Path, tmp_path: Path) -> None:
-    """A second set of the same images, labelled for rings alone: a warning, the union of classes, a network."""
+    """A second set of the same images, labelled for rings: a warning, the union of classes, a network."""
     pytest.importorskip("faster_coco_eval", reason="needs the eval extra")
     data = json.loads(drawn.read_text())
     more = tmp_path / "rings" / "more.json"
@@ -236,8 +236,9 @@ def test_a_yaml_file_sets_options_and_the_command_line_wins(drawn: Path, tmp_pat
     (tmp_path / "run.yaml").write_text("seed: 7\nepochs: 2\nneck: [16, 16, 24]\nqat_epochs: 0\n")
     base = [part for s in SETTINGS if not s.startswith(("epochs", "neck", "qat")) for part in ("--set", s)]
     done = subprocess.run(
-        [sys.executable, "-m", "edge_centernet", "train", "--data", str(drawn), "--out", str(tmp_path / "out"),
-         "--weights", "none", "--config", str(tmp_path / "run.yaml"), *base, "--set", "epochs=1", "--threads", "1"],
+        [sys.executable, "-m", "edge_centernet", "train", "--data", str(drawn),
+         "--out", str(tmp_path / "out"), "--weights", "none", "--config", str(tmp_path / "run.yaml"),
+         *base, "--set", "epochs=1", "--threads", "1"],
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -214,7 +214,7 @@ def test_several_targets_are_written_once_each(mobilenet_file: Path, tmp_path: P
 MEASURED = """
 import resource, sys
 sys.modules["torch"] = None
-from edge_centernet.bench.meters import peak_rss_mb
+from edge_centernet.bench.resources import peak_rss_mb
 from edge_centernet.cli import cli
 cli(["convert", "--int8", "--target", "all", "--out", sys.argv[1]], standalone_mode=False)
 used = resource.getrusage(resource.RUSAGE_SELF)

@@ -22,7 +22,8 @@ from test_cameras import node
 
 import edge_centernet
 from edge_centernet.artifact import read_manifest
-from edge_centernet.doctor.examine import diagnose, examine
+from edge_centernet.doctor.examine import examine
+from edge_centernet.doctor.rules import diagnose
 from edge_centernet.manifest import Manifest
 from edge_centernet.model_zoo import DEFAULT, find_model
 
@@ -199,7 +200,8 @@ def test_a_user_without_the_group_video() -> None:
             folder.chmod(0o755)
         program = (
             "import json, sys; from pathlib import Path; from dataclasses import asdict\n"
-            "from edge_centernet.doctor.examine import diagnose, examine\n"
+            "from edge_centernet.doctor.examine import examine\n"
+            "from edge_centernet.doctor.rules import diagnose\n"
             "facts = examine(quick=True, root=Path(sys.argv[1]))\n"
             "print(json.dumps([asdict(finding) for finding in diagnose(facts)]))"
         )
@@ -239,7 +241,7 @@ def _python_for_nobody() -> str:
 
 
 def test_a_raspberry_pi_with_a_ribbon_cable_camera_only(tmp_path: Path) -> None:
-    """The nodes of a Pi 5 with a camera: `--camera csi` is named, and picamera2 that it needs is missing here."""
+    """The nodes of a Pi 5 with a camera: `--camera csi` is named, and that picamera2 is missing here."""
     files = {
         "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
         **node(0, "rp1-cfe-csi2_ch0", "rp1-cfe", "platform/axi/1f00110000.csi"),

@@ -89,8 +89,10 @@ def test_the_question_is_the_kernel_s(tmp_path: Path) -> None:
     source = tmp_path / "v.c"
     source.write_text(
         "#include <stdio.h>\n#include <linux/videodev2.h>\n"
-        'int main(void) { printf("%lu %zu %u %u", (unsigned long)VIDIOC_QUERYCAP, sizeof(struct v4l2_capability),'
-        "(unsigned)(V4L2_CAP_VIDEO_CAPTURE | V4L2_CAP_VIDEO_CAPTURE_MPLANE), (unsigned)V4L2_CAP_DEVICE_CAPS); }\n"
+        'int main(void) { printf("%lu %zu %u %u", (unsigned long)VIDIOC_QUERYCAP, '
+        "sizeof(struct v4l2_capability), "
+        "(unsigned)(V4L2_CAP_VIDEO_CAPTURE | V4L2_CAP_VIDEO_CAPTURE_MPLANE), "
+        "(unsigned)V4L2_CAP_DEVICE_CAPS); }\n"
     )
     subprocess.run(["gcc", source, "-o", tmp_path / "v"], check=True)
     expected = [QUERYCAP, CAPABILITY.size, cameras._CAPTURE, cameras._DEVICE_CAPS]

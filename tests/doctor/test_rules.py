@@ -27,9 +27,8 @@ from healthy import (
 )
 
 import edge_centernet.doctor
-from edge_centernet.doctor.examine import diagnose
-from edge_centernet.doctor.facts import Camera, Facts, Library
-from edge_centernet.doctor.findings import Finding
+from edge_centernet.doctor.facts import Camera, Facts, Finding, Library
+from edge_centernet.doctor.rules import diagnose
 from edge_centernet.system.machine import Disk
 
 ROOT = Path(__file__).resolve().parents[2]

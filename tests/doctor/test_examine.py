@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_centernet.doctor import engines, probe
-from edge_centernet.doctor.engines import judge, listen, model_files, read_engines, read_software
+from edge_centernet.doctor import examine, probe
+from edge_centernet.doctor.examine import judge, listen, model_files, read_engines, read_software
 from edge_centernet.doctor.facts import Engine
 from edge_centernet.errors import ArtifactError
 from edge_centernet.runtimes import ENGINES, NAMES, executed_precision, pick
@@ -60,7 +60,7 @@ def test_a_file_is_for_one_engine(onnx_model: Path) -> None:
 def test_a_float_network_is_not_called_int8(name: str, artifacts: dict[tuple[str, str], Path]) -> None:
     """Each engine tells by what it executes, not by what it is called."""
     pytest.importorskip(ENGINES[name].modules[0])
-    told = listen([name, str(artifacts[name, "fp32"])], engines.TIMEOUT)
+    told = listen([name, str(artifacts[name, "fp32"])], examine.TIMEOUT)
 
     assert (told["verdict"], told["int8"]) == ("unasked", "no")
     assert told["how"].startswith("0 of ")
@@ -131,11 +131,12 @@ def test_the_end_decides(told: dict[str, Any], state: str, stage: str) -> None:
 
 def test_broken_numpy_breaks_nothing_here(package: Callable[[str, str], None]) -> None:
     """The one line of its page of explanations that says something; OpenCV fails for the same cause."""
-    page = "IMPORTANT: PLEASE READ THIS\\n\\nOriginal error was: libopenblas.so.0: cannot open shared object file\\n"
+    cause = "libopenblas.so.0: cannot open shared object file"
+    page = f"IMPORTANT: PLEASE READ THIS\\n\\nOriginal error was: {cause}\\n"
     package("numpy", f"raise ImportError('{page}')")
     software, _ = read_software()
 
-    assert software.numpy.error == "libopenblas.so.0: cannot open shared object file"
+    assert software.numpy.error == cause
     assert software.opencv.error != ""
     assert software.decoder == ""
 
@@ -158,7 +159,7 @@ def test_software_that_is_there_is_told() -> None:
     assert (software.numpy.version, software.numpy.error) == (np.__version__, "")
     assert software.opencv.version == cv2.__version__
     assert {"V4L2", "FFMPEG"} <= set(software.backends)
-    assert software.decoder == ("c" if any(engines._DECODER.glob("_decoder*.so")) else "numpy")
+    assert software.decoder == ("c" if any(examine._DECODER.glob("_decoder*.so")) else "numpy")
 
 
 def test_a_python_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -177,8 +178,8 @@ def test_a_model_that_is_not_there_is_an_error() -> None:
 
 def test_auto_s_order_is_the_runtimes_own() -> None:
     """Asked, not copied."""
-    assert engines.order() == pick()
-    assert set(engines.order()) <= set(NAMES)
+    assert examine.order() == pick()
+    assert set(examine.order()) <= set(NAMES)
 
 
 def test_what_a_delegate_takes_lies_between_its_outputs_and_inputs() -> None:

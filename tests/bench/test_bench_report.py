@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from support import Result
 
-from edge_centernet.bench import compare, record, report
+from edge_centernet.bench import record, report
 from edge_centernet.errors import ConfigError
 
 STEPS = record.STEPS
 
 
 def turns(end_to_end: list[list[float]]) -> list[dict[str, Any]]:
-    """Turns as a worker answers, with these milliseconds a frame; a tenth is preprocessing, a tenth decoding."""
+    """Turns as a worker answers, of these milliseconds a frame: a tenth preprocessing, a tenth decoding."""
     shares = dict(zip(STEPS, (0.1, 0.8, 0.1, 1.0), strict=True))
     return [
         {
@@ -86,7 +86,7 @@ def scaled(kept: dict[str, Any], factor: float) -> dict[str, Any]:
 
 
 def test_figures_are_of_all_frames_and_of_each_round() -> None:
-    """Percentiles over 4 + 2 frames; fps by the time that they took; the median of each turn; the largest memory."""
+    """Percentiles of 4 + 2 frames; fps by the time they took; the median of each turn; the largest memory."""
     row = record.figures(turns([[10.0, 10.0, 10.0, 20.0], [30.0, 40.0]]))
 
     assert row["p50_ms"] == {"preprocess": 1.5, "inference": 12.0, "decode": 1.5, "end_to_end": 15.0}
@@ -117,11 +117,11 @@ def test_a_difference_is_held_against_the_spread_of_the_rounds(
 ) -> None:
     """Rounds lie within ±2 %: 20 % and -10 % are beyond that, 0.3 % is not."""
     other = scaled(kept, factor)
-    found = compare.ratio(kept["results"][0], other["results"][0])
+    found = report.ratio(kept["results"][0], other["results"][0])
 
     assert found.value == pytest.approx(factor, rel=1e-3)
     assert found.verdict == verdict
-    (line,) = [line for line in compare.as_text(kept, other).splitlines() if line.startswith("TFLite")]
+    (line,) = [line for line in report.comparison(kept, other).splitlines() if line.startswith("TFLite")]
     assert verdict in line
 
 
@@ -129,14 +129,14 @@ def test_one_disturbed_round_does_not_hide_a_difference(kept: dict[str, Any]) ->
     """A of ten rounds at 10 ms with one at 30 ms is still faster than B at 12 ms."""
     a, b = result([10.0] * 9 + [30.0]), result([12.0] * 10)
 
-    assert compare.ratio(a, b) == compare.Ratio(1.2, 0.9)
-    assert compare.ratio(a, b).verdict == "slower"
+    assert report.ratio(a, b) == report.Ratio(1.2, 0.9)
+    assert report.ratio(a, b).verdict == "slower"
 
 
 def test_the_same_record_twice_differs_in_nothing(kept: dict[str, Any]) -> None:
     """No line says "differs", and every ratio is 1."""
-    assert list(compare.differences(kept, kept)) == []
-    assert "1.000" in compare.as_text(kept, kept)
+    assert list(report.differences(kept, kept)) == []
+    assert "1.000" in report.comparison(kept, kept)
 
 
 def test_another_machine_and_model_are_told(kept: dict[str, Any]) -> None:
@@ -152,18 +152,18 @@ def test_another_machine_and_model_are_told(kept: dict[str, Any]) -> None:
     other["source"] |= {"sha256": "ef"}
     other["board"] |= {"throttled": ["under-voltage"]}
 
-    assert list(compare.differences(kept, other)) == [
-        "machine: Raspberry Pi 5 Model B Rev 1.0, Cortex-A76, 4 cores -> Raspberry Pi 4 Model B Rev 1.4, Cortex-A72, "
-        "4 cores",
+    assert list(report.differences(kept, other)) == [
+        "machine: Raspberry Pi 5 Model B Rev 1.0, Cortex-A76, 4 cores -> "
+        "Raspberry Pi 4 Model B Rev 1.4, Cortex-A72, 4 cores",
         "governor: performance -> ondemand",
         "model: centernet-nano-256 1 -> centernet-mbv2-320 1",
         "versions: ai_edge_litert 2.1.0 -> ai_edge_litert 2.2.0",
-        "held back: no -> under-voltage",
-        "source: other pictures of the same sizes",
+        "throttled: no -> under-voltage",
+        "source: other images of the same sizes",
     ]
     changed = copy.deepcopy(kept)
     changed["model"]["sha256"] = {"tflite": {".tflite": "00"}}
-    assert list(compare.differences(kept, changed)) == ["model: the TFLite file has another content"]
+    assert list(report.differences(kept, changed)) == ["model: the TFLite file has another content"]
 
 
 def test_what_has_nothing_in_common_is_refused(kept: dict[str, Any]) -> None:
@@ -172,10 +172,10 @@ def test_what_has_nothing_in_common_is_refused(kept: dict[str, Any]) -> None:
     with pytest.raises(
         ConfigError, match="expected an engine with the same threads and precision in both, found none"
     ):
-        compare.as_text(kept, other)
+        report.comparison(kept, other)
     live = {**copy.deepcopy(kept), "source": {**kept["source"], "kind": "live"}}
     with pytest.raises(ConfigError, match="expected two records of files or two of cameras, got one of each"):
-        compare.as_text(kept, live)
+        report.comparison(kept, live)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_doubts_are_told_beside_the_figures(kept: dict[str, Any]) -> None:
         "the machine was busy before",
         "the clock follows the load",
         "the container may use 1.5 CPUs' time, whatever the number of threads",
-        "the processor was held back",
+        "the processor was throttled",
         "some threads shared a core",
         "OpenVINO 1",  # too few frames for p99
         "TFLite 1",  # not settled

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_centernet.cli.sets import sources
+from edge_centernet.cli.options import sources
 from edge_centernet.data import DataSource
 from edge_centernet.errors import ConfigError
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import combinations, pairwise
+from itertools import combinations, cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ import pytest
 from support import Result, allow_interrupts
 
 import edge_centernet
-from edge_centernet.bench import chart, cores, feed, record, report, session
-from edge_centernet.bench.workers import Configuration, Worker, WorkerFailed
+from edge_centernet.bench import feed, record, report, resources, session
+from edge_centernet.bench.session import Configuration, Worker, WorkerFailed
 from edge_centernet.detector import Detector
 from edge_centernet.imageio import read_image
 from edge_centernet.model_zoo import find_model
@@ -97,11 +97,11 @@ def cpu_seconds(pid: int) -> float:
 
 
 def test_end_to_end_is_the_steps_and_next_to_nothing_else() -> None:
-    """A clock around each frame of the nano model agrees with the three inside it, and with one of our own."""
+    """A clock around each frame of the nano model agrees with the three inside it, and with our own."""
     photo = read_image(feed.SAMPLE)
     own, turns = [], []
     with Detector(NANO, runtime="tflite", threads=1) as detector:
-        pictures = feed.endless([photo])
+        pictures = cycle([photo])
         for _ in range(20):  # in turns, for the machine may be busy
             turns.append(feed.detect_pictures(detector, pictures, 0.05))
             for _ in range(10):
@@ -200,7 +200,7 @@ def test_chart_without_matplotlib_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, run: Callable[..., Result]
 ) -> None:
     """A device has none: said before the measurement, not after it."""
-    monkeypatch.setattr(chart, "find_spec", lambda name: None)
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
     done = run("bench", "--chart", "a.png")
 
     assert done.code == 2
@@ -223,7 +223,7 @@ def test_too_many_threads_are_left_out_with_a_line(
 
 def two_threads() -> None:
     """Skip on a machine with one core."""
-    if len(cores.ordered()) < 2:
+    if len(resources.ordered()) < 2:
         pytest.skip("needs two cores")
 
 
@@ -231,7 +231,7 @@ def two_threads() -> None:
 def test_what_memory_does_not_hold_at_once_is_measured_in_groups(
     onnx_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without memory for a second process each is its own group: all its rounds before the next one begins."""
+    """Without memory for a second process each is a group: all its rounds before the next one begins."""
     two_threads()
     monkeypatch.setattr(session, "available_mb", lambda root: 0.0)
     found = session.measure(session.Settings(str(onnx_model), (), (1, 2), duration=0.5), print)
@@ -253,7 +253,7 @@ def test_an_engine_that_is_not_installed_is_a_row_with_its_extra(monkeypatch: py
     (failure,) = found["failures"]
     assert "pip install 'edge-centernet[openvino]'" in failure["reason"]
     assert list(session.configurations(session.Settings(NANO, (), (1,)), said.append)) == [
-        Configuration("tflite", 1, find_model(NANO, ".tflite"), (cores.ordered()[0],))
+        Configuration("tflite", 1, find_model(NANO, ".tflite"), (resources.ordered()[0],))
     ]
     assert "OpenVINO: left out, it is not installed" in said
 
@@ -263,7 +263,7 @@ def test_an_engine_that_is_not_installed_is_a_row_with_its_extra(monkeypatch: py
 
 @pytest.mark.slow
 def test_record_has_what_others_read(measured: dict[str, Any]) -> None:
-    """Every engine a row, with percentiles in order, fps, memory, a start that is the sum of its steps, int8."""
+    """Every engine has a row: percentiles in order, fps, memory, a start that is its steps, int8."""
     assert [row["runtime"] for row in measured["results"]] == list(ENGINES)
     assert measured["failures"] == []
     for row in measured["results"]:
@@ -287,7 +287,7 @@ def test_record_has_what_others_read(measured: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_rounds_are_interleaved_in_changing_order(measured: dict[str, Any]) -> None:
-    """No engine begins its next turn before all have had this one, and they do not always follow each other alike."""
+    """No engine begins its next turn before all have had this one, and their order changes."""
     began = [
         [row["rounds"][i]["at_s"] for row in measured["results"]]
         for i in range(measured["settings"]["rounds"])
@@ -328,15 +328,15 @@ def test_table_and_chart_show_every_engine(measured: dict[str, Any]) -> None:
     assert picture is not None
     assert len({tuple(pixel) for pixel in picture.reshape(-1, 3)[::7].tolist()}) > 20
     svg = measured["png"].with_suffix(".svg")
-    chart.draw(measured, svg)
+    report.draw_chart(measured, svg)
     assert svg.read_text().startswith("<?xml")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_worker_computes_nothing_while_others_have_their_turn(engine: str) -> None:
-    """After a turn its threads sleep: in the half second that follows it takes next to no processor time, pinned."""
-    cpu = cores.ordered()[0]
+    """After a turn its threads sleep: for half a second it takes next to no processor time, pinned."""
+    cpu = resources.ordered()[0]
     about = Configuration(engine, 1, find_model(NANO, ENGINES[engine].suffix), (cpu,))
     worker = Worker(about, feed.Feed(), streamed=False)
     try:
@@ -363,12 +363,12 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(b"no model")
     with pytest.raises(WorkerFailed, match=r"a\.onnx"):
-        Worker(Configuration("onnxruntime", 1, path, (cores.ordered()[0],)), feed.Feed(), streamed=False)
+        Worker(Configuration("onnxruntime", 1, path, (resources.ordered()[0],)), feed.Feed(), streamed=False)
 
 
 @pytest.mark.slow
 def test_a_killed_worker_does_not_take_the_others_down(tmp_path: Path) -> None:
-    """TFLite is killed in the middle: its rounds are kept, the reason is told, ONNX Runtime goes on to the end."""
+    """TFLite is killed in the middle: its rounds are kept with the reason, ONNX Runtime goes on."""
     out = tmp_path / "a.json"
     options = ("--runtime", "tflite,onnxruntime", "--duration", "8", "--json", out)
     with running(*options, folder=tmp_path) as process:
@@ -452,7 +452,7 @@ def test_an_engine_that_answers_wrongly_is_a_row_with_its_reason(
 
 @pytest.mark.slow
 def test_a_camera_tells_the_age_of_its_frames(tmp_path: Path) -> None:
-    """A 30 fps camera over HTTP: as many results as frames, each older than its steps, younger than half a second."""
+    """A 30 fps camera over HTTP: as many results as frames, older than their steps, below half a second."""
     from servers import mjpeg_server
 
     out = tmp_path / "a.json"
