@@ -17,7 +17,7 @@ from edge_centernet.outputs.base import Silent
 from edge_centernet.outputs.overlay import Overlay
 from edge_centernet.sources.files import Source, Stills
 from edge_centernet.sources.frame import Frame
-from edge_centernet.system.quiet import quiet_libraries
+from edge_centernet.system.logs import quiet_libraries
 from edge_centernet.system.single_slot import Worker
 from edge_centernet.tracking.state import Snapshot
 
