@@ -264,7 +264,7 @@ def test_other_arrays_are_refused(bad: Any) -> None:
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("mean", [(128.0, 128.0, 128.0), (123.7, 116.3, 103.5)])
 def test_prepare_follows_its_formula(dtype: str, quant: Quant | None, layout: Any, mean: Any) -> None:
-    """Stored = clip(round((pixel - mean) / std / scale) + zero point), contiguous, in the manifest's layout."""
+    """Stored = clip(round((pixel - mean) / std / scale) + zero point), contiguous, in the right layout."""
     manifest = squares.manifest(True)
     shape = (1, 3, 96, 128) if layout == "NCHW" else (1, 96, 128, 3)
     model = replace(manifest.model, mean=mean, std=(128.0, 64.0, 57.4))
