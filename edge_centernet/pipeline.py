@@ -171,7 +171,7 @@ class Pipeline:
                     continue
                 # 3. Take the newest frame. If the network is busy for longer than expected, this repeats, and
                 #    a newer frame replaces the one in the slot: better too early than too late. The wait ends
-                #    when the network is free, which then takes the frame directly.
+                #    when the network should be free, which then takes the frame directly.
                 with self._taking:
                     left = self._free - time.monotonic()
                     if self._busy.is_set() and (
