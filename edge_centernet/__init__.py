@@ -5,20 +5,20 @@
     for found in Detector().detect(read_image(sample_photo())):
         print(found.name, found.score, found.xyxy)
 
-The names in `__all__` are what programs embed; each is imported when it is first asked for (PEP 562).
-Importing this file imports none of ours, so that `edge-centernet --help` is instant and a device never loads
-what it does not use.
+The names in `__all__` are what programs embed; each is imported when it is first used (PEP 562). Importing
+this package imports no other module of it, so that `edge-centernet --help` is instant and a device never
+loads what it does not use.
 """
 
 import os
 
 __version__ = "0.1.0"
 
-# ONNX Runtime, from 1.29 on, reports to Microsoft and writes a device id to the disk as soon as it is
-# imported, unless this is set before. Set it to 0 to let it.
+# From 1.29 on, ONNX Runtime reports to Microsoft and writes a device id to the disk as soon as it is
+# imported, unless this is set before. Set it to 0 to allow that.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-TYPE_CHECKING = False  # type checkers take it for True; importing `typing` for it would take milliseconds
+TYPE_CHECKING = False  # type checkers read it as True; importing `typing` for it would take milliseconds
 if TYPE_CHECKING:
     from edge_centernet.detections import Detection as Detection
     from edge_centernet.detections import Detections as Detections
@@ -56,7 +56,7 @@ _MODULES = {
 }
 __all__ = ["__version__", *_MODULES]
 
-if not TYPE_CHECKING:  # hidden from type checkers, which would take every misspelt name for one that is there
+if not TYPE_CHECKING:  # hidden from type checkers, which would accept every misspelt name
 
     def __getattr__(name: str) -> object:
         """Import a public name on first use and keep it."""
@@ -70,5 +70,5 @@ if not TYPE_CHECKING:  # hidden from type checkers, which would take every missp
 
 
 def __dir__() -> list[str]:
-    """For completion at a prompt: the names that are not imported yet, too."""
+    """With the names that are not imported yet, for completion at a prompt."""
     return sorted({*globals(), *_MODULES})

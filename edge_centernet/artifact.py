@@ -1,6 +1,8 @@
-"""The manifest inside a model file, read with the standard library only: no engine is needed to know what a file is.
+"""The manifest inside a model file, and the hash of the rest of it.
 
-Where it sits: ONNX `metadata_props`, OpenVINO `rt_info`, TFLite a ZIP entry appended to the flatbuffer.
+Each format has a place for it that engines ignore: `metadata_props` in ONNX, `rt_info` in OpenVINO's XML, and
+a ZIP entry behind the flatbuffer in TFLite. All three are read with the standard library alone, so that no
+engine is needed to learn what a file is.
 """
 
 from __future__ import annotations
@@ -15,9 +17,8 @@ from xml.etree import ElementTree
 
 from edge_centernet.errors import ArtifactError, ManifestError
 from edge_centernet.manifest import KEY, Manifest
-from edge_centernet.protobuf import fields
 
-# The kinds of file that carry a manifest; a test holds them equal to those that the engines run.
+# The kinds of file that carry a manifest; a test compares them with those that the engines run.
 SUFFIXES = (".onnx", ".xml", ".tflite")
 _MANIFEST_IN_XML = re.compile(rb'<%s value="[^"]*"' % KEY.encode())
 _METADATA_PROPS = 14  # field number in ONNX's ModelProto; its entries hold key = 1, value = 2
@@ -35,6 +36,7 @@ def read_manifest(path: str | Path) -> Manifest:
     text = {".onnx": _from_onnx, ".xml": _from_xml, ".tflite": _from_tflite}[path.suffix.lower()](path)
     if text is None:
         raise ArtifactError(f"{path}: holds no edge-centernet manifest: not a model of ours; {_REGENERATE}")
+    # The manifest does not know the file that it stands in: the path is put in front of its message.
     try:
         return Manifest.from_json(text)
     except ManifestError as error:
@@ -42,7 +44,7 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def check_exists(path: Path) -> None:
-    """ArtifactError unless `path` is a non-empty file with a suffix that we know (and a .xml has its .bin)."""
+    """ArtifactError unless `path` is a non-empty file of a known suffix, and a .xml has its .bin."""
     if path.suffix.lower() not in SUFFIXES:
         raise ArtifactError(
             f"{path}: expected a model file ending in {', '.join(SUFFIXES)}, got {path.suffix!r}"
@@ -66,11 +68,12 @@ def content_sha256(path: Path, manifest: Manifest) -> str:
 
     Raises ArtifactError for a file whose parts cannot be told apart.
     """
+    # 1. The file without its manifest.
     data, digest = path.read_bytes(), hashlib.sha256()
-    for part in {".onnx": _onnx_parts, ".xml": _xml_parts, ".tflite": _tflite_parts}[path.suffix.lower()](
-        path, data
-    ):
+    parts = {".onnx": _onnx_parts, ".xml": _xml_parts, ".tflite": _tflite_parts}[path.suffix.lower()]
+    for part in parts(path, data):
         digest.update(part)
+    # 2. The manifest without its hash, in the canonical form of `to_json`.
     digest.update(replace(manifest, content_sha256="").to_json().encode())
     return digest.hexdigest()
 
@@ -99,6 +102,8 @@ def _xml_parts(path: Path, data: bytes) -> Iterator[bytes]:
 
 
 def _tflite_parts(path: Path, data: bytes) -> Iterator[bytes]:
+    # The order of the ZIP entries counts, their compression and times do not: only the flatbuffer in front of
+    # them is hashed byte by byte.
     try:
         with zipfile.ZipFile(path) as archive:
             yield data[: min(entry.header_offset for entry in archive.infolist())]
@@ -133,11 +138,6 @@ def _from_onnx(path: Path) -> str | None:
         raise damaged(path, f"ONNX: {error}") from None
 
 
-def _fields(data: memoryview) -> list[tuple[int, memoryview, slice]]:
-    """As protobuf.fields, without the numbers."""
-    return [(number, value, place) for number, value, place in fields(data) if isinstance(value, memoryview)]
-
-
 def _from_xml(path: Path) -> str | None:
     try:
         root = ElementTree.parse(path).getroot()
@@ -148,6 +148,8 @@ def _from_xml(path: Path) -> str | None:
         ]
     except (ElementTree.ParseError, ValueError) as error:
         raise damaged(path, f"XML: {error}") from None
+    # A .bin that was cut off is found by what the .xml takes from it: an engine that maps the file into
+    # memory need not notice.
     weights = path.with_suffix(".bin")
     missing = max(ends, default=0) - weights.stat().st_size
     if missing > 0:
@@ -167,5 +169,62 @@ def _from_tflite(path: Path) -> str | None:
         return None
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
         raise ArtifactError(
-            f"{path}: holds no edge-centernet manifest at its end: cut off, or not a model of ours; {_REGENERATE}"
+            f"{path}: holds no edge-centernet manifest at its end: cut off, or not a model of ours; "
+            f"{_REGENERATE}"
         ) from None
+
+
+# ---- protobuf, which ONNX files are made of ----------------------------------------------------------
+# Read by hand: a board that runs the TFLite file has neither `onnx` nor `protobuf`, and neither of them can
+# tell where in the file a field lies, which the hash needs.
+
+Field = tuple[int, "int | memoryview", slice]
+
+
+def protobuf_fields(data: memoryview) -> list[Field]:
+    """The fields of one message, in the order of the file: (field number, value, where with its tag).
+
+    The value is an int for a varint, else the bytes: text, a message of its own, packed numbers, or the 4 or
+    8 bytes of a number. Raises ValueError or IndexError for a message that is cut off or is none.
+    """
+    found: list[Field] = []
+    at = 0
+    while at < len(data):
+        start = at
+        tag, at = _varint(data, at)
+        wire = tag & 7  # 0: varint, 1: 8 bytes, 2: a length and so many bytes, 5: 4 bytes
+        value: int | memoryview
+        if wire == 0:
+            value, at = _varint(data, at)
+        elif wire in (1, 2, 5):
+            length, at = _varint(data, at) if wire == 2 else (8 if wire == 1 else 4, at)
+            value = data[at : at + length]
+            at += length
+        else:
+            raise ValueError(f"wire type {wire}")
+        if at > len(data):
+            raise ValueError(f"{at - len(data)} bytes are missing")
+        found.append((tag >> 3, value, slice(start, at)))
+    return found
+
+
+def protobuf_messages(data: memoryview, number: int) -> list[memoryview]:
+    """The values of one repeated field that holds bytes, text or messages."""
+    return [value for found, value, _ in _fields(data) if found == number]
+
+
+def _fields(data: memoryview) -> list[tuple[int, memoryview, slice]]:
+    """As `protobuf_fields`, without the numbers."""
+    found = protobuf_fields(data)
+    return [(number, value, place) for number, value, place in found if isinstance(value, memoryview)]
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """(number, where it ends) of a varint that begins at `at`: seven bits a byte, the lowest first."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at

@@ -1,8 +1,8 @@
 """Boxes: how far they overlap, and which of two sets belong together. NumPy only.
 
-All of it computes in float64, whatever the boxes come in: COCO's metrics do, and where a caller only
-compares with a threshold, as the tracker does, the time that float32 would save cannot be measured.
-Training has its own overlap, of boxes in cells and with a gradient: `network.losses.box_iou`.
+Everything is computed in float64, whatever the boxes' type: COCO's metrics are, and where a caller only
+compares with a threshold, as the tracker does, the time that float32 would save cannot be measured. Training
+has an overlap of its own, of boxes in cells and with a gradient: `network.losses.box_iou`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def iou(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArray[n
 
 
 def inside(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, 4) and (M, 4) boxes -> (N, M) part of each of `a` that lies in each of `b`: COCO's overlap with a crowd."""
+    """(N, 4) and (M, 4) x1, y1, x2, y2 -> (N, M) part of each of `a` that lies in each of `b`, 0..1."""
+    # COCO's overlap with a crowd region, which is larger than any box of one person in it: their intersection
+    # over union would never be high.
     both = _intersection(a, b)
     own = np.broadcast_to(_area(a)[:, None], both.shape)
     return np.divide(both, own, out=np.zeros_like(both), where=own > 0)
@@ -31,9 +33,10 @@ def greedy_match(overlap: NDArray[np.float64], least: float) -> NDArray[np.intp]
     """(N, M) overlaps -> (N,) the column that each row gets, -1 for none; no column is given twice.
 
     In the order of the rows, which therefore stand best first, each takes the free column that it overlaps
-    most, if by `least` or more; of equals the first. Greedy and not the best total assignment: a detection of
-    a high score is not to lose its object to one of a lower score, and COCO's metrics count in this way.
+    most, if by `least` or more; of equals the first.
     """
+    # Greedy and not the best total assignment (Hungarian algorithm): a detection of a high score must not
+    # lose its object to one of a lower score, and COCO's metrics count in this way.
     partner = np.full(len(overlap), -1, np.intp)
     free = np.ones(overlap.shape[1], np.bool_)
     for i in np.flatnonzero((overlap >= least).any(axis=1)):

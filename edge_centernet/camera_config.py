@@ -1,7 +1,7 @@
 """A camera's settings in a file, so that a service needs one argument.
 
-Every option of `detect` may stand there under its own name; lines and zones are tables. What is given on the
-command line wins. TOML, because Python reads it without a further package and it allows comments.
+Every option of `detect` may stand there under its own name; lines and zones are tables. Options on the
+command line take precedence. TOML, because it allows comments and is part of Python (from 3.11 on).
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20  # a path to a video by mistake is refused, and not read into memory
+# A table's name in a file -> the option, and the table's keys that hold its points.
 _TABLES = {"line": ("count_line", "from", "to"), "zone": ("zone", "points")}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options of `detect` say; one field an option, of the same name (`format_name` is --format).
+    """The values of the options of `detect`: a field for each, of the same name (`format_name` is --format).
 
-    It is the table of what may stand in a camera's file: the command line takes these options, and `bundle`
-    checks a board's first configuration against them.
+    Its fields are also the list of what may stand in a camera's file. The command line takes these options,
+    and `bundle` checks a board's first configuration against them.
     """
 
     source: str | None
@@ -62,8 +63,7 @@ class Settings:
     log_file: Path | None
 
 
-# An option's name in a file, where it is not the field's: a field named `format` would hide Python's
-# function.
+# An option's name in a file where it is not the field's: a field `format` would hide Python's function.
 _IN_FILES = {"format_name": "format"}
 _FIELDS = {_IN_FILES.get(field.name, field.name): field.name for field in fields(Settings)}
 
@@ -71,9 +71,10 @@ _FIELDS = {_IN_FILES.get(field.name, field.name): field.name for field in fields
 def read_config(path: Path) -> dict[str, Any]:
     """The options in `path`, by field of Settings (`count_line`, not `--count-line`).
 
-    Lists become what the option takes on the command line. Raises ConfigError for a file that cannot be read,
-    is not TOML, or holds a name that is no option.
+    Values come back as the command line takes them: texts and booleans, and a list of texts as "A,B". Raises
+    ConfigError for a file that cannot be read, is not TOML, or holds a name that is no option.
     """
+    # 1. The file.
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError(f"{path}: expected a configuration of at most {_MAX_BYTES} bytes")
@@ -82,31 +83,33 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected TOML: {error}") from None
+    # 2. Its entries, as if they had been typed: the command line's own checks then apply to a file, too.
     options: dict[str, Any] = {}
     for key, value in document.items():
         if key in _TABLES:
+            if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+                raise ConfigError(f"{path}: {key}: expected tables that begin with [[{key}]], got {value!r}")
             option, *points = _TABLES[key]
-            options.setdefault(option, []).extend(
-                _as_option(path, key, table, points) for table in _tables(path, key, value)
-            )
+            options.setdefault(option, []).extend(_as_option(path, key, table, points) for table in value)
             continue
         name = key.replace("-", "_")
         if name not in _FIELDS:
             raise ConfigError(
-                f"{path}: unknown setting {key!r}; expected [[line]], [[zone]] or one of {', '.join(sorted(_FIELDS))}"
+                f"{path}: unknown setting {key!r}; expected [[line]], [[zone]] or one of "
+                f"{', '.join(sorted(_FIELDS))}"
             )
-        options[_FIELDS[name]] = _as_text(path, key, value)
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            value = ",".join(value)
+        elif not isinstance(value, (str, int, float)):  # int: bool too
+            raise ConfigError(
+                f"{path}: {key}: expected a text, a number, true or false, or a list of texts, got {value!r}"
+            )
+        options[_FIELDS[name]] = value if isinstance(value, bool) else str(value)
     return options
 
 
-def _tables(path: Path, key: str, value: Any) -> list[Mapping[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-        raise ConfigError(f"{path}: {key}: expected tables that begin with [[{key}]], got {value!r}")
-    return value
-
-
 def _as_option(path: Path, key: str, table: Mapping[str, Any], points: list[str]) -> str:
-    """A table as --count-line or --zone has it: NAME=x1,y1,x2,y2."""
+    """A table in the form of --count-line or --zone: NAME=x1,y1,x2,y2."""
     expected = {"name", *points}
     if unknown := set(table) - expected:
         raise ConfigError(
@@ -118,23 +121,8 @@ def _as_option(path: Path, key: str, table: Mapping[str, Any], points: list[str]
         if not isinstance(value, list):
             raise ConfigError(f"{path}: [[{key}]]: expected {point} = a list of numbers, got {value!r}")
         for number in value:
-            flat.extend(number if isinstance(number, list) else [number])
+            flat.extend(number if isinstance(number, list) else [number])  # [0, 1] and [[0, 1], [1, 1]]
     if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in flat):
         raise ConfigError(f"{path}: [[{key}]]: expected numbers, got {flat!r}")
-    name = table.get("name")
-    return (
-        f"{name}={','.join(str(number) for number in flat)}"
-        if name
-        else ",".join(str(number) for number in flat)
-    )
-
-
-def _as_text(path: Path, key: str, value: Any) -> Any:
-    """What click parses as if it had been typed; a list of words becomes A,B."""
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ",".join(value)
-    if isinstance(value, (str, int, float)):  # bool too
-        return value if isinstance(value, bool) else str(value)
-    raise ConfigError(
-        f"{path}: {key}: expected a text, a number, true or false, or a list of texts, got {value!r}"
-    )
+    text, name = ",".join(str(number) for number in flat), table.get("name")
+    return f"{name}={text}" if name else text

@@ -1,7 +1,7 @@
 """Class names and which of them mean the same thing.
 
-VOC says aeroplane, COCO airplane; exporters write "Potted Plant", "potted-plant" or "pottedplant". Wherever a
-class is named, `find_class` looks it up, so that both words serve. COCO's word is the canonical one.
+VOC has aeroplane, COCO airplane; tools write "Potted Plant", "potted-plant" or "pottedplant". Wherever a user
+names a class, `find_class` looks it up, so that every spelling works. COCO's word is the canonical one.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from collections.abc import Sequence
 COCO = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
     "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
-    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis",
-    "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
-    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich",
-    "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed",
-    "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
-    "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
-    "toothbrush",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard",
+    "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors",
+    "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
-# VOC's word -> COCO's, without blanks; pottedplant and diningtable differ from COCO's words in their blank
-# alone.
+# VOC's word -> COCO's, without blanks; pottedplant and diningtable differ from COCO's by their blank only.
 _SAME = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
 
 
 def class_key(name: str) -> str:
-    """What all names of one class have in common: COCO's word, without case, blanks, hyphens and underscores."""
+    """What all names of one class share: COCO's word in lower case without blanks, hyphens and _."""
     text = "".join(letter for letter in name.casefold() if not (letter.isspace() or letter in "-_"))
     return _SAME.get(text, text)
 
@@ -41,10 +40,8 @@ def coco_word(name: str) -> str:
 
 
 def find_class(name: str, known: Sequence[str]) -> int | None:
-    """Index in `known` of the class that `name` means: the one spelt like it, else the only one of that meaning.
-
-    None if there is no such class, or if there are several of that meaning.
-    """
+    """Index in `known` of the class that `name` means; None if there is none, or several of that meaning."""
+    # The exact spelling first: a data set may tell "tv" from "tvmonitor".
     if name in known:
         return known.index(name)
     key = class_key(name)
@@ -53,7 +50,7 @@ def find_class(name: str, known: Sequence[str]) -> int | None:
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """The end of a message about an unknown name: "; did you mean 'person'?", or nothing if none is near."""
+    """The end of a message about an unknown name: "; did you mean 'person'?", or "" if none is similar."""
     keys = {class_key(other): other for other in known}
     near = difflib.get_close_matches(class_key(name), keys, n=1)
     return f"; did you mean {keys[near[0]]!r}?" if near else ""

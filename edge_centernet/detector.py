@@ -1,4 +1,4 @@
-"""Image in, boxes out: the steps from the one to the other, which `pipeline` overlaps."""
+"""Image in, boxes out: the three steps between them in turn. `pipeline` overlaps the same steps."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Detector:
     max_detections: most boxes returned an image, best first; at least 1.
     only: names of the classes to look for, VOC's words or COCO's, chosen before max_detections is applied;
         None means all.
-    selfcheck: have the engine answer the model's own question before it is relied on, in a process of its
+    selfcheck: have the engine compute the model's self-test vector before it is used, in a process of its
         own, once for each file, engine release and processor (docs/decisions/0014-self-check.md). An engine
         that fails is passed over with a warning in the log.
 
@@ -48,9 +48,9 @@ class Detector:
     several should run at once, give each thread a Detector with threads=1. After os.fork, open a new one.
 
     Raises:
-        ConfigError: a value outside these limits, a class that the model does not know, an engine for other
-          files.
-        ArtifactError: no such model, a damaged file, or no engine that computes it here.
+        ConfigError: a value outside these limits, a class that the model does not know, or an engine that
+            does not run files of this kind.
+        ArtifactError: there is no such model, its file is damaged, or no engine computes it here.
         MissingDependency: the engine is not installed; the message has the pip command.
     """
 
@@ -68,13 +68,28 @@ class Detector:
         """Open the model, unless it is a runtime already, and check the options against it."""
         self._owned = isinstance(model, (str, os.PathLike))
         if isinstance(model, (str, os.PathLike)):
-            self.runtime = _open(os.fspath(model), runtime, threads, selfcheck)
+            if threads is not None and threads < 1:
+                raise ConfigError(
+                    f"threads: expected 1 or more, or None for the engine's choice, got {threads}"
+                )
+            file, engine = select_engine(os.fspath(model), runtime, asked=selfcheck)
+            self.runtime = open_runtime(file, engine, threads)
         else:
-            self.runtime = _opened(model, runtime, threads)
+            missing = [name for name in ("manifest", "run") if not hasattr(model, name)]
+            if missing:
+                raise ConfigError(
+                    "model: expected the name of a shipped model, a path, or a runtime, "
+                    f"got {type(model).__name__} without {' and '.join(missing)}"
+                )
+            if runtime != "auto" or threads is not None:
+                raise ConfigError(
+                    "runtime and threads: expected neither beside a runtime that is open already"
+                )
+            self.runtime = model
         try:
             self._set_up(threshold, max_detections, only)
         except ConfigError:
-            self.close()
+            self.close()  # nobody else can: the caller gets no Detector
             raise
         self._running = Lock()
 
@@ -98,28 +113,40 @@ class Detector:
         )
         if max_detections < 1:
             raise ConfigError(f"max detections: expected at least 1, got {max_detections}")
+        # For `only` the heads are decoded as those of a network with the heat channels of these classes
+        # alone: other classes then cannot take places among the `max_detections` best.
         self._ids = None if only is None else class_ids(only, model.classes)
-        self._decoded = self.manifest if self._ids is None else _narrow(self.manifest, self._ids)
+        self._decoded = self.manifest
+        if self._ids is not None:
+            heat = self.manifest.heat
+            shape = list(heat.shape)
+            shape[heat.layout.index("C")] = len(self._ids)
+            self._decoded = replace(
+                self.manifest,
+                model=model.narrowed(self._ids.tolist()),
+                heat=replace(heat, shape=tuple(shape)),
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of all classes that the model knows, by class_id, whatever `only` chose of them."""
+        """The names of all classes that the model knows, by class_id, even if `only` chose some of them."""
         return self.manifest.model.classes
 
     def detect(self, image_bgr: NDArray[np.uint8]) -> Detections:
         """(H, W, 3) uint8 BGR -> detections in pixels of that image, clipped to it, best first.
 
-        Boxes that lie in the padding alone are dropped. The image is only read, and may be of any size.
-        Raises SourceError for anything else, with what came and how to turn it into such an image,
+        Boxes that lie in the padding alone are dropped. The image may be of any size and is not changed.
+        Raises SourceError for anything else, with how to make such an image of it where that is known,
         ArtifactError where the engine stops, RuntimeError after `close`.
         """
         return self.detect_timed(image_bgr)[0]
 
     def detect_timed(self, image_bgr: NDArray[np.uint8]) -> tuple[Detections, dict[str, float]]:
-        """As `detect`, with the milliseconds by step: "preprocess", "inference" and "decode"."""
+        """As `detect`, with the milliseconds of each step: "preprocess", "inference" and "decode"."""
         start = perf_counter()
         x, box = self.prepare(image_bgr)
         prepared = perf_counter()
+        # The time between `prepared` and `began` is spent waiting for other threads and belongs to no step.
         with self._running:  # until decoded: the heads are views into the engine's memory
             began = perf_counter()
             heads = self.infer(x)
@@ -129,21 +156,21 @@ class Detector:
         seconds = {"preprocess": prepared - start, "inference": inferred - began, "decode": done - inferred}
         return found, {step: 1000.0 * value for step, value in seconds.items()}
 
-    # The three steps, which `pipeline.Pipeline` overlaps.
+    # The three steps, public because `pipeline.Pipeline` runs each on a thread of its own.
 
     def prepare(self, image_bgr: NDArray[np.uint8]) -> tuple[NDArray[Any], Letterbox]:
-        """The first step alone: (H, W, 3) uint8 BGR -> the network's input, and where the image lies in it."""
+        """The first step: (H, W, 3) uint8 BGR -> the network's input, and where the image lies in it."""
         return prepare(image_bgr, self.manifest)
 
     def infer(self, x: NDArray[Any]) -> Heads:
-        """The second step alone: what `prepare` made -> what the network gives, valid until the next call.
+        """The second step: what `prepare` made -> the network's heads, valid until the next call.
 
-        One at a time: only `detect` waits for its turn.
+        To be called by one thread at a time; unlike `detect` it does not wait for its turn.
         """
         return self.runtime.run(x)
 
     def boxes(self, heads: Heads, box: Letterbox) -> Detections:
-        """The last step alone: what the network gave for an image with this letterbox -> as `detect`."""
+        """The last step: the heads of an image with this letterbox -> detections as `detect` returns them."""
         options: dict[str, Any] = {
             "threshold": self._lowest,
             "class_thresholds": self._class_thresholds,
@@ -160,7 +187,7 @@ class Detector:
         return Detections(found.xyxy, found.score, self._ids[found.class_id], self.classes)
 
     def close(self) -> None:
-        """Release the engine; may be called twice. A runtime that was given stays open: who opened it closes it."""
+        """Release the engine; may be called twice. A runtime that was passed in stays open."""
         if self._owned:
             self.runtime.close()
 
@@ -184,28 +211,9 @@ class Detector:
             else ", ".join(self.classes[i] for i in self._ids)
         )
         return (
-            f"<Detector: {model.name} {model.version}, {model.width}x{model.height}, {self.manifest.precision} in "
-            f"{title}{on}, {wanted}, from score {self._lowest:g}>"
+            f"<Detector: {model.name} {model.version}, {model.width}x{model.height}, "
+            f"{self.manifest.precision} in {title}{on}, {wanted}, from score {self._lowest:g}>"
         )
-
-
-def _open(model: str, runtime: str, threads: int | None, selfcheck: bool) -> Runtime:
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads: expected 1 or more, or None for the engine's choice, got {threads}")
-    file, engine = select_engine(model, runtime, asked=selfcheck)
-    return open_runtime(file, engine, threads)
-
-
-def _opened(model: Runtime, runtime: str, threads: int | None) -> Runtime:
-    missing = [name for name in ("manifest", "run") if not hasattr(model, name)]
-    if missing:
-        raise ConfigError(
-            f"model: expected the name of a shipped model, a path, or a runtime, got {type(model).__name__} without "
-            f"{' and '.join(missing)}"
-        )
-    if runtime != "auto" or threads is not None:
-        raise ConfigError("runtime and threads: expected neither beside a runtime that is open already")
-    return model
 
 
 def class_ids(wanted: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32]:
@@ -213,7 +221,7 @@ def class_ids(wanted: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32
 
     Synonyms and other ways to write a name are understood, see `edge_centernet.classes`.
     """
-    if isinstance(wanted, str):  # or its letters would be taken for names
+    if isinstance(wanted, str):  # a text is a sequence, too: its letters would be taken for names
         raise ConfigError(f"classes: expected a list of names, got the text {wanted!r}: write [{wanted!r}]")
     ids = [find_class(name, classes) for name in wanted]
     unknown = [name for name, i in zip(wanted, ids, strict=True) if i is None]
@@ -222,12 +230,3 @@ def class_ids(wanted: Sequence[str], classes: Sequence[str]) -> NDArray[np.int32
         hint = did_you_mean(unknown[0], classes) if unknown else ""
         raise ConfigError(f"unknown class {got}: this model knows {', '.join(classes)}{hint}")
     return np.array(sorted({i for i in ids if i is not None}), np.int32)
-
-
-def _narrow(manifest: Manifest, ids: NDArray[np.int32]) -> Manifest:
-    """The manifest of a network with only these heat channels."""
-    channels = manifest.heat.layout.index("C")
-    shape = tuple(len(ids) if axis == channels else size for axis, size in enumerate(manifest.heat.shape))
-    return replace(
-        manifest, model=manifest.model.narrowed(ids.tolist()), heat=replace(manifest.heat, shape=shape)
-    )

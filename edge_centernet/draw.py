@@ -14,9 +14,10 @@ from edge_centernet.detections import Detections
 Color = tuple[int, int, int]  # BGR, 0..255
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 Image = NDArray[np.uint8]  # (H, W, 3) BGR
+# A face or a number plate can be neither recognised in so few colours nor restored from them.
 _CELLS = 8  # squares along the longer side of a blurred box, at most
-_CELL_PIXELS = 8  # and no square smaller than that: a small box gets fewer of them
-_MARGIN = 0.1  # of the box's size, on each side: a box rarely covers all of what it holds
+_CELL_PIXELS = 8  # the smallest side of a square: a small box gets fewer of them
+_MARGIN = 0.1  # of the box's size, on each side: a box rarely covers all of its object
 
 
 def draw(image_bgr: NDArray[np.uint8], found: Detections, classes: Sequence[str]) -> NDArray[np.uint8]:
@@ -49,13 +50,14 @@ def line_width(canvas: NDArray[np.uint8]) -> int:
 
 
 def class_color(class_id: int) -> Color:
-    """A bright BGR colour for each class; neighbours differ most (steps of the golden ratio around the hue circle)."""
+    """A bright BGR colour for each class."""
+    # Steps of the golden ratio around the circle of hues: neighbours differ most, for any number of classes.
     red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1.0, 0.85, 0.95)
     return round(255 * blue), round(255 * green), round(255 * red)
 
 
 def draw_label(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], color: Color) -> None:
-    """Filled label above the corner (x, y), or just below it where there is no room; never beyond the image."""
+    """A filled label above the corner (x, y), or just below it where there is no room; inside the image."""
     scale = max(0.45, max(canvas.shape[:2]) / 1400)
     thick = max(1, round(1.5 * scale))
     (width, height), below = cv2.getTextSize(text, _FONT, scale, thick)
@@ -64,13 +66,14 @@ def draw_label(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], co
     x = max(0, min(corner[0], canvas.shape[1] - width - 2 * pad))
     y = corner[1] - box_height if corner[1] >= box_height else max(0, corner[1])
     cv2.rectangle(canvas, (x, y), (x + width + 2 * pad, y + box_height), color, cv2.FILLED)
+    # Black or white by the luma of the label's colour (ITU-R BT.601).
     blue, green, red = color
     ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 120 else (255, 255, 255)
     cv2.putText(canvas, text, (x + pad, y + pad + height), _FONT, scale, ink, thick, cv2.LINE_AA)
 
 
 def dashed_box(canvas: NDArray[np.uint8], xyxy: Sequence[float], color: Color, width: int) -> None:
-    """A box of broken lines onto the image itself: (H, W, 3) uint8 BGR, contiguous; xyxy and width in its pixels."""
+    """A box of dashed lines onto the image itself: (H, W, 3) uint8 BGR, contiguous. xyxy, width: pixels."""
     x1, y1, x2, y2 = (round(float(v)) for v in xyxy)
     dash = 5 * width
     for x in range(x1, x2, 2 * dash):
@@ -81,14 +84,13 @@ def dashed_box(canvas: NDArray[np.uint8], xyxy: Sequence[float], color: Color, w
             cv2.line(canvas, (x, y), (x, min(y + dash, y2)), color, width)
 
 
-# ---- contact sheets
-# --------------------------------------------------------------------------------------------
+# ---- contact sheets ------------------------------------------------------------------------------
 
 _GROUND = 40  # grey level behind the pictures
 
 
 def fit(image_bgr: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], float]:
-    """(H, W, 3) uint8 BGR -> the same with its longer side `side` pixels, and that size divided by the image's."""
+    """(H, W, 3) uint8 BGR -> the image with its longer side of `side` pixels, and the factor of its size."""
     rows, columns = image_bgr.shape[:2]
     scale = side / max(rows, columns)
     size = max(1, round(columns * scale)), max(1, round(rows * scale))
@@ -98,7 +100,7 @@ def fit(image_bgr: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], flo
 
 
 def tile(picture: NDArray[np.uint8], side: int, captions: Sequence[str]) -> NDArray[np.uint8]:
-    """A picture in the middle of a square of `side` pixels, with lines of text below: (side + 20 N, side, 3)."""
+    """An image in the middle of a square of `side` pixels, with N lines of text: (side + 20 N, side, 3)."""
     canvas = np.full((side + 20 * len(captions), side, 3), _GROUND, np.uint8)
     height, width = picture.shape[:2]
     top, left = (side - height) // 2, (side - width) // 2
@@ -131,12 +133,10 @@ def caption(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], scale
 
 
 def blur(image: Image, boxes: NDArray[np.float32]) -> Image:
-    """Make what the boxes hold unrecognisable, for good, in the image itself; returns it.
+    """Make the content of the boxes unrecognisable, for good, in the image itself; returns it.
 
     boxes: (N, 4), left, top, right, bottom in pixels; each grows by a tenth of its size on every side. What
-      remains of
-    one are the mean colours of at most 8x8 squares, none smaller than 8x8 pixels, with smooth passages
-    between them.
+    remains are the mean colours of at most 8x8 squares, none smaller than 8x8 pixels, blended smoothly.
     """
     height, width = image.shape[:2]
     for x1, y1, x2, y2 in np.asarray(boxes, np.float64).tolist():
@@ -145,14 +145,11 @@ def blur(image: Image, boxes: NDArray[np.float32]) -> Image:
         right, bottom = min(width, int(np.ceil(x2 + wide))), min(height, int(np.ceil(y2 + high)))
         if left < right and top < bottom:
             part = image[top:bottom, left:right]
-            cells = cv2.resize(part, _cells(right - left, bottom - top), interpolation=cv2.INTER_AREA)
+            # Columns and rows of squares that the area is reduced to; the enlargement only looks nicer.
+            side = max(_CELL_PIXELS, max(right - left, bottom - top) / _CELLS)
+            few = max(1, int((right - left) / side)), max(1, int((bottom - top) / side))
+            cells = cv2.resize(part, few, interpolation=cv2.INTER_AREA)
             image[top:bottom, left:right] = cv2.resize(
                 cells, part.shape[1::-1], interpolation=cv2.INTER_LINEAR
             )
     return image
-
-
-def _cells(width: int, height: int) -> tuple[int, int]:
-    """Columns and rows that an area of this many pixels is reduced to."""
-    side = max(_CELL_PIXELS, max(width, height) / _CELLS)
-    return max(1, int(width / side)), max(1, int(height / side))

@@ -11,15 +11,15 @@ EdgeCenterNetError
 ├── AccuracyError        a network in int8 is worse than its user allows (exit code 3)
 └── ConfigError          an option, class name or output folder cannot be used
 
-The command line catches the root only: one line on stderr, exit code 2 unless said otherwise, no traceback.
-Messages follow one pattern: what was expected, what came, what to do next.
+The command line catches only the root: one line on standard error, exit code 2 unless the tree gives another,
+no traceback. Messages follow one pattern: what was expected, what came, what to do next.
 """
 
 from __future__ import annotations
 
 
 class EdgeCenterNetError(Exception):
-    """Root of every error this package raises on purpose. exit_code: the command line's."""
+    """Root of every error that this package raises on purpose. exit_code: the command line's."""
 
     exit_code = 2
 
@@ -41,7 +41,7 @@ class MissingDependency(EdgeCenterNetError):
 
     @classmethod
     def for_extra(cls, what: str, extra: str) -> MissingDependency:
-        """`what` needs the packages of the pip extra `extra`."""
+        """The error that `what` needs the packages of the pip extra `extra`."""
         return cls(f"{what} needs packages that are not installed: pip install 'edge-centernet[{extra}]'")
 
 
@@ -60,7 +60,7 @@ class TargetError(EdgeCenterNetError):
 class AccuracyError(EdgeCenterNetError):
     """A network in int8 is worse than its user allows."""
 
-    exit_code = 3
+    exit_code = 3  # so that a script can tell it from a mistake in its command
 
 
 class ConfigError(EdgeCenterNetError):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what is in them."""
+"""Writing files whole or not at all, and reading what is in them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from edge_centernet.errors import ConfigError
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write under a temporary name beside `path`, then rename: a power cut or a full disk leaves the old file.
+    """Write under a temporary name beside `path`, then rename: a power cut or a full disk leaves the old one.
 
-    Raises OSError with `path` as its file name; the temporary file is removed, after Ctrl-C too.
+    Raises OSError with `path` as its file name. The temporary file is removed, after Ctrl-C too.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(path.name + ".tmp")
@@ -22,7 +22,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # or a power cut could leave the new name without its content
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -41,7 +41,7 @@ def sha256(path: str | Path) -> str:
 
 
 def text_of(path: Path) -> str:
-    """The file's text, stripped; "" where it is missing or the driver behind it refuses (a sensor that is off)."""
+    """The file's text, stripped; "" where it is missing, or its driver refuses (a sensor that is off)."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -49,7 +49,8 @@ def text_of(path: Path) -> str:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder and prove that files can be written there; ConfigError otherwise."""
+    """Make the folder and make sure that files can be written there; ConfigError otherwise."""
+    # By writing one: permission bits say nothing about a read-only or full file system.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -21,9 +21,9 @@ PER_CLASS = (
     "class_thresholds",
     "score_scale",
     "score_shift",
-)  # ModelSpec's fields that may hold one value a class
-SCORE_FIELDS = ("threshold", *PER_CLASS)  # what scores mean, and from where on to show detections
-DEFAULT_THRESHOLD = 0.3  # score from which on a detection is shown, where neither model nor user say another
+)  # ModelSpec's fields of one value for each class
+SCORE_FIELDS = ("threshold", *PER_CLASS)  # what scores mean, and from which on detections are shown
+DEFAULT_THRESHOLD = 0.3  # the lowest score that is shown, where neither the model nor the user names another
 GREY = 128  # pixel value that is 0 in the network; the arithmetic: `edge_centernet.preprocess`
 DIM_MAX = 1024  # limit of the C decoder for classes and for each side of the heatmap
 
@@ -31,7 +31,7 @@ Layout = Literal["NCHW", "NHWC"]
 HeatUnit = Literal["logit", "probability"]
 _DTYPES = ("float32", "int8", "uint8")
 _RANGE = {"int8": (-128, 127), "uint8": (0, 255)}
-SIDE_STEP = 32  # pixels: the coarsest map has one cell for so many
+SIDE_STEP = 32  # pixels: one cell of the backbone's coarsest map
 SIDE_MIN, SIDE_MAX = 64, 4 * DIM_MAX  # pixels; more than the decoder's cells at stride 4 cannot be
 Precision = Literal["int8", "fp32"]
 
@@ -63,14 +63,15 @@ class InputSize(NamedTuple):
         good = all(SIDE_MIN <= side <= SIDE_MAX and side % SIDE_STEP == 0 for side in sides)
         if not exact or not good or len(sides) not in (1, 2):
             raise ConfigError(
-                f"size: expected WIDTHxHEIGHT such as 512x384, or one number for a square, each a multiple of "
-                f"{SIDE_STEP} from {SIDE_MIN} to {SIDE_MAX} pixels, got {str(value)!r}"
+                "size: expected WIDTHxHEIGHT such as 512x384, or one number for a square, each a multiple "
+                f"of {SIDE_STEP} from {SIDE_MIN} to {SIDE_MAX} pixels, got {str(value)!r}"
             )
         return cls(sides[0], sides[-1])
 
     def named(self, name: str) -> str:
         """A model's name with this size: "nano-256" becomes "nano-512x384", "mine" becomes "mine-512x384"."""
         text = str(self.width) if self.width == self.height else str(self)
+        # The part behind the last hyphen is a size only if it could be one: "camera-2" is a name.
         base, _, last = name.rpartition("-")
         numbers = re.fullmatch(r"(\d+)(?:x(\d+))?", last)
         sizes = [int(number) for number in numbers.groups() if number] if numbers else []
@@ -137,13 +138,13 @@ class ModelSpec:
     stride: input pixels per heatmap cell.
     color, resize, pad_value: how an image becomes network input (`edge_centernet.preprocess.prepare`).
     mean, std: the real-valued input is (pixel - mean) / std per channel in `color` order.
-        (128, 128) makes int8 exact (stored = pixel - 128) and grey padding equal to zero padding.
+        128 for both makes int8 exact (stored = pixel - 128) and grey padding equal to zero padding.
     heat_unit: what the heatmap holds; sigmoid(logit) = probability.
-    threshold: the score (probability) suggested for showing detections.
+    threshold: the lowest score (probability) suggested for showing detections.
     class_thresholds: one for each class instead of it; empty: `threshold` for all.
-    score_scale, score_shift: what each class's logit was multiplied by, above 0, and what was added to that,
-        so that scores say how often a detection is right (docs/scores.md). The heatmap holds the result.
-        Empty: as trained.
+    score_scale, score_shift: what each class's logit was multiplied by, above 0, and what was added to the
+        product, so that a score is the probability that a detection is right (docs/scores.md). The heatmap
+        holds the result. Empty: as trained.
     """
 
     name: str
@@ -189,14 +190,12 @@ class ModelSpec:
             raise ManifestError(
                 f"model mean, std: expected 3 numbers each, std > 0, got {self.mean}, {self.std}"
             )
-        self._check_scores()
-
-    def _check_scores(self) -> None:
         for name in PER_CLASS:
             values: tuple[float, ...] = getattr(self, name)
             if len(values) not in (0, len(self.classes)):
                 raise ManifestError(
-                    f"model {name}: expected none or one for each of {len(self.classes)} classes, got {len(values)}"
+                    f"model {name}: expected none or one for each of {len(self.classes)} classes, "
+                    f"got {len(values)}"
                 )
         if not all(0 <= value <= 1 for value in (self.threshold, *self.class_thresholds)):
             raise ManifestError(
@@ -206,16 +205,16 @@ class ModelSpec:
             math.isfinite(value) for value in (*self.score_scale, *self.score_shift)
         ):
             raise ManifestError("model score_scale, score_shift: expected as many finite numbers of each")
-        if any(scale <= 0 for scale in self.score_scale):
+        if any(scale <= 0 for scale in self.score_scale):  # it would reverse the order of the scores
             raise ManifestError(f"model score_scale: expected numbers above 0, got {self.score_scale}")
 
     @property
     def suggested(self) -> float | tuple[float, ...]:
-        """The threshold where the user names none: one for all classes, or (C,) one for each."""
+        """The threshold if the user gives none: one for all classes, or (C,) one for each."""
         return self.class_thresholds or self.threshold
 
     def narrowed(self, ids: Sequence[int]) -> ModelSpec:
-        """The same for the classes of these ids alone, in their order."""
+        """The spec of a network with the classes of these ids alone, in their order."""
         kept = {name: tuple(getattr(self, name)[i] for i in ids) for name in PER_CLASS if getattr(self, name)}
         return replace(self, classes=tuple(self.classes[i] for i in ids), **kept)  # type: ignore[arg-type]
 
@@ -225,7 +224,8 @@ class ModelSpec:
         return InputSize(self.width, self.height)
 
     def resized(self, size: InputSize) -> ModelSpec:
-        """The same weights for another input: fully convolutional networks do not care. The name tells the size."""
+        """The spec of the same weights with another input size, which its name then contains."""
+        # Possible because the network is fully convolutional: no weight depends on the size.
         if size == self.input_size:
             return self
         return replace(self, name=size.named(self.name), width=size.width, height=size.height)
@@ -238,14 +238,14 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one artifact is. `input`, `heat`, `size`, `offset` describe the engine's tensors.
+    """What one model file is. `input`, `heat`, `size`, `offset` describe the engine's tensors.
 
-    heat (C, H, W) in `network.heat_unit`; size (2, H, W) box width, height in cells;
+    heat (C, H, W) in `model.heat_unit`; size (2, H, W) box width, height in cells;
     offset (2, H, W) x, y of the centre inside its cell, in cells.
     content_sha256: of everything else in the file, see `artifact.content_sha256`; empty: unknown.
-    made_by: tool -> version, for every tool that touched the file.
-    golden: a picture and what the heads answer to it, see `edge_centernet.selftest`; None where none was
-      made.
+    verified: whether its engine ran it and gave the results of its source.
+    made_by: tool -> version, for every tool that took part in making the file.
+    golden: the self-test vector, see `edge_centernet.selftest`; None where none was made.
     """
 
     model: ModelSpec
@@ -272,7 +272,8 @@ class Manifest:
             spec: TensorSpec = getattr(self, role)
             if spec.chw != (channels, height, width):
                 raise ManifestError(
-                    f"{role} tensor {spec.name!r}: expected (C, H, W) {(channels, height, width)}, got {spec.chw}"
+                    f"{role} tensor {spec.name!r}: expected (C, H, W) {(channels, height, width)}, "
+                    f"got {spec.chw}"
                 )
         names = {self.heat.name, self.size.name, self.offset.name}
         if len(names) != 3:
@@ -296,12 +297,17 @@ class Manifest:
             ) from None
         if schema != SCHEMA:
             raise ManifestError(
-                f"manifest schema: expected {SCHEMA}, got {schema}: install the edge-centernet release that wrote it"
+                f"manifest schema: expected {SCHEMA}, got {schema}: "
+                "install the edge-centernet release that wrote it"
             )
+        # An unknown field is refused, not ignored: it may change what the rest means.
         try:
-            tensors: dict[str, Any] = {
-                role: _tensor_from(data.pop(role)) for role in ("input", "heat", "size", "offset")
-            }
+            tensors: dict[str, Any] = {}
+            for role in ("input", "heat", "size", "offset"):
+                tensor = data.pop(role)
+                quant = tensor.pop("quant", None)
+                tensor["shape"] = tuple(tensor["shape"])
+                tensors[role] = TensorSpec(**tensor, quant=Quant(**quant) if quant else None)
             return cls(model=spec_from_dict(data.pop("model")), **tensors, **data)
         except (TypeError, KeyError, AttributeError) as error:
             raise ManifestError(f"manifest: a field is missing or unknown ({error})") from None
@@ -312,25 +318,21 @@ class Manifest:
 
 
 def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
-    """Plain types, for JSON. Empty fields of PER_CLASS are left out: releases that do not know them read the rest."""
+    """A ModelSpec as plain types, for JSON."""
+    # Empty fields of PER_CLASS are left out, so that releases that do not know them can read the rest.
     return {name: value for name, value in asdict(spec).items() if value or name not in PER_CLASS}
 
 
 def spec_from_dict(data: dict[str, Any]) -> ModelSpec:
-    """A ModelSpec from parsed JSON (lists become tuples)."""
+    """A ModelSpec from parsed JSON; lists become tuples."""
     fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
     }
     return ModelSpec(**fields)
 
 
-def _tensor_from(data: dict[str, Any]) -> TensorSpec:
-    quant = data.pop("quant", None)
-    return TensorSpec(**{**data, "shape": tuple(data["shape"])}, quant=Quant(**quant) if quant else None)
-
-
 def nchw_specs(manifest: Manifest, precision: Precision) -> dict[str, Any]:
-    """What changes in the manifest of a file that keeps the interchange file's layout."""
+    """The fields that change in the manifest of a file with the interchange file's layout, for `replace`."""
     if precision == "int8":
         return {"precision": precision}
     heads = (manifest.heat, manifest.size, manifest.offset)

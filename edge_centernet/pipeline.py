@@ -1,12 +1,17 @@
-"""Frames in, results out, with the steps overlapped: the slowest one sets the rate, and no frame waits in a queue.
-
-A file loses no frame: each step waits for the next. A live source loses all but the newest: a frame is taken
-when the network is free or about to be, so a slow network sees fewer frames, never old ones.
+"""Frames in, results out, with the steps overlapped.
 
     reader -> preprocess -> inference -> the thread that iterates: decode, and whatever the caller does
 
-Where the network waits for a camera, its thread takes the frame and preprocesses it by itself: handing it
-from thread to thread would only take time.
+Overlap: each step has a thread of its own. While the network computes one frame, the next one is preprocessed
+and the last one is decoded, drawn and sent, so that the slowest step alone sets the rate, and not the sum of
+all. OpenCV, the engines and the C decoder release Python's global lock, so that threads suffice.
+
+Single-slot queues: between two steps there is room for one frame. More room would not raise the rate, which
+the slowest step sets; frames would only wait longer and grow old.
+
+Which frame is dropped: of a file none, as each step waits for the next. Of a live source all but the newest.
+A frame is taken when the network is free or about to be; those that the camera delivers in the meantime are
+dropped before any work is spent on them. A slow network therefore sees fewer frames, but never an old one.
 """
 
 from __future__ import annotations
@@ -29,18 +34,23 @@ from edge_centernet.sources import Frame
 from edge_centernet.sources.files import Stills, Video
 from edge_centernet.system.single_slot import SingleSlotQueue
 
-if TYPE_CHECKING:  # who reads files only need not load what cameras need
+if TYPE_CHECKING:  # reading files does not load what cameras need
     from edge_centernet.sources.live import LiveCapture
 
-_LOOK_S = 0.2  # how often a wait looks whether it is still wanted: bounds the time that stopping takes
-_MIN_LOOK_S = 0.005
+_LOOK_S = (
+    0.2  # how long a wait lasts before it checks whether it was stopped: bounds the time that stopping takes
+)
+_MIN_LOOK_S = 0.005  # the shortest wait for a frame, where the network is about to be free
 _QUIET_S = 0.5  # a live source is silent when nothing came for so long
 _FPS_WINDOW_S = 3.0
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One frame with its detections. ms: milliseconds by step. age_ms: from the frame's capture to now."""
+    """One frame with its detections.
+
+    ms: milliseconds of each step, "preprocess", "inference" and "decode". age_ms: since the frame's capture.
+    """
 
     frame: Frame
     found: Detections
@@ -49,11 +59,12 @@ class Result:
 
 
 class Pipeline:
-    """Iterate over it for the results, in the order of the frames. Close it, or leave its `with` block, when done.
+    """An iterable of results in the order of the frames. Close it, or leave its `with` block, when done.
 
-    While a live source is silent, None comes twice a second, so that who watches can say so.
-    frames: pictures are read one after the other; a video file and a live source go through the threads.
-    An error in any step is raised where the results are taken, after the results before it.
+    frames: still images are processed one after the other, a video file and a live source on threads.
+
+    While a live source is silent, None comes twice a second, so that the caller can report it. An error in
+    any step is raised where the results are taken, after the results before it.
     """
 
     def __init__(self, frames: Stills | Video | LiveCapture, detector: Detector) -> None:
@@ -63,20 +74,47 @@ class Pipeline:
         self._read: SingleSlotQueue[Frame] = SingleSlotQueue(newest)
         self._prepared: SingleSlotQueue[_Prepared] = SingleSlotQueue(newest)
         self._inferred: SingleSlotQueue[_Inferred] = SingleSlotQueue(False)
-        # Of a live source only:
-        self._taking = threading.Lock()  # held while a frame is waited for and preprocessed
-        self._last = -1  # number of the newest frame taken; guarded by it
+        # For a live source only, whose frames both the preprocessing and the inference thread may take:
+        self._taking = threading.Lock()  # held while one of them waits for a frame and preprocesses it
+        self._last = -1  # number of the newest frame taken; guarded by `_taking`
         self._busy = threading.Event()  # the network can take no frame yet
         self._free = 0.0  # when it probably can, time.monotonic()
-        self._ahead_s = 0.0  # how long before that a frame must be taken
+        self._ahead_s = 0.0  # how long before that a frame must be taken to be ready in time
         self._threads: list[threading.Thread] = []
         self._stopped = False
 
     def __iter__(self) -> Iterator[Result | None]:
         """Until the source ends, or after `stop`."""
-        if isinstance(self._frames, Stills):  # large, few, and each may be the last: no reading ahead
-            return self._one_by_one(self._frames)
-        return self._overlapped()
+        # Still images are large and few, and the user may stop after each: nothing is read ahead.
+        if isinstance(self._frames, Stills):
+            for frame in self._frames:
+                found, ms = self._detector.detect_timed(frame.image)
+                yield Result(frame, found, ms, _age_ms(frame))
+                if self._stopped:
+                    return
+            return
+        # 1. Start a thread for each step but the last.
+        if isinstance(self._frames, Video):
+            self._start("read", self._read_all)
+            self._start("preprocess", self._preprocess_all)
+        else:  # a live source has a reader of its own, which keeps the newest frame
+            self._start("preprocess", self._preprocess_ahead)
+        self._start("inference", self._infer)
+        # 2. The last step, on the caller's thread: what the caller does with a result overlaps, too.
+        heard = time.monotonic()
+        while not self._stopped:
+            inferred = self._inferred.take(_LOOK_S)
+            if inferred is not None:
+                start = time.perf_counter()
+                found = self._detector.boxes(inferred.heads, inferred.box)
+                inferred.ms["decode"] = 1000.0 * (time.perf_counter() - start)
+                yield Result(inferred.frame, found, inferred.ms, _age_ms(inferred.frame))
+                heard = time.monotonic()
+            elif self._inferred.ended:
+                return
+            elif self._frames.live and time.monotonic() - heard >= _QUIET_S:
+                yield None
+                heard = time.monotonic()
 
     def __enter__(self) -> Pipeline:
         """Itself."""
@@ -91,45 +129,13 @@ class Pipeline:
         self._stopped = True
 
     def close(self) -> None:
-        """Stop the threads; the source and the runtime stay open, for who opened them closes them."""
+        """Stop the threads. The source and the runtime stay open: the caller who opened them closes them."""
         self.stop()
-        for handover in (self._read, self._prepared, self._inferred):
-            handover.close()
+        for queue in (self._read, self._prepared, self._inferred):
+            queue.close()
         for thread in self._threads:
-            # The reader may hang in a camera driver; it is a daemon and holds nothing but its source.
+            # The reader may hang in a driver. It is a daemon thread and holds nothing but its source.
             thread.join(timeout=5.0)
-
-    def _one_by_one(self, frames: Stills) -> Iterator[Result]:
-        for frame in frames:
-            found, ms = self._detector.detect_timed(frame.image)
-            yield Result(frame, found, ms, _age_ms(frame))
-            if self._stopped:
-                return
-
-    def _overlapped(self) -> Iterator[Result | None]:
-        if isinstance(self._frames, Video):
-            self._start("read", self._read_all)
-            self._start("preprocess", self._preprocess_all)
-        else:
-            self._start("preprocess", self._preprocess_ahead)
-        self._start("inference", self._infer)
-        heard = time.monotonic()
-        while not self._stopped:
-            inferred = self._inferred.take(_LOOK_S)
-            if inferred is not None:
-                yield self._decode(inferred)
-                heard = time.monotonic()
-            elif self._inferred.ended:
-                return
-            elif self._frames.live and time.monotonic() - heard >= _QUIET_S:
-                yield None
-                heard = time.monotonic()
-
-    def _decode(self, inferred: _Inferred) -> Result:
-        start = time.perf_counter()
-        found = self._detector.boxes(inferred.heads, inferred.box)
-        inferred.ms["decode"] = 1000.0 * (time.perf_counter() - start)
-        return Result(inferred.frame, found, inferred.ms, _age_ms(inferred.frame))
 
     # ---- the threads -----------------------------------------------------------------------------
 
@@ -151,16 +157,21 @@ class Pipeline:
                     return
 
     def _preprocess_ahead(self) -> None:
-        """Have the newest frame ready when the network is free, and spare the work on frames that it cannot take."""
+        """Of a live source: have the newest frame ready at the moment when the network is free."""
         with self._prepared.feeding():
             while not self._prepared.closed:
+                # 1. While the network waits for a frame, it takes one by itself (`_take`).
                 if not self._busy.wait(_LOOK_S):
                     continue
-                # Rather too early than late: a newer frame replaces one that is ready too soon.
+                # 2. Wait until just before the network is free. A frame that is taken now would be older
+                #    then, and all that are preprocessed but the last would be wasted work.
                 early = self._free - self._ahead_s - time.monotonic()
                 if early > 0.0:
                     time.sleep(min(early, _LOOK_S))
                     continue
+                # 3. Take the newest frame. If the network is busy for longer than expected, this repeats, and
+                #    a newer frame replaces the one in the slot: better too early than too late. The wait ends
+                #    when the network should be free, which then takes the frame directly.
                 with self._taking:
                     left = self._free - time.monotonic()
                     if self._busy.is_set() and (
@@ -169,7 +180,7 @@ class Pipeline:
                         self._prepared.put(prepared)
 
     def _take(self) -> _Prepared | None:
-        """What to infer next, waiting for it; None when nothing more comes, or is wanted."""
+        """What to infer next, waiting for it; None when nothing more comes, or the pipeline is closed."""
         if isinstance(self._frames, Video):
             return self._prepared.take()
         self._busy.clear()
@@ -177,13 +188,16 @@ class Pipeline:
             # What is ready is taken at once, although the other thread may be waiting for a newer one.
             if prepared := self._prepared.take(0.0):
                 return prepared
+            # Nothing is ready: the camera is slower than the network. This thread then waits for the frame
+            # and preprocesses it by itself, as to pass it from thread to thread would only take time. The
+            # other one may have put a frame while this one waited for the lock, hence the second look.
             with self._taking:
                 if prepared := self._prepared.take(0.0) or self._newest(_LOOK_S):
                     return prepared
         return self._prepared.take(0.0)  # raises what ended it
 
     def _newest(self, timeout: float) -> _Prepared | None:
-        """The camera's next frame, preprocessed."""
+        """The camera's newest frame, preprocessed; None where no new one came in `timeout` seconds."""
         capture = cast("LiveCapture", self._frames)
         frame = capture.newest(self._last, timeout)
         if frame is None:
@@ -194,20 +208,22 @@ class Pipeline:
         return self._prepare(frame)
 
     def _infer(self) -> None:
-        usual = 0.0
+        usual = 0.0  # seconds that an inference takes, a moving average
         with self._inferred.feeding():
-            # Room first, then a frame: a frame taken early would grow old while the caller is busy.
+            # 1. Room first, then a frame: a frame taken early would grow old while the caller is busy.
             while self._inferred.wait_empty() and (prepared := self._take()) is not None:
+                # 2. Announce when the network will be free, with a fifth of an inference to spare: a frame
+                #    that is ready too soon costs a little work, one that is late leaves the network idle.
                 start = time.monotonic()
                 self._free = start + usual
                 self._ahead_s = 0.2 * usual + prepared.ms["preprocess"] / 1000.0
                 self._busy.set()
+                # 3. Compute.
                 heads = self._detector.infer(prepared.x)
                 taken = time.monotonic() - start
                 usual = taken if usual == 0.0 else 0.8 * usual + 0.2 * taken
                 ms = {**prepared.ms, "inference": 1000.0 * taken}
-                # Copied: the engine's own memory is overwritten by the next inference, and decoding overlaps
-                # with that.
+                # 4. Copy: the next inference overwrites the engine's memory, while this result is decoded.
                 copied = Heads(*(np.array(head) for head in heads))
                 if not self._inferred.put(_Inferred(prepared.frame, copied, prepared.box, ms)):
                     return

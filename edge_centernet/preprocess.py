@@ -1,11 +1,11 @@
-"""From pixels to the network's input: letterbox geometry and normalisation.
+"""From pixels to the network's input: letterbox and normalisation.
 
 An image becomes a tensor in `prepare`, and nowhere else.
 
-The network's real-valued input is (pixel - 128) / 128, -1 to 127/128. 128 and not the mean and deviation of
-some data set, so that no arithmetic is left to do: with scale 1/128 the stored integer is pixel - 128 (int8)
-or the pixel itself (uint8), and grey padding is the zero that convolutions pad with. Weights that were
-trained on another input have the difference folded into their first convolution (`gain_and_shift`).
+The network's real-valued input is (pixel - 128) / 128, from -1 to 127/128. The number is 128, and not the
+mean and deviation of some data set, so that no arithmetic is left to do. With scale 1/128 the stored integer
+is the pixel minus 128 (int8) or the pixel itself (uint8), and grey padding is the zero that convolutions pad
+with. `gain_and_shift` is for weights that were trained on another input: their first convolution absorbs it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,22 @@ _ORDER: dict[str, _Order] = {"rgb": (2, 1, 0), "bgr": (0, 1, 2)}
 
 
 def normalize(pixel: Values, mean: Any = GREY, std: Any = GREY) -> Values:
-    """The real-valued input of pixels 0..255, whose type it keeps: mean and std in pixels, as in ModelSpec."""
+    """The real-valued input of pixels 0..255: (pixel - mean) / std, in the type of the pixels.
+
+    mean, std: in pixel values, as in ModelSpec.
+    """
     real: Values = (pixel - mean) / std
     return real
 
 
 def gain_and_shift(mean: Any, std: Any) -> tuple[Any, Any]:
-    """What makes our input that of a network trained on (pixel / 255 - mean) / std: gain * ours + shift.
+    """Gain and shift that turn our input into (pixel / 255 - mean) / std: gain * ours + shift.
 
-    mean, std: of pixel / 255, numbers, arrays or tensors; the two results are of their type.
+    mean, std: of pixel / 255, as published with most weights; numbers, arrays or tensors. The two results are
+    of their type.
     """
-    unit = GREY / 255  # what 1 in our input is worth in theirs, and where our 0 lies
+    # pixel / 255 = 128 / 255 * ours + 128 / 255: both the worth of 1 in our input and the place of our 0.
+    unit = GREY / 255
     return unit / std, (unit - mean) / std
 
 
@@ -49,8 +54,7 @@ def gain_and_shift(mean: Any, std: Any) -> tuple[Any, Any]:
 class Letterbox:
     """Geometry of one resize: aspect ratio kept, centred, padded. All sizes in pixels.
 
-    Both maps use the ratio of the rounded sizes, per axis, so they invert each other exactly. What is derived
-    is kept: a camera's frames all have one geometry.
+    Both directions use the ratio of the rounded sizes, per axis, so that they invert each other exactly.
     """
 
     src_width: int
@@ -62,6 +66,8 @@ class Letterbox:
     def scale(self) -> float:
         """Network-input pixels per image pixel, before the sides are rounded."""
         return min(self.dst_width / self.src_width, self.dst_height / self.src_height)
+
+    # Derived values are cached: all frames of a camera share one Letterbox.
 
     @cached_property
     def new_width(self) -> int:
@@ -90,7 +96,9 @@ class Letterbox:
 
     def to_input(self, xyxy: NDArray[Any]) -> NDArray[np.float32]:
         """(N, 4) boxes in image pixels -> (N, 4) float32 in network-input pixels."""
-        return (np.asarray(xyxy, np.float64) * self._ratio() + self._shift()).astype(np.float32)
+        ratio = np.array([self.new_width / self.src_width, self.new_height / self.src_height] * 2, np.float64)
+        shift = np.array([self.left, self.top] * 2, np.float64)
+        return (np.asarray(xyxy, np.float64) * ratio + shift).astype(np.float32)
 
     def to_image(self, xyxy: NDArray[Any]) -> NDArray[np.float32]:
         """(N, 4) boxes in network-input pixels -> (N, 4) float32 in image pixels, clipped to the image."""
@@ -102,15 +110,9 @@ class Letterbox:
             boxes[:, column::2] = map_back(boxes[:, column::2], before, src, new)
         return boxes
 
-    def _ratio(self) -> NDArray[np.float64]:
-        return np.array([self.new_width / self.src_width, self.new_height / self.src_height] * 2, np.float64)
-
-    def _shift(self) -> NDArray[np.float64]:
-        return np.array([self.left, self.top] * 2, np.float64)
-
 
 def letterbox(image_bgr: Image, spec: ModelSpec) -> tuple[Image, Letterbox]:
-    """Resize into the network's frame: (H, W, 3) uint8 BGR -> (spec.height, spec.width, 3) uint8 in spec.color order.
+    """Resize and pad an image: (H, W, 3) uint8 BGR -> (spec.height, spec.width, 3) uint8 in spec.color order.
 
     Raises SourceError when the image is not (H, W, 3) uint8.
     """
@@ -123,14 +125,17 @@ def letterbox(image_bgr: Image, spec: ModelSpec) -> tuple[Image, Letterbox]:
 def prepare(image_bgr: Image, manifest: Manifest) -> tuple[NDArray[Any], Letterbox]:
     """(H, W, 3) uint8 BGR -> C-contiguous array of exactly manifest.input's shape, dtype and layout.
 
-    real = (pixel - mean) / std; stored = clip(round(real / scale) + zero_point), through a 256-entry table
-    per channel. The same values as that table gives for what `letterbox` returns, in fewer passes. Raises
-    SourceError as it does.
+    real = (pixel - mean) / std; stored = clip(round(real / scale) + zero_point), by a table of 256 entries
+    for each channel. The values are those of the table for what `letterbox` returns, in fewer passes over the
+    image. Raises SourceError when the image is not (H, W, 3) uint8.
     """
+    # 1. Resize, on uint8: fewer bytes than floats, and the same rounding for every engine.
     spec, tensor, order = manifest.model, manifest.input, _ORDER[manifest.model.color]
     resized, box = _resize(image_bgr, spec)  # (h, w, 3)
+    # 2. Normalise and quantize, before padding: the padding's stored value is known.
     table, identity = _table(spec.mean, spec.std, tensor.dtype, tensor.quant, order)
     stored: NDArray[Any] = resized if identity else cv2.LUT(resized, table)
+    # 3. Pad, and reorder channels and layout, straight into the input.
     out = np.empty(tensor.shape, tensor.dtype)
     frame = out[0] if tensor.layout == "NHWC" else out[0].transpose(1, 2, 0)  # (H, W, 3)
     _place(stored, frame, box, table[0, spec.pad_value, order], order)
@@ -138,7 +143,7 @@ def prepare(image_bgr: Image, manifest: Manifest) -> tuple[NDArray[Any], Letterb
 
 
 def _resize(image_bgr: Image, spec: ModelSpec) -> tuple[Image, Letterbox]:
-    """The image in the size that it has inside the network's input, and where it lies there."""
+    """The image in its size inside the network's input, and where it lies there."""
     if (
         not isinstance(image_bgr, np.ndarray)
         or image_bgr.ndim != 3
@@ -152,21 +157,23 @@ def _resize(image_bgr: Image, spec: ModelSpec) -> tuple[Image, Letterbox]:
     new = (box.new_width, box.new_height)
     if new == (width, height):
         return np.ascontiguousarray(image_bgr), box
+    # Linear interpolation, as in training and in the C letterbox: the scores depend on it.
     return cv2.resize(image_bgr, new, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False), box
 
 
 def _what(given: Any) -> str:
     """What came instead of an image, and how to make one of it where that is known."""
     if given is None:
-        return "None, which cv2.imread returns for a file that it cannot read: edge_centernet.read_image says why"
+        return (
+            "None, which cv2.imread returns for a file that it cannot read: "
+            "edge_centernet.read_image says why"
+        )
     if isinstance(given, (str, os.PathLike, bytes)):
         return f"{given!r:.80}: read it first, with edge_centernet.read_image for a file"
     if not isinstance(given, np.ndarray):
-        hint = (
-            ": numpy.asarray(image.convert('RGB'))[..., ::-1] makes one of a PIL image"
-            if _is_pil(given)
-            else ""
-        )
+        hint = ""
+        if type(given).__module__.startswith("PIL."):  # by name: Pillow is no dependency
+            hint = ": numpy.asarray(image.convert('RGB'))[..., ::-1] makes one of a PIL image"
         return f"{type(given).__module__}.{type(given).__name__}{hint}"
     came = f"{given.shape} {given.dtype}"
     if given.size == 0:
@@ -184,27 +191,27 @@ def _what(given: Any) -> str:
     return came
 
 
-def _is_pil(given: Any) -> bool:
-    return type(given).__module__.startswith("PIL.")
-
-
 _geometry = lru_cache(maxsize=16)(Letterbox)
 
 
 def _place(
     pixels: NDArray[Any], frame: NDArray[Any], box: Letterbox, pad: NDArray[Any], order: _Order
 ) -> None:
-    """Fill (H, W, 3) with pixels (h, w, 3) where the image lies and with a value (3,) around them.
+    """Fill `frame` with the pixels where the image lies, and with a value around them.
 
-    order: which channel of the pixels each channel of the frame is.
+    Args:
+        pixels: (h, w, 3), the resized image.
+        frame: (H, W, 3), what is filled; a view into the input, with any strides.
+        box: where the image lies in the frame.
+        pad: (3,), the value of each channel of the frame around the image.
+        order: which channel of the pixels each channel of the frame is.
     """
     below, right = box.top + box.new_height, box.left + box.new_width
     rows = frame[box.top : below]
     for border in (frame[: box.top], frame[below:], rows[:, : box.left], rows[:, right:]):
         border[...] = pad
     inside = rows[:, box.left : right]
-    # OpenCV for each pass over the pixels, into memory it is given: NumPy's strided copies take ten times as
-    # long.
+    # OpenCV for each pass over the pixels: NumPy's strided copies take ten times as long.
     if frame.strides[2] != frame.itemsize:
         cv2.split(pixels, [inside[..., order.index(channel)] for channel in range(3)])
     elif order == _ORDER["rgb"]:
@@ -214,7 +221,7 @@ def _place(
 
 
 def _unsigned(pixels: NDArray[Any]) -> NDArray[Any]:
-    """The same bytes as a type whose colours OpenCV swaps; it refuses int8."""
+    """The same bytes as uint8: OpenCV refuses to swap the channels of int8."""
     return pixels.view(np.uint8) if pixels.itemsize == 1 else pixels
 
 
@@ -222,7 +229,11 @@ def _unsigned(pixels: NDArray[Any]) -> NDArray[Any]:
 def _table(
     mean: tuple[float, ...], std: tuple[float, ...], dtype: str, quant: Quant | None, order: _Order
 ) -> tuple[NDArray[Any], bool]:
-    """((1, 256, 3) pixel -> stored value, by the channels of the image; whether it changes nothing)."""
+    """The normalisation as a table, and whether it changes nothing, as for uint8 input with IMAGE_QUANT.
+
+    The table is (1, 256, 3): pixel -> stored value, by the channels of the image. order: as in `_place`.
+    """
+    # In float64, so that only the last step rounds.
     pixel = np.arange(256, dtype=np.float64)[None, :, None]  # (1, 256, 1)
     real = normalize(pixel, np.array(mean), np.array(std))[..., order]  # (1, 256, 3)
     if quant is None:

@@ -1,4 +1,7 @@
-"""How long work tells how far it is, and the bars that show it."""
+"""How long-running work reports its progress, and the bars that show it.
+
+Functions take a `Progress` and know nothing of terminals; commands pass `bars()`, other callers `unseen`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def unseen(title: str, done: int, total: int) -> None:
 
 
 def with_progress(items: Sequence[_Item], title: str, progress: Progress) -> Iterator[_Item]:
-    """The items one by one; each is reported to `progress` when the caller has done with it."""
+    """The items one by one; each is reported to `progress` when the caller asks for the next."""
     for i, item in enumerate(items):
         yield item
         progress(title, i + 1, len(items))
@@ -29,7 +32,7 @@ def with_progress(items: Sequence[_Item], title: str, progress: Progress) -> Ite
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """A Progress that shows a bar for every title, on stderr."""
+    """A Progress that shows a bar for every title, on standard error."""
     shown: dict[str, Any] = {}
 
     def progress(title: str, done: int, total: int) -> None:
@@ -51,7 +54,7 @@ def bars() -> Iterator[Progress]:
 
 @contextmanager
 def byte_bars() -> Iterator[Progress]:
-    """A Progress in bytes: a bar with MB/s and the time left for every title, on stderr."""
+    """A Progress in bytes: a bar with MB/s and the time left for every title, on standard error."""
     shown: dict[str, Any] = {}
     begun: dict[str, float] = {}
 
@@ -76,7 +79,7 @@ def byte_bars() -> Iterator[Progress]:
 
 
 def size_text(count: int) -> str:
-    """1234567 -> "1.2 MB": as cards are sold, not as memory is."""
+    """1234567 -> "1.2 MB": in powers of ten, as SD cards are labelled."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Running as a service: systemd's readiness and watchdog, and the answer to "are you well?"."""
+"""Running as a service: systemd's readiness and watchdog, and the health that web page and MQTT report."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ _RETRYING = ("starting", "lost", "frozen")  # of CaptureState: the camera is bei
 
 
 class Watchdog:
-    """Tells systemd that the service is ready, how it does, and that it is alive. Silent where systemd does not ask.
+    """Notifies systemd that the service is ready, how it does, and that it is alive.
 
-    systemd restarts the service when it heard nothing for WatchdogSec. It is fed by work done, never by a
-    timer:
+    Without systemd nothing happens. systemd restarts the service when it has received nothing for
+    WatchdogSec. The watchdog is fed by work done, never by a timer, which would go on in a process that
+    hangs:
 
     - `frame`, by each new frame that came through the network;
     - `waiting`, while the camera is being opened again. A restart would not plug it in, and would lose the
       counts.
 
     It is not fed when the pipeline hangs (the camera is live, yet no result comes) or when the same frame
-    comes again: then a fresh process does help. All methods must be called by the thread that detects.
+    comes again: then a new process does help. All methods must be called by the thread that detects.
     """
 
     def __init__(self, classes: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
@@ -39,19 +40,22 @@ class Watchdog:
         environment = os.environ if environment is None else environment
         self._classes = tuple(classes)
         self._address = environment.get("NOTIFY_SOCKET", "")
-        self.interval_s = (
-            _watchdog_seconds(environment) / 4
-        )  # between two signs of life; 0 where none are asked for
+        # Seconds between two signs of life, a quarter of WatchdogSec; 0 where the watchdog is off, or meant
+        # for another process, as a child inherits the variables.
+        own = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        microseconds = environment.get("WATCHDOG_USEC", "")
+        self.interval_s = int(microseconds) / 1e6 / 4 if own and microseconds.isdecimal() else 0.0
         self._fed = self._told = float("-inf")
         self._captured = float("-inf")
 
     def ready(self) -> None:
-        """The model is loaded and the outputs are there. Do not wait for the camera: it may be switched on later."""
+        """The model is loaded and the outputs are open."""
+        # Without waiting for the camera, which may be switched on later: systemd would give up the start.
         self._send("READY=1")
         self._fed = time.monotonic()  # systemd's clock starts with READY
 
     def frame(self, snapshot: Snapshot) -> None:
-        """A result is out. Counts as a sign of life if its frame is newer than the last one's."""
+        """A result is there. It counts as a sign of life if its frame is newer than the last one's."""
         if snapshot.frame.captured <= self._captured:
             return
         self._captured = snapshot.frame.captured
@@ -60,14 +64,14 @@ class Watchdog:
             self._status(status_line(snapshot, self._classes))
 
     def waiting(self, capture: CaptureState) -> None:
-        """No frame came for about a second. Counts as a sign of life while the camera is being opened."""
+        """No frame came for about a second. It counts as a sign of life while the camera is being opened."""
         if capture.state in _RETRYING:
             self._feed()
         if self._status_due():
             self._status(f"camera {capture.state}" + (f": {capture.detail}" if capture.detail else ""))
 
     def stopping(self) -> None:
-        """Shutting down on purpose."""
+        """The service shuts down on purpose."""
         self._send("STOPPING=1")
 
     def _feed(self) -> None:
@@ -84,12 +88,12 @@ class Watchdog:
         self._send(f"STATUS={one_line(text)}")
 
     def _send(self, message: str) -> None:
-        """One datagram; a supervisor that went away must not stop detection."""
+        """Send one datagram (sd_notify(3)); an error is a line in the debug log."""
         if not self._address:
             return
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.setblocking(False)
+            sock.setblocking(False)  # a supervisor that does not read, or went away, must not stop detection
             try:
                 sock.sendto(message.encode(), address)
             except OSError as error:
@@ -97,7 +101,7 @@ class Watchdog:
 
 
 def status_line(snapshot: Snapshot, classes: Sequence[str]) -> str:
-    """What runs, in one line: "29.8 fps; person 3, dog 1; door in 12 out 9"."""
+    """The newest result in one line: "29.8 fps; person 3, dog 1; door in 12 out 9"."""
     counts = np.bincount(snapshot.found.class_id, minlength=len(classes))
     most = [i for i in np.argsort(-counts, kind="stable")[:_STATUS_ITEMS] if counts[i]]
     tally = snapshot.tally or Tally()
@@ -113,14 +117,15 @@ def status_line(snapshot: Snapshot, classes: Sequence[str]) -> str:
 def health(
     capture: CaptureState, snapshot: Snapshot | None, *, max_age_s: float = 10.0, now: float | None = None
 ) -> tuple[bool, dict[str, Any]]:
-    """Whether detection works right now, and what to show for it.
+    """Whether detection works right now, and the record to show for it.
 
     capture: how the source is doing; snapshot: the newest result, None before the first.
     max_age_s: results older than this mean that the pipeline hangs. now: time.monotonic() unless given.
     Returns (ok, record): ok needs a live camera and a fresh result; the record's "status" is "ok" or the
-      reason.
+    reason.
     """
     now = time.monotonic() if now is None else now
+    # Since the result came: its frame was captured `age_ms` earlier.
     result_age = None if snapshot is None else now - snapshot.frame.captured - snapshot.age_ms / 1000.0
     if capture.state != "live":
         status = f"camera {capture.state}"
@@ -144,11 +149,3 @@ def health(
         "reopened": capture.reopened,
     }
     return ok, record
-
-
-def _watchdog_seconds(environment: Mapping[str, str]) -> float:
-    """WatchdogSec as systemd hands it on; 0 where it is off or meant for another process."""
-    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return 0.0
-    text = environment.get("WATCHDOG_USEC", "")
-    return int(text) / 1e6 if text.isdecimal() else 0.0

@@ -23,9 +23,10 @@ class Runtime(Protocol):
     device: str  # what computes it, where the engine has a choice, such as "TensorRT" or "CPU"; else empty
 
     def run(self, x: NDArray[Any]) -> Heads:
-        """Infer. x: exactly manifest.input's shape and dtype; the views returned are valid until the next call.
+        """Compute the heads of one input.
 
-        Raises ArtifactError where the engine stops: a damaged file can open and still not run.
+        x: exactly of manifest.input's shape and dtype. The views that are returned are valid until the next
+        call. Raises ArtifactError where the engine stops: a damaged file can open and still not run.
         """
 
     def close(self) -> None:
@@ -38,10 +39,9 @@ def head_specs(manifest: Manifest) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
 
 
 def check_names(path: Path, manifest: Manifest, inputs: list[str], outputs: list[str]) -> None:
-    """ArtifactError unless the engine has exactly the manifest's one input and three outputs, each in its own role.
-
-    size and offset share a shape: nothing but their names tells them apart.
-    """
+    """ArtifactError unless the engine has exactly the manifest's input and three outputs, in their roles."""
+    # size and offset share a shape: nothing but their names tells them apart, so a manifest that swapped them
+    # would pass every later check and give boxes of nonsense sizes.
     for role, spec in zip(ROLES, head_specs(manifest), strict=True):
         if spec.name in ROLES and spec.name != role:
             raise ArtifactError(
@@ -50,8 +50,9 @@ def check_names(path: Path, manifest: Manifest, inputs: list[str], outputs: list
     expected = {spec.name for spec in head_specs(manifest)}
     if inputs != [manifest.input.name] or set(outputs) != expected or len(outputs) != len(expected):
         raise ArtifactError(
-            f"{path}: the manifest belongs to another network: expected input {manifest.input.name} and outputs "
-            f"{', '.join(sorted(expected))}, got {', '.join(inputs)} and {', '.join(sorted(outputs))}"
+            f"{path}: the manifest belongs to another network: expected input {manifest.input.name} and "
+            f"outputs {', '.join(sorted(expected))}, "
+            f"got {', '.join(inputs)} and {', '.join(sorted(outputs))}"
         )
 
 
@@ -63,20 +64,39 @@ def check_tensor(
     quant: Quant | None = None,
     quant_known: bool = False,
 ) -> None:
-    """ArtifactError unless an engine's tensor is what the manifest says. quant_known: the engine tells scales too."""
+    """Compare one tensor of an engine with what the manifest says of it.
+
+    Args:
+        path: the model file, which the message names.
+        spec: the manifest's word.
+        shape: the engine's shape; a dimension that the engine does not fix is 0, which no manifest contains.
+        dtype: the engine's type by NumPy's name.
+        quant: the engine's scale and zero point; None where the tensor has none.
+        quant_known: whether the engine reports scales at all. Otherwise `quant` is not compared.
+
+    Raises:
+        ArtifactError: they differ.
+    """
     if shape != spec.shape or dtype != spec.dtype:
         raise ArtifactError(
             f"{path}: tensor {spec.name!r}: the manifest says {spec.dtype} {spec.shape}, "
             f"the network has {dtype} {shape}"
         )
-    if quant_known and not _same(spec.quant, quant):
+    same = spec.quant is quant  # where one of them is None
+    if spec.quant is not None and quant is not None:
+        # A flatbuffer holds float32 scales, a manifest the decimal digits of either width.
+        close = np.isclose(spec.quant.scale, quant.scale, rtol=1e-6, atol=0.0)
+        same = spec.quant.zero_point == quant.zero_point and bool(close)
+    if quant_known and not same:
         raise ArtifactError(
-            f"{path}: tensor {spec.name!r}: the manifest says {_words(spec.quant)}, the network has {_words(quant)}"
+            f"{path}: tensor {spec.name!r}: the manifest says {_words(spec.quant)}, "
+            f"the network has {_words(quant)}"
         )
 
 
 def check_input(spec: TensorSpec, x: NDArray[Any]) -> None:
-    """ValueError unless x is what `prepare` makes: engines would convert or reinterpret anything else silently."""
+    """ValueError unless x has the shape and dtype of the input."""
+    # Checked for every image, because engines convert or reinterpret anything else without a word.
     if x.shape != spec.shape or x.dtype != np.dtype(spec.dtype):
         raise ValueError(f"input {spec.name!r}: expected {spec.dtype} {spec.shape}, got {x.dtype} {x.shape}")
 
@@ -85,13 +105,6 @@ def as_chw(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     """A (C, H, W) view of one output with batch size 1, whatever its layout."""
     one: NDArray[Any] = array[0]
     return one if spec.layout == "NCHW" else one.transpose(2, 0, 1)
-
-
-def _same(a: Quant | None, b: Quant | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    # A flatbuffer holds float32 scales, a manifest the decimal digits of either width.
-    return a.zero_point == b.zero_point and bool(np.isclose(a.scale, b.scale, rtol=1e-6, atol=0.0))
 
 
 def _words(quant: Quant | None) -> str:

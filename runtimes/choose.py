@@ -1,7 +1,14 @@
 """Which engine runs a model on this machine, and which of the model's files with it.
 
-A file decides by its suffix. For the name of a shipped model the installed engines are tried, the best for
-the processor first, and the first one that passes the model's self-test is taken.
+This is the only place that decides it, in three steps:
+
+1. The candidates. A model file has the one engine that runs its kind, by its suffix. The name of a shipped
+   model stands for several files, so every installed engine is a candidate.
+2. Their order: the best for the processor first, TFLite on ARM and OpenVINO elsewhere.
+3. The self-test. The first candidate that computes the model's self-test vector correctly is taken; those
+   that fail are passed over with a warning.
+
+What a user names, with --runtime or as a file, is not replaced by anything else: it is the only candidate.
 """
 
 from __future__ import annotations
@@ -27,49 +34,63 @@ def select_engine(
     asked: bool = True,
     tell: Callable[[str], None] = _log.warning,
 ) -> tuple[Path, str]:
-    """(file, engine name) for a model path or the name of a shipped model: the first candidate that passes its test.
+    """The file and the name of the engine for a model: the first candidate that passes the self-test.
 
-    asked: False takes the first unasked. tell: called with a line for each engine that is passed over.
-    Raises ArtifactError when none is left, and what `candidates` raises.
+    model: a path, or the name of a shipped model. runtime: "auto" or the name of an engine.
+    asked: False takes the first candidate without a test. tell: called with a line for each engine that is
+    passed over. Raises ArtifactError when no candidate is left, and what `candidates` raises.
     """
-    # Here: the module also runs as a program, which Python warns of where importing the package has loaded it
-    # already.
+    # Imported here, because selfcheck is also run as a program: Python warns about a program whose module the
+    # package has loaded before it starts.
     from edge_centernet.runtimes import selfcheck
 
+    # 1 and 2. The candidates in their order.
     for path, engine in candidates(model, runtime):
+        # 3. The self-test, in a process of its own, as a broken engine may crash. Its verdict is remembered,
+        #    so that only the first start on a machine pays for it.
         reason = selfcheck.selftest_failure(path, engine) if asked else None
         if reason is None:
             return path, engine
         tell(f"{ENGINES[engine].title} cannot be relied on here for {path}: it {reason}")
+    # Better no result than wrong boxes: there is no fall-back to an engine that failed.
     raise ArtifactError(
-        f"{model}: expected an engine that computes it on this machine, found none; try another --runtime, another "
-        "release of the engine, or convert the model again"
+        f"{model}: expected an engine that computes it on this machine, found none; try another --runtime, "
+        "another release of the engine, or convert the model again"
     )
 
 
 def first_candidate(model: str | Path, runtime: str = "auto") -> tuple[Path, str]:
-    """(file, engine name) for a model path or the name of a shipped model, without a test of the engine."""
+    """The file and the name of the engine for a model, without a test of the engine."""
     return candidates(model, runtime)[0]
 
 
 def candidates(model: str | Path, runtime: str = "auto") -> list[tuple[Path, str]]:
-    """(file, engine name), the best first, for a model path or the name of a shipped model.
+    """Every file and engine that could run a model, the best first; at least one.
 
-    A file decides by its suffix. For a name, auto takes TFLite on ARM (OpenVINO's ARM plugin has no int8
-    kernels and answered wrongly in some releases) and OpenVINO elsewhere, then what else is installed.
+    Raises ArtifactError for a model that is not there, ConfigError for an unknown engine, MissingDependency
+    where no engine is installed.
     """
+    # A file decides by its suffix. Whether --runtime fits that suffix is checked when the file is opened.
     if not is_name(model):
         path = find_model(model)
         check_exists(path)
         return [(path, engine_by_suffix(path).name if runtime == "auto" else runtime)]
+    # The name of a shipped model with an engine: that engine's file.
     if runtime != "auto":
         return [(find_model(model, engine_by_name(runtime).suffix), runtime)]
+    # The name alone: every installed engine that the package has a file for. Where there is none,
+    # `find_model` fails for the best engine and says how to make its file.
     shipped = [name for name in pick() if ships(model, ENGINES[name].suffix)]
     return [(find_model(model, ENGINES[name].suffix), name) for name in shipped or pick()[:1]]
 
 
 def pick(machine: str | None = None) -> tuple[str, ...]:
-    """The installed engines for this machine (platform.machine() unless given), the best first; at least one."""
+    """The installed engines, the best first; at least one. Raises MissingDependency where there is none.
+
+    machine: as `uname -m` prints it; this machine unless given.
+    """
+    # TFLite first on ARM: OpenVINO's ARM plugin has no int8 kernels and gave wrong results in some releases.
+    # ONNX Runtime last: it runs the interchange file as it is, without a conversion for the processor.
     arm = is_arm(machine or platform.machine())
     order = ("tflite", "openvino", "onnxruntime") if arm else ("openvino", "tflite", "onnxruntime")
     if found := tuple(name for name in order if installed(name)):

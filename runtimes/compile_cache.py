@@ -1,4 +1,8 @@
-"""What engines have worked out on this machine and need not work out again, and where it is kept."""
+"""The compile cache: what engines have computed on this machine and need not compute again.
+
+It lies in $XDG_CACHE_HOME/edge-centernet. A key is made of everything that decides the result (the bytes of
+the model, the engine's release, the processor), so that nothing in it can be out of date.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,9 @@ from pathlib import Path
 
 from edge_centernet.artifact import files_of
 
-_DIGEST = (
-    32  # bytes of SHA-256 in front of what is kept: a file that was cut off or changed is as good as none
-)
+# Each file begins with the SHA-256 of the rest: an engine trusts a compiled network, so one that was cut off
+# or changed must count as missing.
+_DIGEST = 32  # bytes
 _MOST = 8  # files of a kind that stay, those that were used last; a network takes 1 to 13 MB
 
 _log = logging.getLogger(__name__)
@@ -35,7 +39,8 @@ def content_of(path: Path) -> str:
 
 
 def processor() -> str:
-    """Short digest of what the kernel says about the first core: its model and what it can do."""
+    """Short digest of what the kernel reports about the first core: its model and its features."""
+    # Speed and temperature stand there too and change from one moment to the next: only these lines count.
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
@@ -55,16 +60,19 @@ def load(path: Path) -> bytes | None:
     if hashlib.sha256(content).digest() != digest:
         return None
     with suppress(OSError):
-        os.utime(path)  # used last
+        os.utime(path)  # `store` removes by this time; the access time is often not kept (noatime)
     return content
 
 
 def store(path: Path, content: bytes) -> None:
-    """Keep it, whole or not at all, and remove what was not used for long; no more than a line in the log if not."""
+    """Keep `content` there, whole or not at all, and remove what has not been used for long.
+
+    A cache that cannot be written is no error: it costs time at the next start, and a line in the debug log.
+    """
     part = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Two processes may store the same at once: each under a name of its own.
+        # Two processes may store the same at once, so each writes under a name of its own.
         number, part = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
         with os.fdopen(number, "wb") as file:
             file.write(hashlib.sha256(content).digest() + content)
@@ -75,4 +83,4 @@ def store(path: Path, content: bytes) -> None:
     except OSError as error:
         if part:
             Path(part).unlink(missing_ok=True)
-        _log.debug("%s: not kept: %s", path, error.strerror)
+        _log.debug("%s: not cached: %s", path, error.strerror)

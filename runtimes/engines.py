@@ -1,6 +1,7 @@
-"""The engines: one record each, and opening a model with one. Reading the records loads neither an engine nor NumPy.
+"""The engines: one record for each, and opening a model with one.
 
-To add an engine, write its adapter (a class with the methods of `runtimes.base.Runtime`) and one record here.
+Reading the records loads neither an engine nor NumPy. To add an engine, write its adapter (a class with the
+methods of `runtimes.base.Runtime`) and one record here.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True)
 class Wheel:
-    """For which systems PyPI has a package: the machine, the Pythons, oldest and newest, and the oldest glibc.
+    """The systems that PyPI has a package for.
 
-    glibc: of the newest release. older: for a system whose glibc is older than that: the oldest glibc that an
-      earlier
-    release runs with, and what to ask pip for.
+    machine: as `uname -m` prints it. oldest_python, newest_python: both included.
+    glibc: the oldest that the newest release runs with.
+    older: for systems with an older glibc: the oldest glibc that an earlier release runs with, and what to
+        ask pip for.
     """
 
     package: str
@@ -43,10 +45,11 @@ class Wheel:
 class Package:
     """A Python package that brings an engine.
 
-    name: on PyPI. module: what is imported. probe: the module that the adapter imports first, which `doctor`
-      tries in a
-    process of its own. wheels: one for each machine. other_names: under which other builds of it are
-    published.
+    name: its name on PyPI.
+    module: what is imported.
+    probe: the module that the adapter imports first; `doctor` tries it in a process of its own.
+    wheels: one for each machine.
+    other_names: the names under which other builds of it are published.
     """
 
     name: str
@@ -64,13 +67,12 @@ class Package:
 class Engine:
     """An inference engine.
 
-    name: what `--runtime` calls it. suffix: of the model files that it runs. adapter: "module:class", a
-      `Runtime` that
-    is made from a path and a number of threads. packages: those that would do, the one that is imported first
-    in front.
-    extra: the pip extra that brings one of them. targets: of `edge-centernet convert`, whose files it runs,
-      the usual
-    one first.
+    name: what `--runtime` calls it. title: its name for people.
+    suffix: of the model files that it runs.
+    adapter: "module:class", a `Runtime` that is made from a path and a number of threads.
+    packages: any one of them will do; the first is preferred.
+    extra: the pip extra that installs one of them.
+    targets: those of `edge-centernet convert` whose files it runs, the usual one first.
     """
 
     name: str
@@ -88,11 +90,12 @@ class Engine:
 
     @property
     def package(self) -> Package | None:
-        """The package that would be imported, which is found without importing it; None where none is installed."""
+        """The package that would be imported, found without importing it; None if none is installed."""
         return next((package for package in self.packages if is_installed(package.module)), None)
 
     def load_adapter(self) -> Callable[[Path, int | None], Runtime]:
-        """Import the adapter's module, and so the engine; returns its class, called with a path and threads."""
+        """Import the adapter's module, and with it the engine; returns the adapter's class."""
+        # A text instead of the class itself: naming the class here would import every engine.
         module, _, attribute = self.adapter.partition(":")
         adapter: Callable[[Path, int | None], Runtime] = getattr(import_module(module), attribute)
         return adapter
@@ -118,7 +121,7 @@ _LITERT = Package(
         Wheel("ai-edge-litert", "x86_64", (3, 10), (3, 14), (2, 27)),
     ),
 )
-# It needs NumPy below 2. It is what runs on 32-bit ARM, and under qemu-user.
+# It needs NumPy below 2, but it is the only one for 32-bit ARM and the only one that runs under qemu-user.
 _TFLITE_RUNTIME = Package(
     "tflite-runtime",
     module="tflite_runtime",
@@ -174,7 +177,7 @@ ENGINES = {
 }
 NAMES = ("auto", *ENGINES)
 # One model is opened at a time: two threads that ask OpenVINO 2026.4 for a dtype for the first time can wait
-# forever.
+# for each other forever.
 _opening = Lock()
 
 
@@ -182,7 +185,7 @@ def open_runtime(path: str | Path, runtime: str = "auto", threads: int | None = 
     """Open a model file (.xml, .tflite or .onnx) with its engine.
 
     runtime: one of NAMES; auto goes by the suffix. threads: CPU threads, None leaves it to the engine.
-    Threads may open at the same time; they take turns.
+    Several threads may call it; they take turns.
     Raises ArtifactError for a file that is damaged, not ours or not what its manifest says, ConfigError for
     an engine that does not run this kind of file, MissingDependency when the engine is not installed.
     """
@@ -197,6 +200,7 @@ def open_runtime(path: str | Path, runtime: str = "auto", threads: int | None = 
         )
     if engine.package is None:
         raise MissingDependency.for_extra(engine.title, engine.extra)
+    # Before the engine sees the file: it may open a damaged one and compute nonsense.
     check_content(path, read_manifest(path))
     with _opening:
         return engine.load_adapter()(path, threads)
@@ -240,8 +244,7 @@ def is_installed(module: str) -> bool:
         return False
 
 
-# ---- wheels: why an engine cannot be installed
-# -----------------------------------------------------------------------
+# ---- wheels: why an engine cannot be installed -----------------------------------------------------
 
 
 def wheels_for_machine(machine: str) -> tuple[Wheel, ...]:
@@ -261,7 +264,7 @@ def wheels_for_glibc(machine: str, glibc: Version) -> tuple[Wheel, ...]:
 
 
 def requirement(package: str, machine: str, glibc: Version | None) -> str | None:
-    """What to ask pip for; an older release where the glibc is old, None where there is none for it."""
+    """What to ask pip for: an older release where the glibc is old, None where no release runs."""
     known = packages().get(package)
     wheel = None if known is None else known.wheel(machine)
     if wheel is None:

@@ -1,4 +1,8 @@
-"""Is INT8 really executed? Asked of each engine in the way in which it can tell, after it has run."""
+"""Does an engine really execute INT8, and with fast kernels? Found out after it has run.
+
+A file of int8 weights may still be computed in float, which is correct but slow. Every engine shows it in
+another way: OpenVINO names its kernels, TFLite its tensor types, ONNX Runtime the operators in a profile.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,16 @@ if TYPE_CHECKING:  # doctor reads this module where NumPy may be what is broken
 
 Int8 = Literal["", "yes", "partly", "no", "cannot be told"]
 
-
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 _QUANTIZED = ("QLinearConv", "ConvInteger")  # operators of ONNX Runtime that multiply integers
 _IN_FLOAT = ("Conv", "FusedConv")
 
 
 class Executed(NamedTuple):
-    """Whether the convolutions are computed in INT8, how that is known, and whether by fast kernels (None: unknown)."""
+    """Whether the convolutions are computed in INT8.
+
+    how: how that is known. fast: whether by fast kernels; None where unknown.
+    """
 
     int8: Int8
     how: str
@@ -29,7 +35,7 @@ class Executed(NamedTuple):
 
 
 def executed(runtime: Runtime, path: Path, x: Any) -> Executed:
-    """Ask the engine of an opened file. x: an input that it has run."""
+    """What the engine of an opened file executes. x: an input that it has run. Raises nothing."""
     try:
         if runtime.name == "openvino":
             return openvino(runtime)
@@ -41,7 +47,7 @@ def executed(runtime: Runtime, path: Path, x: Any) -> Executed:
 
 
 def openvino(runtime: Any) -> Executed:
-    """By the kernels that its CPU plugin chose."""
+    """By the kernels that its CPU plugin chose, whose names end in the precision ("brgconv_avx512_I8")."""
     kernels: list[str] = list(runtime.executed_precisions().values())
     in_int8 = [kernel for kernel in kernels if kernel.upper().endswith(("_I8", "_U8"))]
     return _verdict(len(in_int8), len(kernels), f"kernels: {_counted(kernels)}")
@@ -50,8 +56,8 @@ def openvino(runtime: Any) -> Executed:
 def tflite(interpreter: Any) -> Executed:
     """By the types of the tensors: TFLite computes what the file says, in no other precision.
 
-    How fast is another question: XNNPACK, the library of fast kernels, takes an operation or leaves it to
-    slow ones.
+    How fast that is, is another question: XNNPACK, the library of fast kernels, takes an operation or leaves
+    it to slow ones. "Fast" is said where it takes at least half of the convolutions.
     """
     types = {tensor["index"]: tensor["dtype"].__name__ for tensor in interpreter.get_tensor_details()}
     ops = interpreter._get_ops_details()
@@ -64,17 +70,14 @@ def tflite(interpreter: Any) -> Executed:
 
 
 def delegated(ops: Sequence[Any]) -> set[int]:
-    """The operations that delegates (such as XNNPACK) compute: those between a delegate's outputs and its inputs.
-
-    TFLite lists a delegate as one more operation beside those that it replaces.
-    """
+    """The indices of the operations that delegates such as XNNPACK compute."""
+    # TFLite lists a delegate as one more operation beside those that it replaces. Those are found by walking
+    # back through the graph, from the delegate's outputs to its inputs.
     producer = {int(tensor): op for op in ops if op["op_name"] != "DELEGATE" for tensor in op["outputs"]}
     taken: set[int] = set()
     for delegate in (op for op in ops if op["op_name"] == "DELEGATE"):
-        inputs, waiting = (
-            {int(tensor) for tensor in delegate["inputs"]},
-            [int(t) for t in delegate["outputs"]],
-        )
+        inputs = {int(tensor) for tensor in delegate["inputs"]}
+        waiting = [int(tensor) for tensor in delegate["outputs"]]
         while waiting:
             tensor = waiting.pop()
             op = producer.get(tensor)
@@ -100,9 +103,8 @@ def onnxruntime(path: Path, x: Any, device: str) -> Executed:
         events = json.loads(Path(session.end_profiling()).read_text())
     ran = [event["args"]["op_name"] for event in events if event.get("name", "").endswith("_kernel_time")]
     in_int8, in_float = sum(op in _QUANTIZED for op in ran), sum(op in _IN_FLOAT for op in ran)
-    return _verdict(
-        in_int8, in_int8 + in_float, f"operators that ran: {_counted(op for op in ran if 'Conv' in op)}"
-    )
+    how = f"operators that ran: {_counted(op for op in ran if 'Conv' in op)}"
+    return _verdict(in_int8, in_int8 + in_float, how)
 
 
 def _verdict(in_int8: int, total: int, how: str) -> Executed:

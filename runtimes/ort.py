@@ -1,4 +1,8 @@
-"""ONNX Runtime on TensorRT, CUDA or the CPU: the first of them that works."""
+"""ONNX Runtime on TensorRT, CUDA or the CPU: the first of them that works.
+
+ONNX Runtime has a fall-back of its own, which is off: it prints to standard output, where records go, and
+does not say which library is missing (docs/decisions/0021-onnxruntime-on-jetson.md).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class ONNXRuntime:
-    """An .onnx file on the first of TensorRT, CUDA and the CPU that is there, starts and can compute it."""
+    """An .onnx file on the first of TensorRT, CUDA and the CPU that can compute it here."""
 
     name = "onnxruntime"
 
@@ -39,7 +43,15 @@ class ONNXRuntime:
             _log.warning(line)
         onnxruntime.set_default_logger_severity(_FATAL)
         self._session: Any = self._open(providers.facts(path))
-        self._check(path)
+        # Compare every tensor of the network with the manifest.
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        check_names(path, self.manifest, [t.name for t in inputs], [t.name for t in outputs])
+        found = {tensor.name: tensor for tensor in (*inputs, *outputs)}
+        for spec in (self.manifest.input, *head_specs(self.manifest)):
+            tensor = found[spec.name]
+            # A symbolic dimension is a string; 0 is in no manifest.
+            shape = tuple(d if isinstance(d, int) else 0 for d in tensor.shape)
+            check_tensor(path, spec, shape, _DTYPES.get(tensor.type, tensor.type))
 
     def run(self, x: NDArray[Any]) -> Heads:
         """See Runtime.run."""
@@ -58,7 +70,7 @@ class ONNXRuntime:
         self._session = None
 
     def _open(self, file: Facts) -> Any:
-        """A session with the first provider that starts and those behind it, which compute what it leaves."""
+        """A session with the first provider that starts, and those behind it for what it cannot compute."""
         available, permitted = onnxruntime.get_available_providers(), providers.allowed()
         left = providers.plan(available, file, providers.engine_folder(self._path), permitted)
         if TENSORRT in available and TENSORRT in permitted and not file.symmetric:
@@ -66,6 +78,8 @@ class ONNXRuntime:
                 TENSORRT,
                 "it knows zero point 0 only; 'edge-centernet convert --target tensorrt' makes a file for it",
             )
+        # One provider after the other. A provider that fails raises, or is silently absent from the session;
+        # both mean that the next one is tried. The loop ends at the CPU, which every build has.
         while True:
             first = left[0].name
             try:
@@ -83,7 +97,7 @@ class ONNXRuntime:
             left = left[1:]
 
     def _with_tensorrt(self, file: Facts, chosen: list[Provider]) -> Any:
-        """A session with the engine that is kept, or one that has just been built and is kept from now on."""
+        """A session with the engine in the cache, or with a new one, which is in the cache from then on."""
         folder = providers.engine_folder(self._path)
         if folder.is_dir():
             try:
@@ -98,7 +112,8 @@ class ONNXRuntime:
         return session
 
     def _warm(self, session: Any) -> Any:
-        """The session after one picture: what is built or loaded only then is there; the first frame is not late."""
+        """The session after one image of zeros."""
+        # TensorRT builds or loads its engine when the first image comes: better now than during detection.
         spec = self.manifest.input
         session.run(None, {spec.name: np.zeros(spec.shape, spec.dtype)})
         return session
@@ -108,32 +123,21 @@ class ONNXRuntime:
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = self._threads or 0
         if chosen[0].name == TENSORRT:
-            # TensorRT fuses by itself, and rejects weights whose quantizers were folded away (onnxruntime
-            # #17312).
+            # TensorRT fuses by itself, and rejects weights whose quantizers were folded away
+            # (onnxruntime #17312).
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # No "session.x64quantprecision" (exact uint8 x int8 products without VNNI): in 1.32 it fails on
-        # networks whose convolutions share a zero point. Weights of 7 bits, as training leaves them, do not
-        # need it.
+        # networks whose convolutions share a zero point. Weights of 7 bits, as ours are, do not need it.
         return onnxruntime.InferenceSession(
             str(self._path),
             options,
             providers=[provider.name for provider in chosen],
             provider_options=[provider.options for provider in chosen],
-            enable_fallback=0,  # its own way to fall back prints to standard output, where records go
+            enable_fallback=0,
         )
 
     def _warn(self, name: str, reason: str) -> None:
         _log.warning("%s does not run %s: %s", TITLES[name], self._path.name, reason)
-
-    def _check(self, path: Path) -> None:
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        check_names(path, self.manifest, [t.name for t in inputs], [t.name for t in outputs])
-        found = {tensor.name: tensor for tensor in (*inputs, *outputs)}
-        for spec in (self.manifest.input, *head_specs(self.manifest)):
-            tensor = found[spec.name]
-            # A symbolic dimension is a string; 0 is in no manifest.
-            shape = tuple(d if isinstance(d, int) else 0 for d in tensor.shape)
-            check_tensor(path, spec, shape, _DTYPES.get(tensor.type, tensor.type))
 
 
 def _first_line(error: Exception) -> str:

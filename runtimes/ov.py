@@ -1,8 +1,8 @@
 """OpenVINO on the CPU.
 
-A network that was compiled is kept in $XDG_CACHE_HOME/edge-centernet/openvino, which saves most of the next
-start. OpenVINO's own cache (CACHE_DIR) goes by the model's path and time: a new model of the same name, size
-and time would be answered by the old one. Ours goes by the bytes.
+Compiled networks are cached in $XDG_CACHE_HOME/edge-centernet/openvino, which saves most of the time of the
+next start. OpenVINO's own cache (CACHE_DIR) identifies a model by its path and time: a new model of the same
+name, size and time would be answered by the old one. Ours identifies it by its bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edge_centernet.artifact import damaged, read_manifest, stopped
 from edge_centernet.heads import Heads
 from edge_centernet.runtimes import compile_cache
 from edge_centernet.runtimes.base import as_chw, check_input, check_names, check_tensor, head_specs
+from edge_centernet.system.machine import is_arm
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +34,30 @@ class OpenVINORuntime:
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Compile the model. threads: None lets OpenVINO take every physical core."""
         self.manifest, self._path = read_manifest(path), path
-        self._compiled = _compile(path, _options(threads))
-        self._check(path)
+        # 1. Options. Without the f32 hint some CPUs compute the float parts in bfloat16, and results differ
+        #    from machine to machine.
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+        if is_arm(platform.machine()):
+            # OpenVINO's int8 on ARM crashed or gave wrong results (openvino #34673): compute in float.
+            options["LP_TRANSFORMS_MODE"] = False
+        # 2. Compile, or load what was compiled before.
+        self._compiled = _compile(path, options)
+        # 3. Compare every tensor with the manifest. A port may carry further names (those of the tensors it
+        #    was fused with); a port with none of ours belongs to another network.
+        inputs = {port.get_any_name(): port for port in self._compiled.inputs}
+        outputs = {name: port for port in self._compiled.outputs for name in port.get_names()}
+        expected = {spec.name for spec in head_specs(self.manifest)}
+        foreign = [port.get_any_name() for port in self._compiled.outputs if not port.get_names() & expected]
+        check_names(path, self.manifest, list(inputs), [n for n in outputs if n in expected] + foreign)
+        for spec, port in [
+            (self.manifest.input, inputs[self.manifest.input.name]),
+            *((s, outputs[s.name]) for s in head_specs(self.manifest)),
+        ]:
+            # A dynamic dimension becomes 0, which no manifest contains.
+            shape = tuple(0 if d.is_dynamic else d.get_length() for d in port.get_partial_shape())
+            check_tensor(path, spec, shape, str(port.get_element_type().to_dtype()))
         self._request: Any = self._compiled.create_infer_request()
 
     def run(self, x: NDArray[Any]) -> Heads:
@@ -42,6 +65,7 @@ class OpenVINORuntime:
         if self._request is None:
             raise RuntimeError("the runtime is closed")
         check_input(self.manifest.input, x)
+        # Shared: neither the input nor the outputs are copied, which `Runtime.run` allows for.
         try:
             self._request.infer({self.manifest.input.name: x}, share_inputs=True, share_outputs=True)
         except RuntimeError as error:
@@ -62,25 +86,9 @@ class OpenVINORuntime:
             name: str(rt["primitiveType"].astype(str)) for name, rt in info.items() if "Conv" in kinds[name]
         }
 
-    def _check(self, path: Path) -> None:
-        inputs = {port.get_any_name(): port for port in self._compiled.inputs}
-        outputs = {name: port for port in self._compiled.outputs for name in port.get_names()}
-        expected = {spec.name for spec in head_specs(self.manifest)}
-        # A port may carry further names (those of the tensors it was fused with); a port with none of ours is
-        # foreign.
-        foreign = [port.get_any_name() for port in self._compiled.outputs if not port.get_names() & expected]
-        check_names(path, self.manifest, list(inputs), [n for n in outputs if n in expected] + foreign)
-        for spec, port in [
-            (self.manifest.input, inputs[self.manifest.input.name]),
-            *((s, outputs[s.name]) for s in head_specs(self.manifest)),
-        ]:
-            # A dynamic dimension becomes 0, which no manifest contains.
-            shape = tuple(0 if d.is_dynamic else d.get_length() for d in port.get_partial_shape())
-            check_tensor(path, spec, shape, str(port.get_element_type().to_dtype()))
-
 
 def _compile(path: Path, options: dict[str, Any]) -> Any:
-    """The compiled network: the kept one for this very file, release, processor and options, or a new one."""
+    """The compiled network, from the cache for this file, release, processor and options, or a new one."""
     core = ov.Core()
     about = (
         compile_cache.content_of(path),
@@ -88,39 +96,27 @@ def _compile(path: Path, options: dict[str, Any]) -> Any:
         compile_cache.processor(),
         repr(sorted(options.items())),
     )
-    file = (
-        compile_cache.folder() / "openvino" / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}.blob"
-    )
+    key = hashlib.sha256(repr(about).encode()).hexdigest()[:32]
+    file = compile_cache.folder() / "openvino" / f"{key}.blob"
+    # The cache only saves time: whatever goes wrong with it is a line in the debug log, and the network is
+    # compiled as if there were none.
     if (content := compile_cache.load(file)) is not None:
         try:
             return core.import_model(content, "CPU", options)
         except RuntimeError as error:
-            _log.debug("%s: compiled again: %s", file, _first_line(error))
+            _log.debug("%s: compiled again: %s", file, _last_line(error))
     try:
         compiled = core.compile_model(str(path), "CPU", options)
     except RuntimeError as error:
-        raise damaged(path, _first_line(error)) from None
+        raise damaged(path, _last_line(error)) from None
     try:
         compile_cache.store(file, compiled.export_model().getvalue())
     except RuntimeError as error:  # a plugin that cannot export
-        _log.debug("%s: not kept: %s", file, _first_line(error))
+        _log.debug("%s: not cached: %s", file, _last_line(error))
     return compiled
 
 
-def _options(threads: int | None) -> dict[str, Any]:
-    # Without the f32 hint some CPUs compute the float parts in bfloat16 and answers differ from machine to
-    # machine.
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    if threads is not None:
-        options["INFERENCE_NUM_THREADS"] = threads
-    if platform.machine().lower().startswith(("arm", "aarch")):
-        options["LP_TRANSFORMS_MODE"] = (
-            False  # OpenVINO's int8 on ARM crashed or answered wrongly (openvino #34673)
-        )
-    return options
-
-
-def _first_line(error: Exception) -> str:
-    """The line of OpenVINO's nested message that says something: its last."""
+def _last_line(error: Exception) -> str:
+    """The last line of OpenVINO's nested message, the one that names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else "unknown error"

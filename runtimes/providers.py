@@ -1,13 +1,13 @@
-"""Where ONNX Runtime computes: TensorRT, CUDA or the CPU ("execution providers"), and where built engines are kept.
+"""Where ONNX Runtime computes: its "execution providers" TensorRT, CUDA and CPU, and TensorRT's engines.
 
     available x what the file is x what the user allows -> providers, the best first (`plan`)
 
-TensorRT builds its engine when a model is opened for the first time on a machine, which takes minutes; it is
-kept:
+TensorRT builds its engine when a model is opened for the first time on a machine, which takes minutes; the
+engine stays in
 
     $EDGE_CENTERNET_ENGINE_CACHE/MODEL-<digest of file, ONNX Runtime, TensorRT, board>/*.engine
 
-or $XDG_CACHE_HOME/edge-centernet/engines where that is not set (~/.cache/...). Imports no engine.
+or $XDG_CACHE_HOME/edge-centernet/engines where that is not set (~/.cache/...). This module imports no engine.
 """
 
 from __future__ import annotations
@@ -24,16 +24,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_centernet.artifact import damaged
+from edge_centernet.artifact import damaged, protobuf_fields, protobuf_messages
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import sha256
-from edge_centernet.protobuf import fields, messages
 from edge_centernet.runtimes import compile_cache
 from edge_centernet.system.machine import device_tree_model
 
-CHOICE = (
-    "EDGE_CENTERNET_PROVIDERS"  # which of TITLES may be used, such as "cuda,cpu"; all of them where not set
-)
+# Which of TITLES may be used, such as "cuda,cpu"; all of them where it is not set.
+CHOICE = "EDGE_CENTERNET_PROVIDERS"
 CACHE = "EDGE_CENTERNET_ENGINE_CACHE"
 TITLES = {
     "TensorrtExecutionProvider": "TensorRT",
@@ -73,43 +71,36 @@ class Provider(NamedTuple):
 
 
 def facts(path: Path) -> Facts:
-    """Read them from an .onnx file. Raises ArtifactError for a damaged one."""
+    """Read them from an .onnx file, without the onnx package. Raises ArtifactError for a damaged file."""
+    # Operator and names of inputs of each node; name of each initializer -> whether it is int8 and all zero.
+    nodes: list[tuple[str, list[str]]] = []
+    zero: dict[str, bool] = {}
     try:
-        (graph,) = messages(memoryview(path.read_bytes()), _GRAPH)
-        return _facts(graph)
+        (graph,) = protobuf_messages(memoryview(path.read_bytes()), _GRAPH)
+        for node in protobuf_messages(graph, _NODE):
+            (op,) = protobuf_messages(node, _NODE_OP)
+            inputs = [bytes(name).decode() for name in protobuf_messages(node, _NODE_INPUT)]
+            nodes.append((bytes(op).decode(), inputs))
+        for tensor in protobuf_messages(graph, _INITIALIZER):
+            held = {number: value for number, value, _ in protobuf_fields(tensor)}
+            name, data = held.get(_TENSOR_NAME, b""), held.get(_TENSOR_RAW, held.get(_TENSOR_INT32, b""))
+            is_zero = not data if isinstance(data, int) else not any(bytes(data))
+            key = "" if isinstance(name, int) else bytes(name).decode()
+            zero[key] = held.get(_TENSOR_TYPE) == _INT8 and is_zero
     except (ValueError, IndexError) as error:
         raise damaged(path, f"ONNX: {error}") from None
-
-
-def _facts(graph: memoryview) -> Facts:
-    nodes = [_node(node) for node in messages(graph, _NODE)]
-    zero = dict(_zero(tensor) for tensor in messages(graph, _INITIALIZER))
     pairs = [inputs for op, inputs in nodes if op in ("QuantizeLinear", "DequantizeLinear")]
     integer = any(op.startswith("QLinear") or op.endswith("Integer") for op, _ in nodes)
+    # The third input is the zero point; where it is left out, the tensor is uint8 with zero point 0.
     symmetric = all(len(inputs) > 2 and zero.get(inputs[2], False) for inputs in pairs)
     return Facts(len(pairs), symmetric and not integer)
-
-
-def _node(node: memoryview) -> tuple[str, list[str]]:
-    """(operator, names of its inputs)."""
-    (op,) = messages(node, _NODE_OP)
-    return bytes(op).decode(), [bytes(name).decode() for name in messages(node, _NODE_INPUT)]
-
-
-def _zero(tensor: memoryview) -> tuple[str, bool]:
-    """(name, whether it is int8 and all zero) of an initializer."""
-    held = {number: value for number, value, _ in fields(tensor)}
-    name, data = held.get(_TENSOR_NAME, b""), held.get(_TENSOR_RAW, held.get(_TENSOR_INT32, b""))
-    is_zero = not data if isinstance(data, int) else not any(bytes(data))
-    return "" if isinstance(name, int) else bytes(name).decode(), held.get(_TENSOR_TYPE) == _INT8 and is_zero
 
 
 def allowed(text: str | None = None) -> tuple[str, ...]:
     """The providers that the user allows, in the order in which they are tried.
 
-    text: "tensorrt,cuda" and alike; by default what the environment says. The CPU is always among them, for
-      it computes
-    what the others leave. Raises ConfigError for an unknown name.
+    text: names such as "tensorrt,cuda", in any order; by default what the environment says. The CPU is always
+    among them, for it computes what the others cannot. Raises ConfigError for an unknown name.
     """
     text = os.environ.get(CHOICE, "") if text is None else text
     words = {word.strip().lower() for word in text.split(",") if word.strip()}
@@ -124,46 +115,40 @@ def plan(
 ) -> list[Provider]:
     """The providers to open a file with, the best first; the CPU comes last.
 
-    available: those the installed ONNX Runtime was built with. folder: where TensorRT keeps the file's
-      engine.
+    available: those the installed ONNX Runtime was built with. folder: where TensorRT's engine of this file
+    is or will be. permitted: those that the user allows, see `allowed`.
     """
-    chosen = []
-    for name in TITLES:
-        if name in available and name in permitted and (name != TENSORRT or file.symmetric):
-            chosen.append(Provider(name, _tensorrt_options(file, folder) if name == TENSORRT else {}))
-    return chosen
-
-
-def _tensorrt_options(file: Facts, folder: Path) -> dict[str, str]:
-    """Scales come from the file's own quantizers: no calibration table. What has none runs in float16.
-
-    Without trt_int8_enable TensorRT refuses a network with quantizers (onnxruntime #13381).
-    """
-    return {
+    tensorrt = {
+        # The scales are those of the file's own quantizers: no calibration table. Without this option
+        # TensorRT refuses a network with quantizers (onnxruntime #13381).
         "trt_int8_enable": "1" if file.quantizers else "0",
-        "trt_fp16_enable": "1",
+        "trt_fp16_enable": "1",  # for layers without quantizers
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(folder),
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(folder),
     }
+    chosen = []
+    for name in TITLES:
+        if name in available and name in permitted and (name != TENSORRT or file.symmetric):
+            chosen.append(Provider(name, tensorrt if name == TENSORRT else {}))
+    return chosen
 
 
 def first_start(path: Path) -> str | None:
-    """A line that tells to be patient, where opening this file will build an engine here; else None."""
+    """A line that asks for patience, where opening this file will build an engine here; else None."""
     if path.suffix.lower() != ".onnx" or _library(TENSORRT) is None or not tensorrt_version():
         return None
     if TENSORRT not in allowed() or not facts(path).symmetric or engine_folder(path).is_dir():
         return None
-    return f"Building the TensorRT engine of {path.name}: some minutes, once; it is kept in {engine_folder(path)}"
+    kept = engine_folder(path)
+    return f"Building the TensorRT engine of {path.name}: some minutes, once; it is kept in {kept}"
 
 
 def engine_folder(path: Path) -> Path:
-    """The folder for the engine of this file on this machine.
-
-    ONNX Runtime names an engine after the graph and the GPU's generation, not after weights, so each file has
-    a folder of its own. An engine is for one release of TensorRT and one model of GPU.
-    """
+    """The folder for the engine of this file on this machine."""
+    # ONNX Runtime names an engine after the graph and the GPU's generation, not after the weights, so each
+    # file needs a folder of its own. An engine works with one release of TensorRT on one model of GPU.
     about = (sha256(path), onnxruntime_version(), tensorrt_version(), device_tree_model())
     key = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
     root = os.environ.get(CACHE) or compile_cache.folder() / "engines"
@@ -172,10 +157,10 @@ def engine_folder(path: Path) -> Path:
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """A folder to open a session with: `folder` itself if it is there, else a new one that becomes it at the end.
+    """A folder to open a session with: `folder` if it exists, else a new one that is renamed at the end.
 
-    So an engine is there whole, or not at all. What was built is readable to all, for a service that may not
-    write. A session that built no engine leaves nothing. Raises OSError where it cannot be written.
+    An engine is therefore there whole, or not at all. A session that built no engine leaves nothing. Raises
+    OSError where it cannot be written.
     """
     if folder.is_dir():
         yield folder
@@ -185,10 +170,11 @@ def building(folder: Path) -> Iterator[Path]:
     try:
         yield scratch
         if holds_engine(scratch):
+            # Readable to all: a service that may not write here uses what its installation built.
             for file in scratch.iterdir():
                 file.chmod(0o644)
             scratch.chmod(0o755)
-            with suppress(OSError):  # another process was faster
+            with suppress(OSError):  # another process was faster: its engine is as good
                 scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -200,7 +186,7 @@ def holds_engine(folder: Path) -> bool:
 
 
 def fingerprint() -> str:
-    """What, beside the CPU, decides who computes on this machine; empty where nothing else can."""
+    """What decides, beside the CPU, which provider computes on this machine; empty where only the CPU can."""
     found = [
         TITLES[name].lower() for name in (TENSORRT, CUDA) if _library(name) is not None and name in allowed()
     ]
@@ -208,11 +194,12 @@ def fingerprint() -> str:
 
 
 def why_not(name: str) -> str | None:
-    """What keeps a provider's library from being loaded, as the loader says it; None if nothing does."""
+    """What keeps a provider's library from being loaded, in the loader's words; None if nothing does."""
     library = _library(name)
     if library is None:
         return "this build of ONNX Runtime has no library for it"
-    with suppress(OSError):  # it has the others' symbols
+    # Loaded first, because the provider's library takes symbols from it that it does not link to.
+    with suppress(OSError):
         ctypes.CDLL(str(library.with_name("libonnxruntime_providers_shared.so")), mode=ctypes.RTLD_GLOBAL)
     try:
         ctypes.CDLL(str(library))
@@ -222,7 +209,7 @@ def why_not(name: str) -> str | None:
 
 
 def onnxruntime_version() -> str:
-    """The release of the installed package, whose name may be onnxruntime-gpu; "unknown" where there is none."""
+    """The installed package and its release, such as "onnxruntime-gpu 1.23.0", or "unknown"."""
     for name in ("onnxruntime", "onnxruntime-gpu"):
         with suppress(metadata.PackageNotFoundError):
             return f"{name} {metadata.version(name)}"
@@ -230,7 +217,7 @@ def onnxruntime_version() -> str:
 
 
 def tensorrt_version() -> str:
-    """The release of the machine's TensorRT as its library tells it, such as "100300"; empty where there is none."""
+    """The release of the machine's TensorRT as its library reports it, such as "100300"; empty if none."""
     for major in (11, 10, 9, 8):
         with suppress(OSError, AttributeError):
             return str(ctypes.CDLL(f"libnvinfer.so.{major}").getInferLibVersion())
@@ -238,7 +225,7 @@ def tensorrt_version() -> str:
 
 
 def _library(name: str) -> Path | None:
-    """The provider's library in the installed ONNX Runtime, which is not imported for it."""
+    """The provider's library in the installed ONNX Runtime, which is found without importing it."""
     spec = find_spec("onnxruntime")
     file = f"libonnxruntime_providers_{TITLES[name].lower()}.so"
     folders = (spec.submodule_search_locations or ()) if spec else ()

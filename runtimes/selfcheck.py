@@ -1,10 +1,10 @@
-"""Does an engine compute this model on this machine? Asked once, in a process of its own, before it is relied on.
+"""Does an engine compute this model correctly on this machine? Tested once, in a process of its own.
 
     python -m edge_centernet.runtimes.selfcheck MODEL ENGINE
 
-A crash or a hang takes that process down, not the one that asks. What came out is remembered for the same
+A crash or a hang ends that process, not the one that wants to detect. The result is remembered for the same
 file, engine release and processor, in $XDG_CACHE_HOME/edge-centernet/selfcheck.json (~/.cache where that is
-not set).
+not set). The reasons are in docs/decisions/0014-self-check.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,22 +26,23 @@ from edge_centernet.system.child import command_of, run_child
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
 BUILDING = 1500.0  # seconds more where a TensorRT engine is built, which takes some minutes
-# Exit statuses of a process: its engine answered wrongly or not at all, its last line says how; the file or
-# engine cannot be opened, whoever opens it will say why. No other than 0 is expected: Python's own errors are
-# 1.
-WRONG, UNOPENED = 3, 4
+# Exit statuses of the test's process, beside 0. They differ from Python's own 1, which means that the test
+# itself failed and nothing is known about the engine.
+WRONG = 3  # the engine's result is wrong, or there is none; the last line of the output says how
+UNOPENED = 4  # the file or the engine cannot be opened; whoever opens it next will report why
 
 _log = logging.getLogger(__name__)
 
 
 def selftest_failure(path: Path, engine: str) -> str | None:
-    """Why an engine must not run this file on this machine, in a few words; None where nothing speaks against it.
+    """Why an engine must not run this file on this machine, in a few words; None if it may.
 
-    A file without a question (golden) is not asked, and one that cannot be opened is left to whoever opens
-    it.
+    There is no test for a file without a self-test vector. A file that cannot be opened is left to whoever
+    opens it, who reports the reason.
     """
     if read_manifest(path).golden is None:
         return None
+    # Whatever could change the verdict is in the key: an update of the engine is tested again.
     key = f"{compile_cache.content_of(path)} {engine} {version(engine)} {compile_cache.processor()}"
     if engine == "onnxruntime" and (others := providers.fingerprint()):
         key += f" {others}"
@@ -55,12 +56,15 @@ def selftest_failure(path: Path, engine: str) -> str | None:
         if not done:
             return reason or None
         known = {**_load(), key: reason}  # another process may have written meanwhile
-        _store(known)
+        # A cache that cannot be written costs a second at the next start, and is no reason not to detect.
+        with suppress(OSError):
+            _cache().parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(_cache(), json.dumps(known, indent=1) + "\n")
     return known[key] or None
 
 
 def ask(command: list[str], timeout: float) -> tuple[bool, str]:
-    """(whether the process came to a verdict that may be remembered, what is wrong or "")."""
+    """Run the test's process: (whether it reached a verdict that may be remembered, what is wrong or "")."""
     ended = run_child(command, timeout)
     if ended.status is None:
         return True, f"did not answer within {timeout:g} s"
@@ -97,18 +101,9 @@ def _load() -> dict[str, str]:
     return {k: v for k, v in content.items() if isinstance(v, str)} if isinstance(content, dict) else {}
 
 
-def _store(known: dict[str, str]) -> None:
-    """A cache that cannot be written costs a second next time."""
-    try:
-        _cache().parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(_cache(), json.dumps(known, indent=1) + "\n")
-    except OSError:
-        return
-
-
 def main(path: Path, engine: str) -> int:
-    """Ask and answer in this process; returns the exit status."""
-    from edge_centernet import selftest  # needs NumPy, which the process that asks may not have
+    """Run the self-test in this process; returns the exit status."""
+    from edge_centernet import selftest  # needs NumPy, which the calling process may not have
 
     try:
         opened = open_runtime(path, engine, threads=1)

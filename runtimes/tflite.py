@@ -28,15 +28,27 @@ class TFLiteRuntime:
         """Load the model. threads: None takes the usable cores, four at most."""
         self.manifest, self._path = read_manifest(path), path
         interpreter = interpreter_class()
+        if not threads:
+            # Not the number of cores: a container or taskset may leave this process fewer of them.
+            affinity = hasattr(os, "sched_getaffinity")
+            threads = min(len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1, MAX_THREADS)
         try:
             # From memory: a file that is replaced on disk while it is mapped would change under the engine.
-            self._interpreter = interpreter(model_content=path.read_bytes(), num_threads=threads or _cores())
+            self._interpreter = interpreter(model_content=path.read_bytes(), num_threads=threads)
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise damaged(
-                path, str(error).strip().splitlines()[0] if str(error).strip() else "TFLite"
-            ) from None
-        self._index = self._check(path)
+            raise damaged(path, (str(error).strip().splitlines() or ["TFLite"])[0]) from None
+        # Compare every tensor with the manifest, and remember the numbers by which TFLite knows them.
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        check_names(path, self.manifest, [t["name"] for t in inputs], [t["name"] for t in outputs])
+        found = {tensor["name"]: tensor for tensor in (*inputs, *outputs)}
+        for spec in (self.manifest.input, *head_specs(self.manifest)):
+            tensor = found[spec.name]
+            shape, dtype = tuple(int(d) for d in tensor["shape"]), np.dtype(tensor["dtype"]).name
+            scale, zero_point = tensor["quantization"]  # (0.0, 0) when there is none
+            quant = Quant(float(scale), int(zero_point)) if scale else None
+            check_tensor(path, spec, shape, dtype, quant, quant_known=True)
+        self._index = {name: int(tensor["index"]) for name, tensor in found.items()}
 
     def run(self, x: NDArray[Any]) -> Heads:
         """See Runtime.run."""
@@ -57,22 +69,6 @@ class TFLiteRuntime:
         """See Runtime.close."""
         self._interpreter = None
 
-    def _check(self, path: Path) -> dict[str, int]:
-        """Compare every tensor with the manifest; tensor name -> index."""
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        check_names(path, self.manifest, [t["name"] for t in inputs], [t["name"] for t in outputs])
-        found = {tensor["name"]: tensor for tensor in (*inputs, *outputs)}
-        for spec in (self.manifest.input, *head_specs(self.manifest)):
-            tensor = found[spec.name]
-            shape = tuple(int(d) for d in tensor["shape"])
-            check_tensor(path, spec, shape, np.dtype(tensor["dtype"]).name, _quant(tensor), quant_known=True)
-        return {name: int(tensor["index"]) for name, tensor in found.items()}
-
-
-def _quant(tensor: dict[str, Any]) -> Quant | None:
-    scale, zero_point = tensor["quantization"]  # (0.0, 0) when there is none
-    return Quant(float(scale), int(zero_point)) if scale else None
-
 
 def interpreter_class() -> Any:
     """The Interpreter of the package that is installed; raises MissingDependency."""
@@ -83,15 +79,10 @@ def interpreter_class() -> Any:
             from tflite_runtime.interpreter import Interpreter
         except ImportError:
             raise MissingDependency.for_extra("TFLite", "tflite") from None
-        if (
-            int(np.__version__.split(".")[0]) >= 2
-        ):  # it would end the process at Interpreter(), without a message
+        if int(np.__version__.split(".")[0]) >= 2:
+            # It was built for NumPy 1 and would end the process at Interpreter(), without a message.
             raise MissingDependency(
-                "tflite-runtime works with NumPy 1 only: pip install 'numpy<2', or: pip install ai-edge-litert"
+                "tflite-runtime works with NumPy 1 only: "
+                "pip install 'numpy<2', or: pip install ai-edge-litert"
             ) from None
     return Interpreter
-
-
-def _cores() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, MAX_THREADS)

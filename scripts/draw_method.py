@@ -28,8 +28,7 @@ from matplotlib.patches import Rectangle
 
 import edge_centernet
 from edge_centernet.decoder import in_heat_unit
-from edge_centernet.decoder.head import Head
-from edge_centernet.decoder.rule import find_peaks, logistic
+from edge_centernet.decoder.rule import Head, find_peaks, logistic
 from edge_centernet.detections import Detections
 from edge_centernet.detector import Detector
 from edge_centernet.draw import draw

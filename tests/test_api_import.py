@@ -11,7 +11,10 @@ import pytest
 import edge_centernet
 
 PACKAGE = Path(edge_centernet.__file__).parent
-LOADED = "print(sorted(m for m in sys.modules if m.partition('.')[0] in ('edge_centernet', 'numpy', 'cv2', 'click')))"
+LOADED = (
+    "print(sorted(m for m in sys.modules "
+    "if m.partition('.')[0] in ('edge_centernet', 'numpy', 'cv2', 'click')))"
+)
 
 
 def python(code: str) -> str:

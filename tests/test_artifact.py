@@ -35,7 +35,10 @@ def test_reads_what_the_converter_wrote(artifacts: Artifacts, engine: str, preci
 
 def test_needs_the_standard_library_only() -> None:
     """A rescue system with nothing but Python can still read a manifest."""
-    code = "import sys; before = set(sys.modules); import edge_centernet.artifact; print(*set(sys.modules) - before)"
+    code = (
+        "import sys; before = set(sys.modules); "
+        "import edge_centernet.artifact; print(*set(sys.modules) - before)"
+    )
     done = subprocess.run(squares.python("-c", code), capture_output=True, text=True, check=True)
     roots = {name.partition(".")[0] for name in done.stdout.split()}
     assert not roots & {

@@ -19,7 +19,7 @@ def test_overlaps() -> None:
 
 
 def test_each_row_takes_the_best_column_that_is_left() -> None:
-    """The first row takes what it overlaps most, the second what is left of that, the third finds too little."""
+    """The first row takes what it overlaps most, the second of what is left, the third finds too little."""
     overlap = np.array([[0.6, 0.9], [0.5, 0.8], [0.4, 0.7]])
     assert greedy_match(overlap, 0.5).tolist() == [1, 0, -1]
 

@@ -25,13 +25,13 @@ FILES = (f"{NAME}.xml", f"{NAME}.tflite", f"{NAME}.onnx", f"{NAME}-tensorrt.onnx
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The nano model in every format."""
-    out = tmp_path_factory.mktemp("seal")
+    out = tmp_path_factory.mktemp("hash")
     convert(find_model(NAME, ".onnx"), ["openvino", "tflite", "onnx", "tensorrt"], "int8", out)
     return out
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_fresh_file_is_sealed_and_opens(made: Path, name: str) -> None:
+def test_a_fresh_file_has_its_hash_and_opens(made: Path, name: str) -> None:
     """64 hexadecimal digits, and they fit."""
     manifest = read_manifest(made / name)
     check_content(made / name, manifest)
@@ -42,7 +42,7 @@ def test_a_fresh_file_is_sealed_and_opens(made: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_one_flipped_bit_is_refused_or_changes_nothing(made: Path, tmp_path: Path, name: str) -> None:
-    """50 places of each file: refused with a clear line, or (in a ZIP's dates, say) read as exactly the same."""
+    """50 places of each file: refused with a clear line, or (a ZIP's dates) read as exactly the same."""
     seed = np.random.default_rng(1)
     path = Path(shutil.copytree(made, tmp_path / "models")) / name
     before, refused = read_manifest(path), 0

@@ -26,7 +26,7 @@ def detector(path: Path, **options: object) -> Detector:
 
 @pytest.mark.parametrize(("width", "height"), [(256, 192), (128, 96), (384, 288), (512, 192), (256, 400)])
 def test_boxes_are_in_pixels_of_the_original(onnx_model: Path, width: int, height: int) -> None:
-    """A square as large as the network expects after letterboxing is found where it stands in the original."""
+    """A square as large as the network expects after letterboxing is found at its place in the original."""
     scale = min(squares.WIDTH / width, squares.HEIGHT / height)
     side = round(squares.SIDE / scale)
     left, top = width // 2 - side // 2, height // 2 - side // 2
@@ -76,7 +76,7 @@ def test_the_threshold_defaults_to_the_models(onnx_model: Path) -> None:
 
 
 def test_a_threshold_of_each_class_is_the_models_or_the_callers(tmp_path: Path) -> None:
-    """Nothing reaches 1: with that for red alone the two others are found, whatever classes are looked for."""
+    """Nothing reaches 1: with that for red alone the two others are found, for any choice of classes."""
     stamped = squares.manifest(int8=True)
     model = replace(stamped.model, class_thresholds=(1.0, 0.4, 0.4))
     path = squares.write_onnx(tmp_path / "own.onnx", int8=True, stamped=replace(stamped, model=model))
@@ -143,7 +143,7 @@ def test_colours_of_neighbouring_classes_differ() -> None:
 
 
 def test_text_is_readable() -> None:
-    """Label text and its background differ by at least 3:1 in luminance (WCAG for large text), for every class."""
+    """A label's text and background differ by 3:1 in luminance (WCAG for large text), for every class."""
 
     def luminance(bgr: tuple[int, ...]) -> float:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in np.array(bgr) / 255]

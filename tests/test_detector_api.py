@@ -243,7 +243,8 @@ def pil_image() -> Any:
     [
         (
             None,
-            "got None, which cv2.imread returns for a file that it cannot read: edge_centernet.read_image says why",
+            "got None, which cv2.imread returns for a file that it cannot read: "
+            "edge_centernet.read_image says why",
         ),
         ("photo.jpg", "got 'photo.jpg': read it first, with edge_centernet.read_image for a file"),
         (Path("photo.jpg"), "photo.jpg'.*: read it first"),

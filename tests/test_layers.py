@@ -1,4 +1,4 @@
-"""Device code runs without torch, ONNX or a word of the host code; `--help` loads neither NumPy nor OpenCV."""
+"""Device code runs without torch, ONNX or host code; `--help` loads neither NumPy nor OpenCV."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_a_file_loses_no_frame_and_gives_what_detect_gives(video: Path, detector
 
 
 def test_the_slowest_step_sets_the_rate(video: Path, onnx_model: Path) -> None:
-    """Forty frames of 20 ms inference and 20 ms of the caller's own work take far less than one after the other."""
+    """Forty frames of 20 ms inference and 20 ms of the caller's work take far less than both in turn."""
     detector = Detector(Slow(onnx_model, 0.02))
     start = time.monotonic()
     for frame in open_source(str(video)):
@@ -99,7 +99,7 @@ def test_the_slowest_step_sets_the_rate(video: Path, onnx_model: Path) -> None:
 
 
 def test_a_camera_faster_than_the_network_gives_the_present(onnx_model: Path) -> None:
-    """30 fps against 100 ms a frame: about ten results a second, as a rule at most two frame times older than that."""
+    """30 fps against 100 ms a frame: some ten results a second, as a rule at most two frame times older."""
     with mjpeg_server() as server:
         capture = LiveCapture(lambda: open_camera(server.url), "cam", report=print)
         capture.start()
@@ -118,7 +118,7 @@ def test_a_camera_faster_than_the_network_gives_the_present(onnx_model: Path) ->
 
 
 def test_the_network_does_not_wait_where_the_camera_is_faster(onnx_model: Path) -> None:
-    """100 fps against 15 ms a frame: inference fills the time, in the best of ten stretches on a busy machine."""
+    """100 fps against 15 ms a frame: inference fills the time, in the best of ten runs on a busy machine."""
     with mjpeg_server(path="/cam.mjpg?fps=100") as server:
         capture = LiveCapture(lambda: open_camera(server.url), "cam", report=print)
         capture.start()

@@ -146,7 +146,7 @@ def test_watchdog_of_another_process_is_not_ours(systemd: Supervisor) -> None:
 
 
 def test_full_socket_does_not_block() -> None:
-    """A supervisor that reads nothing holds up nobody: 2,000 messages, more than a socket takes, come to an end."""
+    """A supervisor that reads nothing delays nobody: 2,000 messages, more than a socket takes, return."""
     supervisor = Supervisor(f"\0edge-centernet-full-{os.getpid()}")
     dog = watchdog(supervisor)
     sending = threading.Thread(target=lambda: [dog.ready() for _ in range(2000)], daemon=True)

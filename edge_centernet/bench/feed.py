@@ -21,7 +21,7 @@ from edge_centernet.pipeline import Pipeline
 from edge_centernet.sources.files import Source, Video, is_live, open_camera, open_source
 from edge_centernet.sources.live import LiveCapture
 from edge_centernet.system import heap
-from edge_centernet.system.quiet import quiet_libraries
+from edge_centernet.system.logs import quiet_libraries
 
 SAMPLE = Path(edge_centernet.__file__).parent / "assets/sample.jpg"
 STEPS = ("preprocess", "inference", "decode")

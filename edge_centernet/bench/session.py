@@ -34,8 +34,7 @@ from edge_centernet.model_zoo import find_model, is_name, ships
 from edge_centernet.progress import Progress, Say, unseen
 from edge_centernet.runtimes import ENGINES, first_candidate, installed, providers, selfcheck
 from edge_centernet.system.child import command_of, crash_in_words
-from edge_centernet.system.machine import read_machine
-from edge_centernet.system.status import board_status
+from edge_centernet.system.machine import board_status, read_machine
 
 STARTS = 3  # of each configuration; the middle one counts
 _TURN_S, _LIVE_TURN_S = 1.0, 3.0  # a camera takes about a second to open

@@ -17,7 +17,7 @@ from edge_centernet.files import write_atomic
 from edge_centernet.imageio import read_image
 from edge_centernet.model_zoo import DEFAULT, find_model
 from edge_centernet.progress import bars
-from edge_centernet.system.quiet import quiet_libraries
+from edge_centernet.system.logs import quiet_libraries
 
 if TYPE_CHECKING:
     from edge_centernet.calibration.report import CalibrationReport

@@ -14,8 +14,7 @@ from edge_centernet import __version__
 from edge_centernet.artifact import check_content, read_manifest
 from edge_centernet.cli import Command
 from edge_centernet.decoder import in_heat_unit
-from edge_centernet.decoder.head import Head
-from edge_centernet.decoder.rule import logistic
+from edge_centernet.decoder.rule import Head, logistic
 from edge_centernet.errors import ManifestError
 from edge_centernet.files import prepare_folder, sha256, write_atomic
 from edge_centernet.heads import Heads

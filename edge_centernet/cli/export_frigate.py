@@ -12,7 +12,7 @@ from edge_centernet.converters import frigate
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import prepare_folder
 from edge_centernet.model_zoo import DEFAULT, find_model
-from edge_centernet.system.quiet import quiet_libraries
+from edge_centernet.system.logs import quiet_libraries
 
 
 @click.command(cls=Command)

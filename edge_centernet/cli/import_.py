@@ -17,7 +17,7 @@ from edge_centernet.network.published import PUBLISHED
 from edge_centernet.progress import bars
 from edge_centernet.qdq.float_onnx import Description, adopt
 from edge_centernet.qdq.onnx_graph import read_model
-from edge_centernet.system.quiet import quiet_libraries
+from edge_centernet.system.logs import quiet_libraries
 
 
 def _triple(_: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:

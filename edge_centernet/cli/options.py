@@ -17,7 +17,7 @@ from edge_centernet.manifest import InputSize
 from edge_centernet.model_zoo import DEFAULT
 from edge_centernet.runtimes import ENGINES, NAMES, open_runtime, select_engine
 from edge_centernet.runtimes.base import Runtime
-from edge_centernet.system.quiet import quiet_libraries
+from edge_centernet.system.logs import quiet_libraries
 
 if TYPE_CHECKING:
     from edge_centernet.data import DataSource

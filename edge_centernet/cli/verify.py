@@ -17,7 +17,7 @@ from edge_centernet.errors import ConfigError, ConversionError
 from edge_centernet.files import write_atomic
 from edge_centernet.model_zoo import find_model, names
 from edge_centernet.progress import bars
-from edge_centernet.system.quiet import quiet_libraries
+from edge_centernet.system.logs import quiet_libraries
 
 if TYPE_CHECKING:
     from edge_centernet import qdq

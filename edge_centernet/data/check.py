@@ -28,7 +28,7 @@ from edge_centernet.imageio import read_image
 from edge_centernet.manifest import InputSize
 from edge_centernet.preprocess import Letterbox
 from edge_centernet.progress import Progress, unseen, with_progress
-from edge_centernet.system.quiet import quiet_libraries
+from edge_centernet.system.logs import quiet_libraries
 
 STRIDES = (4, 8)  # input pixels per heatmap cell, of our models
 # Square root of the area in pixels, below which an object is small or medium: COCO's limits

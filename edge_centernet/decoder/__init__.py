@@ -1,4 +1,4 @@
-"""Heads to boxes: `decode`, by the C decoder where it is built (`BACKEND` says), else by NumPy.
+"""Heads to boxes: `decode`, with the C decoder where it is built, else with NumPy (`BACKEND`).
 
 Both give the same bits; rule.py is the rule, edgecn_decode.c the fast copy.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge_centernet.classes import find_class
 from edge_centernet.decoder import rule
-from edge_centernet.decoder.head import BOX, Head, as_pair
+from edge_centernet.decoder.rule import BOX, Head, as_pair
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.heads import Heads
@@ -28,14 +28,14 @@ BACKEND: Literal["c", "numpy"]
 _BACKENDS: dict[str, ModuleType] = {"numpy": rule}
 try:
     from edge_centernet.decoder import native
-except ImportError:  # no compiler when it was installed: slower, same boxes
+except ImportError:  # there was no compiler when the package was installed: slower, same boxes
     BACKEND = "numpy"
 else:
     BACKEND = "c"
     _BACKENDS["c"] = native
 
 Frame = tuple[int, int, int, int, int, int]  # src_width, src_height, new_width, new_height, left, top
-PLANS = 64  # remembered at most
+PLANS = 64  # remembered at most; a process that opens models all day must not grow
 COLUMNS = BOX.itemsize // 4  # of a box seen as float32; the last two are integers
 
 
@@ -50,20 +50,23 @@ def decode(
     frame: Frame | None = None,
     backend: str | None = None,
 ) -> Detections:
-    """The boxes in one image's heads, best first, in network-input pixels, not clipped, unless `frame` is given.
+    """The boxes in one image's heads, best first, in pixels of the network's input unless `frame` is given.
 
-    heads: (C, H, W) views as stored, any strides; shapes and dtypes as `manifest` says.
-    threshold: probability 0..1. It is turned into the heatmap's unit once, float32(log(t / (1 - t))) for
-        logits (0: everything, 1: nothing but +inf), and from there, for integers, into the lowest stored
-        value whose float32 real value reaches it; a peak is kept if its stored value is at least that.
-    max_detections: at most so many boxes, >= 0. Twins, the weaker of two concentric boxes of one class
-        (rule.drop_duplicate_peaks), are dropped first, out of twice as many peaks.
-    class_thresholds: class name -> its own threshold.
-    any_class: boxes of different classes can be twins too.
-    frame: where the image lies in the network's input, as Letterbox.frame. Boxes are then in pixels of the
-        image, clipped to it; those that lie in the padding alone are left out.
-    backend: "c", "numpy" or None for BACKEND.
-    Returns scores as probabilities: reference.logistic of the logit, or the stored probability within 0..1.
+    Args:
+        heads: (C, H, W) views as stored, any strides; shapes and dtypes as `manifest` says.
+        manifest: of the file that the heads come from.
+        threshold: probability 0..1. It is converted to the heatmap's unit once, float32(log(t / (1 - t))) for
+            logits (0: everything, 1: nothing but +inf), and from there, for integers, to the lowest stored
+            value whose float32 real value reaches it; a peak is kept if its stored value is at least that.
+        max_detections: at most so many boxes, >= 0. Duplicate peaks, the weaker of two concentric boxes of
+            one class (rule.drop_duplicate_peaks), are dropped first, out of twice as many peaks.
+        class_thresholds: class name -> its own threshold.
+        any_class: boxes of different classes can be duplicates too.
+        frame: where the image lies in the network's input, as Letterbox.frame. Boxes are then in pixels of
+            the image, clipped to it; those that lie in the padding alone are left out.
+        backend: "c", "numpy" or None for BACKEND.
+
+    Returns scores as probabilities: rule.logistic of the logit, or the stored probability within 0..1.
 
     Raises:
         ArtifactError: heads are not what the manifest says.
@@ -72,8 +75,13 @@ def decode(
     how = _pick(backend)
     plan = _plan(manifest, threshold)
     for data, spec in zip(heads, plan.specs, strict=True):
-        if data.shape != spec.shape or data.dtype is not spec.dtype:
-            _check_head(spec, data)
+        # By identity first: comparing two dtypes takes longer, and only a foreign runtime has other objects.
+        if data.shape != spec.shape or (data.dtype is not spec.dtype and data.dtype != spec.dtype):
+            raise ArtifactError(
+                f"{spec.role} head: expected {spec.shape} {spec.dtype} as the manifest says, "
+                f"got {data.shape} {data.dtype}: convert the model again"
+            )
+    # 1. Peaks to boxes: twice as many as wanted, because some of them are duplicates.
     capacity = min(2 * _count(max_detections), plan.cells)
     own = _each_class(class_thresholds, threshold, manifest) if class_thresholds else None
     if how is rule:
@@ -87,11 +95,14 @@ def decode(
     else:
         boxes = np.empty(capacity, BOX)
         boxes = boxes[: how.find(heads, plan.quants, plan.cell_px, plan.threshold, own, boxes)]
+    # 2. Duplicates go before the boxes are clipped, which would move the centres that they are found by.
     boxes = how.drop_duplicate_peaks(boxes, any_class)[:max_detections]
+    # 3. Scores and coordinates as users read them.
     if plan.logits:
         boxes = how.to_probability(boxes)
     if frame is not None:
         boxes = how.to_image(boxes, frame)
+    # 4. Clipping has left a box that lay in the padding without an area.
     rows = boxes.view(np.float32).reshape(-1, COLUMNS)
     if frame is not None and not (inside := (rows[:, 2:4] > rows[:, :2]).all(1)).all():
         rows, boxes = rows[inside], boxes[inside]
@@ -124,35 +135,33 @@ _plans: dict[tuple[int, float], _Plan] = {}
 
 
 def _plan(manifest: Manifest, threshold: float) -> _Plan:
-    """Made once for each manifest, which is told by its identity: comparing two takes longer than decoding."""
+    """What does not change from image to image, made once for each manifest and threshold."""
+    # By the manifest's identity, because comparing two manifests takes longer than decoding. The plan holds
+    # its manifest, so that no other object can get the same id while the plan is remembered.
     key = (id(manifest), threshold)
     known = _plans.get(key)
     if known is not None and known.manifest is manifest:
         return known
     if len(_plans) >= PLANS:
         _plans.clear()
-    heat, size, offset = (_spec(role, getattr(manifest, role)) for role in Heads._fields)
+    specs = []
+    for role in Heads._fields:
+        tensor: TensorSpec = getattr(manifest, role)
+        quant = None if tensor.dtype == "float32" else tensor.quant
+        specs.append(_Spec(role, tensor.chw, np.dtype(tensor.dtype), quant))
+    heat, size, offset = specs
     model = manifest.model
-    quants = tuple(as_pair(spec.quant) for spec in (heat, size, offset))
-    cells = math.prod(heat.shape)
-    in_unit = in_heat_unit(float(threshold), model.heat_unit)
     plan = _Plan(
         manifest,
-        (heat, size, offset),
-        quants,
-        cells,
-        float(model.stride),
-        in_unit,
-        model.heat_unit == "logit",
+        specs=(heat, size, offset),
+        quants=tuple(as_pair(spec.quant) for spec in specs),
+        cells=math.prod(heat.shape),
+        cell_px=float(model.stride),
+        threshold=in_heat_unit(float(threshold), model.heat_unit),
+        logits=model.heat_unit == "logit",
     )
     _plans[key] = plan
     return plan
-
-
-def _spec(role: str, tensor: TensorSpec) -> _Spec:
-    return _Spec(
-        role, tensor.chw, np.dtype(tensor.dtype), None if tensor.dtype == "float32" else tensor.quant
-    )
 
 
 def _pick(backend: str | None) -> ModuleType:
@@ -165,14 +174,6 @@ def _pick(backend: str | None) -> ModuleType:
             "where there is a C compiler, or use backend='numpy' (same boxes, slower)"
         )
     return _BACKENDS[name]
-
-
-def _check_head(spec: _Spec, data: NDArray[Any]) -> None:
-    if data.shape != spec.shape or data.dtype != spec.dtype:
-        raise ArtifactError(
-            f"{spec.role} head: expected {spec.shape} {spec.dtype} as the manifest says, got {data.shape} "
-            f"{data.dtype}: convert the model again"
-        )
 
 
 def _each_class(own: Mapping[str, float], threshold: float, manifest: Manifest) -> NDArray[np.float32]:

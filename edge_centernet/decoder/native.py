@@ -1,4 +1,4 @@
-"""The C decoder behind the same functions as rule.py. Importing it fails where it was not built."""
+"""The C decoder behind the same functions as rule.py. Importing this module fails where it was not built."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.decoder import _decoder
-from edge_centernet.decoder.head import BOX, Head, as_pair
+from edge_centernet.decoder.rule import BOX, Head, as_pair
 from edge_centernet.errors import ArtifactError
 
 VERSION = 0x00020000  # ECN_VERSION of the header this file was written for
 
+# A record that C lays out otherwise would give wrong boxes without an error, so an extension that was built
+# from other sources is refused. Only the major version counts: a minor one adds functions.
 _expected = (BOX.itemsize, {name: field[1] for name, field in (BOX.fields or {}).items()}, VERSION >> 16)
 _compiled = (_decoder.BOX_SIZE, _decoder.BOX_OFFSETS, _decoder.VERSION >> 16)
 if _compiled != _expected:
@@ -32,7 +34,10 @@ def decode_boxes(
     capacity: int,
     class_thresholds: NDArray[np.float32] | None = None,
 ) -> NDArray[np.void]:
-    """The `capacity` best peaks as BOX records (N,), best first; see reference.decode_boxes."""
+    """The `capacity` best peaks as BOX records (N,), best first.
+
+    The arguments are those of `rule.decode_boxes`. Raises ArtifactError for heads that do not fit each other.
+    """
     _, height, width = heat.data.shape
     for head in (size, offset):
         if head.data.shape != (2, height, width):  # the C side cannot see the end of an array
@@ -53,12 +58,18 @@ def find(
     class_thresholds: NDArray[np.float32] | None,
     out: NDArray[np.void],
 ) -> int:
-    """Fill `out` with the best peaks; returns how many.
+    """Fill `out` with the best peaks; returns how many. Releases the GIL.
 
-    arrays: heat (C, H, W), size and offset (2, H, W): their shapes are not checked here. Releases the GIL.
-      Views are
-    read where they lie; only those C cannot walk are copied (negative strides, strides that are no multiple
-    of the item size, unaligned). Raises ArtifactError for what C refuses.
+    Args:
+        arrays: heat (C, H, W), size and offset (2, H, W), as stored. Their shapes are not checked here.
+        quants: (scale, zero point) of each; (1.0, 0) for float32.
+        cell_px: input pixels per cell.
+        threshold: in the heatmap's unit.
+        class_thresholds: (C,) one for each class instead of `threshold`.
+        out: BOX records, as many as boxes are wanted.
+
+    Raises:
+        ArtifactError: C refuses an argument, or there is not one threshold for each class.
     """
     if class_thresholds is not None:
         class_thresholds = np.ascontiguousarray(class_thresholds, np.float32)
@@ -67,11 +78,11 @@ def find(
                 f"class thresholds: expected {len(arrays[0])} numbers, got shape {class_thresholds.shape}"
             )
     as_floats = out.view(np.float32)  # whose memory C finds faster than that of records
+    # Views are read where they lie. Only those that C cannot walk are copied: negative strides, strides that
+    # are no multiple of the item size, unaligned data (which a contiguous array can be, hence np.array).
     count = _decoder.decode(*arrays, *quants, cell_px, threshold, class_thresholds, as_floats)
     if count == _decoder.NOT_WALKABLE:
-        heat, size, offset = (
-            np.array(array, order="C") for array in arrays
-        )  # a contiguous one may be unaligned
+        heat, size, offset = (np.array(array, order="C") for array in arrays)
         count = _decoder.decode(heat, size, offset, *quants, cell_px, threshold, class_thresholds, as_floats)
     return _checked(count)
 
@@ -82,13 +93,13 @@ def drop_duplicate_peaks(boxes: NDArray[np.void], any_class: bool = False) -> ND
 
 
 def to_image(boxes: NDArray[np.void], frame: tuple[int, int, int, int, int, int]) -> NDArray[np.void]:
-    """See reference.to_image. Works in place."""
+    """See rule.to_image. Works in place."""
     _checked(_decoder.to_image(boxes.view(np.float32), len(boxes), frame))
     return boxes
 
 
 def to_probability(boxes: NDArray[np.void]) -> NDArray[np.void]:
-    """See reference.to_probability. Works in place."""
+    """See rule.to_probability. Works in place."""
     _decoder.to_probability(boxes.view(np.float32), len(boxes))
     return boxes
 

@@ -1,31 +1,97 @@
 """The decode rule in NumPy: the specification that edgecn_decode.c must equal, bit for bit.
 
 It has two copies: `edgecn_decode.c` beside it, for speed and for firmware, and the graph that
-`converters/frigate.py` writes. Whoever changes the rule changes all three, and makes the golden cases of
-`tests/c/make_goldens.py` anew.
+`converters/frigate.py` writes. Whoever changes the rule changes all three, and regenerates the expected
+results with `tests/c/make_goldens.py`.
 
-Peak: a cell >= threshold, > its 4 earlier and >= its 4 later neighbours in raster order, so that a flat
-top gives one box. NaN is never a peak and, like a cell outside the map, beats nobody.
-Order: higher stored value, then lower class, then lower cell.
-Box, every step in float32: x1 = ((x + offset_x) - width * 0.5) * cell_px, x2 with a plus, y alike.
-A NaN or infinite size or offset counts as 0, and then a negative size as 0: no coordinate is ever NaN.
+The rule is that of CenterNet (Zhou et al., "Objects as Points", 2019): a box for each local maximum of a
+class's heatmap. Here it is made exact:
 
-What may follow: twins are dropped (`drop_duplicate_peaks`), boxes are mapped to the image (`to_image`),
-logits become probabilities (`to_probability`).
+1. Peak: a cell >= threshold, > its 4 earlier and >= its 4 later neighbours in raster order, so that a flat
+   top gives one box. NaN is never a peak and, like a cell outside the map, is greater than nothing.
+2. Order: higher stored value, then lower class, then lower cell.
+3. Box, every step in float32: x1 = ((x + offset_x) - width * 0.5) * cell_px, x2 with a plus, y alike. A NaN
+   or infinite size or offset counts as 0, and then a negative size as 0: no coordinate is ever NaN.
+
+What may follow: duplicate peaks are dropped (`drop_duplicate_peaks`), boxes are mapped to the image
+(`to_image`), logits become probabilities (`to_probability`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.decoder.head import BOX, Head
+from edge_centernet.errors import ArtifactError
+from edge_centernet.manifest import DIM_MAX, Quant
 
+# ecn_box of edgecn_decode.h: network-input pixels, not clipped; score in the heatmap's own unit.
+BOX = np.dtype(
+    [
+        ("x1", np.float32),
+        ("y1", np.float32),
+        ("x2", np.float32),
+        ("y2", np.float32),
+        ("score", np.float32),
+        ("class_id", np.int32),
+        ("cell", np.int32),  # y * width + x
+    ]
+)
 EARLIER = ((-1, -1), (-1, 0), (-1, 1), (0, -1))  # (dy, dx), raster order
 LATER = ((0, 1), (1, -1), (1, 0), (1, 1))
+# How alike two boxes are that stand for one object (docs/decisions/0007-twins.md).
 DUPLICATE_CENTRE, DUPLICATE_SIZE = np.float32(0.15), np.float32(2.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """One output map (channels, height, width), any strides, as stored.
+
+    data: int8, uint8 or int16 with `quant`, or float32 without. Each side 1..1024.
+    Raises ArtifactError for anything else, naming `role`.
+    """
+
+    role: str
+    data: NDArray[Any]
+    quant: Quant | None = None
+
+    def __post_init__(self) -> None:
+        """Reject what the C decoder would reject."""
+        shape, dtype, quant = self.data.shape, self.data.dtype, self.quant
+        if len(shape) != 3 or not all(1 <= side <= DIM_MAX for side in shape):
+            raise ArtifactError(f"{self.role} head: expected 3 dimensions of 1 to {DIM_MAX}, got {shape}")
+        if dtype not in (np.int8, np.uint8, np.int16, np.float32):
+            raise ArtifactError(f"{self.role} head: expected int8, uint8, int16 or float32, got {dtype}")
+        if (dtype == np.float32) != (quant is None):
+            raise ArtifactError(
+                f"{self.role} head: expected a scale for integers only, got {quant} and {dtype}"
+            )
+        if quant is None:
+            return
+        limits = np.iinfo(dtype)
+        # 2^-149 is the smallest float32 above 0: a smaller scale would become 0, and every value with it.
+        if not 2.0**-149 <= quant.scale <= float(np.finfo(np.float32).max):
+            raise ArtifactError(
+                f"{self.role} head: expected a scale that float32 can hold, got {quant.scale}"
+            )
+        if not limits.min <= quant.zero_point <= limits.max:
+            raise ArtifactError(f"{self.role} head: zero point {quant.zero_point} does not fit {dtype}")
+
+    def real(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Stored values to real ones, float32, rounded once: scale * (stored - zero_point)."""
+        if self.quant is None:
+            return stored
+        # The difference has at most 17 bits and is exact in float32: only the product is rounded.
+        difference = (stored.astype(np.int32) - self.quant.zero_point).astype(np.float32)
+        return difference * np.float32(self.quant.scale)
+
+
+def as_pair(quant: Quant | None) -> tuple[float, int]:
+    """(scale, zero point), as the C extension takes it; floats have none."""
+    return (1.0, 0) if quant is None else (quant.scale, quant.zero_point)
 
 
 def decode_boxes(
@@ -40,11 +106,16 @@ def decode_boxes(
 ) -> NDArray[np.void]:
     """The `capacity` best peaks as BOX records (N,), best first.
 
-    heat (C, H, W); size (2, H, W) width, height and offset (2, H, W) x, y, in cells.
-    cell_px: input pixels per cell, > 0. threshold: in the heatmap's own unit, not NaN; class_thresholds (C,):
-      one for
-    each class instead of it. All as float32.
+    Args:
+        heat: (C, H, W), in any unit that grows with the probability.
+        size: (2, H, W) width and height in cells.
+        offset: (2, H, W) x and y of the centre inside its cell, in cells.
+        cell_px: input pixels per cell, > 0.
+        threshold: in the heatmap's unit, not NaN; used as float32.
+        capacity: at most so many boxes.
+        class_thresholds: (C,) float32, one for each class instead of `threshold`.
     """
+    # NaN and infinity have a defined meaning here, so NumPy need not warn of them.
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         thresholds = np.full(len(heat.data), threshold) if class_thresholds is None else class_thresholds
         class_id, y, x = np.nonzero(find_peaks(heat, thresholds.astype(np.float32)))
@@ -70,38 +141,44 @@ def find_peaks(heat: Head, thresholds: NDArray[np.float32]) -> NDArray[np.bool_]
     """(C, H, W) true where a peak is; thresholds (C,). Stored values are compared, so nothing rounds."""
     data = heat.data
     peak: NDArray[np.bool_] = heat.real(data) >= thresholds[:, None, None]  # false for NaN
+    # Along one axis: the cells that have a neighbour in this direction, the border has none beyond it. The
+    # neighbours themselves are the same slice of the opposite direction.
+    inner = {-1: slice(1, None), 0: slice(None), 1: slice(None, -1)}
     for neighbours, beats in ((EARLIER, np.greater_equal), (LATER, np.greater)):
         for dy, dx in neighbours:
-            here, there = _overlap(dy, dx)
-            peak[here] &= ~beats(data[there], data[here])  # false for NaN: it beats nobody
+            here = (slice(None), inner[dy], inner[dx])
+            there = (slice(None), inner[-dy], inner[-dx])
+            peak[here] &= ~beats(data[there], data[here])  # false for NaN, which is greater than nothing
     return peak
 
 
 def drop_duplicate_peaks(boxes: NDArray[np.void], any_class: bool = False) -> NDArray[np.void]:
-    """BOX records (N,), best first, without every box that has a better twin.
+    """BOX records (N,), best first, without those that are duplicates of a better one.
 
-    Twins: centres at most DUPLICATE_CENTRE of the better box's width and height apart, and neither side more
-      than
-    DUPLICATE_SIZE times the other's. any_class: also of another class.
+    Duplicates: boxes of one class whose centres are at most DUPLICATE_CENTRE of the better box's width and
+    height apart, and neither of whose sides is more than DUPLICATE_SIZE times the other's. any_class: boxes
+    of different classes can be duplicates too.
     """
+    # The heatmap of a large object is nearly flat on top: in 8 bits one rounding step decides whether it has
+    # one peak or two, some cells apart. Suppression by overlap (NMS) would lose true neighbours, too.
     with np.errstate(over="ignore", invalid="ignore"):
-        apart = {}
+        like = {}
         for axis in "xy":
             low, high = boxes[f"{axis}1"], boxes[f"{axis}2"]
             side, centre = high - low, (high + low) * np.float32(0.5)
-            near = (
-                np.abs(centre[:, None] - centre) <= (DUPLICATE_CENTRE * side)[:, None]
-            )  # (N better, N worse)
-            apart[axis] = (
+            # (N better, N worse)
+            near = np.abs(centre[:, None] - centre) <= (DUPLICATE_CENTRE * side)[:, None]
+            like[axis] = (
                 near & (side <= DUPLICATE_SIZE * side[:, None]) & (side[:, None] <= DUPLICATE_SIZE * side)
             )
-    twins = apart["x"] & apart["y"]
+    duplicate = like["x"] & like["y"]
     if not any_class:
-        twins &= boxes["class_id"][:, None] == boxes["class_id"]
+        duplicate &= boxes["class_id"][:, None] == boxes["class_id"]
+    # In order of score: a box that was dropped drops no other, or a chain of neighbours would vanish.
     keep = np.ones(len(boxes), np.bool_)
     for i in range(len(boxes)):
         if keep[i]:
-            keep[i + 1 :] &= ~twins[i, i + 1 :]
+            keep[i + 1 :] &= ~duplicate[i, i + 1 :]
     return boxes[keep]
 
 
@@ -119,7 +196,10 @@ def to_image(boxes: NDArray[np.void], frame: tuple[int, int, int, int, int, int]
 
 
 def map_back(values: NDArray[np.float32], before: int, src: int, new: int) -> NDArray[np.float32]:
-    """Coordinates along one axis, each step in float32: (value - before) * src / new within 0..src."""
+    """Coordinates along one axis, each step in float32: (value - before) * src / new within 0..src.
+
+    In pixels: before, the padding in front of the image; src, its size; new, its size in the network's input.
+    """
     with np.errstate(over="ignore"):
         image = (values - np.float32(before)) * np.float32(src) / np.float32(new)
     return np.where(image > 0, np.minimum(image, np.float32(src)), np.float32(0))
@@ -134,24 +214,23 @@ def to_probability(boxes: NDArray[np.void]) -> NDArray[np.void]:
 
 def logistic(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """1 / (1 + exp(-x)) within 1e-6, every step in float32: the same bits as ecn_logistic. 0 for NaN."""
+    # Not np.exp: firmware may have no libm, and the last bit differs from one library to the next.
+    # 1. e^-z = 2^-n * e^r with n = round(z / ln 2), so that |r| <= ln 2 / 2. From 87 on e^-z would not be a
+    #    normal float32 any more, on which processors differ too.
     z = np.minimum(np.abs(logits), np.float32(86))
     z = np.where(np.isnan(z), np.float32(0), z)
     n = (z * np.float32(1.44269504) + np.float32(0.5)).astype(np.int32)
-    r = (n.astype(np.float32) * np.float32(0.693359375) - z) + n.astype(np.float32) * np.float32(
-        -2.12194440e-4
-    )
+    # ln 2 in two parts (Cody and Waite): the product with the first, of few bits, is exact.
+    whole = n.astype(np.float32)
+    r = (whole * np.float32(0.693359375) - z) + whole * np.float32(-2.12194440e-4)
+    # 2. e^r by its Taylor series, by Horner's rule.
     p = np.full_like(r, np.float32(1 / 720))
     for coefficient in (1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
         p = p * r + np.float32(coefficient)
+    # 3. For x >= 0: 1 / (1 + e^-x); for x < 0: e^x / (1 + e^x), which does not lose digits.
     e = np.where(np.abs(logits) < 86, np.ldexp(p, -n), np.float32(0))
     top = np.where(logits < 0, e, np.float32(1))
     return np.where(np.isnan(logits), np.float32(0), top / (np.float32(1) + e))
-
-
-def _overlap(dy: int, dx: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Slices of the cells that have a neighbour at (dy, dx), and of those neighbours."""
-    here = {-1: slice(1, None), 0: slice(None), 1: slice(None, -1)}
-    return (slice(None), here[dy], here[dx]), (slice(None), here[-dy], here[-dx])
 
 
 def _finite(values: NDArray[Any]) -> NDArray[Any]:

@@ -11,8 +11,7 @@ from edge_centernet.errors import ArtifactError
 
 FOLDER = Path(__file__).resolve().parent
 DEFAULT = "centernet-mbv2-320"
-# Order of preference where the caller does not care: the interchange file first, from which the others are
-# made.
+# In order of preference where the caller names none: first the interchange file, the source of the others.
 SUFFIXES = (*artifact.SUFFIXES, ".safetensors")
 
 
@@ -22,13 +21,11 @@ def names() -> tuple[str, ...]:
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """What is known of each model, the default first, as NAME.json says, with the sizes of its files in bytes.
-
-    A model whose sizes are 0 is known but not in the package: its note says where it is.
+    """A record for each model, the default first: the content of NAME.json and the sizes of its files.
 
     Keys: name, version, width, height, classes (how many), licence, data, note, accuracy (runtime -> AP,
-      AP50) and
-    bytes (openvino, tflite, onnx, checkpoint).
+    AP50) and bytes (openvino, tflite, onnx, checkpoint). A model whose sizes are all 0 is not in the package:
+    its note says where it is.
     """
     records: list[dict[str, Any]] = [json.loads(path.read_text()) for path in FOLDER.glob("*.json")]
     endings = {
@@ -48,13 +45,12 @@ def catalogue() -> list[dict[str, Any]]:
 
 
 def find_model(name_or_path: str | Path = DEFAULT, suffix: str | None = None) -> Path:
-    """The file of a shipped model, or the given path if it is one.
+    """The file of a shipped model, or the given path if there is such a file.
 
     suffix: which file of a shipped model: ".onnx" (QDQ interchange), ".xml", ".tflite" or ".safetensors";
-      None takes
-    the first that is there. A path to an existing file is returned as it is.
-    Raises ArtifactError when there is no such file or no such name.
+    None takes the first that exists. Raises ArtifactError when there is no such file or no such name.
     """
+    # 1. A path to a file, which takes precedence over a shipped model of the same name.
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -62,10 +58,12 @@ def find_model(name_or_path: str | Path = DEFAULT, suffix: str | None = None) ->
         raise ArtifactError(
             f"{path}: expected a model file, got {'a folder' if path.is_dir() else 'no such file'}"
         )
+    # 2. The name of a shipped model.
     wanted = SUFFIXES if suffix is None else (suffix,)
     for candidate in (FOLDER / f"{name_or_path}{ending}" for ending in wanted):
         if candidate.is_file():
             return candidate
+    # 3. Neither: the model lacks this file, is not in the package, or has no such name.
     if str(name_or_path) in names():
         raise ArtifactError(
             f"model {str(name_or_path)!r} ships no {suffix} file: make it with 'edge-centernet convert'"
@@ -85,6 +83,7 @@ def ships(name: str | Path, suffix: str) -> bool:
 
 
 def is_name(name_or_path: str | Path) -> bool:
-    """Whether the text can only be the name of a shipped model: no folder in it, no model suffix, no such file."""
+    """Whether the text can only be the name of a shipped model, and not a path."""
+    # No folder in it, no suffix of a model file, and no file of that name.
     path = Path(name_or_path)
     return path.name == str(name_or_path) and path.suffix not in (*SUFFIXES, ".bin") and not path.exists()

@@ -26,7 +26,7 @@ from edge_centernet.errors import ConfigError
 from edge_centernet.outputs import Silent
 from edge_centernet.sources import Frame
 from edge_centernet.sources.files import Source, Stills
-from edge_centernet.system.quiet import quiet_libraries
+from edge_centernet.system.logs import quiet_libraries
 from edge_centernet.system.single_slot import Worker
 from edge_centernet.tracking.geometry import Point, Size, foot_points
 from edge_centernet.tracking.line_counter import Line

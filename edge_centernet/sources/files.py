@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.imageio import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, is_image, read_image
 from edge_centernet.sources import Frame
-from edge_centernet.system.quiet import quiet_libraries, silence_opencv
+from edge_centernet.system.logs import quiet_libraries, silence_opencv
 
 if TYPE_CHECKING:
     from edge_centernet.sources.cameras import CameraOptions

@@ -1,1 +1,1 @@
-"""The machine underneath: which one it is, how it does, child processes, memory."""
+"""What lies below detection: the machine and how it does, processes, threads, memory and standard error."""

@@ -1,4 +1,4 @@
-"""Modules of this package that run in a process of their own, because what they load may crash or hang."""
+"""Child processes: modules of this package whose libraries may crash or hang, run where that does no harm."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FOLDER = str(Path(__file__).resolve().parents[2])
-# `python -m` looks into the current folder first, where a checkout may lie. What $PYTHONPATH names stays in
-# front, as for this process; the package's own folder is added where Python does not know it (a checkout that
-# is not installed).
+# Instead of `python -m`, which looks for the module in the current folder first, where another checkout may
+# lie. What $PYTHONPATH names stays in front, as for this process; the package's own folder is added where
+# Python does not know it (a checkout that is not installed).
 _RUN = """\
 import runpy, sys
 folder, module = sys.argv.pop(1), sys.argv.pop(1)
@@ -23,7 +23,7 @@ runpy.run_module(module, None, "__main__")
 
 
 def command_of(module: str, *words: str) -> list[str]:
-    """The command line that runs a module of this very package by this Python; words: its arguments."""
+    """The command line that runs a module of this very package with this Python. words: its arguments."""
     return [sys.executable, "-c", _RUN, _FOLDER, module, *words]
 
 
@@ -40,7 +40,7 @@ class Ended:
 
     @property
     def crash(self) -> str:
-        """Such as "crashed (SIGSEGV)"; empty where no signal ended it."""
+        """How a signal ended it, such as "crashed (SIGSEGV)"; empty where none did."""
         return "" if self.status is None else crash_in_words(self.status)
 
     @property

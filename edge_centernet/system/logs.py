@@ -1,15 +1,21 @@
-"""Log lines: on standard error, as systemd's journal wants them where that reads it, and in a file."""
+"""Standard error: our log lines on it and in a file, and what C libraries write there kept away from it."""
 
 from __future__ import annotations
 
 import logging
 import logging.handlers
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+import cv2
+
 from edge_centernet.errors import ConfigError
 
+# syslog's priorities, by which `journalctl -p` selects
 _JOURNAL_PRIORITY = {
     logging.DEBUG: 7,
     logging.INFO: 6,
@@ -22,12 +28,20 @@ _JOURNAL_PRIORITY = {
 def configure_logging(level: str = "INFO", log_file: Path | None = None) -> None:
     """Send the package's log lines to standard error and, if given, to a file; one line a message.
 
-    level: "DEBUG", "INFO", "WARNING" or "ERROR"; other libraries are heard from WARNING on.
+    level: "DEBUG", "INFO", "WARNING" or "ERROR"; lines of other libraries are shown from WARNING on.
     log_file: may be renamed or removed by logrotate at any time, the next line opens it anew.
-    Under systemd's journal a line begins with its priority and has no time: the journal knows it.
-    Calling it again replaces what the last call set up. Raises ConfigError where the file cannot be written.
+    Under systemd's journal a line begins with its priority and has no time, which the journal adds. Another
+    call replaces what the last one set up. Raises ConfigError where the file cannot be written.
     """
-    handlers: list[logging.Handler] = [_stderr_handler()]
+    # 1. Standard error. It is the journal's where its file is the one that systemd has announced: a service's
+    #    output can be redirected, and the variable is inherited.
+    handlers: list[logging.Handler] = [logging.NullHandler()]
+    with suppress(OSError):  # standard error is closed
+        handlers[0] = _StderrHandler()
+        stat = os.fstat(2)
+        journal = os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
+        handlers[0].setFormatter(_LineFormatter(journal))
+    # 2. The file.
     if log_file is not None:
         try:
             handlers.append(logging.handlers.WatchedFileHandler(log_file, encoding="utf-8"))
@@ -35,6 +49,7 @@ def configure_logging(level: str = "INFO", log_file: Path | None = None) -> None
             handlers[0].close()
             raise ConfigError(f"log file {log_file}: cannot write it: {error.strerror}") from None
         handlers[1].setFormatter(_LineFormatter())
+    # 3. The new handlers take the place of the last call's, and of no other program's.
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if getattr(handler, "of_edge_centernet", False)]:
         root.removeHandler(old)
@@ -68,7 +83,7 @@ else:  # Python 3.10 cannot subscript the class at run time.
 
 
 class _StderrHandler(_StreamHandler):
-    """Writes to a copy of descriptor 2: `quiet_libraries` points the original elsewhere while a camera is read."""
+    """Writes to a copy of descriptor 2, as `quiet_libraries` points the original elsewhere."""
 
     def __init__(self) -> None:
         super().__init__(os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace"))
@@ -78,21 +93,63 @@ class _StderrHandler(_StreamHandler):
         self.stream.close()
 
 
-def _stderr_handler() -> logging.Handler:
-    try:
-        handler: logging.Handler = _StderrHandler()
-    except OSError:  # standard error is closed
-        return logging.NullHandler()
-    handler.setFormatter(_LineFormatter(_is_journal()))
-    return handler
-
-
-def _is_journal() -> bool:
-    """Whether descriptor 2 is the stream that systemd connected to the journal."""
-    stat = os.fstat(2)
-    return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
-
-
 def one_line(text: str) -> str:
-    """The lines of a text that say something, on one."""
+    """The lines of a text that are not blank, joined to one."""
     return " | ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+# ---- other libraries -------------------------------------------------------------------------------
+
+
+def silence_opencv() -> None:
+    """Stop OpenCV's own lines on standard error: what goes wrong is reported by our exceptions."""
+    module = getattr(cv2.utils, "logging", None)  # moved between OpenCV releases
+    quiet = getattr(module, "setLogLevel", None) or getattr(cv2, "setLogLevel", None)
+    if quiet is not None:
+        quiet(0)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hide what C libraries write to file descriptor 2 (libpng, FFmpeg, XNNPACK).
+
+    What matters of it is in our exceptions. This affects the whole process; nested and concurrent use is
+    safe, as descriptor 2 comes back when the last user leaves.
+    """
+    silence_opencv()
+    _Stderr.hide()
+    try:
+        yield
+    finally:
+        _Stderr.show()
+
+
+class _Stderr:
+    """Descriptor 2 and the number of its users, so that several threads may hide it at the same time."""
+
+    lock = threading.Lock()
+    users = 0
+    saved = -1
+
+    @classmethod
+    def hide(cls) -> None:
+        with cls.lock:
+            cls.users += 1
+            if cls.users > 1:
+                return
+            try:
+                cls.saved = os.dup(2)
+            except OSError:  # standard error is closed: there is nothing to hide
+                return
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, 2)
+            os.close(devnull)
+
+    @classmethod
+    def show(cls) -> None:
+        with cls.lock:
+            cls.users -= 1
+            if cls.users == 0 and cls.saved >= 0:
+                os.dup2(cls.saved, 2)
+                os.close(cls.saved)
+                cls.saved = -1

@@ -1,4 +1,8 @@
-"""Board, system, processor, Python, disks: read from /proc, /sys and /etc, with the standard library."""
+"""Which machine this is, and how it does: board, system, processor, Python, disks, temperature, memory.
+
+Read from /proc, /sys and /etc with the standard library alone, because `doctor` must work where everything
+else is broken. What a machine does not report is left empty: no value is guessed.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,29 @@ import grp
 import os
 import platform
 import re
+import shutil
 import struct
+import subprocess
 import sys
 import sysconfig
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edge_centernet.files import text_of
-from edge_centernet.system.status import board_status
 
 Kind = Literal["pi", "jetson", "x86", "arm", "other"]
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A file system that is written to. path: a folder on it; used_for: what for. Millions of bytes; files: inodes."""
+    """A file system that is written to.
+
+    path: a folder on it. used_for: what is written there. free_mb, total_mb: millions of bytes. files_left:
+    whether it has room for another file (inodes).
+    """
 
     path: str
     used_for: tuple[str, ...]
@@ -36,13 +47,14 @@ class Disk:
 class Machine:
     """Board, system and Python.
 
-    machine: as the kernel says it ("aarch64"); bits: of this Python; kernel_bits: of the kernel. l4t: (36, 4)
-      on a
-    Jetson. emulated: the processor is another kind than the one that Python was built for. features: those of
-    the processor that INT8 gains from. glibc: None with another C library. python: version; executable: its
-    path;
-    externally_managed: whether the system keeps pip out of it.
-    throttled, throttled_before: as `system.status` tells. None: the machine does not tell.
+    machine: as the kernel reports it ("aarch64"). bits: of this Python; kernel_bits: of the kernel.
+    l4t: release of NVIDIA's Linux for Tegra, such as (36, 4), on a Jetson.
+    emulated: the processor is of another kind than the one that Python was built for (qemu-user).
+    features: those of the processor that INT8 gains from.
+    throttled, throttled_before: as in `board_status`.
+    glibc: None with another C library.
+    python: its version; executable: its path; externally_managed: whether the system keeps pip out of it.
+    None in any field: the machine does not report it.
     """
 
     kind: Kind = "other"
@@ -78,7 +90,7 @@ class Machine:
 
     @property
     def wheels(self) -> str:
-        """The machine whose wheels fit: a 32-bit Python on a 64-bit kernel takes 32-bit ones."""
+        """The machine whose wheels fit: a 32-bit Python on a 64-bit kernel needs 32-bit ones."""
         if self.bits == 64:
             return self.machine
         return {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}.get(self.machine, self.machine)
@@ -92,12 +104,13 @@ class Machine:
 
 # The words of /proc/cpuinfo that INT8 kernels look for, on x86 and on ARM.
 _FEATURES = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "neon", "asimd", "asimddp", "i8mm", "sve")
-# Of the auxiliary vector, where cpuinfo is another machine's (qemu-user): (tag, bit) by word size.
+# The same as bits of the auxiliary vector (asm/hwcap.h of Linux): (tag, bit) by word size.
 _HWCAP, _HWCAP2 = 16, 26
 _AUXV = {
     64: {"asimd": (_HWCAP, 1), "asimddp": (_HWCAP, 20), "sve": (_HWCAP, 22), "i8mm": (_HWCAP2, 13)},
     32: {"neon": (_HWCAP, 12), "asimddp": (_HWCAP, 24), "i8mm": (_HWCAP, 27)},
 }
+# (implementer, part) as /proc/cpuinfo has them: ARM processors report numbers, not names.
 _ARM_CORES = {
     ("0x41", "0xb76"): "ARM1176",
     ("0x41", "0xc07"): "Cortex-A7",
@@ -122,19 +135,26 @@ _JETPACK = {28: "3", 32: "4", 34: "5", 35: "5", 36: "6", 38: "7", 39: "7"}  # L4
 
 
 def read_machine(root: Path = Path("/")) -> Machine:
-    """Everything about this machine. root: where /proc, /sys and /etc are; Python and the kernel are this process's."""
+    """Everything about this machine.
+
+    root: where /proc, /sys and /etc are. Python and the kernel are always those of this process.
+    """
     status = board_status(root)
     bits, cpuinfo = struct.calcsize("P") * 8, text_of(root / "proc/cpuinfo")
     names = os.uname()
+    # Under qemu-user /proc/cpuinfo is the host's: an ARM processor has no vendor_id. What the emulator can do
+    # stands in the auxiliary vector.
     emulated = is_arm(names.machine) and bool(re.search(r"^vendor_id\s*:", cpuinfo, re.MULTILINE))
     known = "" if emulated else cpuinfo
     throttled, before = status.get("throttled"), status.get("throttled_before")
+    l4t = _l4t(root)
+    system = re.search(r'^PRETTY_NAME="?([^"\n]+)', text_of(root / "etc/os-release"), re.MULTILINE)
     return Machine(
         kind=board_kind(root),
         board=board_model(root),
-        jetpack=_jetpack(root),
-        l4t=_l4t(root),
-        system=_system(root),
+        jetpack="" if l4t is None else f"JetPack {_JETPACK.get(l4t[0], '?')} (L4T {l4t[0]}.{l4t[1]})",
+        l4t=l4t,
+        system=system[1] if system else platform.system(),
         kernel=names.release,
         machine=names.machine,
         bits=bits,
@@ -151,10 +171,12 @@ def read_machine(root: Path = Path("/")) -> Machine:
         glibc=_glibc(),
         python=platform.python_version(),
         executable=sys.executable,
-        externally_managed=_externally_managed(),
+        # The system's own Python, marked by PEP 668; a virtual environment is not concerned.
+        externally_managed=sys.prefix == sys.base_prefix
+        and Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists(),
         disks=read_disks(root),
         user=_user(),
-        groups=_groups(),
+        groups=tuple(sorted(group_name(gid) for gid in {os.getegid(), *os.getgroups()})),
     )
 
 
@@ -172,14 +194,15 @@ def board_kind(root: Path = Path("/")) -> Kind:
 
 
 def board_model(root: Path = Path("/")) -> str:
-    """The name that the device tree or the firmware has for this computer; empty where there is none."""
+    """The name of this computer in the device tree, or in a PC's firmware; empty where there is none."""
     firmware = root / "sys/class/dmi/id"
     names = (text_of(firmware / name) for name in ("sys_vendor", "product_name"))
     return device_tree_model(root) or " ".join(name for name in names if name)
 
 
 def device_tree_model(root: Path = Path("/")) -> str:
-    """The name in the device tree; empty on a PC, which has none. `deploy/agent.py` has a copy: it runs alone."""
+    """The name of this computer in the device tree; empty on a PC, which has none."""
+    # `deploy/agent.py` has a copy, because it runs on the board without this package.
     return text_of(root / "proc/device-tree/model").strip("\0\n ")
 
 
@@ -194,19 +217,8 @@ def _l4t(root: Path) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def _jetpack(root: Path) -> str:
-    """Such as "JetPack 6 (L4T 36.4)"."""
-    l4t = _l4t(root)
-    return "" if l4t is None else f"JetPack {_JETPACK.get(l4t[0], '?')} (L4T {l4t[0]}.{l4t[1]})"
-
-
-def _system(root: Path) -> str:
-    found = re.search(r'^PRETTY_NAME="?([^"\n]+)', text_of(root / "etc/os-release"), re.MULTILINE)
-    return found[1] if found else platform.system()
-
-
 def cpu_model(cpuinfo: str) -> str:
-    """The processor's name: x86 has it in words, ARM by number."""
+    """The processor's name: x86 reports it in words, ARM by number, for each core (big and little differ)."""
     if found := re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE):
         return found[1].strip()
     makers = re.findall(r"^CPU implementer\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
@@ -218,14 +230,14 @@ def cpu_model(cpuinfo: str) -> str:
 
 
 def features(cpuinfo: str) -> tuple[str, ...]:
-    """What the first core can do, of that which INT8 gains from."""
+    """The features of the first core that INT8 kernels gain from."""
     found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     words = set(found[1].split()) if found else set()
     return tuple(name for name in _FEATURES if name in words)
 
 
 def _features_by_auxv(bits: int) -> tuple[str, ...]:
-    """The same as the kernel, or the emulator, tells each process when it starts."""
+    """The same, as the kernel or the emulator passes it to each process when it starts."""
     try:
         ask = ctypes.CDLL(None).getauxval
     except (OSError, AttributeError):
@@ -252,6 +264,7 @@ def read_disks(root: Path = Path("/")) -> tuple[Disk, ...]:
         (root / "opt/edge-centernet", "releases"),
         (root / "var/lib/edge-centernet", "the service's files"),
     ]
+    # By device number, so that folders on one file system are one entry.
     found: dict[int, tuple[Path, list[str]]] = {}
     for place, used_for in places:
         if used_for in ("releases", "the service's files") and not place.exists():
@@ -259,23 +272,19 @@ def read_disks(root: Path = Path("/")) -> tuple[Disk, ...]:
         folder = next((p for p in (place, *place.parents) if p.exists()), None)
         if folder is not None:
             found.setdefault(folder.stat().st_dev, (folder, []))[1].append(used_for)
-    return tuple(_disk(folder, tuple(used_for)) for folder, used_for in found.values())
-
-
-def _disk(folder: Path, used_for: tuple[str, ...]) -> Disk:
-    about = os.statvfs(folder)
-    return Disk(
-        str(folder),
-        used_for,
-        round(about.f_bavail * about.f_frsize / 1e6),
-        round(about.f_blocks * about.f_frsize / 1e6),
-        about.f_files == 0 or about.f_favail > 0,  # btrfs and vfat count no files
-    )
-
-
-def _externally_managed() -> bool:
-    """Whether this is the system's Python and marked as its own (PEP 668)."""
-    return sys.prefix == sys.base_prefix and Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists()
+    disks = []
+    for folder, uses in found.values():
+        about = os.statvfs(folder)
+        disks.append(
+            Disk(
+                str(folder),
+                tuple(uses),
+                free_mb=round(about.f_bavail * about.f_frsize / 1e6),
+                total_mb=round(about.f_blocks * about.f_frsize / 1e6),
+                files_left=about.f_files == 0 or about.f_favail > 0,  # btrfs and vfat count no files
+            )
+        )
+    return tuple(disks)
 
 
 def _user() -> str:
@@ -285,13 +294,104 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _groups() -> tuple[str, ...]:
-    return tuple(sorted(group_name(gid) for gid in {os.getegid(), *os.getgroups()}))
-
-
 def group_name(gid: int) -> str:
     """The name of a group, or its number where it has none."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
+
+
+# ---- how it does --------------------------------------------------------------------------------------
+
+_KEEP_S = 2.0  # seconds; a reading may start a program (vcgencmd), and several readers ask at the same time
+_TEMPERATURES = (-40.0, 150.0)  # degrees Celsius; beyond that a sensor is broken or off
+# The processor's sensor by the names that kernels give it, the most specific first: most boards and x86;
+# Rockchip and Jetson; any.
+_SENSORS = (r"cpu|pkg", r"soc|tj|core", r"")
+# Raspberry Pi's get_throttled: the bit for now; 16 places higher, since start-up.
+_PI_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
+
+_lock = threading.Lock()
+_kept: dict[Path, tuple[float, dict[str, Any]]] = {}
+
+
+def board_status(root: Path = Path("/")) -> dict[str, Any]:
+    """How the board does: temperature, throttling, load, memory. What it does not report is left out.
+
+    temperature_c: of the processor.
+    throttled: why it is slowed down now, empty when it is not.
+    throttled_before: the same since start-up (Raspberry Pi only).
+    load: tasks that ran or waited, mean of the last minute. cores: processors for them.
+    memory_free_mb, memory_total_mb: millions of bytes.
+
+    Read at most every two seconds. root: where /sys and /proc are.
+    """
+    now = time.monotonic()
+    with _lock:
+        read, status = _kept.get(root, (0.0, {}))
+        if not status or now - read >= _KEEP_S:
+            status = {**_temperature(root), **_throttling(root)}
+            if load := re.match(r"\d+\.\d+", text_of(root / "proc/loadavg")):
+                status["load"] = float(load.group())
+            if cores := len(re.findall(r"^cpu\d+ ", text_of(root / "proc/stat"), re.MULTILINE)):
+                status["cores"] = cores
+            memory = text_of(root / "proc/meminfo")
+            for name, key in (("MemAvailable", "memory_free_mb"), ("MemTotal", "memory_total_mb")):
+                if found := re.search(rf"^{name}:\s+(\d+) kB", memory, re.MULTILINE):
+                    status[key] = round(int(found.group(1)) * 1024 / 1e6)
+            _kept[root] = (now, status)
+        return dict(status)
+
+
+def _temperature(root: Path) -> dict[str, Any]:
+    """The hottest of the sensors whose names fit the processor best."""
+    sensors = []
+    for zone in sorted(root.glob("sys/class/thermal/thermal_zone*")):
+        text = text_of(zone / "temp")
+        if re.fullmatch(r"-?\d+", text) and _TEMPERATURES[0] <= int(text) / 1000 <= _TEMPERATURES[1]:
+            sensors.append((text_of(zone / "type").lower(), int(text) / 1000))
+    for pattern in _SENSORS:
+        if matching := [degrees for kind, degrees in sensors if re.search(pattern, kind)]:
+            return {"temperature_c": round(max(matching), 1)}
+    return {}
+
+
+def _throttling(root: Path) -> dict[str, Any]:
+    """From the Raspberry Pi's firmware, else from the kernel's cooling devices for the processor."""
+    # The firmware first: it also knows of under-voltage, and of what has passed since start-up.
+    bits = _pi_bits(root)
+    if bits is not None:
+        return {
+            "throttled": [text for bit, text in _PI_BITS.items() if bits >> bit & 1],
+            "throttled_before": [text for bit, text in _PI_BITS.items() if bits >> (bit + 16) & 1],
+        }
+    devices = list(root.glob("sys/class/thermal/cooling_device*"))
+    brakes = [
+        text_of(d / "cur_state")
+        for d in devices
+        if re.search(r"cpufreq|processor", text_of(d / "type").lower())
+    ]
+    if not brakes:
+        return {}
+    return {"throttled": ["slowed down by heat"] if any(state not in ("", "0") for state in brakes) else []}
+
+
+def _pi_bits(root: Path) -> int | None:
+    """From the firmware's driver, or from the Pi's own tool where the kernel has no such file."""
+    for file in root.glob("sys/devices/platform/soc*/soc*firmware/get_throttled"):
+        return _hex(text_of(file))
+    tool = shutil.which("vcgencmd", path=str(root / "usr/bin"))
+    if tool is None:
+        return None
+    try:
+        answer = subprocess.run(
+            [tool, "get_throttled"], capture_output=True, text=True, timeout=1, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return _hex(answer.stdout.partition("=")[2].strip())
+
+
+def _hex(text: str) -> int | None:
+    return int(text, 16) if re.fullmatch(r"(0x)?[0-9a-fA-F]+", text) else None

@@ -1,4 +1,9 @@
-"""A queue with a single slot between two threads, and a thread that works on what is put there."""
+"""A queue with a single slot between two threads, and a thread that works on what is put there.
+
+One slot and no more: what waits in a longer queue only grows old. Two policies cover all uses. For a file,
+`put` waits until the slot is free, and nothing is lost; for a live source, a new item replaces the one that
+waits, so that a slow taker sees fewer items but never an old one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,10 @@ T = TypeVar("T")
 
 
 class SingleSlotQueue(Generic[T]):
-    """Room for one item. newest: a new item replaces one that nobody took; else `put` waits until it is taken."""
+    """Room for one item, from one thread that feeds to one that takes.
+
+    newest: a new item replaces one that was not taken yet; else `put` waits until it is taken.
+    """
 
     def __init__(self, newest: bool) -> None:
         """Empty and open."""
@@ -28,7 +36,8 @@ class SingleSlotQueue(Generic[T]):
             return self.closed or (self._finished and self._item is None)
 
     def put(self, item: T) -> bool:
-        """False when nobody wants it any more."""
+        """Put an item into the slot; False when the taker wants no more."""
+        # Between the wait and the lock no one else can fill the slot: only one thread feeds it.
         if not self._newest and not self.wait_empty():
             return False
         with self._changed:
@@ -37,14 +46,17 @@ class SingleSlotQueue(Generic[T]):
             return not self.closed
 
     def wait_empty(self) -> bool:
-        """Wait until there is room; False when nobody wants more."""
+        """Wait until the slot is free; False when the taker wants no more."""
         with self._changed:
             while self._item is not None and not self.closed:
                 self._changed.wait()
             return not self.closed
 
     def take(self, timeout: float | None = None) -> T | None:
-        """The item; None after `timeout` seconds, or when none will come. Raises the feeder's error."""
+        """The item; None after `timeout` seconds, or when none will come.
+
+        Raises the feeder's error, but only after what it had put before.
+        """
         with self._changed:
             if self._item is None and not self._finished and not self.closed:
                 self._changed.wait_for(
@@ -64,7 +76,7 @@ class SingleSlotQueue(Generic[T]):
             self._changed.notify_all()
 
     def feeding(self) -> _Feeding:
-        """A `with` block around all that is put: its end, or its error, reaches the taker."""
+        """A `with` block around all that is put. Its end, or its error, reaches the taker."""
         return _Feeding(self)
 
     def finish(self, error: BaseException | None) -> None:
@@ -75,19 +87,19 @@ class SingleSlotQueue(Generic[T]):
 
 
 class _Feeding:
-    def __init__(self, handover: SingleSlotQueue[Any]) -> None:
-        self._handover = handover
+    def __init__(self, queue: SingleSlotQueue[Any]) -> None:
+        self._queue = queue
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        self._handover.finish(error)
-        return True
+        self._queue.finish(error)
+        return True  # on a thread nobody would catch it: the taker raises it instead
 
 
 class Worker(Generic[T]):
-    """Calls `work` for each item on a thread of its own, so that slow work (drawing, encoding) holds up nobody.
+    """Calls `work` for each item on a thread of its own: drawing or encoding must not delay detection.
 
     newest: while it is busy, a newer item replaces the one that waits; else `add` waits and nothing is lost.
     """
@@ -101,12 +113,12 @@ class Worker(Generic[T]):
         self._thread.start()
 
     def add(self, item: T) -> None:
-        """Hand one over. Raises what `work` raised."""
+        """Give it an item. Raises what `work` raised for an earlier one."""
         if not self._items.put(item) and self._error is not None:
             raise self._error
 
     def close(self) -> None:
-        """Wait for the work at hand. Raises what `work` raised."""
+        """Wait until the last item is done. Raises what `work` raised."""
         self._items.finish(None)
         self._thread.join()
         if self._error is not None:
@@ -118,4 +130,4 @@ class Worker(Generic[T]):
                 self._work(item)
         except Exception as error:
             self._error = error
-            self._items.close()
+            self._items.close()  # or `add` would wait for ever

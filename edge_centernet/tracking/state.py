@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.detections import Detections
+from edge_centernet.detections import Detections, to_supervision
 from edge_centernet.sources import CaptureState, Frame
 
 if TYPE_CHECKING:  # an optional package, imported where `to_supervision` is called
@@ -41,8 +41,6 @@ class Tracks:
 
     def to_supervision(self) -> supervision.Detections:
         """As `Detections.to_supervision`, with the ids as tracker_id. Raises MissingDependency as it does."""
-        from edge_centernet.interop import to_supervision
-
         return to_supervision(self.found, self.id)
 
 

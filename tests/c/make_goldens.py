@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.decoder import rule
-from edge_centernet.decoder.head import Head
+from edge_centernet.decoder.rule import Head
 from edge_centernet.files import write_atomic
 from edge_centernet.manifest import Quant
 

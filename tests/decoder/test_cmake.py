@@ -1,4 +1,4 @@
-"""The decoder as a C library of its own: CMake, pkg-config, ESP-IDF's call, and the versions they all state."""
+"""The decoder as a C library of its own: CMake, pkg-config, ESP-IDF's call, and their versions."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def output(project: Path, build: Path, option: str) -> str:
 def installed(
     request: pytest.FixtureRequest, compiler: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The library, configured for one place and installed in another: what it wrote down must not be absolute."""
+    """The library, configured for one place and installed in another: no path in it may be absolute."""
     cmake, folder = tool("cmake"), tmp_path_factory.mktemp(request.param)
     shared = "ON" if request.param == "shared" else "OFF"
     options = [
@@ -108,7 +108,7 @@ def test_install_holds_headers_and_one_library(installed: Path) -> None:
 
 @pytest.mark.cross
 def test_find_package_builds_and_runs(installed: Path, tmp_path: Path) -> None:
-    """find_package(edgecn 2) and edgecn::edgecn are all that a program needs; it prints the library's version."""
+    """find_package(edgecn 2) and edgecn::edgecn are all that a program needs to print the version."""
     project = consumer(tmp_path / "app", CONSUMER.format(wanted=MAJOR))
     assert output(project, tmp_path / "build", f"-DCMAKE_PREFIX_PATH={installed}") == f"{DOTTED}\n"
 

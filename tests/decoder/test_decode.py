@@ -62,7 +62,7 @@ def test_boxes_scores_and_classes(backend: str, layout: str) -> None:
 
 
 def test_boxes_in_the_image_are_clipped_and_those_in_the_padding_left_out(backend: str) -> None:
-    """An image of 80x100 pixels lies in columns 19 to 45 of the input: one box in it, one half outside, one beside."""
+    """An image of 80x100 in columns 19 to 45 of the input: one box in it, one half outside, one beside."""
     heads = make_heads(
         {(0, 5, 10): 80, (1, 5, 4): 60, (0, 2, 15): 40}
     )  # x of the boxes: 30..54, 6..30, 50..74

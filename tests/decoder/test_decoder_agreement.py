@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_centernet.decoder import BACKEND, rule
-from edge_centernet.decoder.head import Head
+from edge_centernet.decoder.rule import Head
 from edge_centernet.manifest import Quant
 
 DTYPES = ("int8", "uint8", "int16", "float32")
@@ -23,7 +23,7 @@ FLOATS = np.float32([0.0, -0.0, 1.0, -1.5, 0.3, 7.25, np.nan, np.inf, -np.inf, 3
 
 
 class Style(NamedTuple):
-    """How one head looks; levels 0: as many distinct values as chance gives; scale 0: any positive float32."""
+    """How one head looks. levels 0: as many distinct values as chance gives; scale 0: any float32 > 0."""
 
     dtype: str
     layout: str

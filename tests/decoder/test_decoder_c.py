@@ -60,5 +60,5 @@ def test_library_needs_no_outside_symbol(level: str, compiler: str, tmp_path: Pa
 
 
 def test_extension_is_active_where_it_can_be_built(compiler: str) -> None:
-    """With a C compiler at hand the C decoder is the one in use: build with `python setup.py build_ext --inplace`."""
+    """Where there is a C compiler, the C decoder is in use (`python setup.py build_ext --inplace`)."""
     assert edge_centernet.decoder.BACKEND == "c"

@@ -51,7 +51,7 @@ def test_goldens_of_another_version_are_refused(goldens: ModuleType, tmp_path: P
 
 
 def test_logistic_is_within_a_millionth(decoder: ModuleType, goldens: ModuleType) -> None:
-    """Against exp in double precision, over all that a heatmap may hold; the two back ends agree to the bit."""
+    """Against exp in double precision, for all that a heatmap may hold; both back ends agree to the bit."""
     logits = goldens.logits()
     boxes = np.zeros(len(logits), goldens.rule.BOX)
     boxes["score"] = logits

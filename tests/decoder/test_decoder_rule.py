@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge_centernet.decoder.head import BOX, Head
+from edge_centernet.decoder.rule import BOX, Head
 from edge_centernet.errors import ArtifactError
 from edge_centernet.manifest import Quant
 
@@ -131,7 +131,7 @@ def test_box_is_centre_and_size_times_stride(decode_boxes: Decode) -> None:
 
 
 def test_quantized_size_and_offset(decode_boxes: Decode) -> None:
-    """The same box from uint8 sizes (scale 0.25, zero point 8) and int8 offsets (scale 0.125, zero point -4)."""
+    """The same box from uint8 sizes (scale 0.25, zero point 8) and int8 offsets (0.125, -4)."""
     quants = Quant(0.25, 8), Quant(0.125, -4)
     assert box(decode_boxes, np.uint8([20, 16]), np.int8([0, -2]), quants) == [4.0, 1.0, 16.0, 9.0]
 

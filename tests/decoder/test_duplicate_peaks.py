@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from edge_centernet.decoder.head import BOX
+from edge_centernet.decoder.rule import BOX
 
 CAT = (10, 20, 110, 220)
 

@@ -1,4 +1,4 @@
-"""The C letterbox: the bytes of image.py and OpenCV for every size and format, strict compilers, no outside symbols."""
+"""The C letterbox: the bytes of preprocess.py for every size and format, strict compilers, no symbols."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ SIZES = {  # width, height of the image
 
 @pytest.mark.parametrize("size", SIZES)
 def test_pixels_are_those_of_prepare(size: str, library: ctypes.CDLL) -> None:
-    """Shrunk, enlarged, halved or equal, for both types, layouts and orders: 0 bytes differ from image.prepare."""
+    """Shrunk, enlarged, halved or equal, for both types, layouts and orders: the bytes of `prepare`."""
     width, height = SIZES[size]
     image = noise(height, width, 3)
     colors: tuple[Literal["rgb", "bgr"], ...] = ("rgb", "bgr")
@@ -200,7 +200,7 @@ def sizes_at_random(count: int) -> Iterator[tuple[int, int, int, int]]:
 
 @pytest.mark.parametrize("pixel_format", FORMATS)
 def test_every_format_at_every_size(pixel_format: str, library: ctypes.CDLL) -> None:
-    """300 random sizes, rows 0 to 6 bytes apart: cvtColor, resize and padding in Python give the same bytes."""
+    """300 random sizes, rows 0 to 6 bytes apart: cvtColor, resize and padding in Python agree."""
     layouts: tuple[Layout, ...] = ("NHWC", "NCHW")
     for i, (width, height, in_width, in_height) in enumerate(sizes_at_random(300)):
         planes, bgr = to_planes(FORMATS[pixel_format], height, width, i)
@@ -269,7 +269,7 @@ QUANTS = {
 
 @pytest.mark.parametrize("name", QUANTS)
 def test_table_is_that_of_prepare(name: str, library: ctypes.CDLL) -> None:
-    """Mean, deviation, scale and zero point of a manifest, made a table in C: 0 bytes differ from image.prepare."""
+    """Mean, deviation, scale and zero point of a manifest, made a table in C: the bytes of `prepare`."""
     dtype, quant, mean, std = QUANTS[name]
     layouts: tuple[Layout, ...] = ("NHWC", "NCHW")
     image = noise(90, 50, 3)
@@ -345,7 +345,7 @@ def test_c_source_is_also_cpp(compiler: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_library_needs_memcpy_and_memset_only(level: str, compiler: str, tmp_path: Path) -> None:
-    """No libm, no malloc: the object file's undefined symbols are at most those two, and it has no data of its own."""
+    """No libm, no malloc: at most those two undefined symbols in the object file, and no data of its own."""
     found = symbols(compiler, level, LIBRARY, tmp_path / "letterbox.o")
     assert {name for kind, name in found if kind == "U"} <= {"memcpy", "memset"}
     assert [name for kind, name in found if kind in "DdBbC"] == []
@@ -360,7 +360,7 @@ def test_library_needs_memcpy_and_memset_only(level: str, compiler: str, tmp_pat
 
 @pytest.mark.parametrize("optimised", ["-Os", "-O2", "-O3"])
 def test_stack_is_what_the_header_says(optimised: str, compiler: str, tmp_path: Path) -> None:
-    """No call chain can need 700 bytes: without recursion, the frames of all functions together are more than any."""
+    """No call chain needs 700 bytes: without recursion, no more than all functions' frames together."""
     library = tmp_path / "letterbox.o"
     done = subprocess.run(
         [compiler, "-std=c99", optimised, "-fstack-usage", "-c", LIBRARY, "-o", library],

@@ -1,4 +1,4 @@
-"""What is kept for the next start: the same answers, never those of another file, and no harm from what was damaged."""
+"""The compile cache: the same results, never those of another file, and no harm from damaged content."""
 
 from __future__ import annotations
 

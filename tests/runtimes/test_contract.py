@@ -152,7 +152,7 @@ def test_missing_openvino_weights_are_refused(artifacts: Artifacts, tmp_path: Pa
 
 @every
 def test_damage_inside_is_refused_or_harmless(artifacts: Artifacts, engine: str, tmp_path: Path) -> None:
-    """Zeros over a stretch of the file end in ArtifactError or a network that runs, never in another exception."""
+    """Zeros over a part of the file end in ArtifactError or a network that runs, in no other exception."""
     path = copy_artifact(artifacts[engine, "int8"], tmp_path)
     data = path.read_bytes()
     for start in range(0, len(data) - 64, len(data) // (3 if engine == "tflite" else 12)):
@@ -295,7 +295,7 @@ open_runtime({str(artifacts[engine, "int8"])!r})
 
 
 def test_openvino_says_which_kernels_it_runs(artifacts: Artifacts) -> None:
-    """`executed_precisions` reports INT8 for every convolution of the INT8 file and for none of the float one."""
+    """`executed_precisions` reports INT8 for every convolution of the INT8 file, none of the float one."""
     from edge_centernet.runtimes.ov import OpenVINORuntime
 
     kernels = {

@@ -1,4 +1,4 @@
-"""Where ONNX Runtime computes: the providers for a file, the folder of a built engine, and what is said on the way."""
+"""Where ONNX Runtime computes: the providers for a file, the folder of a built engine, and the warnings."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def titles(available: tuple[str, ...], file: Facts, choice: str = "") -> list[st
 def test_providers_by_build_file_and_choice(
     available: tuple[str, ...], file: Facts, choice: str, expected: list[str]
 ) -> None:
-    """TensorRT, CUDA, CPU, as far as they are there; never TensorRT for zero points other than 0; always the CPU."""
+    """TensorRT, CUDA, CPU, if they are there; never TensorRT for zero points other than 0; always the CPU."""
     assert titles(available, file, choice) == expected
 
 
@@ -185,7 +185,7 @@ def test_the_symmetric_file_detects_on_the_cpu(
 def test_a_provider_whose_library_is_missing_is_passed_over_with_a_line(
     made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: Any
 ) -> None:
-    """The build says it has TensorRT and CUDA, and neither loads: a line each, the CPU answers, nothing on stdout.
+    """The build lists TensorRT and CUDA, and neither loads: a line each, the CPU computes, empty stdout.
 
     ONNX Runtime from PyPI for the CPU has neither: asked for them, it stops as the GPU build does without
     libraries.
@@ -304,7 +304,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path, failure: str) -> None
 
 
 def test_of_two_builds_at_once_both_end_well(tmp_path: Path) -> None:
-    """Two cameras that start together: the first engine stays, the second process goes on with its own in memory."""
+    """Two cameras that start together: the first engine stays, the second process keeps its own in memory."""
     folder = tmp_path / "engines" / "net-1"
     with providers.building(folder) as one:
         (one / "a.engine").write_bytes(b"one")
@@ -318,7 +318,7 @@ def test_of_two_builds_at_once_both_end_well(tmp_path: Path) -> None:
 def test_patience_is_asked_for_once(
     made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where an engine will be built the self-check says so and waits longer; with the engine there it does neither."""
+    """Where an engine will be built, the self-check reports it and waits longer; else it does neither."""
     monkeypatch.setattr(providers, "_library", lambda name: tmp_path / "lib.so")
     monkeypatch.setattr(providers, "tensorrt_version", lambda: "100300")
     waited: list[float] = []
@@ -372,7 +372,10 @@ def test_a_verdict_of_the_cpu_is_not_taken_for_the_gpus(
 
 def test_onnx_runtime_leaves_no_device_id_and_reports_nothing(made: dict[str, Path], own_cache: Path) -> None:
     """From 1.29 on it would write one beside a queue of reports as soon as it is imported."""
-    code = "import sys; from edge_centernet.runtimes import open_runtime; print(open_runtime(sys.argv[1]).device)"
+    code = (
+        "import sys; from edge_centernet.runtimes import open_runtime; "
+        "print(open_runtime(sys.argv[1]).device)"
+    )
     # Unit tests and CI machines are exempt from its reports: this must look like neither.
     hidden = ("ORT_", "CI", "GITHUB", "TF_BUILD", "PYTEST", "JENKINS")
     env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
@@ -480,7 +483,7 @@ def test_tensorrt_that_takes_nothing_is_not_called_tensorrt(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """ONNX Runtime lists a provider that computes no node: without an engine the next one works, and is named."""
+    """ONNX Runtime lists a provider that computes no node: without an engine the next one is taken."""
     monkeypatch.setattr(stand_in, "builds", False)
     monkeypatch.setattr(providers, "why_not", lambda name: None)
     runtime = open_runtime(made["tensorrt"])

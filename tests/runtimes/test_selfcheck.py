@@ -1,4 +1,4 @@
-"""Engines are asked before they are relied on: wrong answers, crashes and hangs are found out and remembered."""
+"""Engines are tested before they are used: wrong results, crashes and hangs are found and remembered."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def spoil(folder: Path) -> None:
-    """Change some weights of the OpenVINO file, and take off the seal that would tell before any engine runs."""
+    """Change some weights of the OpenVINO file, and remove the hash that would reveal it beforehand."""
     xml = folder / f"{NAME}.xml"
     text, count = re.subn(r"(content_sha256&quot;: &quot;)[0-9a-f]{64}", r"\1", xml.read_text())
     assert count == 1
@@ -83,7 +83,7 @@ def test_changed_weights_are_a_wrong_answer(folder: Path) -> None:
 
 
 def test_a_file_that_opens_and_does_not_run_is_found_out(folder: Path) -> None:
-    """A TFLite network whose first bias has lost its data opens; running it is one of our errors, not a traceback."""
+    """A TFLite network whose first bias has lost its data opens; running it is one of our errors."""
     graph = to_tflite.Int8Graph(network := qdq.load(find_model(NAME, ".onnx")))
     for op in network.ops:
         graph.add_op(op)
@@ -193,7 +193,7 @@ def test_every_engine_answers_its_question_to_the_bit(folder: Path) -> None:
 
 @pytest.mark.parametrize("role", selftest.ROLES)
 def test_only_the_engine_that_rounds_otherwise_may_be_some_steps_off(folder: Path, role: str) -> None:
-    """tflite-runtime by no more than twice what was seen of it, and less than any fault of a whole engine makes."""
+    """tflite-runtime by at most twice what was seen of it, and less than any fault of a whole engine."""
     seen, fault = {"heat": (3.1, 12.5), "size": (6.3, 12.6), "offset": (5.1, 10.7)}[role]
     runtime = open_runtime(folder / f"{NAME}.tflite", threads=1)
     manifest = runtime.manifest
@@ -218,14 +218,14 @@ def ask(manifest: Manifest, heads: Heads) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"picture": "!"}, "the picture is damaged"),
-        ({"picture": "eJwDAAAAAAE="}, "expected a picture of 3072 bytes, got 0"),
+        ({"picture": "!"}, "the image is damaged"),
+        ({"picture": "eJwDAAAAAAE="}, "expected an image of 3072 bytes, got 0"),
         (
             {"heat": {"step": 0.1, "at": [10**9], "steps": [1]}},
-            "the answer of heat does not fit its 20480 values",
+            "the values of heat do not fit its 20480 places",
         ),
-        ({"heat": {"step": 0.0, "at": [1], "steps": [1]}}, "the answer of heat does not fit"),
-        ({"heat": {"step": 0.1, "at": [1, 2], "steps": [1]}}, "the answer of heat does not fit"),
+        ({"heat": {"step": 0.0, "at": [1], "steps": [1]}}, "the values of heat do not fit"),
+        ({"heat": {"step": 0.1, "at": [1, 2], "steps": [1]}}, "the values of heat do not fit"),
         ({"heat": "x"}, "expected step, at and steps of heat"),
     ],
 )

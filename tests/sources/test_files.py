@@ -23,8 +23,8 @@ from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.sources import cameras
 from edge_centernet.sources.cameras import CameraOptions
 from edge_centernet.sources.files import Video, open_camera, open_source, public_name, to_bgr
+from edge_centernet.system.logs import quiet_libraries
 from edge_centernet.system.machine import board_kind
-from edge_centernet.system.quiet import quiet_libraries
 
 Write = Callable[[Path, Any], Path]
 PICTURE = squares.scene(("red", 10, 18))

@@ -43,6 +43,6 @@ def test_nothing_waits_on_the_terminal() -> None:
 
 
 def test_a_module_of_the_package_runs_by_its_name() -> None:
-    """With its words as arguments: the question of an unknown command is answered by the package's own command line."""
+    """With its arguments: the package's own command line refuses a command that it does not know."""
     ended = run_child(command_of("edge_centernet", "--version"), 60.0)
     assert (ended.status, ended.output.split()[0]) == (0, "edge-centernet,")

@@ -31,7 +31,7 @@ logging.getLogger("other.library").info("chatter")
 
 
 def log_lines(journal: bool, tmp_path: Path) -> list[str]:
-    """What a process writes to standard error; `journal`: when systemd says that this is the journal's stream."""
+    """What a process writes to standard error. journal: systemd has announced it as the journal's stream."""
     with (tmp_path / "stderr").open("wb") as stream:
         stat = os.fstat(stream.fileno())
         told = f"{stat.st_dev}:{stat.st_ino}" if journal else "1:2"
@@ -62,7 +62,7 @@ def test_log_lines_pass_while_a_camera_is_read() -> None:
     code = """
 import logging
 from edge_centernet.system.logs import configure_logging
-from edge_centernet.system.quiet import quiet_libraries
+from edge_centernet.system.logs import quiet_libraries
 configure_logging()
 with quiet_libraries():
     logging.getLogger("edge_centernet").warning("seen")

@@ -44,7 +44,7 @@ from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.outputs.web.access import Guard, bind, choose_token, parse_address, reachable
 from edge_centernet.service import health as service_health
 from edge_centernet.sources import CaptureState
-from edge_centernet.system.status import board_status
+from edge_centernet.system.machine import board_status
 from edge_centernet.tracking.state import Snapshot
 
 MAX_VIEWERS = 32  # pages and streams together: what a board's network carries
