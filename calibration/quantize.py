@@ -1,4 +1,4 @@
-"""Post-training quantization: a float ONNX network and pictures -> the interchange file (QDQ ONNX). No torch.
+"""Post-training quantization: a float ONNX network and images -> the interchange network, without torch.
 
 The arithmetic is that of quantization-aware training (`scheme.py`), so that every engine answers alike.
 """
@@ -18,11 +18,10 @@ from edge_centernet.calibration.ranges import NEEDS_COUNTS, Range, choose
 from edge_centernet.calibration.report import CalibrationReport, make_report, split
 from edge_centernet.calibration.rounding import rounded, second_moments
 from edge_centernet.errors import SourceError
-from edge_centernet.manifest import Manifest, ModelSpec, Quant
+from edge_centernet.manifest import ModelSpec, Quant
 from edge_centernet.progress import Progress, unseen
-from edge_centernet.qdq.insert import fill, real_name, with_quantizers
+from edge_centernet.qdq.insert import fill, real_name, shared_scales, with_quantizers
 from edge_centernet.qdq.onnx_graph import HEADS, interchange_manifest, set_manifest
-from edge_centernet.qdq.quantizers import shared_scales
 
 DEFAULT_METHOD = "mse"
 
@@ -32,10 +31,8 @@ class Options:
     """How to quantize.
 
     method: one of `ranges.METHODS`. bias_correction: move every bias by what rounding the weights does to its
-      channel
-    on average. compensation: round every weight with its channel in mind (`rounding`), not to the nearest
-    step.
-    symmetric: every zero point 0, for TensorRT.
+    channel on average. compensation: round every weight with its channel in mind (`rounding`) and not to the
+    nearest step. symmetric: every zero point 0, for TensorRT.
     """
 
     method: str = DEFAULT_METHOD
@@ -53,30 +50,43 @@ def quantize(
 ) -> tuple[Any, CalibrationReport]:
     """(the QDQ onnx.ModelProto with its manifest, how far its ranges can be trusted).
 
-    float_model: see `insert.with_quantizers`. Raises SourceError when there are no pictures, ConversionError
-      for a
-    network that cannot be quantized, naming the node.
+    Args:
+        float_model: the onnx.ModelProto, see `insert.with_quantizers`.
+        spec: what the network means, for the manifest.
+        pictures: functions that read one image each, (H, W, 3) uint8 BGR.
+        options: how to quantize.
+        progress: called as work goes on.
+
+    Raises SourceError when there are no images, ConversionError for a network that cannot be quantized,
+    naming the node.
     """
     if not pictures:
         raise SourceError("calibration: expected at least one image, got none")
+    # 1. Where quantizers go. Only Conv and Add put out new values, all other operations move stored ones.
     network = unmeasured(float_model, spec)
     model = network.model
-    probe = Probe(float_model, [real_name(op.y) for op in _measured(network)], spec)
+    computed = [real_name(op.y) for op in network.ops if isinstance(op, qdq.Conv | qdq.Add)]
+    # 2. The ranges of their results.
+    probe = Probe(float_model, computed, spec)
     measured, held_out = split(pictures)
     seen = observe(probe, measured, options.method in NEEDS_COUNTS, progress)
     ranges = {name: choose(options.method, s) for name, s in seen.items()}
-    # The surest peaks are few, so a method that weighs errors gives them up; clipped, each of them were a
-    # plateau.
+    # The surest peaks are few, so a method that weighs errors gives them up; clipped, each of them would be a
+    # plateau, which has no single highest cell.
     ranges["heat"] = (ranges["heat"][0], seen["heat"].high)
     quants = activation_quants(network, ranges, options.symmetric)
+    # 3. What convolutions read, for rounding their weights. The first one reads the image, which is no tensor
+    #    of the float network: its weights are rounded to the nearest step.
     entering = {
         real_name(op.x) for op in network.ops if isinstance(op, qdq.Conv) and op.x is not network.input
     }
     inputs = Probe(float_model, sorted(entering), spec)
     means = channel_means(inputs, measured, progress) if options.bias_correction else {}
     moments = second_moments(inputs, network, measured, progress) if options.compensation else {}
+    # 4. Scales, zero points, weights and biases into the network, those of the heads into its manifest too.
     fill(model, constants(network, quants, means, moments))
-    set_manifest(model, _filled(network.manifest, quants))
+    heads = {role: replace(getattr(network.manifest, role), quant=quants[role]) for role in HEADS}
+    set_manifest(model, network.manifest.with_tensors(**heads))
     report = make_report(
         options.method, seen, quants, qdq.parse(model), probe, (measured, held_out), progress
     )
@@ -86,24 +96,20 @@ def quantize(
 def unmeasured(float_model: Any, spec: ModelSpec) -> qdq.Network:
     """The network with its quantizers in place, all scales 1, and its float weights."""
     model = with_quantizers(float_model, spec)
-    # Scale 1 and zero point 0 are what `with_quantizers` left in the heads; `_filled` follows with the
-    # measured ones.
+    # Scale 1 and zero point 0 are the placeholders in the graph, and `qdq.parse` wants both to agree.
     set_manifest(model, interchange_manifest(spec, dict.fromkeys(HEADS, Quant(1.0, 0)), {}))
     return qdq.parse(model)
 
 
-def _measured(network: qdq.Network) -> list[qdq.Conv | qdq.Add]:
-    """The operations whose results are stored anew; all others move stored values."""
-    return [op for op in network.ops if isinstance(op, qdq.Conv | qdq.Add)]
-
-
-# ---- activations
-# -------------------------------------------------------------------------------------------------
-
-
 def activation_quants(network: qdq.Network, ranges: dict[str, Range], symmetric: bool) -> dict[str, Quant]:
-    """Real name -> Quant of every tensor behind an operation; those that `shared_scales` names share theirs."""
-    limited = {**ranges, **_head_ranges(ranges)}
+    """Real name -> Quant of every result of an operation, shared where `insert.shared_scales` says so.
+
+    ranges: real name -> (low, high) of every Conv and Add. symmetric: every zero point 0.
+    """
+    # Logits far below 0 are all background, sizes are never negative: no steps are spent on either.
+    low, high = ranges["heat"]
+    heat = (max(low, scheme.HEAT_LOW), max(high, scheme.HEAT_HIGH))
+    limited = {**ranges, "heat": heat, "size": (max(ranges["size"][0], 0.0), ranges["size"][1])}
     quants: dict[str, Quant] = {}
     for group in shared_scales(network):
         measured = [[limited[name] for name in names if name in limited] for names in group]
@@ -111,19 +117,6 @@ def activation_quants(network: qdq.Network, ranges: dict[str, Range], symmetric:
         for names, quant in zip(group, scheme.activation_quants(spans, symmetric), strict=True):
             quants.update(dict.fromkeys(names, quant))
     return quants
-
-
-def _head_ranges(ranges: dict[str, Range]) -> dict[str, Range]:
-    """Logits far below 0 are all background, sizes are never negative."""
-    low, high = ranges["heat"]
-    return {
-        "heat": (max(low, scheme.HEAT_LOW), max(high, scheme.HEAT_HIGH)),
-        "size": (max(ranges["size"][0], 0.0), ranges["size"][1]),
-    }
-
-
-# ---- weights and biases
-# ------------------------------------------------------------------------------------------
 
 
 def constants(
@@ -134,9 +127,9 @@ def constants(
 ) -> dict[str, NDArray[Any]]:
     """Initializer name -> value: every scale and zero point, weights on their grid, biases on theirs.
 
-    means: (C,) of what every convolution reads, for bias correction; moments: `rounding.second_moments`, to
-      round with.
-    What is not in them is neither corrected nor rounded but to the nearest step.
+    means: name of a tensor that a convolution reads -> (C,) mean, for bias correction. moments: convolution
+    -> `rounding.second_moments`. Biases without a mean are not corrected, weights without moments are rounded
+    to the nearest step.
     """
     values: dict[str, NDArray[Any]] = {}
     for name, quant in quants.items():
@@ -144,14 +137,10 @@ def constants(
         values[f"{name}/zero"] = np.array(quant.zero_point, np.int8)
     for op in network.ops:
         if isinstance(op, qdq.Conv):
-            s_in = (
-                quants[real_name(op.x)].scale if real_name(op.x) in quants else op.x.quant.scale
-            )  # the image's
-            values.update(
-                conv_constants(
-                    op, s_in, quants[real_name(op.y)].scale, means.get(real_name(op.x)), moments.get(op.name)
-                )
-            )
+            name = real_name(op.x)
+            s_in = quants.get(name, op.x.quant).scale  # the image's scale is not measured
+            s_out = quants[real_name(op.y)].scale
+            values |= conv_constants(op, s_in, s_out, means.get(name), moments.get(op.name))
     return values
 
 
@@ -162,33 +151,29 @@ def conv_constants(
     mean: NDArray[np.float64] | None,
     moments: NDArray[np.float64] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """One convolution's weight, its scale and its bias; mean, moments: of what it reads, see `constants`."""
-    scale = scheme.weight_scales(op.weight, op.groups > 1, s_in, s_out)  # (O,)
+    """One convolution's weight, its scale and its bias, by initializer name.
+
+    Args:
+        op: the convolution with its float weight and bias.
+        s_in: scale of what it reads.
+        s_out: scale of its result.
+        mean: (C,) of what it reads, for bias correction.
+        moments: of what it reads (`rounding.second_moments`), to round the weight with.
+    """
+    depthwise = op.groups > 1
+    scale = scheme.weight_scales(op.weight, depthwise, s_in, s_out)  # (O,)
     if moments is None:
         settled = scheme.stored_weight(op.weight, scale)
     else:
-        settled = rounded(op, scale, moments, scheme.DEPTHWISE_MAX if op.groups > 1 else scheme.DENSE_MAX)
+        settled = rounded(op, scale, moments, scheme.DEPTHWISE_MAX if depthwise else scheme.DENSE_MAX)
     bias = op.bias.astype(np.float64)
     if mean is not None:
-        bias = bias + _lost(op, op.weight - settled, mean)
+        # What rounding takes from each output channel on average goes into the bias (Nagel et al.,
+        # "Data-Free Quantization Through Weight Equalization and Bias Correction", arXiv 1906.04721, 4.2).
+        error = (op.weight - settled).sum(axis=(2, 3), dtype=np.float64)  # (O, I / groups)
+        bias = bias + (error[:, 0] * mean if depthwise else error @ mean)
     return {
         f"{op.name}/weight": settled,
         f"{op.name}/weight/scale": scale,
         f"{op.name}/bias": scheme.settled_bias(bias, s_in, scale),
     }
-
-
-def _lost(op: qdq.Conv, error: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(O,) what a weight error takes from each output channel on average (Nagel et al., arXiv 1906.04721, 4.2)."""
-    per_input: NDArray[np.float64] = error.sum(axis=(2, 3), dtype=np.float64)  # (O, I / groups)
-    return np.asarray(per_input[:, 0] * mean if op.groups > 1 else per_input @ mean)
-
-
-# ---- manifest
-# ----------------------------------------------------------------------------------------------------
-
-
-def _filled(manifest: Manifest, quants: dict[str, Quant]) -> Manifest:
-    return manifest.with_tensors(
-        **{role: replace(getattr(manifest, role), quant=quants[role]) for role in HEADS}
-    )

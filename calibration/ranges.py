@@ -1,7 +1,7 @@
-"""From what a tensor was seen to hold to the range that int8 spends its 256 steps on. NumPy only.
+"""From the values that a tensor held to the range that int8 spends its 256 steps on. NumPy only.
 
-Wide ranges clip nothing and have coarse steps; narrow ones are fine and clip the rare large values. Each
-method draws the line elsewhere (docs/calibration.md).
+Wide ranges clip nothing and have coarse steps; narrow ones have fine steps and clip the rare large values.
+Each method draws the line elsewhere (docs/calibration.md).
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ class Seen:
     """What one tensor held on the calibration images.
 
     lows, highs: smallest and largest value on each image. counts: (BINS,) how many values fell into equal
-      bins between
-    the smallest and the largest of all; None where no method asked for it.
+    bins between the smallest and the largest of all; None where no method needs it.
     """
 
     lows: list[float] = field(default_factory=list)
@@ -46,15 +45,15 @@ class Seen:
         return max(self.highs)
 
     def extremes(self, values: NDArray[np.float32]) -> None:
-        """Take in one image's values."""
+        """Add one image's smallest and largest value."""
         self.lows.append(float(values.min()))
         self.highs.append(float(values.max()))
 
     def count(self, values: NDArray[np.float32]) -> None:
-        """Sort one image's values, whose extremes were taken in before, into the bins."""
+        """Count one image's values in the bins; `extremes` must have had all images before."""
         if self.counts is None:
             self.counts = np.zeros(BINS, np.int64)
-        width = max(self.high - self.low, 1e-12) / BINS
+        width = max(self.high - self.low, 1e-12) / BINS  # not 0 for a tensor that always holds the same
         index = ((values.ravel() - self.low) / width).astype(np.int32)
         self.counts += np.bincount(np.clip(index, 0, BINS - 1, out=index), minlength=BINS)
 
@@ -68,7 +67,7 @@ class Seen:
 
 
 def average(seen: Seen) -> Range:
-    """The mean over groups of GROUP images of their extremes: what a moving average in training converges to."""
+    """The mean of the extremes of groups of GROUP images, to which a moving average in training converges."""
     starts = range(0, len(seen.lows), GROUP)
     lows = [min(seen.lows[i : i + GROUP]) for i in starts]
     highs = [max(seen.highs[i : i + GROUP]) for i in starts]
@@ -76,12 +75,12 @@ def average(seen: Seen) -> Range:
 
 
 def minmax(seen: Seen) -> Range:
-    """All that was ever seen."""
+    """The smallest and the largest value of all."""
     return seen.low, seen.high
 
 
 def percentile(seen: Seen) -> Range:
-    """All but the PERCENTILE's rest at either end."""
+    """The values between the two percentiles, PERCENTILE and what is left to 1, at either end."""
     counts = _counts(seen)
     below = np.cumsum(counts) / counts.sum()
     centres = seen.centres()
@@ -90,7 +89,8 @@ def percentile(seen: Seen) -> Range:
 
 
 def mse(seen: Seen) -> Range:
-    """The range with the smallest mean squared error of rounding and clipping; one end after the other, twice."""
+    """The range with the smallest mean squared error of rounding and clipping together."""
+    # One end after the other, twice, instead of all pairs of ends: a twentieth of the work.
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     for _ in range(2):
         high = min(
@@ -103,7 +103,9 @@ def mse(seen: Seen) -> Range:
 
 
 def squared_error(seen: Seen, low: float, high: float) -> float:
-    """Mean squared difference between the values and what int8 makes of them with this range."""
+    """Mean squared difference between the values and what int8 stores of them with this range."""
+    # Every value counts as the middle of its bin. Levels run from 0 to 255 instead of -128 to 127, which
+    # rounds alike.
     counts, values = _counts(seen), seen.centres()
     scale = max((high - low) / (LEVELS - 1), 1e-12)
     zero = np.rint(-low / scale)
@@ -113,25 +115,29 @@ def squared_error(seen: Seen, low: float, high: float) -> float:
 
 
 def entropy(seen: Seen) -> Range:
-    """The clipping that changes the distribution least (Kullback-Leibler; Migacz, "8-bit Inference with TensorRT").
+    """The clipping that changes the distribution least, by its Kullback-Leibler divergence.
 
-    Of magnitudes: a range with two signs is cut at both ends alike.
+    Migacz, "8-bit Inference with TensorRT", GTC 2017. It is the distribution of magnitudes: a range with two
+    signs is cut at both ends alike.
     """
     counts, values = _counts(seen), seen.centres()
     top = max(seen.high, -seen.low, 1e-12)
     index = np.minimum((np.abs(values) / top * BINS).astype(int), BINS - 1)
     magnitudes = np.bincount(index, weights=counts, minlength=BINS).astype(np.float64)  # (BINS,)
-    levels = LEVELS // 2 if seen.low < 0 else LEVELS
-    ends = range(levels, BINS + 1, 16)
+    levels = LEVELS // 2 if seen.low < 0 else LEVELS  # steps on either side of 0
+    ends = range(levels, BINS + 1, 16)  # fewer bins than levels would need no quantization at all
     best = min(ends, key=lambda end: _divergence(magnitudes, end, levels))
     limit = best / BINS * top
     return max(seen.low, -limit), min(seen.high, limit)
 
 
 def _divergence(counts: NDArray[np.float64], end: int, levels: int) -> float:
-    """KL divergence of counts[:end], what lies beyond added to the last bin, from the same in `levels` steps."""
+    """KL divergence of counts[:end], what lies beyond added to the last bin, from its quantized form."""
+    # 1. What was measured, clipped. `q` is made of the counts before clipping: it must not fit the better the
+    #    more is clipped into the last bin.
     p = counts[:end].copy()
     p[-1] += counts[end:].sum()
+    # 2. What int8 can tell apart: each of `levels` steps spreads its counts evenly over its filled bins.
     step = np.arange(end) * levels // end  # (end,) the level each bin falls into
     filled = counts[:end] > 0
     total = np.bincount(step, weights=counts[:end], minlength=levels)
@@ -139,9 +145,8 @@ def _divergence(counts: NDArray[np.float64], end: int, levels: int) -> float:
     q = np.where(filled, (total / np.maximum(bins, 1))[step], 0.0)
     p, q = p / max(p.sum(), 1.0), q / max(q.sum(), 1.0)
     both = (p > 0) & (q > 0)
-    lost = p[
-        (p > 0) & (q == 0)
-    ].sum()  # clipped onto an empty bin: infinitely far, counted as much as 1 nat each
+    # 3. Where values were clipped onto an empty bin the divergence is infinite; it counts as 1 nat each.
+    lost = p[(p > 0) & (q == 0)].sum()
     return float((p[both] * np.log(p[both] / q[both])).sum() + lost)
 
 
@@ -161,7 +166,7 @@ NEEDS_COUNTS = ("percentile", "mse", "entropy")
 
 
 def choose(method: str, seen: Seen) -> Range:
-    """The range that `method` gives, always with 0 in it; raises ConfigError for an unknown method."""
+    """The range that `method` gives, widened to hold 0; raises ConfigError for an unknown method."""
     if method not in METHODS:
         raise ConfigError(f"calibration method: expected {', '.join(METHODS)}, got {method!r}")
     low, high = METHODS[method](seen)

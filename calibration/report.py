@@ -1,4 +1,4 @@
-"""How far the measured ranges can be trusted: from how many images, how stable, what they clip on unseen ones."""
+"""How far measured ranges can be trusted: the number of images, stability, clipping on unseen images."""
 
 from __future__ import annotations
 
@@ -13,27 +13,25 @@ from edge_centernet.calibration.scheme import limits
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Quant, nchw_specs
 from edge_centernet.progress import Progress
-from edge_centernet.qdq.agreement import MATCH_IOU, MATCH_SCORE, THRESHOLD, agreement
 from edge_centernet.qdq.network import Network
 from edge_centernet.qdq.onnx_graph import HEADS
-from edge_centernet.qdq.reference import Reference
+from edge_centernet.qdq.reference import MATCH_IOU, MATCH_SCORE, THRESHOLD, Reference, agreement
 
 COMPARED = 16  # images on which int8 and float are compared
-LOST = 0.8  # of the detections that must agree
+LOST = 0.8  # part of the detections that must agree
 FEW_IMAGES = 32  # below: ranges still move a lot with every image
 UNSTABLE = 0.15  # of the range: how far the halves' ranges may differ, in the median tensor
 CLIPPED = 0.002  # of the values on held-out images, in any tensor but the heads, which are cut on purpose
 HELD_OUT = 10  # every so many-th image is left out of the ranges and clipping counted on it
-FAINT = 0.1  # a best score below this: nothing that the network knows is in the image
+FAINT = 0.1  # best score of an image, 0..1: below, nothing that the network knows is in it
 
 
 @dataclass(frozen=True)
 class TensorReport:
-    """One tensor.
+    """The range of one tensor.
 
     low, high: the range. split_half: how far the ranges of two halves of the images differ, as part of the
-      range.
-    clipped: part of the values on held-out images beyond the range; None without held-out images.
+    range. clipped: part of the values on held-out images beyond the range; None without held-out images.
     """
 
     low: float
@@ -44,11 +42,11 @@ class TensorReport:
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """Of a whole calibration.
+    """The report of a whole calibration.
 
-    faint: part of the images whose best score is below FAINT. found: detections above 0.3 of float and int8
-      together on
-    some of the images; matched: those with a partner on the other side. warnings: lines for people.
+    images, held_out: how many were measured on and held out. faint: part of the images whose best score is
+    below FAINT. found: detections above THRESHOLD of float and int8 together, on some of the images; matched:
+    those with a partner on the other side. tensors: by name. warnings: lines for people.
     """
 
     method: str
@@ -67,7 +65,8 @@ class CalibrationReport:
     def lines(self) -> list[str]:
         """A short text: the figures that matter, then the warnings."""
         split = [t.split_half for t in self.tensors.values()]
-        text = f"{self.images} images, method {self.method}; split halves differ by {np.median(split):.1%} (median)"
+        text = f"{self.images} images, method {self.method}; "
+        text += f"split halves differ by {np.median(split):.1%} (median)"
         clipped = {n: t.clipped for n, t in self.tensors.items() if t.clipped is not None and n not in HEADS}
         if clipped:
             worst = max(clipped, key=lambda name: clipped[name])
@@ -80,7 +79,7 @@ class CalibrationReport:
 
 
 def split(pictures: Pictures) -> tuple[Pictures, Pictures]:
-    """(to measure ranges on, held out): every HELD_OUT-th, where there are enough."""
+    """(to measure ranges on, held out): every HELD_OUT-th is held out, where there are enough."""
     if len(pictures) < 2 * HELD_OUT:
         return pictures, []
     kept = [p for i, p in enumerate(pictures) if i % HELD_OUT != HELD_OUT - 1]
@@ -98,18 +97,34 @@ def make_report(
 ) -> CalibrationReport:
     """How good a calibration is.
 
-    seen: what the ranges were chosen from; quants: what was made of them; network: the result; probe: shows
-      the float
-    network's tensors; pictures: measured on, held out.
+    Args:
+        method: one of `ranges.METHODS`.
+        seen: tensor name -> what the ranges were chosen from.
+        quants: tensor name -> what was made of them.
+        network: the result.
+        probe: shows the float network's tensors.
+        pictures: (measured on, held out).
+        progress: called as work goes on.
     """
     measured, held_out = pictures
-    clipped = _clipped(probe, held_out, quants, progress)
+    # 1. What the ranges clip on images that they were not measured on.
+    beyond, sizes = dict.fromkeys(probe.names, 0), dict.fromkeys(probe.names, 0)
+    for i, read in enumerate(held_out):
+        for name, values in probe(read()).items():
+            low, high = limits(quants[name])
+            half = quants[name].scale / 2  # what is less than half a step outside is rounded, not clipped
+            beyond[name] += int(((values < low - half) | (values > high + half)).sum())
+            sizes[name] += values.size
+        progress("held-out images", i + 1, len(held_out))
+    clipped = {name: beyond[name] / sizes[name] for name in probe.names if sizes[name]}
+    # 2. How much they depend on which images were taken.
     images = len(next(iter(seen.values())).lows)
     tensors = {}
     for name in seen:
         low, high = limits(quants[name])
         tensors[name] = TensorReport(low, high, split_half(seen[name], high - low), clipped.get(name))
-    best = np.array(seen["heat"].highs)
+    # 3. Whether the images show what the network knows, and whether int8 finds what float finds.
+    best = np.array(seen["heat"].highs)  # logits
     faint = float((1 / (1 + np.exp(-best)) < FAINT).mean())
     found, matched = against_float(probe, network, [*held_out, *measured][:COMPARED], progress)
     warnings = _warnings(images, faint, found, matched, tensors)
@@ -130,27 +145,14 @@ def against_float(probe: Probe, network: Network, pictures: Pictures, progress: 
 
 
 def split_half(seen: Seen, width: float) -> float:
-    """How far the ranges of every second image and of the others differ at the worse end, as part of `width`."""
+    """How far the ranges of the even and of the odd images differ at the worse end, as part of `width`.
+
+    Always of the method "average", which needs no histogram: halves have none of their own.
+    """
     if len(seen.lows) < 2:
         return 1.0
     one, other = (choose("average", seen.half(i)) for i in (0, 1))
     return max(abs(a - b) for a, b in zip(one, other, strict=True)) / max(width, 1e-12)
-
-
-def _clipped(
-    probe: Probe, pictures: Pictures, quants: dict[str, Quant], progress: Progress
-) -> dict[str, float]:
-    """Name -> part of the values beyond the range, by more than half a step."""
-    counts = dict.fromkeys(probe.names, 0)
-    sizes = dict.fromkeys(probe.names, 0)
-    for i, read in enumerate(pictures):
-        for name, values in probe(read()).items():
-            low, high = limits(quants[name])
-            half = quants[name].scale / 2
-            counts[name] += int(((values < low - half) | (values > high + half)).sum())
-            sizes[name] += values.size
-        progress("held-out images", i + 1, len(pictures))
-    return {name: counts[name] / sizes[name] for name in probe.names if sizes[name]}
 
 
 def _warnings(
@@ -169,8 +171,8 @@ def _warnings(
     if wide:
         worst = max(wide, key=lambda name: inner[name] or 0.0)
         lines.append(
-            f"held-out images go beyond the range in {len(wide)} tensors ({worst}: {inner[worst]:.1%} of the values): "
-            "the images are too few or too much alike"
+            f"held-out images go beyond the range in {len(wide)} tensors ({worst}: {inner[worst]:.1%} of the "
+            "values): the images are too few or too much alike"
         )
     if matched < LOST * found:
         lines.append(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet import qdq
-from edge_centernet.calibration.scheme import INT8_MAX, INT8_MIN
+from edge_centernet.calibration.scheme import stored_activation
 from edge_centernet.errors import ConversionError
 from edge_centernet.files import write_atomic
 from edge_centernet.preprocess import prepare
@@ -21,18 +21,18 @@ from edge_centernet.qdq.reference import plain_session
 
 SILENT = 1e-12  # power below which a tensor counts as zero
 FEW = 10  # detections: fewer say nothing
-BROKEN = 0.5  # of them must agree, or the network is not worth writing
-CLEAN = 99.0  # dB: what no noise at all is shown as
+BROKEN = 0.5  # part of them that must agree, or the network is not worth writing
+CLEAN = 99.0  # dB, shown where there is no noise at all
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation.
+    """One operation and its signal-to-noise ratios, all in dB.
 
-    snr: dB, power of the float result over that of the difference of the int8 network's, with all that
-      happened before.
-    rounding: dB, the same for the float result merely stored with this layer's scale: what its range costs.
-    lost: dB, how far snr falls below that of the worst of its inputs (of the image: below `rounding`).
+    snr: power of the float result over that of the int8 network's difference from it, which includes what
+    was lost in front. rounding: the same for the float result merely stored with this layer's scale, which is
+    what its range costs. lost: how far snr falls below that of the worst input; for layers that read the
+    image, below `rounding`.
     """
 
     name: str
@@ -43,12 +43,13 @@ class Layer:
 
 
 def diagnose(network: qdq.Network, float_network: Any, pictures: Sequence[NDArray[np.uint8]]) -> list[Layer]:
-    """Every Conv and Add of `network` against the same tensors of the float network it was made from, in order.
+    """Every Conv and Add of `network` against the same tensors of the float network, in order.
 
-    float_network: an onnx.ModelProto with the same tensor names that reads uint8 pixels; None takes the
-      network's own
-    weights in float. pictures: (H, W, 3) BGR.
+    float_network: what it was made from, an onnx.ModelProto with the same tensor names that reads uint8
+    pixels; None takes the network's own weights in float. pictures: (H, W, 3) BGR. Raises ConversionError for
+    another network.
     """
+    # 1. The results of the operations: `names` leads from their integers to the float network's tensor.
     ops = [op for op in network.ops if isinstance(op, qdq.Conv | qdq.Add) and op.y.quant is not qdq.UNUSED]
     known = {name for node in float_network.graph.node for name in node.output} if float_network else None
     before = {
@@ -60,26 +61,33 @@ def diagnose(network: qdq.Network, float_network: Any, pictures: Sequence[NDArra
         raise ConversionError(
             f"expected the float network that was quantized, got one without tensor {missing[0]!r}"
         )
+    # 2. Both networks on all images: powers of the signal, of the int8 network's noise, and of the noise that
+    #    rounding the float result alone makes.
     real = _probe(float_network or float_model(network), list(names.values()))
     stored = _probe(copy_of(network.model), list(names))
-    power = {name: np.zeros(3) for name in names}  # signal, noise, noise of rounding alone
+    power = {name: np.zeros(3) for name in names}
     for picture in pictures:
         x, _ = prepare(picture, network.manifest)
         floats = real.run(list(names.values()), {real.get_inputs()[0].name: x})
         integers = stored.run(list(names), {network.input.name: x})
-        for op, signal, integer in zip(ops, floats, integers, strict=True):
-            power[op.y.name] += _powers(signal.astype(np.float64), integer, op.y.quant)
+        for op, expected, integer in zip(ops, floats, integers, strict=True):
+            signal, quant = expected.astype(np.float64), op.y.quant
+            got = (integer.astype(np.float64) - quant.zero_point) * quant.scale
+            parts = (signal, got - signal, stored_activation(signal, quant) - signal)
+            power[op.y.name] += [(part**2).sum() for part in parts]
     snr = {name: decibels(signal, noise) for name, (signal, noise, _) in power.items()}
     rounding = {name: decibels(signal, noise) for name, (signal, _, noise) in power.items()}
+    # 3. What each operation adds to the noise of its worst input.
     sources = {op.y.name: op for op in network.ops}
     layers = []
     for op in ops:
-        entering = [
-            _measured(t, sources, snr) for t in ((op.x,) if isinstance(op, qdq.Conv) else (op.a, op.b))
-        ]
-        own = op.y.name
+        inputs = (op.x,) if isinstance(op, qdq.Conv) else (op.a, op.b)
+        entering = [_measured(tensor, sources, snr) for tensor in inputs]
+        own, kind = op.y.name, "Add"
+        if isinstance(op, qdq.Conv):
+            kind = "depthwise" if op.groups > 1 else "Conv"
+            kind += f" {op.weight.shape[2]}x{op.weight.shape[3]}{' float' if op.real else ''}"
         worst = min((snr[name] for name in entering if name), default=rounding[own])
-        kind = "Add" if isinstance(op, qdq.Add) else _kind(op)
         layers.append(Layer(op.name, kind, snr[own], rounding[own], worst - snr[own]))
     return layers
 
@@ -87,18 +95,23 @@ def diagnose(network: qdq.Network, float_network: Any, pictures: Sequence[NDArra
 def refuse_broken(
     network: qdq.Network, float_network: Any, found: int, matched: int, pictures: Sequence[NDArray[np.uint8]]
 ) -> None:
-    """ConversionError, naming the layers to blame, where int8 lost most of what the float network finds.
+    """Raise ConversionError, naming the layers to blame, if int8 lost most of what the float network finds.
 
-    found, matched: detections of both together, those with a partner on the other side.
+    Args:
+        network: in int8.
+        float_network: what it was made from, see `diagnose`.
+        found: detections of both together.
+        matched: those with a partner on the other side.
+        pictures: (H, W, 3) BGR, to find the layers with.
     """
     if found < FEW or matched >= BROKEN * found:
         return
     worst = sorted(diagnose(network, float_network, pictures), key=lambda layer: -layer.lost)[:3]
     names = ", ".join(f"{layer.name} (loses {layer.lost:.0f} dB)" for layer in worst)
     raise ConversionError(
-        f"int8 does not find what float finds: expected at least {BROKEN:.0%} of {found} detections on the calibration "
-        f"images to agree, got {matched}; the layers that lose most are {names}. Keep them in float with "
-        "--accuracy-budget, try another --method, or train for int8"
+        f"int8 does not find what float finds: expected at least {BROKEN:.0%} of {found} detections on the "
+        f"calibration images to agree, got {matched}; the layers that lose most are {names}. Keep them in "
+        "float with --accuracy-budget, try another --method, or train for int8"
     )
 
 
@@ -109,14 +122,6 @@ def _probe(model: Any, names: list[str]) -> Any:
     known = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     return plain_session(model)
-
-
-def _powers(signal: NDArray[np.float64], integer: NDArray[np.int8], quant: Any) -> NDArray[np.float64]:
-    """(3,) sums of squares: signal, difference of the int8 network, difference by rounding the signal itself."""
-    got = (integer.astype(np.float64) - quant.zero_point) * quant.scale
-    kept = np.clip(np.rint(signal / quant.scale) + quant.zero_point, INT8_MIN, INT8_MAX)
-    rounded = (kept - quant.zero_point) * quant.scale
-    return np.array([(signal**2).sum(), ((got - signal) ** 2).sum(), ((rounded - signal) ** 2).sum()])
 
 
 def decibels(signal: float, noise: float) -> float:
@@ -136,13 +141,8 @@ def _measured(tensor: qdq.Tensor, sources: dict[str, qdq.Op], snr: dict[str, flo
     return tensor.name
 
 
-def _kind(op: qdq.Conv) -> str:
-    size = f"{op.weight.shape[2]}x{op.weight.shape[3]}"
-    return f"{'depthwise' if op.groups > 1 else 'Conv'} {size}{' float' if op.real else ''}"
-
-
 def table(layers: Sequence[Layer], count: int = 10) -> str:
-    """The layers that lose most, worst first."""
+    """The `count` layers that lose most, worst first, a line each."""
     worst = sorted(layers, key=lambda layer: -layer.lost)[:count]
     wide = max(len(layer.name) for layer in worst)
     lines = [
@@ -156,7 +156,7 @@ def table(layers: Sequence[Layer], count: int = 10) -> str:
 
 
 def draw(layers: Sequence[Layer], title: str, path: Path) -> None:
-    """A picture of SNR over depth, as PNG, complete or not there; the five layers that lose most are named."""
+    """Draw SNR over depth as a PNG with the five layers that lose most named; complete or not there."""
     import io
 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -169,22 +169,11 @@ def draw(layers: Sequence[Layer], title: str, path: Path) -> None:
     axes.plot(
         x, [layer.snr for layer in layers], marker="o", markersize=3, label="int8 network against float"
     )
-    axes.plot(
-        x,
-        [layer.rounding for layer in layers],
-        linewidth=1,
-        alpha=0.6,
-        label="storing the float result alone",
-    )
+    stored = [layer.rounding for layer in layers]
+    axes.plot(x, stored, linewidth=1, alpha=0.6, label="storing the float result alone")
+    text: dict[str, Any] = {"rotation": 60, "fontsize": 7, "xytext": (4, 6), "textcoords": "offset points"}
     for i in sorted(range(len(layers)), key=lambda i: -layers[i].lost)[:5]:
-        axes.annotate(
-            layers[i].name,
-            (i, layers[i].snr),
-            rotation=60,
-            fontsize=7,
-            xytext=(4, 6),
-            textcoords="offset points",
-        )
+        axes.annotate(layers[i].name, (i, layers[i].snr), **text)
     axes.set(xlabel="layer, in order of execution", ylabel="signal to noise, dB", title=title)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,4 +1,4 @@
-"""Whatever a user has -> the interchange network that every writer takes.
+"""Opening a checkpoint or an ONNX file as the interchange network that every writer takes.
 
 From                            it is made by
 .onnx with Q/DQ                 taking it as it is: its scales were learned
@@ -7,7 +7,7 @@ From                            it is made by
 float .onnx of ours             quantizing on the user's images
 float .onnx made elsewhere      adopting it by a Description, then quantizing on the user's images
 
-Each also for another input size: weights and learned scales do not depend on it.
+Each of ours also opens for another input size: neither weights nor learned scales depend on it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from edge_centernet.qdq.reference import ASSETS
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images to measure ranges on, and how. source: see `calibration.images.pick_images`; count: how many at most."""
+    """Images to measure ranges on, and how.
+
+    source: see `calibration.images.pick_images`. count: how many of them at most.
+    """
 
     source: Path
     count: int = CALIBRATION_IMAGES
@@ -41,9 +44,10 @@ class Calibration:
 
 
 class Opened(NamedTuple):
-    """network: in int8. original: the same operations with the float weights, where there were any; else `network`.
+    """What was opened.
 
-    report: of the calibration, where there was one.
+    network: in int8. original: the same operations with the float weights where there were any, else
+    `network`. report: of the calibration, where there was one.
     """
 
     network: qdq.Network
@@ -59,12 +63,11 @@ def open_network(
     fp32: bool = False,
     size: InputSize | None = None,
 ) -> Opened:
-    """The network in `path` (see above).
+    """The network in `path`, see above for what is accepted.
 
     Args:
         path: a checkpoint or an ONNX file.
-        calibration: images to measure ranges on. A network that is quantized already is measured anew with
-          them.
+        calibration: images to measure ranges on; a network that is quantized already is measured anew.
         description: of an ONNX file made elsewhere; its own size counts there.
         progress: called as work goes on.
         fp32: only float files will be made of it; without `calibration` the scales of a float network come
@@ -73,7 +76,7 @@ def open_network(
             measured at this size.
 
     Raises ConfigError where images are needed and none were given, ArtifactError and ConversionError as
-    `qdq.load`.
+    `qdq.load` does, MissingDependency where a checkpoint needs torch.
     """
     if path.suffix.lower() == ".safetensors":
         return _from_checkpoint(path, calibration, progress, fp32, size)
@@ -94,6 +97,7 @@ def open_network(
     network = qdq.parse_from(path, model)
     if calibration is None:
         return Opened(network, network, None)
+    # Measured anew: the learned scales go, the weights stay those that were rounded to them in training.
     model = without_normalisation(float_model(network))
     return quantized(path, model, network.manifest.model, calibration, progress)
 
@@ -113,8 +117,8 @@ def _from_checkpoint(
         return quantized(path, float_onnx(model), model.spec, wanted, progress)
     if calibration is not None:
         raise ConfigError(
-            f"{path}: it was quantized in training and keeps those scales; leave --calibration out, or give the float "
-            "checkpoint"
+            f"{path}: it was quantized in training and keeps those scales; leave --calibration out, or give "
+            "the float checkpoint"
         )
     with tempfile.TemporaryDirectory() as folder:
         network = qdq.load(export_onnx(path, Path(folder) / f"{path.stem}.onnx", size))
@@ -123,11 +127,11 @@ def _from_checkpoint(
 
 def _require(path: Path, calibration: Calibration | None, fp32: bool) -> Calibration:
     if calibration is None and fp32:
-        return Calibration(ASSETS)
+        return Calibration(ASSETS)  # scales that serve to compare in steps, and are written nowhere
     if calibration is None:
         raise ConfigError(
-            f"{path}: a float network; int8 needs ranges measured on images like those it will see: add --calibration "
-            "with a folder or a data set (200 images are good), or --fp32"
+            f"{path}: a float network; int8 needs ranges measured on images like those it will see: add "
+            "--calibration with a folder or a data set (200 images are good), or --fp32"
         )
     return calibration
 
@@ -135,7 +139,15 @@ def _require(path: Path, calibration: Calibration | None, fp32: bool) -> Calibra
 def quantized(
     path: Path, model: Any, spec: ModelSpec, calibration: Calibration, progress: Progress
 ) -> Opened:
-    """A float network measured on images; path: what it was read from, for the manifest. See `calibration.quantize`."""
+    """A float network quantized on images.
+
+    Args:
+        path: what it was read from, for the manifest.
+        model: the onnx.ModelProto, see `calibration.quantize`.
+        spec: what it means.
+        calibration: the images.
+        progress: called as work goes on.
+    """
     files = pick_images(calibration.source, calibration.count)
     result, report = quantize(model, spec, readers(files), calibration.options, progress)
     manifest = manifest_of(result)

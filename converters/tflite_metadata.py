@@ -1,8 +1,8 @@
-"""What Android's and MediaPipe's TFLite readers want to know of a model: the "TFLITE_METADATA" buffer.
+"""The "TFLITE_METADATA" buffer, where Android's and MediaPipe's TFLite readers find what a model means.
 
-Schema: metadata_schema.fbs of TensorFlow Lite Support,
-  https://www.tensorflow.org/lite/models/convert/metadata. Tables
-are written by the numbers of their fields: the only Python package with the schema is as large as an engine.
+Schema: metadata_schema.fbs of TensorFlow Lite Support, https://www.tensorflow.org/lite/models/convert/metadata.
+Tables are written by the numbers of their fields, in the order of that file: the only Python package with the
+schema is as large as an engine.
 """
 
 from __future__ import annotations
@@ -27,49 +27,48 @@ HEADS = {
 
 
 def metadata(spec: ModelSpec, input_name: str) -> bytes:
-    """The buffer's content: name, version, how the image is normalised, what the outputs mean, where labels are."""
+    """The content of the buffer: name, version, normalisation of the image, meaning of the outputs, labels.
+
+    input_name: of the image's tensor.
+    """
     import flatbuffers
 
+    # A FlatBuffer is written from its end, so each table comes after everything that it points to.
     b: Any = flatbuffers.Builder(4096)
-    image = _input(b, spec, input_name)
-    heads = [_output(b, name, text, labels=name == "heat") for name, text in HEADS.items()]
-    subgraph = _table(b, 10, {2: _offset(_vector(b, [image])), 3: _offset(_vector(b, heads))})
-    name, version = b.CreateString(spec.name), b.CreateString(spec.version)
-    text = b.CreateString(
-        f"CenterNet, {len(spec.classes)} classes, stride {spec.stride}; decode with edge-centernet"
-    )
-    parser = b.CreateString("1.0.0")
-    subgraphs = _vector(b, [subgraph])
-    fields = {0: name, 1: text, 2: version, 3: subgraphs, 7: parser}
-    b.Finish(_table(b, 8, {slot: _offset(value) for slot, value in fields.items()}), IDENTIFIER)
-    return bytes(b.Output())
-
-
-def _input(b: Any, spec: ModelSpec, name: str) -> int:
-    """TensorMetadata of the image; mean, std, minimum and maximum are those of pixels."""
+    # 1. TensorMetadata of the image; mean, std, minimum and maximum are those of pixels.
     size = _table(b, 2, {0: _number("Uint32", spec.width), 1: _number("Uint32", spec.height)})
     color = RGB if spec.color == "rgb" else 0
-    image = _table(b, 2, {0: _number("Int8", color), 1: _offset(size)})
-    content = _table(b, 3, {0: _number("Uint8", IMAGE), 1: _offset(image)})
+    properties = _table(b, 2, {0: _number("Int8", color), 1: _offset(size)})
+    content = _table(b, 3, {0: _number("Uint8", IMAGE), 1: _offset(properties)})
     mean, std = (b.CreateNumpyVector(np.array(values, np.float32)) for values in (spec.mean, spec.std))
     options = _table(b, 2, {0: _offset(mean), 1: _offset(std)})
     unit = _table(b, 2, {0: _number("Uint8", NORMALIZATION), 1: _offset(options)})
     most, least = (b.CreateNumpyVector(np.full(3, value, np.float32)) for value in (255, 0))
     stats = _table(b, 2, {0: _offset(most), 1: _offset(least)})
     text = b.CreateString(f"image, {spec.resize} to {spec.width}x{spec.height} on grey {spec.pad_value}")
-    title, units = b.CreateString(name), _vector(b, [unit])
+    title, units = b.CreateString(input_name), _vector(b, [unit])
     fields = {0: title, 1: text, 3: content, 4: units, 5: stats}
-    return _table(b, 7, {slot: _offset(value) for slot, value in fields.items()})
-
-
-def _output(b: Any, name: str, text: str, labels: bool) -> int:
-    """TensorMetadata of a head."""
-    fields = {0: b.CreateString(name), 1: b.CreateString(text)}
-    if labels:
-        file, what = b.CreateString(LABELS), b.CreateString("class names, one a line")
-        entry = _table(b, 5, {0: _offset(file), 1: _offset(what), 2: _number("Int8", AXIS_LABELS)})
-        fields[6] = _vector(b, [entry])
-    return _table(b, 7, {slot: _offset(value) for slot, value in fields.items()})
+    image = _table(b, 7, {slot: _offset(value) for slot, value in fields.items()})
+    # 2. TensorMetadata of the heads; that of the heatmap names the file with the classes.
+    heads = []
+    for role, meaning in HEADS.items():
+        fields = {0: b.CreateString(role), 1: b.CreateString(meaning)}
+        if role == "heat":
+            file, what = b.CreateString(LABELS), b.CreateString("class names, one a line")
+            entry = _table(b, 5, {0: _offset(file), 1: _offset(what), 2: _number("Int8", AXIS_LABELS)})
+            fields[6] = _vector(b, [entry])
+        heads.append(_table(b, 7, {slot: _offset(value) for slot, value in fields.items()}))
+    # 3. SubGraphMetadata and ModelMetadata.
+    subgraph = _table(b, 10, {2: _offset(_vector(b, [image])), 3: _offset(_vector(b, heads))})
+    name, version = b.CreateString(spec.name), b.CreateString(spec.version)
+    text = b.CreateString(
+        f"CenterNet, {len(spec.classes)} classes, stride {spec.stride}; decode with edge-centernet"
+    )
+    parser = b.CreateString("1.0.0")  # the version of the schema that a reader has to know
+    subgraphs = _vector(b, [subgraph])
+    fields = {0: name, 1: text, 2: version, 3: subgraphs, 7: parser}
+    b.Finish(_table(b, 8, {slot: _offset(value) for slot, value in fields.items()}), IDENTIFIER)
+    return bytes(b.Output())
 
 
 def _table(b: Any, slots: int, fields: dict[int, Callable[[Any, int], None]]) -> int:

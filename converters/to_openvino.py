@@ -1,7 +1,7 @@
 """QDQ network -> OpenVINO IR (.xml with its .bin), int8 or float32.
 
-uint8 picture in, int8 heads out: OpenVINO runs every convolution in int8, the first one too
-(`runtimes/file_precision.py` asks it).
+uint8 image in, int8 heads out: OpenVINO runs every convolution in int8, the first one too, as tests of the
+executed precision show.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from edge_centernet.converters.base import Save, written_manifest
+from edge_centernet.converters import Save, written_manifest
 from edge_centernet.errors import ConversionError, MissingDependency
 from edge_centernet.manifest import KEY, Manifest, ModelSpec, Precision, nchw_specs
 from edge_centernet.qdq.float_network import float_model
 from edge_centernet.qdq.network import Conv, Network
 from edge_centernet.qdq.onnx_graph import copy_of
 
-# x86 without VNNI adds two products u8 * s8 in int16 (vpmaddubsw) and saturates: 255 * (64 + 64) = 32640 just
-# fits.
+# x86 without VNNI adds two products u8 * s8 in int16 (vpmaddubsw) and saturates: 255 * (64 + 64) = 32,640
+# just fits. Networks quantized here stay within 63; files made elsewhere may not.
 PAIR_SAFE = 64
 
 
@@ -33,8 +33,12 @@ def convert(network: Network, precision: Precision) -> Save:
         import openvino
     except ImportError:
         raise MissingDependency.for_extra("converting to OpenVINO", "convert") from None
-    if precision == "int8":
-        _check_weights(network)
+    if precision == "int8" and (wide := saturating(network)):
+        raise ConversionError(
+            f"expected weights within [-{PAIR_SAFE}, {PAIR_SAFE}] in every dense convolution, got larger "
+            f"ones in {len(wide)} ({wide[0]!r} first), which overflow on processors without VNNI: train for "
+            "int8 again"
+        )
     model = copy_of(network.model) if precision == "int8" else float_model(network)
     # OpenVINO copies ONNX metadata into rt_info: the source's manifest would stand beside this file's own.
     del model.metadata_props[:]
@@ -47,6 +51,7 @@ def convert(network: Network, precision: Precision) -> Save:
         ir.set_rt_info(manifest.to_json(), [KEY])
         for key, value in model_info(manifest.model).items():
             ir.set_rt_info(value, ["model_info", key])
+        # By default it stores floats as float16: the weights of float32 files, and biases and scales of int8.
         openvino.save_model(ir, out, compress_to_fp16=False)
         return manifest
 
@@ -54,10 +59,10 @@ def convert(network: Network, precision: Precision) -> Save:
 
 
 def model_info(spec: ModelSpec) -> dict[str, str]:
-    """What Open Model Zoo's Model API and DL Streamer look for in rt_info/model_info: labels and preprocessing.
+    """Labels and preprocessing in rt_info/model_info, where Open Model Zoo's Model API and DL Streamer look.
 
-    Normalisation is in the graph, hence no mean_values and scale_values; they feed BGR. Labels are separated
-    by spaces.
+    Normalisation is in the graph, hence no mean_values and scale_values; both programs pass BGR. Labels are
+    separated by spaces, so that those inside a name become underscores.
     """
     return {
         "model_type": "CenterNet",
@@ -70,34 +75,24 @@ def model_info(spec: ModelSpec) -> dict[str, str]:
 
 
 def saturating(network: Network) -> list[str]:
-    """Dense convolutions whose weights can overflow int16 pair sums; depthwise kernels multiply one by one."""
+    """Names of dense convolutions whose weights can overflow the int16 sum of two products.
+
+    Depthwise kernels multiply one by one and cannot.
+    """
     dense = [op for op in network.ops if isinstance(op, Conv) and op.groups == 1 and not op.real]
     return [op.name for op in dense if np.abs(op.weight_int8.astype(int)).max() > PAIR_SAFE]
 
 
-def _check_weights(network: Network) -> None:
-    if wide := saturating(network):
-        raise ConversionError(
-            f"expected weights within [-{PAIR_SAFE}, {PAIR_SAFE}] in every dense convolution, got larger ones in "
-            f"{len(wide)} ({wide[0]!r} first), which overflow on processors without VNNI: train for int8 again"
-        )
-
-
 def _to_ir(openvino: Any, model: Any) -> Any:
-    """convert_model reads files only."""
-    with tempfile.TemporaryDirectory() as folder:
+    """An onnx.ModelProto -> openvino.Model, with the same names each time."""
+    with tempfile.TemporaryDirectory() as folder:  # convert_model reads files only
         source = Path(folder) / "source.onnx"
         source.write_bytes(model.SerializeToString())
         ir = openvino.convert_model(source)
-    _number_names(ir, {name for node in model.graph.node for name in (node.name, *node.output)})
-    return ir
-
-
-def _number_names(ir: Any, keep: set[str]) -> None:
-    """Name the nodes OpenVINO made by their place in the graph, "op12".
-
-    It numbers them from a counter of the process: a second conversion would write another file.
-    """
+    # The nodes that OpenVINO made are numbered from a counter of the process: a second conversion would write
+    # another file. They get the number of their place in the graph instead, "op12".
+    keep = {name for node in model.graph.node for name in (node.name, *node.output)}
     for place, node in enumerate(ir.get_ordered_ops()):
         if node.get_type_name() != "Parameter" and node.get_friendly_name() not in keep:
             node.set_friendly_name(f"op{place}")
+    return ir

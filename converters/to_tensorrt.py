@@ -1,4 +1,4 @@
-"""QDQ network -> ONNX as TensorRT reads it: floats in and out, and every zero point 0, for it knows no other.
+"""QDQ network -> ONNX as TensorRT reads it: floats in and out, every zero point 0, the only one it supports.
 
     image float32 (pixel - mean) / std -> Q/DQ -> Conv ... -> Q/DQ -> heat, size, offset float32
 
@@ -16,19 +16,18 @@ from typing import Any
 import numpy as np
 
 from edge_centernet import qdq
-from edge_centernet.calibration.scheme import INT8_MAX, INT8_MIN, settled_bias
-from edge_centernet.converters.base import Save
+from edge_centernet.calibration.scheme import settled_bias, symmetric_quants
+from edge_centernet.converters import Save
 from edge_centernet.converters.to_onnx import checked_save
 from edge_centernet.manifest import Precision, Quant, nchw_specs
 from edge_centernet.qdq.float_network import float_model
 from edge_centernet.qdq.float_onnx import without_normalisation
-from edge_centernet.qdq.insert import real_name
+from edge_centernet.qdq.insert import real_name, shared_scales
 from edge_centernet.qdq.onnx_graph import HEADS, copy_of, drop_unused, set_manifest
-from edge_centernet.qdq.quantizers import shared_scales
 
 
 def engine_command(path: Path, precision: Precision) -> str:
-    """What builds the engine, on the board; layers without a quantizer run in float16."""
+    """The command that builds the engine on the board; layers without a quantizer run in float16."""
     flags = "--int8 --fp16" if precision == "int8" else "--fp16"
     return f"trtexec --onnx={path.name} {flags} --saveEngine={path.stem}.engine"
 
@@ -45,10 +44,17 @@ def symmetric(network: qdq.Network) -> qdq.Network:
     where that costs too much.
     """
     model = copy_of(network.model)
-    quants = _symmetric_quants(network)
+    # 1. The new scales; tensors that meet in an addition, or are moved into one another, keep sharing theirs.
+    own = {real_name(op.y): (op.y.name, op.y.quant) for op in network.ops if op.y.quant != qdq.UNUSED}
+    quants: dict[str, Quant] = {}  # by name of the stored tensor
+    for group in shared_scales(network):
+        members = [own[name] for names in group for name in names if name in own]
+        widened = symmetric_quants([quant for _, quant in members])
+        quants.update(zip((name for name, _ in members), widened, strict=True))
+    # 2. Every Q/DQ pair reads them. The pair behind an operation that moves values repeats that one's scale.
     owner: dict[str, str] = {}  # stored tensor -> the operation's result it holds
     for node in model.graph.node:
-        if node.op_type == "QuantizeLinear":  # behind an operation that moves values it repeats their scale
+        if node.op_type == "QuantizeLinear":
             name = owner[node.output[0]] = node.output[0] if node.output[0] in quants else node.input[0]
         elif node.op_type == "DequantizeLinear":
             name = owner.get(node.input[0], "")
@@ -57,7 +63,12 @@ def symmetric(network: qdq.Network) -> qdq.Network:
         if name in quants:
             del node.input[1:]
             node.input.extend([f"{name}/symmetric/scale", f"{name}/symmetric/zero"])
-    biases = _biases(network, quants)
+    # 3. Biases in whole steps of the new s_in * s_w. The scales of the weights stay.
+    biases = {}
+    for op in network.ops:
+        if isinstance(op, qdq.Conv) and not op.real:
+            s_in = quants.get(op.x.name, op.x.quant).scale  # the image's is not among them
+            biases[op.name] = settled_bias(op.bias, s_in, op.weight_scale)
     for node in model.graph.node:
         if node.name in biases:
             node.input[2:] = [_constant(model.graph, f"{node.name}/symmetric/bias", biases[node.name])]
@@ -72,7 +83,7 @@ def symmetric(network: qdq.Network) -> qdq.Network:
 
 
 def convert(network: qdq.Network, precision: Precision) -> Save:
-    """Build and check the model; the result writes it to a .onnx. In int8 of a symmetric network."""
+    """Build and check the model; the result writes it to a .onnx. In int8 the network has to be symmetric."""
     model = _float_ends(network) if precision == "int8" else without_normalisation(float_model(network))
     specs = {**nchw_specs(network.manifest, "fp32"), "precision": precision}
     specs["input"] = replace(
@@ -81,42 +92,13 @@ def convert(network: qdq.Network, precision: Precision) -> Save:
     return checked_save(model, network.manifest, specs)
 
 
-def _symmetric_quants(network: qdq.Network) -> dict[str, Quant]:
-    """Name of a stored tensor -> its scale; those that meet in an addition, or are moved into one another, share it."""
-    own = {real_name(op.y): (op.y.name, op.y.quant) for op in network.ops if op.y.quant != qdq.UNUSED}
-    quants: dict[str, Quant] = {}
-    for group in shared_scales(network):
-        members = [own[name] for names in group for name in names if name in own]
-        # An odd number of old steps: rescaling stays a fraction with an odd denominator
-        # (docs/decisions/0006).
-        reach = max((_reach(quant) for _, quant in members), default=1) | 1
-        quants.update(
-            {name: Quant(float(np.float32(quant.scale * reach / INT8_MAX)), 0) for name, quant in members}
-        )
-    return quants
-
-
-def _biases(network: qdq.Network, quants: dict[str, Quant]) -> dict[str, Any]:
-    """Convolution -> (O,) bias in whole steps of s_in * s_w, as int32 holds it: engines round it if this does not."""
-    biases = {}
-    for op in network.ops:
-        if isinstance(op, qdq.Conv) and not op.real:
-            s_in = quants.get(op.x.name, op.x.quant).scale  # the image's is not among them
-            biases[op.name] = settled_bias(op.bias, s_in, op.weight_scale)
-    return biases
-
-
-def _reach(quant: Quant) -> int:
-    """The largest magnitude it can store, in steps: 128..255."""
-    return max(INT8_MAX - quant.zero_point, quant.zero_point - INT8_MIN)
-
-
 def _float_ends(network: qdq.Network) -> Any:
     """A copy whose image is float32 and quantized by the network itself, and whose heads are float32."""
     from onnx import TensorProto, helper
 
     model = copy_of(network.model)
     graph, image = model.graph, network.input.name
+    # The image's DequantizeLinear of uint8 becomes a pair of int8, zero point 0 instead of 128.
     first = next(node for node in graph.node if node.input[0] == image)
     scale = _constant(graph, f"{image}/scale", np.array(network.input.quant.scale, np.float32))
     zero = _constant(graph, f"{image}/zero", np.array(network.input.quant.zero_point, np.int8))

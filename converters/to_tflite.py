@@ -1,7 +1,12 @@
 """QDQ network -> TFLite flatbuffer: full-integer int8, or float32 behind a uint8 input.
 
-NHWC throughout, one operator per operation of the network plus PAD where TensorFlow's SAME does not fit; no
-float islands, no transposes. Why our own writer: docs/decisions/0002-own-tflite-writer.md.
+NHWC throughout, one operator for each operation of the network plus PAD where TensorFlow's SAME does not fit;
+nothing in between is computed in float, nothing is transposed. Why our own writer:
+docs/decisions/0002-own-tflite-writer.md.
+
+It works in two steps. A `Graph` lists the tensors of the file, `rows`, and its operators, `steps`, in the
+order of the network. `serialise` turns both lists into bytes. The same network must give the same bytes, so
+whatever the format leaves open follows from the order of these lists.
 """
 
 from __future__ import annotations
@@ -15,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.converters.base import Save, written_manifest
+from edge_centernet.calibration.scheme import fitting_scales, stored_bias
+from edge_centernet.converters import Save, written_manifest
 from edge_centernet.converters.tflite_metadata import LABELS, metadata
 from edge_centernet.converters.tflite_metadata import NAME as METADATA
 from edge_centernet.errors import MissingDependency
@@ -39,10 +45,8 @@ from edge_centernet.qdq.onnx_graph import HEADS
 
 Array = NDArray[Any]
 Pads = tuple[int, int, int, int]
-# A bias is stored as int32; beyond this it could overflow once products are added to it.
-BIAS_LIMIT = float(1 << 30)
 WRITER_VERSION = "4"  # counts changes that change the bytes
-SIGNATURE = "serving_default"  # the one that tools ask for when none is named
+SIGNATURE = "serving_default"  # the name that tools use when none is given
 
 
 def convert(network: Network, precision: Precision) -> Save:
@@ -51,7 +55,7 @@ def convert(network: Network, precision: Precision) -> Save:
 
 
 def convert_uint8(network: Network, precision: Precision) -> Save:
-    """The same with pixels as they come, uint8, for programs that cannot subtract 128; one more operator."""
+    """The same with raw uint8 pixels as input, for programs that cannot subtract 128; one more operator."""
     return _convert(Uint8Graph if precision == "int8" else FloatGraph, network, precision)
 
 
@@ -77,22 +81,25 @@ def _convert(kind: type[Graph], network: Network, precision: Precision) -> Save:
 
 
 def append_files(flatbuffer: bytes, manifest: Manifest) -> bytes:
-    """Associated files as TFLite knows them: a ZIP archive behind the flatbuffer, which readers of either ignore."""
+    """The flatbuffer with TFLite's associated files: the manifest, and labels.txt.
+
+    They are a ZIP archive behind it. A flatbuffer is read from its start and an archive from its end, so that
+    readers of one do not notice the other.
+    """
     files = {f"{KEY}.json": manifest.to_json(), LABELS: "".join(f"{c}\n" for c in manifest.model.classes)}
     buffer = io.BytesIO()
     buffer.write(flatbuffer)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as archive:
         for name, text in files.items():
-            entry = zipfile.ZipInfo(
-                name, date_time=(1980, 1, 1, 0, 0, 0)
-            )  # fixed: equal networks are equal bytes
+            # A fixed time and the attributes of Unix, wherever it runs: equal networks give equal bytes.
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             entry.create_system, entry.external_attr = 3, 0o644 << 16
             archive.writestr(entry, text)
     return buffer.getvalue()
 
 
 def tensor_specs(network: Network, precision: Precision, dtype: str) -> dict[str, Any]:
-    """NHWC specs of what the file holds; dtype: of its input."""
+    """The fields of the manifest that describe the file: NHWC tensors, precision. dtype: of its input."""
     manifest, int8 = network.manifest, precision == "int8"
     channels, height, width = network.input.shape
     quant = network.input.quant if dtype == "int8" else manifest.input.quant
@@ -109,7 +116,7 @@ def tensor_specs(network: Network, precision: Precision, dtype: str) -> dict[str
 
 @dataclass
 class _Row:
-    """One tensor of the file; data: None for activations."""
+    """One tensor of the file; data: None for activations, which engines allocate themselves."""
 
     name: str
     shape: tuple[int, ...]
@@ -122,7 +129,11 @@ class _Row:
 
 @dataclass
 class _Step:
-    """One operator of the file: schema name, version, tensor indices, options."""
+    """One operator of the file.
+
+    code: its name in the schema. version: the first one with these types and options, since an engine refuses
+    operators newer than itself. inputs, outputs: indices of tensors. options: fields of its options table.
+    """
 
     code: str
     version: int
@@ -132,7 +143,7 @@ class _Step:
 
 
 class Graph:
-    """What both precisions share: tensor table, operators, padding, serialisation."""
+    """What both precisions share: the tables of tensors and operators, and padding."""
 
     activation_type = "INT8"
     input_dtype = "int8"
@@ -150,7 +161,7 @@ class Graph:
         self.inputs = [self.activation(self.network.input)]
 
     def add_picture(self, code: str, name: str) -> None:
-        """A uint8 input, and the operator that makes the graph's own image of it, under another name."""
+        """A uint8 input, and the operator `code` that turns it into the graph's own image, named `name`."""
         spec, image = self.network.manifest.input, self.network.input
         assert spec.quant is not None  # checked by TensorSpec: uint8 carries its quantization
         channels, height, width = image.shape
@@ -206,30 +217,21 @@ class Graph:
                 else:
                     self.step("RESIZE_NEAREST_NEIGHBOR", 2, inputs, self.activation(op.y))
             case Concat():
-                self.step(
-                    "CONCATENATION",
-                    2,
-                    [self.activation(part) for part in op.parts],
-                    self.activation(op.y),
-                    Axis=3,
-                )
+                parts = [self.activation(part) for part in op.parts]
+                self.step("CONCATENATION", 2, parts, self.activation(op.y), Axis=3)  # channels are last
             case MaxPool():
                 x, padding = self.padded(op.x, op.kernel, op.stride, op.pads, op.y.shape, op.name)
                 window = {"FilterHeight": op.kernel[0], "FilterWidth": op.kernel[1], **_strides(op.stride)}
                 self.step("MAX_POOL_2D", 2, [x], self.activation(op.y), Padding=padding, **window)
-
             case DepthToSpace():
-                self.step(
-                    "DEPTH_TO_SPACE", 1, [self.activation(op.x)], self.activation(op.y), BlockSize=op.block
-                )
+                x = self.activation(op.x)
+                self.step("DEPTH_TO_SPACE", 1, [x], self.activation(op.y), BlockSize=op.block)
             case Crop():
                 channels, height, width = op.y.shape
-                begin = self.row(
-                    f"{op.name}/begin", (4,), "INT32", np.array([0, op.top, op.left, 0], np.int32)
-                )
-                size = self.row(
-                    f"{op.name}/size", (4,), "INT32", np.array([1, height, width, channels], np.int32)
-                )
+                corner = np.array([0, op.top, op.left, 0], np.int32)
+                extent = np.array([1, height, width, channels], np.int32)
+                begin = self.row(f"{op.name}/begin", (4,), "INT32", corner)
+                size = self.row(f"{op.name}/size", (4,), "INT32", extent)
                 self.step("SLICE", 2, [self.activation(op.x), begin, size], self.activation(op.y))
 
     def add_conv(self, op: Conv) -> None:
@@ -253,9 +255,20 @@ class Graph:
         out: tuple[int, ...],
         name: str,
     ) -> tuple[int, int]:
-        """(index of the tensor to read, SAME or VALID)."""
+        """A window's padding in TFLite's terms: (index of the tensor to read, SAME or VALID).
+
+        Args:
+            x: what the window slides over.
+            kernel: its height and width.
+            stride: of rows and columns.
+            pads: top, left, bottom, right.
+            out: (C, H, W) of the result.
+            name: of the operation.
+        """
         from tflite.Padding import Padding
 
+        # TFLite knows no amounts, only SAME and VALID. SAME is preferred to a PAD of its own, which would
+        # write and read the whole tensor once more.
         if not any(pads):
             return self.activation(x), Padding.VALID
         if pads == same_pads(x.shape[1:], kernel, stride):
@@ -295,13 +308,12 @@ class Int8Graph(Graph):
             self.step("QUANTIZE", 2, [self.island.activation(op.y)], self.activation(op.y))
 
     def weights(self, conv: Conv) -> tuple[int, int]:
-        """Kernel [O, kh, kw, I] or, depthwise, [1, kh, kw, O]; bias [O]."""
-        scale = safe_scale(conv)
+        """Tensor indices of the kernel, [O, kh, kw, I] or depthwise [1, kh, kw, O], and of the bias, [O]."""
+        s_in = conv.x.quant.scale
+        scale = fitting_scales(conv.bias, s_in, conv.weight_scale)
         kernel, axis = _kernel_layout(conv, quantize_weight(conv.weight, scale))
         stored = self.row(f"{conv.name}/weight", kernel.shape, "INT8", kernel, scales=scale, axis=axis)
-        # float32 products, because that is how engines compute the scale of the accumulator
-        bias_scale = np.float32(conv.x.quant.scale) * scale
-        bias = np.rint(conv.bias.astype(np.float64) / bias_scale.astype(np.float64)).astype(np.int32)
+        bias, bias_scale = stored_bias(conv.bias, s_in, scale)
         return stored, self.row(f"{conv.name}/bias", bias.shape, "INT32", bias, scales=bias_scale)
 
 
@@ -311,7 +323,7 @@ class Uint8Graph(Int8Graph):
     input_dtype = "uint8"
 
     def add_input(self) -> None:
-        """The uint8 picture and its QUANTIZE."""
+        """The uint8 image and its QUANTIZE."""
         self.add_picture("QUANTIZE", f"{self.network.input.name}/stored")
 
 
@@ -322,7 +334,7 @@ class FloatGraph(Graph):
     input_dtype = "uint8"
 
     def add_input(self) -> None:
-        """The uint8 picture and its DEQUANTIZE."""
+        """The uint8 image and its DEQUANTIZE."""
         self.add_picture("DEQUANTIZE", f"{self.network.input.name}/real")
 
     def stored_as(self, quant: Quant) -> dict[str, Any]:
@@ -330,14 +342,14 @@ class FloatGraph(Graph):
         return {}
 
     def weights(self, conv: Conv) -> tuple[int, int]:
-        """Kernel as above, bias [O], float32 as trained."""
+        """Tensor indices of the kernel, in the layouts of int8, and of the bias; float32 as trained."""
         kernel, _ = _kernel_layout(conv, conv.weight)
         stored = self.row(f"{conv.name}/weight", kernel.shape, "FLOAT32", kernel)
         return stored, self.row(f"{conv.name}/bias", conv.bias.shape, "FLOAT32", conv.bias)
 
 
 class _Island(FloatGraph):
-    """The float operations inside an int8 graph: its tables and operators, activations of their own."""
+    """The float operations inside an int8 graph: they share its tables, but have activations of their own."""
 
     def __init__(self, graph: Graph) -> None:
         self.network, self.rows, self.steps = graph.network, graph.rows, graph.steps
@@ -351,17 +363,8 @@ class _Island(FloatGraph):
         return self.index[name]
 
 
-def safe_scale(conv: Conv) -> Array:
-    """(O,) weight scales, larger where a dead channel's tiny scale would push its bias out of int32.
-
-    The weights of such a channel shrink to nothing, which they are beside a bias 2^23 times their size.
-    """
-    smallest = np.abs(conv.bias) / (np.float32(conv.x.quant.scale) * BIAS_LIMIT)
-    return np.maximum(conv.weight_scale, smallest.astype(np.float32))
-
-
 def same_pads(size: tuple[int, ...], kernel: tuple[int, int], stride: tuple[int, int]) -> Pads:
-    """(top, left, bottom, right) that TensorFlow's SAME adds: as little as possible, the odd pixel at the end."""
+    """(top, left, bottom, right) of TensorFlow's SAME: as little as possible, the odd pixel at the end."""
     total = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, kernel, stride, strict=True)]
     return total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2
 
@@ -400,24 +403,49 @@ _OPTIONS = {
 }
 
 
+# ---- the flatbuffer ----
+#
+# A FlatBuffer is built from its end to its start, and a table may only point to what has been written
+# already: children first, the Model last. So the bytes stand in the order of the calls below, reversed.
+#
+# The order of the buffers is another thing: their indices in the Model.
+#   0         empty. Index 0 means "no data": activations have it, and readers take it for granted.
+#   1 .. n    the data of constant tensors, in the order of `rows`: a weight, its bias, the next weight and so
+#             on, as the network reads them.
+#   n + 1     the metadata. It is last, since its index is known only when all tensors have theirs; other
+#             indices do not depend on it.
+# Buffers are not shared, though equal constants exist (sizes, pads): they are a few bytes each.
+
+
 def serialise(
     rows: list[_Row], steps: list[_Step], inputs: list[int], outputs: list[int], spec: ModelSpec
 ) -> bytes:
-    """The TFLite flatbuffer (schema version 3) of one subgraph, with its metadata."""
+    """The TFLite flatbuffer (schema version 3) of one subgraph, with its metadata.
+
+    Args:
+        rows: its tensors.
+        steps: its operators, in order of execution.
+        inputs: indices of tensors.
+        outputs: indices of tensors, in the order of HEADS: programs find them by place as well as by name.
+        spec: for the metadata.
+    """
     import flatbuffers
+    from tflite.BuiltinOperator import BuiltinOperator
 
     b: Any = flatbuffers.Builder(1 << 20)
-    # Buffer 0 is empty by convention; activations point to it.
+    # 1. Tensors, the data of each in front of its table.
     buffers, tensors = [_buffer(b, None)], []
-    zeros: dict[
-        bytes, int
-    ] = {}  # zero points, 8 bytes each: equal ones are written once, a seventh of the file
+    # Zero points take 8 bytes a channel, all of them 0 for weights: equal vectors are written once, which
+    # saves a seventh of the file.
+    zeros: dict[bytes, int] = {}
     for row in rows:
         position = 0
         if row.data is not None:
             position = len(buffers)
             buffers.append(_buffer(b, row.data))
         tensors.append(_tensor(b, row, position, zeros))
+    # 2. Operators. They name their kind by its place in a list without repetitions, sorted so that it does
+    #    not depend on which kind comes first.
     codes = sorted({(step.code, step.version) for step in steps})
     operators = [_operator(b, step, codes.index((step.code, step.version))) for step in steps]
     subgraph = _table(
@@ -425,26 +453,34 @@ def serialise(
         Tensors=_offsets(b, tensors), Inputs=_ints(b, inputs), Outputs=_ints(b, outputs),
         Operators=_offsets(b, operators), Name=b.CreateString("main"),
     )  # fmt: skip
-    ends = [_offsets(b, [_tensor_map(b, rows[i].name, i) for i in indices]) for indices in (inputs, outputs)]
+    # 3. The signature, by which programs find inputs and outputs under their names.
+    ends = []
+    for indices in (inputs, outputs):
+        maps = [_table(b, "TensorMap", Name=b.CreateString(rows[i].name), TensorIndex=i) for i in indices]
+        ends.append(_offsets(b, maps))
     key = b.CreateString(SIGNATURE)
     signature = _table(b, "SignatureDef", Inputs=ends[0], Outputs=ends[1], SignatureKey=key, SubgraphIndex=0)
+    # 4. The metadata, in a buffer behind all others.
     entry = _table(b, "Metadata", Name=b.CreateString(METADATA), Buffer=len(buffers))
     buffers.append(_buffer(b, metadata(spec, rows[inputs[0]].name)))
+    # 5. The model. Readers older than 2020 know the one-byte code only; all codes used here fit it.
+    kinds = []
+    for code, version in codes:
+        number = getattr(BuiltinOperator, code)
+        fields = {"DeprecatedBuiltinCode": number, "Version": version, "BuiltinCode": number}
+        kinds.append(_table(b, "OperatorCode", **fields))
     model = _table(
         b, "Model",
-        Version=3, OperatorCodes=_offsets(b, [_code(b, *code) for code in codes]),
-        Subgraphs=_offsets(b, [subgraph]), Description=b.CreateString(f"edge-centernet {spec.name}"),
+        Version=3, OperatorCodes=_offsets(b, kinds), Subgraphs=_offsets(b, [subgraph]),
+        Description=b.CreateString(f"edge-centernet {spec.name}"),
         Buffers=_offsets(b, buffers), Metadata=_offsets(b, [entry]), SignatureDefs=_offsets(b, [signature]),
     )  # fmt: skip
     b.Finish(model, b"TFL3")  # the schema's file identifier
     return bytes(b.Output())
 
 
-def _tensor_map(b: Any, name: str, index: int) -> int:
-    return _table(b, "TensorMap", Name=b.CreateString(name), TensorIndex=index)
-
-
 def _tensor(b: Any, row: _Row, position: int, written: dict[bytes, int]) -> int:
+    """A Tensor table; position: of its buffer; written: zero points -> where they stand already."""
     from tflite.TensorType import TensorType
 
     quant = {}
@@ -464,6 +500,7 @@ def _tensor(b: Any, row: _Row, position: int, written: dict[bytes, int]) -> int:
 
 
 def _operator(b: Any, step: _Step, code: int) -> int:
+    """An Operator table with its options; code: the place of its kind in the list of operator codes."""
     from tflite.BuiltinOptions import BuiltinOptions
 
     kind = _OPTIONS[step.code]
@@ -476,14 +513,6 @@ def _operator(b: Any, step: _Step, code: int) -> int:
         OpcodeIndex=code, Inputs=_ints(b, step.inputs), Outputs=_ints(b, step.outputs),
         BuiltinOptionsType=getattr(BuiltinOptions, kind), BuiltinOptions=table,
     )  # fmt: skip
-
-
-def _code(b: Any, code: str, version: int) -> int:
-    from tflite.BuiltinOperator import BuiltinOperator
-
-    number = getattr(BuiltinOperator, code)
-    # Readers older than 2020 know the one-byte field only; all our codes fit it.
-    return _table(b, "OperatorCode", DeprecatedBuiltinCode=number, Version=version, BuiltinCode=number)
 
 
 def _buffer(b: Any, data: bytes | None) -> int:
@@ -511,6 +540,7 @@ def _ints(b: Any, values: Any) -> int:
 
 
 def _offsets(b: Any, values: list[int]) -> int:
+    """A vector of offsets; written backwards like everything else, so that it reads in order."""
     b.StartVector(4, len(values), 4)
     for value in reversed(values):
         b.PrependUOffsetTRelative(value)

@@ -1,8 +1,8 @@
-"""Float ONNX networks as post-training quantization wants them: our own fp32 files, and CenterNets made elsewhere.
+"""Float ONNX networks in the form that post-training quantization takes, whoever made them.
 
-Wanted: input (pixel - 128) / 128 as (1, 3, H, W) float32; outputs heat (logits), size and offset in cells;
-  operations
-that `qdq` knows, batch normalisation folded.
+That form: one input, (pixel - 128) / 128 as (1, 3, H, W) float32; the outputs heat (logits), size and offset
+in cells; only operations that `qdq` knows, batch normalisation folded into the convolutions. Our own float32
+files are one step away from it (`without_normalisation`), CenterNets made elsewhere several (`adopt`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_centernet.errors import ConversionError, MissingDependency
 from edge_centernet.manifest import GREY, ModelSpec
 from edge_centernet.preprocess import gain_and_shift
 from edge_centernet.qdq.onnx_graph import HEADS, constants_as_initializers, drop_unused
 
-# What other CenterNets call them; the first row is ours.
+# What other CenterNets call their outputs; the first name of each head is ours.
 SYNONYMS = {"heat": ("heat", "hm", "heatmap"), "size": ("size", "wh"), "offset": ("offset", "reg", "off")}
 INPUT = "normalized"
 Triple = tuple[float, float, float]
@@ -27,11 +26,10 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Description:
-    """What a file made elsewhere does not say.
+    """What an ONNX file made elsewhere does not contain.
 
-    size: input side in pixels. mean, std: of pixel / 255, in the order of `color`, as in training. pad_value:
-      the grey
-    level that fills the letterbox.
+    size: side of the square input in pixels. mean, std: of pixel / 255, in the order of `color`, as in
+    training. pad_value: the grey level, 0..255, that fills the letterbox.
     """
 
     name: str
@@ -44,7 +42,10 @@ class Description:
 
 
 def without_normalisation(model: Any) -> Any:
-    """Our own fp32 network (`to_onnx.float_model`) reading (pixel - 128) / 128 instead of pixels, in place."""
+    """Our own float32 network (`float_network.float_model`), reading (pixel - 128) / 128 instead of pixels.
+
+    Changes the model in place and returns it.
+    """
     from onnx import TensorProto, helper
 
     graph = model.graph
@@ -61,19 +62,17 @@ def without_normalisation(model: Any) -> Any:
 
 
 def adopt(model: Any, description: Description) -> tuple[Any, ModelSpec]:
-    """A CenterNet made elsewhere, in the form wanted (see above), and what it means.
+    """A CenterNet made elsewhere in the form described above, and what it means.
 
-    Raises ConversionError naming what cannot be taken over.
+    Raises ConversionError naming what cannot be taken over, MissingDependency without the extra `convert`.
     """
     model = _simplify(model, description.size)
-    heads = _bind_heads(model)
-    _strip_sigmoid(model.graph, heads)
-    _rename_heads(model.graph)
+    _name_heads(model.graph)
     for node in [n for n in model.graph.node if n.op_type == "ConvTranspose"]:
         _fold_batchnorm(model.graph, node)
         _replace_transposed(model.graph, node)
     merge_pads(model.graph)
-    spec = _spec(description, _output_shapes(model))
+    spec = _spec(model, description)
     _recolor(model.graph, description)
     return model, spec
 
@@ -105,31 +104,26 @@ def _simplify(model: Any, size: int) -> Any:
     return simple
 
 
-def _bind_heads(model: Any) -> dict[str, str]:
-    """Role -> the name of its output; size and offset share a shape, so only names can tell them apart."""
-    outputs = [o.name for o in model.graph.output]
+def _name_heads(graph: Any) -> None:
+    """Name the outputs heat, size and offset; heat as logits, without the Sigmoid that others end with."""
+    # 1. Which output is which: size and offset have one shape, so only names can tell them apart.
+    outputs = [o.name for o in graph.output]
     bound = {role: [n for n in outputs if n.lower() in SYNONYMS[role]] for role in HEADS}
     if any(len(names) != 1 for names in bound.values()) or len(outputs) != len(HEADS):
         wanted = ", ".join("/".join(SYNONYMS[role]) for role in HEADS)
         raise ConversionError(f"expected three outputs named {wanted}, got {', '.join(outputs)}")
-    return {role: names[0] for role, names in bound.items()}
-
-
-def _strip_sigmoid(graph: Any, heads: dict[str, str]) -> None:
-    """Heat as logits: a Sigmoid at its end is the decoder's work."""
+    heads = {role: names[0] for role, names in bound.items()}
+    # 2. The decoder applies the sigmoid itself, and int8 has finer steps for unlikely scores in logits.
     producer = next(node for node in graph.node if heads["heat"] in node.output)
     if producer.op_type == "Sigmoid":
         _rename(graph, producer.input[0], "heat/logits")
         graph.node.remove(producer)
         _output(graph, heads["heat"]).name = "heat/logits"
         heads["heat"] = "heat/logits"
+    # 3. By way of names that nobody else has, so that no head takes another's name on the way.
     for role, name in heads.items():
         _output(graph, name).name = f"{role}/head"
         _rename(graph, name, f"{role}/head")
-
-
-def _rename_heads(graph: Any) -> None:
-    """In two steps, so that no head takes another's name on the way."""
     for role in HEADS:
         _rename(graph, role, f"{role}/inner")  # an inner tensor that happens to have the name
         _output(graph, f"{role}/head").name = role
@@ -150,17 +144,13 @@ def _rename(graph: Any, old: str, new: str) -> None:
             initializer.name = new
 
 
-def _output_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    """Role -> shape."""
+def _spec(model: Any, description: Description) -> ModelSpec:
+    """What the shapes and the description say; ConversionError where they contradict each other."""
     import onnx
 
-    del model.graph.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    return {o.name: tuple(d.dim_value for d in o.type.tensor_type.shape.dim) for o in inferred.graph.output}
-
-
-def _spec(description: Description, shapes: dict[str, tuple[int, ...]]) -> ModelSpec:
-    """What the shapes and the description say; ConversionError where they contradict each other."""
+    del model.graph.value_info[:]  # those of the file may be of another input size
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.output
+    shapes = {o.name: tuple(d.dim_value for d in o.type.tensor_type.shape.dim) for o in inferred}
     size, classes = description.size, len(description.classes)
     height = shapes["heat"][2]
     stride = size // height if height else 0
@@ -184,8 +174,8 @@ def _spec(description: Description, shapes: dict[str, tuple[int, ...]]) -> Model
 def _recolor(graph: Any, description: Description) -> None:
     """A 1x1 convolution in front: our RGB (pixel - 128) / 128 -> what the network was trained on.
 
-    In front and not folded into the first convolution, so that the border is padded with the same zeros as in
-    training.
+    It is not folded into the first convolution, because that one pads its border with zeros: with another
+    mean these would be another grey than in training.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -211,52 +201,44 @@ def _recolor(graph: Any, description: Description) -> None:
     graph.node.insert(0, node)
 
 
-# ---- rewriting
-# ---------------------------------------------------------------------------------------------------
+# ---- rewriting operations ----
 
 
 def merge_pads(graph: Any) -> None:
-    """Pad -> Conv becomes Conv with asymmetric pads (PyTorch's convolution cannot say TensorFlow's SAME)."""
-    from onnx import numpy_helper
+    """Pad -> Conv becomes Conv with asymmetric pads, likewise MaxPool, in place.
+
+    PyTorch's convolution cannot express TensorFlow's SAME, so its exports pad in a node of their own.
+    """
+    from onnx import helper, numpy_helper
 
     constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     for conv in [n for n in graph.node if n.op_type in ("Conv", "MaxPool")]:
         pad = producers.get(conv.input[0])
-        if pad is None or pad.op_type != "Pad" or not _pads_zeros(pad, constants):
+        if pad is None or pad.op_type != "Pad":
             continue
-        amounts = constants[pad.input[1]].tolist()  # begins then ends, for N, C, H, W
-        pads = _attribute(conv, "pads", [0, 0, 0, 0])
-        pads.ints[:] = [p + a for p, a in zip(pads.ints, (*amounts[2:4], *amounts[6:8]), strict=True)]
+        # Only a Pad that adds constant zeros to height and width can be the operation's own padding.
+        mode = next((a.s for a in pad.attribute if a.name == "mode"), b"constant")
+        value = constants.get(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(1)
+        amounts = constants.get(pad.input[1])  # (8,) begins, then ends, each for N, C, H, W
+        if mode != b"constant" or value is None or amounts is None or np.any(value):
+            continue
+        if len(amounts) != 8 or np.any(amounts[[0, 1, 4, 5]]) or np.any(amounts < 0):
+            continue
+        pads = next((a for a in conv.attribute if a.name == "pads"), None)
+        if pads is None:
+            conv.attribute.append(helper.make_attribute("pads", [0, 0, 0, 0]))
+            pads = conv.attribute[-1]
+        added = (*amounts[2:4].tolist(), *amounts[6:8].tolist())
+        pads.ints[:] = [p + a for p, a in zip(pads.ints, added, strict=True)]
         conv.input[0] = pad.input[0]
         if not any(pad.output[0] in node.input for node in graph.node):
             graph.node.remove(pad)
     drop_unused(graph)
 
 
-def _pads_zeros(pad: Any, constants: dict[str, NDArray[Any]]) -> bool:
-    """Whether a Pad adds zeros to height and width only."""
-    mode = next((a.s for a in pad.attribute if a.name == "mode"), b"constant")
-    value = constants.get(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(1)
-    amounts = constants.get(pad.input[1])
-    if mode != b"constant" or value is None or amounts is None or np.any(value):
-        return False
-    return len(amounts) == 8 and not np.any(amounts[[0, 1, 4, 5]]) and bool(np.all(amounts >= 0))
-
-
-def _attribute(node: Any, name: str, default: list[int]) -> Any:
-    """An integer-list attribute, added where it is missing."""
-    from onnx import helper
-
-    found = next((a for a in node.attribute if a.name == name), None)
-    if found is None:
-        node.attribute.append(helper.make_attribute(name, default))
-        found = node.attribute[-1]
-    return found
-
-
 def _fold_batchnorm(graph: Any, deconvolution: Any) -> None:
-    """Into a transposed convolution in front of it; onnxsim does so for ordinary ones only."""
+    """Fold a BatchNormalization into the transposed convolution in front, which onnxsim does not do."""
     from onnx import numpy_helper
 
     batchnorm = _only_reader(graph, deconvolution.output[0])
@@ -278,78 +260,61 @@ def _fold_batchnorm(graph: Any, deconvolution: Any) -> None:
     deconvolution.output[0] = result
 
 
-# y[2i - 1] and y[2i] of a transposed convolution (kernel 4, stride 2, padding 1) on x[i - 1] and x[i]:
-# `network.deconv`
+# y[2i - 1] and y[2i] of a transposed convolution (kernel 4, stride 2, padding 1) on x[i - 1] and x[i], as in
+# `network.deconv`: the rows, and likewise the columns, of the kernel that reach each of the two.
 _TAPS = ([2, 0], [3, 1])
 
 
 def _replace_transposed(graph: Any, node: Any) -> None:
-    """ConvTranspose -> Conv with a set of channels for each parity of row and column, interleaved by DepthToSpace.
+    """ConvTranspose -> Conv with a set of channels for each parity of row and column, then DepthToSpace.
 
-    The same products and sums; why: docs/decisions/0011-original-centernet.md. Kernels of 4 (padding 1) and 2
-    (none).
+    The same products and sums; why: docs/decisions/0011-original-centernet.md. Kernels of 4 (padding 1) and
+    of 2 (no padding) are known; ConversionError for others.
     """
     from onnx import helper, numpy_helper
+
+    def constant(name: str, value: Any) -> str:
+        graph.initializer.append(numpy_helper.from_array(value, name))
+        return name
 
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     weight = constants.get(node.input[1])  # (C_in, C_out, k, k)
-    kernel, pads = attributes.get("kernel_shape"), attributes.get("pads", [0] * 4)
-    shapes = {(4, 4): [1] * 4, (2, 2): [0] * 4}
+    kernel, pads = tuple(attributes.get("kernel_shape", ())), attributes.get("pads", [0] * 4)
     fits = attributes.get("strides") == [2, 2] and attributes.get("group", 1) == 1
-    plain = not any(attributes.get("output_padding", [0])) and all(
-        d == 1 for d in attributes.get("dilations", [1])
-    )
-    if weight is None or not fits or not plain or kernel is None or pads != shapes.get(tuple(kernel)):
+    plain = not any(attributes.get("output_padding", [0])) and set(attributes.get("dilations", [1])) == {1}
+    if weight is None or not fits or not plain or pads != {(4, 4): [1] * 4, (2, 2): [0] * 4}.get(kernel):
         raise ConversionError(
-            f"ConvTranspose node {node.name!r}: expected one group with stride 2 and kernel 4, padding 1, or kernel 2, "
-            f"padding 0; got {attributes}"
+            f"ConvTranspose node {node.name!r}: expected one group with stride 2 and kernel 4, padding 1, or "
+            f"kernel 2, padding 0; got {attributes}"
         )
-    taps: tuple[list[int], ...] = _TAPS if kernel == [4, 4] else ([0], [1])
+    # 1. The convolution: four kernels, one for each parity, and four times the same bias.
+    taps: tuple[list[int], ...] = _TAPS if kernel == (4, 4) else ([0], [1])
     parts = [weight[:, :, rows][:, :, :, columns].transpose(1, 0, 2, 3) for rows in taps for columns in taps]
-    bias = (
-        constants[node.input[2]]
-        if len(node.input) > 2 and node.input[2]
-        else np.zeros(weight.shape[1], np.float32)
-    )
+    given = node.input[2] if len(node.input) > 2 else ""
+    bias = constants[given] if given else np.zeros(weight.shape[1], np.float32)
     prefix, size = node.name or node.output[0], len(taps[0])
-    graph.initializer.append(numpy_helper.from_array(np.concatenate(parts), f"{prefix}/kernel"))
-    graph.initializer.append(numpy_helper.from_array(np.tile(bias, 4), f"{prefix}/shift"))
-    around = [1] * 4 if size == 2 else [0] * 4
-    inputs = [node.input[0], f"{prefix}/kernel", f"{prefix}/shift"]
-    made = [
-        helper.make_node(
-            "Conv",
-            inputs,
-            [f"{prefix}/parities"],
-            name=f"{prefix}/conv",
-            kernel_shape=[size, size],
-            pads=around,
-        )
-    ]
-    activation = _only_reader(graph, node.output[0])
-    if activation is not None and activation.op_type in (
-        "Relu",
-        "Clip",
-    ):  # before the interleaving: it comes first
-        result = activation.output[0]
-        activation.input[0], activation.output[0] = f"{prefix}/parities", f"{prefix}/active"
-    else:
-        activation, result = None, node.output[0]
-    wide = f"{prefix}/parities" if activation is None else f"{prefix}/active"
+    inputs = [node.input[0], constant(f"{prefix}/kernel", np.concatenate(parts))]
+    inputs.append(constant(f"{prefix}/shift", np.tile(bias, 4)))
+    shape = {"kernel_shape": [size, size], "pads": [size - 1] * 4}
+    wide = f"{prefix}/parities"
+    conv = helper.make_node("Conv", inputs, [wide], name=f"{prefix}/conv", **shape)
+    _put(graph, node, [conv])
+    # 2. An activation moves in front of the interleaving, so that it stays with its convolution.
+    last, result = conv, node.output[0]
+    activation = _only_reader(graph, result)
+    if activation is not None and activation.op_type in ("Relu", "Clip"):
+        last, result = activation, activation.output[0]
+        activation.input[0], activation.output[0] = wide, f"{prefix}/active"
+        wide = f"{prefix}/active"
+    # 3. The interleaving. With kernel 4 the parities overlap by one cell, which leaves a border to cut off.
     shuffled = result if size == 1 else f"{prefix}/wide"
     moved = [helper.make_node("DepthToSpace", [wide], [shuffled], name=f"{prefix}/interleave", blocksize=2)]
     if size == 2:
         cut = {"begin": [1, 1], "end": [-1, -1], "axes": [2, 3]}
-        for key, value in cut.items():
-            graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), f"{prefix}/{key}"))
-        names = [shuffled, *(f"{prefix}/{key}" for key in cut)]
-        moved.append(helper.make_node("Slice", names, [result], name=f"{prefix}/cut"))
-    _put(graph, node, made)
-    if activation is None:
-        _put(graph, made[-1], moved, behind=True)
-    else:
-        _put(graph, activation, moved, behind=True)
+        names = [constant(f"{prefix}/{key}", np.array(value, np.int64)) for key, value in cut.items()]
+        moved.append(helper.make_node("Slice", [shuffled, *names], [result], name=f"{prefix}/cut"))
+    _put(graph, last, moved, behind=True)
     graph.node.remove(node)
 
 

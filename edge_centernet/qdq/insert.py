@@ -1,11 +1,12 @@
-"""A float ONNX network -> the same with Q/DQ pairs where int8 engines want them, scales still to be filled in.
+"""Inserting Q/DQ pairs: where a float ONNX network is quantized, and which tensors must share one scale.
 
     x (1, 3, H, W) float32 -> Conv, Relu, Add, Resize ... -> heat, size, offset float32
 becomes
     image uint8 -> DequantizeLinear(1/128, 128) -> Conv ... -> QuantizeLinear -> heat, size, offset int8
 with one pair behind every Conv and Add (behind their activation, if they have one) and one on every weight.
 Operations that only move values (nearest Resize, MaxPool, DepthToSpace, Slice) need none: what they read is
-stored already. Behind a Concat engines want one all the same, and a linear Resize makes new values.
+quantized already. A Concat gets one all the same, because engines expect it there, and so does a linear
+Resize, which computes new values. Scales are placeholders until `fill` replaces them.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ def real_name(tensor: qdq.Tensor) -> str:
 def with_quantizers(float_model: Any, spec: ModelSpec) -> Any:
     """An onnx.ModelProto with placeholders of 1 for every scale and 0 for every zero point.
 
-    float_model: its one input is (pixel - 128) / 128 in spec.color order; its outputs are named as HEADS,
-      heat in
-    logits. Raises ConversionError where it is something else.
+    float_model: its one input is (1, 3, H, W) float32, (pixel - 128) / 128 in spec.color order; its outputs
+    have the names HEADS, heat as logits. Raises ConversionError where it is something else.
     """
     model = copy_of(float_model)
     inserter = _Inserter(model.graph)
     inserter.check_ends()
-    for node in list(model.graph.node):
+    for node in list(model.graph.node):  # a copy: nodes are inserted on the way
         if node.op_type == "Conv":
             inserter.weight(node)
-        if node.op_type in ("Conv", "Add", "Concat") or (node.op_type == "Resize" and _is_linear(node)):
+        linear = any(a.name == "mode" and a.s == b"linear" for a in node.attribute)
+        if node.op_type in ("Conv", "Add", "Concat") or (node.op_type == "Resize" and linear):
             inserter.activation(node)
     inserter.integer_input(spec)
     return model
@@ -63,7 +64,7 @@ class _Inserter:
                 self.consumers.setdefault(name, []).append(node)
 
     def check_ends(self) -> None:
-        """One input, three heads with the names that bind them."""
+        """Raise ConversionError unless there are one input and the three heads under their names."""
         inputs = [i.name for i in self.graph.input if i.name not in self.consts]
         outputs = {o.name for o in self.graph.output}
         if len(inputs) != 1 or outputs != set(HEADS):
@@ -74,7 +75,10 @@ class _Inserter:
         self.input = inputs[0]
 
     def weight(self, conv: Any) -> None:
-        """Weight -> QuantizeLinear -> DequantizeLinear -> Conv, per output channel; a missing bias becomes zeros."""
+        """Weight -> QuantizeLinear -> DequantizeLinear -> Conv, per output channel.
+
+        A missing bias becomes zeros, since bias correction may need one.
+        """
         value = self.consts.get(conv.input[1])
         if value is None:
             raise ConversionError(
@@ -99,6 +103,8 @@ class _Inserter:
 
     def activation(self, node: Any) -> None:
         """Result -> QuantizeLinear -> DequantizeLinear -> its readers; a head ends at the QuantizeLinear."""
+        # Behind the activation function and not in front of it: engines compute both in one kernel, and what
+        # ReLU cuts off need not take up any of the 256 steps.
         last, name = node, node.output[0]
         after = self.consumers.get(name, [])
         if len(after) == 1 and after[0].op_type in _ACTIVATIONS and name not in HEADS:
@@ -116,7 +122,7 @@ class _Inserter:
             reader.input[:] = [f"{name}/real" if n == name else n for n in reader.input]
 
     def integer_input(self, spec: ModelSpec) -> None:
-        """DequantizeLinear(uint8 image, 1/128, 128) in front: (pixel - 128) / 128, exactly; heads become int8."""
+        """DequantizeLinear(uint8 image, 1/128, 128) in front, which is exact; heads become int8."""
         from onnx import TensorProto, helper
 
         self.constant(f"{IMAGE}/dequantize/scale", np.array(IMAGE_QUANT.scale, np.float32))
@@ -129,7 +135,7 @@ class _Inserter:
         self.graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, shape))
         for output in self.graph.output:
             output.type.tensor_type.elem_type = TensorProto.INT8
-        del self.graph.value_info[:]
+        del self.graph.value_info[:]  # types and shapes of intermediate tensors, which no longer hold
         drop_unused(self.graph)
 
     def constant(self, name: str, value: Any) -> None:
@@ -156,10 +162,6 @@ class _Inserter:
         return next(i for i, other in enumerate(self.graph.node) if other.output[0] == node.output[0])
 
 
-def _is_linear(resize: Any) -> bool:
-    return any(a.name == "mode" and a.s == b"linear" for a in resize.attribute)
-
-
 def fill(model: Any, values: dict[str, Any]) -> None:
     """Replace initializers by name, in place: {name: array}."""
     from onnx import numpy_helper
@@ -169,3 +171,44 @@ def fill(model: Any, values: dict[str, Any]) -> None:
             initializer.CopyFrom(
                 numpy_helper.from_array(np.asarray(values[initializer.name]), initializer.name)
             )
+
+
+def shared_scales(network: qdq.Network) -> list[list[list[str]]]:
+    """Groups of tensors that must share a scale; each is a list of sets that share their zero point too.
+
+    Names are real ones, in the order of the network. Tensors of one set hold integers that are moved from one
+    to the other (Concat, Resize); the sets of one group meet in an addition.
+    """
+    stored, scaled = _Union(), _Union()
+    # Two passes: which sets an addition joins is known only once the sets are complete.
+    for op in network.ops:
+        if isinstance(op, qdq.Concat):
+            stored.join(*(part.name for part in op.parts), op.y.name)
+        elif not isinstance(op, qdq.Conv | qdq.Add):
+            stored.join(op.x.name, op.y.name)
+    for op in network.ops:
+        if isinstance(op, qdq.Add):
+            scaled.join(*(stored.root(t.name) for t in (op.a, op.b, op.y)))
+    groups: dict[str, dict[str, list[str]]] = {}
+    for op in network.ops:
+        own = stored.root(op.y.name)
+        groups.setdefault(scaled.root(own), {}).setdefault(own, []).append(real_name(op.y))
+    return [list(sets.values()) for sets in groups.values()]
+
+
+class _Union:
+    """Names that belong together: a union-find structure, without ranks, for networks have few tensors."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+
+    def root(self, name: str) -> str:
+        """The one name that stands for all that were joined with `name`."""
+        while (parent := self._parent.get(name, name)) != name:
+            name = parent
+        return name
+
+    def join(self, *names: str) -> None:
+        """Join the groups of these names; the root of the first one stands for all."""
+        for name in names[1:]:
+            self._parent[self.root(name)] = self.root(names[0])

@@ -18,9 +18,8 @@ from edge_centernet.manifest import Manifest, Quant
 
 Array = NDArray[Any]
 Activation = Literal["linear", "relu", "relu6"]
-
-
-UNUSED = Quant(1.0, 0)  # of a tensor that float operations alone read: it is never stored
+# The quantization of a tensor that only float operations read: it is never stored, the values mean nothing.
+UNUSED = Quant(1.0, 0)
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,9 @@ class Tensor:
 class Conv:
     """Convolution, bias and activation; dense (groups 1) or depthwise (groups = input channels).
 
-    weight: (O, I/groups, kh, kw) float32 as trained; weight_scale: (O,) float32, zero point 0; bias: (O,)
-      float32.
-    pads: top, left, bottom, right in pixels. real: computed in float32 (`qdq.mixed`); the scale means
-      nothing.
+    weight: (O, I/groups, kh, kw) float32 as trained. weight_scale: (O,) float32; the zero point is 0.
+    bias: (O,) float32. pads: top, left, bottom, right in pixels.
+    real: computed in float32 (`float_network.with_floats`); the scale is not used then.
     """
 
     name: str
@@ -62,7 +60,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Add:
-    """Elementwise addition of two activations of one shape, with activation; real: of floats."""
+    """Elementwise addition of two activations of one shape, with activation; real: computed in float32."""
 
     name: str
     a: Tensor
@@ -74,7 +72,10 @@ class Add:
 
 @dataclass(frozen=True)
 class Upsample:
-    """Enlargement by a whole factor, nearest neighbour or bilinear (half-pixel centres); y is stored as x is."""
+    """Enlargement by a whole factor, nearest neighbour or bilinear (half-pixel centres).
+
+    y has the scale and zero point of x. Nearest neighbour copies the integers, bilinear rounds new ones.
+    """
 
     name: str
     x: Tensor
@@ -85,7 +86,10 @@ class Upsample:
 
 @dataclass(frozen=True)
 class Concat:
-    """Channels of several activations of one height and width, one behind the other; all are stored as y is."""
+    """Channels of several activations of one height and width, concatenated.
+
+    All parts have the scale and zero point of y, so that the integers are copied and nothing is rescaled.
+    """
 
     name: str
     parts: tuple[Tensor, ...]
@@ -93,13 +97,16 @@ class Concat:
 
     @property
     def x(self) -> Tensor:
-        """The first part: it is stored as all the others are."""
+        """The first part, which has the same scale and zero point as all the others."""
         return self.parts[0]
 
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Maximum over a window; y is stored exactly as x. Padding never wins: x is never negative."""
+    """Maximum over a window; y has the scale and zero point of x.
+
+    The reader accepts padding behind a ReLU only. There no value is negative, so a padded zero never wins.
+    """
 
     name: str
     x: Tensor
@@ -111,7 +118,10 @@ class MaxPool:
 
 @dataclass(frozen=True)
 class DepthToSpace:
-    """(block^2 C, H, W) -> (C, block H, block W), channels as [row in block, column in block, C]; y is stored as x."""
+    """(block^2 C, H, W) -> (C, block H, block W); y has the scale and zero point of x.
+
+    The channels of x are ordered as [row in block, column in block, C], which ONNX calls DCR.
+    """
 
     name: str
     x: Tensor
@@ -121,7 +131,7 @@ class DepthToSpace:
 
 @dataclass(frozen=True)
 class Crop:
-    """y is the part of x that begins `top` rows down and `left` columns right; stored exactly as x."""
+    """The part of x that begins `top` rows down and `left` columns right; y has x's scale and zero point."""
 
     name: str
     x: Tensor
@@ -145,6 +155,8 @@ class Network:
 
 
 def quantize_weight(weight: Array, scale: Array) -> NDArray[np.int8]:
-    """(O, ...) float32 and (O,) scales -> int8, as ONNX QuantizeLinear with zero point 0."""
+    """(O, ...) float32 and (O,) scales -> int8, as ONNX's QuantizeLinear with zero point 0."""
     per_channel = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    # rint rounds halves to even and the division is in float32, both as QuantizeLinear is specified. Trained
+    # weights are multiples of their scale already, so that here nothing is left to round.
     return np.clip(np.rint(weight / per_channel), -128, 127).astype(np.int8)

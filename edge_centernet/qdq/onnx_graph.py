@@ -1,4 +1,4 @@
-"""ONNX graphs, whoever made them: read one, copy one, tidy one."""
+"""Reading, copying and tidying ONNX graphs, and the manifest in their metadata."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_model(path: Path) -> Any:
     """A checked onnx.ModelProto.
 
     Raises ArtifactError for a file that is missing, damaged or something else, MissingDependency without the
-    extra.
+    extra `convert`.
     """
     try:
         import onnx
@@ -56,7 +56,7 @@ def manifest_of(model: Any) -> Manifest | None:
 
 
 def set_manifest(model: Any, manifest: Manifest) -> None:
-    """Write what the network means into its metadata, in place."""
+    """Write the manifest into the model's metadata, in place, instead of whatever is there."""
     import onnx
 
     onnx.helper.set_model_props(model, {KEY: manifest.to_json()})
@@ -67,8 +67,10 @@ def interchange_manifest(
 ) -> Manifest:
     """The manifest of the interchange file: uint8 image in, int8 heads of these scales out.
 
-    Raises ConversionError for a network whose image is not (pixel - 128) / 128: no integer would be the
-    pixel.
+    heads: role -> scale and zero point. made_by: tool -> version, beside this package's own.
+
+    Raises ConversionError for a network whose input is not (pixel - 128) / 128: with other constants the
+    pixels would be rounded to the grid of int8 instead of being on it.
     """
     if set(spec.mean) != {float(GREY)} or set(spec.std) != {float(GREY)}:
         raise ConversionError(f"export: expected mean and std {GREY}, got {spec.mean} and {spec.std}")
@@ -84,11 +86,13 @@ def interchange_manifest(
 
 
 def at_size(model: Any, size: InputSize) -> Any:
-    """A copy of a network of ours for another input: the same weights and scales, other shapes, a manifest to match.
+    """A copy of a network of ours for another input size: other shapes and a manifest to match.
 
-    Raises ConversionError where the graph holds something that fits one size only.
+    Weights and scales stay, for neither depends on the size. Raises ConversionError where the graph holds
+    something that fits one size only.
     """
     import onnx
+    from onnx import numpy_helper
 
     model = copy_of(model)
     manifest = manifest_of(model)
@@ -104,8 +108,15 @@ def at_size(model: Any, size: InputSize) -> Any:
         if entry.name in by_name:
             for dim, value in zip(entry.type.tensor_type.shape.dim, by_name[entry.name].shape, strict=True):
                 dim.dim_value = value
-    _scale_resizes(model.graph, manifest.model.input_size, size)
+    # Simplifiers write the size of a Resize's result instead of its factors, which fit any input.
+    old = manifest.model.input_size
+    named = {n.input[3] for n in model.graph.node if n.op_type == "Resize" and len(n.input) > 3}
+    for constant in [i for i in model.graph.initializer if i.name in named]:
+        batch, depth, height, width = numpy_helper.to_array(constant).tolist()
+        scaled = [batch, depth, height * size.height // old.height, width * size.width // old.width]
+        constant.CopyFrom(numpy_helper.from_array(np.array(scaled, np.int64), constant.name))
     del model.graph.value_info[:]
+    # The self-test vector, the verification and the content hash belong to the old size.
     changed = replace(manifest, model=spec, **tensors, golden=None, verified=False, content_sha256="")
     set_manifest(model, changed)
     try:
@@ -114,17 +125,6 @@ def at_size(model: Any, size: InputSize) -> Any:
         reason = str(error).strip().splitlines()[0]
         raise ConversionError(f"it does not fit an input of {size}: {reason[:120]}") from None
     return model
-
-
-def _scale_resizes(graph: Any, old: InputSize, new: InputSize) -> None:
-    """Resize nodes that name the size of their result, in place; those that name factors fit any input."""
-    from onnx import numpy_helper
-
-    named = {node.input[3] for node in graph.node if node.op_type == "Resize" and len(node.input) > 3}
-    for constant in [i for i in graph.initializer if i.name in named]:
-        batch, channels, height, width = numpy_helper.to_array(constant).tolist()
-        scaled = [batch, channels, height * new.height // old.height, width * new.width // old.width]
-        constant.CopyFrom(numpy_helper.from_array(np.array(scaled, np.int64), constant.name))
 
 
 def constants_as_initializers(graph: Any) -> None:
@@ -138,7 +138,7 @@ def constants_as_initializers(graph: Any) -> None:
 
 def drop_unused(graph: Any) -> None:
     """Remove nodes and initializers nothing reads any more, in place."""
-    while True:
+    while True:  # until nothing is dead: a node that goes may have been the only reader of another
         used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
         dead = [n for n in graph.node if not used.intersection(n.output)]
         for node in dead:

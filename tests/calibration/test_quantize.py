@@ -134,14 +134,14 @@ def test_equal_inputs_give_equal_bytes(network: qdq.Network, source: Any) -> Non
 
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_bias_correction_keeps_the_mean_of_every_channel(depthwise: bool) -> None:
-    """On inputs with the given channel means the rounded weights answer as the true ones, to half a bias step."""
+    """On inputs with these channel means rounded weights answer as the true ones, to half a bias step."""
     rng = np.random.default_rng(0)
     shape = (8, 1, 3, 3) if depthwise else (8, 16, 3, 3)
     weight, mean = rng.normal(0, 1, shape).astype(np.float32), rng.uniform(0, 3, 8 if depthwise else 16)
     x, y = (qdq.Tensor(name, (len(mean), 4, 4), Quant(0.02, 0)) for name in ("x", "y"))
     op = qdq.Conv(
-        "conv", x, y, weight, np.ones(8, np.float32), rng.normal(0, 1, 8).astype(np.float32), (1, 1), (0,) * 4,
-        8 if depthwise else 1, "linear",
+        "conv", x, y, weight, np.ones(8, np.float32), rng.normal(0, 1, 8).astype(np.float32),
+        (1, 1), (0,) * 4, 8 if depthwise else 1, "linear",
     )  # fmt: skip
     made = conv_constants(op, 0.02, 0.05, mean)
     lost = (weight - made["conv/weight"]).sum(axis=(2, 3), dtype=np.float64)  # (O, I / groups)

@@ -40,7 +40,7 @@ def inputs() -> np.ndarray:
 
 
 def test_a_layer_s_result_keeps_more_of_its_signal(inputs: np.ndarray) -> None:
-    """Weights of 4 bits on correlated inputs: less than half of the squared error of rounding to the nearest step."""
+    """4-bit weights, correlated inputs: less than half the squared error of rounding to the nearest step."""
     weight = np.random.default_rng(1).normal(0, 1, (16, 32, 1, 1)).astype(np.float32)
     scale = np.abs(weight).max(axis=(1, 2, 3)) / LIMIT
     nearest = np.rint(weight[..., 0, 0] / scale[:, None]) * scale[:, None]
@@ -65,7 +65,7 @@ def test_independent_inputs_leave_nothing_to_make_up_for() -> None:
 
 
 def test_depthwise_channels_are_rounded_each_for_itself(inputs: np.ndarray) -> None:
-    """Nine taps that see nearly the same: the sum of the weights, which matters most, is kept to half a step."""
+    """Nine taps that see nearly the same: the sum of the weights, which matters most, is kept to a step."""
     weight = np.random.default_rng(3).normal(0, 1, (4, 1, 3, 3)).astype(np.float32)
     scale = np.abs(weight).max(axis=(1, 2, 3)) / LIMIT
     moments = np.tile(np.ones((9, 9)) + 0.01 * np.eye(9), (4, 1, 1))

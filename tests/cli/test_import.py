@@ -16,6 +16,7 @@ from support import ENGINES, SUFFIX, Result
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
+import file_precision  # noqa: E402
 import reference_ctdet  # noqa: E402
 from reference_ctdet import CLASSES, draw_squares  # noqa: E402
 
@@ -30,7 +31,7 @@ from edge_centernet.heads import real_values  # noqa: E402
 from edge_centernet.network.checkpoint import read_header  # noqa: E402
 from edge_centernet.preprocess import prepare  # noqa: E402
 from edge_centernet.qdq.reference import ASSETS  # noqa: E402
-from edge_centernet.runtimes import file_precision, open_runtime  # noqa: E402
+from edge_centernet.runtimes import open_runtime  # noqa: E402
 
 Run = Callable[..., Result]
 

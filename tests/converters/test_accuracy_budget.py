@@ -1,4 +1,4 @@
-"""`--accuracy-budget`: layers go to float until the network is as good as its user wants it, or nothing is written."""
+"""`--accuracy-budget`: layers go to float until the network is accurate enough, or nothing is written."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_network_within_its_budget_stays_as_it_is(sound: qdq.Network, dataset:
 
 
 def test_the_layer_that_broke_goes_to_float(sound: qdq.Network, dataset: Dataset) -> None:
-    """A heatmap without weights finds nothing; that one layer in float brings everything back, and is named."""
+    """A heatmap without weights finds nothing; that layer in float brings everything back, and is named."""
     network, told = _meet(qdq.parse(_coarse(sound, "heat")), sound, dataset, 0.01)
 
     assert [op.name for op in network.ops if isinstance(op, qdq.Conv) and op.real] == ["node_heat_conv"]

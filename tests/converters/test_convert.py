@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import file_precision
 import numpy as np
 import onnx
 import pytest
@@ -18,12 +19,9 @@ from edge_centernet import qdq
 from edge_centernet.artifact import read_manifest
 from edge_centernet.cli.convert import command
 from edge_centernet.converters import ALL, convert, to_openvino, to_tflite
-from edge_centernet.detections import Detections
 from edge_centernet.errors import ArtifactError, ConfigError, ConversionError
 from edge_centernet.model_zoo import find_model
-from edge_centernet.qdq import agreement as agreement_module
 from edge_centernet.qdq import reference
-from edge_centernet.runtimes import file_precision
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def pictures() -> list[Any]:
 def test_all_targets_agree_with_the_source(
     network_file: Path, tmp_path: Path, pictures: list[Any], precision: Any
 ) -> None:
-    """Each engine answers as the source network does: a quarter step off on average in int8, float rounding in fp32."""
+    """Each engine answers as the source does: a quarter step off on average in int8, rounding in fp32."""
     limit, agreement = {"int8": (0.25, 0.6), "fp32": (0.001, 1.0)}[precision]
     artifacts = convert(network_file, list(ALL), precision, tmp_path, pictures=pictures)
     assert [a.target for a in artifacts] == ["openvino", "tflite", "onnx", "tensorrt"]
@@ -69,7 +67,7 @@ def test_onnx_copy_is_the_same_network(mobilenet_file: Path, tmp_path: Path, pic
 
 
 def test_onnx_with_shared_constants_opens(mobilenet_file: Path, tmp_path: Path, pictures: list[Any]) -> None:
-    """Exporters share equal zero points between weights; some of ONNX Runtime's options cannot open such files."""
+    """Exporters share equal zero points between weights, which some options of ONNX Runtime cannot open."""
     model = onnx.load(mobilenet_file)
     seen: dict[bytes, str] = {}
     values = {i.name: i for i in model.graph.initializer}
@@ -148,41 +146,6 @@ def test_output_folder_that_is_a_file_is_refused(mobilenet_file: Path, tmp_path:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="expected a folder to write to"):
         convert(mobilenet_file, ["onnx"], "int8", tmp_path / "file")
-
-
-def test_default_pictures_are_enough() -> None:
-    """The packaged photos give at least 16 inputs."""
-    pictures = reference.sample_pictures()
-    assert len(pictures) >= 16
-    assert all(p.ndim == 3 and p.dtype == np.uint8 for p in pictures)
-
-
-def detections(*rows: tuple[float, float, float, float, float, int]) -> Detections:
-    """x1, y1, x2, y2, score, class."""
-    table = np.array(rows, np.float32).reshape(-1, 6)
-    return Detections(table[:, :4], table[:, 4], table[:, 5].astype(np.int32))
-
-
-@pytest.mark.parametrize(
-    ("offered", "expected"),
-    [
-        (detections((10, 10, 50, 50, 0.58, 1)), 1),
-        (detections((10, 10, 50, 50, 0.58, 2)), 0),  # another class
-        (detections((10, 10, 50, 31, 0.60, 1)), 1),  # IoU 0.525
-        (detections((10, 10, 50, 29, 0.60, 1)), 0),  # IoU 0.475
-        (detections((10, 10, 50, 50, 0.49, 1)), 0),  # score 0.11 away
-        (detections(), 0),
-    ],
-)
-def test_a_partner_is_same_class_box_and_score(offered: Detections, expected: int) -> None:
-    """Same class, IoU >= 0.5 (the same object as AP50 counts it), score within 0.1."""
-    assert agreement_module.matches(detections((10, 10, 50, 50, 0.6, 1)), offered) == expected
-
-
-def test_a_partner_is_used_once() -> None:
-    """Two equal detections against one: only one finds its partner."""
-    twice = detections((10, 10, 50, 50, 0.6, 1), (10, 10, 50, 50, 0.6, 1))
-    assert agreement_module.matches(twice, detections((10, 10, 50, 50, 0.6, 1))) == 1
 
 
 def test_command_prints_the_table(mobilenet_file: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_decibels_count_powers_of_ten() -> None:
 
 
 def test_the_damaged_layer_loses_most(network: qdq.Network) -> None:
-    """Weights of one layer in the middle in sixteen times coarser steps: 4 dB more than before are lost there."""
+    """Weights of a layer in the middle in steps sixteen times as wide: 4 dB more are lost there."""
     convolutions = [op for op in network.ops if isinstance(op, qdq.Conv) and op.groups == 1]
     victim = convolutions[len(convolutions) // 2]
     sound = {layer.name: layer for layer in diagnose(network, None, PICTURES)}
@@ -120,7 +120,7 @@ def test_a_file_of_unknown_origin_needs_its_source(run: Callable[..., Result], a
 
 
 def test_int8_that_lost_most_objects_is_refused_with_the_layer_to_blame(network: qdq.Network) -> None:
-    """3 of 20 agree: the damaged layer is among the three named. 10 of 20, or too few to judge: let through."""
+    """3 of 20 agree: the damaged layer is among the three named. 10 of 20, or too few to judge: accepted."""
     victim = [op for op in network.ops if isinstance(op, qdq.Conv) and op.groups == 1][5]
     broken = _coarser(network, victim, 60.0)
     with pytest.raises(ConversionError, match="expected at least 50% of 20 detections") as caught:
@@ -135,7 +135,7 @@ def test_int8_that_lost_most_objects_is_refused_with_the_layer_to_blame(network:
 def test_rounded_weights_count_against_the_float_checkpoint(
     run: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """With --float an early layer has 1 dB less left than against rounded weights; another network is refused."""
+    """With --float an early layer has 1 dB less than against rounded weights; another network is refused."""
     pytest.importorskip("torch", reason="needs the train extra")
     snr = {}
     for name, options in (("stored", ()), ("unrounded", ("--float", "centernet-nano-256"))):

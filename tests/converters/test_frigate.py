@@ -77,7 +77,7 @@ def as_frigate_feeds(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 @pytest.mark.parametrize("name", MODELS)
 def test_it_finds_what_detect_finds(exported: dict[str, frigate.Export], name: str, kind: str) -> None:
-    """On squares of the sample photos: the same classes, boxes to a tenth of a pixel, scores to a thousandth."""
+    """On squares of the sample photos: the same classes, boxes to 0.1 pixels, scores to a thousandth."""
     run = engine(kind, exported[name].model)
     with Detector(name, runtime="onnxruntime", max_detections=frigate.ROWS) as detector:
         side, total = detector.manifest.model.width, 0
@@ -112,7 +112,7 @@ def decoder_alone(network: qdq.Network, threshold: float) -> Any:
 
 
 def random_heads(network: qdq.Network, seed: int) -> Heads:
-    """Few different heats, so that there are plateaus and ties, and boxes as large as makes twins of neighbours."""
+    """Few different heats, for plateaus and ties, and boxes so large that neighbours are duplicate peaks."""
     rng = np.random.default_rng(seed)
     heat, size, offset = (network.heads[role].shape for role in frigate.HEADS)
     steps = int(rng.integers(2, 40))
@@ -129,7 +129,7 @@ def random_heads(network: qdq.Network, seed: int) -> Heads:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_the_decoder_in_the_graph_follows_the_rule(kind: str, tmp_path: Path) -> None:
-    """Of 200 random heads with plateaus, ties, twins and too many peaks it gives what the decoder gives, in order."""
+    """Random heads with plateaus, ties, duplicates and too many peaks: what the decoder gives, in order."""
     network = qdq.load(find_model("centernet-nano-256", ".onnx"))
     manifest, side = network.manifest, network.manifest.model.width
     path = tmp_path / "decoder.onnx"
@@ -169,7 +169,7 @@ def peaks(heads: Heads, manifest: Any) -> int:
 def test_the_command_writes_model_labels_and_configuration(
     run: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """The label map numbers the model's classes; the configuration names both files and says how to feed the model."""
+    """The label map numbers the classes; the configuration names both files and the model's input."""
     done = run("export-frigate", "centernet-nano-256", "--out", tmp_path)
     assert done.code == 0, done.err
     assert "46 of 46 boxes agree with the decoder's" in done.out
@@ -192,7 +192,7 @@ def test_the_command_writes_model_labels_and_configuration(
 
 
 def test_a_threshold_is_in_the_model(tmp_path: Path) -> None:
-    """No row has a lower score; the metadata says what it is. 0 and 1 give finite graphs: all rows, and none."""
+    """No row has a lower score; the metadata holds it. 0 and 1 give finite graphs: all rows, and none."""
     network = qdq.load(find_model("centernet-nano-256", ".onnx"))
     image = as_frigate_feeds(squares(256)[0])
     counts = []
@@ -297,7 +297,7 @@ class _Api:
 
 @pytest.fixture
 def plugins() -> Iterator[Callable[[str], types.ModuleType]]:
-    """Loads a plugin out of the checkout, unchanged; what it imports of the rest of Frigate is stood in for."""
+    """Loads a plugin out of the checkout, unchanged; stand-ins replace what it imports of Frigate."""
     checkout = os.environ.get("EDGE_CENTERNET_FRIGATE")
     if not checkout:
         pytest.skip("set EDGE_CENTERNET_FRIGATE to a checkout of https://github.com/blakeblackshear/frigate")
@@ -353,7 +353,7 @@ def test_frigates_own_plugins_find_what_detect_finds(
     plugin: str,
     kind: str,
 ) -> None:
-    """Its code, its (20, 6) rows of class, score, top, left, bottom, right as fractions: the boxes of Detector."""
+    """Its (20, 6) rows of class, score, top, left, bottom, right as fractions: the boxes of Detector."""
     side = {"centernet-mbv2-320": 320, "centernet-nano-256": 256}[name]
     model = types.SimpleNamespace(
         path=str(exported[name].model), model_type=_Model.yolonas, height=side, width=side,

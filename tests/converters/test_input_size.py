@@ -118,14 +118,15 @@ def torch_detections(checkpoint: Path, picture: Any, size: InputSize) -> Detecti
 def test_a_wide_network_is_trained_and_finds_the_same_in_every_file(
     run: Run, checkpoints: dict[str, Path], drawn: Path, tmp_path: Path
 ) -> None:
-    """`train --size 160x96`, `convert`: OpenVINO, TFLite and ONNX find what PyTorch's int8 simulation finds."""
+    """`train --size 160x96`, `convert`: all three engines find what PyTorch's int8 simulation finds."""
     settings = (
         "epochs=2", "early_part=0.5", "early_side=64", "qat_epochs=1", "batch_size=4", "workers=0", "lr=1e-5",
         "eval_every=0", "amp=off",
     )  # fmt: skip
     done = run(
-        "train", "--data", drawn, "--out", tmp_path / "run", "--name", "wide", "--weights", checkpoints["float"],
-        "--size", "160x96", "--device", "cpu", *(part for one in settings for part in ("--set", one)),
+        "train", "--data", drawn, "--out", tmp_path / "run", "--name", "wide",
+        "--weights", checkpoints["float"], "--size", "160x96", "--device", "cpu",
+        *(part for one in settings for part in ("--set", one)),
     )  # fmt: skip
     assert done.code == 0, done.err
     sides = [line.split(",")[2] for line in (tmp_path / "run/metrics.csv").read_text().splitlines()[1:]]

@@ -95,7 +95,7 @@ def test_a_folder_without_images_is_refused(checkpoints: dict[str, Path], tmp_pa
 def test_a_float_onnx_of_ours_can_be_quantized_again(
     mobilenet_file: Path, photos: Path, tmp_path: Path
 ) -> None:
-    """QDQ -> `convert --fp32` -> calibration: the same operations, other scales; asymmetric -> symmetric likewise."""
+    """QDQ -> `convert --fp32` -> calibration: the same operations, other scales; likewise to symmetric."""
     pictures = qdq_factory.photos(3, 96, 128)
     fp32 = convert(mobilenet_file, ["onnx"], "fp32", tmp_path, pictures=pictures)[0].path
     with pytest.raises(ConfigError, match="add --calibration"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import file_precision
 import pytest
 import qdq_factory
 
@@ -12,7 +13,6 @@ from edge_centernet import qdq
 from edge_centernet.artifact import read_manifest
 from edge_centernet.converters import to_openvino
 from edge_centernet.errors import ConversionError
-from edge_centernet.runtimes import file_precision
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,13 @@ def int8_file(network: qdq.Network, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_every_convolution_runs_in_int8(network: qdq.Network, int8_file: Path) -> None:
-    """The kernels that OpenVINO executes are integer ones for all convolutions, the first and the last included."""
+    """OpenVINO executes integer kernels for all convolutions, the first and the last included."""
     kernels = file_precision.openvino_kernels(int8_file)
     assert file_precision.openvino_float_layers(int8_file) == []
     assert len(kernels) == sum(isinstance(op, qdq.Conv) for op in network.ops)
 
 
-def test_proof_finds_float_convolutions(mobilenet_file: Path, tmp_path: Path) -> None:
+def test_the_check_finds_float_convolutions(mobilenet_file: Path, tmp_path: Path) -> None:
     """The check itself works: in the fp32 file it reports every convolution."""
     network = qdq.load(mobilenet_file)
     to_openvino.convert(network, "fp32")(tmp_path / "float.xml", False)

@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 
 def test_every_zero_point_is_zero_and_weights_are_per_channel(made: tuple[Path, list[str]]) -> None:
-    """TensorRT refuses other zero points; convolutions' weights carry one scale for each output channel, on axis 0."""
+    """TensorRT refuses other zero points; weights have one scale for each output channel, on axis 0."""
     graph = onnx.load(made[0]).graph
     values = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
     pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
@@ -55,8 +55,8 @@ def test_it_reads_normalised_floats_and_answers_in_floats(made: tuple[Path, list
     assert manifest.verified
 
 
-def test_the_answer_to_wider_steps_is_told(made: tuple[Path, list[str]]) -> None:
-    """The shipped network learned zero points: what giving them up costs on the sample photos is said."""
+def test_the_cost_of_wider_steps_is_reported(made: tuple[Path, list[str]]) -> None:
+    """The shipped network learned zero points: what giving them up costs on the sample photos is reported."""
     (line,) = [line for line in made[1] if "zero point 0 only" in line]
     matched, found = (int(line.split("steps ")[1].split()[i]) for i in (0, 2))
 
@@ -65,7 +65,7 @@ def test_the_answer_to_wider_steps_is_told(made: tuple[Path, list[str]]) -> None
 
 
 def test_a_symmetric_network_is_taken_as_it_is() -> None:
-    """Making it symmetric again changes no scale by more than the rounding up to an odd number of steps, 1 in 128."""
+    """Making it symmetric again changes scales by no more than rounding up to an odd number of steps."""
     once = symmetric(qdq.load(SHIPPED))
     twice = symmetric(once)
 
@@ -76,7 +76,7 @@ def test_a_symmetric_network_is_taken_as_it_is() -> None:
 
 
 def test_wider_steps_reach_as_far_as_the_learned_range_did() -> None:
-    """Every symmetric tensor can store what the asymmetric one could, and its steps are at most twice as wide."""
+    """Every symmetric tensor stores what the asymmetric one could, in steps at most twice as wide."""
     before = qdq.load(SHIPPED)
     for role in HEADS:
         old, new = before.heads[role].quant, symmetric(before).heads[role].quant

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import file_precision
 import numpy as np
 import pytest
 import qdq_factory
@@ -19,7 +20,7 @@ from edge_centernet.converters import to_tflite
 from edge_centernet.manifest import Quant
 from edge_centernet.model_zoo import DEFAULT, find_model
 from edge_centernet.qdq.onnx_graph import HEADS
-from edge_centernet.runtimes import file_precision, open_runtime
+from edge_centernet.runtimes import open_runtime
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_int8_file_has_no_float_islands(int8_file: Path) -> None:
     assert file_precision.tflite_float_tensors(int8_file) == []
 
 
-def test_proof_finds_floats(float_file: Path) -> None:
+def test_the_check_finds_floats(float_file: Path) -> None:
     """The check itself works: the fp32 file has its float weights and its DEQUANTIZE reported."""
     found = file_precision.tflite_float_tensors(float_file)
     assert "operator DEQUANTIZE" in found
@@ -86,7 +87,7 @@ def test_float_file_takes_the_same_picture(float_file: Path) -> None:
 
 
 def test_weights_stay_as_trained(network: qdq.Network, int8_file: Path) -> None:
-    """The integers in the file are those of the interchange file, transposed to NHWC, with scales per channel."""
+    """The integers are those of the interchange file, transposed to NHWC, with scales per channel."""
     interpreter = inspectable(int8_file)
     tensors = {d["name"]: d for d in interpreter.get_tensor_details()}
     for op in [op for op in network.ops if isinstance(op, qdq.Conv)]:
@@ -120,7 +121,7 @@ def test_labels_are_an_associated_file(network: qdq.Network, int8_file: Path) ->
 
 
 def test_pad_only_where_same_does_not_fit(mobilenet_file: Path, resnet_file: Path, tmp_path: Path) -> None:
-    """MobileNetV2's padding is TensorFlow's SAME; ResNet's stem, pool and stride-2 convolutions need a PAD each."""
+    """MobileNetV2 pads as SAME does; ResNet's stem, pool and stride-2 convolutions need a PAD each."""
     import tflite
 
     counts = []
@@ -154,7 +155,7 @@ def test_same_padding_rule(
 
 
 def test_dead_channel_keeps_its_bias(mobilenet_file: Path, tmp_path: Path) -> None:
-    """A channel whose weights are almost zero has a scale so small that its bias would not fit int32; it still must."""
+    """A channel with almost no weights has a scale so small that its bias would not fit int32; it must."""
     network = qdq.load(mobilenet_file)
     stem = network.ops[0]
     assert isinstance(stem, qdq.Conv)
@@ -179,7 +180,7 @@ def test_dead_channel_keeps_its_bias(mobilenet_file: Path, tmp_path: Path) -> No
 def test_pixels_as_they_come_give_the_same_answer(
     network: qdq.Network, int8_file: Path, tmp_path: Path
 ) -> None:
-    """The file with a uint8 input takes p where the int8 one takes p - 128, and answers to the bit; no float in it."""
+    """A uint8 input takes p where int8 takes p - 128; the same answers to the bit, and no float inside."""
     path = tmp_path / "uint8.tflite"
     to_tflite.convert_uint8(network, "int8")(path, False)
     shape = read_manifest(path).input.shape

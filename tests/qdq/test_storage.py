@@ -1,4 +1,4 @@
-"""The form of a QDQ network on disk: integers that ONNX Runtime computes with, and still the network as trained."""
+"""The form of a QDQ network on disk: integers for ONNX Runtime, and still the network as trained."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_way_there_and_back_changes_nothing(shipped: qdq.Network) -> None:
 
 
 def test_weights_are_stored_as_bytes(shipped: qdq.Network) -> None:
-    """No float initializer with four dimensions is left; the file holds about a byte a weight, and four a bias."""
+    """No float initializer with four dimensions is left; about one byte for a weight, four for a bias."""
     stored = to_storage_form(shipped.model)
     weights = [i for i in stored.graph.initializer if len(i.dims) == 4]
 
@@ -63,7 +63,7 @@ def test_onnx_runtime_computes_integers(shipped: qdq.Network, tmp_path: Path) ->
 
 
 def test_weights_off_the_grid_stay_floats(mobilenet_file: Path) -> None:
-    """A network whose weights are not multiples of their scales keeps them: nothing is rounded behind one's back."""
+    """A network whose weights are not multiples of their scales keeps them: nothing is rounded silently."""
     network = qdq.load(mobilenet_file)
     first = convolutions(network)[0]
     model = to_compute_form(network.model)

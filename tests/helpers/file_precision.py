@@ -1,4 +1,4 @@
-"""Is INT8 really INT8? Ask the file (TFLite) or the engine (OpenVINO) instead of trusting the label."""
+"""The precision that is executed: of TFLite read from the file, of OpenVINO reported by the engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _INTEGER_OPS = (
 
 
 def tflite_float_tensors(path: Path) -> list[str]:
-    """What keeps a .tflite from being full integer: tensors of other types, other operators. Empty: nothing."""
+    """What keeps a .tflite from being full integer: tensors and operators of other types. Empty: nothing."""
     import tflite
 
     model: Any = tflite.Model.GetRootAsModel(path.read_bytes(), 0)
@@ -34,7 +34,7 @@ def tflite_float_tensors(path: Path) -> list[str]:
 
 
 def openvino_kernels(path: Path) -> dict[str, str]:
-    """Convolution -> the kernel OpenVINO executes: "..._I8" for integers, "..._i8" where the input is signed."""
+    """Convolution -> OpenVINO's kernel: "..._I8" for integers, "..._i8" where the input is signed."""
     import openvino
 
     options = {"INFERENCE_PRECISION_HINT": "f32"}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import file_precision
 import numpy as np
 import pytest
 import qdq_factory
@@ -15,11 +16,9 @@ from edge_centernet.calibration.observe import Probe
 from edge_centernet.calibration.quantize import Options, quantize, unmeasured
 from edge_centernet.converters import CONVERTERS, convert
 from edge_centernet.qdq import reference
-from edge_centernet.qdq.float_network import float_model
+from edge_centernet.qdq.float_network import float_model, with_floats
 from edge_centernet.qdq.float_onnx import without_normalisation
-from edge_centernet.qdq.mixed import with_floats
 from edge_centernet.qdq.onnx_graph import HEADS
-from edge_centernet.runtimes import file_precision
 
 PICTURES = qdq_factory.photos(8, 96, 128)
 READERS: list[Callable[[], Any]] = [lambda p=p: p for p in PICTURES]
@@ -54,7 +53,7 @@ def _error(network: qdq.Network, source: Any) -> float:
 
 
 def test_all_layers_in_float_leave_the_rounding_of_the_heads(quantized: qdq.Network, source: Any) -> None:
-    """With every convolution and addition in float the heads are at most half a step from the float network's."""
+    """With every convolution and addition in float, heads are at most half a step from the original's."""
     original = unmeasured(source, quantized.manifest.model)
     names = {op.name for op in quantized.ops if isinstance(op, qdq.Conv | qdq.Add)}
     mixed = qdq.parse(with_floats(quantized, names, original))
