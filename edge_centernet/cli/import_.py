@@ -4,20 +4,48 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edge_centernet.classes import COCO
 from edge_centernet.cli import Command, option_group
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.files import prepare_folder
 from edge_centernet.manifest import ModelSpec
-from edge_centernet.network.published import PUBLISHED
 from edge_centernet.progress import bars
 from edge_centernet.qdq.float_onnx import Description, adopt
 from edge_centernet.qdq.onnx_graph import read_model
 from edge_centernet.system.logs import quiet_libraries
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the original CenterNet's code fixes for one of its data sets.
+
+    mean, std: of pixel / 255: blue, green, red. size: input side in pixels.
+    """
+
+    classes: tuple[str, ...]
+    mean: Triple
+    std: Triple
+    size: int
+
+
+# src/lib/datasets/dataset/pascal.py at commit 3a1e9c6; it applies ImageNet's RGB statistics to BGR pixels
+_PASCAL = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+PUBLISHED = {
+    # src/lib/datasets/dataset/coco.py at commit f16ef63, with COCO's classes in their own order
+    "coco": Published(COCO, (0.40789654, 0.44719302, 0.47026115), (0.28863828, 0.27408164, 0.27809835), 512),
+    "pascal": Published(_PASCAL, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 384),
+}
 
 
 def _triple(_: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:

@@ -1,1 +1,1 @@
-"""The network in PyTorch: layers, backbones, CenterNet, losses, checkpoints."""
+"""The network in PyTorch: layers, backbones, CenterNet, losses, fake quantizers, checkpoints."""

@@ -7,9 +7,9 @@
       -> heads                  heat (B, C, H/4, W/4) logits, size (B, 2, ..), offset (B, 2, ..) in cells
 
 The paper's deformable convolutions are left out: they neither quantize nor export.
-The neck upsamples by nearest and adds (FPN, arXiv 1612.03144): both are exact or near-exact in int8.
-Of the paper's own networks the plain ResNet-18 can be built too, for its weights (`network.original`): kind
-"original".
+The neck upsamples by nearest neighbour and adds (FPN, arXiv 1612.03144): both are exact or nearly so in int8.
+Of the paper's own networks the plain ResNet-18 can be built too, for its weights (`network.original`): that
+is the kind "original".
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from edge_centernet.errors import ConfigError
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.network.backbones import InvertedResidual, build_backbone
-from edge_centernet.network.deconv import DeconvNeck
-from edge_centernet.network.layers import Activation, Add, ConvUnit, Padding, upsample2x
+from edge_centernet.network.layers import Activation, Add, ConvUnit, Padding, interleave, upsample2x
 from edge_centernet.preprocess import normalize
 
 
@@ -34,14 +33,17 @@ from edge_centernet.preprocess import normalize
 class Architecture:
     """Everything needed to build the same network again; saved in every checkpoint.
 
-    backbone: "mobilenet_v2" or "resnet18"; width: MobileNetV2's multiplier; act, padding: what MobileNetV2's
-        weights were trained with (ImageNet's: relu6, TensorFlow's SAME; the COCO-trained 0.5: relu,
-        symmetric).
-    neck: channels at strides 16, 8 and 4; without the last the heads stand at stride 8, which saves a fifth
-        of the time and tells close objects and small ones apart less well. head: channels inside the heads.
-    context: inverted residual blocks at stride 32, where they cost next to nothing and see the whole image.
-    expand: expansion of the blocks that mix at strides 16 and 8; 0: a separable convolution.
-    kind: "fpn", or "original": a colour transform in front, a neck of transposed convolutions, 3x3
+    backbone: "mobilenet_v2" or "resnet18".
+    width: MobileNetV2's multiplier of channels.
+    act, padding: what MobileNetV2's weights were trained with. ImageNet's: relu6 and TensorFlow's SAME; those
+        of width 0.5 trained on COCO: relu and symmetric.
+    neck: channels at strides 16, 8 and 4. Without the last the heads are at stride 8, which saves a fifth of
+        the time but separates close objects, and finds small ones, less well.
+    head: channels inside the heads.
+    context: number of inverted residual blocks at stride 32, where they cost next to nothing and see the
+        whole image.
+    expand: expansion of the blocks that mix at strides 16 and 8; 0 gives separable convolutions.
+    kind: "fpn", or "original": a colour transform in front, a neck of transposed convolutions, and 3x3
         convolutions in the heads, as in the plain ResNets of the paper's code. context and expand are for
         "fpn" only.
     """
@@ -69,7 +71,7 @@ class Architecture:
     def from_dict(cls, data: dict[str, Any]) -> Architecture:
         """The inverse of `to_dict`; raises ConfigError for unknown fields."""
         known = dict(data)
-        if known.pop("tower", 0):  # 0 in checkpoints of version 0.1
+        if known.pop("tower", 0):  # checkpoints of version 0.1 hold 0 where there is one backbone
             raise ConfigError(
                 "architecture: the network has a second backbone, which this version no longer builds; "
                 "train again from a shipped model, or use edge-centernet 0.1.0"
@@ -98,29 +100,17 @@ class Normalize(nn.Module):
 
 
 def _separable(c_in: int, c_out: int) -> nn.Sequential:
-    """3x3 depthwise then 1x1: a ninth of a 3x3 convolution's work."""
+    """3x3 depthwise, then 1x1: about a ninth of a 3x3 convolution's work."""
     return nn.Sequential(ConvUnit(c_in, c_in, 3, groups=c_in), ConvUnit(c_in, c_out))
 
 
 def _dense(c_in: int, c_out: int) -> nn.Sequential:
-    """A 3x3 convolution with bias: what stands in front of each head of the original network."""
+    """A 3x3 convolution with bias, as in front of each head of the original network."""
     return nn.Sequential(ConvUnit(c_in, c_out, 3, batchnorm=False))
 
 
-def _mix(c_in: int, c_out: int, expand: int) -> nn.Sequential:
-    """What follows an addition in the neck: (B, c_in, H, W) -> (B, c_out, H, W)."""
-    if not expand:
-        return _separable(c_in, c_out)
-    hidden = c_in * expand
-    return nn.Sequential(
-        ConvUnit(c_in, hidden),
-        ConvUnit(hidden, hidden, 3, groups=hidden),
-        ConvUnit(hidden, c_out, act="none"),
-    )
-
-
 class Neck(nn.Module):
-    """Top-down fusion to the stride of the heads."""
+    """Top-down fusion of the backbone's maps to the stride of the heads (FPN)."""
 
     def __init__(self, c_in: dict[int, int], arch: Architecture) -> None:
         """c_in: backbone channels by stride."""
@@ -133,28 +123,53 @@ class Neck(nn.Module):
             ConvUnit(c_in[s], c, act="none") for s, c in zip(strides, arch.neck, strict=True)
         )
         self.add = nn.ModuleList(Add() for _ in levels)
-        mixes = [_mix(c, c_next, arch.expand) for c, c_next in pairwise(arch.neck)]
-        self.mix = nn.ModuleList([*mixes, _separable(arch.neck[-1], arch.neck[-1])])
+        self.mix = nn.ModuleList()  # what follows each addition: (B, c, H, W) -> (B, c_next, H, W)
+        for c, c_next in pairwise(arch.neck):
+            if not arch.expand:
+                self.mix.append(_separable(c, c_next))
+                continue
+            hidden = c * arch.expand  # an inverted residual block without the shortcut: channels change
+            expand, depthwise = ConvUnit(c, hidden), ConvUnit(hidden, hidden, 3, groups=hidden)
+            self.mix.append(nn.Sequential(expand, depthwise, ConvUnit(hidden, c_next, act="none")))
+        self.mix.append(_separable(arch.neck[-1], arch.neck[-1]))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps at strides 4, 8, 16, 32 -> (B, C, H/4, W/4), or H/8, W/8; C: the last of arch.neck."""
-        deepest, *shallower = [
-            unit(m) for unit, m in zip((self.top, *self.lateral), maps[::-1], strict=False)
-        ]
-        x = self.context(deepest)
-        for lateral, add, mix in zip(
-            shallower, self.add, self.mix, strict=True
-        ):  # strides 16, 8 and perhaps 4
+        # Not strict: without a third neck level the map at stride 4 is not used.
+        entering = [unit(m) for unit, m in zip((self.top, *self.lateral), maps[::-1], strict=False)]
+        x: Tensor = self.context(entering[0])
+        # Strides 16, 8 and, where there is a third level, 4.
+        for lateral, add, mix in zip(entering[1:], self.add, self.mix, strict=True):
             x = mix(add(upsample2x(x), lateral))  # twice the height and width
-        out: Tensor = x
-        return out
+        return x
+
+
+class DeconvNeck(nn.Module):
+    """The neck of the original's plain ResNets: three transposed convolutions, 4x4 with stride 2.
+
+    It goes from the deepest map alone to stride 4, doubling three times. `network.layers` says how a
+    transposed convolution becomes an ordinary one.
+    """
+
+    def __init__(self, c_in: int, channels: tuple[int, ...]) -> None:
+        """c_in: channels at stride 32; channels: at strides 16, 8 and 4."""
+        super().__init__()
+        pairs = zip((c_in, *channels[:2]), channels, strict=True)
+        self.units = nn.ModuleList(ConvUnit(c, 4 * c_out, 2, padding="symmetric") for c, c_out in pairs)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Maps at strides 4, 8, 16, 32 -> (B, c4, H/4, W/4)."""
+        x = maps[-1]
+        for unit in self.units:
+            x = interleave(unit(x))  # (B, C, H, W) -> (B, 4C', H + 1, W + 1) -> (B, C', 2H, 2W)
+        return x
 
 
 class CenterNet(nn.Module):
     """The whole network; see the module docstring for shapes."""
 
     def __init__(self, spec: ModelSpec, arch: Architecture) -> None:
-        """Heat biases start at logit(0.01): nearly every cell is background (arXiv 1708.02002, 4.1)."""
+        """Random weights; raises ConfigError where `spec` and `arch` do not fit each other."""
         super().__init__()
         if arch.kind not in ("fpn", "original"):
             raise ConfigError(f"architecture kind: expected fpn or original, got {arch.kind!r}")
@@ -168,8 +183,8 @@ class CenterNet(nn.Module):
         self.normalize = Normalize(spec.mean, spec.std)
         self.backbone = build_backbone(arch.backbone, arch.width, arch.act, arch.padding)
         original = arch.kind == "original"
-        # (B, 3, H, W) -> (B, 3, H, W): from our channel order and scale to the one the weights were trained
-        # with.
+        # (B, 3, H, W) -> (B, 3, H, W): from our channel order and scale to those that the original's weights
+        # were trained with.
         self.recolor = ConvUnit(3, 3, act="none", batchnorm=False) if original else nn.Identity()
         self.recolor.requires_grad_(False)
         channels = self.backbone.channels
@@ -183,9 +198,8 @@ class CenterNet(nn.Module):
         self.heat = ConvUnit(mid, len(spec.classes), act="none", batchnorm=False)
         self.size = ConvUnit(mid, 2, act="none", batchnorm=False)
         self.offset = ConvUnit(mid, 2, act="none", batchnorm=False)
-        self._init_heads()
-
-    def _init_heads(self) -> None:
+        # Heat starts at logit(0.01), because nearly every cell is background (arXiv 1708.02002, 4.1); sizes
+        # start at 8 cells, offsets in the middle of the cell.
         for head, bias in ((self.heat, math.log(0.01 / 0.99)), (self.size, 8.0), (self.offset, 0.5)):
             assert head.conv.bias is not None
             nn.init.normal_(head.conv.weight, std=0.01)
@@ -207,11 +221,8 @@ class CenterNet(nn.Module):
         return heat, size, offset
 
     def branches(self) -> tuple[tuple[nn.Sequential, tuple[ConvUnit, ...]], ...]:
-        """What follows the neck: (mixing layers, heads behind them), in the order heat, size, offset."""
+        """What follows the neck: (mixing layers, heads behind them) in the order heat, size, offset."""
         if self.arch.kind == "original":
-            return (
-                (self.heat_mix, (self.heat,)),
-                (self.size_mix, (self.size,)),
-                (self.offset_mix, (self.offset,)),
-            )
+            size, offset = (self.size_mix, (self.size,)), (self.offset_mix, (self.offset,))
+            return (self.heat_mix, (self.heat,)), size, offset
         return (self.heat_mix, (self.heat,)), (self.box_mix, (self.size, self.offset))

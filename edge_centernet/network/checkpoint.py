@@ -1,7 +1,7 @@
 """Weights and what they mean in one safetensors file.
 
 The header carries the ModelSpec, the Architecture and the stage as JSON, so a checkpoint needs no side file
-and holds no code (unlike a pickle). Training state (optimizer, EMA, epoch) is kept apart by `train.loop`.
+and, unlike a pickle, holds no code. Training state (optimizer, average, epoch) is in another file, state.pt.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from edge_centernet.manifest import KEY, ModelSpec, spec_from_dict, spec_to_dict
 from edge_centernet.network.centernet import Architecture, CenterNet
 from edge_centernet.network.layers import ConvUnit
 
-CONTENT_HASH = "sha256"  # in the header: of the rest of it and all tensors
+CONTENT_HASH = "sha256"  # entry of the header: the hash of the rest of the header and of all tensors
 Stage = Literal["float", "qat", "qat_symmetric"]
 
 
 def save_checkpoint(path: Path, model: CenterNet, stage: Stage, half: bool = False) -> None:
-    """Write atomically. stage "qat" and "qat_symmetric": BatchNorm folded, quantizers present.
+    """Write a checkpoint atomically; raises OSError where that fails.
 
-    half: store convolution weights as float16 (half the file; 11 bits, where the int8 network keeps 7 or 8).
+    stage: "qat" and "qat_symmetric" mean that BatchNorm is folded and quantizers are present.
+    half: store convolution weights as float16: half the file, and 11 bits where int8 keeps 7 or 8.
     """
     from safetensors.torch import save
 
@@ -36,13 +37,14 @@ def save_checkpoint(path: Path, model: CenterNet, stage: Stage, half: bool = Fal
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         state = {name: t.half() if t.ndim == 4 else t for name, t in state.items()}
-    # One entry: safetensors writes several in any order, and equal checkpoints are to be equal bytes.
+    # One entry: safetensors writes several in any order, and equal checkpoints must be equal bytes.
     header = {KEY: json.dumps({**json.loads(meaning), CONTENT_HASH: _digest(meaning, state)}, sort_keys=True)}
-    write_atomic(path, save(state, metadata=header))  # save_file would make a file only its owner can read
+    # Not save_file, which would make a file that only its owner can read.
+    write_atomic(path, save(state, metadata=header))
 
 
 def read_header(path: Path) -> tuple[ModelSpec, Architecture, Stage]:
-    """Spec, architecture and stage of a checkpoint; raises ArtifactError if it is not one of ours."""
+    """Spec, architecture and stage of a checkpoint; raises ArtifactError for another file."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -61,12 +63,23 @@ def read_header(path: Path) -> tuple[ModelSpec, Architecture, Stage]:
 
 
 def load_checkpoint(path: Path) -> tuple[CenterNet, Stage]:
-    """The network in evaluation mode. A quantized checkpoint comes with folded BatchNorm and its quantizers."""
+    """The network in evaluation mode, and the stage of training that it comes from.
+
+    A quantized checkpoint gives a network with folded BatchNorm and its quantizers. Raises ArtifactError
+    where the file is not a checkpoint or, to the bit, not what was saved.
+    """
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
     spec, arch, stage = read_header(path)
     state = load_file(str(path))
-    _check_content_hash(path, state)
+    with safe_open(str(path), framework="pt") as file:
+        meaning = json.loads((file.metadata() or {})[KEY])
+    wanted = meaning.pop(CONTENT_HASH, None)  # None in checkpoints older than the hash
+    if wanted is not None and wanted != _digest(json.dumps(meaning, sort_keys=True), state):
+        raise ArtifactError(
+            f"{path}: the checkpoint is damaged (it does not hold what was saved); copy it again"
+        )
     model = CenterNet(spec, arch)
     if stage != "float":
         from edge_centernet.network.fake_quant import prepare_qat
@@ -77,7 +90,7 @@ def load_checkpoint(path: Path) -> tuple[CenterNet, Stage]:
 
 
 def _digest(meaning: str, state: dict[str, Tensor]) -> str:
-    """Hexadecimal SHA-256 of what a checkpoint says and holds."""
+    """Hexadecimal SHA-256 of a checkpoint's header and tensors."""
     total = hashlib.sha256(meaning.encode())
     for name, tensor in sorted(state.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -85,25 +98,13 @@ def _digest(meaning: str, state: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _check_content_hash(path: Path, state: dict[str, Tensor]) -> None:
-    """ArtifactError where a file is not, to the bit, what was saved; older ones carry no seal."""
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="pt") as file:
-        meaning = json.loads((file.metadata() or {})[KEY])
-    seal = meaning.pop(CONTENT_HASH, None)
-    if seal is not None and seal != _digest(json.dumps(meaning, sort_keys=True), state):
-        raise ArtifactError(
-            f"{path}: the checkpoint is damaged (it does not hold what was saved); copy it again"
-        )
-
-
 def load_state(model: CenterNet, state: dict[str, Tensor], path: Path) -> None:
-    """load_state_dict with one line instead of a page when something does not fit.
+    """`load_state_dict`, with one line of ArtifactError instead of a page when something does not fit.
 
-    Units whose BatchNorm is not in `state` were folded when it was saved (frozen layers): fold them first.
+    path: where the weights come from, for the message.
     """
     for name, unit in model.named_modules():
+        # Frozen layers were saved with their BatchNorm folded, so it has to be folded here too.
         if isinstance(unit, ConvUnit) and f"{name}.bn.weight" not in state:
             unit.fold_batchnorm()
     try:

@@ -1,8 +1,8 @@
-"""Several processes as one: what `torchrun` starts. Everything here is the identity in a single process.
+"""Several training processes that act as one, as `torchrun` starts them; idle in a single process.
 
-The loss is the one of the whole global batch: BatchNorm's statistics, the number of objects that losses are
-divided by and the observed ranges are those of all processes, so that N processes follow the same curve as
-one.
+The loss is that of the whole global batch: BatchNorm's statistics, the number of objects by which the losses
+are divided, and the observed ranges are taken over all processes. N processes therefore follow the same curve
+as one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def launched() -> bool:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the others for the time of the block: NCCL between GPUs, gloo between CPUs."""
+    """Join the other processes for the duration of the block: NCCL between GPUs, gloo between CPUs."""
     if not launched():
         yield
         return
@@ -36,17 +36,22 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def rank() -> int:
-    """This process's number; 0 writes files and talks."""
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def is_first() -> bool:
+    """Whether this is the one process that writes files and prints."""
+    return rank() == 0
+
+
 def processes() -> int:
-    """How many there are."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def default_device() -> torch.device:
-    """One GPU for each process of a machine, or the CPU."""
+    """One GPU for each process on a machine, or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
@@ -70,12 +75,12 @@ def extremes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether it is true in any process: they stop together."""
+    """Whether the flag is set in any process, so that all of them stop together."""
     return bool(total(torch.tensor(float(flag)))) if processes() > 1 else flag
 
 
 def from_first(value: object) -> object:
-    """What process 0 has, in all of them (only its machine needs the file it was read from)."""
+    """The first process's value, in all processes: only its machine needs the file that was read."""
     if processes() == 1:
         return value
     box = [value]
@@ -89,7 +94,7 @@ def share_batchnorm(model: nn.Module) -> nn.Module:
         return model
     for module in model.modules():
         for name, child in module.named_children():
-            if type(child) is nn.BatchNorm2d:
+            if type(child) is nn.BatchNorm2d:  # not isinstance: what was replaced already stays
                 shared = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
                 shared.load_state_dict(child.state_dict())
                 shared.train(child.training)
@@ -110,22 +115,18 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         wide = x.float()
         count = wide.numel() / wide.shape[1] * processes()
         sums = torch.stack([wide.sum(dim=(0, 2, 3)), wide.square().sum(dim=(0, 2, 3))])  # (2, C)
+        # Gradients flow through this sum too: each process's input moves the others' statistics.
         mean, square = differentiable.all_reduce(sums) / count  # type: ignore[no-untyped-call]
-        variance = (square - mean * mean).clamp(min=0)
-        self._track(mean.detach(), variance.detach(), count)
+        variance = (square - mean * mean).clamp(min=0)  # rounding can leave it slightly negative
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None
+            assert self.num_batches_tracked is not None
+            momentum = 0.1 if self.momentum is None else self.momentum
+            unbiased = variance * (count / max(count - 1, 1))  # PyTorch keeps the unbiased variance
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(unbiased, momentum)
+            self.num_batches_tracked.add_(1)
         gain = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * gain
         out: Tensor = wide * gain.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
         return out.to(x.dtype)
-
-    @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor, count: float) -> None:
-        assert (
-            self.running_mean is not None
-            and self.running_var is not None
-            and self.num_batches_tracked is not None
-        )
-        momentum = 0.1 if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance * (count / max(count - 1, 1)), momentum)  # unbiased, as PyTorch's
-        self.num_batches_tracked.add_(1)

@@ -1,12 +1,13 @@
-"""Checkpoints of the original CenterNet code (github.com/xingyizhou/CenterNet, Zhou et al., arXiv 1904.07850).
+"""Checkpoints of the original CenterNet code (github.com/xingyizhou/CenterNet).
 
-Taken: task `ctdet`, arch `res_18`: a plain ResNet-18, three transposed convolutions, heads hm, wh and reg.
-Names and shapes follow src/lib/models/networks/msra_resnet.py of that repository at commit f16ef63.
-Everything with deformable convolutions and every other task or depth is refused with the reason.
+The paper is Zhou et al., arXiv 1904.07850. Checkpoints of the task `ctdet` with the architecture `res_18` are
+taken: a plain ResNet-18, three transposed convolutions, heads hm, wh and reg. Names and shapes follow
+src/lib/models/networks/msra_resnet.py of that repository at commit f16ef63. Everything with deformable
+convolutions and every other task or depth is refused with the reason.
 
 Its heads mean what ours mean: hm logits, wh width and height in cells, reg the centre's x and y inside its
 cell. Its input is BGR, (pixel / 255 - mean) / std, and every convolution pads that with zeros. `recolor`, a
-1x1 convolution in front, makes it of our RGB (pixel - 128) / 128: in front and not folded into the first 7x7
+1x1 convolution in front, computes it from our RGB (pixel - 128) / 128. It is not folded into the first 7x7
 convolution, so that the border is padded with the same zeros as in training.
 """
 
@@ -22,23 +23,21 @@ from torch import Tensor
 
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.manifest import ModelSpec
-from edge_centernet.network.backbones import BasicBlock
-from edge_centernet.network.centernet import Architecture, CenterNet
-from edge_centernet.network.deconv import DeconvNeck, as_convolution
-from edge_centernet.network.layers import ConvUnit
-from edge_centernet.network.published import Triple
-from edge_centernet.network.weights import read_state
+from edge_centernet.network.backbones import BasicBlock, read_state
+from edge_centernet.network.centernet import Architecture, CenterNet, DeconvNeck
+from edge_centernet.network.layers import ConvUnit, as_convolution
 from edge_centernet.preprocess import gain_and_shift
 
-_NECK = (256, 256, 256)
+Triple = tuple[float, float, float]
 
+_NECK = (256, 256, 256)  # channels at strides 16, 8 and 4, the same in every res_18
 
-# The first pattern that some name matches says why a checkpoint cannot be taken.
+# The first pattern that some parameter's name matches says why a checkpoint cannot be taken.
 _REFUSED = (
     (
         r"conv_offset",
-        "it has deformable convolutions (DCN, as in resdcn_18 and dla_34), which neither quantize nor run in TFLite; "
-        "take a plain res_18 checkpoint, or train a network with edge-centernet",
+        "it has deformable convolutions (DCN, as in resdcn_18 and dla_34), which neither quantize nor run in "
+        "TFLite; take a plain res_18 checkpoint, or train a network with edge-centernet",
     ),
     (r"^(base\.base_layer|dla_up\.|ida_up\.)", "it is a DLA network (dlav0_34); only res_18 is supported"),
     (r"^(pre\.|kps\.|cnvs\.|inters\.)", "it is an hourglass network; only res_18 is supported"),
@@ -60,13 +59,20 @@ _REFUSED = (
 )
 
 
+@torch.no_grad()
 def load_original(
     path: Path, name: str, classes: Sequence[str], size: int, mean: Triple, std: Triple
 ) -> CenterNet:
     """The checkpoint as a network of ours, in evaluation mode.
 
-    name: the model's in its manifest. size: input side in pixels. mean, std: of pixel / 255, blue, green,
-      red.
+    Args:
+        path: a file that torch.save wrote.
+        name: the model's name in its manifest.
+        classes: names in the order of training.
+        size: input side in pixels, a multiple of 32.
+        mean: of pixel / 255 in training: blue, green, red.
+        std: likewise.
+
     Raises ArtifactError when the file is no such checkpoint or has other heads, ConfigError when the number
     of classes does not fit it.
     """
@@ -80,20 +86,29 @@ def load_original(
     for unit, conv, batchnorm in _units(model):
         loader.load(unit, conv, batchnorm)
     loader.finish()
-    _set_recolor(model, mean, std)
+
+    # x, our RGB (pixel - 128) / 128 -> BGR (pixel / 255 - mean) / std. Each output reads one input only, so
+    # that its weight is exact in int8.
+    recolor = model.recolor
+    assert isinstance(recolor, ConvUnit) and recolor.conv.bias is not None
+    recolor.conv.weight.zero_()
+    for blue_first in range(3):
+        gain, shift = gain_and_shift(mean[blue_first], std[blue_first])
+        recolor.conv.weight[blue_first, 2 - blue_first] = gain
+        recolor.conv.bias[blue_first] = shift
     return model.eval()
 
 
 def _check(state: dict[str, Tensor], classes: int, path: Path) -> int:
-    """Refuse what is known and cannot be taken; returns the channels inside the heads."""
+    """Refuse checkpoints that are known but cannot be taken; returns the channels inside the heads."""
     for pattern, reason in _REFUSED:
         if any(re.search(pattern, key) for key in state):
             raise ArtifactError(f"{path}: cannot be imported: {reason}")
     absent = [head for head in ("hm", "wh", "reg") if f"{head}.2.weight" not in state]
     if len(absent) == 3:
         raise ArtifactError(
-            f"{path}: expected a CenterNet checkpoint with heads hm, wh and reg, got {next(iter(state))!r} and others "
-            "without them; weights of a backbone alone go to 'edge-centernet train --weights'"
+            f"{path}: expected a CenterNet checkpoint with heads hm, wh and reg, got {next(iter(state))!r} "
+            "and others without them; weights of a backbone alone go to 'edge-centernet train --weights'"
         )
     if absent:
         raise ArtifactError(
@@ -153,7 +168,7 @@ class _Loader:
             unit.conv.bias.copy_(self.take(f"{conv}.bias", (out,)))
             return
         for part, target in unit.bn.state_dict().items():
-            if part != "num_batches_tracked":  # every parity has the channel's own statistics
+            if part != "num_batches_tracked":  # every parity has the statistics of its channel
                 target.copy_(self.take(f"{batchnorm}.{part}", (out // parities,)).repeat(parities))
 
     def take(self, key: str, shape: tuple[int, ...]) -> Tensor:
@@ -170,24 +185,9 @@ class _Loader:
         return value.float()
 
     def finish(self) -> None:
-        """Refuse what nobody asked for: the network would not be the one that was trained."""
+        """Refuse parameters that no layer has taken: the network would not be the one that was trained."""
         if self.state:
             raise ArtifactError(
                 f"{self.path}: expected a res_18 checkpoint of ctdet, got parameters that it does not have: "
                 f"{', '.join(list(self.state)[:3])}"
             )
-
-
-@torch.no_grad()
-def _set_recolor(model: CenterNet, mean: Triple, std: Triple) -> None:
-    """x, our RGB (pixel - 128) / 128 -> BGR (pixel / 255 - mean) / std.
-
-    Each output reads one input only, so that its weight is exact in int8.
-    """
-    unit = model.recolor
-    assert isinstance(unit, ConvUnit) and unit.conv.bias is not None
-    unit.conv.weight.zero_()
-    for blue_first in range(3):
-        gain, shift = gain_and_shift(mean[blue_first], std[blue_first])
-        unit.conv.weight[blue_first, 2 - blue_first] = gain
-        unit.conv.bias[blue_first] = shift

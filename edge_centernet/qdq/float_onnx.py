@@ -261,7 +261,7 @@ def _fold_batchnorm(graph: Any, deconvolution: Any) -> None:
 
 
 # y[2i - 1] and y[2i] of a transposed convolution (kernel 4, stride 2, padding 1) on x[i - 1] and x[i], as in
-# `network.deconv`: the rows, and likewise the columns, of the kernel that reach each of the two.
+# `network.layers`: the rows, and likewise the columns, of the kernel that reach each of the two.
 _TAPS = ([2, 0], [3, 1])
 
 

@@ -1,1 +1,1 @@
-"""Training: targets, augmentation, the loop, quantization-aware training, export."""
+"""Training: the data as the network sees it, the loop, quantization-aware training, the report, export."""

@@ -1,4 +1,4 @@
-"""Every training option in one place: unit, limits, default and how to turn it off."""
+"""Every training option in one place, with its unit, limits, default and how to turn it off."""
 
 from __future__ import annotations
 
@@ -20,39 +20,41 @@ class TrainConfig:
     Model (taken from the checkpoint instead, where training starts from one of ours)
       backbone, width, act, padding, neck, head, context, expand, kind: see `network.centernet.Architecture`.
       size: width and height of the network's input in pixels, each a multiple of 32 and at least 64: 512x384,
-        or one number for a square. config.json keeps both; older ones have one number.
+        or one number for a square. config.json holds both; older ones hold one number.
     Data
       scale_min, scale_max: range of the random scale on top of the letterbox; 1 and 1 for none.
       multiscale: every batch's input side is drawn from those within this part (0..1) of the stage's own
-        side, so that one network serves several input sizes; 0: always the same side.
+        side, so that one network works at several input sizes; 0: always the same side.
       mosaic: probability (0..1) that an image is made of four, during the first `mosaic_part` (0..1) of the
         float epochs; 0: never.
     Float stage
-      epochs: passes over the data; 0 quantizes what training starts from.
+      epochs: passes over the data; 0 quantizes the weights that training starts from.
       batch_size: images a step, over all processes together.
       lr: peak learning rate of neck and heads (AdamW); backbone_lr: factor on it for the backbone.
       warmup: steps of linear warm-up (at most a tenth of the stage), then cosine to 1 % of the peak.
       weight_decay: on convolution weights only. clip: largest gradient norm; 0 turns clipping off.
-      ema: decay of the averaged weights that are evaluated and kept.
+      ema: decay of the averaged weights that are evaluated and saved; 0 turns averaging off.
       freeze: with pretrained weights, backbone layers up to this stride (4, 8, 16, 32) stay as they are; 0:
         none.
       early_side: image side in pixels for the first `early_part` (0..1) of the epochs: cheaper, and coarser
         first is no worse; early_part 0 turns it off. Where `size` has no more pixels, that is used.
-      teacher: float checkpoint of ours, or the name of a shipped model, whose heatmap is to be learned beside
-        the labels (see `train.teacher`); empty: none. teacher_weight: of that loss.
-      calibrate_scores: at the end of the stage, fit scores to the validation set so that 0.5 is right half of
-        the time, and choose the default threshold there (docs/scores.md); false: scores are as trained, as
-        without --val.
+      teacher: float checkpoint of ours, or the name of a shipped model, whose heatmap is learned beside the
+        labels (see `network.losses.Teacher`); empty: none. teacher_weight: weight of that loss.
+      calibrate_scores: at the end of the stage, fit scores to the validation set so that a score of 0.5 is
+        right half of the time, and choose the default threshold there (docs/scores.md); false: scores stay as
+        trained, as they do without --val.
     Quantization-aware stage, from the float stage's averaged weights, with the float network as the teacher
-      qat_epochs: 0 calibrates only (post-training quantization). qat_lr: peak learning rate, cosine to 1 %,
-        relative to the largest weight of each channel. qat_freeze: part (0..1) of the stage during which the
-        activation ranges follow a moving average of extremes; 0: they stay as measured.
+      qat_epochs: passes over the data; 0 calibrates only (post-training quantization).
+      qat_lr: peak learning rate, cosine to 1 %, relative to the largest weight of each channel.
+      qat_freeze: part (0..1) of the stage during which the activation ranges follow a moving average of
+        extremes; 0: they stay as measured.
       qat_labels: weight of the labels' losses beside the float network's answers; 0: learn from those alone.
-      symmetric: every zero point 0, as TensorRT wants it.
+      symmetric: every zero point is 0, as TensorRT requires.
     General
-      seed; workers: loading processes (0: this one); eval_every: epochs between evaluations, 0 for the last
-      only;
-      save_every: seconds between writes of state.pt inside an epoch;
+      seed: of all randomness; the same seed gives the same weights.
+      workers: loading processes; 0: none but this one.
+      eval_every: epochs between evaluations; 0: after the last one only.
+      save_every: seconds between writes of state.pt inside an epoch.
       amp: bfloat16 autocast "on", "off" or "auto" (where the processor or GPU has it in hardware).
     """
 
@@ -98,13 +100,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Reject values outside the documented limits, naming option and limit."""
-        object.__setattr__(self, "size", InputSize.of(self.size))  # what older run folders and YAML say, too
+        object.__setattr__(
+            self, "size", InputSize.of(self.size)
+        )  # older run folders and YAML have other forms
+        neck, side = self.neck, self.early_side
         checks = (
-            (
-                "neck",
-                len(self.neck) in (2, 3) and min(self.neck) >= 8,
-                "two or three channel counts, each at least 8",
-            ),
+            ("neck", len(neck) in (2, 3) and min(neck) >= 8, "two or three channel counts, each at least 8"),
             ("head", self.head >= 8, "at least 8"),
             ("context", self.context >= 0, "at least 0"),
             ("expand", self.expand >= 0, "at least 0"),
@@ -115,11 +116,7 @@ class TrainConfig:
             ("epochs", self.epochs >= 0, "at least 0"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("lr", self.lr > 0, "a positive number"),
-            (
-                "early_side",
-                self.early_side >= 64 and self.early_side % 32 == 0,
-                "a multiple of 32, at least 64",
-            ),
+            ("early_side", side >= 64 and side % 32 == 0, "a multiple of 32, at least 64"),
             ("freeze", self.freeze in (0, 4, 8, 16, 32), "0, 4, 8, 16 or 32"),
             ("early_part", 0 <= self.early_part <= 1, "0 to 1"),
             ("teacher_weight", self.teacher_weight >= 0, "at least 0"),
@@ -140,7 +137,7 @@ class TrainConfig:
         return Architecture.from_dict({f.name: getattr(self, f.name) for f in fields(Architecture)})
 
     def with_architecture(self, arch: Architecture) -> TrainConfig:
-        """The same options for a network that is given."""
+        """The same options, for a network of this architecture."""
         return replace(self, **asdict(arch))
 
     def to_dict(self) -> dict[str, Any]:
@@ -191,16 +188,16 @@ class TrainConfig:
 
 
 def _typed(name: str, kind: str, value: Any) -> Any:
-    """`value` (a string, or what JSON or YAML made of one) as the type an option has."""
+    """`value`, a string or what JSON or YAML made of one, as the type of the option; raises ConfigError."""
     if kind == "InputSize":
         return InputSize.of(value)
     try:
         if kind.startswith("tuple"):
             return tuple(int(v) for v in value)
         if kind == "bool":
-            return {True: True, False: False, "true": True, "false": False}[value]
+            return {True: True, False: False, "true": True, "false": False}[value]  # bool("false") is True
         if kind == "int" and isinstance(value, float) and value != int(value):
-            raise ValueError
+            raise ValueError  # int() would silently cut off the fraction
         return {"int": int, "float": float, "str": str}[kind](value)
     except (KeyError, TypeError, ValueError):
         raise ConfigError(f"{name}: expected {kind}, got {value!r}") from None

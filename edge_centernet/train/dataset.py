@@ -1,9 +1,11 @@
-"""Samples -> augmented images and targets, as batches of tensors."""
+"""Labelled images as the network sees them: random views, their targets, and batches of both."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
@@ -17,18 +19,140 @@ from torch.utils.data import Dataset as TorchDataset
 from edge_centernet.data import Dataset
 from edge_centernet.errors import ConfigError
 from edge_centernet.imageio import read_image
-from edge_centernet.manifest import ModelSpec
-from edge_centernet.train.augment import Augment
+from edge_centernet.manifest import GREY, ModelSpec
 from edge_centernet.train.targets import Unlabelled, make_targets
 
 Batch = dict[str, Tensor]
-_FIELDS = ("heat", "score", "size", "offset", "box_weight")
 Item = tuple[int, int, int, int]  # epoch, index of the image, height and width of the view in pixels
-MIDDLE = (0.35, 0.65)  # where the four images of a mosaic meet, as part of width and height
+_FIELDS = ("heat", "score", "size", "offset", "box_weight")
+MIDDLE = (0.35, 0.65)  # range in which the four images of a mosaic meet, as a share of width and height
+
+# ---- random views
+
+# RGB to luma and two chroma axes (YIQ). Grey has no chroma, so hue and saturation leave it alone.
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_RGB = np.linalg.inv(_YIQ)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random views of an image: scale, translation, mirror image and colour, drawn anew for every call.
+
+    scale: range of the factor on top of the letterbox, drawn uniformly; (1, 1) for none.
+    flip: probability of a mirror image, 0..1; 0 for none.
+    translate: place the image anywhere it fits, or cut it anywhere if it is larger; False centres it.
+    brightness: largest shift, in grey levels of 255; 0 for none.
+    contrast, saturation: largest relative change, below 1; 0 for none.
+    hue: largest rotation, in degrees; 0 for none.
+    min_visible: a box with its centre inside is an object while at least this share of its area, 0..1, is.
+    min_ignore: any other box of which at least this share shows is neither object nor background.
+    min_side: an object with a side below this many output pixels is neither.
+    """
+
+    scale: tuple[float, float] = (0.5, 1.6)
+    flip: float = 0.5
+    translate: bool = True
+    brightness: float = 32.0
+    contrast: float = 0.3
+    saturation: float = 0.4
+    hue: float = 12.0
+    min_visible: float = 0.25
+    min_ignore: float = 0.1
+    min_side: float = 2.0
+
+    def __call__(
+        self,
+        image_bgr: NDArray[np.uint8],
+        boxes: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        rng: np.random.Generator,
+        height: int,
+        width: int,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+        """One random view: one warp for geometry, one 3x4 matrix for colour.
+
+        Args:
+            image_bgr: (H, W, 3).
+            boxes: (N, 4), x1 y1 x2 y2 in the image's pixels.
+            labels: (N,), the class of each box.
+            scores: (N,), how likely each box is an object; 0: neither object nor background.
+            rng: equal states give equal results.
+            height: of the view, in pixels.
+            width: likewise.
+
+        Returns the RGB image (height, width, 3) and what is left of the objects: boxes (M, 4) in its pixels,
+        clipped, labels (M,), scores (M,).
+        """
+        # x_out = sx * x + tx, y_out = scale * y + ty; sx < 0 mirrors.
+        rows, columns = image_bgr.shape[:2]
+        scale = rng.uniform(*self.scale) * min(width / columns, height / rows)
+        free_x, free_y = width - scale * columns, height - scale * rows  # negative: larger than the view
+        x, y = rng.uniform(size=2) if self.translate else (0.5, 0.5)
+        sx, tx, ty = scale, free_x * x, free_y * y
+        if rng.uniform() < self.flip:
+            sx, tx = -scale, free_x * x + scale * columns
+        # Coordinates count from pixel corners, OpenCV's from pixel centres: half a pixel apart.
+        matrix = np.array([[sx, 0, tx + 0.5 * sx - 0.5], [0, scale, ty + 0.5 * scale - 0.5]])
+        # The border gets the value that the colour matrix turns into GREY, so that padding looks as it does
+        # on a device.
+        color = self._color(rng)  # (3, 4)
+        pad = min(max((GREY - float(color[0, 3])) / float(color[0, :3].sum()), 0.0), 255.0)
+        view, border = (width, height), (pad, pad, pad)
+        warped = cv2.warpAffine(
+            image_bgr,
+            matrix,
+            view,
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=border,
+        )
+        rgb: Any = cv2.transform(warped, color)
+        factor, shift = np.array([sx, scale, sx, scale], np.float32), np.array([tx, ty, tx, ty], np.float32)
+        moved = boxes.astype(np.float32) * factor + shift
+        if sx < 0:
+            moved = moved[:, [2, 1, 0, 3]]  # x1 < x2 again
+        return rgb, *self._visible(moved, labels, scores, height, width)
+
+    def _color(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        """The colour matrix M, (3, 4): rgb_out = M[:, :3] @ bgr_in + M[:, 3].
+
+        A matrix instead of lookup tables over HSV is five times cheaper, and BGR to RGB comes for free.
+        """
+        shift, contrast, saturation, turn = rng.uniform(-1, 1, size=4)
+        gain, vivid = 1 + self.contrast * contrast, 1 + self.saturation * saturation
+        angle = math.radians(self.hue * turn)
+        cos, sin = vivid * math.cos(angle), vivid * math.sin(angle)
+        chroma = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+        rgb = gain * (_RGB @ chroma @ _YIQ)
+        offset = GREY * (1 - gain) + self.brightness * shift  # contrast turns about the padding's grey
+        return np.column_stack([rgb[:, ::-1], np.full(3, offset)]).astype(np.float32)
+
+    def _visible(
+        self,
+        boxes: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        height: int,
+        width: int,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+        """Clip boxes, drop those out of sight, and give a score of 0 to what is too little to learn from."""
+        limit = np.array([width, height, width, height], np.float32)
+        clipped = np.clip(boxes, 0, limit)  # (N, 4)
+        sides, full = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
+        visible = sides.prod(axis=1) / np.maximum(full.prod(axis=1), 1e-6)
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        inside = ((centre > 0) & (centre < limit[:2])).all(axis=1)
+        good = inside & (visible >= self.min_visible) & (sides >= self.min_side).all(axis=1)
+        keep = good | ((visible >= self.min_ignore) & (sides > 0).all(axis=1))
+        return clipped[keep], labels[keep], np.where(good, scores, np.float32(0))[keep]
+
+
+# ---- images and their targets
 
 
 class View(NamedTuple):
-    """What the network is to see of an image, or of four.
+    """What the network sees of one image, or of four.
 
     rgb: (H, W, 3) uint8. boxes: (N, 4) float32 x1, y1, x2, y2 in its pixels. labels: (N,) int64.
     scores: (N,) float32 as in `make_targets`. unlabelled: classes that nobody looked for, and where.
@@ -42,9 +166,9 @@ class View(NamedTuple):
 
 
 class TrainingSet(TorchDataset[dict[str, NDArray[Any]]]):
-    """An item is a pure function of the seed and itself: resuming needs no random state.
+    """Augmented images and their targets.
 
-    Decoded images stay in memory (voc2007 train: 1.1 GB) where `cache` is true.
+    An item is a function of the seed and its own numbers alone, so resuming needs no random state.
     """
 
     def __init__(
@@ -57,7 +181,17 @@ class TrainingSet(TorchDataset[dict[str, NDArray[Any]]]):
         mosaic_epochs: int = 0,
         cache: bool = True,
     ) -> None:
-        """Images of `data`, seen at the size in `spec`; mosaic: probability of four in one during the first epochs."""
+        """A training set over the images of `data`.
+
+        Args:
+            data: labelled images.
+            spec: of the network: its classes, its stride.
+            augment: makes the random views.
+            seed: of all randomness.
+            mosaic: probability, 0..1, of an image that is made of four.
+            mosaic_epochs: the first epochs, in which that happens.
+            cache: keep decoded images in memory (voc2007 train: 1.1 GB).
+        """
         self.data, self.spec, self.augment, self.seed = data, spec, augment, seed
         self.mosaic, self.mosaic_epochs = mosaic, mosaic_epochs
         self._cache: dict[int, NDArray[np.uint8]] | None = {} if cache else None
@@ -75,22 +209,28 @@ class TrainingSet(TorchDataset[dict[str, NDArray[Any]]]):
         else:
             view = self._view(index, rng, height, width)
         stride = self.spec.stride
-        targets = make_targets(
-            view.boxes, view.labels, view.scores, view.unlabelled,
-            len(self.spec.classes), height // stride, width // stride, stride,
-        )  # fmt: skip
+        cells = height // stride, width // stride
+        targets = make_targets(*view[1:], len(self.spec.classes), *cells, stride)
         return {"image": view.rgb, **{name: getattr(targets, name) for name in _FIELDS}}
 
     def _view(self, index: int, rng: np.random.Generator, height: int, width: int) -> View:
         """One augmented image and its objects."""
         sample = self.data.samples[index]
+        image = None if self._cache is None else self._cache.get(index)
+        if image is None:
+            image = read_image(sample.path)
+            if self._cache is not None:
+                self._cache[index] = image
         scores = np.where(sample.ignore, np.float32(0), sample.scores)
-        seen = self.augment(self._image(index), sample.boxes, sample.labels, scores, rng, height, width)
+        seen = self.augment(image, sample.boxes, sample.labels, scores, rng, height, width)
         unlabelled = (Unlabelled(sample.unlabelled, (0, 0, width, height)),) if len(sample.unlabelled) else ()
         return View(*seen, unlabelled)
 
     def _mosaic(self, index: int, rng: np.random.Generator, height: int, width: int) -> View:
-        """This image and three others around a random point (YOLOv4, arXiv 2004.10934): four times the objects."""
+        """This image and three others around a random point, for four times the objects.
+
+        YOLOv4, arXiv 2004.10934.
+        """
         cx, cy = int(width * rng.uniform(*MIDDLE)), int(height * rng.uniform(*MIDDLE))
         others = rng.integers(len(self), size=3)
         corners = ((0, 0, cx, cy), (cx, 0, width, cy), (0, cy, cx, height), (cx, cy, width, height))
@@ -107,24 +247,28 @@ class TrainingSet(TorchDataset[dict[str, NDArray[Any]]]):
         )
         return View(canvas, boxes, labels, scores, tuple(unlabelled))
 
-    def _image(self, index: int) -> NDArray[np.uint8]:
-        if self._cache is None:
-            return read_image(self.data.samples[index].path)
-        if index not in self._cache:
-            self._cache[index] = read_image(self.data.samples[index].path)
-        return self._cache[index]
+
+# ---- batches
 
 
 class BatchSampler(Sampler[list[Item]]):
     """Yields this process's part of every global batch, in an order drawn from (seed, epoch).
 
-    All processes together see what one process would see with the same `batch_size`.
-    Batches are of exactly `batch_size` (BatchNorm dislikes a rest of one), unless there are fewer images than
-    that.
+    All processes together see what one process would see with the same `batch_size`. Every batch has exactly
+    `batch_size` images, unless there are fewer than that: BatchNorm's statistics are poor for a remainder of
+    one.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1) -> None:
-        """length: number of images; batch_size: of all processes; raises ConfigError if it cannot be shared."""
+        """A sampler that `set_epoch` has to set before use.
+
+        Args:
+            length: number of images.
+            batch_size: images a batch, over all processes; ConfigError where they cannot share it equally.
+            seed: of the order.
+            rank: number of this process, from 0.
+            processes: how many there are.
+        """
         if batch_size % processes or (processes > 1 and length < batch_size):
             raise ConfigError(
                 f"batch_size: expected a multiple of {processes} (processes) and at most {length} (images), "
@@ -136,7 +280,11 @@ class BatchSampler(Sampler[list[Item]]):
         self.shapes: tuple[tuple[int, int], ...] = ()
 
     def set_epoch(self, epoch: int, shapes: Sequence[tuple[int, int]], start: int = 0) -> None:
-        """The epoch to yield next and its first batch; shapes: heights and widths to draw each batch's from."""
+        """Set what to yield next.
+
+        epoch: decides the order. shapes: (height, width) in pixels, of which one is drawn for each batch.
+        start: the first batch of the epoch that is wanted.
+        """
         self.epoch, self.shapes, self.start = epoch, tuple(shapes), start
 
     def __len__(self) -> int:
@@ -147,6 +295,7 @@ class BatchSampler(Sampler[list[Item]]):
         """Batches from `start` on."""
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(self.length).tolist()
+        # All are drawn, those before `start` too, so that a resumed epoch goes on as it would have.
         drawn = rng.integers(len(self.shapes), size=len(self))
         share = self.batch_size // self.processes
         for batch in range(self.start, len(self)):
@@ -155,9 +304,9 @@ class BatchSampler(Sampler[list[Item]]):
 
 
 def input_shapes(height: int, width: int, spread: float) -> list[tuple[int, int]]:
-    """Input sizes around (height, width) in pixels: multiples of 32, factors of 1 - spread to 1 + spread.
+    """Input sizes (height, width) in pixels around the given one, in multiples of 32.
 
-    spread: 0 to below 1; 0 gives the size itself alone.
+    spread: 0 to below 1: factors on the size go from 1 - spread to 1 + spread; 0 gives the size itself alone.
     """
     factors = [(32 * i) / max(height, width) for i in range(1, 2 * max(height, width) // 32)]
     near = [f for f in factors if abs(f - 1) <= spread + 1e-6] or [1.0]
@@ -165,21 +314,21 @@ def input_shapes(height: int, width: int, spread: float) -> list[tuple[int, int]
 
 
 def collate(items: list[dict[str, NDArray[Any]]]) -> Batch:
-    """Stack; images become (B, 3, H, W) uint8 in channels-last memory, which convolutions on CPUs like."""
+    """Stack items; images become (B, 3, H, W) uint8 in channels-last memory, which is faster on CPUs."""
     batch = {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
     batch["image"] = batch["image"].permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W), no copy
     return batch
 
 
 def _release_worker(_: int) -> None:
-    """A worker inherits its parent's processor affinity, which OpenMP may have pinned to a single core."""
+    """Let a worker run on every core: it inherits its parent's affinity, which OpenMP may have set to one."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
     cv2.setNumThreads(1)
 
 
 def make_loader(data: TrainingSet, sampler: BatchSampler, workers: int) -> DataLoader[Any]:
-    """Batches as `sampler` draws them; workers = 0 loads in this process."""
+    """Batches as `sampler` draws them. workers: loading processes; 0 loads in this one."""
     return DataLoader(
         data,
         batch_sampler=sampler,

@@ -1,31 +1,19 @@
-"""One readable training loop: float, then quantization-aware. Resumable, on a CPU, a GPU or several of either.
+"""The training loop: first in float, then with simulated int8, on a CPU, a GPU or several of either.
 
-A run folder holds
-    config.json            options and classes
-    metrics.csv            one line an epoch; the same in tensorboard/
-    state.pt               everything needed to go on (kept current; torch.load with weights_only=True)
-    float.safetensors      averaged float weights, scores calibrated at the end of the stage
-    scores.json            what the calibration of scores was fitted from, and how far it helps
-    (docs/scores.md) qat.safetensors        averaged quantization-aware weights, BatchNorm folded
-    curves.png, pr.png, reliability.png, contact_sheet.jpg   what there is to look at, when it is done
+`Trainer` reads from top to bottom: a run, a stage, an epoch, a step, then what has to be built for them.
+`train.run_folder` has the files of a run and how it stops, `train.qat` the start of the quantization-aware
+stage.
 """
 
 from __future__ import annotations
 
 import copy
-import csv
-import errno
-import io
 import json
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -34,16 +22,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from edge_centernet import qdq
-from edge_centernet.calibration.images import CALIBRATION_IMAGES, readers, spread
-from edge_centernet.calibration.quantize import Options, quantize
 from edge_centernet.data import Dataset
-from edge_centernet.errors import ConfigError, EdgeCenterNetError
-from edge_centernet.files import write_atomic
+from edge_centernet.errors import EdgeCenterNetError
 from edge_centernet.manifest import SCORE_FIELDS, ModelSpec
 from edge_centernet.network import distributed
 from edge_centernet.network.centernet import CenterNet
-from edge_centernet.network.checkpoint import Stage, load_state, save_checkpoint
+from edge_centernet.network.checkpoint import Stage, load_state
 from edge_centernet.network.fake_quant import (
     freeze_ranges,
     prepare_qat,
@@ -51,20 +35,18 @@ from edge_centernet.network.fake_quant import (
     settle_weights,
     start_from,
 )
-from edge_centernet.network.losses import centernet_loss
-from edge_centernet.progress import bars
-from edge_centernet.train.augment import Augment
+from edge_centernet.network.losses import Teacher, centernet_loss
 from edge_centernet.train.config import TrainConfig
-from edge_centernet.train.dataset import BatchSampler, TrainingSet, input_shapes, make_loader
-from edge_centernet.train.export import float_onnx
-from edge_centernet.train.report import TensorBoardLog, write_report
+from edge_centernet.train.dataset import Augment, BatchSampler, TrainingSet, input_shapes, make_loader
+from edge_centernet.train.qat import quantize_post_training, relative_step, teacher_from_float_stage
+from edge_centernet.train.report import write_report
+from edge_centernet.train.run_folder import Position, RunFolder, StopRequest
 from edge_centernet.train.score_calibration import Fitted, fit_to, set_scores, summary
 from edge_centernet.train.start import freeze_layers, start_network
-from edge_centernet.train.teacher import Teacher
 from edge_centernet.train.validate import validate
 
-LOSSES = ("loss", "heat", "overlap", "size", "offset", "teacher")  # Loss's fields, and the teacher's
-# side: of the square images of early epochs, else the longer one of the network's input.
+LOSSES = ("loss", "heat", "overlap", "size", "offset", "teacher")  # the fields of Loss, and the teacher's
+# Columns of metrics.csv. side: of the square images of early epochs, else the longer one of the input.
 METRICS = ("stage", "epoch", "side", "lr", *LOSSES, "AP50", "AP", "images_per_s", "seconds")
 
 
@@ -72,41 +54,31 @@ class TrainingDiverged(EdgeCenterNetError):
     """The loss is not a number; the last good state is kept."""
 
 
-class CannotSave(EdgeCenterNetError):
-    """The disk is full, or the folder has gone; what was saved before is intact."""
-
-
-@dataclass
-class Progress:
-    """Where the run stands: `epoch` epochs of `stage` are done, and `step` batches of the next one."""
-
-    stage: str = "float"
-    epoch: int = 0
-    step: int = 0
-
-
 class Step(nn.Module):
-    """Forward pass and losses of one batch: what is shared between processes."""
+    """Forward pass and losses of one batch: the module that processes share."""
 
     def __init__(self, model: CenterNet, teacher: Teacher | None) -> None:
-        """teacher: distillation of the heatmap, or None."""
+        """teacher: whose answers are learned beside the labels, or None."""
         super().__init__()
         self.model, self.teacher = model, teacher
 
     def forward(
         self, batch: dict[str, Tensor], label_weight: float, teacher_weight: float, amp: bool
     ) -> Tensor:
-        """Images (B, 3, H, W) uint8 and the fields of Targets -> (6,) losses of the global batch, as in LOSSES.
+        """This process's part of the losses of the global batch, (6,) in the order of LOSSES.
 
-        Each process's part of them: their sum over all processes is the loss of the global batch.
+        The sum over all processes is the loss of the global batch.
+
+        batch: images (B, 3, H, W) uint8 and the fields of `Targets`. amp: compute in bfloat16 where that is
+            safe.
         """
         images = batch["image"].to(memory_format=torch.channels_last)
+        taught = torch.zeros((), device=images.device)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             x = self.model.normalize(images.float())
             outputs = self.model.core(x)
-            taught = (
-                torch.zeros((), device=images.device) if self.teacher is None else self.teacher(x, outputs)
-            )
+            if self.teacher is not None:
+                taught = self.teacher(x, outputs)
         objects = distributed.total(batch["score"].sum()).clamp(min=1)
         loss = centernet_loss(outputs, batch, objects)
         taught = taught / objects
@@ -114,7 +86,12 @@ class Step(nn.Module):
 
 
 class Trainer:
-    """Holds what one run needs; `run` does everything."""
+    """One training run; `run` trains, from the start or, after `resume`, from where an earlier run stopped.
+
+    model: the network that learns. ema: its moving average, which is evaluated and saved.
+    step: the forward pass and losses of a batch, shared between processes.
+    position: how far the run has come.
+    """
 
     def __init__(
         self,
@@ -126,20 +103,29 @@ class Trainer:
         weights: Path | None = None,
         device: str = "auto",
     ) -> None:
-        """name: the model's name in the manifest. weights: see `start_network`."""
-        self.out, self.val = out, val
+        """Build the network and everything around it; nothing is written.
+
+        Args:
+            config: every option of training.
+            train: the training set; its classes become the network's.
+            val: the validation set, or None to train without evaluating.
+            out: the run folder, which exists.
+            name: the model's name in its manifest.
+            weights: what to start from, see `start_network`; None for random weights.
+            device: a PyTorch device, or "auto" for a GPU where there is one.
+        """
+        self.folder, self.val = RunFolder(out, METRICS), val
         self.device = distributed.default_device() if device == "auto" else torch.device(device)
         width, height = config.size
         spec = ModelSpec(name, "1", height, width, train.classes)  # the stride follows from the network
         torch.manual_seed(config.seed)
-        cv2.setNumThreads(1)  # the warps are small, and its threads fight the ones that train
+        cv2.setNumThreads(1)  # the warps are small, and OpenCV's threads would fight those that train
         model, self.config = start_network(config, spec, weights)
         self.frozen = config.freeze if weights is not None else 0  # backbone layers up to this stride
-        self.progress = Progress()
+        self.position = Position()
         self._sums = np.zeros(len(LOSSES))  # of the losses in this epoch
-        self._stopped = False
-        self._board: TensorBoardLog | None = None
-        self.amp = _use_amp(config.amp, self.device)
+        self._stop = StopRequest()
+        self.amp = config.amp == "on" or (config.amp == "auto" and _has_bfloat16(self.device))
         self._set_model(model)
         augment = Augment(scale=(config.scale_min, config.scale_max))
         mosaic_epochs = int(config.mosaic_part * config.epochs)
@@ -150,269 +136,236 @@ class Trainer:
         self.loader = make_loader(dataset, self.sampler, config.workers)
         self.steps = len(self.sampler)  # per epoch
 
-    def _set_model(self, model: CenterNet) -> None:
-        """Prepare a network for the float stage: frozen layers, its average, the teacher, the optimizer."""
-        freeze_layers(model, self.frozen)
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = copy.deepcopy(self.model).eval()
-        distributed.share_batchnorm(self.model)
-        teacher = Teacher.load(self.config.teacher, self.model.spec) if self.config.teacher else None
-        self._set_step(teacher)
-
-    def _set_step(self, teacher: Teacher | None) -> None:
-        if teacher is not None:
-            teacher.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.step: nn.Module = Step(self.model, teacher)
-        self.optimizer = self._optimizer(self.step)
-        if distributed.processes() > 1:
-            self.step = DistributedDataParallel(self.step, broadcast_buffers=False)
+    # ---- the schedule
 
     def run(self, quantize: bool = True) -> None:
-        """Both stages, from wherever `progress` stands. Ctrl-C ends it after the current step, saved.
+        """Train through both stages, from `position` on.
 
-        quantize: False stops behind the float stage.
+        Ctrl-C and SIGTERM end the run after the current step with its state saved (KeyboardInterrupt); a
+        second Ctrl-C does not wait. quantize: False stops after the float stage.
         """
         options = {**self.config.to_dict(), "classes": list(self.model.spec.classes)}
-        self._write(self.out / "config.json", json.dumps(options, indent=1) + "\n")
-        with self._stop_on_signal(), self._logging():
-            if self.progress.stage == "float":
+        self.folder.write("config.json", json.dumps(options, indent=1) + "\n")
+        with self._stop.on_signals(), self.folder.logging():
+            if self.position.stage == "float":
+                # 1. Learn from the labels, in float.
                 self._stage(self.config.epochs)
+                # 2. Make scores say how often a detection is right. This comes before quantization because it
+                # changes the weights of the last convolution.
                 self._calibrate_scores()
-                self._save_weights("float")
+                self.folder.save_weights("float.safetensors", self.ema, "float")
                 if not quantize:
                     return
+                # 3. Quantize what was learned.
                 self._start_qat()
                 self.save()
+            # 4. Learn to answer in int8 as the float network does.
             self._stage(self.config.qat_epochs)
+        # 5. The averaged weights, rounded, are the result.
         settle_weights(self.ema)
-        self._save_weights("qat")
-        if self._first() and self.config.epochs + self.config.qat_epochs > 0:
-            write_report(self.out, self.ema, self.val)
-
-    # ---- one stage, one epoch, one step
-    # ------------------------------------------------------------------------
+        stage: Stage = "qat_symmetric" if self.config.symmetric else "qat"
+        self.folder.save_weights("qat.safetensors", self.ema, stage)
+        # 6. The report; without a single epoch there is nothing to report.
+        if distributed.is_first() and self.config.epochs + self.config.qat_epochs > 0:
+            write_report(self.folder.path, self.ema, self.val)
 
     def _stage(self, epochs: int) -> None:
-        while self.progress.epoch < epochs:
-            epoch = self.progress.epoch
-            if self.progress.stage == "qat" and epoch >= self.config.qat_freeze * epochs:
+        """The rest of the current stage: train, evaluate and save, epoch by epoch."""
+        every = self.config.eval_every
+        while self.position.epoch < epochs:
+            epoch = self.position.epoch
+            if self.position.stage == "qat" and epoch >= self.config.qat_freeze * epochs:
                 freeze_ranges(self.model)
             row = self._epoch(epoch, epochs)
-            self.progress.epoch, self.progress.step = epoch + 1, 0
-            last = self.progress.epoch == epochs
-            every = self.config.eval_every
-            if (
-                self.val is not None
-                and (last or (every and self.progress.epoch % every == 0))
-                and self._first()
-            ):
+            self.position.epoch, self.position.step = epoch + 1, 0
+            due = epoch + 1 == epochs or (every and (epoch + 1) % every == 0)
+            if self.val is not None and due and distributed.is_first():
                 metrics = validate(self.ema, self.val)
                 row.update(AP50=round(metrics["AP50"], 4), AP=round(metrics["AP"], 4))
-            self._log(row)
-            if self.progress.stage == "float":
-                self._save_weights("float")
+            self.folder.log(row)
+            if self.position.stage == "float":
+                self.folder.save_weights("float.safetensors", self.ema, "float")
+            # The state last: a crash before it repeats the epoch, one after it loses nothing.
             self.save()
-            if distributed.anywhere(self._stopped):
+            if distributed.anywhere(self._stop.made):
                 raise KeyboardInterrupt
 
     def _epoch(self, epoch: int, epochs: int) -> dict[str, Any]:
-        qat = self.progress.stage == "qat"
-        early = not qat and epoch < self.config.early_part * epochs
-        size, small = self.config.size, self.config.early_side
-        early = early and small**2 < size.width * size.height
-        height, width = (small, small) if early else (size.height, size.width)
-        shapes = input_shapes(height, width, 0.0 if qat else self.config.multiscale)
-        first = self.progress.step
-        # Epoch numbers go on through the stages, so that QAT sees other crops than the first float epochs.
-        self.sampler.set_epoch(epoch + (self.config.epochs if qat else 0), shapes, first)
+        """The rest of one epoch; returns its line of metrics."""
+        # 1. The size of the images: small at first, because coarser first is no worse and cheaper.
+        config, qat = self.config, self.position.stage == "qat"
+        width, height = config.size
+        early = not qat and epoch < config.early_part * epochs
+        if early and config.early_side**2 < width * height:
+            width = height = config.early_side
+        shapes = input_shapes(height, width, 0.0 if qat else config.multiscale)
+        # 2. The batches that are left of the epoch. Its number goes on through the stages, so that the
+        # quantization-aware stage sees other crops than the first float epochs.
+        first = self.position.step
+        self.sampler.set_epoch(epoch + (config.epochs if qat else 0), shapes, first)
         self.model.train()
         start = saved = time.perf_counter()
-        title = f"{self.progress.stage} {epoch + 1}/{epochs} {width}x{height}px"
         bar = tqdm(
-            self.loader, desc=title, unit="batch", initial=first, total=self.steps, dynamic_ncols=True, mininterval=2.0,
-            disable=not self._first(),
-        )  # fmt: skip
+            self.loader,
+            desc=f"{self.position.stage} {epoch + 1}/{epochs} {width}x{height}px",
+            unit="batch",
+            initial=first,
+            total=self.steps,
+            dynamic_ncols=True,
+            mininterval=2.0,
+            disable=not distributed.is_first(),
+        )
         for batch in bar:
-            lr = self._set_lr(epoch * self.steps + self.progress.step, epochs * self.steps)
-            self._sums += self._train_step(
-                {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
-            )
-            self.progress.step += 1
-            mean = dict(zip(LOSSES, self._sums / self.progress.step, strict=True))
-            images_per_s = (
-                (self.progress.step - first) * self.config.batch_size / (time.perf_counter() - start)
-            )
-            bar.set_postfix(
-                loss=f"{mean['loss']:.3f}", heat=f"{mean['heat']:.3f}", IoU=f"{1 - mean['overlap']:.3f}",
-                img_s=f"{images_per_s:.0f}", refresh=False,
-            )  # fmt: skip
-            if self.progress.step == self.steps:
-                continue  # saved as a finished epoch, in a moment
-            stop = distributed.anywhere(self._stopped)
-            if stop or time.perf_counter() - saved > self.config.save_every:
+            # 3. One step, and its figures on the screen.
+            moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+            lr, losses = self._train_step(moved, epoch * self.steps + self.position.step, epochs * self.steps)
+            self._sums += losses
+            self.position.step += 1
+            mean = dict(zip(LOSSES, self._sums / self.position.step, strict=True))
+            speed = (self.position.step - first) * config.batch_size / (time.perf_counter() - start)
+            shown = {"loss": mean["loss"], "heat": mean["heat"], "IoU": 1 - mean["overlap"]}
+            figures = {name: f"{value:.3f}" for name, value in shown.items()}
+            bar.set_postfix(**figures, img_s=f"{speed:.0f}", refresh=False)
+            if self.position.step == self.steps:
+                continue  # the state is saved in a moment, as that of a finished epoch
+            # 4. Save the state every few minutes, and before a stop.
+            stop = distributed.anywhere(self._stop.made)
+            if stop or time.perf_counter() - saved > config.save_every:
                 self.save()
                 saved = time.perf_counter()
             if stop:
                 bar.close()
                 raise KeyboardInterrupt
         self._sums[:] = 0
-        return {
-            "stage": self.progress.stage, "epoch": epoch + 1, "side": max(width, height), "lr": f"{lr:.3g}",
-            **{k: round(float(v), 5) for k, v in mean.items()},
-            "images_per_s": round(images_per_s, 1), "seconds": round(time.perf_counter() - start, 1),
-        }  # fmt: skip
+        row = {
+            "stage": self.position.stage,
+            "epoch": epoch + 1,
+            "side": max(width, height),
+            "lr": f"{lr:.3g}",
+        }
+        row |= {name: round(float(value), 5) for name, value in mean.items()}
+        seconds = time.perf_counter() - start
+        return row | {"images_per_s": round(speed, 1), "seconds": round(seconds, 1)}
 
-    def _train_step(self, batch: dict[str, Tensor]) -> list[float]:
-        """One update; returns the global batch's losses, in the order of LOSSES."""
-        labels = self.config.qat_labels if self.progress.stage == "qat" else 1.0
-        losses = self.step(batch, labels, self.config.teacher_weight, self.amp)
+    def _train_step(self, batch: dict[str, Tensor], step: int, steps: int) -> tuple[float, list[float]]:
+        """Update the network by one batch: step number `step` of the `steps` of the stage.
+
+        Returns the learning rate, and the losses of the global batch in the order of LOSSES.
+        """
+        qat = self.position.stage == "qat"
+        # 1. The learning rate of every group of parameters.
+        lr = learning_rate(self.config.qat_lr if qat else self.config.lr, self.config.warmup, step, steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["factor"]
+        # 2. The losses. One that is not a number ends the run before it reaches weights or saved state.
+        label_weight = self.config.qat_labels if qat else 1.0
+        losses = self.step(batch, label_weight, self.config.teacher_weight, self.amp)
         values: list[float] = distributed.total(losses.detach().clone()).tolist()
         if not math.isfinite(values[0]):
             raise TrainingDiverged(
-                f"the loss became {values[0]} in {self.progress.stage} epoch {self.progress.epoch + 1}, "
-                f"step {self.progress.step + 1}: the last good state is {self.out / 'state.pt'}; "
+                f"the loss became {values[0]} in {self.position.stage} epoch {self.position.epoch + 1}, "
+                f"step {self.position.step + 1}: the last good state is {self.folder.path / 'state.pt'}; "
                 "go on from it with --resume and a lower --set lr"
             )
+        # 3. The gradients. Those of several processes are averaged, but those of the sum are wanted.
         self.optimizer.zero_grad(set_to_none=True)
-        # Gradients are averaged over the processes; those of the sum are wanted.
         (losses[0] * distributed.processes()).backward()
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        if self.progress.stage == "qat":
+        # 4. The step.
+        if qat:
             relative_step(self.optimizer)
         else:
             self.optimizer.step()
-        self._update_ema()
-        return values
+        # 5. The moving average, which forgets faster at first: the earliest weights are worth little.
+        decay = min(self.config.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            ours, theirs = self.ema.state_dict(), self.model.state_dict()
+            floats = [k for k, v in ours.items() if v.is_floating_point()]
+            torch._foreach_lerp_([ours[k] for k in floats], [theirs[k] for k in floats], 1 - decay)
+            for key in ours.keys() - set(floats):
+                ours[key].copy_(theirs[key])
+        return lr, values
 
-    # ---- optimizer, schedule, averaging
-    # ------------------------------------------------------------------------
-
-    def _optimizer(self, step: nn.Module) -> torch.optim.Optimizer:
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in step.named_parameters():
-            if parameter.requires_grad:
-                key = (
-                    name.startswith("model.backbone."),
-                    parameter.ndim > 1,
-                )  # no decay for biases and BatchNorm
-                groups.setdefault(key, []).append(parameter)
-        return torch.optim.AdamW(
-            [
-                {
-                    "params": parameters,
-                    "factor": self.config.backbone_lr if backbone else 1.0,
-                    "weight_decay": self.config.weight_decay if decay else 0.0,
-                }
-                for (backbone, decay), parameters in groups.items()
-            ],
-            lr=self.config.lr,
-        )
-
-    def _steps_done(self) -> int:
-        """In this stage."""
-        return self.progress.epoch * self.steps + self.progress.step
-
-    def _set_lr(self, step: int, steps: int) -> float:
-        """Linear warm-up, then cosine to 1 % (arXiv 1608.03983)."""
-        qat = self.progress.stage == "qat"
-        peak = self.config.qat_lr if qat else self.config.lr
-        warm = min(1.0, (step + 1) / max(1, min(self.config.warmup, steps // 10)))
-        lr = peak * warm * (0.01 + 0.99 * _half_cosine(step / steps))
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["factor"]
-        return lr
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        steps = self._steps_done()
-        decay = min(self.config.ema, (1 + steps) / (10 + steps))  # the first ones count little
-        ours, theirs = self.ema.state_dict(), self.model.state_dict()
-        floats = [k for k, v in ours.items() if v.is_floating_point()]
-        torch._foreach_lerp_([ours[k] for k in floats], [theirs[k] for k in floats], 1 - decay)
-        for key in ours.keys() - set(floats):
-            ours[key].copy_(theirs[key])
-
-    # ---- quantization-aware stage
-    # ------------------------------------------------------------------------------
+    # ---- between the stages
 
     def _calibrate_scores(self) -> None:
-        """The averaged float network's, on the validation set, by the first process; alike everywhere."""
+        """Calibrate the averaged float network on the validation set: in the first process, alike in all."""
         if self.val is None or not self.config.calibrate_scores:
             return
-        found = fit_to(self.ema, self.val) if self._first() else None
+        found = fit_to(self.ema, self.val) if distributed.is_first() else None
         fitted = cast("Fitted | None", distributed.from_first(found))
         set_scores(self.ema, fitted)
         if fitted is not None:
-            self._write(self.out / "scores.json", json.dumps(fitted.record, indent=1) + "\n")
-        if self._first():
+            self.folder.write("scores.json", json.dumps(fitted.record, indent=1) + "\n")
+        if distributed.is_first():
             tqdm.write(summary(fitted))
 
     def _start_qat(self) -> None:
-        """The averaged float network, quantized as `convert --calibration` does it: training goes on from there."""
+        """Go on from the averaged float network, quantized after training."""
         self.model.load_state_dict(self.ema.state_dict())
         self.model.spec = self.ema.spec  # with what the scores mean
-        quantized = self._post_training()
-        self._quantize()
+        train = cast(TrainingSet, self.loader.dataset).data
+        quantized = quantize_post_training(self.model, train, self.config.symmetric)
+        self._insert_quantizers()
         start_from(self.model, quantized, fixed=self.config.qat_freeze == 0)
         self.ema = copy.deepcopy(self.model).eval()
         set_observing(self.ema, False)
-        self.progress = Progress("qat")
+        self.position = Position("qat")
 
-    def _post_training(self) -> qdq.Network:
-        """Measured on images of the training set as a device will see them, by the first process; alike everywhere."""
-        content = b""
-        if self._first():
-            dataset = cast(TrainingSet, self.loader.dataset)
-            files = [sample.path for sample in spread(dataset.data.samples, CALIBRATION_IMAGES)]
-            network = float_onnx(copy.deepcopy(self.model).cpu())
-            options = Options(symmetric=self.config.symmetric)
-            with bars() as progress:
-                proto, report = quantize(network, self.model.spec, readers(files), options, progress)
-            for line in report.lines():
-                tqdm.write(line)
-            content = proto.SerializeToString()
-        import onnx
+    # ---- the network, its average, its teacher and its optimizer
 
-        return qdq.parse(onnx.load_from_string(cast(bytes, distributed.from_first(content))))
+    def _set_model(self, model: CenterNet) -> None:
+        """Prepare a network for the float stage."""
+        freeze_layers(model, self.frozen)
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = copy.deepcopy(self.model).eval()
+        distributed.share_batchnorm(self.model)
+        self._set_step(Teacher.load(self.config.teacher, model.spec) if self.config.teacher else None)
 
-    def _quantize(self) -> None:
-        """Insert quantizers, observing, into the network and its average; the float network becomes the teacher."""
-        teacher = (
-            Teacher(self._float_network(), self.model.spec, copied=True) if self.config.qat_epochs else None
-        )
+    def _insert_quantizers(self) -> None:
+        """Turn the float network into one with quantizers that observe, taught by what it was."""
+        taught = self.config.qat_epochs > 0  # otherwise there is nothing to learn
+        teacher = teacher_from_float_stage(self.folder, self.model) if taught else None
         prepare_qat(self.model, self.config.symmetric)
         self.model.to(self.device)
         self.ema = copy.deepcopy(self.model).eval()
         set_observing(self.model, True)
         self._set_step(teacher)
 
-    def _float_network(self) -> CenterNet:
-        """What the float stage ended with."""
-        from safetensors.torch import load
+    def _set_step(self, teacher: Teacher | None) -> None:
+        """Join network and teacher, with a new optimizer for the parameters that learn."""
+        if teacher is not None:
+            teacher.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.step: nn.Module = Step(self.model, teacher)
+        # AdamW with a factor on the learning rate of the backbone, which is usually pretrained, and with
+        # weight decay on convolution weights alone, not on biases and BatchNorm.
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.step.named_parameters():
+            if parameter.requires_grad:
+                key = name.startswith("model.backbone."), parameter.ndim > 1
+                groups.setdefault(key, []).append(parameter)
+        options = [
+            {
+                "params": parameters,
+                "factor": self.config.backbone_lr if backbone else 1.0,
+                "weight_decay": self.config.weight_decay if decay else 0.0,
+            }
+            for (backbone, decay), parameters in groups.items()
+        ]
+        self.optimizer = torch.optim.AdamW(options, lr=self.config.lr)
+        if distributed.processes() > 1:
+            # Buffers are equal already: BatchNorm and ranges are measured over all processes.
+            self.step = DistributedDataParallel(self.step, broadcast_buffers=False)
 
-        path = self.out / "float.safetensors"
-        if self._first() and not path.is_file():
-            raise ConfigError(f"--resume: expected the float stage's result, found no {path}")
-        content = cast(bytes, distributed.from_first(path.read_bytes() if self._first() else b""))
-        network = CenterNet(self.model.spec, self.model.arch)
-        load_state(network, load(content), path)
-        return network
-
-    # ---- files -------------------------------------------------------------------------------------------------
-
-    def _first(self) -> bool:
-        """Whether this process writes files and talks."""
-        return distributed.rank() == 0
+    # ---- saving and resuming
 
     def save(self) -> None:
-        """Write state.pt atomically: weights, average, optimizer, position, random state."""
-        if not self._first():
-            return
+        """Write state.pt: weights, average, optimizer, position, random state; raises CannotSave."""
         state = {
-            "stage": self.progress.stage,
-            "epoch": self.progress.epoch,
-            "step": self.progress.step,
+            "stage": self.position.stage,
+            "epoch": self.position.epoch,
+            "step": self.position.step,
             "frozen": self.frozen,
             "sums": self._sums.tolist(),
             "scores": {name: getattr(self.ema.spec, name) for name in SCORE_FIELDS},
@@ -421,130 +374,42 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
         }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        self._write(self.out / "state.pt", buffer.getvalue())
+        self.folder.save_state(state)
 
     def resume(self) -> None:
-        """Go on from state.pt; metrics of epochs that will be repeated are dropped."""
-        path = self.out / "state.pt"
-        if self._first() and not path.is_file():
-            raise ConfigError(f"--resume: expected an earlier run, found no {path}")
-        content = path.read_bytes() if self._first() else b""
-        content = cast(bytes, distributed.from_first(content))
-        state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
-        self.progress = Progress(state["stage"], state["epoch"], state["step"])
+        """Continue from state.pt; metrics of epochs that will be repeated are dropped.
+
+        Raises ConfigError where the folder holds no earlier run.
+        """
+        state = self.folder.load_state(self.device)
+        self.position = Position(state["stage"], state["epoch"], state["step"])
         self.frozen = state["frozen"]
         self._sums = np.array(state["sums"])
+        # The same modules as in the run that was saved come first, then their weights, then the random state,
+        # which building them has moved.
         self._set_model(CenterNet(replace(self.model.spec, **state.get("scores", {})), self.model.arch))
-        if self.progress.stage == "qat":
-            self._quantize()
+        if self.position.stage == "qat":
+            self._insert_quantizers()
+        path = self.folder.path / "state.pt"
         load_state(self.model, state["model"], path)
         load_state(self.ema, state["ema"], path)
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"].cpu())
-        if self._first():
-            self._drop_repeated_rows()
-
-    def _drop_repeated_rows(self) -> None:
-        """Remove metrics of epochs that finished, but not in time for state.pt."""
-        path = self.out / "metrics.csv"
-        if not path.exists():
-            return
-        header, *rows = path.read_text().splitlines(keepends=True)
-        now = self.progress
-
-        def finished(row: str) -> bool:
-            stage, epoch = row.split(",")[:2]
-            earlier_stage = stage == "float" and now.stage == "qat"
-            return earlier_stage or (stage == now.stage and int(epoch) <= now.epoch)
-
-        self._write(path, header + "".join(row for row in rows if finished(row)))
-
-    def _log(self, row: dict[str, Any]) -> None:
-        if not self._first():
-            return
-        path = self.out / "metrics.csv"
-        before = path.read_text() if path.exists() else ",".join(METRICS) + "\n"
-        line = io.StringIO(newline="")
-        csv.DictWriter(line, METRICS, lineterminator="\n").writerow(row)
-        self._write(path, before + line.getvalue())
-        if self._board is not None:
-            self._board.add(row)
-
-    def _save_weights(self, name: Literal["float", "qat"]) -> None:
-        stage: Stage = "qat_symmetric" if name == "qat" and self.config.symmetric else name
-        if self._first():
-            try:
-                save_checkpoint(self.out / f"{name}.safetensors", self.ema, stage)
-            except OSError as error:
-                raise self._cannot_save(error) from None
-
-    def _write(self, path: Path, content: str | bytes) -> None:
-        if not self._first():
-            return
-        try:
-            write_atomic(path, content)
-        except OSError as error:
-            raise self._cannot_save(error) from None
-
-    def _cannot_save(self, error: OSError) -> CannotSave:
-        advice = "free some space" if error.errno == errno.ENOSPC else "check the folder"
-        return CannotSave(
-            f"{error.filename}: {error.strerror}; what was saved before is intact: {advice}, then go on with --resume"
-        )
-
-    @contextmanager
-    def _logging(self) -> Iterator[None]:
-        """TensorBoard's file, open in the first process."""
-        if not self._first():
-            yield
-            return
-        with TensorBoardLog(self.out) as self._board:
-            yield
-        self._board = None
-
-    @contextmanager
-    def _stop_on_signal(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM let the current step finish and be saved; a second Ctrl-C does not wait."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            if self._stopped:
-                raise KeyboardInterrupt
-            self._stopped = True
-
-        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        self.folder.drop_metrics_after(self.position)
 
 
-@torch.no_grad()
-def relative_step(optimizer: torch.optim.Optimizer) -> None:
-    """The optimizer's step, with convolution weights moved by it times the largest weight of their output channel.
+def learning_rate(peak: float, warmup: int, step: int, steps: int) -> float:
+    """Linear warm-up, then cosine from `peak` to 1 % of it (arXiv 1608.03983).
 
-    Adam moves every weight by about the learning rate. With BatchNorm folded, weights of one layer differ by
-    orders of magnitude from channel to channel, and so do their int8 steps: small channels would be shaken,
-    large ones stand still. A learning rate of 1e-4 now means a ten-thousandth of the channel's range.
+    step: 0 to steps - 1, within a stage of `steps`. warmup: steps, at most a tenth of the stage.
     """
-    learned = [p for group in optimizer.param_groups for p in group["params"] if p.ndim == 4]
-    before = [p.detach().clone() for p in learned]
-    optimizer.step()
-    for p, old in zip(learned, before, strict=True):
-        p.copy_(old + (p - old) * old.abs().amax(dim=(1, 2, 3), keepdim=True))
+    warm = min(1.0, (step + 1) / max(1, min(warmup, steps // 10)))
+    half_cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))  # 1 at the start, 0 at the end
+    return peak * warm * (0.01 + 0.99 * half_cosine)
 
 
-def _half_cosine(done: float) -> float:
-    """1 at 0, falling to 0 at 1."""
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def _use_amp(wanted: str, device: torch.device) -> bool:
-    """bfloat16 only where the hardware has it: emulated, it is several times slower than float32."""
-    if wanted != "auto":
-        return wanted == "on"
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware computes in bfloat16: emulated, it is several times slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     try:

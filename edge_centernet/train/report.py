@@ -1,13 +1,13 @@
-"""Training to look at: curves.png, pr.png, contact_sheet.jpg and TensorBoard logs in the run folder.
+"""The report of a training run, in its folder, and the log for TensorBoard.
 
     curves.png             losses, learning rate and accuracy of every epoch in metrics.csv
     pr.png                 precision against recall of every class on the validation set
     reliability.png        how often detections are right, by their score
-    contact_sheet.jpg      the best and the worst validation images, with predictions and truth
-    eval.json              the figures behind pr.png: what `edge_centernet.evaluation.coco.evaluate_samples`
-    returns tensorboard/           for `tensorboard --logdir`
+    contact_sheet.jpg      the best and the worst validation images, with predictions and labels
+    eval.json              the figures behind pr.png, as `evaluation.coco.evaluate_samples` returns them
+    tensorboard/           for `tensorboard --logdir`
 
-Drawn with matplotlib's Agg canvas: no display is needed and no global state touched.
+The plots are drawn on matplotlib's Agg canvas, which needs no display and touches no global state.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _TILE = 320  # pixels, side of a picture in the contact sheet
 _GAP = 4  # pixels around a picture
 # Columns of metrics.csv that are not a loss; all others are drawn as one.
 _NO_LOSS = ("stage", "epoch", "side", "lr", "AP50", "AP", "images_per_s", "seconds")
-# TensorBoard puts what is named alike beside each other.
+# TensorBoard shows scalars with the same prefix side by side.
 _GROUPS = {"AP50": "val", "AP": "val", "side": "run", "images_per_s": "run", "seconds": "run"}
 _STAGES = {"float": "float", "qat": "QAT"}
 _WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (150, 150, 150)  # BGR
@@ -58,10 +58,11 @@ _WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (150, 150, 150)  # BGR
 def write_report(
     run: Path, found: CenterNet | Sequence[Detections], data: Dataset | None
 ) -> dict[str, Any] | None:
-    """Everything there is to look at after a run, into its folder; each file is complete or not there.
+    """Write the report of a run into its folder; each file is complete or not there.
 
     found: the network, or one `Detections` per image of `data` in its pixels, down to THRESHOLD, class_id
-        indexing data.classes. data: the validation set; without one there are only curves.
+        indexing data.classes.
+    data: the validation set; without one there are only curves.
 
     Returns the metrics that eval.json holds. Raises ConfigError for a folder without a readable metrics.csv,
     and what `evaluate_samples` and `read_image` raise.
@@ -88,16 +89,16 @@ def write_report(
 
 
 # ---- curves
-# ----------------------------------------------------------------------------------------------------
 
 
 def write_curves(metrics_csv: Path, out: Path) -> None:
-    """Losses (logarithmic where all are above 0), learning rate and AP over the epochs, stages marked.
+    """Plot losses (logarithmic where all are above 0), learning rate and AP over the epochs.
 
-    A vertical line stands where the stage or the image side changes: losses on both sides of it do not
-    compare. Every column that is not known to be something else is taken for a loss.
+    A vertical line marks where the stage or the image side changes, because losses on its two sides do not
+    compare. Every column that is not known to be something else is taken for a loss. Raises ConfigError where
+    the metrics cannot be read.
     """
-    rows = _rows(metrics_csv)
+    rows = _read_metrics(metrics_csv)
     figure = Figure(figsize=(9, 9), layout="constrained")
     losses, rate, accuracy = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 2))
     for name in rows[0]:
@@ -123,7 +124,8 @@ def write_curves(metrics_csv: Path, out: Path) -> None:
     save_figure(figure, out)
 
 
-def _rows(path: Path) -> list[Row]:
+def _read_metrics(path: Path) -> list[Row]:
+    """The lines of metrics.csv, every cell checked; raises ConfigError with file and line."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -146,22 +148,22 @@ def _rows(path: Path) -> list[Row]:
 def _is_number(text: str) -> bool:
     try:
         float(text)
-    except (TypeError, ValueError):  # a line with more cells than the header has a list
+    except (TypeError, ValueError):  # TypeError: csv gives surplus cells of a line as a list
         return False
     return True
 
 
 def _line(axes: Axes, rows: list[Row], name: str, **style: Any) -> None:
-    """One column over the epochs, where it has a value."""
+    """Plot one column over the epochs, where it has a value."""
     points = [(x, float(row[name])) for x, row in enumerate(rows, 1) if row.get(name)]
-    points = [(x, y) for x, y in points if math.isfinite(y)]
+    points = [(x, y) for x, y in points if math.isfinite(y)]  # a diverged loss would break the axis
     if points:
         x, y = zip(*points, strict=True)
         axes.plot(x, y, label=name, **({"marker": "."} | style))
 
 
 def _mark_parts(axes: Axes, rows: list[Row], titles: bool) -> None:
-    """QAT on grey; a dotted line where stage or image side change, and what begins there."""
+    """Shade QAT in grey, and mark with a dotted line where stage or image side change, and what begins."""
     parts = [(row["stage"], row.get("side")) for row in rows]
     starts = [i for i in range(len(parts)) if i == 0 or parts[i] != parts[i - 1]]
     for start, end in zip(starts, [*starts[1:], len(parts)], strict=True):
@@ -180,14 +182,13 @@ def _mark_parts(axes: Axes, rows: list[Row], titles: bool) -> None:
 
 
 # ---- contact sheet
-# ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """How well one image went, by the detections that are shown; IoU 0.5, objects that do not count left out.
+    """How well the detections that are shown fit one image, at IoU 0.5, without objects that do not count.
 
-    right, wrong, missed: detections that found an object, false alarms, objects nobody found.
+    right, wrong, missed: numbers of detections that found an object, of false alarms, of objects not found.
     confidence: mean score of the right detections minus mean score of the wrong ones, -1..1; 0 for none.
     """
 
@@ -198,7 +199,7 @@ class ImageScore:
 
     @property
     def f1(self) -> float | None:
-        """2 right / (2 right + wrong + missed), 0..1; None for an image with nothing to find and nothing found."""
+        """2 right / (2 right + wrong + missed), 0..1; None where nothing is to be found and nothing was."""
         total = 2 * self.right + self.wrong + self.missed
         return 2 * self.right / total if total else None
 
@@ -206,9 +207,8 @@ class ImageScore:
 class Shown(NamedTuple):
     """What is shown of one image.
 
-    found: the K detections that reach the threshold. verdict: (K,) of `Matches`. missed: (M,) bool, objects
-      that none
-    of them found, without those that do not count.
+    found: the K detections that reach the threshold. verdict: (K,) of `Matches`.
+    missed: (M,) bool, the objects that none of them found, without those that do not count.
     """
 
     found: Detections
@@ -223,15 +223,19 @@ def shown_of(
     threshold: float | Sequence[float],
     labels: Sequence[int],
 ) -> Shown:
-    """The part from `threshold` on, one for all or one for each class of the model.
+    """The detections of one image that reach the threshold, and the objects that they miss.
 
-    labels: which class of the model each of the data set's classes is, -1 for one that it does not know.
+    Args:
+        matches: how all detections and objects of the image fit each other.
+        sample: the image and its M objects.
+        found: all detections.
+        threshold: one for all classes, or one for each class of the model.
+        labels: which class of the model each of the data set's classes is, -1 for one that it does not know.
     """
     reached = found.reaching(threshold)
     limits = np.asarray(threshold, np.float32)
-    own = (
-        limits[np.asarray(labels)[sample.labels]] if limits.ndim else limits
-    )  # (M,); of unknown classes none is found
+    # (M,); of a class that the model does not know nothing is found, so its -1 may take any limit.
+    own = limits[np.asarray(labels)[sample.labels]] if limits.ndim else limits
     return Shown(found[reached], matches.verdict[reached], sample.counted & (matches.found_at < own))
 
 
@@ -245,8 +249,8 @@ def score_image(shown: Shown) -> ImageScore:
 def rank(scores: Sequence[ImageScore]) -> list[int]:
     """Indices of images, best first: by F1, images of equal F1 by confidence, then in their own order.
 
-    So the best images have every object, nothing else, and high scores; the worst have false alarms with high
-    scores and no object. Images with nothing to find and nothing found are left out.
+    In the best images every object is found, with a high score, and nothing else; in the worst, false alarms
+    have high scores and no object is found. Images with nothing to find and nothing found are left out.
     """
     judged = [(one.f1, one.confidence, i) for i, one in enumerate(scores) if one.f1 is not None]
     return [i for _, _, i in sorted(judged, key=lambda key: (-key[0], -key[1], key[2]))]
@@ -260,11 +264,18 @@ def write_contact_sheet(
     out: Path,
     threshold: float | Sequence[float] = DEFAULT_THRESHOLD,
 ) -> None:
-    """The TILES best images above the TILES worst, worst first; fewer of each where there are few images.
+    """Draw the TILES best images above the TILES worst, worst first; fewer of each if there are few images.
 
-    Predictions from `threshold` on, one for all or for each of `classes`, are drawn in the colour of their
-    class with their score; objects are white (grey where they do not count), with the name of their class
-    where no detection found them. `rank` says what best and worst are.
+    Predictions are drawn in the colour of their class, with their score; objects are white (grey where they
+    do not count), with the name of their class where no detection found them. `rank` decides what is best.
+
+    Args:
+        data: the validation set.
+        found: detections for each of its images.
+        classes: the model's.
+        matches: how detections and objects fit each other, for each image.
+        out: the JPEG file.
+        threshold: from which on predictions are drawn, one for all or one for each of `classes`.
     """
     known = [find_class(name, classes) for name in data.classes]
     labels = [-1 if k is None else k for k in known]
@@ -277,10 +288,8 @@ def write_contact_sheet(
     for title, chosen in (("best", best), ("worst", worst)):
         tiles = [_tile(data, i, shown[i], classes, scores[i]) for i in chosen]
         if tiles:
-            bands += [
-                banner(f"{title} of {len(data)} validation images", _COLUMNS * _TILE),
-                grid(tiles, _COLUMNS),
-            ]
+            heading = banner(f"{title} of {len(data)} validation images", _COLUMNS * _TILE)
+            bands += [heading, grid(tiles, _COLUMNS)]
     if not bands:
         bands = [banner("no validation image with an object or a detection", _COLUMNS * _TILE)]
     ok, jpeg = cv2.imencode(".jpg", np.vstack(bands), [cv2.IMWRITE_JPEG_QUALITY, 88])
@@ -289,49 +298,40 @@ def write_contact_sheet(
 
 
 def _tile(data: Dataset, index: int, seen: Shown, classes: Sequence[str], score: ImageScore) -> Image:
-    """One image at _TILE pixels with boxes and a caption: (_TILE + _CAPTION, _TILE, 3)."""
+    """One image with boxes, and a caption below it: (_TILE + the caption's height, _TILE, 3)."""
     sample = data.samples[index]
-    original = read_image(sample.path)  # (H, W, 3)
-    image, scale = fit(original, _TILE - 2 * _GAP)
-    found = seen.found
-    shown = Detections(found.xyxy * np.float32(scale), found.score, found.class_id)
-    for box, class_id in zip(
-        shown.xyxy, shown.class_id, strict=True
-    ):  # thicker than `draw` has it at this size
+    image, scale = fit(read_image(sample.path), _TILE - 2 * _GAP)
+    found = Detections(seen.found.xyxy * np.float32(scale), seen.found.score, seen.found.class_id)
+    # Predictions, thicker than `draw` makes them at this size.
+    for box, class_id in zip(found.xyxy, found.class_id, strict=True):
         x1, y1, x2, y2 = (round(float(v)) for v in box)
         cv2.rectangle(image, (x1, y1), (x2, y2), class_color(int(class_id)), 3)
-    _truth(image, sample, data.classes, seen.missed, scale)
-    image = draw(image, shown, classes)
+    # Objects as thin boxes, white on black so that they show on any background.
+    for box, label, counted, missed in zip(
+        sample.boxes, sample.labels, sample.counted, seen.missed, strict=True
+    ):
+        x1, y1, x2, y2 = (round(float(v) * scale) for v in box)
+        cv2.rectangle(image, (x1, y1), (x2, y2), _BLACK, 2)
+        cv2.rectangle(image, (x1, y1), (x2, y2), _WHITE if counted else _GREY, 1)
+        if missed:
+            caption(image, data.classes[label], (x1 + 3, y2 - 4), 0.4)
+    image = draw(image, found, classes)
     counts = f"{score.right} right, {score.wrong} wrong, {score.missed} missed"
     return tile(image, _TILE, (f"F1 {score.f1:.2f}  {counts}", sample.path.name))
 
 
-def _truth(
-    image: Image, sample: Sample, classes: Sequence[str], missed: NDArray[np.bool_], scale: float
-) -> None:
-    """Objects as thin boxes, white on black so that they show on any ground."""
-    counted = sample.counted
-    for i, box in enumerate(sample.boxes):
-        x1, y1, x2, y2 = (round(float(v) * scale) for v in box)
-        cv2.rectangle(image, (x1, y1), (x2, y2), _BLACK, 2)
-        cv2.rectangle(image, (x1, y1), (x2, y2), _WHITE if counted[i] else _GREY, 1)
-        if missed[i]:
-            caption(image, classes[sample.labels[i]], (x1 + 3, y2 - 4), 0.4)
-
-
 # ---- TensorBoard
-# -----------------------------------------------------------------------------------------------
 
 
 class TensorBoardLog:
     """RUN/tensorboard: one scalar an epoch for each number of a line of metrics.csv.
 
-    Epochs are counted through both stages. A resumed run goes on behind the epochs that metrics.csv holds;
+    Epochs are counted through both stages. A resumed run continues after the epochs that metrics.csv holds;
     what an interrupted run logged beyond them is hidden (TensorBoard's purge_step).
     """
 
     def __init__(self, run: Path) -> None:
-        """run: the run folder, metrics.csv already cut back to the epochs that stand."""
+        """run: the run folder, with metrics.csv already cut back to the epochs that are not repeated."""
         try:
             import tensorboard  # noqa: F401  # what torch's writer needs
             from torch.utils.tensorboard import SummaryWriter
@@ -343,12 +343,12 @@ class TensorBoardLog:
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=purge)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """The next epoch's line of metrics; a cell that is not a number is left out."""
+        """Log the next epoch's line of metrics; a cell that is not a number is left out."""
         self._epochs += 1
         for name, value in row.items():
             if name not in ("stage", "epoch") and _is_number(str(value)):
                 self._writer.add_scalar(f"{_GROUPS.get(name, 'train')}/{name}", float(value), self._epochs)
-        self._writer.flush()
+        self._writer.flush()  # whoever watches sees every epoch as it ends
 
     def close(self) -> None:
         """Finish the file."""

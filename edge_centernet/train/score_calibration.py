@@ -1,9 +1,9 @@
-"""Scores that say how often a detection is right: a scale and a shift of each class's logit, fitted on labelled photos.
+"""Scores that say how often a detection is right, by a scale and a shift of each class's logit.
 
 CenterNet's focal loss ranks detections; it does not make 0.3 mean three in ten. Platt scaling (Platt 1999;
-Guo et al., arXiv 1706.04599) fits precision = sigmoid(scale * logit + shift) to detections that were judged
-by labels. Both numbers go into the last convolution of the heatmap, before quantization: nothing is left to
-compute on the device.
+Guo et al., arXiv 1706.04599) fits precision = sigmoid(scale * logit + shift) to detections on labelled
+images. Both numbers go into the last convolution of the heatmap before quantization, so that nothing is left
+to compute on the device.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ from edge_centernet.manifest import ModelSpec
 from edge_centernet.network.centernet import CenterNet
 from edge_centernet.train.validate import THRESHOLD, predict
 
-LOWEST = 0.05  # scores as trained from which on detections are fitted to; the many below would decide alone
+LOWEST = (
+    0.05  # only detections with this score, as trained, or more are fitted: the many below would dominate
+)
 FEWEST = 20  # right detections, of all classes together, without which nothing is fitted
-# Prior of a class, as standard deviations from the fit to all classes: of its scale, as a share of theirs,
-# and of its logit where that fit says 0.5. About as classes with many objects differ; a rare class stays with
-# the others.
+# The prior of a class, as standard deviations from the fit to all classes: of its scale, as a share of
+# theirs, and of its logit where that fit gives 0.5. They are about what classes with many objects differ by;
+# a rare class stays close to the others.
 SCALE_SPREAD, SHIFT_SPREAD = 0.15, 0.3
-# Of the fit to all classes, around scores as they are: so wide that it matters for a handful of detections
-# only.
+# The prior of the fit to all classes, around scores as trained: so wide that it matters for a handful of
+# detections only.
 WIDE = 3.0
-SMALLEST = 0.1  # scale: a higher logit must stay a higher score
+SMALLEST = 0.1  # of scales: above 0, so that a higher logit stays a higher score
 
 Floats = NDArray[np.float64]
 
@@ -59,7 +61,7 @@ class ScoreCalibration:
 
     @torch.no_grad()
     def fold_into(self, model: CenterNet) -> None:
-        """Change a float network whose scores are as trained, in place, and say so in its spec."""
+        """Change a float network whose scores are as trained, in place, and record it in its spec."""
         weight, bias = model.heat.conv.weight, model.heat.conv.bias
         assert bias is not None
         scale, shift = (torch.from_numpy(values).to(bias) for values in (self.scale, self.shift))
@@ -72,7 +74,7 @@ class ScoreCalibration:
 
 @torch.no_grad()
 def unfold(model: CenterNet) -> None:
-    """Undo `fold_into`, up to rounding: scores as trained, and the thresholds that belong to them; in place."""
+    """Undo `fold_into` in place, up to rounding: scores are as trained, with the default threshold."""
     spec = model.spec
     if not spec.score_scale:
         return
@@ -87,7 +89,7 @@ def unfold(model: CenterNet) -> None:
 
 
 def judge(model: CenterNet, data: Dataset) -> Outcomes:
-    """The network's detections on `data`, judged by its labels; shows a bar."""
+    """The network's detections on `data`, judged by its labels; a progress bar is shown."""
     from edge_centernet.evaluation.coco import match_samples  # its COCO library is not needed to train
 
     found = list(predict(model, data, THRESHOLD))
@@ -95,23 +97,20 @@ def judge(model: CenterNet, data: Dataset) -> Outcomes:
 
 
 def fit_score_calibration(found: Outcomes) -> ScoreCalibration | None:
-    """Scale and shift of each class from detections with scores as trained; None for fewer than FEWEST right ones.
+    """Scale and shift of each class, from detections with scores as trained.
 
-    All classes together first; then each class, held to that fit by the prior. A class without detections has
-    that fit.
+    None where fewer than FEWEST of them are right. A class without detections gets the fit to all classes.
     """
     used = found.score >= LOWEST
     if int((used & found.right).sum()) < FEWEST:
         return None
-    logits, right, class_id = (
-        logit(found.score[used]),
-        found.right[used].astype(np.float64),
-        found.class_id[used],
-    )
+    logits, class_id = logit(found.score[used]), found.class_id[used]
+    right = found.right[used].astype(np.float64)
+    # 1. All classes together.
     common, at_zero = fit_logistic(logits, right, (1.0, 0.0), (WIDE, WIDE))
-    middle = (
-        -at_zero / common
-    )  # where this fit says 0.5: there a class's two numbers hardly depend on each other
+    # 2. Each class, held to that fit by the prior. Logits count from where that fit gives 0.5, because there
+    # a class's scale and shift hardly depend on each other.
+    middle = -at_zero / common
     scale, shift = np.empty(len(found.objects)), np.empty(len(found.objects))
     for k in range(len(scale)):
         mine = class_id == k
@@ -125,11 +124,12 @@ def fit_score_calibration(found: Outcomes) -> ScoreCalibration | None:
 def fit_logistic(
     x: Floats, right: Floats, prior: tuple[float, float], spread: tuple[float, float]
 ) -> tuple[float, float]:
-    """Most likely (a, b), a >= SMALLEST, of P(right) = sigmoid(a x + b) where a and b are normal around `prior`.
+    """The most likely (a, b) of P(right) = sigmoid(a x + b), with a >= SMALLEST and a normal prior.
 
-    x: (N,). right: (N,) 0 or 1. spread: standard deviations of a and b. By Newton's method with steps halved
-      until they
-    gain; the problem is strictly convex, so there is one answer.
+    x: (N,). right: (N,) 0 or 1. prior: means of a and b; spread: their standard deviations.
+
+    Found by Newton's method, with steps halved until they improve; the problem is strictly convex, so there
+    is one answer.
     """
     centre, precision = np.asarray(prior), 1 / np.square(spread)
     features = np.stack([x, np.ones_like(x)], axis=1)  # (N, 2)
@@ -143,7 +143,7 @@ def fit_logistic(
     for _ in range(100):
         p = sigmoid(features @ at)
         slope = features.T @ (p - right) + precision * (at - centre)
-        # On the bound a stays where it is, unless it wants to grow.
+        # On its bound, a stays where it is unless its gradient makes it grow.
         free[0] = at[0] > SMALLEST or slope[0] < 0
         curvature = (features * (p * (1 - p))[:, None]).T @ features + np.diag(precision)
         step = np.zeros(2)
@@ -165,7 +165,7 @@ def _bounded(point: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """What a network's scores become. record: how well, as `fit_to` says, as JSON has it."""
+    """Calibration and thresholds for a network. record: how well they fit, see `fit_to`, for JSON."""
 
     calibration: ScoreCalibration
     threshold: float
@@ -176,9 +176,9 @@ class Fitted:
 def fit_to(model: CenterNet, data: Dataset) -> Fitted | None:
     """Calibration and thresholds of a float network, by its detections on `data` with scores as trained.
 
-    The record holds before and after, each as `calibration_record`, after with every photo's scores from a
-    fit to the other half of the photos; at_threshold, as `threshold_record`; scale and shift by class. None
-    where fewer than FEWEST detections are right. The network stays as it is.
+    The record holds "before" and "after", each a `calibration_record`, where "after" takes every image's
+    scores from a fit to the other half of the images; "at_threshold", a `threshold_record`; "scale" and
+    "shift" by class. None where fewer than FEWEST detections are right. The network stays as it is.
     """
     model = copy.deepcopy(model)
     unfold(model)
@@ -202,7 +202,7 @@ def fit_to(model: CenterNet, data: Dataset) -> Fitted | None:
 
 
 def set_scores(model: CenterNet, fitted: Fitted | None) -> None:
-    """Change a float network in place to what was fitted, whatever its scores were before; None: leave it."""
+    """Give a float network these scores, in place, whatever it had before; None leaves it as it is."""
     if fitted is not None:
         unfold(model)
         fitted.calibration.fold_into(model)
@@ -221,7 +221,10 @@ def summary(fitted: Fitted | None) -> str:
 
 
 def cross_fitted(found: Outcomes, whole: ScoreCalibration) -> Outcomes:
-    """Each detection with the score by a fit to the other half of the images; by `whole` where there is none."""
+    """Detections with scores from a fit to the other half of the images, or from `whole` if that has none.
+
+    Judged by labels that were not fitted to, calibration looks no better than it is.
+    """
     score = np.empty_like(found.score)
     for odd in (0, 1):
         fitted = fit_score_calibration(found.half(1 - odd)) or whole

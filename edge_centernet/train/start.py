@@ -1,12 +1,9 @@
-"""Where training starts: an empty network, a pretrained backbone, or a whole network of ours."""
+"""The network that training starts from: an untrained one, one with a pretrained backbone, or one of ours."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from edge_centernet.classes import find_class
 from edge_centernet.errors import ArtifactError
@@ -25,12 +22,13 @@ def start_network(
     """The network to train, and the options with its architecture.
 
     weights: None; a backbone (torchvision's names, .pth or .safetensors); or a checkpoint of ours, whose
-      architecture
-    is taken over and whose heatmap channels go to the classes of the same name, or of a synonym. Raises
-    ConfigError or ArtifactError.
+        architecture is adopted and whose heatmap channels go to the classes of the same name, or of a
+        synonym.
+
+    Raises ConfigError or ArtifactError where the file does not fit or is damaged.
     """
     if weights is not None and is_checkpoint(weights):
-        model = _adapted(weights, spec, kept=not config.epochs)
+        model = _adapted(weights, spec, calibrated=not config.epochs)
         return model, config.with_architecture(model.arch)
     arch = config.architecture()
     model = CenterNet(replace(spec, stride=arch.stride), arch)
@@ -40,7 +38,10 @@ def start_network(
 
 
 def freeze_layers(model: CenterNet, stride: int) -> None:
-    """Backbone layers up to `stride` (0: none) learn nothing; folding their BatchNorm is exact and saves its time."""
+    """Keep backbone layers up to `stride` (0: none) from learning.
+
+    Their BatchNorm is folded, which is exact for layers that do not change, and saves its time.
+    """
     still = list(model.backbone.layers)[: model.backbone.last[stride] + 1] if stride else []
     for layer in still:
         fold_batchnorm(layer)
@@ -48,7 +49,7 @@ def freeze_layers(model: CenterNet, stride: int) -> None:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a safetensors file carries our header."""
+    """Whether this is a safetensors file with our header."""
     from safetensors import SafetensorError, safe_open
 
     if path.suffix != ".safetensors" or not path.is_file():
@@ -60,44 +61,38 @@ def is_checkpoint(path: Path) -> bool:
         return False
 
 
-def _adapted(path: Path, spec: ModelSpec, kept: bool) -> CenterNet:
+def _adapted(path: Path, spec: ModelSpec, calibrated: bool) -> CenterNet:
     """The checkpoint's float network for the classes of `spec`.
 
-    kept: its calibration of scores too; otherwise that is undone, for training goes on from what the loss
-      asked for.
+    calibrated: with the calibration of its scores. Otherwise that is undone, because training continues from
+        the scores that the loss led to.
     """
     source, stage = load_checkpoint(path)
     if stage != "float":
         raise ArtifactError(f"{path}: expected a float checkpoint to start from, got one with stage {stage}")
-    if not kept:
+    if not calibrated:
         unfold(source)
-    model = CenterNet(_same_scores(replace(spec, stride=source.arch.stride), source.spec), source.arch)
+    # 1. Thresholds and calibration of classes of the same name; new classes have neither.
+    old, stride = source.spec, source.arch.stride
+    scores: dict[str, tuple[float, ...]] = {}
+    for name, fresh in (("class_thresholds", old.threshold), ("score_scale", 1.0), ("score_shift", 0.0)):
+        known = dict(zip(old.classes, getattr(old, name), strict=False))
+        scores[name] = tuple(known.get(one, fresh) for one in spec.classes) if known else ()
+    spec = replace(spec, stride=stride, threshold=old.threshold, **scores)  # type: ignore[arg-type]
+    # 2. A network of the same form; frozen layers were saved with their BatchNorm folded.
+    model = CenterNet(spec, source.arch)
     state = source.state_dict()
-    for name, unit in model.named_modules():  # frozen layers were saved with their BatchNorm folded
+    for name, unit in model.named_modules():
         if isinstance(unit, ConvUnit) and f"{name}.bn.weight" not in state:
             unit.fold_batchnorm()
-    model.load_state_dict(_heat_rows(state, model, source.spec.classes))
-    return model
-
-
-def _same_scores(spec: ModelSpec, source: ModelSpec) -> ModelSpec:
-    """`spec` with what scores and thresholds of the same classes mean in `source`; new classes have neither."""
-    fields: dict[str, tuple[float, ...]] = {}
-    for name, fresh in (("class_thresholds", source.threshold), ("score_scale", 1.0), ("score_shift", 0.0)):
-        known = dict(zip(source.classes, getattr(source, name), strict=False))
-        fields[name] = tuple(known.get(one, fresh) for one in spec.classes) if known else ()
-    return replace(spec, threshold=source.threshold, **fields)  # type: ignore[arg-type]
-
-
-@torch.no_grad()
-def _heat_rows(state: dict[str, Tensor], model: CenterNet, known: tuple[str, ...]) -> dict[str, Tensor]:
-    """`state` with the last heatmap layer's rows in the order of the model's classes; new classes start as they are."""
-    fresh = model.state_dict()
+    # 3. The rows of the last heatmap layer in the new order of classes; those of new classes stay untrained.
+    initial = model.state_dict()
     for key in ("heat.conv.weight", "heat.conv.bias"):
-        rows = fresh[key].clone()  # (C, ...)
-        for i, name in enumerate(model.spec.classes):
-            source = find_class(name, known)
-            if source is not None:
-                rows[i] = state[key][source]
+        rows = initial[key].clone()  # (C, ...)
+        for i, name in enumerate(spec.classes):
+            row = find_class(name, old.classes)
+            if row is not None:
+                rows[i] = state[key][row]
         state[key] = rows
-    return state
+    model.load_state_dict(state)
+    return model

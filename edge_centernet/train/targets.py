@@ -1,9 +1,12 @@
-"""Boxes -> what the three heads should say. NumPy only.
+"""Boxes -> targets of the three heads, with NumPy alone.
 
 CenterNet, arXiv 1904.07850, section 3: each object splats a Gaussian onto its class's heatmap at its centre
 cell. Overlapping splats take the maximum. The Gaussian is as elongated as the box (TTFNet, arXiv 1909.00700,
 section 4.2): the paper's round one is as narrow as the shorter side allows, and leaves little to learn from
 on a person or a bottle.
+
+Size and offset are learned on the whole splat, weighted by it, not at the centre cell alone: a peak that is
+found one cell off still has the right box, and a large object teaches in many places.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-REACH = 0.54  # of the box that the splat covers: TTFNet's alpha
-IGNORED_PEAK = 0.999  # below 1: never a positive; (1 - 0.999)^4: no penalty as a negative either
+REACH = 0.54  # share of the box that the splat covers, TTFNet's alpha
+IGNORED_PEAK = 0.999  # below 1, so never a positive; (1 - 0.999)^4 is no penalty as a negative either
 
 
 class Unlabelled(NamedTuple):
@@ -31,15 +34,16 @@ class Unlabelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Targets:
-    """What the heads of one image should say; C classes, H and W the heatmap's height and width in cells.
+    """What the heads should answer for one image of C classes; the heatmap has H by W cells.
 
-    heat: (C, H, W) float32, 0..1: splats, which take the maximum where they overlap. 1 - heat is what a cell
-        counts as background.
-    score: (C, H, W) float32: at each object's centre how likely it is one, above 0 to 1; 0 elsewhere.
-    size: (2, H, W) float32: width, height in cells. offset: (2, H, W) float32: from a cell's corner to the
-        centre of its object, x, y in cells; 0..1 at the centre's own cell, beyond it elsewhere on the splat.
-    box_weight: (H, W) float32: what size and offset of a cell count; sums to the score over each object
-        (unless another one overlaps it).
+    heat: (C, H, W) float32, 0..1: splats, which take the maximum where they overlap. 1 - heat is how much a
+        cell counts as background.
+    score: (C, H, W) float32: how likely each object is one, above 0 to 1, at its centre cell; 0 elsewhere.
+    size: (2, H, W) float32: width and height in cells.
+    offset: (2, H, W) float32: x and y from a cell's corner to the centre of its object, in cells; 0..1 at the
+        centre cell, beyond that elsewhere on the splat.
+    box_weight: (H, W) float32: how much size and offset of a cell count; its sum over each object is the
+        object's score, unless another object overlaps it.
     """
 
     heat: NDArray[np.float32]
@@ -64,17 +68,14 @@ def make_targets(
     Args:
         boxes: (N, 4) float32, x1, y1, x2, y2 in network-input pixels.
         labels: (N,) int64, class of each box.
-        scores: (N,) float32, how likely each is an object: 1 for what a person labelled, 0 for what is
-            neither an object nor background around its centre.
+        scores: (N,) float32, how likely each box is an object: 1 for what a person labelled; 0 for what is
+            neither an object nor, around its centre, background.
         unlabelled: which classes nobody looked for, and where: away from boxes they are neither present nor
-          absent.
-        classes: C.
-        height: the heatmap's, in cells.
+            absent.
+        classes: their number, C.
+        height: of the heatmap, in cells.
         width: likewise.
         stride: input pixels per cell.
-
-    Size and offset are learnt on the whole splat, weighted by it, not at the centre cell alone: a peak that
-    is found one cell off still has the right box, and a large object teaches in many places.
     """
     heat = np.zeros((classes, height, width), np.float32)
     for part in unlabelled:
@@ -98,17 +99,16 @@ def make_targets(
         ix, iy = min(int(cx), width - 1), min(int(cy), height - 1)
         ys, xs, splat = _splat(ix, iy, *splat_reach(w, h), height, width)
         window = heat[labels[i], ys, xs]
-        if scores[i] < 1:  # its neighbourhood is no clear background either way, its centre no certain object
-            np.maximum(window, splat * np.float32(IGNORED_PEAK), out=window)
-        else:
-            np.maximum(window, splat, out=window)
+        # An uncertain object's centre is no certain positive, its surroundings are no certain background.
+        peak = np.float32(1 if scores[i] >= 1 else IGNORED_PEAK)
+        np.maximum(window, splat * peak, out=window)
         if scores[i] <= 0:
             continue
         score[labels[i], iy, ix] = max(score[labels[i], iy, ix], scores[i])
+        # A cell has one size and one offset: those of the object whose splat is strongest there.
         mine = splat >= owner[ys, xs]
         owner[ys, xs][mine] = splat[mine]
-        size[0, ys, xs][mine] = w
-        size[1, ys, xs][mine] = h
+        size[0, ys, xs][mine], size[1, ys, xs][mine] = w, h
         offset[0, ys, xs][mine] = np.broadcast_to(cx - xx[xs], splat.shape)[mine]
         offset[1, ys, xs][mine] = np.broadcast_to(cy - yy[ys], splat.shape)[mine]
         box_weight[ys, xs][mine] = (splat * (scores[i] / splat.sum()))[mine]
@@ -116,16 +116,24 @@ def make_targets(
 
 
 def splat_reach(width: float, height: float) -> tuple[int, int]:
-    """How far the splat of a box of this size reaches to each side of its centre cell: cells along x, along y."""
+    """How far a box's splat reaches to each side of its centre cell, along x and along y; all in cells."""
     return int(width / 2 * REACH), int(height / 2 * REACH)
 
 
 def _splat(
     ix: int, iy: int, rx: int, ry: int, height: int, width: int
 ) -> tuple[slice, slice, NDArray[np.float32]]:
-    """The Gaussian around (ix, iy), rx and ry cells to each side (three sigma), cut at the map's border.
+    """A Gaussian around cell (ix, iy), rx and ry cells (three sigma) to each side, cut at the map's border.
 
-    Returns row slice, column slice, values (peak 1).
+    Returns its rows, its columns and its values, with a peak of 1.
+
+    Args:
+        ix: column of the centre.
+        iy: row of the centre.
+        rx: columns to each side.
+        ry: rows to each side.
+        height: of the map, in cells.
+        width: likewise.
     """
     y0, y1 = max(0, iy - ry), min(height, iy + ry + 1)
     x0, x1 = max(0, ix - rx), min(width, ix + rx + 1)

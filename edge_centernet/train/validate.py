@@ -1,4 +1,4 @@
-"""Accuracy during training, through the same letterbox and the same decoder as on the device."""
+"""Accuracy during training, with the same letterbox and the same decoder as on a device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = 8
 
 
 def torch_manifest(spec: ModelSpec) -> Manifest:
-    """A manifest for the network as PyTorch runs it: uint8-valued NCHW in, float32 heads out."""
+    """The manifest of a network as PyTorch runs it: pixel values 0..255 in NCHW in, float32 heads out."""
     height, width = spec.cells
 
     def head(name: str, channels: int) -> TensorSpec:
@@ -40,8 +40,11 @@ def torch_manifest(spec: ModelSpec) -> Manifest:
 
 
 def validate(model: CenterNet, data: Dataset) -> dict[str, Any]:
-    """COCO metrics of `model` (put into evaluation mode) on `data`: the dict of `edge_centernet.evaluation.coco`."""
-    from edge_centernet.evaluation.coco import evaluate_samples  # its COCO library is not needed to train
+    """COCO metrics on `data`, as `edge_centernet.evaluation.coco` returns them.
+
+    The model is put into evaluation mode.
+    """
+    from edge_centernet.evaluation.coco import evaluate_samples  # training alone needs no COCO library
 
     found = list(predict(model, data, THRESHOLD))
     return evaluate_samples(found, data, model.spec.classes, model.spec)
@@ -49,14 +52,16 @@ def validate(model: CenterNet, data: Dataset) -> dict[str, Any]:
 
 @torch.no_grad()
 def predict(model: CenterNet, data: Dataset, threshold: float) -> Iterator[Detections]:
-    """Detections in original pixels, image by image in the order of `data`."""
+    """Detections in pixels of the original images, image by image in the order of `data`.
+
+    threshold: the lowest score, 0..1. The model is put into evaluation mode.
+    """
     model.eval()
     device = next(model.parameters()).device
     manifest = torch_manifest(model.spec)
     samples = data.samples
-    for start in tqdm(
-        range(0, len(samples), BATCH), desc="validate", unit="batch", leave=False, mininterval=2.0
-    ):
+    starts = range(0, len(samples), BATCH)
+    for start in tqdm(starts, desc="validate", unit="batch", leave=False, mininterval=2.0):
         inputs: list[np.ndarray[Any, Any]] = []
         boxes: list[Letterbox] = []
         for sample in samples[start : start + BATCH]:

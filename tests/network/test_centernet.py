@@ -1,22 +1,17 @@
-"""The network: shapes, normalisation, folding, pretrained weights."""
+"""The network: shapes, normalisation, folding."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from edge_centernet.errors import ArtifactError, ConfigError  # noqa: E402
+from edge_centernet.errors import ConfigError  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
-from edge_centernet.network.backbones import MobileNetV2, ResNet18, load_pretrained  # noqa: E402
 from edge_centernet.network.centernet import Architecture, CenterNet  # noqa: E402
-from edge_centernet.network.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from edge_centernet.network.layers import ConvUnit, fold_batchnorm  # noqa: E402
-
-WEIGHTS = Path(__file__).parents[3] / "shared/data/weights"
+from edge_centernet.network.layers import fold_batchnorm  # noqa: E402
 
 
 def _network(backbone: str = "mobilenet_v2", width: float = 0.25, side: int = 64) -> CenterNet:
@@ -101,86 +96,3 @@ def test_folding_batchnorm_changes_nothing(backbone: str) -> None:
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
     for a, b in zip(before, after, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-
-
-def test_same_tf_padding_is_tensorflows() -> None:
-    """At stride 2 an even input is padded by 0 before and 1 after: the first window starts at pixel 0."""
-    unit = ConvUnit(1, 1, 3, 2, act="none", batchnorm=False)
-    with torch.no_grad():
-        unit.conv.weight.zero_()
-        unit.conv.weight[0, 0, 0, 0] = 1  # pick the window's first pixel
-        unit.conv.bias.zero_()
-    image = torch.arange(16.0).reshape(1, 1, 4, 4)
-
-    assert unit(image).flatten().tolist() == [0.0, 2.0, 8.0, 10.0]
-
-
-@pytest.mark.parametrize(("name", "width"), [("mobilenet_v2_1.0_coco", 1.0), ("mobilenet_v2_0.5_coco", 0.5)])
-def test_both_pretrained_backbones_load(name: str, width: float) -> None:
-    """Every convolution of the backbone finds its weights; the last one is checked by value."""
-    path = WEIGHTS / f"{name}.safetensors"
-    if not path.is_file():
-        pytest.skip(f"{path} is not here")
-    from safetensors.torch import load_file
-
-    backbone = MobileNetV2(width)
-    load_pretrained(backbone, path)
-    last = [m for m in backbone.modules() if isinstance(m, ConvUnit)][-1].conv.weight
-    state = load_file(str(path))
-
-    assert any(v.shape == last.shape and torch.equal(v, last) for v in state.values())
-
-
-def test_a_torchvision_resnet18_loads_by_name() -> None:
-    """Torchvision's key order puts "downsample" after the convolutions of its block."""
-    from edge_centernet.network.backbones import _torchvision_order
-
-    keys = [
-        "layer2.0.conv1.weight",
-        "layer2.0.conv2.weight",
-        "layer2.0.downsample.0.weight",
-        "layer2.1.conv1.weight",
-    ]
-
-    assert sorted([*reversed(keys), "conv1.weight"], key=_torchvision_order) == ["conv1.weight", *keys]
-    assert [m.conv.kernel_size for m in ResNet18().modules() if isinstance(m, ConvUnit)][:2] == [
-        (7, 7),
-        (3, 3),
-    ]
-
-
-def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
-    """The message names the first convolution that does not fit, and both shapes."""
-    from safetensors.torch import save_file
-
-    state = {"features.0.0.weight": torch.zeros(32, 3, 3, 3)}
-    for i in range(60):
-        state[f"features.{i + 1}.0.weight"] = torch.zeros(8, 8, 1, 1)
-    save_file(state, str(tmp_path / "other.safetensors"))
-
-    with pytest.raises(
-        ConfigError, match=r"features.0.0.weight: expected shape \(8, 3, 3, 3\), got \(32, 3, 3, 3\)"
-    ):
-        load_pretrained(MobileNetV2(0.25), tmp_path / "other.safetensors")
-
-
-def test_a_checkpoint_brings_back_the_same_network(tmp_path: Path) -> None:
-    """Spec, architecture and outputs survive the file."""
-    model = _network()
-    save_checkpoint(tmp_path / "a.safetensors", model, "float")
-    again, stage = load_checkpoint(tmp_path / "a.safetensors")
-    image = torch.randint(0, 256, (1, 3, 64, 64)).float()
-
-    assert (stage, again.spec, again.arch) == ("float", model.spec, model.arch)
-    for a, b in zip(model(image), again(image), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_half_a_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
-    """A truncated file raises ArtifactError, not a traceback from the reader."""
-    path = tmp_path / "a.safetensors"
-    save_checkpoint(path, _network(), "float")
-    path.write_bytes(path.read_bytes()[:-1000])
-
-    with pytest.raises(ArtifactError, match="expected a checkpoint written by edge-centernet train"):
-        load_checkpoint(path)

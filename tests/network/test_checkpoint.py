@@ -1,4 +1,4 @@
-"""Checkpoints: equal ones are equal bytes, damaged ones are refused."""
+"""Checkpoints bring networks back, equal ones are equal bytes, and damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from edge_centernet.errors import EdgeCenterNetError  # noqa: E402
+from edge_centernet.errors import ArtifactError, EdgeCenterNetError  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
 from edge_centernet.network.centernet import Architecture, CenterNet  # noqa: E402
 from edge_centernet.network.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
@@ -45,3 +45,25 @@ def test_one_flipped_bit_is_refused(saved: Path) -> None:
         saved.write_bytes(data)
         with pytest.raises(EdgeCenterNetError):
             load_checkpoint(saved)
+
+
+def test_a_checkpoint_brings_back_the_same_network(tmp_path: Path) -> None:
+    """Spec, architecture and outputs survive the file."""
+    torch.manual_seed(0)
+    arch = Architecture("mobilenet_v2", 0.25, (16, 16, 16), 16)
+    model = CenterNet(ModelSpec("tiny", "1", 64, 64, ("circle", "square", "star")), arch).eval()
+    save_checkpoint(tmp_path / "b.safetensors", model, "float")
+    again, stage = load_checkpoint(tmp_path / "b.safetensors")
+    image = torch.randint(0, 256, (1, 3, 64, 64)).float()
+
+    assert (stage, again.spec, again.arch) == ("float", model.spec, model.arch)
+    for a, b in zip(model(image), again(image), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_half_a_checkpoint_is_refused_in_one_line(saved: Path) -> None:
+    """A truncated file raises ArtifactError, not a traceback from the reader."""
+    saved.write_bytes(saved.read_bytes()[:-1000])
+
+    with pytest.raises(ArtifactError, match="expected a checkpoint written by edge-centernet train"):
+        load_checkpoint(saved)

@@ -16,17 +16,17 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 import reference_ctdet  # noqa: E402
 from reference_ctdet import COCO_MEAN, COCO_STD  # noqa: E402
 
+from edge_centernet.classes import COCO  # noqa: E402
+from edge_centernet.cli.import_ import PUBLISHED  # noqa: E402
 from edge_centernet.errors import ArtifactError, ConfigError  # noqa: E402
 from edge_centernet.imageio import read_image  # noqa: E402
 from edge_centernet.manifest import ModelSpec  # noqa: E402
 from edge_centernet.network.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from edge_centernet.network.original import load_original  # noqa: E402
-from edge_centernet.network.published import PUBLISHED  # noqa: E402
 from edge_centernet.preprocess import letterbox  # noqa: E402
 
 State = dict[str, Any]
 PHOTO = Path(__file__).parents[2] / "edge_centernet/assets/sample.jpg"
-COCO = PUBLISHED["coco"].classes
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_reference_has_the_published_names_and_shapes(thin: State) -> None:
 
 @pytest.mark.parametrize("form", ["checkpoint", "legacy", "bare"])
 def test_an_imported_network_computes_the_same_heads(reference: Any, tmp_path: Path, form: str) -> None:
-    """On a real photo, border cells included, to float accuracy: in the file formats of today and 2019, or bare."""
+    """On a real photo with its border, to float accuracy: in today's and 2019's file format, or bare."""
     state = reference.state_dict()
     content: Any = (
         state if form == "bare" else {"epoch": 140, "state_dict": state, "optimizer": {"state": {}}}

@@ -21,7 +21,7 @@ from edge_centernet.train.config import TrainConfig
     [(320, (320, 320)), ("512x384", (512, 384)), ([512, 384], (512, 384)), ("256", (256, 256))],
 )
 def test_a_size_is_width_and_height_whatever_was_kept(kept: Any, expected: tuple[int, int]) -> None:
-    """Run folders of earlier versions hold one number, those of this one two; what is written again is two."""
+    """Run folders of earlier versions hold one number, those of this one two; two are written again."""
     config = TrainConfig.from_dict({"size": kept})
 
     assert config.size == InputSize(*expected)

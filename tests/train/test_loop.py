@@ -21,12 +21,12 @@ from edge_centernet.network.centernet import CenterNet  # noqa: E402
 from edge_centernet.network.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from edge_centernet.network.losses import OFFSET_WEIGHT, OVERLAP_WEIGHT, SIZE_WEIGHT  # noqa: E402
 from edge_centernet.train.config import TrainConfig  # noqa: E402
-from edge_centernet.train.dataset import BatchSampler, input_shapes  # noqa: E402
-from edge_centernet.train.loop import CannotSave, Step, Trainer, TrainingDiverged  # noqa: E402
+from edge_centernet.train.loop import Step, Trainer, TrainingDiverged, learning_rate  # noqa: E402
+from edge_centernet.train.run_folder import CannotSave  # noqa: E402
 
 TINY = TrainConfig(
-    width=0.25, neck=(16, 16, 16), head=16, context=0, size=64, early_side=64, epochs=2, qat_epochs=0, batch_size=4,
-    workers=0, eval_every=0, amp="off",
+    width=0.25, neck=(16, 16, 16), head=16, context=0, size=64, early_side=64, epochs=2, qat_epochs=0,
+    batch_size=4, workers=0, eval_every=0, amp="off",
 )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def data(tmp_path: Path) -> Dataset:
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_state(
     data: Dataset, tmp_path: Path
 ) -> None:
-    """A weight becomes NaN after the first epoch: TrainingDiverged, and state.pt is still the first epoch's."""
+    """A weight becomes NaN after the first epoch: TrainingDiverged, and state.pt is still the first's."""
     trainer = Trainer(TINY, data, None, tmp_path, "t")
     trainer._stage(1)
     saved = (tmp_path / "state.pt").read_bytes()
@@ -79,7 +79,7 @@ def test_a_teacher_s_part_of_the_loss_is_learned_and_logged(data: Dataset, tmp_p
 
 
 def test_int8_learns_from_the_float_network_after_resuming_too(data: Dataset, tmp_path: Path) -> None:
-    """The teacher of the quantization-aware stage answers as float.safetensors; without that file it cannot go on."""
+    """The teacher answers as float.safetensors does; without that file the run cannot go on."""
     config = replace(TINY, epochs=1, qat_epochs=1)
     whole = Trainer(config, data, None, tmp_path, "t")
     whole.run()
@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_clear_error_and_the_old_state_stays(
     trainer = Trainer(TINY, data, None, tmp_path, "t")
     trainer.save()
     saved = (tmp_path / "state.pt").read_bytes()
-    trainer.progress.epoch = 1
+    trainer.position.epoch = 1
     request.getfixturevalue("full_disk")
 
     with pytest.raises(
@@ -125,27 +125,8 @@ def test_a_full_disk_is_one_clear_error_and_the_old_state_stays(
     assert not (tmp_path / "state.pt.tmp").exists()
 
 
-def test_processes_share_every_batch_of_the_same_order() -> None:
-    """Two processes with batches of 4 see the two halves of what one sees, also from the second batch on."""
-    alone = BatchSampler(10, 4, seed=3)
-    parts = [BatchSampler(10, 4, seed=3, rank=r, processes=2) for r in range(2)]
-    for sampler in (alone, *parts):
-        sampler.set_epoch(5, shapes=input_shapes(64, 64, 0.5), start=1)
-
-    assert [a + b for a, b in zip(*parts, strict=True)] == list(alone)
-    assert len(list(alone)) == 1
-    assert len(alone) == 2
-
-
-def test_input_sizes_around_a_size_are_multiples_of_32_of_like_shape() -> None:
-    """A quarter around 320: 256 to 384; a non-square input keeps its shape as far as 32 pixels allow."""
-    assert input_shapes(320, 320, 0.25) == [(256, 256), (288, 288), (320, 320), (352, 352), (384, 384)]
-    assert input_shapes(192, 320, 0.2) == [(160, 256), (160, 288), (192, 320), (224, 352), (224, 384)]
-    assert input_shapes(96, 160, 0.0) == [(96, 160)]
-
-
 def test_labels_count_by_their_weight(data: Dataset, tmp_path: Path) -> None:
-    """0, as in quantization-aware training without `qat_labels`: they teach nothing; 2: twice as much as 1."""
+    """With 0, as in quantization-aware training, they teach nothing; with 2 twice as much as with 1."""
     trainer = Trainer(TINY, data, None, tmp_path, "t")
     trainer.sampler.set_epoch(0, [(64, 64)])
     batch = next(iter(trainer.loader))
@@ -156,3 +137,14 @@ def test_labels_count_by_their_weight(data: Dataset, tmp_path: Path) -> None:
     assert none == 0
     assert one > 0
     assert two == pytest.approx(2 * one)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_a_hundredth() -> None:
+    """Of 100 steps only ten warm up, though 300 are asked for; half way the cosine is at half its height."""
+    rates = [learning_rate(4e-3, 300, step, 100) for step in range(100)]
+
+    assert rates[0] == pytest.approx(4e-4)
+    assert rates[50] == pytest.approx(4e-3 * 0.505)
+    assert rates[99] == pytest.approx(4e-5, rel=0.03)
+    assert max(rates) == rates[9] == pytest.approx(4e-3 * (0.01 + 0.495 * (1 + np.cos(0.09 * np.pi))))
+    assert learning_rate(4e-3, 0, 0, 100) == 4e-3

@@ -92,7 +92,7 @@ def test_the_interchange_file_computes_what_training_simulated(
 
 
 def test_symmetric_training_leaves_only_zero_points_of_zero(tmp_path: Path) -> None:
-    """Every quantizer of activations and weights in the file, but for the uint8 image's, whose 128 means zero."""
+    """Every quantizer of activations and weights, except the uint8 image's, whose 128 means zero."""
     onnx = pytest.importorskip("onnx", reason="needs the convert extra")
     save_checkpoint(tmp_path / "qat.safetensors", _quantized("mobilenet_v2", symmetric=True), "qat_symmetric")
     graph = onnx.load(export_onnx(tmp_path / "qat.safetensors", tmp_path / "tiny.onnx")).graph
@@ -145,7 +145,7 @@ def test_a_float_checkpoint_has_no_ranges_to_export(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("depthwise", "limit"), [(False, 63), (True, 127)])
 def test_weights_use_their_range_and_no_more(depthwise: bool, limit: int) -> None:
-    """The largest weight of each channel is stored as the limit or up to 2 % less, none beyond, zero as zero."""
+    """The largest weight of each channel is stored as the limit or up to 2 % less, and zero as zero."""
     units = [m for m in _quantized("mobilenet_v2").modules() if isinstance(m, ConvUnit)]
     for unit in [u for u in units if (u.conv.groups > 1) is depthwise]:
         weight = unit.conv.weight.detach()
@@ -158,7 +158,7 @@ def test_weights_use_their_range_and_no_more(depthwise: bool, limit: int) -> Non
 
 
 def test_every_rescaling_is_a_fraction_with_an_odd_denominator() -> None:
-    """The factor s_in * s_w / s_out becomes q / p with an odd p; it is at most 2 % above what was asked for."""
+    """The factor s_in * s_w / s_out becomes q / p with an odd p; it is at most 2 % above the wanted one."""
     wanted = torch.logspace(-4, 0.3, 5000, dtype=torch.float64)
     got = exact_rescale(wanted)
 
@@ -172,7 +172,7 @@ def test_every_rescaling_is_a_fraction_with_an_odd_denominator() -> None:
 def test_no_order_of_computing_rounds_a_sum_otherwise(
     m: float, total: int, s_in: float, s_out: float
 ) -> None:
-    """In three orders of float32 arithmetic and in fixed point n * q / p is rounded to the step it is nearest to."""
+    """In three orders of float32 arithmetic and in fixed point n * q / p is rounded to the nearest step."""
     exact = exact_rescale(torch.tensor([m]))
     s_in32, s_out32 = np.float32(s_in), np.float32(s_out)
     s_w = np.float32(float(exact) * float(s_out32) / float(s_in32))
@@ -191,7 +191,7 @@ def test_no_order_of_computing_rounds_a_sum_otherwise(
 
 
 def test_settled_weights_and_their_scales_come_back(tmp_path: Path) -> None:
-    """Rounded weights no longer tell the scale they were rounded with; the checkpoint does, in half precision too."""
+    """Rounded weights no longer show their scale; the checkpoint has it, in half precision too."""
     model = _quantized("mobilenet_v2")
     settle_weights(model)
     image = torch.from_numpy(_blocks(1)).float()

@@ -1,4 +1,4 @@
-"""What a run leaves to look at, from a real network's detections, the shipped model's metrics and drawn pictures."""
+"""The report of a run, from a real network's detections, the shipped model's metrics and drawn images."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def run(tmp_path: Path) -> Path:
 def test_a_report_is_three_pictures_and_their_figures(
     run: Path, validation: tuple[Dataset, list[Detections]]
 ) -> None:
-    """Red is found in two of three places, green in its only one, blue never. No temporary file stays behind."""
+    """Red is found in two of three places, green in its only one, blue never. No temporary file is left."""
     data, found = validation
     metrics = write_report(run, found, data)
     assert metrics is not None
@@ -103,7 +103,7 @@ def test_a_report_is_three_pictures_and_their_figures(
 def test_the_contact_sheet_shows_best_and_worst_with_predictions_and_truth(
     run: Path, validation: tuple[Dataset, list[Detections]]
 ) -> None:
-    """Two bands of one row of six tiles: images 0 and 2 above, image 1 below; image 3 has nothing to judge."""
+    """Two bands of one row of six tiles: images 0 and 2 above, image 1 below; image 3 cannot be judged."""
     data, found = validation
     write_report(run, found, data)
     sheet = cv2.imread(str(run / "contact_sheet.jpg"))
@@ -125,7 +125,7 @@ def test_the_contact_sheet_shows_best_and_worst_with_predictions_and_truth(
 
 
 def _has(tile: NDArray[np.uint8], color: tuple[int, int, int]) -> bool:
-    """Whether a line's worth of pixels has about this colour; the squares themselves are pure red, green and blue."""
+    """Whether a line's worth of pixels has about this colour; the squares are pure red, green and blue."""
     near = (np.abs(tile.astype(int) - color) < 45).all(axis=2)
     pure = np.zeros(tile.shape[:2], np.bool_)
     for fill in squares.BGR.values():
@@ -239,7 +239,7 @@ def test_the_precision_recall_plot_comes_from_the_record_alone(
 
 
 def test_an_image_is_judged_by_what_is_shown() -> None:
-    """Of four detections one is below 0.3 and one not counted; an ignored object is not missed, one found at 0.2 is."""
+    """One of four detections is below 0.3, one not counted; of two objects the ignored one is not missed."""
     sample = Sample(
         Path("x"),
         9,
@@ -261,7 +261,7 @@ def test_an_image_is_judged_by_what_is_shown() -> None:
 
 
 def test_images_are_ordered_by_f1_then_by_confidence() -> None:
-    """Of two without a right box the one with the surer false alarm is worse; nothing to judge is left out."""
+    """Without a right box the image with the surer false alarm is worse; nothing to judge is left out."""
     scores = [
         ImageScore(0, 1, 1, -0.4),
         ImageScore(1, 0, 0, 0.6),

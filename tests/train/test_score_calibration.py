@@ -1,4 +1,4 @@
-"""Scores say how often a detection is right: the fit by hand, the fold to the last bit, and the run that does both."""
+"""Scores say how often a detection is right: the fit by hand, the fold to the bit, a run with both."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from edge_centernet.train.score_calibration import (  # noqa: E402
 from edge_centernet.train.start import start_network  # noqa: E402
 
 TINY = TrainConfig(
-    width=0.25, neck=(16, 16, 16), head=16, context=0, size=64, early_side=64, epochs=1, qat_epochs=0, batch_size=4,
-    workers=0, eval_every=0, amp="off",
+    width=0.25, neck=(16, 16, 16), head=16, context=0, size=64, early_side=64, epochs=1, qat_epochs=0,
+    batch_size=4, workers=0, eval_every=0, amp="off",
 )  # fmt: skip
 SPEC = ModelSpec("t", "1", 64, 64, ("car", "dog"))
 FITTED = Fitted(ScoreCalibration(np.array([2.0, 0.5]), np.array([1.0, -1.0])), 0.4, (0.4, 0.6), {})
@@ -73,7 +73,7 @@ def model() -> CenterNet:
 
 
 def test_a_fit_without_a_prior_is_the_logistic_regression_by_hand() -> None:
-    """1 of 4 right at -1 and 3 of 4 at 1: odds of 3 to 1, so a = ln 3 and b = 0; shifted by 5, b = -5 ln 3."""
+    """1 of 4 right at -1 and 3 of 4 at 1: odds of 3, so a = ln 3 and b = 0; shifted by 5, b = -5 ln 3."""
     x = np.array([-1.0] * 4 + [1.0] * 4)
     right = np.array([1, 0, 0, 0, 1, 1, 1, 0.0])
     assert fit_logistic(x, right, (1.0, 0.0), (1e6, 1e6)) == pytest.approx((np.log(3), 0.0), abs=1e-6)
@@ -82,14 +82,14 @@ def test_a_fit_without_a_prior_is_the_logistic_regression_by_hand() -> None:
 
 
 def test_a_fit_to_nothing_is_the_prior() -> None:
-    """And one detection moves it a little: the gradient at the prior is p - 1 = -1/2, the curvature 1/4 + 4."""
+    """One detection moves it a little: the gradient at the prior is p - 1 = -1/2, the curvature 1/4 + 4."""
     assert fit_logistic(np.zeros(0), np.zeros(0), (2.0, 0.5), (0.1, 0.5)) == (2.0, 0.5)
     _, b = fit_logistic(np.zeros(1), np.ones(1), (2.0, 0.0), (0.1, 0.5))
     assert b == pytest.approx(0.5 / 4.25, abs=1e-3)
 
 
 def test_a_higher_logit_stays_a_higher_score() -> None:
-    """Where surer detections are wrong more often the scale stays positive, and the shift is the best beside it."""
+    """Where surer detections are wrong more often the scale stays positive, with the best shift for it."""
     x = np.array([-1.0] * 50 + [1.0] * 50)
     right = np.array([1.0] * 40 + [0.0] * 10 + [1.0] * 10 + [0.0] * 40)
     a, b = fit_logistic(x, right, (1.0, 0.0), (3.0, 3.0))
@@ -97,7 +97,7 @@ def test_a_higher_logit_stays_a_higher_score() -> None:
 
 
 def test_a_score_of_one_half_is_right_half_of_the_time() -> None:
-    """Two classes with 4,000 detections each find back how they were drawn; the rare third stays with them."""
+    """Two classes with 4,000 detections each are fitted as drawn; the rare third stays close to them."""
     found = drawn([2.0, 1.6, 0.5], [1.0, 0.2, -2.0], [4000, 4000, 6])
     fitted = fit_score_calibration(found)
     assert fitted is not None
@@ -124,7 +124,8 @@ def test_each_half_is_judged_by_a_fit_to_the_other() -> None:
     """Images of odd position are drawn otherwise: the even ones get their scores, and the other way round."""
     even, odd = drawn([2.0], [1.0], [2000]), drawn([1.0], [-1.0], [2000], seed=1)
     both = Outcomes(
-        np.concatenate([even.score, odd.score]), np.concatenate([even.right, odd.right]), np.zeros(4000, np.int64),
+        np.concatenate([even.score, odd.score]), np.concatenate([even.right, odd.right]),
+        np.zeros(4000, np.int64),
         np.concatenate([2 * even.image, 2 * odd.image + 1]), even.split,
     )  # fmt: skip
     whole = fit_score_calibration(both)
@@ -140,7 +141,7 @@ def test_each_half_is_judged_by_a_fit_to_the_other() -> None:
 
 
 def test_the_fold_changes_the_heat_of_each_class_and_nothing_else(model: CenterNet) -> None:
-    """New heat = scale * heat + shift; sizes and offsets to the bit; once more is no change; and it can be undone."""
+    """New heat = scale * heat + shift, sizes and offsets as before; again is no change; it can be undone."""
     image = torch.rand(1, 3, 64, 64) * 255
     heat, size, offset = model(image)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -162,7 +163,7 @@ def test_the_fold_changes_the_heat_of_each_class_and_nothing_else(model: CenterN
 
 
 def test_training_starts_from_scores_as_trained(model: CenterNet, tmp_path: Path) -> None:
-    """What the loss asked for; where nothing is trained the calibration stays, in the new order of classes."""
+    """Where nothing is trained the calibration stays, in the new order of classes."""
     heat = model.heat.conv.weight.clone()
     set_scores(model, FITTED)
     path = tmp_path / "float.safetensors"
@@ -204,7 +205,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Outcomes:
 def test_a_run_calibrates_between_its_stages_and_int8_keeps_it(
     data: Dataset, found: Outcomes, tmp_path: Path
 ) -> None:
-    """float.safetensors and qat.safetensors say so and answer alike; resuming in the int8 stage does not lose it."""
+    """float.safetensors and qat.safetensors record it and answer alike; resuming in int8 does not lose it."""
     trainer = Trainer(TINY, data, data, tmp_path, "t")
     trainer.run()
     network, _ = load_checkpoint(tmp_path / "float.safetensors")
@@ -224,7 +225,7 @@ def test_a_run_calibrates_between_its_stages_and_int8_keeps_it(
 
     resumed = Trainer(TINY, data, data, tmp_path, "t")
     resumed.resume()
-    assert resumed.progress.stage == "qat"
+    assert resumed.position.stage == "qat"
     assert resumed.ema.spec == network.spec
 
 

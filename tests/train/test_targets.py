@@ -81,7 +81,7 @@ def test_every_cell_of_a_splat_points_at_the_whole_box() -> None:
 
 
 def test_where_a_class_was_not_labelled_its_background_does_not_count() -> None:
-    """Class 2 was not labelled in the left half: no cell there is its background; objects found there still are."""
+    """Class 2 was not labelled in the left half: no cell there is its background, objects there still are."""
     t = _targets(unlabelled=(Unlabelled((2,), (0, 0, 160, 320)),))
     left, right = t.heat[2, :, :40], t.heat[2, :, 40:]
 

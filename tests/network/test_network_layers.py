@@ -1,4 +1,4 @@
-"""Transposed convolutions as ordinary ones: the same numbers, the same gradients."""
+"""Building blocks: TensorFlow's padding, and transposed convolutions as ordinary ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from edge_centernet.network.deconv import as_convolution, interleave  # noqa: E402
+from edge_centernet.network.layers import ConvUnit, as_convolution, interleave  # noqa: E402
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (5, 4)])
@@ -29,3 +29,15 @@ def test_interleaving_has_the_right_gradient() -> None:
     x = torch.randn(2, 8, 3, 4, dtype=torch.float64, requires_grad=True)
 
     assert torch.autograd.gradcheck(interleave, (x,))
+
+
+def test_same_tf_padding_is_tensorflows() -> None:
+    """At stride 2 an even input is padded by 0 before and 1 after: the first window starts at pixel 0."""
+    unit = ConvUnit(1, 1, 3, 2, act="none", batchnorm=False)
+    with torch.no_grad():
+        unit.conv.weight.zero_()
+        unit.conv.weight[0, 0, 0, 0] = 1  # pick the window's first pixel
+        unit.conv.bias.zero_()
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)
+
+    assert unit(image).flatten().tolist() == [0.0, 2.0, 8.0, 10.0]

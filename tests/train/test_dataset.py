@@ -1,4 +1,4 @@
-"""Augmentation moves boxes exactly as it moves pixels."""
+"""Augmentation moves boxes exactly as it moves pixels; processes share batches."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+pytest.importorskip("torch", reason="needs the train extra")
+
 from edge_centernet.manifest import GREY
-from edge_centernet.train.augment import Augment
+from edge_centernet.train.dataset import Augment, BatchSampler, input_shapes
 
 STILL = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 NONE = Augment(scale=(1, 1), flip=0, translate=False, **STILL)
@@ -68,7 +70,7 @@ def test_letterbox_is_the_middle_of_the_range() -> None:
 
 
 def test_boxes_stay_on_their_objects() -> None:
-    """A white rectangle is found by its pixels where the box says it is, to within a pixel, however it was moved."""
+    """A white rectangle is, to within a pixel, where its box is, however it was moved."""
     checked = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
@@ -206,3 +208,25 @@ def test_it_is_cheap() -> None:
         apply(Augment(), image, boxes, seed, (256, 256))
         times.append(time.thread_time() - start)
     assert statistics.median(times) < 1.5e-3
+
+
+# ---- batches
+
+
+def test_processes_share_every_batch_of_the_same_order() -> None:
+    """Two processes with batches of 4 see the two halves of what one sees, also from the second batch on."""
+    alone = BatchSampler(10, 4, seed=3)
+    parts = [BatchSampler(10, 4, seed=3, rank=r, processes=2) for r in range(2)]
+    for sampler in (alone, *parts):
+        sampler.set_epoch(5, shapes=input_shapes(64, 64, 0.5), start=1)
+
+    assert [a + b for a, b in zip(*parts, strict=True)] == list(alone)
+    assert len(list(alone)) == 1
+    assert len(alone) == 2
+
+
+def test_input_sizes_around_a_size_are_multiples_of_32_of_like_shape() -> None:
+    """A quarter around 320: 256 to 384; a non-square input keeps its shape as far as 32 pixels allow."""
+    assert input_shapes(320, 320, 0.25) == [(256, 256), (288, 288), (320, 320), (352, 352), (384, 384)]
+    assert input_shapes(192, 320, 0.2) == [(160, 256), (160, 288), (192, 320), (224, 352), (224, 384)]
+    assert input_shapes(96, 160, 0.0) == [(96, 160)]

@@ -19,6 +19,7 @@ from edge_centernet.network.centernet import Architecture, CenterNet  # noqa: E4
 from edge_centernet.qdq.onnx_graph import HEADS  # noqa: E402
 from edge_centernet.qdq.reference import Reference  # noqa: E402
 from edge_centernet.train.export import float_onnx  # noqa: E402
+from edge_centernet.train.qat import relative_step  # noqa: E402
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_weights_stay_on_the_grid_they_were_rounded_to(
 def test_scales_follow_the_weights_while_ranges_are_observed(
     network: CenterNet, pictures: list[NDArray[np.uint8]]
 ) -> None:
-    """Not fixed: a weight of twice the largest doubles its channel's scale, within the 2.1 % of the exact fraction."""
+    """Not fixed: a weight twice the largest doubles its channel's scale, to the 2.1 % of exact fractions."""
     unit = started(network, quantized(network, pictures), fixed=False).neck.top
     before = unit.weight_quant.scale(unit.conv.weight)[0]
     with torch.no_grad():
@@ -117,9 +118,7 @@ def test_nodes_carry_the_names_of_their_modules(node: str, module: str) -> None:
 
 
 def test_a_step_is_as_large_as_its_channel(network: CenterNet) -> None:
-    """Adam moves every weight alike; in this stage a channel of a thousandth of the size moves a thousandth as far."""
-    from edge_centernet.train.loop import relative_step
-
+    """Adam moves every weight alike; here a channel of a thousandth of the size moves a thousandth as far."""
     weight = torch.nn.Parameter(torch.tensor([1.0, 0.001]).reshape(2, 1, 1, 1))
     bias = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.AdamW([weight, bias], lr=0.01, weight_decay=0.0)

@@ -1,4 +1,4 @@
-"""Torchvision's own weight files as backbones: the same maps from our pixels as from theirs."""
+"""Pretrained backbones: from torchvision's own files the same maps of our pixels as of theirs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ from reference_ctdet import Block  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from edge_centernet.errors import ConfigError  # noqa: E402
-from edge_centernet.network.backbones import MobileNetV2, ResNet18, load_pretrained  # noqa: E402
+from edge_centernet.network.backbones import (  # noqa: E402
+    MobileNetV2,
+    ResNet18,
+    _torchvision_order,
+    load_pretrained,
+)
+from edge_centernet.network.layers import ConvUnit  # noqa: E402
+
+WEIGHTS = Path(__file__).parents[3] / "shared/data/weights"
 
 MEAN, STD = (torch.tensor(v).reshape(1, 3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 GREY = (128 / 255 - MEAN) / STD  # what our zero padding is in torchvision's units
 
 
 class TorchvisionResNet18(nn.Module):
-    """Names and shapes of torchvision's resnet18, classifier included; its first convolution pads with `border`."""
+    """Torchvision's resnet18, classifier included, but that its first convolution pads with `border`."""
 
     def __init__(self) -> None:
         """Random weights."""
@@ -68,7 +76,7 @@ class _Inverted(nn.Module):
 
 
 class TorchvisionMobileNetV2(nn.Module):
-    """Names, shapes and symmetric padding of torchvision's mobilenet_v2 (models/mobilenetv2.py at commit 0256d65)."""
+    """Torchvision's mobilenet_v2 with its symmetric padding (models/mobilenetv2.py at commit 0256d65)."""
 
     def __init__(self) -> None:
         """Random weights."""
@@ -137,7 +145,7 @@ def resnet(tmp_path: Path) -> tuple[TorchvisionResNet18, ResNet18]:
 
 
 def test_resnet18_computes_torchvisions_maps(resnet: tuple[TorchvisionResNet18, ResNet18]) -> None:
-    """All four, to float accuracy, where both pad with the same grey 128: scale and shift are folded, the rest fits."""
+    """All four, to float accuracy, where both pad with the same grey 128: scale and shift are folded in."""
     theirs, ours = resnet
     pixels = _image(96, 128)
     with torch.no_grad():
@@ -172,7 +180,7 @@ def _inside(x: Tensor, margin: int) -> Tensor:
 
 
 def test_mobilenet_v2_computes_torchvisions_maps(tmp_path: Path) -> None:
-    """With padding=symmetric, away from the border: strides 4 and 8, whose cells do not see further than 40 pixels."""
+    """With padding=symmetric, away from the border: strides 4 and 8, whose cells see up to 40 pixels."""
     theirs, ours = _mobilenets(tmp_path, "symmetric")
     pixels = _image(160, 192)
     with torch.no_grad():
@@ -183,15 +191,14 @@ def test_mobilenet_v2_computes_torchvisions_maps(tmp_path: Path) -> None:
 
 
 def test_same_padding_shifts_torchvisions_maps(tmp_path: Path) -> None:
-    """With the default padding the same values stand 3 pixels further up and left at stride 4, 7 at stride 8."""
+    """With the default padding the same values are further up and left, by 3 pixels at stride 4, 7 at 8."""
     theirs, ours = _mobilenets(tmp_path, "same_tf")
     pixels = _image(160, 192)
     with torch.no_grad():
         for index, stride in enumerate((4, 8)):
             got = ours(_ours(pixels))[index]
-            shifted = torch.roll(
-                pixels, (1 - stride, 1 - stride), (2, 3)
-            )  # what stood at stride - 1 stands at 0
+            # What was at stride - 1 is at 0.
+            shifted = torch.roll(pixels, (1 - stride, 1 - stride), (2, 3))
             expected = theirs.maps(_theirs(shifted))[index]
             margin = 48 // stride
             torch.testing.assert_close(_inside(got, margin), _inside(expected, margin), rtol=1e-4, atol=1e-4)
@@ -227,3 +234,50 @@ def test_the_wrong_backbone_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="expected at least 51 convolutions, got 20"):
         load_pretrained(MobileNetV2(1.0), tmp_path / "resnet18.pth")
+
+
+@pytest.mark.parametrize(("name", "width"), [("mobilenet_v2_1.0_coco", 1.0), ("mobilenet_v2_0.5_coco", 0.5)])
+def test_both_pretrained_backbones_load(name: str, width: float) -> None:
+    """Every convolution of the backbone finds its weights; the last one is checked by value."""
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    from safetensors.torch import load_file
+
+    backbone = MobileNetV2(width)
+    load_pretrained(backbone, path)
+    last = [m for m in backbone.modules() if isinstance(m, ConvUnit)][-1].conv.weight
+    state = load_file(str(path))
+
+    assert any(v.shape == last.shape and torch.equal(v, last) for v in state.values())
+
+
+def test_a_torchvision_resnet18_loads_by_name() -> None:
+    """Torchvision's key order puts "downsample" after the convolutions of its block."""
+    keys = [
+        "layer2.0.conv1.weight",
+        "layer2.0.conv2.weight",
+        "layer2.0.downsample.0.weight",
+        "layer2.1.conv1.weight",
+    ]
+
+    assert sorted([*reversed(keys), "conv1.weight"], key=_torchvision_order) == ["conv1.weight", *keys]
+    assert [m.conv.kernel_size for m in ResNet18().modules() if isinstance(m, ConvUnit)][:2] == [
+        (7, 7),
+        (3, 3),
+    ]
+
+
+def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
+    """The message names the first convolution that does not fit, and both shapes."""
+    from safetensors.torch import save_file
+
+    state = {"features.0.0.weight": torch.zeros(32, 3, 3, 3)}
+    for i in range(60):
+        state[f"features.{i + 1}.0.weight"] = torch.zeros(8, 8, 1, 1)
+    save_file(state, str(tmp_path / "other.safetensors"))
+
+    with pytest.raises(
+        ConfigError, match=r"features.0.0.weight: expected shape \(8, 3, 3, 3\), got \(32, 3, 3, 3\)"
+    ):
+        load_pretrained(MobileNetV2(0.25), tmp_path / "other.safetensors")
