@@ -1,4 +1,4 @@
-"""Sphinx configuration of the documentation site: `scripts/build_docs` builds it (docs/decisions/0022-sphinx.md)."""
+"""Sphinx configuration of the documentation site: `scripts/build_docs` builds it (docs/decisions/0022-documentation.md)."""
 
 from __future__ import annotations
 

@@ -82,12 +82,9 @@ def accuracy(name: str) -> str:
 
 
 def classes(name: str) -> str:
-    """A card: each class in float and in INT8."""
-    plain, int8 = _evaluation(name, "float")["per_class"], _evaluation(name, "openvino")["per_class"]
-    rows = [
-        [one, *(_figure(of[one][key]) for key in ("AP50", "AP") for of in (plain, int8))] for one in plain
-    ]
-    return _table(["class", "AP50 float", "AP50 INT8", "AP float", "AP INT8"], rows)
+    """A card: each class in INT8."""
+    record = _evaluation(name, "openvino")["per_class"]
+    return _table(["class", "AP50 INT8", "AP INT8"], [[c, _figure(v["AP50"]), _figure(v["AP"])] for c, v in record.items()])
 
 
 def crowds(name: str) -> str:
@@ -158,13 +155,6 @@ def peers(record: dict[str, Any] | None = None) -> str:
     return f"{_table(head, rows)}\nOne thread of {record['machine']['cpu']}, {record['date'][:10]}.\n"
 
 
-def absent_peers(record: dict[str, Any] | None = None) -> str:
-    """Those that ran not, and where their files are; record: another than the kept one."""
-    record = record or _json("peers-x86_64.json")
-    rows = [[one["peer"], f"`{one['option']}`", one["where"], one["licence"]] for one in record["absent"]]
-    return _table(["detector", "option", "where", "licence"], rows)
-
-
 def tracking() -> str:
     """Our tracker behind each model on PETS, by scripts/bench_tracking.py."""
     record = _json("tracking-pets09.json")
@@ -205,14 +195,15 @@ def own_classes() -> str:
 
 
 def wheels() -> str:
-    """The newest release that pip takes on each system, and its oldest glibc, by scripts/wheel_matrix.py."""
+    """The newest release that pip takes on each ARM system, and its oldest glibc, by scripts/wheel_matrix.py."""
     record = json.loads((RECORDS / "wheels.json").read_text(encoding="utf-8"))
-    packages = list(record[0]["wheels"])
+    # x86-64 has wheels of everything, and Pythons before 3.10 cannot run the package.
+    shown = [row for row in record if row["machine"] != "x86_64" and int(row["python"].split(".")[1]) >= 10]
     rows = []
-    for row in record:
+    for row in shown:
         cells = [f"{one['version']} ({one['glibc']})" if one else "none" for one in row["wheels"].values()]
-        rows.append([row["system"], row["machine"], row["python"], row["glibc"], *cells])
-    return _table(["system", "machine", "Python", "glibc", *packages], rows)
+        rows.append([row["system"], row["python"], row["glibc"], *cells])
+    return _table(["system", "Python", "glibc", *shown[0]["wheels"]], rows)
 
 
 def decoder_size() -> str:

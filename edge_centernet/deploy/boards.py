@@ -52,7 +52,7 @@ class Target:
 
     @property
     def glibc(self) -> tuple[int, int]:
-        """The oldest glibc that all of its wheels run with (docs/benchmarks/wheels.md)."""
+        """The oldest glibc that all of its wheels run with (docs/devices.md)."""
         return min(arm_glibc(self.engine), (2, 28)) if self.machine == "x86_64" else arm_glibc(self.engine)
 
 
