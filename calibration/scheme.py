@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 INT8_MIN, INT8_MAX = -128, 127
 # Dense weights get 7 bits: x86 processors without VNNI multiply with `vpmaddubsw`, which adds pairs of
 # products in 16 bits. 255 * (63 + 63) = 32,130 fits, 255 * (127 + 127) saturates and ruins the boxes silently
-# (docs/decisions/0004).
+# (docs/decisions/0006).
 DENSE_MAX = 63
 DEPTHWISE_MAX = 127  # and not -128, so that a weight and its opposite are both there
 WEIGHT_FLOOR = 1e-4  # a dead channel's scale stays so large that its bias / (s_in * s_w) fits int32

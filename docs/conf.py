@@ -1,4 +1,7 @@
-"""Sphinx configuration of the documentation site: `scripts/build_docs` builds it (docs/decisions/0022-sphinx.md)."""
+"""Sphinx configuration of the documentation site, built by `scripts/build_docs`.
+
+Why Sphinx: docs/decisions/0022-documentation.md.
+"""
 
 from __future__ import annotations
 

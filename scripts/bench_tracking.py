@@ -1,13 +1,11 @@
 """Tracking and counting on PETS 2009 S2L1 behind a model: MOTA, IDF1, identity switches, crossings of a line.
 
-    python scripts/bench_tracking.py ../shared/data/pets09_s2l1_first400 --model centernet-mbv2-320 --model
-    mine.xml
+    python scripts/bench_tracking.py ../shared/data/pets09_s2l1_first400 --model mine.xml
 
 The detector runs once; the tracker follows with its defaults, at the model's suggested threshold, all frames
 and every second and fifth one, as slow boards see them. Crossings are counted by the rule of
-edge_centernet.tracking.scene, of the
-truth as of the tracks. py-motmetrics runs in an environment of its own. Writes
-docs/benchmarks/tracking-pets09.json.
+edge_centernet.tracking.scene, of the truth as of the tracks. py-motmetrics runs in an environment of its
+own. Writes docs/benchmarks/tracking-pets09.json.
 """
 
 from __future__ import annotations
@@ -23,8 +21,7 @@ from typing import Any
 
 import click
 import numpy as np
-from environments import environment
-from measured import ROOT, commit
+from measured import ROOT, commit, environment
 from numpy.typing import NDArray
 
 from edge_centernet.detections import Detections
@@ -38,28 +35,23 @@ from edge_centernet.tracking.scene import Counter
 from edge_centernet.tracking.state import Tracks
 from edge_centernet.tracking.tracker import Tracker, TrackerOptions
 
-Rows = NDArray[
-    np.float64
-]  # (N, 6): frame from 0, then of detections x1, y1, x2, y2, score; of tracks id, x1, y1, x2, y2
+# (N, 6): frame from 0, then of detections x1, y1, x2, y2, score; of tracks id, x1, y1, x2, y2
+Rows = NDArray[np.float64]
 FRAMES, FPS, SIZE, IOU = 400, 10.0, (480, 360), 0.5
 LINE = Line("x = 240", (240.0, 360.0), (240.0, 0.0))  # upwards, so that "in" is to the right
 STEPS = (1, 2, 5)  # every how manyth frame
+PATH = click.Path(path_type=Path)
 
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "--model", "models", multiple=True, help="Name or file; again for several.  [default: all shipped]"
-)
-@click.option(
-    "--env", type=click.Path(path_type=Path), default=ROOT / ".venv-motmetrics", help="For py-motmetrics."
-)
-@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "docs/benchmarks/tracking-pets09.json")
+@click.option("--model", "models", multiple=True, help="Name or file.  [default: all shipped]")
+@click.option("--env", type=PATH, default=ROOT / ".venv-motmetrics", help="For py-motmetrics.")
+@click.option("--out", type=PATH, default=ROOT / "docs/benchmarks/tracking-pets09.json")
 def main(data: Path, models: tuple[str, ...], env: Path, out: Path) -> None:
     """Detect, track, measure, write, print."""
-    truth = np.loadtxt(data / "gt.txt", delimiter=",")[
-        :, :6
-    ]  # of the MOT Challenge: frame from 1, id, left, top, w, h
+    # Of the MOT Challenge: frame from 1, id, left, top, width, height.
+    truth = np.loadtxt(data / "gt.txt", delimiter=",")[:, :6]
     truth[:, 0] -= 1
     truth[:, 4:] += truth[:, 2:4]
     python = environment(env, ("motmetrics==1.4.0",))
@@ -69,14 +61,12 @@ def main(data: Path, models: tuple[str, ...], env: Path, out: Path) -> None:
         rows, threshold, digest = detect(data / "video.mp4", model)
         for step in STEPS:
             found, true, fps = thin(rows, step), thin(truth, step), FPS / step
-            tracks = follow(found, threshold, FRAMES // step, fps)
+            frames = FRAMES // step
+            tracks = follow(found, threshold, frames, fps)
             left, right = crossings(tracks, fps)
-            results.append(
-                {"model": Path(model).stem, "sha256": digest, "fps": fps, "left": left, "right": right}
-            )
-            jobs.append(
-                {"frames": FRAMES // step, "truth": true.tolist(), "tracks": tracks.tolist(), "iou": IOU}
-            )
+            about = {"model": Path(model).stem, "sha256": digest, "fps": fps}
+            results.append({**about, "left": left, "right": right})
+            jobs.append({"frames": frames, "truth": true.tolist(), "tracks": tracks.tolist(), "iou": IOU})
     for result, metrics in zip(results, measure(python, jobs), strict=True):
         result.update(metrics)
         click.echo(" ".join(f"{key} {value}" for key, value in result.items() if key != "sha256"))
@@ -93,12 +83,10 @@ def detect(video: Path, model: str) -> tuple[Rows, float, str]:
     with closing(open_runtime(file, engine)) as runtime:
         threshold = runtime.manifest.model.threshold
         detector = Detector(runtime, threshold=TrackerOptions().low_for(threshold), only=["person"])
-        rows = [
-            [frame.number, *box, score]
-            for frame in open_source(str(video))
-            for found in [detector.detect(frame.image)]
-            for box, score in zip(found.xyxy, found.score, strict=True)
-        ]
+        rows = []
+        for frame in open_source(str(video)):
+            found = detector.detect(frame.image)
+            rows += [[frame.number, *box, s] for box, s in zip(found.xyxy, found.score, strict=True)]
     return np.array(rows, np.float64), threshold, sha256(file)
 
 
@@ -136,9 +124,8 @@ def measure(python: Path, jobs: list[dict[str, Any]]) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         request.write_text(json.dumps(jobs))
-        subprocess.run(
-            [python, ROOT / "scripts/peers/mot_metrics.py", request, answer], check=True, cwd=folder
-        )
+        script = ROOT / "scripts/peers/mot_metrics.py"
+        subprocess.run([python, script, request, answer], check=True, cwd=folder)
         metrics: list[dict[str, float]] = json.loads(answer.read_text())
     return metrics
 

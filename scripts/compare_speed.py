@@ -1,14 +1,12 @@
-"""How long does one model take beside another, or INT8 beside FP32? Latency in one run, as a ratio to the first.
+"""How long one model takes beside another, or INT8 beside FP32: latency in one run, as a ratio to the first.
 
-    python scripts/compare_speed.py centernet-mbv2-320 centernet-nano-256 --json
-    docs/benchmarks/speed-x86_64.json python scripts/compare_speed.py centernet-mbv2-320
-    centernet-mbv2-320:fp32
+    python scripts/compare_speed.py centernet-mbv2-320 centernet-nano-256 --json speed-x86_64.json
+    python scripts/compare_speed.py centernet-mbv2-320 centernet-mbv2-320:fp32
 
 A MODEL is the name of a shipped one or a QDQ .onnx file; what comes behind a colon is the precision it is
 converted to, without one it is INT8. They take turns in blocks of inferences, so that a busy moment of the
 machine hits all alike. The first of a block, with another model's weights still in the caches, are not
-counted. With --most the exit code is 1 where a later model takes more than so many times the first one's
-time.
+counted. With --most the exit code is 1 where a later model takes more than so many times the first's time.
 """
 
 from __future__ import annotations
@@ -71,11 +69,9 @@ def main(models: tuple[str, ...], blocks: int, threads: int, most: float | None,
 
 
 def measure(runtimes: dict[str, Runtime], blocks: int) -> dict[str, list[float]]:
-    """Milliseconds of each counted inference, in turns after one to warm up; the photos come again and again."""
+    """Milliseconds of each counted inference, in turns after one to warm up."""
     pictures = reference.sample_pictures()
-    inputs = {
-        m: cycle([prepare(picture, r.manifest)[0] for picture in pictures]) for m, r in runtimes.items()
-    }
+    inputs = {m: cycle([prepare(p, r.manifest)[0] for p in pictures]) for m, r in runtimes.items()}
     times: dict[str, list[float]] = {model: [] for model in runtimes}
     for block in range(-1, blocks):
         for model, runtime in runtimes.items():

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Draw the pictures of README and docs/method.md: what the shipped model makes of the sample photo, step by step.
+"""Draw the pictures of README and docs/method.md: what the shipped model makes of the sample photo.
 
 Needs an engine and matplotlib (the extra `convert`). Nothing is drawn by hand: the photo goes through
 `prepare`, the runtime and the decoder as in `edge-centernet detect`, and what stands between them is shown.
 
-    python scripts/draw_method.py            # writes docs/pictures/
-    python scripts/draw_method.py --out DIR
+    python scripts/draw_method.py [--out DIR]            # docs/pictures, if not given
 """
 
 from __future__ import annotations
@@ -44,6 +43,8 @@ MODEL = "centernet-mbv2-320"
 THRESHOLD = 0.3
 DPI = 100
 INK = "#1a5fb4"  # what is pointed at
+CELL = {"fill": False, "edgecolor": "#33d17a", "linewidth": 2}
+HEAT: dict[str, Any] = {"cmap": "inferno", "vmin": 0, "vmax": 1}
 JPEG = {"quality": 88, "optimize": True}
 
 
@@ -70,10 +71,8 @@ def look(photo: Path = PHOTO) -> Steps:
         seen, box = letterbox(image, manifest.model)
         heads = runtime.run(prepare(image, manifest)[0])
         found = Detector(runtime, threshold=THRESHOLD).boxes(heads, box)
-        logits, size, offset = (
-            real_values(head, spec)
-            for head, spec in zip(heads, (manifest.heat, manifest.size, manifest.offset), strict=True)
-        )
+        specs = (manifest.heat, manifest.size, manifest.offset)
+        logits, size, offset = (real_values(head, spec) for head, spec in zip(heads, specs, strict=True))
         limit = np.float32(in_heat_unit(THRESHOLD, manifest.model.heat_unit))
         peaks = find_peaks(Head("heat", heads.heat, manifest.heat.quant), np.full(len(logits), limit))
     finally:
@@ -84,53 +83,37 @@ def look(photo: Path = PHOTO) -> Steps:
 def best_peak(steps: Steps, name: str) -> tuple[int, int, int]:
     """(class, y, x) of the strongest peak of a class."""
     channel = steps.manifest.model.classes.index(name)
-    y, x = np.unravel_index(
-        np.argmax(np.where(steps.peaks[channel], steps.heat[channel], 0)), steps.heat.shape[1:]
-    )
+    best = np.argmax(np.where(steps.peaks[channel], steps.heat[channel], 0))
+    y, x = np.unravel_index(best, steps.heat.shape[1:])
     return channel, int(y), int(x)
-
-
-def draw_detections(steps: Steps) -> Image:
-    """The photo with its boxes, as `edge-centernet detect --out` saves it: (H, W, 3) BGR."""
-    return draw(steps.photo, steps.found, steps.manifest.model.classes)
 
 
 def draw_letterbox(steps: Steps) -> Figure:
     """The photo, and the same photo as the network sees it, with the cells of the heatmap."""
     model, box = steps.manifest.model, steps.box
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9.6, 3.9), width_ratios=(1.55, 1), layout="constrained"
-    )
+    figure, (left, right) = _axes(2, 3.9, width_ratios=(1.55, 1))
     left.imshow(cv2.cvtColor(steps.photo, cv2.COLOR_BGR2RGB))
     left.set_title(f"the photo: {box.src_width} x {box.src_height} pixels")
     right.imshow(steps.seen)
     _grid(right, model.stride, model.width)
     right.set_title(f"the network's input: {model.width} x {model.height}")
-    right.set_xlabel(
-        f"photo {box.new_width} x {box.new_height}, {box.top} rows of padding above\n"
-        f"a heatmap cell for each {model.stride} x {model.stride} pixels"
-    )
+    photo = f"photo {box.new_width} x {box.new_height}, {box.top} rows of padding above"
+    right.set_xlabel(f"{photo}\na heatmap cell for each {model.stride} x {model.stride} pixels")
     _bare(left, right)
     return figure
 
 
 def draw_heatmap(steps: Steps) -> Figure:
     """Two of the heatmap's channels over what the network sees."""
-    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.0), layout="constrained")
+    figure, axes = _axes(2, 3.0)
     side, stride, box = steps.manifest.model.width, steps.manifest.model.stride, steps.box
     shown = None
     for axis, name in zip(axes, ("person", "cat"), strict=True):
         channel, y, x = best_peak(steps, name)
         axis.imshow(cv2.cvtColor(cv2.cvtColor(steps.seen, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
         heat = steps.heat[channel]
-        shown = axis.imshow(
-            heat,
-            cmap="inferno",
-            vmin=0,
-            vmax=1,
-            alpha=np.clip(2.5 * heat, 0, 0.85),
-            extent=(0, side, side, 0),
-        )
+        seen_through = np.clip(2.5 * heat, 0, 0.85)
+        shown = axis.imshow(heat, alpha=seen_through, extent=(0, side, side, 0), **HEAT)
         axis.set_ylim(box.top + box.new_height + stride, box.top - stride)  # most of the padding is left out
         axis.set_title(f"channel “{name}”: highest {heat[y, x]:.2f}")
     _bare(*axes)
@@ -145,12 +128,12 @@ def draw_peaks(steps: Steps) -> Figure:
     highest = cv2.dilate(heat, np.ones((3, 3), np.uint8))  # of each cell and its 8 neighbours
     window = _window(y, x, 4, heat.shape)
     kept = np.where(steps.peaks[channel], heat, 0)
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.7), layout="constrained")
+    figure, axes = _axes(3, 3.7)
     titles = ("probability", "highest of each 3 x 3", f"peaks of at least {THRESHOLD}")
     for axis, title, values in zip(axes, titles, (heat, highest, kept), strict=True):
-        axis.imshow(values[window], cmap="inferno", vmin=0, vmax=1, extent=_extent(window))
-        axis.set_title(title)
         rows, columns = (range(part.start, part.stop) for part in window)
+        axis.imshow(values[window], extent=(columns.start, columns.stop, rows.stop, rows.start), **HEAT)
+        axis.set_title(title)
         axis.set_xticks([column + 0.5 for column in columns], columns, fontsize=8)
         axis.set_yticks([row + 0.5 for row in rows], rows, fontsize=8)
         for row in rows:
@@ -160,7 +143,7 @@ def draw_peaks(steps: Steps) -> Figure:
                 text = f"{value:.2f}".removeprefix("0") if value else "·"
                 axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=7.5, color=ink)
     for axis in axes[:2]:
-        axis.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="#33d17a", linewidth=2))
+        axis.add_patch(Rectangle((x, y), 1, 1, **CELL))
     axes[0].set_ylabel("cell")
     return figure
 
@@ -170,31 +153,26 @@ def draw_size_and_offset(steps: Steps) -> Figure:
     _, y, x = best_peak(steps, "cat")
     stride, side = steps.manifest.model.stride, steps.manifest.model.width
     (dx, dy), (width, height) = steps.offset[:, y, x], steps.size[:, y, x]
-    figure, (near, whole) = plt.subplots(1, 2, figsize=(9.6, 4.9), layout="constrained")
+    figure, (near, whole) = _axes(2, 4.9)
 
     near.imshow(steps.seen, extent=(0, side / stride, side / stride, 0))
     near.set(xlim=(x - 1, x + 2), ylim=(y + 2, y - 1), xticks=range(x - 1, x + 3), yticks=range(y - 1, y + 3))
     near.grid(color="white", linewidth=1)
-    near.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="#33d17a", linewidth=3))
+    near.add_patch(Rectangle((x, y), 1, 1, **{**CELL, "linewidth": 3}))
     _arrow(near, (x, y), (x + dx, y + dy))
     near.plot(x + dx, y + dy, "o", color=INK, markersize=9, markeredgecolor="white")
-    near.set_title(
-        f"offset: the centre lies {dx:.2f}, {dy:.2f} of a cell\nfrom the corner of cell ({x}, {y})"
-    )
+    place = f"from the corner of cell ({x}, {y})"
+    near.set_title(f"offset: the centre lies {dx:.2f}, {dy:.2f} of a cell\n{place}")
     near.set_xlabel("cells")
 
     whole.imshow(steps.seen, extent=(0, side / stride, side / stride, 0))
     centre = (x + dx, y + dy)
     corner = (centre[0] - width / 2, centre[1] - height / 2)
     whole.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=INK, linewidth=2.5))
-    for end in (
-        (corner[0], centre[1]),
-        (corner[0] + width, centre[1]),
-        (centre[0], corner[1]),
-        (centre[0], corner[1] + height),
-    ):
-        _arrow(whole, centre, end)
-    whole.add_patch(Rectangle((x, y), 1, 1, fill=False, edgecolor="#33d17a", linewidth=2))
+    for sign in (-1, 1):
+        _arrow(whole, centre, (centre[0] + sign * width / 2, centre[1]))
+        _arrow(whole, centre, (centre[0], centre[1] + sign * height / 2))
+    whole.add_patch(Rectangle((x, y), 1, 1, **CELL))
     beyond = 2  # cells: the box reaches over the edge, and is cut off there later
     whole.set(xlim=(-beyond, side / stride + beyond), ylim=(side / stride + beyond, -beyond))
     pixels = f"{width * stride:.0f} x {height * stride:.0f} pixels"
@@ -204,18 +182,15 @@ def draw_size_and_offset(steps: Steps) -> Figure:
 
 
 FIGURES: dict[str, Callable[[Steps], Figure]] = {
-    "letterbox.jpg": draw_letterbox,
-    "heatmap.jpg": draw_heatmap,
-    "peaks.png": draw_peaks,
-    "size-and-offset.jpg": draw_size_and_offset,
-}
+    "letterbox.jpg": draw_letterbox, "heatmap.jpg": draw_heatmap,
+    "peaks.png": draw_peaks, "size-and-offset.jpg": draw_size_and_offset,
+}  # fmt: skip
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure; what the tools would add of themselves (versions, time) is left out."""
-    extra: dict[str, Any] = (
-        {"metadata": {"Software": None}} if path.suffix == ".png" else {"pil_kwargs": JPEG}
-    )
+    png = path.suffix == ".png"
+    extra: dict[str, Any] = {"metadata": {"Software": None}} if png else {"pil_kwargs": JPEG}
     figure.savefig(path, dpi=DPI, **extra)
     plt.close(figure)
 
@@ -227,13 +202,15 @@ def main() -> None:
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     steps = look()
-    cv2.imwrite(
-        str(out / "detections.jpg"), draw_detections(steps), [cv2.IMWRITE_JPEG_QUALITY, JPEG["quality"]]
-    )
+    drawn = draw(steps.photo, steps.found, steps.manifest.model.classes)
+    cv2.imwrite(str(out / "detections.jpg"), drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG["quality"]])
     for name, figure in FIGURES.items():
         save(figure(steps), out / name)
-    for name in ("detections.jpg", *FIGURES):
-        print(f"{out / name}: {(out / name).stat().st_size / 1000:.0f} kB")
+
+
+def _axes(count: int, height: float, **more: Any) -> Any:
+    """A figure with so many pictures beside each other, of so many inches, and their axes."""
+    return plt.subplots(1, count, figsize=(9.6, height), layout="constrained", **more)
 
 
 def _grid(axis: Axes, step: int, side: int) -> None:
@@ -251,11 +228,6 @@ def _window(y: int, x: int, around: int, shape: tuple[int, ...]) -> tuple[slice,
     """The cells at most `around` from (y, x), as far as there are any."""
     rows = slice(max(0, y - around), min(shape[0], y + around + 1))
     return rows, slice(max(0, x - around), min(shape[1], x + around + 1))
-
-
-def _extent(window: tuple[slice, slice]) -> tuple[int, int, int, int]:
-    rows, columns = window
-    return columns.start, columns.stop, rows.stop, rows.start
 
 
 def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:

@@ -26,7 +26,7 @@ REPOSITORY = "EdjeElectronics/TensorFlow-Object-Detection-API-Tutorial-Train-Mul
 URL = f"https://codeload.github.com/{REPOSITORY}/zip/{COMMIT}"
 CLASSES = ("nine", "ten", "jack", "queen", "king", "ace")
 PARTS = {"train": "train", "test": "val"}  # folder over there -> name here
-HERE = Path("../shared/data/playing_cards")  # a copy that lies beside the repository
+HERE = Path("../shared/data/playing_cards")  # a copy beside the repository
 
 
 @click.command()
@@ -35,9 +35,8 @@ HERE = Path("../shared/data/playing_cards")  # a copy that lies beside the repos
 def main(out: Path, source: str | None) -> None:
     """Put the photos and their labels into the folder --out."""
     if out.exists():
-        raise click.ClickException(
-            f"{out}: expected no such folder, found one; remove it, or name another by --out"
-        )
+        message = "expected no such folder, found one; remove it, or name another by --out"
+        raise click.ClickException(f"{out}: {message}")
     source = source or (str(HERE) if HERE.is_dir() else URL)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
     try:
@@ -50,12 +49,8 @@ def main(out: Path, source: str | None) -> None:
         shutil.rmtree(part, ignore_errors=True)
     for name in PARTS.values():
         dataset = read_dataset(out / f"instances_{name}.json")
-        click.echo(f"{out}/instances_{name}.json: {len(dataset.samples)} photos, {boxes(dataset)} boxes")
-
-
-def boxes(dataset: Dataset) -> int:
-    """How many objects are labelled."""
-    return sum(len(sample.boxes) for sample in dataset.samples)
+        boxes = sum(len(sample.boxes) for sample in dataset.samples)
+        click.echo(f"{out}/instances_{name}.json: {len(dataset.samples)} photos, {boxes} boxes")
 
 
 def fetch(source: str, folder: Path) -> Path:
@@ -70,9 +65,8 @@ def fetch(source: str, folder: Path) -> Path:
                 click.echo(f"\rDownloading {file.tell() / 1e6:.0f} MB", nl=False, err=True)
         click.echo(err=True)
     except (OSError, ValueError) as error:
-        raise click.ClickException(
-            f"{source}: expected a zip of photos, got {error}; --source takes a copy"
-        ) from error
+        message = f"{source}: expected a zip of photos, got {error}; --source takes a copy"
+        raise click.ClickException(message) from error
     return target
 
 
@@ -96,17 +90,13 @@ def coco(dataset: Dataset) -> dict[str, object]:
     """A data set in COCO's form."""
     images, annotations = [], []
     for number, sample in enumerate(dataset.samples, 1):
-        images.append(
-            {"id": number, "file_name": sample.path.name, "width": sample.width, "height": sample.height}
-        )
-        for (left, top, right, bottom), label in zip(
-            sample.boxes.tolist(), sample.labels.tolist(), strict=True
-        ):
-            width, height = right - left, bottom - top
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1, "iscrowd": 0,
-                 "bbox": [left, top, width, height], "area": width * height}
-            )  # fmt: skip
+        size = {"width": sample.width, "height": sample.height}
+        images.append({"id": number, "file_name": sample.path.name, **size})
+        for box, label in zip(sample.boxes.tolist(), sample.labels.tolist(), strict=True):
+            width, height = box[2] - box[0], box[3] - box[1]
+            where = {"bbox": [*box[:2], width, height], "area": width * height}
+            about = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1}
+            annotations.append({**about, "iscrowd": 0, **where})
     categories = [{"id": number, "name": name} for number, name in enumerate(dataset.classes, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
 

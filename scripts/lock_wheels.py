@@ -19,15 +19,9 @@ from pathlib import Path
 from edge_centernet.deploy.boards import LOCKS, PACKAGES, arm_glibc, locks, platforms
 from edge_centernet.files import write_atomic
 
-BASE = [
-    "click>=8.1",
-    "opencv-python-headless>=4.8",
-    "paho-mqtt>=2.0",
-    "prometheus-client>=0.20",
-    "tornado>=6.3",
-]
-# What the board's own packages bring is left out; Tornado has no wheel for it.
+# On 32-bit ARM what the board's own packages bring is left out; Tornado has no wheel for it.
 BASE_ARMV7L = ["click>=8.1", "paho-mqtt>=2.0", "prometheus-client>=0.20"]
+BASE = [*BASE_ARMV7L, "opencv-python-headless>=4.8", "tornado>=6.3"]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 MACHINES = ("aarch64", "x86_64")
 INSTALLER = ["pip>=24"]  # a board's Python may come without pip (Debian splits it off)
@@ -42,14 +36,13 @@ def combinations() -> dict[str, tuple[str, str, str]]:
 
 
 def requirements(machine: str, python: str, engine: str) -> list[str]:
-    """What must be in the bundle, unpinned; NumPy below 2 where the system's own, and picamera2 with it, is."""
+    """What must be in the bundle, unpinned; NumPy below 2 where the system's own (and picamera2) is."""
     if machine == "armv7l":
         return [*BASE_ARMV7L, *INSTALLER, engine]
     numpy = "numpy>=1.24,<2" if python in ("3.10", "3.11") else "numpy>=2"
     # uv does not read that newer releases of this one are for older Pythons only.
-    backport = (
-        ["tomli>=2"] if python == "3.10" else ["backports-strenum<1.3"] if engine == "ai-edge-litert" else []
-    )
+    litert = ["backports-strenum<1.3"] if engine == "ai-edge-litert" else []
+    backport = ["tomli>=2"] if python == "3.10" else litert
     return [*BASE, *INSTALLER, numpy, engine, *backport]
 
 
@@ -81,9 +74,8 @@ def wheels(machine: str, python: str, engine: str, pinned: list[str], folder: Pa
     lines = []
     for item in sorted(items, key=lambda item: str(item["metadata"]["name"]).lower()):
         digest = item["download_info"]["archive_info"]["hashes"]["sha256"]
-        lines.append(
-            f"{item['metadata']['name'].lower()}=={item['metadata']['version']} --hash=sha256:{digest}"
-        )
+        name, version = item["metadata"]["name"].lower(), item["metadata"]["version"]
+        lines.append(f"{name}=={version} --hash=sha256:{digest}")
     return lines
 
 

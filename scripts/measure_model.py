@@ -1,4 +1,4 @@
-"""Everything that a model card shows, measured on the files of a model; then its line in `edge-centernet models`.
+"""Everything that a model card shows, measured on a model's files; then its line in `edge-centernet models`.
 
     python scripts/measure_model.py centernet-mbv2-320 runs/voc ../shared/data/voc2007 --note "the default"
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from measured import ROOT
+from measured import ROOT, cli
 
 from edge_centernet.artifact import read_manifest
 from edge_centernet.data import read_dataset
@@ -36,59 +36,43 @@ MEASURED_ON = "VOC 2007 validation (1,002 images)"
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--note", required=True, help="What it is for, in a few words.")
-@click.option(
-    "--files", type=click.Path(path_type=Path), default=FOLDER, help="Where its files are, if not there."
-)
+@click.option("--files", type=click.Path(path_type=Path), default=FOLDER, help="Where its files are.")
 @click.option("--measured-on", default=MEASURED_ON, show_default=True, help="DATA in words.")
 @click.option("--licence", default="Apache-2.0", show_default=True)
 def main(name: str, run: Path, data: Path, note: str, files: Path, measured_on: str, licence: str) -> None:
-    """Measure the files of NAME, which were made from the checkpoints in RUN, on the validation images of DATA."""
+    """Measure the files of NAME, made from the checkpoints in RUN, on the validation images of DATA."""
     out, images = ROOT / "docs/benchmarks" / name, data / "instances_val.json"
     out.mkdir(parents=True, exist_ok=True)
     evaluate_checkpoint(run / "float.safetensors", images, out / "eval-float.json")
     results: dict[str, dict[str, Any]] = {}
     for engine, suffix in SUFFIX.items():
         file, record = files / f"{name}{suffix}", out / f"eval-{engine}.json"
-        _edge_centernet("eval", "--model", file, "--data", images, "--threads", "1", "--json", record)
+        cli("eval", "--model", file, "--data", images, "--threads", "1", "--json", record)
         results[engine] = json.loads(record.read_text())
     write_precision_recall(results["openvino"], out / "pr.png")
     spec = read_manifest(files / f"{name}.onnx").model
-    accuracy = {
-        engine: {key: round(result[key], 4) for key in ("AP50", "AP")} for engine, result in results.items()
-    }
+    shown = ("AP50", "AP")
+    accuracy = {engine: {key: round(of[key], 4) for key in shown} for engine, of in results.items()}
     about = {
-        "name": name, "version": spec.version, "width": spec.width, "height": spec.height, "classes": len(spec.classes),
-        "licence": licence, "data": measured_on, "note": note,
+        "name": name, "version": spec.version, "width": spec.width, "height": spec.height,
+        "classes": len(spec.classes), "licence": licence, "data": measured_on, "note": note,
         "accuracy": accuracy,
     }  # fmt: skip
     write_atomic(FOLDER / f"{name}.json", json.dumps(about, indent=1) + "\n")
     if files.resolve() == FOLDER.resolve():
         bench = out / f"bench-{platform.machine()}.json"
-        _edge_centernet(
-            "bench",
-            "--model",
-            name,
-            "--duration",
-            "20",
-            "--json",
-            bench,
-            "--chart",
-            bench.with_suffix(".svg"),
-        )
+        written = ("--json", bench, "--chart", bench.with_suffix(".svg"))
+        cli("bench", "--model", name, "--duration", "20", *written)
     subprocess.run([sys.executable, ROOT / "scripts/tables.py", "--write"], check=True)
 
 
 def evaluate_checkpoint(checkpoint: Path, images: Path, out: Path) -> None:
-    """COCO's metrics of a checkpoint in PyTorch: the float network, or the simulation of the quantized one."""
+    """COCO's metrics of a checkpoint in PyTorch: the float network, or the simulated INT8 one."""
     model, stage = load_checkpoint(checkpoint)
     metrics = validate(model, read_dataset(images, classes=model.spec.classes))
     record = {"stage": stage, "checkpoint_sha256": sha256(checkpoint), **metrics}
     click.echo(f"{stage}: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f} on {metrics['images']} images")
     write_atomic(out, json.dumps(record, indent=1) + "\n")
-
-
-def _edge_centernet(*arguments: str | Path) -> None:
-    subprocess.run([sys.executable, "-m", "edge_centernet", *map(str, arguments)], check=True)
 
 
 if __name__ == "__main__":

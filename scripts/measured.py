@@ -1,13 +1,16 @@
-"""What every measuring script writes beside their figures: commit, machine, versions, date."""
+"""What measuring scripts share: commit, machine, versions and date of a record; environments for peers."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
+import sys
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import click
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,10 +37,24 @@ def cpu_name() -> str:
 
 def commit() -> str:
     """The commit that was measured."""
-    result = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    command = ["git", "rev-parse", "HEAD"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return result.stdout.strip() or "unknown"
+
+
+def cli(*arguments: str | Path) -> None:
+    """Run a command as a user would."""
+    subprocess.run([sys.executable, "-m", "edge_centernet", *map(str, arguments)], check=True)
+
+
+def environment(folder: Path, packages: tuple[str, ...]) -> Path:
+    """The Python of an environment for a peer that must not share ours; made where missing."""
+    python = folder / "bin/python"
+    if not python.exists():
+        click.echo(f"Making {folder}", err=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
+    return python
 
 
 def _installed(package: str) -> str:

@@ -1,7 +1,7 @@
 """Retrain the shipped model on other classes with the defaults, and hold it to what that must reach.
 
-    python scripts/own_classes.py playing_cards
-    python scripts/own_classes.py bccd
+    python scripts/own_classes.py playing_cards --json docs/benchmarks/own-classes.json
+    python scripts/own_classes.py bccd --json docs/benchmarks/own-classes.json
 
 Trains (float, then quantization-aware), converts to INT8 and evaluates the OpenVINO file, with the commands a
 newcomer would type. Exits with 1 when AP50 or the time for training misses the target.
@@ -10,13 +10,13 @@ newcomer would type. Exits with 1 when AP50 or the time for training misses the 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import click
+from measured import cli
 
 from edge_centernet.files import write_atomic
 
@@ -41,42 +41,31 @@ TASKS = {
 @click.argument("task", type=click.Choice(sorted(TASKS)))
 @click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True)
-@click.option("--json", "record", type=click.Path(path_type=Path), help="Write the result here.")
+@click.option("--json", "record", type=click.Path(path_type=Path), help="Write the result into it.")
 def main(task: str, data: Path, out: Path, record: Path | None) -> None:
     """Train, convert and evaluate TASK."""
     parts, folder, run = TASKS[task], data / task, out / task
     name = task.replace("_", "-")
     start = time.monotonic()
-    _edge_centernet(
-        "train", "--data", folder / parts.train, "--val", folder / parts.val, "--out", run, "--name", name
-    )
+    data_of_run = ("--data", folder / parts.train, "--val", folder / parts.val)
+    cli("train", *data_of_run, "--out", run, "--name", name)
     minutes = (time.monotonic() - start) / 60
-    _edge_centernet(
-        "convert", run / f"{name}.onnx", "--int8", "--target", "openvino", "--out", run / "artifacts"
-    )
-    result_file = run / "eval-openvino.json"
-    model = run / "artifacts" / f"{name}.xml"
-    _edge_centernet("eval", "--model", model, "--data", folder / parts.test, "--json", result_file)
+    made, result_file = run / "artifacts", run / "eval-openvino.json"
+    cli("convert", run / f"{name}.onnx", "--int8", "--target", "openvino", "--out", made)
+    model, test = made / f"{name}.xml", folder / parts.test
+    cli("eval", "--model", model, "--data", test, "--json", result_file)
     result = json.loads(result_file.read_text())
     good = result["AP50"] >= parts.ap50 and minutes <= parts.minutes
-    summary = {
-        "task": task,
-        "AP50": result["AP50"],
-        "AP": result["AP"],
-        "minutes": round(minutes, 1),
-        "reached": good,
-    }
     if record:
-        write_atomic(record, json.dumps(summary | {"target": parts._asdict()}, indent=1) + "\n")
+        records = json.loads(record.read_text()) if record.exists() else {}
+        about = {"minutes": round(minutes, 1), "reached": good, "target": parts._asdict()}
+        records[task] = {"AP50": result["AP50"], "AP": result["AP"], **about}
+        write_atomic(record, json.dumps(records, indent=1) + "\n")
     click.echo(
-        f"{task}: INT8 AP50 {result['AP50']:.3f} (at least {parts.ap50}) after {minutes:.1f} minutes of training "
+        f"{task}: INT8 AP50 {result['AP50']:.3f} (at least {parts.ap50}) after {minutes:.1f} minutes "
         f"(at most {parts.minutes:g}): {'reached' if good else 'NOT reached'}"
     )
     sys.exit(0 if good else 1)
-
-
-def _edge_centernet(*arguments: str | Path) -> None:
-    subprocess.run([sys.executable, "-m", "edge_centernet", *map(str, arguments)], check=True)
 
 
 if __name__ == "__main__":

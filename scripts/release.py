@@ -1,9 +1,8 @@
-"""Make a release: sdist, wheels, SBOM, checksums. It uploads and tags nothing; the last lines say what to do next.
+"""Make a release: sdist, wheels, SBOM, checksums. Uploads and tags nothing; its last lines say what is next.
 
     python scripts/release.py --dry-run                          # only look whether a release could be made
     python scripts/release.py --sign ~/.ssh/id_ed25519           # into dist/VERSION
-    python scripts/release.py --only x86_64 --out /tmp/release   # without the cross-compiled wheel and its
-    emulator
+    python scripts/release.py --only x86_64 --out /tmp/release   # without the cross-compiled wheel
 
 The version is `edge_centernet.__version__`. Refused are a tree with changes, a CHANGELOG.md that does not
 begin with that version, a tag of it at another commit, and a folder that is there already. What is built is
@@ -11,14 +10,12 @@ the commit.
 
     edge_centernet-VERSION.tar.gz     sources
     edge_centernet-VERSION-*.whl      x86-64 and ARM 64, by scripts/build_wheels.sh, which tests them
-    edge_centernet-VERSION.cdx.json   CycloneDX SBOM of what `pip install edge-centernet[openvino,tflite]`
-    brings here SHA256SUMS, SHA256SUMS.sig        with --sign: by ssh-keygen -Y, namespace
-    edge-centernet-release
+    edge_centernet-VERSION.cdx.json   CycloneDX SBOM of what `edge-centernet[openvino,tflite]` brings
+    SHA256SUMS, SHA256SUMS.sig        with --sign: by ssh-keygen -Y, namespace edge-centernet-release
 
 The same commit gives the same bytes, as long as PyPI's newest releases (the SBOM) are the same: tools are
 pinned in scripts/release-requirements.txt, all times are the commit's. At the end the wheel is installed in a
-fresh environment and finds the person and the cat. OUT appears when all of this went well, else nothing is
-left.
+fresh environment and finds the person and the cat. OUT appears only when all of this went well.
 """
 
 from __future__ import annotations
@@ -34,8 +31,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +47,8 @@ EXTRAS = "openvino,tflite"  # what README's first command installs
 # cyclonedx-py reads classifiers and SPDX expressions; some packages say it in words only.
 _LICENCES = """
 import importlib.metadata as m, json
-print(json.dumps({d.metadata["Name"]: d.metadata["License"] for d in m.distributions() if
-d.metadata["License"]}))
+found = [d.metadata for d in m.distributions()]
+print(json.dumps({about["Name"]: about["License"] for about in found if about["License"]}))
 """
 
 
@@ -66,12 +61,7 @@ class ReleaseError(EdgeCenterNetError):
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make.  [default: dist/VERSION]")
 @click.option("--only", type=click.Choice(["x86_64"]), help="Build this wheel alone.")
-@click.option(
-    "--sign",
-    "key",
-    type=click.Path(path_type=Path),
-    help="Private ssh key (ed25519) to sign SHA256SUMS with.",
-)
+@click.option("--sign", "key", type=click.Path(path_type=Path), help="Private ssh key for SHA256SUMS.sig.")
 @click.option("--dry-run", is_flag=True, help="Look whether a release could be made; write nothing.")
 def main(out: Path | None, only: str | None, key: Path | None, dry_run: bool) -> None:
     """Build everything that a release consists of, from the commit that is checked out."""
@@ -96,18 +86,14 @@ def main(out: Path | None, only: str | None, key: Path | None, dry_run: bool) ->
 
 
 # ---- may it be released?
-# ---------------------------------------------------------------------------------------------
 
 
 def check_tree(root: Path) -> str:
     """The version, if the checkout may be released as it. Raises ConfigError with what is in the way."""
     version = read_version(root)
-    changes = _git(root, "status", "--porcelain").splitlines()
-    if changes:
-        raise ConfigError(
-            f"{root}: expected a tree without changes, got {len(changes)}, the first is {changes[0].strip()!r}; "
-            "commit or remove them"
-        )
+    if changes := _git(root, "status", "--porcelain").splitlines():
+        got = f"got {len(changes)}, the first is {changes[0].strip()!r}"
+        raise ConfigError(f"{root}: expected a tree without changes, {got}; commit or remove them")
     newest = re.search(r"^## (\S+)", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     if newest is None or newest[1] != version:
         raise ConfigError(
@@ -115,11 +101,13 @@ def check_tree(root: Path) -> str:
             "tell users what changed, or change edge_centernet.__version__"
         )
     # At this very commit it may stand: pushing it is what starts the release.
-    if _git(root, "tag", "--list", f"v{version}").strip() and tagged(root, version) != commit(root):
-        raise ConfigError(
-            f"expected no tag v{version} but at the commit that is checked out, found it at "
-            f"{tagged(root, version)[:12]}; raise edge_centernet.__version__"
-        )
+    if _git(root, "tag", "--list", f"v{version}").strip():
+        tagged = _git(root, "rev-list", "-1", f"v{version}").strip()
+        if tagged != commit(root):
+            where = (
+                f"expected no tag v{version} but at the commit that is checked out, found it at {tagged[:12]}"
+            )
+            raise ConfigError(f"{where}; raise edge_centernet.__version__")
     return version
 
 
@@ -131,18 +119,12 @@ def read_version(root: Path) -> str:
     raise ConfigError("edge_centernet/__init__.py: expected __version__, found none")
 
 
-def tagged(root: Path, version: str) -> str:
-    """The hash of the commit that the version's tag stands at."""
-    return _git(root, "rev-list", "-1", f"v{version}").strip()
-
-
 def commit(root: Path) -> str:
     """The hash of what is checked out."""
     return _git(root, "rev-parse", "HEAD").strip()
 
 
 # ---- the release
-# -----------------------------------------------------------------------------------------------------
 
 
 def make(version: str, out: Path, only: str | None, key: Path | None) -> None:
@@ -151,25 +133,17 @@ def make(version: str, out: Path, only: str | None, key: Path | None) -> None:
     epoch = _git(ROOT, "log", "-1", "--format=%ct").strip()
     environment = {**os.environ, "SOURCE_DATE_EPOCH": epoch, "PYTHONHASHSEED": "0", "TZ": "UTC"}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _step_folder(out) as work:
+    # A folder beside `out`, from which one rename leads there.
+    with tempfile.TemporaryDirectory(prefix=".release-", dir=out.parent) as name:
+        work = Path(name).resolve()
         built = work / "built"
         built.mkdir()
         source = export(ROOT, work / "source")
         _say("Tools, as pinned")
         python = _tools(work / "tools", source)
         _say("Sources")
-        _run(
-            python,
-            "-m",
-            "build",
-            "-q",
-            "--sdist",
-            "--no-isolation",
-            "--outdir",
-            built,
-            source,
-            env=environment,
-        )
+        build = [python, "-m", "build", "-q", "--sdist", "--no-isolation", "--outdir", built, source]
+        _run(*build, env=environment)
         even(next(built.glob("*.tar.gz")), int(epoch))
         _say("Wheels, tested in their own architecture")
         _run(source / "scripts/build_wheels.sh", *(["--only", only] if only else []), built, env=environment)
@@ -187,19 +161,11 @@ def make(version: str, out: Path, only: str | None, key: Path | None) -> None:
         os.replace(built, out)
 
 
-@contextmanager
-def _step_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out`, from which one rename leads there; it is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix=".release-", dir=out.parent) as name:
-        yield Path(name).resolve()
-
-
 def export(root: Path, folder: Path) -> Path:
     """The commit that is checked out, without git."""
     folder.mkdir()
-    archive = subprocess.run(
-        ["git", "-C", str(root), "archive", "HEAD"], capture_output=True, check=True
-    ).stdout
+    command = ["git", "-C", str(root), "archive", "HEAD"]
+    archive = subprocess.run(command, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(folder, filter="fully_trusted")  # our own commit, with its links
     return folder
@@ -216,10 +182,8 @@ def _tools(folder: Path, source: Path) -> Path:
 def even(archive: Path, epoch: int) -> None:
     """Pack a .tar.gz again so that equal files give equal bytes: sorted, one owner, one time."""
     packed = io.BytesIO()
-    with (
-        tarfile.open(archive) as old,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as new,
-    ):
+    pax = tarfile.PAX_FORMAT
+    with tarfile.open(archive) as old, tarfile.open(fileobj=packed, mode="w", format=pax) as new:
         for member in sorted(old.getmembers(), key=lambda one: one.name):
             content = old.extractfile(member) if member.isfile() else None
             member.mtime, member.uid, member.gid, member.uname, member.gname = epoch, 0, 0, "", ""
@@ -238,36 +202,22 @@ def install(wheel: Path, folder: Path, python: Path) -> Path:
 
 
 def detect(python: Path, source: Path, work: Path) -> None:
-    """README's first detection, by the installed wheel. Raises ReleaseError unless it finds the person and the cat."""
+    """README's first detection, by the installed wheel. ReleaseError unless it finds person and cat."""
     photo = work / "sample.jpg"
     shutil.copy(source / "edge_centernet/assets/sample.jpg", photo)
     out = work / "detections"
     told = _run(python.parent / "edge-centernet", "detect", "--source", photo, "--out", out, cwd=work)
-    found = {
-        one["class"]
-        for line in told.splitlines()
-        if line.startswith("{")
-        for one in json.loads(line)["detections"]
-    }
-    if not {"person", "cat"} <= found or not (out / photo.name).is_file():
-        raise ReleaseError(
-            f"expected the installed wheel to find the person and the cat, got {sorted(found)}"
-        )
-    _say(f"Found by the installed wheel: {', '.join(sorted(found))}")
+    frames = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+    found = sorted({one["class"] for frame in frames for one in frame["detections"]})
+    if not {"person", "cat"} <= set(found) or not (out / photo.name).is_file():
+        raise ReleaseError(f"expected the installed wheel to find the person and the cat, got {found}")
+    _say(f"Found by the installed wheel: {', '.join(found)}")
 
 
 def sbom(installed: Path, python: Path, wheel: Path) -> str:
-    """CycloneDX, JSON, of what is installed: names, versions, licences, who needs whom. No times, no paths."""
-    arguments = [
-        "environment",
-        "--output-reproducible",
-        "--of",
-        "JSON",
-        "--mc-type",
-        "application",
-        installed,
-    ]
-    described: dict[str, Any] = json.loads(_run(python.parent / "cyclonedx-py", *arguments))
+    """CycloneDX, JSON, of what is installed: names, versions, licences, dependencies. No times, no paths."""
+    arguments = ["--output-reproducible", "--of", "JSON", "--mc-type", "application", installed]
+    described: dict[str, Any] = json.loads(_run(python.parent / "cyclonedx-py", "environment", *arguments))
     free_text = json.loads(_run(installed, "-c", _LICENCES))
     for component in described["components"]:
         references = component.get("externalReferences", [])
@@ -280,25 +230,19 @@ def sbom(installed: Path, python: Path, wheel: Path) -> str:
             component["hashes"] = [{"alg": "SHA-256", "content": digest}]
     unknown = [one["name"] for one in described["components"] if not one.get("licenses")]
     if unknown:
-        _say(
-            f"No licence in the metadata of {', '.join(unknown)}: look it up, and say it in the release notes"
-        )
+        _say(f"No licence in the metadata of {', '.join(unknown)}: look it up for the release notes")
     return json.dumps(described, indent=1, sort_keys=True) + "\n"
 
 
 def checksums(folder: Path) -> str:
     """What `sha256sum -c` reads."""
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in sorted(folder.iterdir())
-    ]
-    return "\n".join(lines) + "\n"
+    files = sorted(folder.iterdir())
+    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
 
 
 def next_steps(version: str, out: Path, key: Path | None) -> str:
     """What a maintainer does with it."""
-    signed = (
-        f"\n  ssh-keygen -Y verify -f signers -I edge-centernet -n {NAMESPACE} -s SHA256SUMS.sig < SHA256SUMS"
-    )
+    signed = f"\n  ssh-keygen -Y verify -f signers -I edge-centernet -n {NAMESPACE} -s SHA256SUMS.sig"
     return f"""{out}: edge-centernet {version} of commit {commit(ROOT)[:12]}
 
 Look at it, then push its tag, by which .github/workflows/release.yml makes the same files and publishes them:
@@ -306,11 +250,10 @@ Look at it, then push its tag, by which .github/workflows/release.yml makes the 
 or publish these:
   twine upload {out}/*.tar.gz {out}/*.whl
 and put SHA256SUMS and the SBOM beside them. Who has all files checks them with
-  sha256sum -c SHA256SUMS{signed if key else ""}"""
+  sha256sum -c SHA256SUMS{signed + " < SHA256SUMS" if key else ""}"""
 
 
 # ---- running things
-# --------------------------------------------------------------------------------------------------
 
 
 def _say(step: str) -> None:
@@ -328,12 +271,9 @@ def _run(*command: object, env: dict[str, str] | None = None, cwd: Path | None =
     """What a command printed. Raises ReleaseError with its last lines where it fails."""
     words = [str(word) for word in command]
     # Without PYTHONPATH: an environment of its own must not see the checkout.
-    clean = {
-        name: value
-        for name, value in (env or os.environ).items()
-        if name not in ("PYTHONPATH", "VIRTUAL_ENV")
-    }
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=clean, cwd=cwd)
+    ours = ("PYTHONPATH", "VIRTUAL_ENV")
+    clean = {name: value for name, value in (env or os.environ).items() if name not in ours}
+    done = subprocess.run(words, capture_output=True, text=True, env=clean, cwd=cwd)
     if done.returncode:
         last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise ReleaseError(f"{' '.join(words[:6])}: exit code {done.returncode}\n{last}")

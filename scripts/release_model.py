@@ -3,9 +3,7 @@
     python scripts/release_model.py runs/voc
 
 Writes edge_centernet/model_zoo/NAME.{safetensors,onnx,xml,bin,tflite}, NAME from the checkpoint: the float
-checkpoint to
-train on from, its weights as float16, and the INT8 files, which are made from the quantized one,
-RUN/qat.safetensors.
+checkpoint to train on from, its weights as float16, and the INT8 files, made from RUN/qat.safetensors.
 """
 
 from __future__ import annotations
@@ -26,9 +24,7 @@ from edge_centernet.train.export import export_onnx
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--version", default="1", show_default=True, help="The model's version, for its manifest.")
-@click.option(
-    "--out", "folder", type=click.Path(path_type=Path), default=FOLDER, help="Folder for the files."
-)
+@click.option("--out", "folder", type=click.Path(path_type=Path), default=FOLDER)
 def main(run: Path, version: str, folder: Path) -> None:
     """Write and verify the files of a finished RUN folder."""
     model, stage = load_checkpoint(run / "qat.safetensors")

@@ -1,7 +1,5 @@
 #!/usr/bin/env python3
-"""Ask PyPI which wheels of our dependencies there are for each board's system; write docs/benchmarks/wheels.json.
-
-    python scripts/wheel_matrix.py
+"""Ask PyPI which wheels of our dependencies there are for each system; write docs/benchmarks/wheels.json.
 
 For each system and package the newest release that pip would install there: its version, and the oldest glibc
 that the wheel is for. pip resolves and downloads nothing but metadata.
@@ -59,21 +57,11 @@ SYSTEMS = (
 def newest(package: str, system: System) -> dict[str, Any] | None:
     """{"version", "file", "glibc"} of the wheel that pip would take; None where there is none."""
     tags = [word for tag in platforms(system.machine, (2, system.glibc)) for word in ("--platform", tag)]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--dry-run",
-        "--ignore-installed",
-        "--no-deps",
-    ]
-    command += ["--only-binary=:all:", "--python-version", system.python, *tags, "--report", "-"]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+    command += ["--no-deps", "--only-binary=:all:", "--python-version", system.python, *tags]
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [*command, "--target", folder, package], capture_output=True, text=True, check=False
-        )
+        command += ["--report", "-", "--target", folder, package]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         if "No matching distribution" not in done.stderr:
             raise click.ClickException(done.stderr.strip().splitlines()[-1])

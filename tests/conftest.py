@@ -13,7 +13,7 @@ import squares
 from numpy.typing import NDArray
 from support import Result
 
-pytest_plugins = ["fixtures_broker", "fixtures_bundles", "fixtures_networks"]  # in tests/helpers
+pytest_plugins = ["fixtures"]  # in tests/helpers
 
 
 @pytest.fixture(scope="session")

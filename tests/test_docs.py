@@ -24,8 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 TOP = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")
 PAGES = sorted([*(ROOT / name for name in TOP), *(ROOT / "docs").rglob("*.md")])
 CLI = [sys.executable, "-c", "from edge_centernet.cli import main; main()"]
-# Where the sample photo shows them, pixels: left, top, right, bottom. Measured by hand, good to about 20
-# pixels.
+# Where the sample photo shows them, pixels: left, top, right, bottom. By hand, good to about 20 pixels.
 SAMPLE = {"person": (18, 14, 368, 512), "cat": (520, 0, 1110, 512)}
 
 
@@ -68,7 +67,7 @@ def test_help_shows_no_escape_and_ends_with_an_example(name: str) -> None:
 
 
 def test_first_command_finds_the_person_and_the_cat(tmp_path: Path) -> None:
-    """The detect part of the first command prints boxes where the two are, and saves the picture README names."""
+    """The detect part of the first command prints boxes where the two are, and saves the picture."""
     arguments = shlex.split(block("Try it", "sh").split("&&")[-1])[1:]
     photo = arguments[arguments.index("--source") + 1]
     (tmp_path / photo).parent.mkdir(parents=True)
@@ -95,7 +94,7 @@ def test_first_command_finds_the_person_and_the_cat(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_convert_and_verify_run(tmp_path: Path) -> None:
-    """The commands of 'Convert' that need the package alone: files for every engine, a picture of the layers."""
+    """The commands of 'Convert' that need the package alone: files for every engine, a picture."""
     lines = block("Convert", "sh").splitlines()
     for line in (lines[0], lines[-1]):
         done = subprocess.run([*CLI, *shlex.split(line)[1:]], cwd=tmp_path, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The documentation site: it builds without a warning, its links lead somewhere, it shows what the code says."""
+"""The documentation site: it builds without a warning, its links lead somewhere, it shows the code's help."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import pytest
 from edge_centernet.cli import cli
 
 ROOT = Path(__file__).resolve().parent.parent
-# Attributes by which a browser fetches something without being asked; a link in the text is fetched by a
-# click only.
+# Attributes by which a browser fetches something without a click.
 FETCHED = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src", "video": "src"}
 
 
@@ -93,7 +92,7 @@ def test_links_lead_to_pages_and_anchors(pages: dict[Path, Page]) -> None:
 
 @pytest.mark.slow
 def test_no_page_fetches_from_another_host(pages: dict[Path, Page], site: Path) -> None:
-    """Scripts, styles, fonts and pictures are the site's own: it works offline and tells nobody who reads it."""
+    """Scripts, styles, fonts and pictures are the site's own: it works offline."""
     foreign = {link for page in pages.values() for link in page.fetched if urlsplit(link).netloc}
     styles = "\n".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
     foreign |= set(re.findall(r"(?:url\(|@import )['\"]?((?:https?:)?//[^'\")]+)", styles))
@@ -122,9 +121,10 @@ def test_reference_has_the_help_of_every_command(pages: dict[Path, Page], site: 
 def test_reference_has_the_public_classes(pages: dict[Path, Page], site: Path) -> None:
     """What programs that embed the detector use has an anchor of its own in the reference."""
     wanted = {
-        "detector.Detector.detect", "detections.Detections", "preprocess.Letterbox.to_image", "runtimes.open_runtime",
-    }  # fmt: skip
-    wanted |= {
+        "detector.Detector.detect",
+        "detections.Detections",
+        "preprocess.Letterbox.to_image",
+        "runtimes.open_runtime",
         "manifest.Manifest",
         "sources.files.open_source",
         "tracking.tracker.Tracker.update",

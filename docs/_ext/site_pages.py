@@ -45,7 +45,7 @@ def setup(app: Sphinx) -> ExtensionMetadata:
 
 
 def read_source(app: Sphinx, name: str, source: list[str]) -> None:
-    """Sphinx is about to parse the page docs/NAME.md: fill in what is generated, and link what is only named."""
+    """Sphinx is about to parse the page docs/NAME.md: fill in what is generated, link what is named."""
     page = PurePosixPath("docs", f"{name}.md")
     source[0] = link_files(fill(source[0], page), page)
 
@@ -118,9 +118,8 @@ def _help(command: click.Command, ctx: click.Context, level: int) -> Iterator[st
 
 
 def read_docstring(app: Sphinx, what: str, name: str, it: object, options: object, lines: list[str]) -> None:
-    """Sphinx is about to read a docstring: `field: meaning` lines become a list, stars and bars stay themselves."""
-    # Without `what`: of a property napoleon would take "As the decoder takes it: ..." for a type and its
-    # meaning.
+    """Sphinx is about to read a docstring: `field: meaning` lines become a list."""
+    # Without `what`: of a property napoleon would take "As the decoder takes it: ..." for a type.
     google = GoogleDocstring([line for one in _paragraphs(lines) for line in [*_as_list(one), ""]], Config())
     lines[:] = google.lines()
 
@@ -139,7 +138,7 @@ _FIELD = re.compile(r"^([a-z]\w*(?:, [a-z]\w*)*): (.+)$")
 
 
 def _as_list(paragraph: list[str]) -> Iterator[str]:
-    """Our way to document fields, one below the other, as the list that it is; an indented paragraph as code."""
+    """Fields that are documented one below the other as a list; an indented paragraph as code."""
     if all(line.startswith("    ") for line in paragraph):
         yield from ["::", "", *paragraph]
         return
@@ -175,7 +174,7 @@ def read_signature(
     signature: str | None,
     returned: str | None,
 ) -> tuple[str | None, str | None]:
-    """Arrays as they are written in the code: NDArray[uint8] for numpy.ndarray[tuple[Any, ...], numpy.dtype[...]]."""
+    """Arrays as the code has them: NDArray[uint8] for numpy.ndarray[tuple[Any, ...], numpy.dtype[...]]."""
     pattern = re.compile(r"~?numpy\.ndarray\[tuple\[.*?\], ~?numpy\.dtype\[~?(?:\w+\.)*(\w+)\]\]")
     short = [None if text is None else pattern.sub(r"NDArray[\1]", text) for text in (signature, returned)]
     return short[0], short[1]

@@ -55,7 +55,7 @@ class Target:
 
     @property
     def glibc(self) -> tuple[int, int]:
-        """The oldest glibc that all of its wheels run with (docs/benchmarks/wheels.md)."""
+        """The oldest glibc that all of its wheels run with (docs/devices.md)."""
         # Wheels for x86 are built on older systems than those for ARM: 2.28 was enough for all of them.
         return min(arm_glibc(self.engine), (2, 28)) if self.machine == "x86_64" else arm_glibc(self.engine)
 

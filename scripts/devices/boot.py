@@ -1,21 +1,20 @@
 #!/usr/bin/env python3
 """Boards in QEMU: start an image, talk to it, pull its plug.
 
-    scripts/devices/boot.py seed IMAGE                         user-data for a base image: user pi, our ssh
-    key scripts/devices/boot.py up NAME IMAGE [--machine raspi3b]  start it; or start it again, on the disk it
-    had scripts/devices/boot.py wait NAME [--text TEXT]            until sshd answers, or the serial console
-    showed TEXT scripts/devices/boot.py ssh NAME [COMMAND...]              as user pi
-    scripts/devices/boot.py cut NAME                           power cut
-    scripts/devices/boot.py off NAME                           shut down
-    scripts/devices/boot.py down NAME                          power cut, and throw the disk away
-    scripts/devices/boot.py list
+    scripts/devices/boot.py seed IMAGE                     user-data for a base image: user pi, our ssh key
+    scripts/devices/boot.py up NAME IMAGE [--machine raspi3b]
+                                                           start it, or start it again on the disk it had
+    scripts/devices/boot.py wait NAME [--text TEXT]        until sshd answers, or the console showed TEXT
+    scripts/devices/boot.py ssh NAME [COMMAND...]          as user pi
+    scripts/devices/boot.py cut NAME                       power cut
+    scripts/devices/boot.py down NAME                      power cut, and throw the disk away
 
 The image file stays as it is: what the board writes goes to a copy-on-write file of its own. Kernel, initrd
 and command line are taken out of the image's first partition, where config.txt says they are. The board has
 no network but its sshd, at a port of the host's loopback. Everything is in CACHE/boards/NAME: serial.log,
 card.qcow2, ssh_config.
 
-A power cut is a SIGKILL of QEMU: what the guest had not given to its disk is lost, what it had is kept.
+A power cut is a SIGKILL of QEMU: what the guest had not given to its disk is lost.
 """
 
 from __future__ import annotations
@@ -34,25 +33,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-CACHE = Path(
-    os.environ.get("EDGE_CENTERNET_DEVICES")
-    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-centernet" / "devices"
-)
+_CACHE_HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+CACHE = Path(os.environ.get("EDGE_CENTERNET_DEVICES") or _CACHE_HOME / "edge-centernet/devices")
 BOARDS = CACHE / "boards"
 KEY = BOARDS / "ssh" / "id_ed25519"
 USER = "pi"
+
+
+def _device(options: str) -> list[str]:
+    """A PCI device without a boot ROM."""
+    return ["-device", f"{options},romfile="]
+
 
 # What stands for which board. cortex-a72 is a Pi 4's core: code for newer ones dies of SIGILL here as there.
 MACHINES = {
     "virt": {
         "qemu": ["-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "2048"],
-        "card": [
-            "-drive",
-            "if=none,id=card,format=qcow2,file={card}",
-            "-device",
-            "virtio-blk-pci,drive=card,romfile=",
-        ],
-        "network": ["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"],
+        "card": ["-drive", "if=none,id=card,format=qcow2,file={card}", *_device("virtio-blk-pci,drive=card")],
+        "network": [*_device("virtio-net-pci,netdev=net"), "-device", "virtio-rng-pci"],
         "serial": ["-serial", "file:{log}"],
         "console": "ttyAMA0",
         "dtb": "",
@@ -98,28 +96,20 @@ def read_boot_file(image: Path, name: str) -> bytes:
 
 
 def boot_files(image: Path, machine: str, folder: Path) -> tuple[list[str], str]:
-    """QEMU's options for kernel, initrd and device tree, taken out of the image into `folder`; and the command line."""
+    """QEMU's options for kernel, initrd and device tree, copied to `folder`; and the command line."""
     config = read_boot_file(image, "config.txt").decode()
     kernel = re.search(r"^kernel=(\S+)", config, re.MULTILINE)
     initrd = re.search(r"^initramfs[ =](\S+)", config, re.MULTILINE)
     if not kernel or not initrd:
-        raise BoardError(
-            f"{image}: expected kernel= and initramfs in config.txt, as build_base.sh writes them"
-        )
+        raise BoardError(f"{image}: expected kernel= and initramfs in config.txt, as build_base.sh has them")
     options = []
-    for option, name in (
-        ("-kernel", kernel[1]),
-        ("-initrd", initrd[1]),
-        ("-dtb", str(MACHINES[machine]["dtb"])),
-    ):
+    files = {"-kernel": kernel[1], "-initrd": initrd[1], "-dtb": str(MACHINES[machine]["dtb"])}
+    for option, name in files.items():
         if name:
             (folder / name).write_bytes(read_boot_file(image, name))
             options += [option, str(folder / name)]
-    words = [
-        word
-        for word in read_boot_file(image, "cmdline.txt").decode().split()
-        if not word.startswith("console=")
-    ]
+    words = read_boot_file(image, "cmdline.txt").decode().split()
+    words = [word for word in words if not word.startswith("console=")]
     return options, " ".join([f"console={MACHINES[machine]['console']}", *words])
 
 
@@ -127,14 +117,13 @@ def public_key() -> str:
     """Of the key that opens the boards; made at the first call."""
     if not KEY.exists():
         KEY.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "boards", "-f", str(KEY)], check=True
-        )
+        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "boards", "-f", str(KEY)]
+        subprocess.run(words, check=True)
     return KEY.with_suffix(".pub").read_text().strip()
 
 
 def user_data(hostname: str) -> str:
-    """cloud-init's file for a base image: who may log in. One host key, since making RSA keys takes a minute here."""
+    """cloud-init's file for a base image: who may log in. One host key: making RSA keys takes a minute."""
     return f"""#cloud-config
 hostname: {hostname}
 ssh_genkeytypes: [ed25519]
@@ -155,8 +144,6 @@ def seed(image: Path, hostname: str) -> None:
     (folder / "meta-data").write_text(f"instance-id: {hostname}-{int(time.time())}\n")
     _mtools("mcopy", image, "-o", str(folder / "user-data"), str(folder / "meta-data"), "::/")
 
-
-# A board.
 
 _NO_CONNECTION, _TRIES = 255, 6  # exit status of ssh itself
 
@@ -208,9 +195,8 @@ class Board:
         command += ["-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{state['port']}-:22"]
         command += [*kernel, "-append", words, "-display", "none", "-monitor", "none", "-no-reboot"]
         with (self.folder / "qemu.log").open("w") as errors:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True
-            )
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": errors, "stderr": errors}
+            process = subprocess.Popen(command, start_new_session=True, **pipes)
         (self.folder / "pid").write_text(str(process.pid))
         time.sleep(1.0)
         if process.poll() is not None:
@@ -220,28 +206,14 @@ class Board:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log.unlink(missing_ok=True)
         card = self.folder / "card.qcow2"
-        # A card is larger than what is written onto it: the next power of two, since QEMU takes no other SD
-        # card.
+        # A card is larger than what is written onto it; QEMU takes SD cards of powers of two only.
         size = 1 << max(32, (image.stat().st_size - 1).bit_length())
-        command = [
-            "qemu-img",
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-b",
-            str(image),
-            "-F",
-            "raw",
-            f"{card}.part",
-            str(size),
-        ]
-        subprocess.run(command, check=True)
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image), "-F", "raw"]
+        subprocess.run([*command, f"{card}.part", str(size)], check=True)
         os.replace(f"{card}.part", card)
         port = _free_port()
-        (self.folder / "board.json").write_text(
-            json.dumps({"image": str(image), "machine": machine, "port": port})
-        )
+        about = {"image": str(image), "machine": machine, "port": port}
+        (self.folder / "board.json").write_text(json.dumps(about))
         (self.folder / "known_hosts").unlink(missing_ok=True)
         public_key()
         (self.folder / "ssh_config").write_text(
@@ -259,15 +231,16 @@ class Board:
 
     def wait_text(self, text: str, timeout_s: float = 600.0) -> float:
         """Wait until the serial console has shown a regular expression; seconds waited."""
-        return self._wait(
-            lambda: re.search(text, self.console()) is not None, f"{text!r} on the console", timeout_s
-        )
+        what = f"{text!r} on the console"
+        return self._wait(lambda: re.search(text, self.console()) is not None, what, timeout_s)
 
     def wait_ssh(self, timeout_s: float = 600.0) -> float:
         """Wait until user pi can log in; seconds waited."""
-        return self._wait(
-            lambda: self.ssh("true", check=False, quiet=True).returncode == 0, "an ssh login", timeout_s
-        )
+
+        def there() -> bool:
+            return self.ssh("true", check=False, quiet=True).returncode == 0
+
+        return self._wait(there, "an ssh login", timeout_s)
 
     def _wait(self, condition: Callable[[], bool], what: str, timeout_s: float) -> float:
         began = time.monotonic()
@@ -275,18 +248,16 @@ class Board:
             if self.pid is None:
                 raise BoardError(f"expected {what} of {self.name}, but its QEMU ended; see {self.log}")
             if time.monotonic() - began > timeout_s:
-                tail = "\n".join(self.console().splitlines()[-5:])
-                raise BoardError(
-                    f"expected {what} of {self.name} within {timeout_s:.0f} s; the console's end:\n{tail}"
-                )
+                tail = "\n".join(["the console's end:", *self.console().splitlines()[-5:]])
+                raise BoardError(f"expected {what} of {self.name} within {timeout_s:.0f} s; {tail}")
             time.sleep(1.0)
         return time.monotonic() - began
 
     def ssh(self, command: str, check: bool = True, quiet: bool = False) -> subprocess.CompletedProcess[str]:
-        """Run a shell command on it as user pi. check: raise BoardError where it fails.
+        """Run a shell command on it as user pi.
 
-        A board that is busy with its first start refuses connections now and then: with `check` it is asked
-        again.
+        check: raise BoardError where it fails; a board that is busy with its first start and refuses the
+          connection is asked again.
         """
         words = ["ssh", "-F", str(self.folder / "ssh_config"), "-o", "BatchMode=yes", self.name, command]
         for tries_left in reversed(range(_TRIES if check else 1)):
@@ -295,9 +266,8 @@ class Board:
                 break
             time.sleep(5.0)
         if done.returncode and check:
-            raise BoardError(
-                f"{self.name}: `{command}` ended with {done.returncode}: {done.stderr.strip()[-500:]}"
-            )
+            error = done.stderr.strip()[-500:]
+            raise BoardError(f"{self.name}: `{command}` ended with {done.returncode}: {error}")
         if not quiet and not check and done.stderr:
             sys.stderr.write(done.stderr)
         return done
@@ -315,18 +285,6 @@ class Board:
         os.kill(pid, signal.SIGKILL)
         while self.pid is not None:  # a zombie of ours has no command line any more
             time.sleep(0.05)
-        self._keep_console()
-
-    def off(self, timeout_s: float = 120.0) -> None:
-        """Shut it down properly."""
-        self.ssh("sudo systemctl poweroff", check=False, quiet=True)
-        began = time.monotonic()
-        while self.pid is not None and time.monotonic() - began < timeout_s:
-            time.sleep(0.5)
-        self.cut()
-        self._keep_console()
-
-    def _keep_console(self) -> None:
         with self.log.open("a") as log:
             log.write(self.console() + "\n---- power off\n")
         (self.folder / "console").unlink(missing_ok=True)
@@ -343,32 +301,22 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# The command line.
-
-
 def main() -> int:
     """Exit code 0, or 2 with one line on standard error."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    as_is = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_is)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("seed")
     verb.add_argument("image", type=Path)
     verb.add_argument("--hostname", default="edge")
-    verb = verbs.add_parser("up")
-    verb.add_argument("name")
-    verb.add_argument("image", type=Path, nargs="?")
-    verb.add_argument("--machine", choices=sorted(MACHINES), default="virt")
-    verb = verbs.add_parser("wait")
-    verb.add_argument("name")
-    verb.add_argument("--text", help="regular expression on the serial console, instead of an ssh login")
-    verb.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS")
-    verb = verbs.add_parser("ssh")
-    verb.add_argument("name")
-    verb.add_argument("command", nargs=argparse.REMAINDER)
-    for simple in ("cut", "off", "down"):
-        verbs.add_parser(simple).add_argument("name")
-    verbs.add_parser("list")
+    named = {name: verbs.add_parser(name) for name in ("up", "wait", "ssh", "cut", "down")}
+    for verb in named.values():
+        verb.add_argument("name")
+    named["up"].add_argument("image", type=Path, nargs="?")
+    named["up"].add_argument("--machine", choices=sorted(MACHINES), default="virt")
+    named["wait"].add_argument("--text", help="regular expression on the console, instead of an ssh login")
+    named["wait"].add_argument("--timeout", type=float, default=600.0, metavar="SECONDS")
+    named["ssh"].add_argument("command", nargs=argparse.REMAINDER)
     try:
         return _run(parser.parse_args())
     except BoardError as error:
@@ -379,10 +327,6 @@ def main() -> int:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.verb == "seed":
         seed(arguments.image, arguments.hostname)
-    elif arguments.verb == "list":
-        for folder in sorted(BOARDS.glob("*/board.json")):
-            board = Board(folder.parent.name)
-            print(board.name, board.port, "on" if board.pid else "off")
     else:
         board = Board(arguments.name)
         if arguments.verb == "up":

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install a bundle in a root file system of Debian 12 under qemu-user, by the bundle's own installer and without a network, then ask
-# the doctor and the golden question there: what a bare board would do, without its processor and without systemd.
+# the doctor and the self-test there: what a bare board would do, without its processor and without systemd.
 #
 #     scripts/devices/chroot_install.sh arm64      generic-arm64 with tflite-runtime (ai-edge-litert crashes under qemu-user)
 #     scripts/devices/chroot_install.sh armhf      generic-armhf
@@ -89,7 +89,7 @@ there 3-again "python3 install setup $bundle && python3 install status | $venv/p
 import json, sys
 status = json.load(sys.stdin)
 print({key: status[key] for key in (\"machine\", \"python\", \"glibc\", \"current\", \"previous\", \"pending\", \"pinned\")})'"
-there 4-golden "for model in *.tflite; do $venv/python -m edge_centernet.runtimes.selfcheck \$model tflite || exit; done"
+there 4-self-test "for model in *.tflite; do $venv/python -m edge_centernet.runtimes.selfcheck \$model tflite || exit; done"
 # Exit code 1: it found something, such as that the processor is emulated.
 there 5-doctor "$venv/edge-centernet doctor --model /opt/edge-centernet/current/model/*.tflite 2>/dev/null" 1
 grep -q '^checked: 2 objects as expected' "$work/steps/2-install" || fail "expected 'checked: 2 objects as expected' of the installer"

@@ -8,7 +8,6 @@
 #     scripts/devices/container.sh exec NAME COMMAND...     run as root in it, without ssh
 #     scripts/devices/container.sh ssh NAME [COMMAND...]    by ssh, as user pi
 #     scripts/devices/container.sh down NAME                kill and remove it with its disk
-#     scripts/devices/container.sh list
 #
 # --disk 300M: /opt is an ext4 file system of that size (kept over kill and up), so that "disk full" is real.
 # User pi may sudo without a password; key and known hosts: $cache/containers/ssh/{id_ed25519,known_hosts,config}. Machines see
@@ -157,12 +156,5 @@ ssh)
     shift
     exec ssh -F "$ssh/config" "$machine" "$@"
     ;;
-list)
-    for number in "$home"/*/number; do
-        [ -e "$number" ] || continue
-        machine=$(basename "$(dirname "$number")")
-        echo "$machine 10.77.0.$(cat "$number") $([ -n "$(leader "$machine")" ] && echo on || echo off)"
-    done
-    ;;
-*) fail "expected up, kill, exec, ssh, down or list, got '$command'" ;;
+*) fail "expected up, kill, exec, ssh or down, got '$command'" ;;
 esac

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What a model computes on this machine, as JSON: run by the Python of an installed release, here and on a board.
+"""What a model computes on this machine, as JSON: run by an installed release's Python, here and on a board.
 
-    probe.py MODEL.tflite PHOTO.jpg [TIMED]
+    probe.py MODEL.tflite PHOTO.jpg
 
-Prints the machine, the engine, the golden check's verdict, a hash of each step of the way (decoded photo,
-network input, the three heads), the detections, and the time of TIMED frames.
+Prints the machine, the engine, the self-test's verdict, a hash of each step of the way (decoded photo,
+network input, the three heads), and the detections.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import statistics
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -36,25 +35,19 @@ def digest(array: np.ndarray) -> str:
 
 def main() -> None:
     """Probe and print."""
-    model, photo, timed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 5
+    model, photo = map(Path, sys.argv[1:])
     image = read_image(photo)
     with closing(open_runtime(model)) as runtime:
         detector = Detector(runtime)
         classes = runtime.manifest.model.classes
         x, _ = prepare(image, runtime.manifest)
         heads = runtime.run(x)
-        steps = {
-            "photo": digest(image),
-            "input": digest(x),
-            **{k: digest(v) for k, v in heads._asdict().items()},
-        }
+        seen = {"photo": image, "input": x, **heads._asdict()}
+        steps = {name: digest(values) for name, values in seen.items()}
         answer = runtime.run(selftest.test_input(runtime.manifest))
         wrong = selftest.problem(runtime.manifest, answer, version("tflite").split()[0])
-        apart = {
-            role: round(mean, 3) for role, mean in selftest.differences(runtime.manifest, answer).items()
-        }
+        apart = {role: round(d, 3) for role, d in selftest.differences(runtime.manifest, answer).items()}
         found = detector.detect(image)
-        times = [detector.detect_timed(image)[1] for _ in range(timed)]
     record = {
         "machine": platform.machine(),
         "python": platform.python_version(),
@@ -62,16 +55,14 @@ def main() -> None:
         "engine": version("tflite"),
         "packages": {"numpy": np.__version__, "opencv": cv2.__version__},  # on armhf they are Debian's
         "decoder": decoder.BACKEND,
-        "golden_check": wrong or "passed",
-        "golden_steps_apart": apart,
+        "self_test": wrong or "passed",
+        "self_test_steps_apart": apart,
         "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "steps": steps,
         "detections": [
             {"class": classes[int(c)], "score": float(s), "box": [float(v) for v in box]}
             for box, s, c in zip(found.xyxy, found.score, found.class_id, strict=True)
         ],
-        "frames_timed": timed,
-        "median_ms": {step: round(statistics.median(t[step] for t in times), 2) for step in times[0]},
     }
     print(json.dumps(record))
 

@@ -26,11 +26,8 @@ for architecture in "$@"; do
     *) fail "expected arm64, armhf or amd64, got $architecture" ;;
     esac
     root="$cache/rootfs-$architecture"
-    if [ -d "$root" ]; then
-        echo "$root is there"
-        continue
-    fi
     part="$root.part"
+    [ -d "$root" ] && echo "$root is there" && continue
     rm -rf "$part"
     echo "building $root"
     # No documentation, no locales: a third of the files. Unsandboxed downloads: apt's own user cannot write below /root.

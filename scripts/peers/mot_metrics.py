@@ -9,13 +9,7 @@ import sys
 import motmetrics
 import numpy as np
 
-METRICS = {
-    "mota": "mota",
-    "idf1": "idf1",
-    "num_switches": "switches",
-    "precision": "precision",
-    "recall": "recall",
-}
+METRICS = ("mota", "idf1", "num_switches", "precision", "recall")
 
 
 def by_frame(rows: list, frames: int) -> list:
@@ -41,7 +35,7 @@ def measure(job: dict) -> dict:
     for (true_ids, true_boxes), (ids, boxes) in zip(truth, tracks, strict=True):
         events.update(true_ids, ids, distances(true_boxes, boxes, job["iou"]))
     row = motmetrics.metrics.create().compute(events, metrics=list(METRICS)).iloc[0]
-    return {name: round(float(row[key]), 4) for key, name in METRICS.items()}
+    return {key.removeprefix("num_"): round(float(row[key]), 4) for key in METRICS}
 
 
 with open(sys.argv[1]) as file:

@@ -1,4 +1,4 @@
-"""A TensorFlow.js graph model -> ONNX: what the two detectors that the npm registry holds are made of, and no more.
+"""A TensorFlow.js graph model -> ONNX: what the two detectors of the npm registry are made of, and no more.
 
 TensorFlow computes on (N, H, W, C); here maps are stored as (N, C, H, W) wherever that saves a Transpose, so
 that no engine has to find out. What is not among the operations below raises ConversionError naming the node.
@@ -36,20 +36,13 @@ def convert(model_json: Path, input_name: str, shape: Sequence[int], outputs: Se
     for name in outputs:
         writer.need(name)
         writer.finish(name)
-    float_ = TensorProto.FLOAT
-    graph = helper.make_graph(
-        writer.nodes,
-        model_json.stem,
-        [helper.make_tensor_value_info(input_name, float_, list(shape))],
-        [helper.make_tensor_value_info(name, float_, None) for name in outputs],
-        [
-            numpy_helper.from_array(np.ascontiguousarray(value), name)
-            for name, value in writer.constants.items()
-        ],
-    )
-    return onnx.shape_inference.infer_shapes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    )
+    into = [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, list(shape))]
+    out = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    arrays = {name: np.ascontiguousarray(value) for name, value in writer.constants.items()}
+    constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(writer.nodes, model_json.stem, into, out, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(model)
 
 
 def _weights(folder: Path, manifest: list[dict[str, Any]]) -> dict[str, Array]:
@@ -60,9 +53,8 @@ def _weights(folder: Path, manifest: list[dict[str, Any]]) -> dict[str, Array]:
         for entry in group["weights"]:
             stored = np.dtype(entry.get("quantization", entry)["dtype"])
             if stored.kind == "u":
-                raise ConversionError(
-                    f"{folder}: {entry['name']}: expected float weights, got them as {stored}"
-                )
+                name = f"{folder}: {entry['name']}"
+                raise ConversionError(f"{name}: expected float weights, got them as {stored}")
             count = int(np.prod(entry["shape"], dtype=np.int64))
             value = np.frombuffer(data, stored, count, at).reshape(entry["shape"])
             found[entry["name"]] = value.astype(entry["dtype"])
@@ -83,15 +75,10 @@ class _Writer:
         self._stored = {input_name: input_name}  # TensorFlow's tensor -> the one here
         self._turned = set() if is_nchw else {input_name}  # (N, H, W, C) for TensorFlow, (N, C, H, W) here
         self._write: dict[str, Callable[[str, dict[str, Any], list[str]], None]] = {
-            "Conv2D": self._conv,
-            "_FusedConv2D": self._conv,
-            "DepthwiseConv2dNative": self._conv,
-            "MaxPool": self._pool,
-            "ResizeBilinear": self._resize,
-            "FusedBatchNorm": self._batchnorm,
-            "Transpose": self._transpose,
-            "SplitV": self._split,
-        }
+            "Conv2D": self._conv, "_FusedConv2D": self._conv, "DepthwiseConv2dNative": self._conv,
+            "MaxPool": self._pool, "ResizeBilinear": self._resize, "FusedBatchNorm": self._batchnorm,
+            "Transpose": self._transpose, "SplitV": self._split,
+        }  # fmt: skip
 
     def need(self, tensor: str) -> None:
         """Make sure that `tensor` ("node" or "node:1") is written or known."""
@@ -174,11 +161,9 @@ class _Writer:
         for i in inputs:
             if i not in self._values:
                 read.append(self._stored[i] if turned else self._straight(i))
-            else:
-                value = self._values[i]
-                read.append(
-                    self._const(name, value.reshape(-1, 1, 1) if turned and value.ndim == 1 else value)
-                )
+                continue
+            value = self._values[i]
+            read.append(self._const(name, value.reshape(-1, 1, 1) if turned and value.ndim == 1 else value))
         self._emit(op, name, [*read, *more], turned, **attributes)
 
     def _conv(self, name: str, attr: dict[str, Any], inputs: list[str]) -> None:
@@ -191,14 +176,13 @@ class _Writer:
         steps = [_bytes(step).decode() for step in attr.get("fused_ops", {}).get("list", {}).get("s", [])]
         bias = [self._const(name, self._values[inputs[2]])] if "BiasAdd" in steps else []
         if not set(steps) <= {"BiasAdd", "Relu", "Relu6"}:
-            raise ConversionError(
-                f"{name}: expected BiasAdd, Relu or Relu6 fused into it, got {', '.join(steps)}"
-            )
+            got = ", ".join(steps)
+            raise ConversionError(f"{name}: expected BiasAdd, Relu or Relu6 fused into it, got {got}")
         where = {"kernel_shape": list(weight.shape[:2]), "group": groups, **_window(attr)}
         self._emit("Conv", name, [self._nchw(inputs[0]), kernel, *bias], True, **where)
         if "Relu6" in steps:
-            limits = [self._const(name, 0.0), self._const(name, 6.0)]
-            self._stored[name] = self._put("Clip", [self._stored[name], *limits], f"{name}/act")
+            limits = [self._stored[name], self._const(name, 0.0), self._const(name, 6.0)]
+            self._stored[name] = self._put("Clip", limits, f"{name}/act")
         elif "Relu" in steps:
             self._stored[name] = self._put("Relu", [self._stored[name]], f"{name}/act")
 
@@ -245,9 +229,9 @@ class _Writer:
 
     def _nchw(self, name: str) -> str:
         """TensorFlow's (N, H, W, C) map `name` as (N, C, H, W)."""
-        return self._stored[name] if name in self._turned else self._put(
-            "Transpose", [self._stored[name]], f"{name}/nchw{len(self.nodes)}", perm=TO_NCHW
-        )  # fmt: skip
+        if name in self._turned:
+            return self._stored[name]
+        return self._put("Transpose", [self._stored[name]], f"{name}/nchw{len(self.nodes)}", perm=TO_NCHW)
 
     def _straight(self, name: str) -> str:
         """`name` in the layout that TensorFlow has it in."""
@@ -283,10 +267,8 @@ def _is_nchw(placeholder: dict[str, Any]) -> bool:
 def _window(attr: dict[str, Any]) -> dict[str, Any]:
     """Strides and padding in ONNX's words. TensorFlow's SAME puts the odd pixel at the end."""
     padding = _bytes(attr["padding"]["s"]).decode()
-    return {
-        "strides": [int(i) for i in attr["strides"]["list"]["i"][1:3]],
-        "auto_pad": {"SAME": "SAME_UPPER", "VALID": "VALID"}[padding],
-    }
+    strides = [int(i) for i in attr["strides"]["list"]["i"][1:3]]
+    return {"strides": strides, "auto_pad": {"SAME": "SAME_UPPER", "VALID": "VALID"}[padding]}
 
 
 def _bytes(text: str | list[int]) -> bytes:

@@ -76,10 +76,8 @@ def work(detect: Detect, request: dict[str, Any]) -> list[dict[str, Any]]:
     for path in request["images"]:
         image = read_image(path)
         found, ms = detect(image, request["threshold"])
-        boxes = (
-            [found.xyxy.tolist(), found.score.tolist(), found.class_id.tolist()] if request["boxes"] else None
-        )
-        rows.append({"ms": ms, "found": boxes})
+        boxes = [array.tolist() for array in (found.xyxy, found.score, found.class_id)]
+        rows.append({"ms": ms, "found": boxes if request["boxes"] else None})
     return rows
 
 

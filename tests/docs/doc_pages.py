@@ -1,12 +1,16 @@
-"""What README and the documentation show: fenced blocks, the commands in them, commands in running text."""
+"""What README and the documentation show: fenced blocks, commands, and whether these are valid."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import click
+
+from edge_centernet.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "edge-centernet"
@@ -15,11 +19,12 @@ _FENCE = re.compile(r"^( *)(```+|~~~+)([^\n`]*)\n(.*?)^\1\2[ \t]*$", re.S | re.M
 _SEPARATORS = {";", "&", "|", "&&", "||", "(", ")", ";;", "<", ">", ">>", "2>", ">&", "<<"}
 _KEYWORDS = {"for", "do", "done", "if", "then", "else", "fi", "while", "until", "case", "esac", "!", "{", "}"}
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_PLACEHOLDER = re.compile(r"\.\.\.|<\w+>|\[?[A-Z][A-Z0-9_]*(\|[A-Z]+)*\]?(\.\.\.)?")
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: page relative to the repository, its first line, its language, the text between the fences."""
+    """One fenced block: page relative to the repository, its first line, its language, its text."""
 
     page: str
     line: int
@@ -68,7 +73,7 @@ def blocks() -> list[Block]:
 
 
 def blocks_of(page: str, text: str) -> Iterator[Block]:
-    """The fenced blocks of one page. A language in braces is a directive of the site's generator, and no block."""
+    """The fenced blocks of one page. A language in braces is a directive of the site, and no block."""
     for match in _FENCE.finditer(text):
         indent, _, language, body = match.groups()
         if not language.strip().startswith("{"):
@@ -132,3 +137,64 @@ def inline_code() -> Iterator[tuple[str, str]]:
         prose = _FENCE.sub(lambda match: "\n" * match.group(0).count("\n"), text)
         for match in re.finditer(r"(?<!`)`([^`]+)`(?!`)", prose):
             yield f"{name}:{prose.count(chr(10), 0, match.start()) + 1}", " ".join(match.group(1).split())
+
+
+def is_placeholder(word: str) -> bool:
+    """FILE, N, `...`: for the reader to fill in."""
+    return bool(_PLACEHOLDER.fullmatch(word))
+
+
+def complaint(words: Sequence[str], whole: bool = True) -> str:
+    """What the command line would refuse in `edge-centernet WORDS`; "" for nothing.
+
+    Looked at are command, options, and values but for files: those of the documentation are not here. whole:
+    everything that is required must be there, as in a block; running text may name a part of a command
+    ("`train --weights`").
+    """
+    try:
+        _parse(cli, list(words), whole)
+    except click.ClickException as error:
+        return error.format_message()
+    except click.exceptions.Exit:  # --help, --version
+        return ""
+    return ""
+
+
+def _parse(command: click.Command, words: list[str], whole: bool) -> None:
+    context = click.Context(command)
+    if isinstance(command, click.Group):
+        if not words or words[0] in ("--help", "-h", "--version") or is_placeholder(words[0]):
+            return
+        inner = command.get_command(context, words[0])
+        if inner is None:
+            raise click.UsageError(f"no such command {words[0]!r}")
+        _parse(inner, words[1:], whole)
+        return
+    if not whole and words and _wants_value(command, words[-1]):
+        words = [*words, "..."]
+    values, rest, _ = command.make_parser(context).parse_args(list(words))
+    unexpected = [word for word in rest if word != "..."]
+    if unexpected:
+        raise click.UsageError(f"unexpected {unexpected}")
+    for parameter in command.params:
+        name = parameter.name or ""
+        _check(context, parameter, values.get(name), whole)
+
+
+def _wants_value(command: click.Command, word: str) -> bool:
+    """The last word is an option whose value was left out."""
+    return any(
+        isinstance(p, click.Option) and word in (*p.opts, *p.secondary_opts) and not p.is_flag and not p.count
+        for p in command.params
+    )
+
+
+def _check(context: click.Context, parameter: click.Parameter, value: object, whole: bool) -> None:
+    if value is None or isinstance(value, bool) or str(value) == "Sentinel.UNSET":
+        if whole and parameter.required and not isinstance(value, bool):
+            raise click.MissingParameter(ctx=context, param=parameter)
+        return
+    each = value if isinstance(value, (list, tuple)) else [value]
+    for one in each:
+        if isinstance(one, str) and not is_placeholder(one) and not isinstance(parameter.type, click.Path):
+            parameter.type.convert(one, parameter, context)

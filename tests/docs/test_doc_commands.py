@@ -11,8 +11,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from doc_pages import ROOT, SHELLS, Block, blocks, inline_code, own_commands, pages
-from doc_parse import complaint
+from doc_pages import ROOT, SHELLS, Block, blocks, complaint, inline_code, own_commands, pages
 
 from edge_centernet.cli.detect import command as detect
 from edge_centernet.tracking.line_counter import parse_line
@@ -59,7 +58,7 @@ def test_extras_in_the_documentation_exist() -> None:
 
 
 def test_scripts_in_the_documentation_have_the_options() -> None:
-    """Every scripts/NAME of blocks and sentences is there, and each option given to it stands in its source."""
+    """Every scripts/NAME of the pages is there, and each option given to it stands in its source."""
     wrong = []
     for where, code in [*inline_code(), *((block.name, block.script) for block in of(*SHELLS))]:
         for name, options in re.findall(

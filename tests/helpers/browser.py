@@ -80,7 +80,8 @@ class Browser:
         """The text a reader sees; "" for something hidden."""
         return str(
             self.run(
-                f"const e = document.querySelector({selector!r}); return e.checkVisibility() ? e.innerText : ''"
+                f"const e = document.querySelector({selector!r}); "
+                "return e.checkVisibility() ? e.innerText : ''"
             )
         )
 

@@ -68,7 +68,7 @@ ON_JETSON = replace(
 
 
 def with_engines(facts: Facts, *engines: Engine) -> Facts:
-    """The facts with these engines in place of those of the same names; auto tries those that are installed."""
+    """The facts with these engines in place of those of the same names; auto tries the installed ones."""
     new = {engine.name: engine for engine in engines}
     all_of_them = tuple(new.get(engine.name, engine) for engine in facts.engines)
     names = (

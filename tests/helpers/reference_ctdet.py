@@ -84,7 +84,7 @@ SIDE = 12  # cells: what the squares' network says of every box's width and heig
 
 @torch.no_grad()
 def squares_network(classes: int = 3) -> Ctdet:
-    """Random weights with BatchNorm to match, but for one path: it finds red, green and blue squares of 48 pixels.
+    """Random weights and BatchNorm, but for one path, which finds red, green and blue squares of 48 pixels.
 
     Channels 0 to 2 carry how much one colour exceeds the other two, averaged on the way down, interpolated on
     the way up. All other channels are random and reach the heads weakly, so that every weight has a say.
@@ -146,7 +146,7 @@ def _pass_on(bn: nn.BatchNorm2d) -> None:
 
 
 def draw_squares(seed: int) -> tuple[NDArray[np.uint8], dict[str, tuple[int, int, int, int]]]:
-    """A noisy grey picture, (128, 128, 3) uint8 BGR, with two squares, and where they are: left, top, right, bottom."""
+    """A noisy grey picture, (128, 128, 3) uint8 BGR, with two squares; left, top, right, bottom of each."""
     rng = np.random.default_rng(seed)
     picture = rng.integers(90, 140, (128, 128, 3)).astype(np.uint8)
     boxes = {}

@@ -17,11 +17,14 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402  (after the versions are chosen)
 
 FPS, WIDTH, HEIGHT, CELL = 30, 320, 160, 40
-ENCODE = f"videoconvert ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max={FPS} ! rtph264pay name=pay0 pt=96"
+ENCODE = (
+    f"videoconvert ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max={FPS} ! "
+    "rtph264pay name=pay0 pt=96"
+)
 
 
 def numbered(number: int) -> bytes:
-    """(160, 320) grey picture: 8x4 squares, white for 1; 16 bits of the number, then the same bits inverted."""
+    """(160, 320) grey picture: 8x4 squares, white for 1; 16 bits of the number, then the bits inverted."""
     bits = [(number >> i) & 1 for i in range(16)]
     bits += [1 - bit for bit in bits]
     rows = []
@@ -39,7 +42,8 @@ class Factory(GstRtspServer.RTSPMediaFactory):
         super().__init__()
         if picture is None:
             caps = f"video/x-raw,format=GRAY8,width={WIDTH},height={HEIGHT},framerate={FPS}/1"
-            source = f"appsrc name=numbers is-live=true format=time do-timestamp=true block=true max-bytes=1 caps={caps}"
+            options = "is-live=true format=time do-timestamp=true block=true max-bytes=1"
+            source = f"appsrc name=numbers {options} caps={caps}"
         else:
             still = f'filesrc location="{picture}" ! jpegdec ! imagefreeze is-live=true'
             source = (

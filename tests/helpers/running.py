@@ -44,7 +44,7 @@ class Detect:
         return self.records[-1][0] if self.records else 0.0
 
     def wait_for(self, said: Callable[[dict[str, Any]], bool], since: float, seconds: float) -> float:
-        """The time of the first record after `since` of which `said` is true; AssertionError after `seconds`."""
+        """The time of the first record after `since` of which `said` is true, within `seconds`."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             for at, record in self.records.copy():

@@ -1,4 +1,4 @@
-"""Network cameras for tests: real RTSP and MJPEG servers, each a process that can be killed, stopped and started again.
+"""Network cameras for tests: real RTSP and MJPEG servers, processes that can be killed and started again.
 
 RTSP needs GStreamer from apt: gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base
 gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly. The pictures carry their number, so that a test can tell
@@ -41,7 +41,7 @@ raise SystemExit(" ".join(name for name in names.split() if not Gst.ElementFacto
 
 
 def number_now() -> int:
-    """The number of the newest picture that the servers have sent: thirtieths of a second by the system's clock."""
+    """The number of the newest picture that the servers have sent: thirtieths of a second."""
     return int(time.monotonic() * FPS) & 0xFFFF
 
 
@@ -82,7 +82,7 @@ def walk(seconds: float) -> NDArray[np.uint8]:
 
 
 def crossings(begin: float, end: float) -> tuple[int, int]:
-    """How often the person in `walk` passed the middle of the picture to the right and to the left in these seconds."""
+    """How often the person in `walk` passed the middle to the right and to the left in these seconds."""
     right, left = (math.floor((end - at) / WALK_S) - math.floor((begin - at) / WALK_S) for at in (1.5, 6.5))
     return right, left
 
@@ -101,7 +101,7 @@ def _jpeg(image: NDArray[Any]) -> bytes:
 
 @functools.lru_cache(maxsize=2000)
 def _walk_jpeg(ms: int) -> bytes:
-    """Kept, because the walk repeats itself: a camera of many frames must not take the processor from what it tests."""
+    """Cached, because the walk repeats itself: a camera must not take the processor from what it tests."""
     return _jpeg(walk(ms / 1000.0))
 
 
@@ -147,7 +147,7 @@ class Server:
 
 @contextmanager
 def rtsp_server(picture: Path | None = None) -> Iterator[Server]:
-    """H.264 over RTSP, started. picture: a JPEG file to show instead of numbers. Skips the test without GStreamer."""
+    """H.264 over RTSP, started. picture: a JPEG file to show. Skips the test without GStreamer."""
     if missing := _rtsp_missing():
         pytest.skip(f"no RTSP server: {missing}; tests/helpers/servers.py lists the apt packages")
     port = free_port()

@@ -27,7 +27,7 @@ def crossing(n: int) -> Event:
 
 
 def snapshot(number: int = 0, *class_ids: int, tally: Tally | None = None, **changes: Any) -> Snapshot:
-    """Frame `number` of a healthy camera, with a box for each class id; captured now unless `captured` is given."""
+    """Frame `number` of a healthy camera, with a box for each class id; captured now by default."""
     captured = changes.pop("captured", time.monotonic())
     capture = CaptureState("live", frames=2 * number + 2, dropped=number + 1, last_frame=captured)
     values: dict[str, Any] = {

@@ -48,7 +48,8 @@ def sshd(folder: Path) -> Iterator[str]:
         process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=log)
     try:
         _wait(port)
-        yield f"-F none -p {port} -i {user} -o UserKnownHostsFile={known} -o IdentitiesOnly=yes -o BatchMode=yes"
+        options = f"-o UserKnownHostsFile={known} -o IdentitiesOnly=yes -o BatchMode=yes"
+        yield f"-F none -p {port} -i {user} {options}"
     finally:
         process.terminate()
         process.wait()

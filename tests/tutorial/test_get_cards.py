@@ -17,8 +17,10 @@ from edge_centernet.data import read_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts/get_cards.py"
-CARD = """<annotation><filename>cam.jpg</filename><size><width>64</width><height>48</height><depth>3</depth></size>
-<object><name>{0}</name><bndbox><xmin>11</xmin><ymin>6</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object></annotation>
+CARD = """<annotation><filename>cam.jpg</filename>
+<size><width>64</width><height>48</height><depth>3</depth></size>
+<object><name>{0}</name>
+<bndbox><xmin>11</xmin><ymin>6</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object></annotation>
 """
 
 
