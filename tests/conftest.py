@@ -1,4 +1,4 @@
-"""What tests in several folders share: artifacts of a small network, image files, a CLI runner, the C compiler."""
+"""What tests in several folders share: files of a small network, images, a CLI runner, a C compiler."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def write_image() -> Callable[[Path, NDArray[np.uint8]], Path]:
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Run `edge-centernet ARGS` in this process; output is captured below Python, so that C libraries count too."""
+    """Run `edge-centernet ARGS` in this process; what C libraries print is captured as well."""
     from edge_centernet.cli import cli
 
     def call(*args: str | Path) -> Result:

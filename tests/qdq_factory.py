@@ -173,7 +173,7 @@ def lateral_neck(net: Network, features: list[str], neck: int) -> str:
 
 
 def deconv_neck(net: Network, features: list[str], neck: int) -> str:
-    """Three transposed convolutions as the original CenterNet has them, each a 2x2 convolution and an interleaving."""
+    """Three transposed convolutions as in the original CenterNet: a 2x2 convolution and an interleaving."""
     x = features[-1]
     for _ in range(3):
         x = net.conv(x, 4 * neck, 2, act="relu", pads=[1] * 4)  # (B, 4 * neck, H + 1, W + 1)

@@ -1,4 +1,4 @@
-"""A real network whose answers can be worked out by hand: it finds 24x24 pixel squares of pure red, green or blue.
+"""A real network whose answers can be worked out by hand: it finds 24x24 squares of pure red, green, blue.
 
 One 28x28 convolution with a tent-shaped kernel and stride 4 a head: the red heatmap peaks where R - G - B is
 large over 24 pixels, the size is 6 cells everywhere, the offset half a cell. Its input is 128x96, so that

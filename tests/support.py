@@ -46,5 +46,5 @@ class Result(NamedTuple):
 
 
 def allow_interrupts() -> None:
-    """For Popen(preexec_fn=): let Ctrl-C through even where these tests run as a background job, which ignores it."""
+    """For Popen(preexec_fn=): let Ctrl-C through even if the tests are a background job, which ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

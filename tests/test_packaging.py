@@ -180,7 +180,7 @@ def members(wheel: Path) -> set[str]:
 
 
 def test_wheel_holds_every_module_and_no_test(wheel: Path) -> None:
-    """The Python files in the wheel are those of the package, below edge_centernet/ only; the C decoder is there, once.
+    """The wheel has the package's Python files, below edge_centernet/ only, and the C decoder once.
 
     `optional=True` would let it go missing in silence.
     """

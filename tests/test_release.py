@@ -1,4 +1,4 @@
-"""scripts/release.py: refuses what must not be released, gives the same bytes twice, and its wheel detects."""
+"""scripts/release.py refuses what must not be released and gives the same bytes twice; its wheel detects."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def test_a_release_is_of_the_commit(twice: tuple[Path, Path]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_sbom_names_what_an_installation_brings_with_its_licence(twice: tuple[Path, Path]) -> None:
-    """CycloneDX; each package with a version and a licence, the wheel with its hash, and no folder of this computer."""
+    """CycloneDX: packages with version and licence, the wheel with its hash, no folder of this computer."""
     text = next(twice[0].glob("*.cdx.json")).read_text()
     described = json.loads(text)
     assert described["bomFormat"] == "CycloneDX"

@@ -12,7 +12,7 @@ SIDE = 64
 
 
 def write_yolox(path: Path, box: tuple[float, float, float, float], class_id: int) -> Path:
-    """A network in YOLOX's form that finds one box, in fractions of its 64 x 64 input, whatever the picture."""
+    """A network in YOLOX's form that finds one box, in fractions of its 64 x 64 input, whatever the image."""
     left, top, right, bottom = (SIDE * value for value in box)
     rows = np.zeros((1, 64 + 16 + 4, 85), np.float32)
     width, height = np.log((right - left) / 8), np.log((bottom - top) / 8)

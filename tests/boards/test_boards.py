@@ -1,4 +1,4 @@
-"""The tools that emulate boards: scripts parse, an image's boot files are found, a board survives a power cut.
+"""The tools that emulate boards: scripts parse, boot files are found, a board survives a power cut.
 
 The proof itself is scripts/test_devices.sh, which takes an hour; here is what a minute allows.
 """
@@ -64,7 +64,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def test_a_board_starts_what_the_image_says(image: Path, tmp_path: Path) -> None:
-    """Kernel and initrd by the names in config.txt; the command line without its consoles, with the machine's."""
+    """Kernel and initrd by the names in config.txt; the command line has the machine's consoles."""
     folder = tmp_path / "board"
     folder.mkdir()
     options, words = boot.boot_files(image, "virt", folder)

@@ -82,7 +82,8 @@ def main() -> None:
     for case, boxes, final in cases:
         heat = case.heads[0].data
         print(
-            f"{case.name:24} {heat.dtype!s:8} {heat.shape!s:14} {len(boxes):4} boxes, {len(final):4} without twins"
+            f"{case.name:24} {heat.dtype!s:8} {heat.shape!s:14} {len(boxes):4} boxes, "
+            f"{len(final):4} without duplicate peaks"
         )
 
 
@@ -266,7 +267,7 @@ def to_arrays(case: Case, boxes: NDArray[np.void], final: NDArray[np.void]) -> d
 
 
 def load(path: Path) -> list[tuple[Case, NDArray[np.void], NDArray[np.void]]]:
-    """The cases of a .npz, their boxes, and what is left at the end; RuntimeError if it is of another version."""
+    """The cases of a .npz, their boxes, and what is left at the end. RuntimeError for another version."""
     with np.load(path) as file:
         arrays = dict(file)
     if arrays["version"] != VERSION:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from keys import new_key
+from sshd import new_key
 
 from edge_centernet.deploy import agent
 from edge_centernet.deploy.agent import Board, Refused

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import qdq_factory
-from keys import new_key
+from sshd import new_key
 
 from edge_centernet import qdq
 from edge_centernet.deploy.boards import Target, find_target

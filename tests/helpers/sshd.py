@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from keys import new_key
-
 SSHD = "/usr/sbin/sshd"
 PRIVILEGE_SEPARATION = Path("/run/sshd")
 
@@ -65,3 +63,9 @@ def _wait(port: int) -> None:
             if time.monotonic() > end:
                 raise
             time.sleep(0.05)
+
+
+def new_key(path: Path) -> Path:
+    """A private ssh key without a passphrase."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True)
+    return path

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 from disks import MIB, partition_table
-from keys import new_key
+from sshd import new_key
 from support import Result
 
 from edge_centernet.deploy import agent

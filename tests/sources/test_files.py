@@ -441,8 +441,9 @@ def test_a_pipeline_needs_gstreamer() -> None:
 GST_PROGRAM = """
 import sys
 from edge_centernet.sources.files import open_camera
-video = open_camera("gst:videotestsrc is-live=true pattern=blue !
-video/x-raw,width=320,height=240,framerate=10/1") stream = iter(video)
+size = "video/x-raw,width=320,height=240,framerate=10/1"
+video = open_camera(f"gst:videotestsrc is-live=true pattern=blue ! {size}")
+stream = iter(video)
 frame = [next(stream) for _ in range(3)][-1]
 video.close()
 print(frame.number, frame.image.shape, frame.image[0, 0].argmax(), video.fps)

@@ -160,8 +160,10 @@ def test_no_request_leaves_the_board(browser: Browser, server: WebServer) -> Non
         loaded = browser.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
         assert [name for name in loaded if not name.startswith(("blob:", "data:", server.url))] == []
         blocked = """
-            const said = new Promise(done => addEventListener("securitypolicyviolation", e =>
-            done(e.blockedURI))); fetch("http://127.0.0.1:9/").catch(() => {});
+            const said = new Promise(done => {
+                addEventListener("securitypolicyviolation", e => done(e.blockedURI));
+            });
+            fetch("http://127.0.0.1:9/").catch(() => {});
             return said;
         """
         assert browser.run(blocked) == "http://127.0.0.1:9/"
