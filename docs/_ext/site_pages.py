@@ -143,13 +143,16 @@ def _as_list(paragraph: list[str]) -> Iterator[str]:
         yield from ["::", "", *paragraph]
         return
     fields = bool(_FIELD.match(paragraph[0]))
+    prose = not re.match(r"[*-] |.*:$", paragraph[0])  # neither a list nor a section such as "Args:"
     for line in paragraph:
         match = _FIELD.match(line)
         if fields and match:
             names = ", ".join(f"``{name}``" for name in match.group(1).split(", "))
             yield f"* {names}: {_escape(match.group(2))}"
+        elif fields:
+            yield f"  {_escape(line.lstrip())}"
         else:
-            yield f"  {_escape(line.lstrip())}" if fields else _escape(line)
+            yield _escape(line.lstrip() if prose else line)
 
 
 def _escape(line: str) -> str:

@@ -296,9 +296,8 @@ def _replace_transposed(graph: Any, node: Any) -> None:
     prefix, size = node.name or node.output[0], len(taps[0])
     inputs = [node.input[0], constant(f"{prefix}/kernel", np.concatenate(parts))]
     inputs.append(constant(f"{prefix}/shift", np.tile(bias, 4)))
-    shape = {"kernel_shape": [size, size], "pads": [size - 1] * 4}
-    wide = f"{prefix}/parities"
-    conv = helper.make_node("Conv", inputs, [wide], name=f"{prefix}/conv", **shape)
+    wide, sides, pads = f"{prefix}/parities", [size, size], [size - 1] * 4
+    conv = helper.make_node("Conv", inputs, [wide], name=f"{prefix}/conv", kernel_shape=sides, pads=pads)
     _put(graph, node, [conv])
     # 2. An activation moves in front of the interleaving, so that it stays with its convolution.
     last, result = conv, node.output[0]
