@@ -93,6 +93,11 @@ class Trainer:
     position: how far the run has come.
     """
 
+    model: CenterNet
+    ema: CenterNet
+    step: nn.Module
+    optimizer: torch.optim.Optimizer
+
     def __init__(
         self,
         config: TrainConfig,
@@ -337,7 +342,7 @@ class Trainer:
         """Join network and teacher, with a new optimizer for the parameters that learn."""
         if teacher is not None:
             teacher.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.step: nn.Module = Step(self.model, teacher)
+        self.step = Step(self.model, teacher)
         # AdamW with a factor on the learning rate of the backbone, which is usually pretrained, and with
         # weight decay on convolution weights alone, not on biases and BatchNorm.
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
