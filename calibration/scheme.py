@@ -40,7 +40,9 @@ WEIGHT_FLOOR = 1e-4  # a dead channel's scale stays so large that its bias / (s_
 # A stored bias may reach half of int32, so that the products that are added to it cannot overflow.
 BIAS_LIMIT = float(1 << 30)
 HEAT_LOW = -8.0  # logits below are all background (p < 0.0004): spend the 256 steps above
-HEAT_HIGH = 3.0  # p = 0.95: an average of maxima would clip the surest peaks into plateaus
+# p = 0.95. The top of the range is never lower, even where the calibration images have no surer peak: clipped
+# peaks become plateaus, which have no centre.
+HEAT_HIGH = 3.0
 NARROWEST = 1e-3  # no range is smaller, for the scale of a tensor that is always 0 must not be 0
 
 

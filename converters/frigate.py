@@ -35,6 +35,7 @@ from edge_centernet.qdq import reference as reference_module
 from edge_centernet.qdq.network import Network
 from edge_centernet.qdq.onnx_graph import HEADS
 from edge_centernet.qdq.storage import to_storage_form
+from edge_centernet.runtimes.engines import OPENVINO
 
 ROWS, COLUMNS = 20, 7  # of the table that Frigate reads
 OUTPUT = "detections"
@@ -176,7 +177,8 @@ def _engines(model: Any) -> dict[str, Callable[[NDArray[Any]], NDArray[np.float3
     """Engine -> a function from the image (1, 3, H, W) to the table, run as Frigate runs it."""
     try:
         import onnxruntime
-        import openvino
+
+        openvino = OPENVINO.load()
     except ImportError:
         raise MissingDependency.for_extra("export-frigate", "convert") from None
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -18,6 +18,7 @@ from edge_centernet.manifest import KEY, Manifest, ModelSpec, Precision, nchw_sp
 from edge_centernet.qdq.float_network import float_model
 from edge_centernet.qdq.network import Conv, Network
 from edge_centernet.qdq.onnx_graph import copy_of
+from edge_centernet.runtimes.engines import OPENVINO
 
 # x86 without VNNI adds two products u8 * s8 in int16 (vpmaddubsw) and saturates: 255 * (64 + 64) = 32,640
 # just fits. Networks quantized here stay within 63; files made elsewhere may not.
@@ -30,7 +31,7 @@ def convert(network: Network, precision: Precision) -> Save:
     Raises ConversionError where 8-bit weights would make the answer depend on the processor.
     """
     try:
-        import openvino
+        openvino = OPENVINO.load()
     except ImportError:
         raise MissingDependency.for_extra("converting to OpenVINO", "convert") from None
     if precision == "int8" and (wide := saturating(network)):

@@ -72,7 +72,7 @@ class Detector:
                 raise ConfigError(
                     f"threads: expected 1 or more, or None for the engine's choice, got {threads}"
                 )
-            file, engine = select_engine(os.fspath(model), runtime, asked=selfcheck)
+            file, engine = select_engine(os.fspath(model), runtime, run_selftest=selfcheck)
             self.runtime = open_runtime(file, engine, threads)
         else:
             missing = [name for name in ("manifest", "run") if not hasattr(model, name)]

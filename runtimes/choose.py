@@ -3,7 +3,7 @@
 This is the only place that decides it, in three steps:
 
 1. The candidates. A model file has the one engine that runs its kind, by its suffix. The name of a shipped
-   model stands for several files, so every installed engine is a candidate.
+   model stands for several files, so every installed engine that a shipped file is for is a candidate.
 2. Their order: the best for the processor first, TFLite on ARM and OpenVINO elsewhere.
 3. The self-test. The first candidate that computes the model's self-test vector correctly is taken; those
    that fail are passed over with a warning.
@@ -31,14 +31,14 @@ def select_engine(
     model: str | Path,
     runtime: str = "auto",
     *,
-    asked: bool = True,
+    run_selftest: bool = True,
     tell: Callable[[str], None] = _log.warning,
 ) -> tuple[Path, str]:
     """The file and the name of the engine for a model: the first candidate that passes the self-test.
 
     model: a path, or the name of a shipped model. runtime: "auto" or the name of an engine.
-    asked: False takes the first candidate without a test. tell: called with a line for each engine that is
-    passed over. Raises ArtifactError when no candidate is left, and what `candidates` raises.
+    run_selftest: False takes the first candidate without a test. tell: called with a line for each engine
+    that is passed over. Raises ArtifactError when no candidate is left, and what `candidates` raises.
     """
     # Imported here, because selfcheck is also run as a program: Python warns about a program whose module the
     # package has loaded before it starts.
@@ -48,7 +48,7 @@ def select_engine(
     for path, engine in candidates(model, runtime):
         # 3. The self-test, in a process of its own, as a broken engine may crash. Its verdict is remembered,
         #    so that only the first start on a machine pays for it.
-        reason = selfcheck.selftest_failure(path, engine) if asked else None
+        reason = selfcheck.selftest_failure(path, engine) if run_selftest else None
         if reason is None:
             return path, engine
         tell(f"{ENGINES[engine].title} cannot be relied on here for {path}: it {reason}")
@@ -92,7 +92,9 @@ def pick(machine: str | None = None) -> tuple[str, ...]:
     # TFLite first on ARM: OpenVINO's ARM plugin has no int8 kernels and gave wrong results in some releases.
     # ONNX Runtime last: it runs the interchange file as it is, without a conversion for the processor.
     arm = is_arm(machine or platform.machine())
-    order = ("tflite", "openvino", "onnxruntime") if arm else ("openvino", "tflite", "onnxruntime")
+    known = ("tflite", "openvino", "onnxruntime") if arm else ("openvino", "tflite", "onnxruntime")
+    # An engine that was added to the records comes after those whose place was found by measuring.
+    order = (*known, *(name for name in ENGINES if name not in known))
     if found := tuple(name for name in order if installed(name)):
         return found
     best = ENGINES[order[0]]

@@ -6,13 +6,14 @@ methods of `runtimes.base.Runtime`) and one record here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_centernet.artifact import check_content, check_exists, read_manifest
 from edge_centernet.errors import ConfigError, MissingDependency
@@ -50,6 +51,7 @@ class Package:
     probe: the module that the adapter imports first; `doctor` tries it in a process of its own.
     wheels: one for each machine.
     other_names: the names under which other builds of it are published.
+    blocked: modules by which it would report its use to somebody; it works without them.
     """
 
     name: str
@@ -57,6 +59,16 @@ class Package:
     probe: str
     wheels: tuple[Wheel, ...]
     other_names: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
+
+    def load(self) -> Any:
+        """Import the module `probe`, with `blocked` made impossible to import in this process.
+
+        Raises ImportError where it is not installed, and whatever a damaged installation raises.
+        """
+        for name in self.blocked:
+            sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+        return import_module(self.probe)
 
     def wheel(self, machine: str) -> Wheel | None:
         """Its wheels for a machine, as `uname -m` prints it; None where there are none."""
@@ -103,10 +115,12 @@ class Engine:
 
 # The wheels are those of the newest releases, as docs/benchmarks/wheels.json has them
 # (scripts/wheel_matrix.py); a test compares them.
-_OPENVINO = Package(
+# `import openvino` reports itself to Google Analytics, unless its telemetry is not installed.
+OPENVINO = Package(
     "openvino",
     module="openvino",
     probe="openvino",
+    blocked=("openvino_telemetry",),
     wheels=(
         Wheel("openvino", "aarch64", (3, 10), (3, 14), (2, 35), older=((2, 31), "openvino<2025.3")),
         Wheel("openvino", "x86_64", (3, 10), (3, 14), (2, 28), older=((2, 17), "openvino<2026")),
@@ -151,7 +165,7 @@ ENGINES = {
             title="OpenVINO",
             suffix=".xml",
             adapter="edge_centernet.runtimes.ov:OpenVINORuntime",
-            packages=(_OPENVINO,),
+            packages=(OPENVINO,),
             extra="openvino",
             targets=("openvino",),
         ),

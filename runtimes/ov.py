@@ -13,14 +13,16 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import openvino as ov
 from numpy.typing import NDArray
 
 from edge_centernet.artifact import damaged, read_manifest, stopped
 from edge_centernet.heads import Heads
 from edge_centernet.runtimes import compile_cache
 from edge_centernet.runtimes.base import as_chw, check_input, check_names, check_tensor, head_specs
+from edge_centernet.runtimes.engines import OPENVINO
 from edge_centernet.system.machine import is_arm
+
+ov = OPENVINO.load()
 
 _log = logging.getLogger(__name__)
 

@@ -56,6 +56,7 @@ def resolve(machine: str, python: str, engine: str, folder: Path) -> list[str]:
     glibc = arm_glibc(engine)[1]
     platform = f"{machine}-manylinux_2_{max(glibc, 28)}"
     options = ["--no-header", "--no-annotate", "--only-binary", ":all:", "--python-platform", platform]
+    options += ["--no-emit-package", "openvino-telemetry"]  # OpenVINO runs without it, and reports to nobody
     command = ["uv", "pip", "compile", "-q", "--python-version", python, *options, str(source)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 

@@ -1,4 +1,4 @@
-"""Device code runs without torch, ONNX or host code; `--help` loads neither NumPy nor OpenCV."""
+"""Device code loads neither torch, ONNX nor host code, `--help` no NumPy or OpenCV; nothing phones home."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import edge_centernet
+from edge_centernet.runtimes import engines
 
 PACKAGE = Path(edge_centernet.__file__).parent
 HOST = ("calibration", "converters", "network", "qdq", "train", "labelling", "peers")
@@ -113,3 +116,58 @@ def test_detecting_in_an_image_loads_nothing_for_cameras_or_the_network(tmp_path
 def test_help_loads_nothing_large() -> None:
     """`edge-centernet --help` needs neither the host packages nor an engine, nor even NumPy and OpenCV."""
     assert "detect" in run_refusing(REFUSED | ENGINES | {"numpy", "cv2"}, MAIN, "--help")
+
+
+# What a process and its Python children look up or connect to, noted by an audit hook that Python sets up at
+# every start. Addresses of this computer do not count.
+GUARD = """
+import sys
+def note(event, args):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.connect", "socket.sendto"):
+        who = args[1] if event in ("socket.connect", "socket.sendto") else args
+        if isinstance(who, tuple) and who[0] not in ("127.0.0.1", "::1", "localhost", None):
+            with open(NOTES, "a") as notes:
+                notes.write(f"{event} {who}\\n")
+sys.addaudithook(note)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"detect --runtime {engine} --source SAMPLE --no-save" for engine in engines.ENGINES),
+        "convert --int8 --target all --model centernet-nano-256 --out OUT",
+        "doctor",
+        "bench --model centernet-nano-256 --duration 1",
+    ],
+)
+def test_nothing_talks_to_anyone(command: str, tmp_path: Path) -> None:
+    """No look-up, no connection, no file in the home folder; without CI set, which silences telemetry."""
+    notes, home = tmp_path / "notes", tmp_path / "home"
+    (tmp_path / "sitecustomize.py").write_text(f"NOTES = {str(notes)!r}\n{GUARD}")
+    home.mkdir()
+    path = os.pathsep.join(
+        [str(tmp_path), str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    env = {key: value for key, value in os.environ.items() if key not in ("CI", "XDG_CACHE_HOME")}
+    env |= {"PYTHONPATH": path, "HOME": str(home)}
+    sample = str(PACKAGE / "assets/sample.jpg")
+    args = [{"SAMPLE": sample, "OUT": str(tmp_path / "out")}.get(word, word) for word in command.split()]
+
+    subprocess.run([sys.executable, "-c", "import socket; socket.gethostbyname('example.invalid')"],
+                   env=env, check=False, capture_output=True)  # fmt: skip
+    assert notes.read_text().count("example.invalid") == 1, "the guard does not work"
+    notes.unlink()
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, *args],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0 or command == "doctor", done.stderr
+    assert not notes.exists(), notes.read_text()
+    assert {path.name for path in home.iterdir()} <= {".cache"}

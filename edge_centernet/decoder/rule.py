@@ -42,7 +42,7 @@ BOX = np.dtype(
 )
 EARLIER = ((-1, -1), (-1, 0), (-1, 1), (0, -1))  # (dy, dx), raster order
 LATER = ((0, 1), (1, -1), (1, 0), (1, 1))
-# How alike two boxes are that stand for one object (docs/decisions/0007-twins.md).
+# How alike two boxes are that stand for one object (docs/decisions/0001-decoder.md).
 DUPLICATE_CENTRE, DUPLICATE_SIZE = np.float32(0.15), np.float32(2.0)
 
 

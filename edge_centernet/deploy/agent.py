@@ -62,7 +62,7 @@ START_S = 240.0  # for a service to become ready; the unit itself allows 180
 LOCK_S = 20.0  # for a killed installer to release its lock
 KEEP_S = 30.0  # for the attending computer to say that the new release may stay
 CHECK_S = 1800.0  # for the check, in which a Jetson builds its TensorRT engine
-# The board's engine may round otherwise than that of the computer which wrote the expectation.
+# The board's engine may round differently from the one that produced the expected results.
 BOX_TOLERANCE = 2.0  # pixels of the photo
 SCORE_TOLERANCE = 0.05
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,120}")

@@ -90,7 +90,7 @@ def engine(name: str, path: Path) -> None:
     check_content(path, manifest)
     say(stage="import")
     package = ENGINES[name].package or ENGINES[name].packages[0]
-    import_module(package.probe)
+    package.load()
     say(stage="open")
     with closing(open_runtime(path, name)) as runtime:
         say(stage="answer", device=runtime.device)

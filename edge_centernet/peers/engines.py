@@ -40,12 +40,12 @@ class OpenVINONet:
 
     def __init__(self, path: Path, threads: int | None) -> None:
         """Compile it with the options that ours are compiled with (runtimes/ov.py)."""
-        import openvino as ov
-
         options: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
-        self._request = ov.Core().compile_model(str(path), "CPU", options).create_infer_request()
+        self._request = (
+            engines.OPENVINO.load().Core().compile_model(str(path), "CPU", options).create_infer_request()
+        )
         port = self._request.model_inputs[0]
         self._name, self.dtype = port.get_any_name(), str(port.get_element_type().to_dtype())
         self.height, self.width = (int(side) for side in port.get_shape()[2:])

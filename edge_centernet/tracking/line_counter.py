@@ -6,8 +6,9 @@ has two thresholds, the line has two edges, one on each side: a track is on a si
 beyond the edge there, and crosses when it was last beyond one edge and now is beyond the other.
 
 The band grows with the object (`_BAND`), because the trembling does. A band in pixels would be too narrow for
-people near the camera and would swallow those who are far away. To require some frames in a row on the new
-side instead would mean another time at each frame rate, and would miss who is hidden behind the line.
+people near the camera and would swallow those who are far away. Requiring
+several consecutive frames on the new side instead would make the delay depend on the frame rate, and would
+miss anyone who is hidden just after crossing.
 """
 
 from __future__ import annotations
