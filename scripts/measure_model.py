@@ -10,6 +10,7 @@ thread, on a machine that is quiet.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -46,7 +47,8 @@ def main(name: str, run: Path, data: Path, note: str, files: Path, measured_on: 
     evaluate_checkpoint(run / "float.safetensors", images, out / "eval-float.json")
     results: dict[str, dict[str, Any]] = {}
     for engine, suffix in SUFFIX.items():
-        file, record = files / f"{name}{suffix}", out / f"eval-{engine}.json"
+        # The record names the file, and not where the repository lies on this machine.
+        file, record = Path(os.path.relpath(files / f"{name}{suffix}")), out / f"eval-{engine}.json"
         cli("eval", "--model", file, "--data", images, "--threads", "1", "--json", record)
         results[engine] = json.loads(record.read_text())
     write_precision_recall(results["openvino"], out / "pr.png")
