@@ -13,7 +13,7 @@ import squares
 from numpy.typing import NDArray
 from support import Result
 
-pytest_plugins = ["fixtures"]  # in tests/helpers
+pytest_plugins = ["shared_fixtures"]  # in tests/helpers; "fixtures" would be pytest's own module
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,20 @@ _MAX_DOWNLOAD = 1 << 28  # bytes; an image file beyond 256 MB would fail the pix
 _DEFAULT_FPS = 25.0  # where a file or camera reports none; some report 0, NaN or the 90,000 ticks of MPEG
 _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
 
+# What `public_name` lets through: hosts, words that cameras use in the paths of their streams, and numbers of
+# channels.
+_HOST = r"(\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9_.-]+)(:[0-9]{1,5})?"
+_STREAM_FIELD = r"(ch|channel|cam|camera|stream|subtype|profile)=[0-9]{1,3}"
+_WORDS = frozenset((
+    "action", "api", "asp", "av", "avi", "axis", "bin", "cam", "camera", "cgi", "ch", "channel",
+    "channels", "cif", "default", "fcgi", "h", "hd", "hevc", "high", "hls", "http", "image", "images",
+    "img", "index", "jpeg", "jpg", "live", "low", "main", "mainstream", "media", "mediainput", "medium",
+    "mjpeg", "mjpg", "mkv", "mov", "mp", "mpeg", "mpg", "onvif", "php", "png", "preview", "profile", "sd",
+    "sdp", "secondary", "snap", "snapshot", "still", "stream", "streaming", "streams", "sub", "substream",
+    "track", "ts", "unicast", "video", "videoinput", "videomain", "videostream", "videosub", "webm",
+    "webp",
+))  # fmt: skip
+
 
 class Stills:
     """Image files, one frame each. A bad file among several is skipped, counted and reported to `warn`.
@@ -238,13 +252,55 @@ def is_live(source: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """A URL or pipeline without user name and password, as it may be printed and logged.
+    """What may be printed, logged and published of a source: no user name, password, token or stream key.
 
-    By pattern and not by parsing: a GStreamer pipeline holds URLs and properties anywhere, and a URL that is
-    malformed must not show its password either.
+    Of a URL: scheme, host, port, and of its path and query the words that cameras use for their streams. Of
+    a GStreamer pipeline: the elements, and where they read from. All else becomes "…": a list of what to hide
+    would never be complete, as cameras take passwords under any name and in any place. Numbers of cameras and
+    paths of files are returned as they are.
     """
-    name = re.sub(r"([a-z][a-z0-9+.-]*://)[^/\s]*@", r"\1", name, flags=re.IGNORECASE)
-    return re.sub(r"\b(pass|password|passwd|pwd|user-pw)=[^&\s!/]+", r"\1=***", name, flags=re.IGNORECASE)
+    if name.startswith("gst:") or " ! " in name:
+        return _public_pipeline(name)
+    return _public_url(name) if "://" in name or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:.*@", name) else name
+
+
+def _public_url(url: str) -> str:
+    scheme, _, rest = url.partition(":")
+    place, has_query, query = rest.lstrip("/").partition("?")
+    authority, slash, path = place.partition("/")
+    host = authority.rpartition("@")[2]
+    if not re.fullmatch(r"[a-z0-9+.-]+", scheme, re.IGNORECASE):
+        return "…"
+    # An "@" behind the first "/" or "?" may end a password that should have been escaped: then what looks
+    # like the host is a part of it.
+    if "@" in path + query or not re.fullmatch(_HOST, host):
+        return f"{scheme}://…"
+    parts = [part if _is_harmless(part) else "…" for part in path.partition("#")[0].split("/")]
+    fields = [field if re.fullmatch(_STREAM_FIELD, field, re.I) else "…" for field in query.split("&")]
+    return f"{scheme}://{host}{slash}{'/'.join(parts)}{has_query}{'&'.join(fields) if query else ''}"
+
+
+def _is_harmless(part: str) -> bool:
+    """Whether a part of a path holds only words that name streams and short numbers: "Channels", "h264"."""
+    words, numbers = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part), re.findall(r"[0-9]+", part)
+    return (
+        re.fullmatch(r"[a-zA-Z0-9_.-]*", part) is not None
+        and _WORDS.issuperset(word.lower() for word in words)
+        and all(len(number) <= 3 for number in numbers)
+        and len(numbers) <= 2
+    )
+
+
+def _public_pipeline(text: str) -> str:
+    shown = []
+    # Not at a "!" in quotes: it may be in a password.
+    for element in re.findall(r"""(?:"[^"]*"|'[^']*'|[^!"'])+""", text.removeprefix("gst:")):
+        words = element.split()
+        name = words[0].partition(",")[0] if words else ""
+        shown.append(name if re.fullmatch(r"[a-z][a-z0-9_/-]*", name) and "=" not in name else "…")
+        if place := re.search(r"""\b(location|uri|device)\s*=\s*["']?([^\s"']+)""", element):
+            shown[-1] += f" {place[1]}={public_name(place[2])}"
+    return ("gst:" if text.startswith("gst:") else "") + " ! ".join(shown)
 
 
 def to_bgr(image: NDArray[Any], name: str, hint: str = "") -> NDArray[np.uint8]:
