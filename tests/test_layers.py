@@ -137,7 +137,7 @@ sys.addaudithook(note)
     "command",
     [
         *(f"detect --runtime {engine} --source SAMPLE --no-save" for engine in engines.ENGINES),
-        "convert --int8 --target all --model centernet-nano-256 --out OUT",
+        "convert centernet-nano-256 --int8 --target all --out OUT",
         "doctor",
         "bench --model centernet-nano-256 --duration 1",
     ],

@@ -52,7 +52,10 @@ def found(labels: dict[str, Any], photo: str, name: str, box: tuple[float, ...])
 
 
 def labelled(folder: Path) -> Path:
-    """A COCO file of twelve photos, four times each of the three that we have, with person and cat."""
+    """A COCO file of twelve photos, four times each of the three that we have, with person and cat.
+
+    A cat and a person were overlooked, so that detectors that see everything are not always right.
+    """
     objects = {
         "sample.jpg": {1: PERSON, 2: CAT},
         "astronaut.jpg": {1: (0, 30, 512, 512)},
@@ -66,6 +69,8 @@ def labelled(folder: Path) -> Path:
         height, width = cv2.imread(str(ASSETS / name)).shape[:2]
         images.append({"id": number, "file_name": f"known/{number}.jpg", "width": width, "height": height})
         for category, (x1, y1, x2, y2) in objects[name].items():
+            if (number, category) in ((0, 2), (1, 1)):
+                continue
             own = {"image_id": number, "category_id": category, "bbox": [x1, y1, x2 - x1, y2 - y1]}
             annotations.append({"id": len(annotations) + 1, **own})
     categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "cat"}]
@@ -135,14 +140,14 @@ def test_calibrated_scores_are_probabilities_with_thresholds(run: Run, photos: P
     assert [one["name"] for one in labels["categories"]] == ["person", "cat"]
     told = about["calibration"]
     assert told["images"] == 12
-    assert {name: row["objects"] for name, row in told["per_class"].items()} == {"person": 8, "cat": 8}
+    assert {name: row["objects"] for name, row in told["per_class"].items()} == {"person": 7, "cat": 7}
     assert told["overall"]["precision"] >= 0.6
     assert 0.15 <= about["threshold"] <= about["ignore_below"]
     assert about["ignore_below"] >= 0.5
     assert all(one["score"] >= about["threshold"] for one in labels["annotations"])
     assert all(one["ignore"] == (one["score"] < about["ignore_below"]) for one in labels["annotations"])
     row = next(line for line in result.err.splitlines() if line.startswith("cat"))
-    assert row.split()[1:3] == ["8", f"{told['per_class']['cat']['precision']:.3f}"]
+    assert row.split()[1:3] == ["7", f"{told['per_class']['cat']['precision']:.3f}"]
 
 
 def test_photos_of_the_labelled_set_are_looked_at_once(
