@@ -61,7 +61,7 @@ def test_lines_are_checked_before_the_model_is_loaded() -> None:
         ({"size": "1280"}, "--size: expected WIDTHxHEIGHT in pixels, such as 1280x720, got '1280'"),
         ({"size": "1x2x3"}, "--size: expected WIDTHxHEIGHT in pixels, such as 1280x720, got '1x2x3'"),
         ({"size": "1280x720", "fps": 30.0}, "--size, --fps: expected only with --camera, got --source a.png"),
-        ({"fourcc": "MJPG", "source": "rtsp://me:secret@host/a"}, "got --source rtsp://host/a"),
+        ({"fourcc": "MJPG", "source": "rtsp://me:secret@host/live"}, "got --source rtsp://host/live"),
     ],
 )
 def test_options_of_a_camera_are_refused_elsewhere(given: dict[str, Any], message: str) -> None:

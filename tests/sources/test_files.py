@@ -168,7 +168,7 @@ def test_a_video_from_the_web(video: Path, server: str) -> None:
     assert len(read(f"{server}/{video.name}")[0]) == 10
 
 
-@pytest.mark.parametrize("name", ["none.jpg", "none.mp4"])
+@pytest.mark.parametrize("name", ["snapshot.jpg", "stream.mp4"])
 def test_what_the_web_does_not_have_is_an_error(server: str, name: str) -> None:
     """With the address in it."""
     with pytest.raises(SourceError, match=name):
