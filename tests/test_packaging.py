@@ -56,6 +56,7 @@ EXTRAS = {
     "runtimes/tflite.py": ("tflite",),
     "runtimes/ort.py": ("onnxruntime",),
 }
+STDLIB = sys.stdlib_module_names | {"tomllib"}  # it came with Python 3.11
 
 
 def config() -> configparser.ConfigParser:
@@ -96,7 +97,7 @@ def imported(path: Path, *, top_only: bool = False) -> set[str]:
     modules |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     if not top_only:
         modules |= set(re.findall(r'import_module\(f?"([\w.]+)', path.read_text(encoding="utf-8")))
-    roots = {name.partition(".")[0] for name in modules} - {"edge_centernet", *sys.stdlib_module_names}
+    roots = {name.partition(".")[0] for name in modules} - {"edge_centernet", *STDLIB}
     return {DISTRIBUTION.get(name, name).lower() for name in roots}
 
 
