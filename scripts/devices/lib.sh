@@ -15,7 +15,7 @@ fail() {
 }
 
 # Debian 12's packages with what these scripts run.
-tools="mmdebstrap qemu-system-arm qemu-utils qemu-user-static systemd-container mtools dosfstools e2fsprogs fdisk kmod cpio zstd openssh-client iproute2"
+tools="mmdebstrap arch-test qemu-system-arm qemu-utils qemu-user-static systemd-container mtools dosfstools e2fsprogs fdisk kmod cpio zstd openssh-client iproute2"
 
 # need TOOL... : stop with the apt-get line that helps where one of the tools is missing.
 need() {
