@@ -23,6 +23,8 @@ class TrainConfig:
         or one number for a square. config.json holds both; older ones hold one number.
     Data
       scale_min, scale_max: range of the random scale on top of the letterbox; 1 and 1 for none.
+      occlude: probability (0..1) that a part of an object is covered, for people in crowds and behind
+        counters; 0: never.
       multiscale: every batch's input side is drawn from those within this part (0..1) of the stage's own
         side, so that one network works at several input sizes; 0: always the same side.
       mosaic: probability (0..1) that an image is made of four, during the first `mosaic_part` (0..1) of the
@@ -70,6 +72,7 @@ class TrainConfig:
     size: InputSize = DEFAULT_SIZE
     scale_min: float = 0.5
     scale_max: float = 1.6
+    occlude: float = 0.0
     multiscale: float = 0.0
     mosaic: float = 0.5
     mosaic_part: float = 0.75
@@ -110,6 +113,7 @@ class TrainConfig:
             ("context", self.context >= 0, "at least 0"),
             ("expand", self.expand >= 0, "at least 0"),
             ("scale_min", 0 < self.scale_min <= self.scale_max, "above 0 and at most scale_max"),
+            ("occlude", 0 <= self.occlude <= 1, "0 to 1"),
             ("multiscale", 0 <= self.multiscale < 1, "0 to below 1"),
             ("mosaic", 0 <= self.mosaic <= 1, "0 to 1"),
             ("mosaic_part", 0 <= self.mosaic_part <= 1, "0 to 1"),

@@ -25,6 +25,7 @@ from edge_centernet.train.targets import Unlabelled, make_targets
 Batch = dict[str, Tensor]
 Item = tuple[int, int, int, int]  # epoch, index of the image, height and width of the view in pixels
 _FIELDS = ("heat", "score", "size", "offset", "box_weight")
+COVERED = (0.15, 0.5)  # range of the share of an object that is covered
 MIDDLE = (0.35, 0.65)  # range in which the four images of a mosaic meet, as a share of width and height
 
 # ---- random views
@@ -47,6 +48,7 @@ class Augment:
     min_visible: a box with its centre inside is an object while at least this share of its area, 0..1, is.
     min_ignore: any other box of which at least this share shows is neither object nor background.
     min_side: an object with a side below this many output pixels is neither.
+    occlude: probability that something covers a part of an object; 0 for never.
     """
 
     scale: tuple[float, float] = (0.5, 1.6)
@@ -59,6 +61,7 @@ class Augment:
     min_visible: float = 0.25
     min_ignore: float = 0.1
     min_side: float = 2.0
+    occlude: float = 0.0
 
     def __call__(
         self,
@@ -112,7 +115,42 @@ class Augment:
         moved = boxes.astype(np.float32) * factor + shift
         if sx < 0:
             moved = moved[:, [2, 1, 0, 3]]  # x1 < x2 again
-        return rgb, *self._visible(moved, labels, scores, height, width)
+        seen = self._visible(moved, labels, scores, height, width)
+        if self.occlude:
+            self._cover(rgb, seen[0], rng)
+        return rgb, *seen
+
+    def _cover(self, rgb: NDArray[np.uint8], boxes: NDArray[np.float32], rng: np.random.Generator) -> None:
+        """Cover a part of some objects, from one side, with what is elsewhere in the image; in place.
+
+        The box stays whole: a person behind a counter is as wide and as tall as one before it, and a tracker
+        needs the whole box. Random erasing (arXiv 1708.04896), but with the texture of the scene, which
+        says less about where the cover ends than noise does.
+
+        rgb: (H, W, 3). boxes: (N, 4) x1, y1, x2, y2 in its pixels.
+        """
+        rows, columns = rgb.shape[:2]
+        source = rgb.copy()  # no cover is made of another one
+        for box in boxes:
+            if rng.uniform() >= self.occlude:
+                continue
+            x1, y1, x2, y2 = (round(float(v)) for v in box)
+            share = rng.uniform(*COVERED)
+            # Half of the covers come from below: counters, cars, other people's heads and shoulders.
+            side = rng.choice(4, p=(0.5, 0.1, 0.2, 0.2))
+            if side == 0:
+                y1 = round(y2 - share * (y2 - y1))
+            elif side == 1:
+                y2 = round(y1 + share * (y2 - y1))
+            elif side == 2:
+                x1 = round(x2 - share * (x2 - x1))
+            else:
+                x2 = round(x1 + share * (x2 - x1))
+            w, h = x2 - x1, y2 - y1
+            if w < 2 or h < 2:
+                continue
+            left, top = rng.integers(columns - w + 1), rng.integers(rows - h + 1)
+            rgb[y1:y2, x1:x2] = source[top : top + h, left : left + w]
 
     def _color(self, rng: np.random.Generator) -> NDArray[np.float32]:
         """The colour matrix M, (3, 4): rgb_out = M[:, :3] @ bgr_in + M[:, 3].

@@ -132,7 +132,7 @@ class Trainer:
         self._stop = StopRequest()
         self.amp = config.amp == "on" or (config.amp == "auto" and _has_bfloat16(self.device))
         self._set_model(model)
-        augment = Augment(scale=(config.scale_min, config.scale_max))
+        augment = Augment(scale=(config.scale_min, config.scale_max), occlude=config.occlude)
         mosaic_epochs = int(config.mosaic_part * config.epochs)
         dataset = TrainingSet(train, model.spec, augment, config.seed, config.mosaic, mosaic_epochs)
         self.sampler = BatchSampler(

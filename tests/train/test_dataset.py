@@ -142,6 +142,23 @@ def test_an_object_too_small_to_see_is_ignored_and_ignored_stays_ignored() -> No
     assert (labels.tolist(), scores.tolist()) == ([3, 4], [0, 0])
 
 
+def test_a_cover_hides_a_part_of_an_object_and_leaves_its_box() -> None:
+    """15 to 50 % of the pixels in a box change, none outside, and the box is still the whole object."""
+    image, box = noise(64, 64), [10, 12, 50, 60]
+    covered = Augment(scale=(1, 1), flip=0, translate=False, occlude=0.5, **STILL)
+    shares = []
+    for seed in range(100):
+        rgb, boxes, _, scores = apply(covered, image, [box], seed)
+        assert (boxes.tolist(), scores.tolist()) == ([box], [1])
+        changed = (rgb != image[..., ::-1]).any(axis=2)
+        shares.append(changed[12:60, 10:50].mean())
+        changed[12:60, 10:50] = False
+        assert not changed.any()
+    hidden = [share for share in shares if share > 0]
+    assert 35 <= len(hidden) <= 65
+    assert (min(hidden), max(hidden)) == pytest.approx((0.15, 0.5), abs=0.03)
+
+
 def test_an_image_without_objects_is_fine() -> None:
     """Background images are training images."""
     rgb, boxes, labels, scores = apply(Augment(), noise(30, 50), [])
