@@ -15,6 +15,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -22,10 +23,10 @@ from measured import ROOT, cli
 
 from edge_centernet.artifact import read_manifest
 from edge_centernet.data import read_dataset
+from edge_centernet.evaluation.plots import write_precision_recall, write_reliability
 from edge_centernet.files import sha256, write_atomic
 from edge_centernet.model_zoo import FOLDER
 from edge_centernet.network.checkpoint import load_checkpoint
-from edge_centernet.train.report import write_precision_recall
 from edge_centernet.train.validate import validate
 
 SUFFIX = {"openvino": ".xml", "tflite": ".tflite"}
@@ -44,14 +45,17 @@ def main(name: str, run: Path, data: Path, note: str, files: Path, measured_on: 
     """Measure the files of NAME, made from the checkpoints in RUN, on the validation images of DATA."""
     out, images = ROOT / "docs/benchmarks" / name, data / "instances_val.json"
     out.mkdir(parents=True, exist_ok=True)
-    evaluate_checkpoint(run / "float.safetensors", images, out / "eval-float.json")
     results: dict[str, dict[str, Any]] = {}
-    for engine, suffix in SUFFIX.items():
-        # The record names the file, and not where the repository lies on this machine.
-        file, record = Path(os.path.relpath(files / f"{name}{suffix}")), out / f"eval-{engine}.json"
-        cli("eval", "--model", file, "--data", images, "--threads", "1", "--json", record)
-        results[engine] = json.loads(record.read_text())
+    with TemporaryDirectory() as folder:
+        for engine, suffix in SUFFIX.items():
+            # The record names the file, and not where the repository lies on this machine.
+            file, record = Path(os.path.relpath(files / f"{name}{suffix}")), Path(folder) / f"{engine}.json"
+            cli("eval", "--model", file, "--data", images, "--threads", "1", "--json", record)
+            results[engine] = json.loads(record.read_text())
+    evaluations = {"float": evaluate_checkpoint(run / "float.safetensors", images), **results}
+    write_atomic(out / "eval.json", json.dumps(evaluations, indent=1) + "\n")
     write_precision_recall(results["openvino"], out / "pr.png")
+    write_reliability(results["openvino"], out / "reliability.png")
     spec = read_manifest(files / f"{name}.onnx").model
     shown = ("AP50", "AP")
     accuracy = {engine: {key: round(of[key], 4) for key in shown} for engine, of in results.items()}
@@ -68,13 +72,12 @@ def main(name: str, run: Path, data: Path, note: str, files: Path, measured_on: 
     subprocess.run([sys.executable, ROOT / "scripts/tables.py", "--write"], check=True)
 
 
-def evaluate_checkpoint(checkpoint: Path, images: Path, out: Path) -> None:
+def evaluate_checkpoint(checkpoint: Path, images: Path) -> dict[str, Any]:
     """COCO's metrics of a checkpoint in PyTorch: the float network, or the simulated INT8 one."""
     model, stage = load_checkpoint(checkpoint)
     metrics = validate(model, read_dataset(images, classes=model.spec.classes))
-    record = {"stage": stage, "checkpoint_sha256": sha256(checkpoint), **metrics}
     click.echo(f"{stage}: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f} on {metrics['images']} images")
-    write_atomic(out, json.dumps(record, indent=1) + "\n")
+    return {"stage": stage, "checkpoint_sha256": sha256(checkpoint), **metrics}
 
 
 if __name__ == "__main__":

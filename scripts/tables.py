@@ -69,7 +69,7 @@ def models() -> str:
 def accuracy(name: str) -> str:
     """A card: COCO's average precision in float and in each engine that was measured."""
     keys = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-    engines = [engine for engine in TITLE if (RECORDS / name / f"eval-{engine}.json").is_file()]
+    engines = [engine for engine in TITLE if engine in _json(f"{name}/eval.json")]
     records = {TITLE[engine]: _evaluation(name, engine) for engine in engines}
     rows = [[title, *(f"{record[key]:.3f}" for key in keys)] for title, record in records.items()]
     return table("network | AP | AP50 | AP75 | AP small | AP medium | AP large", rows)
@@ -186,9 +186,9 @@ def _json(name: str) -> Any:
 
 def _evaluation(name: str, engine: str) -> dict[str, Any]:
     """What `edge-centernet eval --json` wrote of the file in the package (of a model not in it: of any)."""
-    record: dict[str, Any] = _json(f"{name}/eval-{engine}.json")
+    record: dict[str, Any] = _json(f"{name}/eval.json")[engine]
     if engine != "float" and name in SHIPPED:
-        _held(f"{name}/eval-{engine}.json", record["sha256"], MODELS / f"{name}{SUFFIX[engine]}")
+        _held(f"{name}/eval.json", record["sha256"], MODELS / f"{name}{SUFFIX[engine]}")
     return record
 
 

@@ -49,7 +49,7 @@ def test_accuracy_is_that_of_the_shipped_files(engine: str, suffix: str) -> None
     if not BENCHMARKS.is_dir():
         pytest.skip("records are not in the source distribution")
     for model in (one for one in _listed() if one["name"] in names()):
-        result = json.loads((BENCHMARKS / model["name"] / f"eval-{engine}.json").read_text())
+        result = json.loads((BENCHMARKS / model["name"] / "eval.json").read_text())[engine]
 
         assert result["sha256"] == sha256(find_model(model["name"], suffix))
         assert model["accuracy"][engine]["AP50"] == pytest.approx(result["AP50"], abs=5e-5)
