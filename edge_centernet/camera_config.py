@@ -50,6 +50,8 @@ class Settings:
     zone: tuple[str, ...]
     counts: Path | None
     presence: Path | None
+    store: Path | None
+    keep: float
     blur: str | None
     out: Path | None
     format_name: str

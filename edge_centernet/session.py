@@ -134,6 +134,7 @@ def _scene_options(settings: Settings) -> SceneOptions:
         zones=tuple(parse_zone(text, i + 1) for i, text in enumerate(settings.zone)),
         presence=settings.presence,
         counts=settings.counts,
+        store=settings.store is not None,
         blur=tuple(words(settings.blur)) if settings.blur else (),
     )
 
@@ -279,6 +280,14 @@ def _open_outputs(
 ) -> Iterator[Output]:
     """Open what is asked for, in the order of updates; one by one, so that all are closed when one fails."""
     model = detector.manifest.model
+    # First of all: what others report is in the store by then, and survives a crash.
+    if settings.store is not None:
+        from edge_centernet.history.store import Retention
+        from edge_centernet.outputs.history import HistoryOutput
+
+        keep = Retention(days=settings.keep)
+        name = settings.name or frames.name
+        yield HistoryOutput(settings.store, name, model.classes, keep, frames.live)
     # One for each output that draws: it remembers where objects were.
     overlay = functools.partial(Overlay, model.classes, scene.lines, scene.zones, scene.blur)
     if settings.format_name != "none":

@@ -15,6 +15,7 @@ from edge_centernet.errors import EdgeCenterNetError, MissingDependency
 # name -> ("module:command" of this package, one line of help, pip extra that the command needs, if any)
 COMMANDS = {
     "detect": ("detect:command", "Detect, track and count objects in images or live video.", ""),
+    "report": ("report:command", "Summarize what a camera counted: tables, charts, a page.", ""),
     "models": ("models:command", "List the models that come with the package.", ""),
     "doctor": ("doctor:command", "Check what this machine can run and how to fix problems.", ""),
     "bench": ("bench:command", "Measure how fast each engine detects on this machine.", ""),
@@ -35,7 +36,7 @@ COMMANDS = {
 }
 # Headings of `edge-centernet --help`, in the order in which people need the commands.
 SECTIONS = {
-    "Detect": ("detect", "models", "doctor", "bench"),
+    "Detect": ("detect", "report", "models", "doctor", "bench"),
     "Convert and evaluate": ("inspect", "convert", "verify", "eval", "import"),
     "Data and training": ("data", "label", "train"),
     "Boards": ("bundle", "deploy", "image", "flash"),

@@ -95,6 +95,20 @@ _scene_options = option_group(
         metavar="PNG",
         help="Write a heatmap of where tracked objects spent their time.",
     ),
+    click.option(
+        "--store",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Keep every crossing, entry and exit in this file, for `edge-centernet report`.",
+    ),
+    click.option(
+        "--keep",
+        type=click.FloatRange(min=0, min_open=True),
+        default=400.0,
+        show_default=True,
+        metavar="DAYS",
+        help="How long the store keeps them; paths are kept for 30 days at most.",
+    ),
     heading="Tracking and counting",
 )
 

@@ -114,6 +114,7 @@ class SceneOptions:
     track: whether to give ids, where nothing below needs them anyway.
     presence: image file to write, with the classes in `blur` made unrecognisable on it.
     counts: file that keeps the totals over restarts.
+    store: whether a store keeps where tracks walk.
     """
 
     track: bool = False
@@ -121,12 +122,13 @@ class SceneOptions:
     zones: tuple[Zone, ...] = ()
     presence: Path | None = None
     counts: Path | None = None
+    store: bool = False
     blur: tuple[str, ...] = ()
 
     @property
     def tracks(self) -> bool:
         """Whether anything here needs tracks."""
-        return bool(self.track or self.lines or self.zones or self.presence)
+        return bool(self.track or self.lines or self.zones or self.presence or self.store)
 
 
 class Scene:

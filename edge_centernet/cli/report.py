@@ -1,0 +1,64 @@
+"""`edge-centernet report`: tables and charts of what `detect --store` kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edge_centernet.cli import Command
+from edge_centernet.files import write_atomic
+from edge_centernet.history.report import STEPS, as_csv, as_json, as_text, summarize
+
+
+@click.command(cls=Command)
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--from", "begin", metavar="TIME", help="Beginning.  [default: the first start of detection]")
+@click.option(
+    "--to", "end", metavar="TIME", help="End; a date is that whole day.  [default: the last sign of life]"
+)
+@click.option(
+    "--by", "step", type=click.Choice(STEPS), default="hour", show_default=True, help="Length of each part."
+)
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a table for spreadsheets.",
+)
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write all figures as JSON."
+)
+@click.option(
+    "--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with charts."
+)
+def command(
+    store: Path,
+    begin: str | None,
+    end: str | None,
+    step: str,
+    csv_file: Path | None,
+    json_file: Path | None,
+    html_file: Path | None,
+) -> None:
+    """Summarize what `detect --store STORE` counted: how many, when, for how long.
+
+    Times are those of the camera's time zone, such as 2026-11-30 or 2026-11-30T18:00. Times in which the
+    camera or the process was away are listed, and are never counted as zeros. The store may be in use.
+
+    \b
+    Examples:
+      edge-centernet report entrance.db --by day --html report.html
+      edge-centernet report entrance.db --from 2026-11-01 --to 2026-11-30 --csv november.csv
+    """  # noqa: D301 (click keeps the lines below a real backspace as they are)
+    report = summarize(store, begin, end, step)
+    click.echo(as_text(report), nl=False)
+    if csv_file is not None:
+        write_atomic(csv_file, as_csv(report))
+    if json_file is not None:
+        write_atomic(json_file, as_json(report))
+    if html_file is not None:
+        from edge_centernet.history.page import as_html
+
+        write_atomic(html_file, as_html(report))

@@ -1,0 +1,227 @@
+"""A report adds up to the events, tells what nobody saw, and keeps to the camera's own days."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from contextlib import closing
+from datetime import datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+
+from edge_centernet.errors import ConfigError
+from edge_centernet.history.page import as_html
+from edge_centernet.history.report import Report, as_csv, as_json, as_text, find_zone, summarize
+from edge_centernet.history.store import Store, StoredEvent, StoredPath, open_store
+
+BERLIN = ZoneInfo("Europe/Berlin")
+DAYS = 10  # from 20 October 2026 on; summer time ends on the 25th
+HOUR_MS = 3_600_000
+
+
+def at(text: str) -> int:
+    """Milliseconds of a time in Berlin."""
+    return round(datetime.fromisoformat(text).replace(tzinfo=BERLIN).timestamp() * 1000)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten days of a shop that opens from 9 to 18, with a day off, an hour without a picture, and walks."""
+    path, random = tmp_path_factory.mktemp("store") / "shop.db", np.random.default_rng(1)
+    store = Store(path, "shop <1>", at("2026-10-20"), "Europe/Berlin")
+    track = 0
+    for day in range(DAYS):
+        midnight = datetime(2026, 10, 20, tzinfo=BERLIN).replace(tzinfo=None) + timedelta(days=day)
+        if day == 3:  # switched off from midnight to midnight
+            store.close()
+            continue
+        if day == 4:
+            store = Store(path, "shop <1>", at(str(midnight)), "Europe/Berlin")
+        events, paths, minutes = [], [], []
+        for hour in range(9, 18):
+            begin = at(str(midnight.replace(hour=hour)))
+            if (day, hour) == (6, 12):
+                store.add(begin, gaps=[(begin, begin + HOUR_MS, "camera")])
+                continue
+            for _ in range(5 + hour):
+                track += 1
+                came, stayed = begin + int(random.integers(HOUR_MS)), float(random.gamma(2, 60))
+                name = "dog" if track % 10 == 0 else "person"
+                left = came + round(stayed * 1000)
+                events.append(StoredEvent(came, "crossed", "door", "in", name, track))
+                events.append(StoredEvent(came, "entered", "=till", "", name, track))
+                events.append(StoredEvent(left, "left", "=till", "", name, track, stayed))
+                events.append(StoredEvent(left, "crossed", "door", "out", name, track))
+                walk = np.column_stack(
+                    [np.arange(20), np.linspace(0, 1, 20), np.full(20, 0.6), np.full(20, 0.1)]
+                )
+                paths.append(StoredPath(came, came + 19_000, name, track, walk.astype(np.float32)))
+            minutes += [(begin + minute * 60_000, "=till", 1.5, 60.0, 4) for minute in range(60)]
+        store.add(at(str(midnight + timedelta(days=1))), sorted(events), paths, occupancy=minutes)
+    store.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(shop: Path) -> Report:
+    """All of it by the hour."""
+    return summarize(shop)
+
+
+def total(report: Report, kind: str, place: str, direction: str) -> int:
+    """Of all classes."""
+    return sum(report.totals[kind, place, direction, name] for name in ("person", "dog"))
+
+
+@pytest.mark.parametrize("step", ["hour", "day", "week"])
+def test_sums_are_those_of_the_event_log(shop: Path, step: str) -> None:
+    """Whatever the step, each event is in exactly one part."""
+    report = summarize(shop, step=step)
+    with closing(open_store(shop)) as base:
+        log = base.execute("SELECT kind, place, direction, class, count(*) FROM event GROUP BY 1, 2, 3, 4")
+        assert dict(report.totals) == {tuple(key): number for *key, number in log}
+    assert sum(part.events.total() for part in report.parts) == report.totals.total() > 3000
+
+
+def test_a_day_is_a_day_when_clocks_change(shop: Path) -> None:
+    """The 25th of October has 25 hours; no other day has."""
+    days = summarize(shop, step="day").parts
+    hours = [(part.ended.timestamp() - part.began.timestamp()) / 3600 for part in days]
+    assert hours == [24] * 5 + [25] + [24] * 4
+    assert all((part.began.hour, part.began.minute) == (0, 0) for part in days)
+    assert len(summarize(shop).parts) == sum(hours)
+
+
+def test_weeks_begin_on_monday(shop: Path) -> None:
+    """20 October is a Tuesday: a short first week, then the 26th."""
+    assert [f"{part.began:%d %a}" for part in summarize(shop, step="week").parts] == ["20 Tue", "26 Mon"]
+
+
+def test_what_nobody_saw_is_no_zero(shop: Path, whole: Report) -> None:
+    """The day off and the hour without a picture have no count; an hour at night has the count 0."""
+    day = summarize(shop, step="day").parts[3]
+    assert (day.watched, day.count("door", "in")) == (0, None)
+    by_hour = {part.began.isoformat()[:13]: part for part in whole.parts}
+    assert by_hour["2026-10-26T12"].count("door", "in") is None
+    assert by_hour["2026-10-26T13"].count("door", "in") == 18
+    assert by_hour["2026-10-26T03"].count("door", "in") == 0
+    assert [(gap[2], gap[1] - gap[0]) for gap in whole.gaps] == [
+        ("off", timedelta(days=1)),
+        ("camera", timedelta(hours=1)),
+    ]
+    assert whole.watched == pytest.approx(1 - 25 / 241)
+
+
+def test_a_stretch_is_cut_where_it_is_asked_for(shop: Path) -> None:
+    """A date as the end is the whole day; hours are cut at both ends."""
+    day = summarize(shop, "2026-10-21", "2026-10-21")
+    assert (len(day.parts), day.began.isoformat()) == (24, "2026-10-21T00:00:00+02:00")
+    assert total(day, "crossed", "door", "in") == 162
+    part = summarize(shop, "2026-10-21T09:30", "2026-10-21T11:15")
+    assert [(f"{one.began:%H:%M}", f"{one.ended:%H:%M}") for one in part.parts] == [
+        ("09:30", "10:00"), ("10:00", "11:00"), ("11:00", "11:15"),
+    ]  # fmt: skip
+    beyond = summarize(shop, "2026-10-19", "2026-11-02", step="day")
+    assert [part.watched for part in beyond.parts][:2] == [0, 1]
+    assert [part.watched for part in beyond.parts][-3:] == [0, 0, 0]
+
+
+def test_times_that_are_none_are_refused(shop: Path) -> None:
+    """One line says what was expected."""
+    with pytest.raises(
+        ConfigError, match=r"expected a date or time such as 2026-11-30 or .*, got 'yesterday'"
+    ):
+        summarize(shop, "yesterday")
+    with pytest.raises(
+        ConfigError, match="expected an end after the beginning, got 2026-10-22 00:00 to 2026-10-2"
+    ):
+        summarize(shop, "2026-10-22", "2026-10-21")
+
+
+def test_occupancy_dwell_and_presence(whole: Report) -> None:
+    """1.5 inside while open; visits as long as they were; walks along one row of the picture."""
+    open_hours = [part for part in whole.parts if part.inside]
+    assert len(open_hours) == 9 * 9 - 1
+    assert {(part.inside["=till"], part.most["=till"]) for part in open_hours} == {(1.5, 4)}
+    seconds = whole.dwell["=till"]
+    assert (
+        len(seconds) == whole.totals["left", "=till", "", "person"] + whole.totals["left", "=till", "", "dog"]
+    )
+    assert seconds.mean() == pytest.approx(120, rel=0.1)
+    seen = whole.presence.sum(0)
+    assert np.flatnonzero(seen.sum(1)).tolist() == [21]  # 0.6 of 36 rows
+    assert seen.sum() == pytest.approx(19 * len(seconds), rel=1e-3)
+    assert np.flatnonzero(whole.presence.sum((1, 2))).tolist() == list(range(9, 18))
+
+
+def test_csv_opens_in_a_spreadsheet(whole: Report) -> None:
+    """A row for each part, place, direction and class; no cell begins a formula; nothing where nobody looked."""
+    table = list(csv.DictReader(io.StringIO(as_csv(whole))))
+    assert {row["place"] for row in table} == {"door", "'=till"}
+    counted = sum(int(row["count"] or 0) for row in table if row["direction"] == "in")
+    assert (
+        counted
+        == whole.totals["crossed", "door", "in", "person"] + whole.totals["crossed", "door", "in", "dog"]
+    )
+    assert {row["count"] for row in table if row["began"].startswith("2026-10-23")} == {""}
+
+
+def test_json_and_text_tell_the_same(whole: Report) -> None:
+    """Totals, gaps, and null for hours that nobody saw."""
+    record = json.loads(as_json(whole))
+    total = sum(
+        one["count"] for one in record["totals"] if (one["event"], one["direction"]) == ("crossed", "in")
+    )
+    assert f"door, in: {total}; most in the hour from 2026-10-20 17:00: 22" in as_text(whole)
+    assert "nothing is known of 2026-10-23 00:00 to 2026-10-24 00:00: not running" in as_text(whole)
+    assert "nothing is known of 2026-10-26 12:00 to 2026-10-26 13:00: no picture" in as_text(whole)
+    assert [part["counts"] for part in record["parts"] if part["watched"] == 0] == [None] * 25
+
+
+def test_the_page_needs_nothing_else(whole: Report) -> None:
+    """No address, no script; what others chose is escaped; hatched where nobody looked; a figure for each bar."""
+    page = as_html(whole)
+
+    class Reader(HTMLParser):
+        tags: list[str] = []  # noqa: RUF012
+        links: list[str] = []  # noqa: RUF012
+
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            self.tags.append(tag)
+            self.links += [str(value) for name, value in attributes if name in ("href", "src")]
+
+    reader = Reader()
+    reader.feed(page)
+    assert reader.links == []
+    assert not {"script", "link", "img", "iframe"} & {*reader.tags}
+    assert "http" not in page
+    assert "shop &lt;1&gt;" in page
+    assert "shop <1>" not in page
+    assert page.count('class="gap"') == 3 * 25
+    assert f"<b>{total(whole, 'crossed', 'door', 'in')}</b><span>door: in</span>" in page
+    assert len(page) < 1_500_000
+
+
+def test_an_empty_store_has_a_report(tmp_path: Path) -> None:
+    """Nobody came yet."""
+    store = Store(tmp_path / "a.db", "c", at("2026-10-20T10:00"), "Europe/Berlin")
+    store.add(at("2026-10-20T10:05"))
+    store.close()
+    report = summarize(store.path)
+    assert (len(report.parts), report.watched, report.places) == (1, 1, ())
+    assert "Nothing was counted." in as_html(report)
+    assert as_text(report).startswith(
+        "c: 2026-10-20 10:00 to 2026-10-20 10:05 (Europe/Berlin), watched 100.0%"
+    )
+
+
+def test_a_zone_is_a_name_or_an_offset() -> None:
+    """A machine without a table of zones still gives a report, in UTC."""
+    moment = datetime(2026, 7, 1)
+    for name, hours in (("Europe/Berlin", 2), ("+05:30", 5.5), ("-03:00", -3), ("Mars/Olympus", 0), ("", 0)):
+        assert find_zone(name).utcoffset(moment) == timedelta(hours=hours)
