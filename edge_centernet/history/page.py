@@ -33,13 +33,14 @@ p.about { color: var(--dim); margin-top: .25rem; }
 .tiles { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
 .tile { border: 1px solid var(--rule); border-radius: .5rem; padding: .5rem 1rem; min-width: 8rem; }
 .tile b { display: block; font-size: 1.7rem; line-height: 1.2; } .tile span { color: var(--dim); }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--dim); font-size: 12px; }
+svg { width: 100%; height: auto; display: block; } svg.chart { min-width: 36rem; }
+svg text { fill: var(--dim); font-size: 12px; }
 .bar { fill: var(--bar); } .other { fill: var(--other); } .rule { stroke: var(--rule); }
 .gap { fill: url(#gap); }
 i.away { background: repeating-linear-gradient(45deg, var(--gap) 0 2px, transparent 2px 4px); }
 .scroll { overflow-x: auto; }
 td.share { min-width: 16rem; } td.share svg { height: .8rem; }
-table { border-collapse: collapse; } th, td { padding: .2rem .7rem; text-align: right;
+table { border-collapse: collapse; } th, td { padding: .2rem .6rem; text-align: right;
   border-bottom: 1px solid var(--rule); } th:first-child, td:first-child { text-align: left; }
 .legend { color: var(--dim); font-size: .9rem; } .legend i { display: inline-block; width: .8em; height: .8em;
   margin: 0 .3em 0 1em; border-radius: 2px; }
@@ -178,8 +179,8 @@ def _bars(parts: Sequence[Part], series: Sequence[Sequence[float | None]], step:
             )
     shapes += _times(parts, x)
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title, quote=True)}">'
-        f"{''.join(shapes)}</svg>"
+        f'<div class="scroll"><svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{escape(title, quote=True)}">{"".join(shapes)}</svg></div>'
     )
 
 
@@ -248,11 +249,13 @@ def _week(report: Report) -> list[str]:
     if report.step != "hour" or len(report.parts) < 48 or not report.places:
         return []
     total, looked = np.zeros((7, 24)), np.zeros((7, 24))
+    # Those who come in by a line; where there is none, those who enter a zone.
+    wanted = ("crossed", "in") if any(direction for _, direction in report.places) else ("entered", "")
     for part in report.parts:
         at = part.began.weekday(), part.began.hour
         looked[at] += max(part.watched, 0)
         total[at] += sum(
-            n for (kind, _, direction, _), n in part.events.items() if direction != "out" and kind != "left"
+            n for (kind, _, direction, _), n in part.events.items() if (kind, direction) == wanted
         )
     mean = np.divide(total, looked, out=np.full((7, 24), np.nan), where=looked > 0.1)
     most = np.nanmax(mean, initial=0) or 1
@@ -269,7 +272,8 @@ def _week(report: Report) -> list[str]:
     head = "".join(f"<th>{hour}</th>" for hour in range(24))
     return [
         "<h2>An average week</h2>",
-        '<p class="legend">entries and inward crossings an hour, over the hours that were watched</p>',
+        f'<p class="legend">{"inward crossings" if wanted[1] else "entries"} an hour, averaged over the hours '
+        "that were watched</p>",
         f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>',
     ]
 

@@ -62,7 +62,7 @@ class Report:
     """What `summarize` found.
 
     zone: the store's time zone. gaps: began, ended and reason of the times in which nobody looked.
-    places: (place, direction) in the order of their names; direction is "" for a zone.
+    places: (place, direction), lines before zones; direction is "" for a zone.
     totals: as Part.events. dwell: (N,) seconds of all visits that ended, by zone.
     presence: (36, 64) seconds that foot points spent in each cell of the image, by hour of the day where
         paths were kept: (24, 36, 64).
@@ -126,7 +126,9 @@ def summarize(path: Path, begin: str | None = None, end: str | None = None, step
         dwell = _dwell(base, began, ended)
         presence = _presence(base, began, ended, local)
     totals: Counter[tuple[str, str, str, str]] = sum((part.events for part in parts), Counter())
-    places = sorted({(place, direction) for kind, place, direction, _ in totals if kind != "left"})
+    # Lines first: they are what most people ask for.
+    pairs = {(place, direction) for kind, place, direction, _ in totals if kind != "left"}
+    places = sorted(pairs, key=lambda pair: (not pair[1], pair))
     shown = tuple((_local(a, local), _local(b, local), reason) for a, b, reason in gaps)
     return Report(
         camera, zone, step, _local(began, local), _local(ended, local), tuple(parts), shown, tuple(places),
@@ -240,10 +242,16 @@ def _presence(base: sqlite3.Connection, began: int, ended: int, zone: tzinfo) ->
     paths = base.execute("SELECT began, points FROM path WHERE ended >= ? AND began < ?", (began, ended))
     for start, packed in paths:
         points = unpack_points(packed)
-        step = np.clip(np.diff(points[:, 0], append=points[-1, 0]), 0, _LONGEST_STEP_S)
-        y = np.minimum((points[:, 2] * rows).astype(np.intp), rows - 1)
-        x = np.minimum((points[:, 1] * columns).astype(np.intp), columns - 1)
-        np.add.at(seconds[_local(start, zone).hour], (y, x), step)
+        # In steps of a tenth of a second on the straight way between two points: without them a walk would be
+        # a row of dots. Nobody knows where a track was that was hidden for longer, so that time is not shown.
+        moments = np.arange(0, points[-1, 0], 0.1, dtype=np.float32)
+        after = np.searchsorted(points[:, 0], moments, side="right")
+        known = points[np.minimum(after, len(points) - 1), 0] - points[after - 1, 0] <= _LONGEST_STEP_S
+        moments = moments[known]
+        x = np.interp(moments, points[:, 0], points[:, 1] * columns).astype(np.intp)
+        y = np.interp(moments, points[:, 0], points[:, 2] * rows).astype(np.intp)
+        cells = np.minimum(y, rows - 1), np.minimum(x, columns - 1)
+        np.add.at(seconds[_local(start, zone).hour], cells, 0.1)
     return seconds
 
 

@@ -181,7 +181,8 @@ class HistoryOutput:
         ):
             began, _, points = self._walks.setdefault(id_, (now, self._classes[class_id], []))
             seconds = (now - began) / 1000
-            if not points or seconds - points[-1][0] >= _POINT_EVERY_S:
+            # A millisecond less, or every rounded time would put some points off to the next frame.
+            if not points or seconds - points[-1][0] >= _POINT_EVERY_S - 0.001:
                 points.append((seconds, x / width, y / height, span))
         for id_ in tracks.ended:
             self._end(id_)
