@@ -272,7 +272,7 @@ def _week(report: Report) -> list[str]:
     head = "".join(f"<th>{hour}</th>" for hour in range(24))
     return [
         "<h2>An average week</h2>",
-        f'<p class="legend">{"inward crossings" if wanted[1] else "entries"} an hour, averaged over the hours '
+        f'<p class="legend">{"inward crossings" if wanted[1] else "entries"} an hour, averaged over hours '
         "that were watched</p>",
         f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>',
     ]
