@@ -51,20 +51,30 @@ class Stills:
     """Image files, one frame each. A bad file among several is skipped, counted and reported to `warn`.
 
     Iterating raises SourceError for a single bad file, or at the end when all of many were bad.
+    fps: images per second; None unless they are a sequence (`as_sequence`).
     """
 
-    fps = None
     live = False
 
     def __init__(self, names: list[str], warn: Callable[[str], None]) -> None:
         """names: paths, or one http(s) URL."""
         self.names = names
+        self.fps: float | None = None
         self.skipped = 0
         self._warn = warn
 
+    def as_sequence(self, fps: float) -> None:
+        """Take the images as consecutive, so many per second, in the order of the numbers in their names."""
+        self.fps = fps
+        # 2.png before 10.png. By texts and numbers in turn, so that two names compare like with like.
+        self.names = sorted(
+            self.names,
+            key=lambda name: [int(p) if i % 2 else p for i, p in enumerate(re.split(r"([0-9]+)", name))],
+        )
+
     def __iter__(self) -> Iterator[Frame]:
         """Read one file after the other, in the order of `names`."""
-        for name in self.names:
+        for number, name in enumerate(self.names):
             try:
                 with quiet_libraries():
                     if _is_url(name):
@@ -78,7 +88,7 @@ class Stills:
                 self.skipped += 1
                 self._warn(f"skipped {error}")
                 continue
-            yield Frame(public_name(name), 0, image)
+            yield Frame(public_name(name), 0, image, number / self.fps if self.fps else 0.0)
         if self.skipped == len(self.names):
             raise SourceError(f"none of the {self.skipped} files could be read as an image")
 
