@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.errors import ConfigError, SourceError
+from edge_centernet.errors import ConfigError, SourceError, printable
 from edge_centernet.imageio import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, is_image, read_image
 from edge_centernet.sources import Frame
 from edge_centernet.system.logs import quiet_libraries, silence_opencv
@@ -181,7 +181,7 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
     """
     if not text.strip():
         raise SourceError("source: expected an image, folder, pattern, video or URL, got an empty name")
-    warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
+    warn = warn or (lambda line: print(printable(f"Warning: {line}"), file=sys.stderr))
     # 1. URLs.
     if text.startswith("file://"):
         # Here, because it loads TLS and mail parsers, and not every start of detect should pay for them.
@@ -236,7 +236,7 @@ def open_camera(
     from edge_centernet.sources import cameras
 
     options = options or cameras.CameraOptions()
-    warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
+    warn = warn or (lambda line: print(printable(f"Warning: {line}"), file=sys.stderr))
     silence_opencv()
     if match := re.fullmatch(r"csi(?::(\d+))?", text):
         _refuse(text, options, ["fourcc"])
