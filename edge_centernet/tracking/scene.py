@@ -70,7 +70,9 @@ class Counter:
         """Count one frame. seconds: the frame's own time; size: (width, height) of its image in pixels."""
         if size not in self._sizes:
             self._sizes.add(size)
-            for shape in (*(one.line for one in self._lines), *(one.zone for one in self._zones)):
+            shapes: list[Line | Zone] = [one.line for one in self._lines]
+            shapes += [one.zone for one in self._zones]
+            for shape in shapes:
                 if wrong := misplacement(shape.pixels(size), shape.relative, size):
                     _log.warning("%s %r: %s", type(shape).__name__, shape.name, wrong)
         # Somebody whom the edge of the image cuts off stands in a zone that reaches it: half a pixel inside,
