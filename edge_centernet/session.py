@@ -157,7 +157,7 @@ def _detect(pipeline: Pipeline, frames: Frames, scene: Scene, outputs: Sequence[
             tracks=tracks,
             tally=tally,
             seen=result.found,
-            timed=not isinstance(frames, Stills),
+            timed=frames.fps is not None,
         )
         for output in outputs:
             output.update(snapshot)
@@ -193,7 +193,8 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
     """The source, opened and checked; a live one is read on its own thread from now on.
 
     report: gets one line for each file that is skipped.
-    Raises ConfigError for options of a camera where there is none, SourceError when nothing can be read.
+    Raises ConfigError for options of a camera where there is none and for tracking in images that are no
+    sequence, SourceError when nothing can be read.
     """
     requested = {"size": settings.size, "fps": settings.fps, "fourcc": settings.fourcc}
     width: int | None = None
@@ -207,11 +208,18 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
         width, height = (int(part) for part in parts)
     if settings.camera is None:
         source = settings.source or ""
-        if given := [f"--{name}" for name, value in requested.items() if value is not None]:
-            name = public_name(source)
-            raise ConfigError(f"{', '.join(given)}: expected only with --camera, got --source {name}")
+        given = [f"--{name}" for name, value in requested.items() if value is not None]
+        refusal = f"{', '.join(given)}: expected only with --camera, got --source {public_name(source)}"
+        if given and (given != ["--fps"] or is_live(source)):
+            raise ConfigError(refusal)
         if not is_live(source):
-            return open_source(source, warn=lambda line: report(f"Warning: {line}"))
+            opened = open_source(source, warn=lambda line: report(f"Warning: {line}"))
+            if isinstance(opened, Stills):
+                _take_as_sequence(opened, settings)
+            elif given:
+                opened.close()
+                raise ConfigError(refusal.replace("--camera", "--camera or images"))
+            return opened
     from edge_centernet.sources.cameras import CameraOptions
     from edge_centernet.sources.live import LiveCapture
 
@@ -226,6 +234,29 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
     )
     capture.start(wait=settings.wait)
     return capture
+
+
+def _take_as_sequence(stills: Stills, settings: Settings) -> None:
+    """Give images the rate that the settings give them; refuse what follows objects where there is none."""
+    if settings.fps is not None:
+        stills.as_sequence(settings.fps)
+    follows = {
+        "--track": settings.track,
+        "--count-line": settings.count_line,
+        "--zone": settings.zone,
+        "--presence": settings.presence,
+    }
+    given = ", ".join(option for option, value in follows.items() if value)
+    if given and len(stills.names) == 1:
+        raise ConfigError(
+            f"{given}: expected a video, a camera or a sequence of images, "
+            f"got one image, {stills.public_names[0]}"
+        )
+    if given and stills.fps is None:
+        raise ConfigError(
+            f"{given}: expected a video, a camera or a sequence of images, got {len(stills.names)} single "
+            "images; if they are consecutive, tell their number per second, as in --fps 10"
+        )
 
 
 def capture_state(frames: Frames, newest: Frame | None) -> CaptureState:

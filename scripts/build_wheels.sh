@@ -40,7 +40,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT INT TERM
 python=${PYTHON:-python3}
 "$python" -m venv "$work/venv"
-"$work/venv/bin/pip" install -q -r scripts/release-requirements.txt
+"$work/venv/bin/pip" install -q --require-hashes -r scripts/release-requirements.txt
 mkdir -p "$out"
 if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
     SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || date +%s)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import squares
@@ -69,3 +70,63 @@ def test_options_of_a_camera_are_refused_elsewhere(given: dict[str, Any], messag
     with pytest.raises(ConfigError) as refused:
         open_frames(settings(**{"source": "a.png", **given}), print)
     assert str(refused.value).endswith(message)
+
+
+@pytest.mark.parametrize(
+    "follows",
+    [
+        {"track": True},
+        {"count_line": ("0.5,0,0.5,1",)},
+        {"zone": ("0,0,1,0,1,1",)},
+        {"presence": Path("p.png")},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_single_images_are_not_followed(
+    tmp_path: Path, write_image: Callable[[Path, Any], Path], follows: dict[str, Any]
+) -> None:
+    """Several need a rate, one has no next; without any of these options both are read as they are."""
+    option = "--" + next(iter(follows)).replace("_", "-")
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / name, squares.scene(("red", 10, 18)))
+    with pytest.raises(ConfigError) as refused:
+        open_frames(settings(source=str(tmp_path), **follows), print)
+    assert str(refused.value).startswith(
+        f"{option}: expected a video, a camera or a sequence of images, got 2 "
+    )
+    assert str(refused.value).endswith(
+        "if they are consecutive, tell their number per second, as in --fps 10"
+    )
+    with pytest.raises(ConfigError, match=rf"^{option}: .* got one image, {tmp_path}/a.png$"):
+        open_frames(settings(source=str(tmp_path / "a.png"), fps=10.0, **follows), print)
+    assert open_frames(settings(source=str(tmp_path / "a.png")), print).fps is None
+
+
+def test_images_with_a_rate_are_a_sequence(
+    tmp_path: Path, onnx_model: Path, write_image: Callable[[Path, Any], Path]
+) -> None:
+    """In the order of their numbers, at their own times: a square walks through twelve and the line."""
+    for number in range(1, 13):
+        write_image(tmp_path / f"in/walk{number}.png", squares.scene(("red", 4 + 6 * number, 18)))
+    written: list[str] = []
+    done = run(
+        settings(source=str(tmp_path / "in"), fps=5.0, count_line=("0.5,1,0.5,0",), save=False),
+        lambda: open_runtime(onnx_model, "onnxruntime", 1),
+        written.append,
+        print,
+    )
+    records = [json.loads(line) for line in written]
+    assert [Path(record["source"]).name for record in records] == [f"walk{n}.png" for n in range(1, 13)]
+    assert [record["seconds"] for record in records] == [round(n / 5, 3) for n in range(12)]
+    assert {one["id"] for record in records for one in record["detections"]} == {1}
+    assert done.tally is not None
+    assert [(line.inward, line.outward) for line in done.tally.lines] == [(1, 0)]
+
+
+def test_the_rate_of_a_video_is_its_own(tmp_path: Path) -> None:
+    """--fps is refused for it, with what takes one."""
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    with pytest.raises(ConfigError, match=r"^--fps: expected only with --camera or images, got .*v.avi$"):
+        open_frames(settings(source=str(tmp_path / "v.avi"), fps=10.0), print)

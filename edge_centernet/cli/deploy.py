@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from edge_centernet.cli import Command, option_group
+from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.bundle import sign_with
 from edge_centernet.deploy.bundle import SAMPLE, Contents, make_bundle
 from edge_centernet.deploy.push import (
@@ -146,9 +146,9 @@ def command(
         assert host is not None
         with connect(Host(host, tuple(shlex.split(ssh_options)), root)) as connection:
             if status:
-                click.echo(json.dumps(connection.ask("status"), indent=1))
+                echo(json.dumps(connection.ask("status"), indent=1))
             elif rollback:
-                click.echo(f"{host}: {roll_back(connection, watch, _say)}")
+                echo(f"{host}: {roll_back(connection, watch, _say)}")
             else:
                 trusted = _signers(signers, key, folder)
                 made = bundle or _make(connection, model, config, check_photo, key, folder)
@@ -156,11 +156,11 @@ def command(
                     name = put(
                         connection, made, trusted, camera=camera, watch_s=watch, say=_say, progress=progress
                     )
-                click.echo(f"{host}: {name}")
+                echo(f"{host}: {name}")
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)
 
 
 def _make(

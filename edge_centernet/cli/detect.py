@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edge_centernet.camera_config import Settings, read_config
-from edge_centernet.cli import Command, option_group
+from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import model_options, open_model
 from edge_centernet.outputs.records import SUFFIX
 from edge_centernet.session import DEFAULT_OUT, run
@@ -27,7 +27,7 @@ _source_options = option_group(
     click.option(
         "--fps",
         type=click.FloatRange(min=0, min_open=True),
-        help="Frame rate to request from the camera, per second.",
+        help="Frame rate to request from the camera, per second; for images that are consecutive, theirs.",
     ),
     click.option("--fourcc", metavar="CODE", help="Pixel format of a V4L2 camera, such as MJPG or YUYV."),
     click.option(
@@ -210,23 +210,23 @@ def command(context: click.Context, /, **given: Any) -> None:
     done = run(
         settings,
         functools.partial(open_model, settings.model, settings.runtime, settings.threads),
-        write=functools.partial(click.echo, nl=False),  # flushes, so that a reader sees each frame at once
-        report=functools.partial(click.echo, err=True),
+        write=functools.partial(echo, nl=False),  # flushes, so that a reader sees each frame at once
+        report=functools.partial(echo, err=True),
     )
     # 3. Report, on standard error: standard output holds nothing but records.
     frames = _plural(done.frames, "image" if done.stills else "frame")
     skipped = f", {done.skipped} skipped" if done.skipped else ""
-    click.echo(f"{_plural(done.detections, 'detection')} in {frames}{skipped}", err=True)
+    echo(f"{_plural(done.detections, 'detection')} in {frames}{skipped}", err=True)
     if done.tally is not None:
         for line in done.tally.lines:
-            click.echo(f"{line.name}: {line.inward} in, {line.outward} out", err=True)
+            echo(f"{line.name}: {line.inward} in, {line.outward} out", err=True)
         for zone in done.tally.zones:
             dwell = f"{zone.mean_dwell_s:.1f} s on average"
-            click.echo(f"{zone.name}: {zone.entered} entered, {dwell}", err=True)
+            echo(f"{zone.name}: {zone.entered} entered, {dwell}", err=True)
     if done.annotated:
         one = len(done.annotated) == 1
         where = done.annotated[0] if one else done.folder
-        click.echo(f"Annotated {'copy' if one else 'copies'}: {where}", err=True)
+        echo(f"Annotated {'copy' if one else 'copies'}: {where}", err=True)
     if done.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
 

@@ -70,7 +70,7 @@ class Overlay:
         self._classes = classes
         self._lines, self._zones = tuple(lines), tuple(zones)
         self._blurred = class_ids(blur, classes) if blur else np.zeros(0, np.int32)
-        self._last: tuple[str, float] = ("", 0.0)
+        self._last = 0.0  # seconds of the last frame
         self._forget()
 
     def draw(self, snapshot: Snapshot, max_width: int | None = None) -> Image:
@@ -78,9 +78,9 @@ class Overlay:
         frame = snapshot.frame
         height, width = frame.image.shape[:2]
         # 1. Remember first, in pixels of the frame, so that nothing depends on the size that is drawn.
-        if not snapshot.timed or frame.source != self._last[0] or frame.seconds < self._last[1]:
+        if not snapshot.timed or frame.seconds < self._last:
             self._forget()  # another image, or a video from its start
-        self._last = frame.source, frame.seconds
+        self._last = frame.seconds
         private = self._private(snapshot)
         trails = self._follow(snapshot.tracks, frame.seconds)
         # 2. Shrink before drawing, so that lines and letters stay readable and fewer pixels are drawn. The

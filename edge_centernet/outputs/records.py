@@ -10,16 +10,19 @@ import csv
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from edge_centernet.detections import Detections
+from edge_centernet.errors import printable
 from edge_centernet.files import open_part
 from edge_centernet.outputs import Silent
 from edge_centernet.tracking.state import Snapshot
 
+_FORMULA = r"=+\-@\uff1d\uff0b\uff0d\uff20"  # what one begins with; the last four are full-width
 SUFFIX = {"jsonl": ".jsonl", "coco": ".json", "csv": ".csv"}
 
 
@@ -83,7 +86,10 @@ class JSONLines:
 
 
 class Csv:
-    """One row per detection; a frame without any has no row."""
+    """One row per detection; a frame without any has no row.
+
+    No cell is a formula to a spreadsheet, see `csv_text`.
+    """
 
     _HEADER = ("source", "frame", "width", "height", "class", "class_id", "score", "x1", "y1", "x2", "y2")
     _TRACKED = ("seconds", "id")
@@ -106,8 +112,8 @@ class Csv:
         ids = snapshot.tracks.id.tolist() if snapshot.tracks is not None else []
         for i, (box, score, class_id) in enumerate(_rows(snapshot.found)):
             motion = [round(frame.seconds, 3), ids[i]] if tracked else []
-            name = self._classes[class_id]
-            writer.writerow([frame.source, frame.number, width, height, name, class_id, score, *box, *motion])
+            source, name = csv_text(frame.source), csv_text(self._classes[class_id])
+            writer.writerow([source, frame.number, width, height, name, class_id, score, *box, *motion])
         return text.getvalue()
 
     def end(self) -> Iterable[str]:
@@ -195,9 +201,19 @@ def _rows(found: Detections) -> list[tuple[list[float], float, int]]:
     ]
 
 
+def csv_text(text: str) -> str:
+    """A text for a cell of CSV that no spreadsheet takes for a formula, without control characters.
+
+    An apostrophe goes before what a formula begins with, and also where a new cell would begin for a
+    spreadsheet that separates by semicolons or tabs, as it does in many countries. Numbers need none of this.
+    """
+    return re.sub(rf"(^|[;\t\n])(?=\s*[{_FORMULA}])", r"\1'", printable(text))
+
+
 def _json(value: Any) -> str:
-    # Without NaN and Infinity, which Python would write although JSON has no such words.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    # Without NaN and Infinity, which Python would write although JSON has no such words. With every control
+    # character as an escape, of which Python leaves some: the value is the same, and terminals are safe.
+    return printable(json.dumps(value, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 class RecordsOutput(Silent):

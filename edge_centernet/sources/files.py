@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.errors import ConfigError, SourceError
+from edge_centernet.errors import ConfigError, SourceError, printable
 from edge_centernet.imageio import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, is_image, read_image
 from edge_centernet.sources import Frame
 from edge_centernet.system.logs import quiet_libraries, silence_opencv
@@ -51,20 +51,30 @@ class Stills:
     """Image files, one frame each. A bad file among several is skipped, counted and reported to `warn`.
 
     Iterating raises SourceError for a single bad file, or at the end when all of many were bad.
+    fps: images per second; None unless they are a sequence (`as_sequence`).
     """
 
-    fps = None
     live = False
 
     def __init__(self, names: list[str], warn: Callable[[str], None]) -> None:
         """names: paths, or one http(s) URL."""
         self.names = names
+        self.fps: float | None = None
         self.skipped = 0
         self._warn = warn
 
+    def as_sequence(self, fps: float) -> None:
+        """Take the images as consecutive, so many per second, in the order of the numbers in their names."""
+        self.fps = fps
+        # 2.png before 10.png. By texts and numbers in turn, so that two names compare like with like.
+        self.names = sorted(
+            self.names,
+            key=lambda name: [int(p) if i % 2 else p for i, p in enumerate(re.split(r"([0-9]+)", name))],
+        )
+
     def __iter__(self) -> Iterator[Frame]:
         """Read one file after the other, in the order of `names`."""
-        for name in self.names:
+        for number, name in enumerate(self.names):
             try:
                 with quiet_libraries():
                     if _is_url(name):
@@ -78,7 +88,7 @@ class Stills:
                 self.skipped += 1
                 self._warn(f"skipped {error}")
                 continue
-            yield Frame(public_name(name), 0, image)
+            yield Frame(public_name(name), 0, image, number / self.fps if self.fps else 0.0)
         if self.skipped == len(self.names):
             raise SourceError(f"none of the {self.skipped} files could be read as an image")
 
@@ -171,7 +181,7 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
     """
     if not text.strip():
         raise SourceError("source: expected an image, folder, pattern, video or URL, got an empty name")
-    warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
+    warn = warn or (lambda line: print(printable(f"Warning: {line}"), file=sys.stderr))
     # 1. URLs.
     if text.startswith("file://"):
         # Here, because it loads TLS and mail parsers, and not every start of detect should pay for them.
@@ -226,7 +236,7 @@ def open_camera(
     from edge_centernet.sources import cameras
 
     options = options or cameras.CameraOptions()
-    warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
+    warn = warn or (lambda line: print(printable(f"Warning: {line}"), file=sys.stderr))
     silence_opencv()
     if match := re.fullmatch(r"csi(?::(\d+))?", text):
         _refuse(text, options, ["fourcc"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
 from edge_centernet.sources import Frame
 from edge_centernet.system.single_slot import Worker
-from edge_centernet.tracking.geometry import Seen, Size, foot_points
+from edge_centernet.tracking.geometry import Seen, Size, foot_points, misplacement
 from edge_centernet.tracking.line_counter import Line, LineCounter
 from edge_centernet.tracking.presence import PresenceMap
 from edge_centernet.tracking.state import Event, Tally, Tracks
@@ -35,11 +36,13 @@ from edge_centernet.tracking.zone_counter import Zone, ZoneCounter
 
 _SAVE_EVERY_S = 10.0  # what a power cut may cost: counts of the last seconds
 
+_log = logging.getLogger(__name__)
+
 
 class Counter:
     """Counts what tracks do at lines and zones. Its memory is bounded: a track that ended is forgotten.
 
-    Feed it every Tracks of one tracker, in order.
+    Feed it every Tracks of one tracker, in order. Lines and zones that lie outside of the image are logged.
     """
 
     def __init__(
@@ -59,11 +62,19 @@ class Counter:
         self._lines = [LineCounter(line) for line in lines]
         self._zones = [ZoneCounter(zone) for zone in zones]
         self._classes = tuple(classes)
+        self._sizes: set[Size] = set()  # of images in which the places of lines and zones were looked at
         if state is not None:
             self.restore(state)
 
     def update(self, tracks: Tracks, seconds: float, size: Size) -> Tally:
         """Count one frame. seconds: the frame's own time; size: (width, height) of its image in pixels."""
+        if size not in self._sizes:
+            self._sizes.add(size)
+            shapes: list[Line | Zone] = [one.line for one in self._lines]
+            shapes += [one.zone for one in self._zones]
+            for shape in shapes:
+                if wrong := misplacement(shape.pixels(size), shape.relative, size):
+                    _log.warning("%s %r: %s", type(shape).__name__, shape.name, wrong)
         # Somebody whom the edge of the image cuts off stands in a zone that reaches it: half a pixel inside,
         # not on the edge.
         feet = np.clip(foot_points(tracks), 0.5, np.array(size) - 0.5)  # (N, 2)

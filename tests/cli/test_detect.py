@@ -20,6 +20,10 @@ import squares
 from support import ENGINES, allow_interrupts
 
 import edge_centernet
+from edge_centernet.detections import Detections
+from edge_centernet.outputs.records import Csv
+from edge_centernet.sources import CaptureState, Frame
+from edge_centernet.tracking.state import Snapshot
 
 Run = Callable[..., Any]
 Write = Callable[[Path, Any], Path]
@@ -117,6 +121,46 @@ def test_csv(run: Run, photo: Path, onnx_model: Path) -> None:
     assert sorted(row["class"] for row in rows) == sorted(squares.CLASSES)
     red = next(row for row in rows if row["class"] == "red")
     np.testing.assert_allclose([float(red[k]) for k in ("x1", "y1", "x2", "y2")], [10, 18, 34, 42], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1+1.png", "'=1+1.png"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@sum", "'@sum"),
+        ("\uff1d1", "'\uff1d1"),
+        (" =1", "' =1"),
+        ("a;=1", "a;'=1"),
+        ("a\t=1", "a\t'=1"),
+        ("a\n=1", "a\n'=1"),
+        ("\r=1", r"\u000d=1"),
+        ("\x1b[2J", r"\u001b[2J"),
+        ("a=b-c@d/e.png", "a=b-c@d/e.png"),
+        ("blue sky", "blue sky"),
+    ],
+)
+def test_no_cell_of_csv_is_a_formula(text: str, cell: str) -> None:
+    """Neither for a spreadsheet that separates by commas nor for one that does by semicolons or tabs."""
+    box = Detections(np.array([[-4.0, 5, 6, 7]]), np.array([0.5]), np.array([0]))
+    frame = Frame(text, 0, np.zeros((9, 9, 3), np.uint8))
+    written = Csv([text]).add(Snapshot(frame, box, {}, 0.0, 0.0, CaptureState()))
+    _, row = csv.reader(io.StringIO(written, newline=""))
+    assert row == [cell, "0", "9", "9", cell, "0", "0.5", "-4.0", "5.0", "6.0", "7.0"]
+
+
+def test_control_characters_of_a_name_are_escapes_in_records(run: Run, photo: Path, onnx_model: Path) -> None:
+    """The value is the file's name, and a terminal that shows the line or the file does nothing."""
+    name = "a\x1b]0;x\x07\x9b\u202e.png"
+    photo.rename(name)
+    for format_name in ("jsonl", "coco", "csv"):
+        done = run("detect", "--source", name, "--model", onnx_model, "--format", format_name, "--out", "o")
+        assert done.out.replace("\n", "").isprintable()
+        assert done.err.replace("\n", "").isprintable()
+        if format_name == "jsonl":
+            assert json.loads(done.out)["source"] == name
+            assert Path("o/detections.jsonl").read_text() == done.out
 
 
 def test_options_reach_the_detector(run: Run, photo: Path, onnx_model: Path) -> None:

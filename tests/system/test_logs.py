@@ -57,6 +57,13 @@ def test_other_streams_get_the_time(tmp_path: Path) -> None:
     assert " ERROR it broke | Traceback" in second
 
 
+def test_a_line_has_no_control_characters(root_logger: None, tmp_path: Path) -> None:
+    """What a broker or a camera sends back is shown as letters."""
+    configure_logging(log_file=tmp_path / "log")
+    logging.getLogger("edge_centernet.mqtt").warning("%s", "said \x1b[2J\r\x9b\x85and more")
+    assert (tmp_path / "log").read_text().endswith("said \\u001b[2J | \\u009b | and more\n")
+
+
 def test_log_lines_pass_while_a_camera_is_read() -> None:
     """Reading a frame hides what C libraries write to descriptor 2, but not our log."""
     code = """

@@ -332,6 +332,52 @@ def test_names_are_different() -> None:
         Counter([UP], [Zone("door", YARD.points)])
 
 
+OUTSIDE = "outside or on the border of the image, which is 640x480 pixels; nothing is counted there"
+FRACTIONS = "fractions are all within 0..1, but these count as pixels of the image, which is 640x480 pixels"
+BEYOND = "it reaches beyond the image, which is 640x480 pixels; is it drawn for another size?"
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("100,100,200,200", ""),
+        ("0,0,640,480", ""),
+        ("0.5,0,0.5,1", ""),
+        ("1000,100,1000,400", OUTSIDE),
+        ("100,-50,400,-50", OUTSIDE),
+        ("0,480,640,480", OUTSIDE),
+        ("0,1,1,1", OUTSIDE),
+        ("320,100,320,700", BEYOND),
+        ("-1,100,500,100", BEYOND),
+        ("0.5,0,0.5,480", FRACTIONS),
+        ("0.5,0,0.5,1.1", FRACTIONS),
+        ("-0.1,0.5,1.1,0.5", FRACTIONS),
+        ("1.2,0,1.2,1", FRACTIONS),
+    ],
+)
+def test_a_line_or_zone_that_misses_the_picture_is_logged_with_its_size(
+    text: str, warning: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once for each size of the picture, whether it is a line or a zone with that edge."""
+    x1, y1, x2, y2 = text.split(",")
+    zone = (
+        parse_zone(f"yard={text},{x2},{y1}")
+        if "0,480" not in text and len({x1, x2}) > 1 and y1 != y2
+        else None
+    )
+    counter = Counter([parse_line(f"door={text}")], [zone] if zone else [])
+    walk(counter, across(80, 120))
+    expected = ["Line 'door': ", "Zone 'yard': "][: 2 if zone else 1] if warning else []
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == len(expected)
+    assert all(
+        line.startswith(start) and line.endswith(warning) for line, start in zip(told, expected, strict=True)
+    )
+    caplog.clear()
+    counter.update(tracks({}), 9.0, (1920, 1080))
+    assert all("1920x1080" in record.getMessage() for record in caplog.records)
+
+
 def test_presence_adds_up_the_seconds_where_people_stood() -> None:
     """Five seconds at one place, two at another; a gap of an hour counts as one second."""
     presence = PresenceMap()
