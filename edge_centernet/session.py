@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from edge_centernet.camera_config import Settings
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
-from edge_centernet.files import prepare_folder
+from edge_centernet.files import Unwritten, prepare_folder
 from edge_centernet.outputs import Output, Silent
 from edge_centernet.outputs.annotate import Annotated, AnnotatedOutput, Overlay
 from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
@@ -56,6 +56,7 @@ class Summary:
     tally: the last counts; None without lines and zones.
     annotated: the files with annotations. folder: the one they are in.
     stopped_by: number of the signal that ended the run; None if the source ended.
+    unwritten: what a full or read-only disk, or a reader that stopped, did not take; "" if nothing.
     """
 
     detections: int
@@ -66,6 +67,7 @@ class Summary:
     annotated: tuple[Path, ...]
     folder: Path
     stopped_by: int | None
+    unwritten: str = ""
 
 
 def run(
@@ -74,19 +76,24 @@ def run(
     write: Callable[[str], None],
     report: Callable[[str], None],
 ) -> Summary:
-    """Detect until the source ends, or until SIGINT or SIGTERM; files are complete then.
+    """Detect until the source ends, or until SIGINT, SIGTERM or SIGHUP; files are complete then.
+
+    A full or read-only disk ends nothing: what is counted stays in memory, and writing is tried again.
 
     To be called on the main thread, because of the signals.
     open_model: opens the model; called after the settings are checked.
-    write: gets the text of the records.
+    write: gets the text of the records, on a thread of its own.
     report: gets lines for people: a file that was skipped, where the live page is.
     Raises ConfigError for settings that do not fit together, and what opening model, source and outputs
     raises.
     """
     # 1. What is quickly found to be wrong comes before the model, which takes seconds to load.
     options = _scene_options(settings)
+    unwritten = Unwritten()
     if settings.out is not None:
-        prepare_folder(settings.out)
+        # A camera's service must start again on a disk that has become read-only.
+        live = settings.camera is not None or is_live(settings.source or "")
+        prepare_folder(settings.out, or_later=live)
     with ExitStack() as stack:
         # 2. The model, and the scene, which decides what the detector must look for.
         runtime = open_model()
@@ -94,7 +101,7 @@ def run(
         model = runtime.manifest.model
         threshold = model.suggested if settings.threshold is None else settings.threshold
         wanted = None if settings.classes is None else words(settings.classes)
-        scene = Scene(options, threshold, model.classes, wanted)
+        scene = Scene(options, threshold, model.classes, wanted, unwritten)
         stack.callback(scene.close)
         detector = Detector(
             runtime,
@@ -107,19 +114,19 @@ def run(
         stack.callback(frames.close)
         totals = _Totals()
         outputs: list[Output] = [totals]
-        for output in _open_outputs(settings, options, frames, detector, totals, write, report):
+        for output in _open_outputs(settings, options, frames, detector, totals, unwritten, write, report):
             outputs.append(output)
             stack.callback(output.close)
+        records = [output for output in outputs if isinstance(output, RecordsOutput)]
         # 4. The loop.
         pipeline = stack.enter_context(Pipeline(frames, detector))
-        with _stop_on_signals(pipeline.stop) as stopped:
-            _detect(pipeline, frames, scene, outputs)
-        # 5. Only a run that no error ended writes what stands at the end of its records.
-        for output in outputs:
-            if isinstance(output, RecordsOutput):
+        with _stop_on_signals(pipeline.stop, *(output.stop for output in records)) as stopped:
+            _detect(pipeline, frames, scene, outputs, unwritten)
+            # 5. Only a run that no error ended writes what stands at the end of its records.
+            for output in records:
                 output.finish()
     # After all is closed, because only then every file has its name.
-    return totals.summary(settings, frames, outputs, stopped[0] if stopped else None)
+    return totals.summary(settings, frames, outputs, stopped[0] if stopped else None, unwritten)
 
 
 def words(text: str) -> list[str]:
@@ -138,8 +145,18 @@ def _scene_options(settings: Settings) -> SceneOptions:
     )
 
 
-def _detect(pipeline: Pipeline, frames: Frames, scene: Scene, outputs: Sequence[Output]) -> None:
-    """Pass each result to the outputs, with tracks, counts, rate and the state of the source."""
+def _detect(
+    pipeline: Pipeline, frames: Frames, scene: Scene, outputs: Sequence[Output], unwritten: Unwritten
+) -> None:
+    """Pass each result to the outputs, with tracks, counts, rate and the state of the source.
+
+    Args:
+        pipeline: gives the results.
+        frames: the source, for its state.
+        scene: follows and counts.
+        outputs: get every result.
+        unwritten: what cannot be written at the moment.
+    """
     rate = Rate()
     for result in pipeline:
         if result is None:  # a live source is silent
@@ -158,14 +175,15 @@ def _detect(pipeline: Pipeline, frames: Frames, scene: Scene, outputs: Sequence[
             tally=tally,
             seen=result.found,
             timed=frames.fps is not None,
+            unwritten=unwritten.now(),
         )
         for output in outputs:
             output.update(snapshot)
 
 
 @contextmanager
-def _stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Call `stop` on SIGINT and SIGTERM, so that the frame at hand is finished and files are closed.
+def _stop_on_signals(*stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Call `stop` on SIGINT, SIGTERM and SIGHUP: the frame at hand is finished, and files are closed.
 
     A second signal raises KeyboardInterrupt, for somebody who cannot wait. Yields a list that the number of
     the first will be in.
@@ -176,9 +194,14 @@ def _stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         if got:
             raise KeyboardInterrupt
         got.append(number)
-        stop()
+        for call in stop:
+            call()
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # SIGHUP comes when the terminal is closed; `nohup` has it ignored, and that is to stay so.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    old = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield got
     finally:
@@ -284,7 +307,12 @@ class _Totals(Silent):
         self.detections += len(snapshot.found)
 
     def summary(
-        self, settings: Settings, frames: Frames, outputs: Sequence[Output], stopped_by: int | None
+        self,
+        settings: Settings,
+        frames: Frames,
+        outputs: Sequence[Output],
+        stopped_by: int | None,
+        unwritten: Unwritten,
     ) -> Summary:
         written = [output.written for output in outputs if isinstance(output, AnnotatedOutput)]
         return Summary(
@@ -296,6 +324,7 @@ class _Totals(Silent):
             annotated=tuple(path for paths in written for path in paths),
             folder=settings.out or DEFAULT_OUT,
             stopped_by=stopped_by,
+            unwritten=unwritten.all(),
         )
 
 
@@ -305,6 +334,7 @@ def _open_outputs(
     frames: Frames,
     detector: Detector,
     totals: _Totals,
+    unwritten: Unwritten,
     write: Callable[[str], None],
     report: Callable[[str], None],
 ) -> Iterator[Output]:
@@ -314,12 +344,13 @@ def _open_outputs(
     overlay = functools.partial(Overlay, model.classes, scene.lines, scene.zones, scene.blur)
     if settings.format_name != "none":
         target = None if settings.out is None else settings.out / f"detections{SUFFIX[settings.format_name]}"
-        yield RecordsOutput(make_records(settings.format_name, model.classes), write, target)
+        records = make_records(settings.format_name, model.classes)
+        yield RecordsOutput(records, write, target, live=frames.live, unwritten=unwritten)
     # A camera would fill the disk: it is saved only on request.
     if settings.save or (settings.save is None and not frames.live):
         folder = settings.out or DEFAULT_OUT
-        prepare_folder(folder)
-        yield AnnotatedOutput(Annotated(folder, frames), overlay(), frames.live)
+        prepare_folder(folder, or_later=frames.live)
+        yield AnnotatedOutput(Annotated(folder, frames, unwritten), overlay(), frames.live)
     if settings.mqtt is not None:
         from edge_centernet.outputs.mqtt import MqttOutput  # needs the extra "live"
 

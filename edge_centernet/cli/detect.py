@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import click
 from edge_centernet.camera_config import Settings, read_config
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import model_options, open_model
+from edge_centernet.errors import TargetError
 from edge_centernet.outputs.records import SUFFIX
 from edge_centernet.session import DEFAULT_OUT, run
 from edge_centernet.system.logs import configure_logging
@@ -210,7 +212,7 @@ def command(context: click.Context, /, **given: Any) -> None:
     done = run(
         settings,
         functools.partial(open_model, settings.model, settings.runtime, settings.threads),
-        write=functools.partial(echo, nl=False),  # flushes, so that a reader sees each frame at once
+        write=_Stdout(),
         report=functools.partial(echo, err=True),
     )
     # 3. Report, on standard error: standard output holds nothing but records.
@@ -227,8 +229,25 @@ def command(context: click.Context, /, **given: Any) -> None:
         one = len(done.annotated) == 1
         where = done.annotated[0] if one else done.folder
         echo(f"Annotated {'copy' if one else 'copies'}: {where}", err=True)
+    if done.unwritten:
+        raise TargetError(done.unwritten)
     if done.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
+
+
+class _Stdout:
+    """Writes to standard output at once, so that a reader sees each frame.
+
+    Not by `sys.stdout`: a write of a thread that blocks there would keep Python from ending.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""  # what a full disk did not take of the last text
+
+    def __call__(self, text: str) -> None:
+        self._rest += text.encode()
+        while self._rest:
+            self._rest = self._rest[os.write(1, self._rest) :]
 
 
 def _plural(count: int, what: str) -> str:

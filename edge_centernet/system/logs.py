@@ -44,7 +44,7 @@ def configure_logging(level: str = "INFO", log_file: Path | None = None) -> None
     # 2. The file.
     if log_file is not None:
         try:
-            handlers.append(logging.handlers.WatchedFileHandler(log_file, encoding="utf-8"))
+            handlers.append(_FileHandler(log_file, encoding="utf-8"))
         except OSError as error:
             handlers[0].close()
             raise ConfigError(f"log file {log_file}: cannot write it: {error.strerror}") from None
@@ -91,6 +91,21 @@ class _StderrHandler(_StreamHandler):
     def close(self) -> None:
         super().close()
         self.stream.close()
+
+
+class _FileHandler(logging.handlers.WatchedFileHandler):
+    """Leaves out the lines that a full disk does not take: they are on standard error as well."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # a folder that is gone
+            super().emit(record)
+
+    def close(self) -> None:
+        with suppress(OSError):  # of the lines that are still to be written
+            super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Nothing: logging would print a traceback for each line."""
 
 
 def one_line(text: str) -> str:

@@ -24,7 +24,7 @@ from edge_centernet.detections import Detections
 from edge_centernet.detector import class_ids
 from edge_centernet.draw import blur
 from edge_centernet.errors import ConfigError
-from edge_centernet.files import write_atomic
+from edge_centernet.files import Unwritten, prepare_folder, write_atomic
 from edge_centernet.sources import Frame
 from edge_centernet.system.single_slot import Worker
 from edge_centernet.tracking.geometry import Seen, Size, foot_points, misplacement
@@ -152,14 +152,22 @@ class Scene:
         threshold: float | Sequence[float],
         classes: Sequence[str],
         wanted: Sequence[str] | None = None,
+        unwritten: Unwritten | None = None,
     ) -> None:
         """Nothing seen yet; totals continue from the counts file if there is one.
 
-        threshold: score from which a detection is sure, 0..1, for all or for each of `classes`.
-        wanted: classes to follow and show; all unless given.
-        Raises ConfigError for an unknown class, or a counts file that is none.
+        Args:
+            options: what to follow and count.
+            threshold: score from which a detection is sure, 0..1, for all or for each of `classes`.
+            classes: names by class_id.
+            wanted: classes to follow and show; all unless given.
+            unwritten: is told when the files cannot be written; counting goes on.
+
+        Raises ConfigError for an unknown class, a counts file that is none, or a folder of the files that
+        cannot be.
         """
         self._options, self._threshold = options, threshold
+        self._unwritten = Unwritten() if unwritten is None else unwritten
         self._wanted = None if wanted is None else class_ids(wanted, classes)
         self._blurred = class_ids(options.blur, classes) if options.blur else np.zeros(0, np.int32)
         # A class that is only blurred must be looked for all the same.
@@ -184,6 +192,9 @@ class Scene:
                 raise ConfigError(
                     f"{options.counts}: expected counts that this program wrote: {error}; move the file away"
                 ) from None
+        for path in (options.counts, options.presence):
+            if path is not None:
+                prepare_folder(path.parent, or_later=True)
         # On a thread: flushing to an SD card takes a good part of a second.
         self._saver = Worker("save", self._write, newest=True) if options.counts or options.presence else None
 
@@ -234,13 +245,21 @@ class Scene:
     def _write(self, files: _Files) -> None:
         """Both files, on the thread that saves."""
         if self._options.counts is not None and files.counts is not None:
-            write_atomic(self._options.counts, json.dumps(files.counts, ensure_ascii=False, indent=1) + "\n")
+            self._save(self._options.counts, json.dumps(files.counts, ensure_ascii=False, indent=1) + "\n")
         if self._options.presence is not None and files.presence is not None and files.background is not None:
             frame, boxes = files.background
             picture = files.presence.picture(blur(frame.image.copy(), boxes))
             ok, data = cv2.imencode(".png", picture)
             if ok:
-                write_atomic(self._options.presence, data.tobytes())
+                self._save(self._options.presence, data.tobytes())
+
+    def _save(self, path: Path, content: bytes | str) -> None:
+        try:
+            write_atomic(path, content)
+        except OSError as error:  # what is counted stays in memory, and the next time writes all of it
+            self._unwritten.failed(path, error)
+        else:
+            self._unwritten.written(path)
 
 
 @dataclass(frozen=True, eq=False)

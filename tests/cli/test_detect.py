@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -283,8 +284,14 @@ def test_the_picked_runtime_is_named(run: Run, photo: Path, onnx_model: Path) ->
     assert f"Using ONNX Runtime on CPU, int8: {onnx_model}" in done.err.splitlines()
 
 
-def test_ctrl_c_is_clean(tmp_path: Path, onnx_model: Path) -> None:
-    """SIGINT in the middle of a folder: complete lines, no traceback, exit code 130, no temporary file."""
+@pytest.mark.parametrize(
+    ("number", "code", "last"),
+    [(signal.SIGINT, 130, "Interrupted."), (signal.SIGHUP, 0, "Annotated cop")],
+)
+def test_a_signal_ends_it_cleanly(
+    tmp_path: Path, onnx_model: Path, number: signal.Signals, code: int, last: str
+) -> None:
+    """In the middle of a folder: whole lines, no traceback, no temporary file; also if a terminal closes."""
     folder = tmp_path / "many"
     folder.mkdir()
     data = cv2.imencode(".png", cv2.resize(SCENE, (1280, 960)))[1].tobytes()
@@ -312,18 +319,52 @@ def test_ctrl_c_is_clean(tmp_path: Path, onnx_model: Path) -> None:
     )
     assert child.stdout is not None
     first = child.stdout.readline()
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     out, err = child.communicate(timeout=60)
-    assert child.returncode == 130
+    assert child.returncode == code
     lines = (first + out).splitlines()
     assert all(json.loads(line)["frame"] == 0 for line in lines)
     assert 1 <= len(lines) < 2000
-    assert err.splitlines()[-1] == "Interrupted."
+    assert err.splitlines()[-1].startswith(last)
     assert "Traceback" not in err
     assert not [p for p in (tmp_path / "o").iterdir() if p.name.startswith(".")]
     kept = (tmp_path / "o" / "detections.jsonl").read_text().splitlines()
     assert kept[: len(lines)] == lines
     assert len(kept) <= len(lines) + 1
+
+
+def test_sigterm_ends_it_when_nobody_reads(tmp_path: Path, onnx_model: Path) -> None:
+    """A pipe that is full: it waits for the reader, but not once a signal came; the file has whole lines."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    data = cv2.imencode(".png", SCENE)[1].tobytes()
+    for i in range(100):
+        (folder / f"{i:04}.png").write_bytes(data)
+    args = ("-m", "edge_centernet", "detect", "--source", "many", "--model", str(onnx_model), "--no-save")
+    child = subprocess.Popen(
+        squares.python(*args, "--out", "o"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+    )
+    assert child.stdout is not None
+    fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, 4096)
+    kept, size, until = tmp_path / "o" / "detections.jsonl", -1, time.monotonic() + 60
+    while not kept.exists() or size != kept.stat().st_size or size == 0:  # until no more comes
+        assert time.monotonic() < until
+        size = kept.stat().st_size if kept.exists() else -1
+        time.sleep(0.3)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=20) == 2
+    assert child.stderr is not None
+    assert "standard output: the records of 1 frames were lost" in child.stderr.read()
+    child.stdout.close()
+    child.stderr.close()
+    lines = kept.read_text().splitlines()
+    assert 1 < len(lines) < 100
+    assert all(json.loads(line)["frame"] == 0 for line in lines)
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path, onnx_model: Path, write_image: Write) -> None:

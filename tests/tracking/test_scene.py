@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
+from edge_centernet.files import Unwritten
 from edge_centernet.sources import Frame
+from edge_centernet.tracking import scene as scene_module
 from edge_centernet.tracking.line_counter import Line, parse_line
 from edge_centernet.tracking.presence import PresenceMap
 from edge_centernet.tracking.scene import Counter, Scene, SceneOptions
@@ -501,6 +504,32 @@ def test_counts_and_map_are_written_and_taken_up_again(tmp_path: Path) -> None:
     again.close()
     assert tally is not None
     assert tally.lines[0].outward == 1
+
+
+def test_counting_goes_on_while_its_files_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their folder becomes a file for a while: said once, and in the end all counts are there."""
+    monkeypatch.setattr(scene_module, "_SAVE_EVERY_S", 0.0)
+    folder, unwritten = tmp_path / "disk", Unwritten()
+    options = SceneOptions(
+        lines=(Line("mid", (80, 0), (80, 120)),), counts=folder / "c.json", presence=folder / "map.png"
+    )
+    scene = Scene(options, 0.4, CLASSES, unwritten=unwritten)
+    folder.rename(tmp_path / "away")
+    folder.write_text("")
+    for i in range(30):
+        scene.update(frame(i), seen(20 + 4 * i, (2, 0.9)))
+    until = time.monotonic() + 10
+    while "map.png" not in unwritten.now() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert unwritten.now().count("cannot write: Not a directory") == 2
+    folder.unlink()
+    (tmp_path / "away").rename(folder)
+    scene.close()
+    assert unwritten.all() == ""
+    assert json.loads((folder / "c.json").read_text())["lines"]["mid"]["out"] == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["c.json", "map.png"]
 
 
 def test_people_in_the_map_are_blurred(tmp_path: Path) -> None:

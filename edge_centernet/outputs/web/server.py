@@ -520,9 +520,11 @@ class _Healthz(_Guarded):
         """Anybody may ask, by any name: monitoring has no token, and the answer holds nothing private."""
 
     def get(self) -> None:
-        well, _ = self.server.healthy()
+        well, details = self.server.healthy()
         self.set_status(200 if well else 503)
-        self.finish("ok\n" if well else "not ok\n")
+        # Without the names of files, which are private.
+        unwritten = "; files cannot be written" if details.get("unwritten") else ""
+        self.finish(f"{'ok' if well else 'not ok'}{unwritten}\n")
 
 
 class _NotFound(_Guarded):

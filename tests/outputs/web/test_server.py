@@ -664,6 +664,11 @@ def test_health_is_told_to_anybody_but_not_why(start: Start) -> None:
     server.update(snapshot())
     answer = get(server, "/healthz")
     assert (answer.status, answer.body) == (200, b"ok\n")
+    server.update(
+        replace(snapshot(), unwritten="/home/me/counts.json: cannot write: No space left on device")
+    )
+    answer = get(server, "/healthz")
+    assert (answer.status, answer.body) == (200, b"ok; files cannot be written\n")
     server.update(replace(snapshot(), capture=CaptureState("lost", "unplugged")))
     assert get(server, "/healthz").status == 503
     old = snapshot()
