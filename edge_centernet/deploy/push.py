@@ -240,8 +240,8 @@ def put(
 
     Raises DeployError; the board's old release then runs.
     """
-    options = () if signers is None else ("--pin", connection.send_signers(signers))
-    options += ("--allow-older",) if allow_older else ()
+    options = [] if signers is None else ["--pin", connection.send_signers(signers)]
+    options += ["--allow-older"] if allow_older else []
     path = connection.upload(bundle, progress)
     name = str(connection.follow(say, "install", path, *options)["id"])
     connection.follow(say, "activate", name, "--camera", camera, "--watch", str(watch_s), "--attended")
