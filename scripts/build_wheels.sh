@@ -9,7 +9,7 @@
 set -eu
 umask 022 # a wheel holds the files' permissions
 cd "$(dirname "$0")/.."
-packages="binutils unzip gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross libc6-dev qemu-user-static mmdebstrap"
+packages="binutils unzip gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross libc6-dev qemu-user-static mmdebstrap arch-test"
 only=
 if [ "${1:-}" = --install ]; then
     shift

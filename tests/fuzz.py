@@ -43,6 +43,19 @@ ROOT = Path(__file__).resolve().parents[1]
 MEMORY_MB, SECONDS = 1024, 10  # what one input may take
 DECODED = 1 << 16  # pixels: larger pictures would have OpenCV's decoders fuzzed, and not our limits
 SECRET = "hunter2"
+MANIFEST = {
+    "schema": 1,
+    "kind": "full",
+    "version": "0.1.0",
+    "python": "3.11",
+    "target": "pi4",
+    "machine": "aarch64",
+    "model": {"file": "model.tflite"},
+    "apt": [],
+    "glibc": [2, 36],
+    "installed_bytes": 1000,
+    "system_packages": False,
+}
 VOC = {
     "filename": "a.png",
     "size": {"width": 8, "height": 8, "depth": 3},
@@ -193,14 +206,22 @@ def read_url(data: bytes) -> None:
 
 
 def read_bundle(data: bytes) -> None:
-    """A bundle whose signature is taken for good, so that what comes after it is reached."""
+    """A bundle whose signature is taken for good, so that what comes after it is reached.
+
+    A third of the inputs are the tar as it is, a third a tar whose checksums are put right, and a third a
+    manifest in a good tar: a changed byte would else never get past the first header, or past the hash.
+    """
+    if len(data) % 3 == 1:
+        data = with_checksums(data)
+    elif len(data) % 3 == 2:
+        changed = edited(MANIFEST, atheris.FuzzedDataProvider(data))
+        data = bundle_with(json.dumps(changed).encode("utf-8", "surrogatepass"))
     Path("bundle.tar").write_bytes(data)
     agent.verify(Path("bundle.tar"), Path("signers"), None)
 
 
-def bundles() -> Iterator[bytes]:
+def bundle_with(manifest: bytes) -> bytes:
     """A whole bundle of one file."""
-    manifest = b'{"version": "1"}'
     sums = f"{hashlib.sha256(manifest).hexdigest()}  {agent.MANIFEST}\n".encode()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
@@ -208,7 +229,20 @@ def bundles() -> Iterator[bytes]:
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    yield buffer.getvalue()
+    return buffer.getvalue()
+
+
+def with_checksums(tar: bytes) -> bytes:
+    """The tar with the checksum of every header put right, as far as its sizes lead from one to the next."""
+    data, at = bytearray(tar), 0
+    while at + 512 <= len(data) and any(data[at : at + 512]):
+        header = data[at : at + 512]
+        header[148:156] = b" " * 8
+        data[at + 148 : at + 156] = b"%06o\0 " % sum(header)
+        digits = bytes(header[124:136]).rstrip(b" \0")
+        size = int(digits, 8) if digits and not digits.strip(b"01234567") else 0
+        at += 512 + size + -size % 512
+    return bytes(data)
 
 
 # target: what reads an input, and inputs to begin with
@@ -219,7 +253,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]
     "yolo": (read_yolo, lambda: iter([YOLO.encode() + b"\0" + b"0 .5 .5 .2 .2\n1 .1 .1 .2 .1 .2 .2\n"])),
     "config": (read_config, lambda: iter([CONFIG.encode()])),
     "urls": (read_url, lambda: (url.encode() for url in URLS)),
-    "bundle": (read_bundle, bundles),
+    "bundle": (read_bundle, lambda: iter([bundle_with(json.dumps(MANIFEST).encode())])),
 }
 
 
