@@ -169,8 +169,10 @@ class ModelSpec:
         """Reject sizes, strides and class lists that cannot be."""
         for side in ("height", "width"):
             value = getattr(self, side)
-            if value < 32 or value % 32:
-                raise ManifestError(f"model {side}: expected a multiple of 32 pixels, got {value}")
+            if not 32 <= value <= SIDE_MAX or value % 32:
+                raise ManifestError(
+                    f"model {side}: expected a multiple of 32 pixels up to {SIDE_MAX}, got {value}"
+                )
         if self.stride < 1 or self.height % self.stride or self.width % self.stride:
             raise ManifestError(
                 f"model stride: expected a divisor of {self.height}x{self.width}, got {self.stride}"
@@ -302,7 +304,7 @@ class Manifest:
         try:
             data = json.loads(text)
             schema = data["schema"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):  # the last: brackets in brackets in ...
             raise ManifestError(
                 "manifest: expected a JSON object with a 'schema', got something else"
             ) from None

@@ -29,7 +29,7 @@ from edge_centernet.errors import ConfigError
 from edge_centernet.files import Unwritten, set_aside
 from edge_centernet.outputs import Silent
 from edge_centernet.sources import Frame
-from edge_centernet.sources.files import Source, Stills
+from edge_centernet.sources.files import Source, Stills, public_name
 from edge_centernet.system.logs import quiet_libraries
 from edge_centernet.system.single_slot import Worker
 from edge_centernet.tracking.geometry import Point, Size, foot_points
@@ -217,7 +217,8 @@ class Annotated:
         self._retry_at = 0.0
         self._missing = 0  # frames that are in no file
         self.written: list[Path] = []
-        for name, target in self._targets.items():
+        for name in source.names if isinstance(source, Stills) else [source.name]:
+            target = self._targets[public_name(name)]
             # By the file itself and not by its name: a link or another spelling leads there too.
             if target.exists() and Path(name).exists() and target.samefile(name):
                 raise ConfigError(
@@ -357,14 +358,14 @@ def _targets(folder: Path, source: Source | LiveCapture) -> dict[str, Path]:
         base = os.path.basename(path)
         return base if base.lower().endswith(_WRITABLE) else f"{base}.png"
 
-    names = source.public_names
-    if len(names) == 1:
-        path = urllib.parse.urlsplit(names[0]).path if "://" in names[0] else names[0]
-        return {names[0]: folder / file_name(path)}
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
+    if len(source.names) == 1:
+        (name,), (public,) = source.names, source.public_names
+        return {public: folder / file_name(urllib.parse.urlsplit(public).path if "://" in name else name)}
+    # The folders as they are on the disk, of which `public_names` shows only what is text.
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in source.names])
     return {
-        name: folder / os.path.relpath(os.path.dirname(os.path.abspath(name)), root) / file_name(name)
-        for name in names
+        public: folder / os.path.relpath(os.path.dirname(os.path.abspath(name)), root) / file_name(name)
+        for name, public in zip(source.names, source.public_names, strict=True)
     }
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,7 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.errors import ConfigError, SourceError, printable
-from edge_centernet.imageio import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, is_image, read_image
+from edge_centernet.imageio import (
+    IMAGE_SUFFIXES,
+    MAX_BYTES,
+    MAX_PIXELS,
+    decode_image,
+    image_format,
+    read_image,
+)
 from edge_centernet.sources import Frame
 from edge_centernet.system.logs import quiet_libraries, silence_opencv
 
@@ -28,7 +35,6 @@ if TYPE_CHECKING:
     from edge_centernet.sources.cameras import CameraOptions
 
 _TIMEOUT_S = 15  # for a server or a network camera to answer
-_MAX_DOWNLOAD = 1 << 28  # bytes; an image file beyond 256 MB would fail the pixel limit anyway
 # Grabs in a row that may fail before a file is taken to have ended. FFmpeg's reader fails for each damaged
 # packet, and after some thousands of sound; at the end of a file a failure takes microseconds.
 _MOST_FAILURES = 1000
@@ -37,6 +43,15 @@ _HEAD_BYTES = 1 << 16  # of a file, in which its list of streams is looked for
 _MAX_INDEX = 1 << 26  # bytes of an MP4's index; a day of video takes some tens of megabytes
 _JUMP_S = 1.0  # a time that is so much earlier than the last one begins another recording
 _DEFAULT_FPS = 25.0  # where a file or camera reports none; some report 0, NaN or the 90,000 ticks of MPEG
+# What may be in a video file, by FFmpeg's names. It takes nearly everything for a video: it draws texts as a
+# terminal would, and shows the preview of a camera's raw image.
+_CONTAINERS = (
+    "3g2,3gp,amv,asf,av1,avi,dv,flv,gif,h261,h263,h264,hevc,hls,ivf,m4v,matroska,mjpeg,mov,mp4,"
+    "mpeg,mpegts,mpegvideo,mpjpeg,mxf,nut,obu,ogg,rm,vc1,vvc,webm,wtv,yuv4mpegpipe"
+)
+_MOVING = (".gif", ".mjpeg", ".mjpg")  # alone a video, although its first bytes are those of an image
+_CAPTURE_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_MANY = 5  # kinds of files that a line names
 _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
 
 # What `public_name` lets through: hosts, words that cameras use in the paths of their streams, and numbers of
@@ -101,7 +116,7 @@ class Stills:
 
     @property
     def public_names(self) -> list[str]:
-        """The names as the frames carry them: without a password."""
+        """The names as the frames carry them, see `public_name`; in the order of `names`."""
         return [public_name(name) for name in self.names]
 
     def close(self) -> None:
@@ -363,14 +378,7 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
     # 2. Folders and patterns. A file whose name looks like a pattern, such as "a[1].jpg", is taken as itself.
     path = Path(text)
     if path.is_dir():
-        names = sorted(
-            str(p) for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()
-        )
-        if not names:
-            raise SourceError(
-                f"{path}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none"
-            )
-        return Stills(names, warn)
+        return Stills(_images_in(path, warn), warn)
     if not path.exists() and glob.has_magic(text):
         names = sorted(name for name in glob.glob(text, recursive=True) if not Path(name).is_dir())
         if not names:
@@ -378,11 +386,43 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
         return open_source(names[0], warn) if len(names) == 1 else Stills(names, warn)
     # 3. One file: an image by its suffix or its first bytes, else a video. One that is missing or cannot be
     #    opened counts as an image, because reading it as one reports why.
-    video = False
-    if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
-        with suppress(OSError), path.open("rb") as file:
-            video = not is_image(file.read(16))
-    return Video(text, live=False, warn=warn) if video else Stills([text], warn)
+    suffix = path.suffix.lower()
+    if suffix in _MOVING or (path.is_file() and suffix not in IMAGE_SUFFIXES and not _format_of(path)):
+        return Video(text, live=False, warn=warn)
+    return Stills([text], warn)
+
+
+def _images_in(folder: Path, warn: Callable[[str], None]) -> list[str]:
+    """The images in a folder, sorted; what else lies there is named to `warn` in one line."""
+    names, others = [], dict[str, int]()
+    for path in sorted(folder.iterdir()):
+        suffix = path.suffix.lower()
+        if path.is_dir() or path.name.startswith("."):
+            continue
+        if suffix in IMAGE_SUFFIXES or (not suffix and _format_of(path)):
+            names.append(str(path))
+        else:
+            others[suffix or "without a suffix"] = others.get(suffix or "without a suffix", 0) + 1
+    kinds = [f"{count} {suffix}" for suffix, count in others.items()]
+    listed = ", ".join([*kinds[:_MANY], *(["..."] if len(kinds) > _MANY else [])])
+    if not names:
+        found = f"only files of other types ({listed})" if others else "none"
+        raise SourceError(
+            f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found {found}"
+        )
+    if others:
+        total = sum(others.values())
+        warn(f"{folder}: passed over {total} file{'s' * (total > 1)} of other types ({listed})")
+    return names
+
+
+def _format_of(path: Path) -> str:
+    """The image format of a file by its first bytes; "" where it is of none, or cannot be read."""
+    with suppress(OSError):
+        if path.is_file():  # not a FIFO, which would be waited for
+            with path.open("rb") as file:
+                return image_format(file.read(4096))
+    return ""
 
 
 def open_camera(
@@ -432,11 +472,14 @@ def public_name(name: str) -> str:
     Of a URL: scheme, host, port, and of its path and query the words that cameras use for their streams. Of
     a GStreamer pipeline: the elements, and where they read from. All else becomes "…": a list of what to hide
     would never be complete, as cameras take passwords under any name and in any place. Numbers of cameras and
-    paths of files are returned as they are.
+    paths of files are returned as they are, but for bytes that are not UTF-8, which no record could hold:
+    a backslash and their number stand for them.
     """
     if name.startswith("gst:") or " ! " in name:
         return _public_pipeline(name)
-    return _public_url(name) if "://" in name or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:.*@", name) else name
+    if "://" in name or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:.*@", name):
+        return _public_url(name)
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _public_url(url: str) -> str:
@@ -503,7 +546,8 @@ def _open_ffmpeg(name: str, public: str, live: bool) -> Any:
     threads = getattr(cv2, "CAP_PROP_N_THREADS", None)  # Debian 12's OpenCV 4.6 has none
     if live and threads is not None and "OPENCV_FFMPEG_THREADS" not in os.environ:
         settings += [threads, 1]  # each further thread of the H.264 decoder holds back one more frame
-    capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, settings)
+    with nullcontext() if _is_url(name) else _video_containers_only():
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, settings)
     if not capture.isOpened():
         what = "a stream that answers" if _is_url(name) else "an image or a video"
         got = "something that cannot be opened"
@@ -511,6 +555,19 @@ def _open_ffmpeg(name: str, public: str, live: bool) -> Any:
             got = "a recording that was cut off: its index, which comes last, is missing"
         raise SourceError(f"{public}: expected {what}, got {got}")
     return capture
+
+
+@contextmanager
+def _video_containers_only() -> Iterator[None]:
+    """Let FFmpeg open nothing else than a file of _CONTAINERS."""
+    given = os.environ.get(_CAPTURE_OPTIONS)
+    os.environ[_CAPTURE_OPTIONS] = "|".join(filter(None, [f"format_whitelist;{_CONTAINERS}", given]))
+    try:
+        yield
+    finally:
+        del os.environ[_CAPTURE_OPTIONS]
+        if given is not None:
+            os.environ[_CAPTURE_OPTIONS] = given
 
 
 def _refuse(what: str, options: CameraOptions, names: list[str]) -> None:
@@ -532,10 +589,10 @@ def _download(url: str) -> bytes:
 
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-            data: bytes = answer.read(_MAX_DOWNLOAD + 1)
+            data: bytes = answer.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise SourceError(f"{public_name(url)}: cannot download: {reason}") from None
-    if len(data) > _MAX_DOWNLOAD:
-        raise SourceError(f"{public_name(url)}: expected at most {_MAX_DOWNLOAD} bytes, got more")
+    if len(data) > MAX_BYTES:
+        raise SourceError(f"{public_name(url)}: expected at most {MAX_BYTES} bytes, got more")
     return data

@@ -197,6 +197,38 @@ def test_a_folder_with_a_bad_file(run: Run, photo: Path, onnx_model: Path, write
     assert sorted(os.listdir("detections")) == ["a.png", "c.png"]
 
 
+@pytest.mark.parametrize("format_name", ["jsonl", "csv", "coco"])
+def test_a_name_that_is_not_utf_8_does_not_end_the_run(
+    run: Run, photo: Path, onnx_model: Path, write_image: Write, format_name: str
+) -> None:
+    """It is escaped in the records; the annotated copy keeps the name that the image has."""
+    odd = os.fsdecode(b"photos/b\xe9.png")
+    for name in ("photos/a.png", "photos/c.png"):
+        write_image(Path(name), SCENE)
+    Path("photos/a.png").rename(odd)
+    options = ("--format", format_name, "--out", "o", "--model", onnx_model)
+    done = run("detect", "--source", "photos", *options)
+    assert done.code == 0
+    assert "6 detections in 2 images" in done.err
+    (records,) = Path("o").glob("detections.*")
+    escaped = "b\\\\udce9.png" if format_name != "csv" else "b\\udce9.png"
+    assert f"photos/{escaped}" in records.read_text(encoding="utf-8")
+    assert {os.fsencode(path.name) for path in Path("o").glob("*.png")} == {b"b\xe9.png", b"c.png"}
+    assert run("detect", "--source", odd, *options).code == 0
+
+
+def test_a_copy_never_replaces_an_original_whose_name_is_not_utf_8(
+    run: Run, photo: Path, onnx_model: Path, write_image: Write
+) -> None:
+    """It is found by the name on the disk, not by the one in the records."""
+    odd = os.fsdecode(b"photos/b\xe9.png")
+    write_image(Path("photos/a.png"), SCENE).rename(odd)
+    write_image(Path("photos/c.png"), SCENE)
+    done = run("detect", "--source", "photos", "--out", "photos", "--model", onnx_model)
+    assert done.code == 2
+    assert "would replace the original" in done.err
+
+
 def test_equal_names_in_two_folders_are_both_kept(
     run: Run, photo: Path, onnx_model: Path, write_image: Write
 ) -> None:

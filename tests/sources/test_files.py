@@ -86,6 +86,99 @@ def test_a_folder_in_order(tmp_path: Path, write_image: Write) -> None:
     assert [Path(name).name for name in read(str(tmp_path))[0]] == ["a.JPG", "b.png"]
 
 
+def test_a_folder_names_what_it_passes_over(tmp_path: Path, write_image: Write) -> None:
+    """In one line, with the kinds and how many of each; an image without a suffix is known by its bytes."""
+    write_image(tmp_path / "b.png", PICTURE)
+    write_image(tmp_path / "a.png", PICTURE).rename(tmp_path / "a")
+    for name in ("notes.txt", "list.txt", "c.dng", "README", ".DS_Store"):
+        (tmp_path / name).write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    names, warnings = read(str(tmp_path))
+    assert [Path(name).name for name in names] == ["a", "b.png"]
+    assert warnings == [
+        f"{tmp_path}: passed over 5 files of other types (2 without a suffix, 1 .dng, 2 .txt)"
+    ]
+
+
+def test_a_folder_of_other_files_names_them_too(tmp_path: Path) -> None:
+    """The error tells a folder of raw images from an empty one."""
+    (tmp_path / "c.dng").write_text("x")
+    with pytest.raises(SourceError, match=r"expected images .* found only files of other types \(1 \.dng\)"):
+        read(str(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".gif"])
+def test_images_of_rarer_suffixes_are_in_a_folder_too(
+    tmp_path: Path, write_image: Write, suffix: str
+) -> None:
+    """A JPEG under any of its names, and a GIF, by its first picture."""
+    path = write_image(tmp_path / "a.jpg", PICTURE)
+    if suffix == ".gif":
+        pillow = pytest.importorskip("PIL.Image")
+        pillow.fromarray(PICTURE).save(path.with_suffix(".gif"))
+        if cv2.imread(str(path.with_suffix(".gif"))) is None:
+            pytest.skip("this OpenCV reads no GIF")
+        path.unlink()
+    else:
+        path.rename(path.with_suffix(suffix))
+    assert read(str(tmp_path)) == ([str(path.with_suffix(suffix))], [])
+
+
+def test_a_fifo_among_images_is_not_waited_for(tmp_path: Path, write_image: Write) -> None:
+    """It is skipped like any other file that is no image."""
+    write_image(tmp_path / "b.png", PICTURE)
+    os.mkfifo(tmp_path / "a.png")
+    names, (warning,) = read(str(tmp_path))
+    assert names == [str(tmp_path / "b.png")]
+    assert "a.png: expected an image file, got not a regular file" in warning
+
+
+def test_a_name_that_is_not_utf_8_is_escaped(tmp_path: Path, write_image: Write) -> None:
+    """All are read, and every name can be written."""
+    for name in ("a.png", "z.png"):
+        write_image(tmp_path / name, PICTURE)
+    (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    names, _ = read(str(tmp_path))
+    assert [Path(name).name.encode() for name in names] == [b"caf\\udce9.png", b"z.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.nfo", b"a list of things\r\n" * 60),
+        ("list.txt", b"photos/1.jpg\n" * 60),
+        ("art.ans", b"\x1b[31mred\x1b[0m\r\n" * 60),
+        ("firmware.bin", bytes(range(256)) * 60),
+        ("page.html", b"<!DOCTYPE html><html><body>no video</body></html>" * 20),
+        ("list.ffconcat", b"ffconcat version 1.0\nfile clip.avi\n"),
+    ],
+)
+def test_what_ffmpeg_would_draw_is_no_video(tmp_path: Path, name: str, content: bytes) -> None:
+    """It renders texts and any bytes as a terminal would."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=f"{name}: expected an image or a video"):
+        read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["a.dng", "photo.dat"])
+def test_raw_images_are_not_taken_for_videos(tmp_path: Path, name: str) -> None:
+    """FFmpeg would show their preview; both names say so in the same words."""
+    (tmp_path / name).write_bytes(b"FUJIFILMCCD-RAW 0201" + bytes(200))
+    with pytest.raises(SourceError, match=f"{name}: .* got camera raw"):
+        read(str(tmp_path / name))
+
+
+def test_opening_a_video_keeps_the_user_s_options(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment holds for FFmpeg is passed on, and is the same afterwards."""
+    name = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+    monkeypatch.setenv(name, "rtsp_transport;udp")
+    assert len(read(str(video))[0]) == 10
+    assert os.environ[name] == "rtsp_transport;udp"
+    monkeypatch.delenv(name)
+    assert len(read(str(video))[0]) == 10
+    assert name not in os.environ
+
+
 def test_a_pattern(tmp_path: Path, write_image: Write) -> None:
     """`**` reaches below; a file whose name holds a bracket is found by its name."""
     for name in ("b.png", "sub/c.png", "odd[1].png"):
