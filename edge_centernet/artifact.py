@@ -2,7 +2,8 @@
 
 Each format has a place for it that engines ignore: `metadata_props` in ONNX, `rt_info` in OpenVINO's XML, and
 a ZIP entry behind the flatbuffer in TFLite. All three are read with the standard library alone, so that no
-engine is needed to learn what a file is.
+engine is needed to learn what a file is. A file may come from anywhere: whatever it says of itself, reading
+it takes seconds, and memory of some times its length.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,14 @@ from edge_centernet.manifest import KEY, Manifest
 # The kinds of file that carry a manifest; a test compares them with those that the engines run.
 SUFFIXES = (".onnx", ".xml", ".tflite")
 _MANIFEST_IN_XML = re.compile(rb'<%s value="[^"]*"' % KEY.encode())
+_MAX_BYTES = 1 << 29  # of a file; the largest networks for boards have a tenth of it
+_MAX_XML = 1 << 23  # bytes; each can become a hundred in memory
+_MAX_ENTRY = (
+    1 << 22
+)  # bytes of a manifest or another entry behind a flatbuffer; the largest have some 100,000
+_MAX_ENTRIES, _MAX_DIRECTORY = 64, 1 << 16  # entries of that archive, and bytes of its list of them
+_MAX_FIELDS = 1 << 17  # of one message of protobuf; large graphs have some thousand nodes
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, RuntimeError)
 _METADATA_PROPS = 14  # field number in ONNX's ModelProto; its entries hold key = 1, value = 2
 _REGENERATE = "copy it again, or make it with 'edge-centernet convert'"
 
@@ -54,8 +64,11 @@ def check_exists(path: Path) -> None:
             raise ArtifactError(
                 f"{part}: expected a model file, got {'a folder' if part.is_dir() else 'no such file'}"
             )
-        if part.stat().st_size == 0:
+        size, most = part.stat().st_size, _MAX_XML if part.suffix.lower() == ".xml" else _MAX_BYTES
+        if size == 0:
             raise ArtifactError(f"{part}: expected a model file, got an empty one (0 bytes); {_REGENERATE}")
+        if size > most:
+            raise ArtifactError(f"{part}: expected a model file of at most {most >> 20} MB, got a larger one")
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
@@ -105,13 +118,13 @@ def _tflite_parts(path: Path, data: bytes) -> Iterator[bytes]:
     # The order of the ZIP entries counts, their compression and times do not: only the flatbuffer in front of
     # them is hashed byte by byte.
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _archive(path) as archive:
             yield data[: min(entry.header_offset for entry in archive.infolist())]
             for entry in archive.infolist():
                 if entry.filename != f"{KEY}.json":
                     yield entry.filename.encode()
-                    yield archive.read(entry)
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+                    yield _unpacked(archive, entry)
+    except _ZIP_ERRORS as error:
         raise damaged(path, f"ZIP: {error}") from None
 
 
@@ -130,7 +143,7 @@ def _from_onnx(path: Path) -> str | None:
     try:
         for number, value, _ in _fields(memoryview(path.read_bytes())):
             if number == _METADATA_PROPS:
-                entry = {field: bytes(text) for field, text, _ in _fields(value)}
+                entry = {field: bytes(text) for field, text, _ in _fields(value, most=8)}
                 if entry[1] == KEY.encode():
                     return entry[2].decode()
         return None
@@ -140,7 +153,11 @@ def _from_onnx(path: Path) -> str | None:
 
 def _from_xml(path: Path) -> str | None:
     try:
-        root = ElementTree.parse(path).getroot()
+        data = path.read_bytes()
+        # OpenVINO writes none; entities in it can become gigabytes. UTF-16, which has zeros, would hide it.
+        if b"<!DOCTYPE" in data or b"\0" in data:
+            raise ValueError("a document type")
+        root = ElementTree.fromstring(data)
         ends = [
             int(data.get("offset", 0)) + int(data.get("size", 0))
             for data in root.iter("data")
@@ -163,15 +180,49 @@ def _from_tflite(path: Path) -> str | None:
         if file.read(8)[4:] != b"TFL3":
             raise ArtifactError(f"{path}: expected a TFLite model, got something else; {_REGENERATE}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(f"{KEY}.json").decode()
+        with _archive(path) as archive:
+            return _unpacked(archive, archive.getinfo(f"{KEY}.json")).decode()
     except KeyError:
         return None
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+    except _ZIP_ERRORS:
         raise ArtifactError(
             f"{path}: holds no edge-centernet manifest at its end: cut off, or not a model of ours; "
             f"{_REGENERATE}"
         ) from None
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    """The ZIP archive behind a flatbuffer; ValueError for one with too long a list of entries."""
+    # `zipfile` reads all of the list first. Its length stands in a record at the end, which is looked for as
+    # there: without a comment behind it, else in the last 64 kB. A second record, for archives beyond 4 GB,
+    # would count in place of that one.
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, 20 + 22 + (1 << 16)), 2)
+        tail = file.read()
+    at = len(tail) - 22
+    if tail[at : at + 4] != b"PK\5\6" or tail[-2:] != b"\0\0":
+        at = tail.rfind(b"PK\5\6")
+    if (
+        int.from_bytes(tail[at + 12 : at + 16], "little") > _MAX_DIRECTORY
+        or tail[at - 20 : at - 16] == b"PK\6\7"
+    ):
+        raise ValueError("too many entries")
+    archive = zipfile.ZipFile(path)
+    if len(archive.infolist()) > _MAX_ENTRIES:
+        archive.close()
+        raise ValueError("too many entries")
+    return archive
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """An entry's content; ValueError for one that is larger than any of ours, whatever its header says."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a limit
+        raise ValueError("an unknown compression")
+    with archive.open(entry) as file:
+        content = file.read(_MAX_ENTRY + 1)
+    if len(content) > _MAX_ENTRY:
+        raise ValueError(f"{entry.filename} unpacks to more than {_MAX_ENTRY >> 20} MB")
+    return content
 
 
 # ---- protobuf, which ONNX files are made of ----------------------------------------------------------
@@ -181,16 +232,19 @@ def _from_tflite(path: Path) -> str | None:
 Field = tuple[int, "int | memoryview", slice]
 
 
-def protobuf_fields(data: memoryview) -> list[Field]:
+def protobuf_fields(data: memoryview, most: int = _MAX_FIELDS) -> list[Field]:
     """The fields of one message, in the order of the file: (field number, value, where with its tag).
 
     The value is an int for a varint, else the bytes: text, a message of its own, packed numbers, or the 4 or
-    8 bytes of a number. Raises ValueError or IndexError for a message that is cut off or is none.
+    8 bytes of a number. Raises ValueError or IndexError for a message that is cut off or is none, or has more
+    than `most` fields.
     """
     found: list[Field] = []
     at = 0
     while at < len(data):
         start = at
+        if len(found) == most:
+            raise ValueError(f"more than {most} fields in a message")
         tag, at = _varint(data, at)
         wire = tag & 7  # 0: varint, 1: 8 bytes, 2: a length and so many bytes, 5: 4 bytes
         value: int | memoryview
@@ -213,18 +267,19 @@ def protobuf_messages(data: memoryview, number: int) -> list[memoryview]:
     return [value for found, value, _ in _fields(data) if found == number]
 
 
-def _fields(data: memoryview) -> list[tuple[int, memoryview, slice]]:
+def _fields(data: memoryview, most: int = _MAX_FIELDS) -> list[tuple[int, memoryview, slice]]:
     """As `protobuf_fields`, without the numbers."""
-    found = protobuf_fields(data)
+    found = protobuf_fields(data, most)
     return [(number, value, place) for number, value, place in found if isinstance(value, memoryview)]
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
     """(number, where it ends) of a varint that begins at `at`: seven bits a byte, the lowest first."""
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, 70, 7):  # 64 bits
         byte = data[at]
         value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+        at += 1
         if byte < 0x80:
             return value, at
+    raise ValueError("a number of more than 64 bits")

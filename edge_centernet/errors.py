@@ -1,4 +1,4 @@
-"""Every error a user can cause, in one tree.
+"""Every error a user can cause, in one tree; and `printable`, for names that a message repeats.
 
 EdgeCenterNetError
 ├── ManifestError        a manifest is missing, unreadable, or says something impossible
@@ -16,6 +16,9 @@ no traceback. Messages follow one pattern: what was expected, what came, what to
 """
 
 from __future__ import annotations
+
+import re
+import unicodedata
 
 
 class EdgeCenterNetError(Exception):
@@ -65,3 +68,22 @@ class AccuracyError(EdgeCenterNetError):
 
 class ConfigError(EdgeCenterNetError):
     """An option, class name or output folder cannot be used."""
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters and others that cannot be seen written as \uXXXX.
+
+    Names of files, classes and cameras come from others: an escape sequence in one would move the cursor or
+    change the title of the reader's terminal, and a byte of a file name that is no UTF-8 would end the
+    program. Line ends, tabs and blanks of every kind stay. JSON keeps its value.
+    """
+    if text.isprintable():
+        return text
+    return re.sub(r"[^\n\t -~]", lambda found: _escaped(found[0]), text)
+
+
+def _escaped(letter: str) -> str:
+    if letter.isprintable() or unicodedata.category(letter) == "Zs":
+        return letter
+    units = letter.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import tempfile
+import threading
+from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from edge_centernet.errors import ConfigError
+
+_CANNOT = "cannot write: "
+
+_log = logging.getLogger(__name__)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -25,10 +33,45 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())  # or a power cut could leave the new name without its content
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only disk refuses this as well
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from None
+            raise OSError(error.errno, f"{_CANNOT}{error.strerror}", str(path)) from None
         raise
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether the disk is full, over its quota, read-only or failing; else the path is wrong."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def append_whole(file: BinaryIO, data: bytes) -> None:
+    """Append all of `data` to an unbuffered file, or nothing: a full disk takes the beginning of it.
+
+    Raises OSError.
+    """
+    begin = file.seek(0, os.SEEK_END)
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except BaseException:  # after Ctrl-C, too
+        with suppress(OSError):
+            file.truncate(begin)
+        raise
+
+
+def set_aside(path: Path) -> None:
+    """Rename a file that is in the way to the first free name of NAME-1.SUFFIX, NAME-2.SUFFIX ...
+
+    An empty or missing one is left as it is. Raises OSError.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return
+    number = 1
+    while (free := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(free)
 
 
 def sha256(path: str | Path) -> str:
@@ -48,15 +91,66 @@ def text_of(path: Path) -> str:
         return ""
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make the folder and make sure that files can be written there; ConfigError otherwise."""
+class Unwritten:
+    """What cannot be written at the moment, because a disk is full, read-only or gone, and what was lost so.
+
+    Detection goes on meanwhile, and whoever writes tries again and reports here. The log has a line when a
+    file fails for the first time, and one when it can be written again. For use by several threads.
+    """
+
+    def __init__(self) -> None:
+        """All is well."""
+        self._lock = threading.Lock()
+        self._failing: dict[str, str] = {}  # name -> reason
+        self._lost: list[str] = []
+
+    def failed(self, name: str | Path, error: OSError) -> None:
+        """It could not be written, and will be tried again."""
+        reason = (error.strerror or str(error)).removeprefix(_CANNOT)
+        with self._lock:
+            known = str(name) in self._failing
+            self._failing[str(name)] = reason
+        if not known:
+            _log.error("%s: %s%s; detection goes on, and it is tried again", name, _CANNOT, reason)
+
+    def written(self, name: str | Path) -> None:
+        """It could be written."""
+        with self._lock:
+            known = self._failing.pop(str(name), None)
+        if known is not None:
+            _log.warning("%s: can be written again", name)
+
+    def lost(self, what: str) -> None:
+        """Something will never be written."""
+        with self._lock:
+            self._lost.append(what)
+        _log.error("%s", what)
+
+    def now(self) -> str:
+        """What cannot be written at the moment, in one line for people; "" if nothing."""
+        with self._lock:
+            return "; ".join(f"{name}: {_CANNOT}{reason}" for name, reason in self._failing.items())
+
+    def all(self) -> str:
+        """The same, and what was lost."""
+        with self._lock:
+            lost = list(self._lost)
+        return "; ".join(part for part in (self.now(), *lost) if part)
+
+
+def prepare_folder(folder: Path, *, or_later: bool = False) -> None:
+    """Make the folder and make sure that files can be written there; ConfigError otherwise.
+
+    or_later: a disk that is full or read-only is no error, as whoever writes there tries again.
+    """
     # By writing one: permission bits say nothing about a read-only or full file system.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError(f"output folder {folder}: cannot write there: {error.strerror}") from None
+        if not or_later or not may_pass(error):
+            raise ConfigError(f"output folder {folder}: cannot write there: {error.strerror}") from None
 
 
 def open_part(target: Path) -> tuple[TextIO, Path]:

@@ -25,6 +25,7 @@ PER_CLASS = (
 SCORE_FIELDS = ("threshold", *PER_CLASS)  # what scores mean, and from which on detections are shown
 DEFAULT_THRESHOLD = 0.3  # the lowest score that is shown, where neither the model nor the user names another
 GREY = 128  # pixel value that is 0 in the network; the arithmetic: `edge_centernet.preprocess`
+_LONGEST_NAME = 64  # characters; a class's name is part of MQTT topics, metrics and labels in the image
 DIM_MAX = 1024  # limit of the C decoder for classes and for each side of the heatmap
 
 Layout = Literal["NCHW", "NHWC"]
@@ -168,14 +169,26 @@ class ModelSpec:
         """Reject sizes, strides and class lists that cannot be."""
         for side in ("height", "width"):
             value = getattr(self, side)
-            if value < 32 or value % 32:
-                raise ManifestError(f"model {side}: expected a multiple of 32 pixels, got {value}")
+            if not 32 <= value <= SIDE_MAX or value % 32:
+                raise ManifestError(
+                    f"model {side}: expected a multiple of 32 pixels up to {SIDE_MAX}, got {value}"
+                )
         if self.stride < 1 or self.height % self.stride or self.width % self.stride:
             raise ManifestError(
                 f"model stride: expected a divisor of {self.height}x{self.width}, got {self.stride}"
             )
         if not 1 <= len(self.classes) <= DIM_MAX:
             raise ManifestError(f"model classes: expected 1 to {DIM_MAX} names, got {len(self.classes)}")
+        for text in self.classes:
+            if not (isinstance(text, str) and 1 <= len(text) <= _LONGEST_NAME and text.isprintable()):
+                raise ManifestError(
+                    f"model classes: expected names of 1 to {_LONGEST_NAME} printable characters, "
+                    f"got {str(text)[: _LONGEST_NAME + 1]!r}"
+                )
+        if not (f"{self.name}{self.version}".isprintable()):
+            raise ManifestError(
+                f"model name and version: expected printable characters, got {self.name!r}, {self.version!r}"
+            )
         if len(set(self.classes)) != len(self.classes):
             raise ManifestError("model classes: expected distinct names, got a repeated one")
         if self.color not in ("rgb", "bgr"):
@@ -291,7 +304,7 @@ class Manifest:
         try:
             data = json.loads(text)
             schema = data["schema"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):  # the last: brackets in brackets in ...
             raise ManifestError(
                 "manifest: expected a JSON object with a 'schema', got something else"
             ) from None

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import click
 
+from edge_centernet.errors import printable
+
 Progress = Callable[[str, int, int], None]  # title, done, of how many
 Say = Callable[[str], None]  # a line of text as work goes on
 
@@ -38,7 +40,7 @@ def bars() -> Iterator[Progress]:
     def progress(title: str, done: int, total: int) -> None:
         if title not in shown:
             shown[title] = click.progressbar(
-                length=total, label=title, show_eta=True, show_pos=True, file=sys.stderr
+                length=total, label=printable(title), show_eta=True, show_pos=True, file=sys.stderr
             )
             shown[title].__enter__()
         shown[title].update(1)
@@ -60,13 +62,15 @@ def byte_bars() -> Iterator[Progress]:
 
     def progress(title: str, done: int, total: int) -> None:
         if title not in shown:
-            shown[title] = click.progressbar(length=total, label=title, show_eta=True, file=sys.stderr)
+            shown[title] = click.progressbar(
+                length=total, label=printable(title), show_eta=True, file=sys.stderr
+            )
             begun[title] = time.monotonic()
             shown[title].__enter__()
         bar = shown[title]
         if sys.stderr.isatty():  # elsewhere click prints a line for every new label
             speed = done / 1e6 / max(time.monotonic() - begun[title], 1e-3)
-            bar.label = f"{title} {size_text(done)} of {size_text(total)}, {speed:.0f} MB/s"
+            bar.label = f"{printable(title)} {size_text(done)} of {size_text(total)}, {speed:.0f} MB/s"
         bar.update(done - bar.pos)
         if done >= total:
             shown.pop(title).__exit__(None, None, None)

@@ -110,6 +110,7 @@ def status_line(snapshot: Snapshot, classes: Sequence[str]) -> str:
         ", ".join(f"{classes[i]} {counts[i]}" for i in most) or "nothing in view",
         ", ".join(f"{line.name} in {line.inward} out {line.outward}" for line in tally.lines[:_STATUS_ITEMS]),
         ", ".join(f"{zone.name} {zone.inside} inside" for zone in tally.zones[:_STATUS_ITEMS]),
+        snapshot.unwritten,
     ]
     return "; ".join(part for part in parts if part)
 
@@ -122,7 +123,7 @@ def health(
     capture: how the source is doing; snapshot: the newest result, None before the first.
     max_age_s: results older than this mean that the pipeline hangs. now: time.monotonic() unless given.
     Returns (ok, record): ok needs a live camera and a fresh result; the record's "status" is "ok" or the
-    reason.
+    reason. A file that cannot be written is in the record, as "unwritten", and no reason for a restart.
     """
     now = time.monotonic() if now is None else now
     # Since the result came: its frame was captured `age_ms` earlier.
@@ -142,6 +143,7 @@ def health(
         "detail": capture.detail,
         "fps": round(snapshot.fps, 1) if ok and snapshot is not None else 0.0,
         "age_ms": None if snapshot is None else round(snapshot.age_ms, 1),
+        "unwritten": "" if snapshot is None else snapshot.unwritten,
         "last_frame_s": None if capture.last_frame is None else round(now - capture.last_frame, 1),
         "last_result_s": None if result_age is None else round(result_age, 1),
         "frames": capture.frames,

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from edge_centernet.camera_config import Settings
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
-from edge_centernet.files import prepare_folder
+from edge_centernet.files import Unwritten, prepare_folder
 from edge_centernet.outputs import Output, Silent
 from edge_centernet.outputs.annotate import Annotated, AnnotatedOutput, Overlay
 from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
@@ -56,6 +56,7 @@ class Summary:
     tally: the last counts; None without lines and zones.
     annotated: the files with annotations. folder: the one they are in.
     stopped_by: number of the signal that ended the run; None if the source ended.
+    unwritten: what a full or read-only disk, or a reader that stopped, did not take; "" if nothing.
     """
 
     detections: int
@@ -66,6 +67,7 @@ class Summary:
     annotated: tuple[Path, ...]
     folder: Path
     stopped_by: int | None
+    unwritten: str = ""
 
 
 def run(
@@ -74,19 +76,24 @@ def run(
     write: Callable[[str], None],
     report: Callable[[str], None],
 ) -> Summary:
-    """Detect until the source ends, or until SIGINT or SIGTERM; files are complete then.
+    """Detect until the source ends, or until SIGINT, SIGTERM or SIGHUP; files are complete then.
+
+    A full or read-only disk ends nothing: what is counted stays in memory, and writing is tried again.
 
     To be called on the main thread, because of the signals.
     open_model: opens the model; called after the settings are checked.
-    write: gets the text of the records.
+    write: gets the text of the records, on a thread of its own.
     report: gets lines for people: a file that was skipped, where the live page is.
     Raises ConfigError for settings that do not fit together, and what opening model, source and outputs
     raises.
     """
     # 1. What is quickly found to be wrong comes before the model, which takes seconds to load.
     options = _scene_options(settings)
+    unwritten = Unwritten()
     if settings.out is not None:
-        prepare_folder(settings.out)
+        # A camera's service must start again on a disk that has become read-only.
+        live = settings.camera is not None or is_live(settings.source or "")
+        prepare_folder(settings.out, or_later=live)
     with ExitStack() as stack:
         # 2. The model, and the scene, which decides what the detector must look for.
         runtime = open_model()
@@ -94,7 +101,7 @@ def run(
         model = runtime.manifest.model
         threshold = model.suggested if settings.threshold is None else settings.threshold
         wanted = None if settings.classes is None else words(settings.classes)
-        scene = Scene(options, threshold, model.classes, wanted)
+        scene = Scene(options, threshold, model.classes, wanted, unwritten)
         stack.callback(scene.close)
         detector = Detector(
             runtime,
@@ -107,19 +114,19 @@ def run(
         stack.callback(frames.close)
         totals = _Totals()
         outputs: list[Output] = [totals]
-        for output in _open_outputs(settings, options, frames, detector, totals, write, report):
+        for output in _open_outputs(settings, options, frames, detector, totals, unwritten, write, report):
             outputs.append(output)
             stack.callback(output.close)
+        records = [output for output in outputs if isinstance(output, RecordsOutput)]
         # 4. The loop.
         pipeline = stack.enter_context(Pipeline(frames, detector))
-        with _stop_on_signals(pipeline.stop) as stopped:
-            _detect(pipeline, frames, scene, outputs)
-        # 5. Only a run that no error ended writes what stands at the end of its records.
-        for output in outputs:
-            if isinstance(output, RecordsOutput):
+        with _stop_on_signals(pipeline.stop, *(output.stop for output in records)) as stopped:
+            _detect(pipeline, frames, scene, outputs, unwritten)
+            # 5. Only a run that no error ended writes what stands at the end of its records.
+            for output in records:
                 output.finish()
     # After all is closed, because only then every file has its name.
-    return totals.summary(settings, frames, outputs, stopped[0] if stopped else None)
+    return totals.summary(settings, frames, outputs, stopped[0] if stopped else None, unwritten)
 
 
 def words(text: str) -> list[str]:
@@ -139,8 +146,18 @@ def _scene_options(settings: Settings) -> SceneOptions:
     )
 
 
-def _detect(pipeline: Pipeline, frames: Frames, scene: Scene, outputs: Sequence[Output]) -> None:
-    """Pass each result to the outputs, with tracks, counts, rate and the state of the source."""
+def _detect(
+    pipeline: Pipeline, frames: Frames, scene: Scene, outputs: Sequence[Output], unwritten: Unwritten
+) -> None:
+    """Pass each result to the outputs, with tracks, counts, rate and the state of the source.
+
+    Args:
+        pipeline: gives the results.
+        frames: the source, for its state.
+        scene: follows and counts.
+        outputs: get every result.
+        unwritten: what cannot be written at the moment.
+    """
     rate = Rate()
     for result in pipeline:
         if result is None:  # a live source is silent
@@ -158,15 +175,16 @@ def _detect(pipeline: Pipeline, frames: Frames, scene: Scene, outputs: Sequence[
             tracks=tracks,
             tally=tally,
             seen=result.found,
-            timed=not isinstance(frames, Stills),
+            timed=frames.fps is not None,
+            unwritten=unwritten.now(),
         )
         for output in outputs:
             output.update(snapshot)
 
 
 @contextmanager
-def _stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Call `stop` on SIGINT and SIGTERM, so that the frame at hand is finished and files are closed.
+def _stop_on_signals(*stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Call `stop` on SIGINT, SIGTERM and SIGHUP: the frame at hand is finished, and files are closed.
 
     A second signal raises KeyboardInterrupt, for somebody who cannot wait. Yields a list that the number of
     the first will be in.
@@ -177,9 +195,14 @@ def _stop_on_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         if got:
             raise KeyboardInterrupt
         got.append(number)
-        stop()
+        for call in stop:
+            call()
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # SIGHUP comes when the terminal is closed; `nohup` has it ignored, and that is to stay so.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    old = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield got
     finally:
@@ -194,7 +217,8 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
     """The source, opened and checked; a live one is read on its own thread from now on.
 
     report: gets one line for each file that is skipped.
-    Raises ConfigError for options of a camera where there is none, SourceError when nothing can be read.
+    Raises ConfigError for options of a camera where there is none and for tracking in images that are no
+    sequence, SourceError when nothing can be read.
     """
     requested = {"size": settings.size, "fps": settings.fps, "fourcc": settings.fourcc}
     width: int | None = None
@@ -208,11 +232,18 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
         width, height = (int(part) for part in parts)
     if settings.camera is None:
         source = settings.source or ""
-        if given := [f"--{name}" for name, value in requested.items() if value is not None]:
-            name = public_name(source)
-            raise ConfigError(f"{', '.join(given)}: expected only with --camera, got --source {name}")
+        given = [f"--{name}" for name, value in requested.items() if value is not None]
+        refusal = f"{', '.join(given)}: expected only with --camera, got --source {public_name(source)}"
+        if given and (given != ["--fps"] or is_live(source)):
+            raise ConfigError(refusal)
         if not is_live(source):
-            return open_source(source, warn=lambda line: report(f"Warning: {line}"))
+            opened = open_source(source, warn=lambda line: report(f"Warning: {line}"))
+            if isinstance(opened, Stills):
+                _take_as_sequence(opened, settings)
+            elif given:
+                opened.close()
+                raise ConfigError(refusal.replace("--camera", "--camera or images"))
+            return opened
     from edge_centernet.sources.cameras import CameraOptions
     from edge_centernet.sources.live import LiveCapture
 
@@ -227,6 +258,29 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
     )
     capture.start(wait=settings.wait)
     return capture
+
+
+def _take_as_sequence(stills: Stills, settings: Settings) -> None:
+    """Give images the rate that the settings give them; refuse what follows objects where there is none."""
+    if settings.fps is not None:
+        stills.as_sequence(settings.fps)
+    follows = {
+        "--track": settings.track,
+        "--count-line": settings.count_line,
+        "--zone": settings.zone,
+        "--presence": settings.presence,
+    }
+    given = ", ".join(option for option, value in follows.items() if value)
+    if given and len(stills.names) == 1:
+        raise ConfigError(
+            f"{given}: expected a video, a camera or a sequence of images, "
+            f"got one image, {stills.public_names[0]}"
+        )
+    if given and stills.fps is None:
+        raise ConfigError(
+            f"{given}: expected a video, a camera or a sequence of images, got {len(stills.names)} single "
+            "images; if they are consecutive, tell their number per second, as in --fps 10"
+        )
 
 
 def capture_state(frames: Frames, newest: Frame | None) -> CaptureState:
@@ -254,7 +308,12 @@ class _Totals(Silent):
         self.detections += len(snapshot.found)
 
     def summary(
-        self, settings: Settings, frames: Frames, outputs: Sequence[Output], stopped_by: int | None
+        self,
+        settings: Settings,
+        frames: Frames,
+        outputs: Sequence[Output],
+        stopped_by: int | None,
+        unwritten: Unwritten,
     ) -> Summary:
         written = [output.written for output in outputs if isinstance(output, AnnotatedOutput)]
         return Summary(
@@ -266,6 +325,7 @@ class _Totals(Silent):
             annotated=tuple(path for paths in written for path in paths),
             folder=settings.out or DEFAULT_OUT,
             stopped_by=stopped_by,
+            unwritten=unwritten.all(),
         )
 
 
@@ -275,6 +335,7 @@ def _open_outputs(
     frames: Frames,
     detector: Detector,
     totals: _Totals,
+    unwritten: Unwritten,
     write: Callable[[str], None],
     report: Callable[[str], None],
 ) -> Iterator[Output]:
@@ -292,12 +353,13 @@ def _open_outputs(
     overlay = functools.partial(Overlay, model.classes, scene.lines, scene.zones, scene.blur)
     if settings.format_name != "none":
         target = None if settings.out is None else settings.out / f"detections{SUFFIX[settings.format_name]}"
-        yield RecordsOutput(make_records(settings.format_name, model.classes), write, target)
+        records = make_records(settings.format_name, model.classes)
+        yield RecordsOutput(records, write, target, live=frames.live, unwritten=unwritten)
     # A camera would fill the disk: it is saved only on request.
     if settings.save or (settings.save is None and not frames.live):
         folder = settings.out or DEFAULT_OUT
-        prepare_folder(folder)
-        yield AnnotatedOutput(Annotated(folder, frames), overlay(), frames.live)
+        prepare_folder(folder, or_later=frames.live)
+        yield AnnotatedOutput(Annotated(folder, frames, unwritten), overlay(), frames.live)
     if settings.mqtt is not None:
         from edge_centernet.outputs.mqtt import MqttOutput  # needs the extra "live"
 

@@ -162,10 +162,17 @@ def building(folder: Path) -> Iterator[Path]:
     An engine is therefore there whole, or not at all. A session that built no engine leaves nothing. Raises
     OSError where it cannot be written.
     """
-    if folder.is_dir():
+    ours = (
+        compile_cache.folder() in folder.parents
+    )  # else somebody chose the place, and knows who writes there
+    if folder.is_dir() and (not ours or compile_cache.is_private(folder)):
         yield folder
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if ours:
+        compile_cache.make_private(folder.parent)
+        shutil.rmtree(folder, ignore_errors=True)  # one that others could write to
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield scratch

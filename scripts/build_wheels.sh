@@ -9,7 +9,7 @@
 set -eu
 umask 022 # a wheel holds the files' permissions
 cd "$(dirname "$0")/.."
-packages="binutils unzip gcc gcc-aarch64-linux-gnu libc6-dev qemu-user-static mmdebstrap"
+packages="binutils unzip gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross libc6-dev qemu-user-static mmdebstrap arch-test"
 only=
 if [ "${1:-}" = --install ]; then
     shift
@@ -40,7 +40,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT INT TERM
 python=${PYTHON:-python3}
 "$python" -m venv "$work/venv"
-"$work/venv/bin/pip" install -q -r scripts/release-requirements.txt
+"$work/venv/bin/pip" install -q --require-hashes -r scripts/release-requirements.txt
 mkdir -p "$out"
 if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
     SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || date +%s)

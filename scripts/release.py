@@ -14,8 +14,10 @@ the commit.
     SHA256SUMS, SHA256SUMS.sig        with --sign: by ssh-keygen -Y, namespace edge-centernet-release
 
 The same commit gives the same bytes, as long as PyPI's newest releases (the SBOM) are the same: tools are
-pinned in scripts/release-requirements.txt, all times are the commit's. At the end the wheel is installed in a
-fresh environment and finds the person and the cat. OUT appears only when all of this went well.
+pinned in scripts/release-requirements.txt, with hashes, and all times are the commit's. At the end the wheel
+is installed in a fresh environment, whose packages and the oldest that setup.cfg allows must have no known
+hole (pip-audit), and finds the person and the cat. OUT appears only when all of this went well. The key of
+--sign must be the one that SECURITY.md publishes.
 """
 
 from __future__ import annotations
@@ -31,12 +33,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edge_centernet.deploy.signing import sign, signing_key
+from edge_centernet.deploy.signing import sign, signers_line, signing_key
 from edge_centernet.errors import ConfigError, EdgeCenterNetError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +55,13 @@ print(json.dumps({about["Name"]: about["License"] for about in found if about["L
 """
 
 
+# Where its packages are, then what the wheel requires, a line each.
+_REQUIRES = """
+import importlib.metadata as m, sysconfig
+print(sysconfig.get_path("purelib"), *m.requires("edge-centernet"), sep="\\n")
+"""
+
+
 class ReleaseError(EdgeCenterNetError):
     """A step of the release failed."""
 
@@ -62,8 +72,13 @@ class ReleaseError(EdgeCenterNetError):
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make.  [default: dist/VERSION]")
 @click.option("--only", type=click.Choice(["x86_64"]), help="Build this wheel alone.")
 @click.option("--sign", "key", type=click.Path(path_type=Path), help="Private ssh key for SHA256SUMS.sig.")
+@click.option(
+    "--accept", multiple=True, metavar="ID", help="Known hole of a dependency that does not concern us."
+)
 @click.option("--dry-run", is_flag=True, help="Look whether a release could be made; write nothing.")
-def main(out: Path | None, only: str | None, key: Path | None, dry_run: bool) -> None:
+def main(
+    out: Path | None, only: str | None, key: Path | None, accept: tuple[str, ...], dry_run: bool
+) -> None:
     """Build everything that a release consists of, from the commit that is checked out."""
     try:
         version = check_tree(ROOT)
@@ -72,10 +87,11 @@ def main(out: Path | None, only: str | None, key: Path | None, dry_run: bool) ->
             raise ConfigError(f"{out}: expected no such folder, found one; remove it, or give another --out")
         if key is not None:
             key, _ = signing_key(key)
+            check_key(ROOT, key)
         if dry_run:
             click.echo(f"edge-centernet {version}, commit {commit(ROOT)[:12]}: could be released, to {out}")
             return
-        make(version, out, only, key)
+        make(version, out, only, key, accept)
     except EdgeCenterNetError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
@@ -111,6 +127,17 @@ def check_tree(root: Path) -> str:
     return version
 
 
+def check_key(root: Path, key: Path) -> None:
+    """Raises ConfigError unless SECURITY.md has the public half of a private key, so that all can verify."""
+    line = signers_line(key, NAMESPACE).strip()
+    policy = root / "SECURITY.md"
+    if not policy.is_file() or line not in policy.read_text(encoding="utf-8").splitlines():
+        raise ConfigError(
+            f"{policy}: expected the public half of {key}, by which users verify a release; "
+            f"commit this line in its block of release keys: {line}"
+        )
+
+
 def read_version(root: Path) -> str:
     """`__version__` of the sources in `root`, without importing them."""
     text = (root / "edge_centernet/__init__.py").read_text(encoding="utf-8")
@@ -127,8 +154,16 @@ def commit(root: Path) -> str:
 # ---- the release
 
 
-def make(version: str, out: Path, only: str | None, key: Path | None) -> None:
-    """All files, in `out`."""
+def make(version: str, out: Path, only: str | None, key: Path | None, accept: Sequence[str] = ()) -> None:
+    """All files, in `out`.
+
+    Args:
+        version: of the package.
+        out: the folder to make.
+        only: the one wheel to build; all unless given.
+        key: private ssh key to sign the checksums with, if any.
+        accept: ids of known holes in dependencies that do not stop it.
+    """
     os.umask(0o022)  # archives hold permissions
     epoch = _git(ROOT, "log", "-1", "--format=%ct").strip()
     environment = {**os.environ, "SOURCE_DATE_EPOCH": epoch, "PYTHONHASHSEED": "0", "TZ": "UTC"}
@@ -151,6 +186,7 @@ def make(version: str, out: Path, only: str | None, key: Path | None) -> None:
         _say("Installing the wheel in a fresh environment")
         wheel = next(built.glob("*x86_64.whl"))
         installed = install(wheel, work / "installed", python)
+        audit(installed, python, work, accept)
         detect(installed, source, work)
         _say("SBOM")
         (built / f"edge_centernet-{version}.cdx.json").write_text(sbom(installed, python, wheel))
@@ -175,7 +211,16 @@ def _tools(folder: Path, source: Path) -> Path:
     """A Python with what scripts/release-requirements.txt pins."""
     _run(sys.executable, "-m", "venv", folder)
     python = folder / "bin/python"
-    _run(python, "-m", "pip", "install", "-q", "-r", source / "scripts/release-requirements.txt")
+    _run(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--require-hashes",
+        "-r",
+        source / "scripts/release-requirements.txt",
+    )
     return python
 
 
@@ -199,6 +244,66 @@ def install(wheel: Path, folder: Path, python: Path) -> Path:
     target = folder / "bin/python"
     _run(python, "-m", "pip", "--python", target, "install", "-q", f"{wheel}[{EXTRAS}]")
     return target
+
+
+def audit(installed: Path, python: Path, work: Path, accept: Sequence[str]) -> None:
+    """Look for known holes in what is installed, and in the oldest versions that setup.cfg allows.
+
+    Args:
+        installed: a Python with the wheel.
+        python: one with pip-audit.
+        work: folder for a list of requirements.
+        accept: ids of holes that do not concern us.
+
+    Says so and goes on where PyPI's advisories cannot be had. Raises ReleaseError with the holes.
+    """
+    site, *requires = _run(installed, "-c", _REQUIRES).splitlines()
+    bounds = work / "oldest.txt"
+    bounds.write_text("".join(f"{name}=={version}\n" for name, version in oldest(requires).items()))
+    ignored = [word for one in accept for word in ("--ignore-vuln", one)]
+    holes: list[str] = []
+    for what in (["--path", site], ["--requirement", bounds, "--no-deps", "--disable-pip"]):
+        command = [
+            python,
+            "-m",
+            "pip_audit",
+            "--format",
+            "json",
+            "--progress-spinner",
+            "off",
+            *what,
+            *ignored,
+        ]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+        try:
+            packages = json.loads(done.stdout)["dependencies"]
+            unknown = [
+                one["name"] for one in packages if one["name"] != "edge-centernet" and "vulns" not in one
+            ]
+        except (ValueError, KeyError):
+            packages, unknown = [], (done.stderr.strip().splitlines() or ["no reason given"])[-1:]
+        if unknown:
+            _say(f"NOT AUDITED for known holes, as PyPI's advisories cannot be had: {', '.join(unknown)}")
+        for one in packages:
+            holes += [f"{one['name']} {one['version']}: {hole['id']}" for hole in one.get("vulns", ())]
+    if holes:
+        raise ReleaseError(
+            f"expected no known hole in a dependency, got {'; '.join(dict.fromkeys(holes))}; raise the bound "
+            "in setup.cfg, or --accept the ID if it does not concern us, and say why in the release notes"
+        )
+
+
+def oldest(requires: Iterable[str]) -> dict[str, str]:
+    """The oldest version of each package by its name, from the lines of a wheel's metadata.
+
+    Of several for different Pythons the last; without what only those need who work on the project.
+    """
+    found = {}
+    for line in requires:
+        bound = re.match(r"([\w.-]+)(?:\[.*?\])?>=([\w.]+)", line)
+        if bound and not re.search(r"""["'](dev|docs)["']""", line):
+            found[bound[1]] = bound[2]
+    return found
 
 
 def detect(python: Path, source: Path, work: Path) -> None:
@@ -242,7 +347,9 @@ def checksums(folder: Path) -> str:
 
 def next_steps(version: str, out: Path, key: Path | None) -> str:
     """What a maintainer does with it."""
-    signed = f"\n  ssh-keygen -Y verify -f signers -I edge-centernet -n {NAMESPACE} -s SHA256SUMS.sig"
+    signed = f"""
+  grep '^edge-centernet ' SECURITY.md > signers
+  ssh-keygen -Y verify -f signers -I edge-centernet -n {NAMESPACE} -s SHA256SUMS.sig"""
     return f"""{out}: edge-centernet {version} of commit {commit(ROOT)[:12]}
 
 Look at it, then push its tag, by which .github/workflows/release.yml makes the same files and publishes them:

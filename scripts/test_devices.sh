@@ -16,8 +16,8 @@ if [ "${1:-}" = --install ]; then
     shift
     apt-get update -q
     # shellcheck disable=SC2086  # one word a package
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $tools gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf libc6-dev \
-        python3-venv ansible-core xz-utils
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $tools gcc-aarch64-linux-gnu libc6-dev-arm64-cross \
+        gcc-arm-linux-gnueabihf libc6-dev-armhf-cross libc6-dev python3-venv ansible-core xz-utils
 fi
 python=${PYTHON:-}
 if [ -z "$python" ]; then

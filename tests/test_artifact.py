@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
+import tracemalloc
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,104 @@ def test_other_files_are_errors(suffix: str, tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ArtifactError, match=path.name):
             read_manifest(path)
+
+
+def tflite_with(path: Path, artifacts: Artifacts, compression: int, fill: bytes, count: int = 1) -> Path:
+    """The squares network, with so many bytes of filling, packed, in front of the manifest's text."""
+    data = artifacts["tflite", "int8"].read_bytes()
+    with zipfile.ZipFile(artifacts["tflite", "int8"]) as archive:
+        manifest = archive.read("edge_centernet.json")
+        path.write_bytes(data[: archive.infolist()[0].header_offset])
+    with zipfile.ZipFile(path, "a", compression) as archive:
+        for number in range(count - 1):
+            archive.writestr(f"{number}", b"")
+        archive.writestr("edge_centernet.json", fill + manifest)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("compression", "honest"),
+    [
+        (zipfile.ZIP_DEFLATED, True),
+        (zipfile.ZIP_DEFLATED, False),
+        (zipfile.ZIP_BZIP2, False),
+        (zipfile.ZIP_LZMA, False),
+    ],
+)
+def test_a_manifest_that_unpacks_to_gigabytes_is_refused(
+    artifacts: Artifacts, tmp_path: Path, compression: int, honest: bool
+) -> None:
+    """After some megabytes, whatever its header says of its length."""
+    size = 20_000_000
+    path = tflite_with(tmp_path / "a.tflite", artifacts, compression, b" " * size)
+    data = bytearray(path.read_bytes())
+    if not honest:  # the length in the list at the end, which counts
+        at = data.rfind(b"PK\1\2") + 24
+        data[at : at + 4] = (1000).to_bytes(4, "little")
+        path.write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(ArtifactError, match=r"a\.tflite"):
+        read_manifest(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size
+
+
+def test_an_archive_of_thousands_of_entries_is_refused(artifacts: Artifacts, tmp_path: Path) -> None:
+    """By the length of its list, before that is read; 64 are too many as well."""
+    for count in (65, 2000):
+        path = tflite_with(tmp_path / "a.tflite", artifacts, zipfile.ZIP_STORED, b"", count)
+        with pytest.raises(ArtifactError, match=r"a\.tflite"):
+            read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xff" * 300_000, "a number of more than 64 bits"),
+        (b"\x08\x01" * 200_000, "more than 131072 fields"),
+        (b"\x72\x20" + b"\x08\x01" * 16, "more than 8 fields"),
+    ],
+)
+def test_protobuf_that_would_take_minutes_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    """Numbers without an end, and more fields than any network has."""
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(ArtifactError, match=f"a.onnx.*{says}"):
+        read_manifest(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_an_xml_file_with_a_document_type_is_refused(tmp_path: Path, encoding: str) -> None:
+    """Its entities can become gigabytes; OpenVINO writes none."""
+    text = '<?xml version="1.0" encoding="@"?><!DOCTYPE net [<!ENTITY a "b">]><net>&a;</net>'
+    (tmp_path / "a.xml").write_bytes(text.replace("@", encoding).encode(encoding))
+    (tmp_path / "a.bin").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match=r"a\.xml.*a document type"):
+        read_manifest(tmp_path / "a.xml")
+
+
+@pytest.mark.parametrize(("name", "says"), [("a.onnx", "512 MB"), ("a.tflite", "512 MB"), ("a.xml", "8 MB")])
+def test_a_file_beyond_any_network_is_refused_unread(tmp_path: Path, name: str, says: str) -> None:
+    """By its length."""
+    (tmp_path / "a.bin").write_bytes(b"x")
+    (tmp_path / name).write_bytes(b"x")
+    os.truncate(tmp_path / name, 1 << 40)
+    with pytest.raises(ArtifactError, match=f"{name}: expected a model file of at most {says}"):
+        read_manifest(tmp_path / name)
+
+
+def test_a_manifest_of_brackets_is_one_line(artifacts: Artifacts, tmp_path: Path) -> None:
+    """Nested deeper than Python's parser goes."""
+    path = tflite_with(tmp_path / "a.tflite", artifacts, zipfile.ZIP_DEFLATED, b"[" * 200_000)
+    with pytest.raises(ManifestError, match="expected a JSON object"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize("side", [4128, 1 << 25])
+def test_an_input_beyond_any_memory_is_refused(side: int) -> None:
+    """The largest side is 4096 pixels."""
+    with pytest.raises(ManifestError, match=f"a multiple of 32 pixels up to 4096, got {side}"):
+        replace(squares.manifest(True).model, height=side)
 
 
 def test_an_unknown_suffix_is_an_error(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`Detections` read box by box, and as `supervision.Detections`, by the real package."""
+"""`Detections` box by box, and as `supervision.Detections`, by the real package; how far boxes overlap."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from edge_centernet import Detection, Detections, Detector, Tracker, read_image, sample_photo
+from edge_centernet.boxes import greedy_match, inside, iou
 from edge_centernet.errors import MissingDependency
 
 CLASSES = ("cat", "person", "sofa")
+HERE, BESIDE = (0.0, 0.0, 50.0, 50.0), (20.0, 0.0, 70.0, 50.0)
 
 
 def three() -> Detections:
@@ -115,3 +117,31 @@ def test_where_supervision_is_missing_the_extra_is_named(monkeypatch: pytest.Mon
     monkeypatch.setitem(__import__("sys").modules, "supervision", None)
     with pytest.raises(MissingDependency, match=r"pip install 'edge-centernet\[supervision\]'"):
         three().to_supervision()
+
+
+# ---- boxes: computed by hand
+
+
+def test_overlaps() -> None:
+    """IoU by hand; a box turned inside out has none; `inside` divides by the first box's area."""
+    a = np.array([HERE, (50, 50, 0, 0)], np.float32)
+    b = np.array([BESIDE, HERE], np.float32)
+    assert iou(a, b) == pytest.approx(np.array([[3 / 7, 1], [0, 0]]))
+    assert inside(np.array([(0, 0, 10, 50)], np.float32), b) == pytest.approx(np.array([[0, 1]]))
+
+
+def test_each_row_takes_the_best_column_that_is_left() -> None:
+    """The first row takes what it overlaps most, the second of what is left, the third finds too little."""
+    overlap = np.array([[0.6, 0.9], [0.5, 0.8], [0.4, 0.7]])
+    assert greedy_match(overlap, 0.5).tolist() == [1, 0, -1]
+
+
+def test_of_equal_overlaps_the_first_is_taken() -> None:
+    """And exactly the least overlap is enough."""
+    assert greedy_match(np.array([[0.5, 0.5]]), 0.5).tolist() == [0]
+
+
+def test_nothing_matches_nothing() -> None:
+    """Without rows or without columns there is no partner, and no error."""
+    assert greedy_match(np.zeros((2, 0)), 0.5).tolist() == [-1, -1]
+    assert greedy_match(np.zeros((0, 2)), 0.5).tolist() == []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import os
 import struct
+import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,7 @@ import squares
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_centernet import imageio
 from edge_centernet.errors import SourceError
 from edge_centernet.imageio import image_size, read_image
 from edge_centernet.manifest import ModelSpec, Quant, TensorSpec
@@ -32,17 +36,49 @@ def save(path: Path, image: Any, *how: int) -> Path:
     return path
 
 
-def png_header(path: Path, width: int, height: int) -> Path:
-    """A sound PNG that claims to be of any size and holds one pixel's worth of data."""
-    chunks = [
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(b"\0" * 4)),
-        (b"IEND", b""),
-    ]
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of these chunks."""
     body = b"".join(
         struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
     )
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def ihdr(width: int, height: int) -> tuple[bytes, bytes]:
+    """The header chunk of an RGB image."""
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+
+IDAT, IEND = (b"IDAT", zlib.compress(bytes(40 * (1 + 60 * 3)))), (b"IEND", b"")  # 60x40 black pixels
+
+
+def exif(orientation: int, order: str = ">", kind: int = 3) -> bytes:
+    """A block of EXIF with an orientation and nothing else. kind: 3 for SHORT, 4 for LONG."""
+    entry = struct.pack(
+        order + "HHI" + ("I" if kind == 4 else "HH"), 0x0112, kind, 1, orientation, *[0] * (kind == 3)
+    )
+    return (b"MM\0*" if order == ">" else b"II*\0") + struct.pack(order + "IH", 8, 1) + entry + bytes(4)
+
+
+def tiff(*tags: tuple[int, int, int, int], pixels: bytes = bytes(4)) -> bytes:
+    """A little-endian TIFF of these (tag, type, count, value), with its pixels at 8."""
+    at = 8 + len(pixels)
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return struct.pack("<2sHI", b"II", 42, at) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+GREY_TIFF = ((256, 3, 1, 2), (257, 3, 1, 2), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8),
+             (277, 3, 1, 1), (278, 3, 1, 2), (279, 4, 1, 4))  # fmt: skip
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    """A segment of a JPEG."""
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def png_header(path: Path, width: int, height: int) -> Path:
+    """A sound PNG that claims to be of any size and holds one pixel's worth of data."""
+    path.write_bytes(png(ihdr(width, height), (b"IDAT", zlib.compress(b"\0" * 4)), IEND))
     return path
 
 
@@ -197,18 +233,265 @@ def oriented_jpeg(path: Path, orientation: int) -> Path:
     """A 40x30 JPEG, with an EXIF orientation unless it is 0."""
     data = cv2.imencode(".jpg", np.zeros((30, 40, 3), np.uint8))[1].tobytes()
     if orientation:
-        tiff = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
-        data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff + data[2:]
+        data = data[:2] + segment(0xE1, b"Exif\0\0" + exif(orientation)) + data[2:]
     path.write_bytes(data)
     return path
 
 
-@pytest.mark.parametrize("orientation", range(9))
+@pytest.mark.parametrize("orientation", [*range(10), 65535])
 def test_the_header_tells_the_size_that_reading_gives(tmp_path: Path, orientation: int) -> None:
     """Whatever way the camera was held."""
     path = oriented_jpeg(tmp_path / "a.jpg", orientation)
     height, width, _ = read_image(path).shape
-    assert image_size(path) == (width, height) == ((30, 40) if orientation >= 5 else (40, 30))
+    assert image_size(path) == (width, height) == ((30, 40) if orientation in range(5, 9) else (40, 30))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "avif", "tif"])
+@pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
+def test_every_format_is_turned_as_a_viewer_does(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """By EXIF, AVIF by its boxes: both sizes and pixels, whatever OpenCV's release does on its own."""
+    pillow, ops = pytest.importorskip("PIL.Image"), pytest.importorskip("PIL.ImageOps")
+    path = tmp_path / f"a.{suffix}"
+    tags = pillow.Exif()
+    tags[0x112] = orientation
+    picture = cv2.resize(PICTURE, (60, 40))
+    picture[:10] = 255
+    how = {"tiffinfo": {274: orientation}} if suffix == "tif" else {"exif": tags, "quality": 95}
+    try:
+        pillow.fromarray(picture[..., ::-1].copy()).save(path, **how)
+    except (KeyError, ValueError):
+        pytest.skip(f"this Pillow writes no {suffix}")
+    if suffix == "avif" and cv2.imread(str(path)) is None:
+        pytest.skip("this OpenCV reads no AVIF")
+    expected = np.array(ops.exif_transpose(pillow.open(path)).convert("RGB"))[..., ::-1]
+    image = read_image(path)
+    assert image.shape == expected.shape
+    assert image_size(path) == image.shape[1::-1]
+    assert np.abs(image.astype(int) - expected).mean() < 3
+
+
+@pytest.mark.parametrize("place", ["in front", "behind 8 kB of text", "behind the pixels"])
+def test_exif_of_a_png_counts_wherever_it_stands(tmp_path: Path, place: str) -> None:
+    """A data set's sizes come from the header: they must be those that training sees."""
+    chunks = [ihdr(60, 40), (b"tEXt", b"note\0" + b"x" * 8000), IDAT]
+    chunks.insert(
+        {"in front": 1, "behind 8 kB of text": 2, "behind the pixels": 3}[place], (b"eXIf", exif(6))
+    )
+    (tmp_path / "a.png").write_bytes(png(*chunks, IEND))
+    assert read_image(tmp_path / "a.png").shape == (60, 40, 3)
+    assert image_size(tmp_path / "a.png") == (40, 60)
+
+
+@pytest.mark.parametrize(("first", "second", "turned"), [(6, 1, True), (1, 6, False), (9, 6, False)])
+def test_the_first_of_two_exif_segments_counts(tmp_path: Path, first: int, second: int, turned: bool) -> None:
+    """As for viewers; size and pixels agree. An orientation above 8 is none."""
+    whole = oriented_jpeg(tmp_path / "a.jpg", 0).read_bytes()
+    blocks = b"".join(segment(0xE1, b"Exif\0\0" + exif(o)) for o in (first, second))
+    (tmp_path / "a.jpg").write_bytes(whole[:2] + blocks + whole[2:])
+    assert image_size(tmp_path / "a.jpg") == ((30, 40) if turned else (40, 30))
+    assert read_image(tmp_path / "a.jpg").shape == ((40, 30, 3) if turned else (30, 40, 3))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_orientation_may_be_a_long(tmp_path: Path, order: str) -> None:
+    """Some writers store four bytes, in either order."""
+    (tmp_path / "a.png").write_bytes(png(ihdr(60, 40), (b"eXIf", exif(8, order, 4)), IDAT, IEND))
+    assert read_image(tmp_path / "a.png").shape == (60, 40, 3)
+
+
+# ---- headers that say two things, and files that take more than they give -------------------------------
+
+
+def progressive(side: int, scans: int) -> bytes:
+    """A grey progressive JPEG, each of whose many scans says nothing about all blocks in some bytes."""
+    blocks = (side // 8) ** 2
+    start = segment(0xDB, b"\0" + b"\1" * 64) + segment(
+        0xC2, struct.pack(">BHHBBBB", 8, side, side, 1, 1, 0x11, 0)
+    )
+    tables = segment(0xC4, b"\0\1" + bytes(16)) + segment(0xC4, b"\x10\1" + bytes(15) + b"\xe0")
+    dc = segment(0xDA, bytes([1, 1, 0, 0, 0, 0])) + bytes(blocks // 8 + 1)
+    ac = segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) + bytes(2 * (blocks // (1 << 14) + 1))
+    return b"\xff\xd8" + start + tables + dc + ac * scans + b"\xff\xd9"
+
+
+TWO_FRAMES = segment(0xC0, struct.pack(">BHHB9s", 8, 30, 40, 3, bytes(9)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("late.png", png((b"tEXt", b"a\0b"), ihdr(60, 40), IDAT, IEND), "damaged"),
+        ("double.png", png(ihdr(60, 40), ihdr(30000, 30000), IDAT, IEND), "damaged"),
+        ("double2.png", png(ihdr(30000, 30000), ihdr(60, 40), IDAT, IEND), "damaged"),
+        ("chunks.png", png(ihdr(60, 40), *[(b"tEXt", b"")] * (1 << 17), IDAT, IEND), "damaged"),
+        ("cr.ppm", b"P6\n#x\r30000 30000\n#\n1 1\n255\n" + bytes(3), "30000x30000 is more than"),
+        ("cr.pgm", b"P5\t#x\r30000\r#1 1\r30000 255\n" + bytes(3), "30000x30000 is"),
+        ("word.pgm", b"P5\nx30000 30000 255\n" + bytes(3), "damaged"),
+        ("twice.tif", tiff((256, 3, 1, 2), (256, 4, 1, 60000), *GREY_TIFF[1:]), "damaged"),
+        ("two.tif", tiff((256, 3, 2, 2), *GREY_TIFF[1:]), "damaged"),
+        ("type.tif", tiff((256, 5, 1, 2), *GREY_TIFF[1:]), "damaged"),
+        ("tile.tif", tiff(*GREY_TIFF, (322, 4, 1, 1 << 14), (323, 4, 1, 1 << 14)), "damaged"),
+        ("wide.tif", tiff(*GREY_TIFF[:6], (277, 3, 1, 60000), *GREY_TIFF[7:]), "60000 channels"),
+        ("twice.jpg", b"\xff\xd8" + TWO_FRAMES * 2 + segment(0xDA, bytes(10)) + b"\xff\xd9", "damaged"),
+        ("restart.jpg", b"\xff\xd8\xff\xd0" + TWO_FRAMES + segment(0xDA, bytes(10)) + b"\xff\xd9", "damaged"),
+        ("fill.jpg", b"\xff\xd8" + b"\xff" * (1 << 18), "damaged"),
+        ("scans.jpg", progressive(8192, 40), "at most 16 scans at 8192x8192 pixels, got more"),
+        ("os2.bmp", b"BM" + bytes(12) + struct.pack("<IHHHH", 12, 60000, 60000, 1, 24), "60000x60000 is"),
+        ("min.bmp", b"BM" + bytes(12) + struct.pack("<IiiHH", 40, 1, -(1 << 31), 1, 24), "is more than"),
+        ("a.webp", b"RIFF\x16\0\0\0WEBPALPH" + bytes(18), "damaged"),
+        ("boxes.heic", b"\0\0\0\x14ftypheic\0\0\0\0heic" + b"\0\0\0\x08free" * 5000, "damaged"),
+        ("no.avif", b"\0\0\0\x14ftypavif\0\0\0\0avif\0\0\0\x0cmeta\0\0\0\0", "damaged"),
+    ],
+)  # fmt: skip
+def test_a_header_that_can_be_read_in_two_ways_is_refused(
+    tmp_path: Path, name: str, content: bytes, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a decoder that reads it otherwise takes gigabytes or minutes for it."""
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=f"{name}.*{says}"):
+        read_image(tmp_path / name)
+
+
+def test_an_image_of_usual_scans_is_read(tmp_path: Path) -> None:
+    """The same file with ten scans, and one that an encoder wrote."""
+    (tmp_path / "a.jpg").write_bytes(progressive(64, 10))
+    assert read_image(tmp_path / "a.jpg").shape == (64, 64, 3)
+    path = save(tmp_path / "b.jpg", PICTURE, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    assert read_image(path).shape == PICTURE.shape
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
+def test_packed_texts_of_a_png_are_not_unpacked(tmp_path: Path, kind: bytes) -> None:
+    """Neither in front of the pixels nor behind them: libpng would take 8 MB and a second for each."""
+    packed = zlib.compress(bytes(7_000_000), 9)
+    text = (kind, b"a\0" + (b"\0" if kind == b"zTXt" else b"\1\0\0\0") + packed)
+    data = png(ihdr(60, 40), text, IDAT, text, IEND)
+    assert len(data) > 10_000
+    assert imageio._without_texts(data) == png(ihdr(60, 40), IDAT, IEND)
+    (tmp_path / "a.png").write_bytes(data)
+    assert read_image(tmp_path / "a.png").shape == (40, 60, 3)
+
+
+def test_a_file_beyond_256_mb_is_not_read(tmp_path: Path) -> None:
+    """Its length is enough to refuse it, whatever it holds."""
+    path = save(tmp_path / "a.bmp", PICTURE)
+    os.truncate(path, imageio.MAX_BYTES + 1)
+    with pytest.raises(SourceError, match="at most 256 MB"):
+        read_image(path)
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    """Neither for its size nor for its pixels."""
+    os.mkfifo(tmp_path / "a.png")
+    for read in (image_size, read_image):
+        with pytest.raises(SourceError, match="not a regular file"):
+            read(tmp_path / "a.png")
+
+
+# ---- formats of phones, cameras and the web ------------------------------------------------------------
+
+# What pillow-heif wrote for a picture of 128x64, red on the left and blue on the right, as two tiles of 64x64
+# with a turn by 90 degrees against the clock.
+GRID = (
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAettZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "ABBpZGF0AAAAAQCAAEAAAABMaWxvYwEAAABEQAADAAEAAQAAAAAAAAABAAAAAAAAAAgAAgAAAAAAAAIFAAEAAAAKAAAAGgADAAAA"
+    "AAAAAh8AAQAAAAoAAAAaAAAATWlpbmYAAAAAAAMAAAAVaW5mZQIAAAAAAQAAZ3JpZAAAAAAVaW5mZQIAAAEAAgAAaHZjMQAAAAAV"
+    "aW5mZQIAAAEAAwAAaHZjMQAAAAAOcGl0bQAAAAAAAQAAAOtpcHJwAAAAwWlwY28AAAAUaXNwZQAAAAAAAACAAAAAQAAAAHhodmND"
+    "AQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQArQgEBA3AAAAMAkAAAAwAAAwAe"
+    "oCCBBZbqSSmubgIaDAgAAAMAyAAAAwAIQGIAAQAHRAHBcrAiQAAAABRpc3BlAAAAAAAAAEAAAABAAAAAEHBpeGkAAAAAAwgICAAA"
+    "AAlpcm90AQAAACJpcG1hAAAAAAAAAAMAAQMBhIUAAgOCAwQAAwOCAwQAAAAcaXJlZgAAAAAAAAAQZGltZwABAAIAAgADAAAAPG1k"
+    "YXQAAAAWKAGvGYD3fIU3//ihh/5rWv+vwV4tHAAAABYoAa8ZgPd8hTf//CvIR92Ub+GBXi0c"
+)
+
+
+def test_heic_is_read_whole_and_turned(tmp_path: Path) -> None:
+    """Both tiles, and upright; the size agrees."""
+    pytest.importorskip("pillow_heif", reason="needs the heic extra")
+    (tmp_path / "a.heic").write_bytes(base64.b64decode(GRID))
+    image = read_image(tmp_path / "a.heic")
+    assert image.shape == (128, 64, 3)
+    assert image_size(tmp_path / "a.heic") == (64, 128)
+    np.testing.assert_allclose(image[20, 30].astype(int), (255, 0, 0), atol=20)  # the right tile is above
+    np.testing.assert_allclose(image[100, 30].astype(int), (0, 0, 255), atol=20)
+
+
+def test_heic_without_its_package_names_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line with what to install and what to do else."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.jpg").write_bytes(base64.b64decode(GRID))  # iPhones' photos are often renamed
+    with pytest.raises(SourceError, match=r"a HEIC image.*pip install 'edge-centernet\[heic\]', or convert"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.97])
+def test_a_cut_heic_is_refused(tmp_path: Path, part: float) -> None:
+    """Whether its package is there or not."""
+    whole = base64.b64decode(GRID)
+    (tmp_path / "a.heic").write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(SourceError, match=r"a\.heic: the image is cut off or damaged"):
+        read_image(tmp_path / "a.heic")
+
+
+def test_the_size_of_a_heic_counts_before_it_is_decoded(tmp_path: Path) -> None:
+    """The largest of those in its header."""
+    data = base64.b64decode(GRID)
+    sizes = struct.pack(">II", 128, 64)
+    assert sizes in data
+    (tmp_path / "a.heic").write_bytes(data.replace(sizes, struct.pack(">II", 30000, 30000)))
+    with pytest.raises(SourceError, match="30000x30000 is more than"):
+        read_image(tmp_path / "a.heic")
+
+
+def test_gif_gives_its_first_picture(tmp_path: Path) -> None:
+    """Also under another name."""
+    pillow = pytest.importorskip("PIL.Image")
+    frames = [pillow.fromarray(np.full((40, 60, 3), grey, np.uint8)) for grey in (90, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    try:
+        image = read_image(tmp_path / "a.gif")
+    except SourceError as error:
+        assert "built without GIF" in str(error)  # noqa: PT017
+    else:
+        assert image.shape == (40, 60, 3)
+        assert abs(int(image.mean()) - 90) < 5
+
+
+def test_pbm_is_read(tmp_path: Path) -> None:
+    """One bit a pixel, 1 is black."""
+    (tmp_path / "a.pbm").write_bytes(b"P4\n# note\n8 2\n\xf0\x0f")
+    assert read_image(tmp_path / "a.pbm")[..., 0].tolist() == [[0] * 4 + [255] * 4, [255] * 4 + [0] * 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("float.tif", tiff(*GREY_TIFF[:2], (258, 3, 1, 32), *GREY_TIFF[3:], (339, 3, 1, 3)), "floating"),
+        ("signed.tif", tiff(*GREY_TIFF, (339, 3, 1, 2)), "signed"),
+        ("wide.tif", tiff(*GREY_TIFF[:2], (258, 3, 1, 32), *GREY_TIFF[3:]), "32-bit samples"),
+        ("big.tif", b"II+\0\x08\0\0\0" + bytes(60), "BigTIFF"),
+        ("preview.tif", tiff((254, 4, 1, 1), *GREY_TIFF), "camera raw"),
+        ("a.dng", tiff(*GREY_TIFF, (50706, 1, 4, 0x401)), "camera raw"),
+        ("a.nef", tiff(*GREY_TIFF), "camera raw"),
+        ("a.cr2", b"II*\0\x10\0\0\0CR\x02\0" + bytes(60), "camera raw"),
+        ("a.cr3", b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom" + bytes(60), "camera raw"),
+        ("a.orf", b"IIRO\x08\0\0\0" + bytes(60), "camera raw"),
+        ("a.jxl", b"\xff\x0a" + bytes(60), "JPEG XL"),
+        ("a.jp2", b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(60), "JPEG 2000"),
+        ("a.psd", b"8BPS\0\1" + bytes(60), "Photoshop"),
+        ("a.pdf", b"%PDF-1.7\n", "PDF"),
+    ],
+)  # fmt: skip
+def test_what_is_not_read_is_refused_by_its_name(
+    tmp_path: Path, name: str, content: bytes, what: str
+) -> None:
+    """Not as something damaged, and never by a preview of it."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        SourceError, match=rf"{name}: expected a JPEG.*, got .*{what}.*which is not read; "
+    ) as error:
+        read_image(tmp_path / name)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "webp", "tiff", "ppm"])

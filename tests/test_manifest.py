@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edge_centernet.errors import ConfigError
+from edge_centernet.errors import ConfigError, ManifestError
 from edge_centernet.manifest import InputSize, ModelSpec
 
 
@@ -74,3 +74,15 @@ def test_a_square_is_named_by_one_number() -> None:
 
     assert (square.name, square.cells, square.stride) == ("shop-320", (40, 40), 8)
     assert spec.resized(InputSize(640, 352)) is spec
+
+
+@pytest.mark.parametrize("name", ["", "a" * 65, "a\x1b[2J", "a\x9b", "a\nb", "\u202ea", "a\ufeff", 7])
+def test_a_class_name_is_short_and_can_be_seen(name: Any) -> None:
+    """It goes to terminals, topics and labels; 64 letters of any language are well."""
+    with pytest.raises(
+        ManifestError, match="model classes: expected names of 1 to 64 printable characters, got "
+    ):
+        ModelSpec("m", "1", 64, 64, ("person", name))
+    assert ModelSpec("m", "1", 64, 64, ("犬" * 64,)).classes == ("犬" * 64,)
+    with pytest.raises(ManifestError, match="model name and version: expected printable characters"):
+        ModelSpec("m\x1b", "1", 64, 64, ("person",))

@@ -36,6 +36,7 @@ DISTRIBUTION = {
     "cv2": "opencv-python-headless",
     "faster_coco_eval": "faster-coco-eval",
     "paho": "paho-mqtt",
+    "pillow_heif": "pillow-heif",
     "prometheus_client": "prometheus-client",
     "tflite_runtime": "tflite-runtime",
     "yaml": "pyyaml",

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from click.testing import CliRunner
 from support import load_script
 
 import edge_centernet
+from edge_centernet.deploy.signing import signers_line
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = edge_centernet.__version__
@@ -135,6 +137,81 @@ def test_a_key_that_is_not_there_is_refused_before_anything_is_built(small: Path
     assert "make one with ssh-keygen" in told
 
 
+def test_a_key_that_nobody_can_look_up_is_refused_with_the_line_to_publish(small: Path) -> None:
+    """SECURITY.md must have it, for this purpose and no other; then it is taken."""
+    key = small.parent / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    public = " ".join(key.with_suffix(".pub").read_text().split()[:2])
+    line = f'edge-centernet namespaces="edge-centernet-release" {public}'
+    for policy in (None, "# Security\n", line.replace("-release", "-bundle"), line[:-1]):
+        if policy is not None:
+            (small / "SECURITY.md").write_text(policy)
+            commit_all(small)
+        code, told = run("--dry-run", "--sign", str(key))
+        assert code == 2
+        assert told.endswith(f"commit this line in its block of release keys: {line}\n")
+    (small / "SECURITY.md").write_text(f"# Security\n\n{line}\n")
+    commit_all(small)
+    assert run("--dry-run", "--sign", str(key))[0] == 0
+
+
+def test_a_known_hole_stops_a_release_unless_it_is_accepted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In what is installed and in the oldest versions allowed; without advisories the release says so."""
+    fresh, tools = tmp_path / "fresh", tmp_path / "tools"
+    report = {
+        "dependencies": [
+            {"name": "click", "version": "8.1", "vulns": [{"id": "PYSEC-1"}]},
+            {"name": "edge-centernet", "skip_reason": "not found"},
+        ]
+    }
+    (tmp_path / "report").write_text(json.dumps(report))
+    fresh.write_text("#!/bin/sh\nprintf '%s\\n' /site 'click>=8.1' 'onnx>=1.22; extra == \"convert\"'\n")
+    tools.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/calls\ncat {tmp_path}/report\nexit 1\n")
+    for program in (fresh, tools):
+        program.chmod(0o755)
+    with pytest.raises(release.ReleaseError, match=r"got click 8\.1: PYSEC-1; raise the bound in setup"):
+        release.audit(fresh, tools, tmp_path, ["PYSEC-2"])
+    installed, bounds = (tmp_path / "calls").read_text().splitlines()
+    assert installed.endswith(" --path /site --ignore-vuln PYSEC-2")
+    assert f" --requirement {tmp_path}/oldest.txt --no-deps " in bounds
+    assert (tmp_path / "oldest.txt").read_text() == "click==8.1\nonnx==1.22\n"
+    for answer in ('{"dependencies": [{"name": "click", "skip_reason": "not found"}]}', ""):
+        (tmp_path / "report").write_text(answer)
+        release.audit(fresh, tools, tmp_path, [])
+        assert capsys.readouterr().err.count("NOT AUDITED for known holes") == 2
+
+
+def test_the_oldest_versions_are_those_that_setup_cfg_allows() -> None:
+    """By name; without what only developers install, and of two for different Pythons the last."""
+    requires = [
+        "click>=8.1",
+        'tornado>=6.5.10; python_version < "3.11" and extra == "live"',
+        'tornado>=6.6; python_version >= "3.11" and extra == "live"',
+        "numpy<2; platform_machine == 'armv7l' and extra == 'tflite'",
+        "edge-centernet[openvino]; extra == 'label'",
+        'pillow>=13; extra == "dev"',
+        "sphinx>=8.1; extra == 'docs'",
+    ]
+    assert release.oldest(requires) == {"click": "8.1", "tornado": "6.6"}
+
+
+def test_every_tool_of_a_release_is_pinned_by_its_hash() -> None:
+    """What pip installs for it, and what its workflow runs."""
+    text = (ROOT / "scripts/release-requirements.txt").read_text().replace("\\\n", "")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert {"build", "cyclonedx-bom", "pip-audit", "setuptools", "twine", "wheel"} <= {
+        line.partition("==")[0] for line in lines
+    }
+    assert [line for line in lines if "==" not in line or "--hash=sha256:" not in line] == []
+    for name in ("scripts/release.py", "scripts/build_wheels.sh"):
+        assert "--require-hashes" in (ROOT / name).read_text()
+    actions = re.findall(r"uses: (\S+)", (ROOT / ".github/workflows/release.yml").read_text())
+    assert len(actions) == 6
+    assert [one for one in actions if not re.fullmatch(r"\S+@[0-9a-f]{40}", one)] == []
+
+
 def test_a_step_that_fails_leaves_nothing(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the folder nor the one it was built in; exit code 1."""
 
@@ -190,7 +267,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("release") / "checkout"
     folder.mkdir()
     files = ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md")
-    for name in (*files, "CONTRIBUTING.md", ".pre-commit-config.yaml"):
+    for name in (*files, "CONTRIBUTING.md", "SECURITY.md", ".pre-commit-config.yaml"):
         shutil.copy(ROOT / name, folder)
     for name in (
         "edge_centernet",
@@ -206,6 +283,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=SCRATCH)
     changes = folder / "CHANGELOG.md"  # as a release has it: what is to come has become the version's own
     changes.write_text(changes.read_text().replace("## Unreleased", f"## {edge_centernet.__version__}", 1))
+    key = folder.parent / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    with (folder / "SECURITY.md").open("a") as policy:
+        policy.write(signers_line(key, release.NAMESPACE))
     commit_all(folder)
     return folder
 
@@ -214,7 +295,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def twice(checkout: Path) -> tuple[Path, Path]:
     """Two releases of the same commit, signed with one key."""
     key = checkout.parent / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     asked = [
         sys.executable,
         "-m",
@@ -314,8 +394,10 @@ def test_who_has_the_files_can_check_them(twice: tuple[Path, Path]) -> None:
     subprocess.run(
         ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=out, check=True, capture_output=True
     )
-    public = (out.parent / "key.pub").read_text().split()
-    (out.parent / "signers").write_text(f"edge-centernet {public[0]} {public[1]}\n")
+    policy = (out.parent / "checkout/SECURITY.md").read_text().splitlines(keepends=True)
+    (out.parent / "signers").write_text(
+        "".join(line for line in policy if line.startswith("edge-centernet "))
+    )
     for namespace, good in (("edge-centernet-release", True), ("edge-centernet-bundle", False)):
         check = [
             "ssh-keygen",

@@ -177,6 +177,14 @@ def test_health(capture: CaptureState, age: float | None, status: str) -> None:
     assert record["last_result_s"] == age
 
 
+def test_a_file_that_cannot_be_written_is_told_and_no_reason_for_a_restart() -> None:
+    """In the record of health and in systemd's status."""
+    full = snapshot(unwritten="counts.json: cannot write: No space left on device")
+    ok, record = health(CaptureState("live"), full)
+    assert (ok, record["unwritten"]) == (True, full.unwritten)
+    assert status_line(full, CLASSES).endswith(f"; {full.unwritten}")
+
+
 @pytest.fixture(scope="module")
 def analyze() -> str:
     """systemd-analyze."""

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import squares
+from snapshots import CLASSES, snapshot
+from support import full_disk
 
 from edge_centernet.camera_config import Settings
 from edge_centernet.errors import ConfigError
+from edge_centernet.files import Unwritten
 from edge_centernet.imageio import read_image
+from edge_centernet.outputs import records
+from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
 from edge_centernet.runtimes import open_runtime
 from edge_centernet.session import open_frames, run
 
@@ -69,3 +78,189 @@ def test_options_of_a_camera_are_refused_elsewhere(given: dict[str, Any], messag
     with pytest.raises(ConfigError) as refused:
         open_frames(settings(**{"source": "a.png", **given}), print)
     assert str(refused.value).endswith(message)
+
+
+@pytest.mark.parametrize(
+    "follows",
+    [
+        {"track": True},
+        {"count_line": ("0.5,0,0.5,1",)},
+        {"zone": ("0,0,1,0,1,1",)},
+        {"presence": Path("p.png")},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_single_images_are_not_followed(
+    tmp_path: Path, write_image: Callable[[Path, Any], Path], follows: dict[str, Any]
+) -> None:
+    """Several need a rate, one has no next; without any of these options both are read as they are."""
+    option = "--" + next(iter(follows)).replace("_", "-")
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / name, squares.scene(("red", 10, 18)))
+    with pytest.raises(ConfigError) as refused:
+        open_frames(settings(source=str(tmp_path), **follows), print)
+    assert str(refused.value).startswith(
+        f"{option}: expected a video, a camera or a sequence of images, got 2 "
+    )
+    assert str(refused.value).endswith(
+        "if they are consecutive, tell their number per second, as in --fps 10"
+    )
+    with pytest.raises(ConfigError, match=rf"^{option}: .* got one image, {tmp_path}/a.png$"):
+        open_frames(settings(source=str(tmp_path / "a.png"), fps=10.0, **follows), print)
+    assert open_frames(settings(source=str(tmp_path / "a.png")), print).fps is None
+
+
+def test_images_with_a_rate_are_a_sequence(
+    tmp_path: Path, onnx_model: Path, write_image: Callable[[Path, Any], Path]
+) -> None:
+    """In the order of their numbers, at their own times: a square walks through twelve and the line."""
+    for number in range(1, 13):
+        write_image(tmp_path / f"in/walk{number}.png", squares.scene(("red", 4 + 6 * number, 18)))
+    written: list[str] = []
+    done = run(
+        settings(source=str(tmp_path / "in"), fps=5.0, count_line=("0.5,1,0.5,0",), save=False),
+        lambda: open_runtime(onnx_model, "onnxruntime", 1),
+        written.append,
+        print,
+    )
+    records = [json.loads(line) for line in written]
+    assert [Path(record["source"]).name for record in records] == [f"walk{n}.png" for n in range(1, 13)]
+    assert [record["seconds"] for record in records] == [round(n / 5, 3) for n in range(12)]
+    assert {one["id"] for record in records for one in record["detections"]} == {1}
+    assert done.tally is not None
+    assert [(line.inward, line.outward) for line in done.tally.lines] == [(1, 0)]
+
+
+def test_the_rate_of_a_video_is_its_own(tmp_path: Path) -> None:
+    """--fps is refused for it, with what takes one."""
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    with pytest.raises(ConfigError, match=r"^--fps: expected only with --camera or images, got .*v.avi$"):
+        open_frames(settings(source=str(tmp_path / "v.avi"), fps=10.0), print)
+
+
+# ---- records on a full disk, after a kill, and for a reader that stops -----------------------------
+
+
+def test_records_outlive_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never half a line; once there is room, those that waited are written, too."""
+    monkeypatch.setattr(records, "_RETRY_S", 0.0)
+    path, unwritten, shown = tmp_path / "detections.jsonl", Unwritten(), list[str]()
+    output = RecordsOutput(make_records("jsonl", CLASSES), shown.append, path, live=True, unwritten=unwritten)
+    with full_disk(1000):
+        for number in range(10):
+            output.update(snapshot(number, 0, 1))
+        kept = path.read_bytes()
+        assert unwritten.now().startswith(f"{path}: cannot write: ")
+    assert 0 < len(kept.splitlines()) < 10
+    assert kept.endswith(b"\n")
+    output.update(snapshot(10, 0))
+    assert unwritten.now() == ""
+    output.close()
+    assert path.read_text() == "".join(shown)
+    assert len(shown) == 11
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [
+        ('{"a": 1}\n{"b": ', '{"a": 1}\n'),
+        ('{"a": 1}\n{"b": 2}', '{"a": 1}\n{"b": 2}\n'),
+        ('{"a": 1}\n', '{"a": 1}\n'),
+        ('{"b": ', ""),
+    ],
+)
+def test_a_restart_goes_on_with_the_records_of_a_camera(tmp_path: Path, before: str, kept: str) -> None:
+    """Behind the last whole line that a kill or a power cut left."""
+    path, shown = tmp_path / "detections.jsonl", list[str]()
+    path.write_text(before)
+    output = RecordsOutput(make_records("jsonl", CLASSES), shown.append, path, live=True)
+    output.update(snapshot(0, 2))
+    output.close()
+    assert path.read_text() == kept + shown[0]
+
+
+@pytest.mark.parametrize(("format_name", "live"), [("jsonl", False), ("csv", True), ("coco", True)])
+def test_other_records_of_an_earlier_run_are_set_aside(tmp_path: Path, format_name: str, live: bool) -> None:
+    """Under the first free number."""
+    suffix = SUFFIX[format_name]
+    for text in ("first", "second", "third"):
+        path = tmp_path / f"detections{suffix}"
+        output = RecordsOutput(make_records(format_name, CLASSES), lambda _: None, path, live=live)
+        output.update(snapshot(0, 1))
+        output.finish()
+        output.close()
+        path.write_text(text)
+    assert [(tmp_path / f"detections{n}{suffix}").read_text() for n in ("-1", "-2", "")] == [
+        "first",
+        "second",
+        "third",
+    ]
+
+
+def test_half_a_document_gets_no_name(tmp_path: Path) -> None:
+    """A COCO file that the disk does not take is not there, and that is said; the reader gets all of it."""
+    path, unwritten, shown = tmp_path / "detections.json", Unwritten(), list[str]()
+    output = RecordsOutput(make_records("coco", CLASSES), shown.append, path, unwritten=unwritten)
+    for number in range(10):
+        output.update(snapshot(number, 0, 1))
+    with full_disk(100):
+        output.finish()
+    output.close()
+    assert list(tmp_path.iterdir()) == []
+    assert unwritten.all().startswith(f"{path}: cannot write: ")
+    assert len(json.loads("".join(shown))["images"]) == 10
+
+
+def test_a_file_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
+    """A mistake is an error at the start, not a disk to wait for."""
+    with pytest.raises(ConfigError, match="cannot write the records"):
+        RecordsOutput(make_records("csv", CLASSES), print, tmp_path)
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[Callable[[str], None]]:
+    """Writes to a pipe whose reader never reads."""
+    reader, writer = os.pipe()
+
+    def write(text: str) -> None:
+        data = text.encode()
+        while data:
+            data = data[os.write(writer, data) :]
+
+    yield write
+    os.close(reader)  # ends a write that still blocks
+    os.close(writer)
+
+
+def test_a_reader_that_stops_does_not_stop_a_camera(
+    full_pipe: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records that find no room are left out, which is said; the end waits no longer than its limit."""
+    monkeypatch.setattr(records, "_MOST_WAITING", 10_000)
+    monkeypatch.setattr(records, "_DRAIN_S", 0.2)
+    unwritten = Unwritten()
+    output = RecordsOutput(make_records("jsonl", CLASSES), full_pipe, None, live=True, unwritten=unwritten)
+    begin = time.monotonic()
+    for number in range(1000):
+        output.update(snapshot(number, 0, 1, 2))
+    assert unwritten.now() == "standard output: cannot write: its reader takes nothing"
+    output.finish()
+    output.close()
+    assert time.monotonic() - begin < 5.0
+    assert "frames were lost" in unwritten.all()
+
+
+def test_a_file_waits_for_its_reader_until_a_signal(
+    full_pipe: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`| less` may take an hour; a signal ends the wait."""
+    monkeypatch.setattr(records, "_DRAIN_S", 0.2)
+    output = RecordsOutput(make_records("jsonl", CLASSES), full_pipe, None)
+    timer = threading.Timer(0.5, output.stop)
+    timer.start()
+    for number in range(1000):
+        output.update(snapshot(number, 0, 1, 2))
+    assert not timer.is_alive()
+    output.close()

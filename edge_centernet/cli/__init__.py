@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -10,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from edge_centernet import __version__
-from edge_centernet.errors import EdgeCenterNetError, MissingDependency
+from edge_centernet.errors import EdgeCenterNetError, MissingDependency, printable
 
 # name -> ("module:command" of this package, one line of help, pip extra that the command needs, if any)
 COMMANDS = {
@@ -65,6 +66,11 @@ _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
 Function = Callable[..., Any]
+
+
+def echo(message: object, err: bool = False, nl: bool = True) -> None:
+    """Print as click.echo, without control characters; every command prints by this."""
+    click.echo(printable(str(message)), err=err, nl=nl)
 
 
 class Command(click.Command):
@@ -142,10 +148,12 @@ class LazyGroup(click.Group):
         except EdgeCenterNetError as error:
             _fail(str(error), error.exit_code)
         except click.ClickException as error:
-            error.show()
+            shown = io.StringIO()
+            error.show(shown)
+            echo(shown.getvalue(), err=True, nl=False)
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort):
-            click.echo("Interrupted.", err=True)
+            echo("Interrupted.", err=True)
             sys.exit(_INTERRUPTED)
         except OSError as error:  # disk full, no permission: nothing a traceback would explain better
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
@@ -168,7 +176,7 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    echo(f"Error: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 

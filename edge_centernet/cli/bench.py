@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edge_centernet.cli import Command
+from edge_centernet.cli import Command, echo
 from edge_centernet.cli.options import model_option
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.files import write_atomic
@@ -82,7 +82,7 @@ def command(
         if others := sorted(given - {"compare"}):
             raise click.UsageError(f"--compare only compares records: leave out {', '.join(others)}")
         a, b = map(record.read_record, compare)
-        click.echo(report.comparison(a, b))
+        echo(report.comparison(a, b))
         return
     from edge_centernet.bench.session import Settings, measure
 
@@ -99,9 +99,9 @@ def command(
     settings = Settings(**{**asked, "runtimes": names, "threads": tuple(map(int, numbers))})
     # 3. Measure; after Ctrl-C too, what was measured is shown and written.
     with bars() as progress:
-        found = measure(settings, lambda line: click.echo(line, err=True), progress)
+        found = measure(settings, lambda line: echo(line, err=True), progress)
     if found["results"]:
-        click.echo(report.as_text(found))
+        echo(report.as_text(found))
         if out is not None:
             write_atomic(out, record.as_text(found))
         if chart is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edge_centernet.cli import Command, option_group
+from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.deploy.boards import PACKAGES, TARGETS, find_target
 from edge_centernet.deploy.bundle import SAMPLE, Contents, make_bundle
 from edge_centernet.deploy.signing import signers_line, signing_key
@@ -100,16 +100,16 @@ def command(
     board = find_target(target, python, engine)
     private = sign_with(key)
     contents = Contents(model or board.model, check_photo or SAMPLE, config, model_only, wheels, not no_c)
-    path = make_bundle(board, contents, private, out, lambda line: click.echo(line, err=True))
+    path = make_bundle(board, contents, private, out, lambda line: echo(line, err=True))
     signers = out / "signers"
     signers.write_text(signers_line(private))
-    click.echo(f"{path} ({path.stat().st_size / 1e6:.0f} MB)")
-    click.echo(f"Boards must trust this signer: {signers}", err=True)
+    echo(f"{path} ({path.stat().st_size / 1e6:.0f} MB)")
+    echo(f"Boards must trust this signer: {signers}", err=True)
 
 
 def sign_with(given: Path | None) -> Path:
     """The private key to sign with; says so if one had to be made just now."""
     key, made = signing_key(given)
     if made:
-        click.echo(f"Created a signing key: {key}. Keep it: boards that trust it accept no other.", err=True)
+        echo(f"Created a signing key: {key}. Keep it: boards that trust it accept no other.", err=True)
     return key

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge_centernet.cli import Command, option_group
+from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import input_size
 from edge_centernet.converters import ALL, CONVERTERS, artifact_paths, convert
 from edge_centernet.data import read_dataset
@@ -151,22 +151,22 @@ def command(
                 refuse_broken(network, float_model(original), report.found, report.matched, few)
             if dataset is not None and accuracy_budget is not None and int8:
                 meet = accuracy_budget_module.meet
-                network = meet(network, original, dataset, accuracy_budget, click.echo, progress)
+                network = meet(network, original, dataset, accuracy_budget, echo, progress)
         # 3. A file for each target, verified.
-        artifacts = convert(source, targets, precision, out, network=network, progress=click.echo, stem=stem)
+        artifacts = convert(source, targets, precision, out, network=network, progress=echo, stem=stem)
     if report is not None and int8:
         _tell(report, out / f"{stem}-calibration.json")
-    click.echo(table({artifact.target: artifact.report for artifact in artifacts}))
+    echo(table({artifact.target: artifact.report for artifact in artifacts}))
     for artifact in artifacts:
-        click.echo(f"{artifact.path}  {artifact.path.stat().st_size} bytes, {artifact.seconds:.1f} s")
+        echo(f"{artifact.path}  {artifact.path.stat().st_size} bytes, {artifact.seconds:.1f} s")
         if artifact.target == "tensorrt":
-            click.echo(f"On the Jetson: {engine_command(artifact.path, precision)}")
+            echo(f"On the Jetson: {engine_command(artifact.path, precision)}")
 
 
 def _tell(report: CalibrationReport, path: Path) -> None:
     """The figures on the screen, the warnings on standard error, everything in a file."""
     write_atomic(path, json.dumps(report.to_json(), indent=1) + "\n")
     first, agreement, *warnings = report.lines()
-    click.echo(f"Calibration: {first}; {path}\n{agreement}")
+    echo(f"Calibration: {first}; {path}\n{agreement}")
     for line in warnings:
-        click.echo(line, err=True)
+        echo(line, err=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edge_centernet.cli import Command, option_group
+from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import input_size, set_options, sources
 from edge_centernet.data.check import KINDS, PERCENTILES, STRIDES, check_dataset
 from edge_centernet.files import prepare_folder, write_atomic
@@ -94,7 +94,7 @@ def check(
         blocks.append(lines if found else [])
     counts = {"error": report.errors, "warning": report.warnings}
     blocks.append([", ".join(f"{n} {what}" if n == 1 else f"{n} {what}s" for what, n in counts.items())])
-    click.echo("\n\n".join("\n".join(block) for block in blocks if block))
+    echo("\n\n".join("\n".join(block) for block in blocks if block))
     if out is not None:
         write_atomic(out, json.dumps(report.to_json(), indent=1) + "\n")
     ctx.exit(1 if report.errors else 0)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from edge_centernet.cli import Command, option_group
+from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.bundle import sign_with
+from edge_centernet.deploy.agent import CAMERA
 from edge_centernet.deploy.bundle import SAMPLE, Contents, make_bundle
 from edge_centernet.deploy.push import (
     Connection,
@@ -53,6 +54,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
         type=_FILE,
         help="Photo for the check on the board, for a bundle made here; the model must detect something in "
         "it.",
+    ),
+    click.option(
+        "--allow-older", is_flag=True, help="Accept a bundle of a lower version than the one that runs."
     ),
     click.option(
         "--key",
@@ -112,6 +116,7 @@ def command(
     camera: str,
     config: Path | None,
     check_photo: Path | None,
+    allow_older: bool,
     signers: Path | None,
     key: Path | None,
     ssh_options: str,
@@ -133,6 +138,8 @@ def command(
         raise ConfigError(
             "--inventory: expected --bundle FILE with it; make one with `edge-centernet bundle`"
         )
+    if not CAMERA.fullmatch(camera):
+        raise ConfigError(f"--camera: expected letters, digits, '.', '_' and '-', got {camera!r}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if inventory is not None:  # by Ansible; boards of one kind share a bundle, so that it must be given
@@ -141,26 +148,34 @@ def command(
             if bundle is not None:
                 trusted = _signers(signers, key, folder)
                 values |= {"bundle": str(bundle.absolute()), "signers": str(trusted)}
+                values["allow_older"] = allow_older
             put_many(inventory, values, shlex.split(ansible_options))
             return
         assert host is not None
         with connect(Host(host, tuple(shlex.split(ssh_options)), root)) as connection:
             if status:
-                click.echo(json.dumps(connection.ask("status"), indent=1))
+                echo(json.dumps(connection.ask("status"), indent=1))
             elif rollback:
-                click.echo(f"{host}: {roll_back(connection, watch, _say)}")
+                echo(f"{host}: {roll_back(connection, watch, _say)}")
             else:
                 trusted = _signers(signers, key, folder)
                 made = bundle or _make(connection, model, config, check_photo, key, folder)
                 with bars() as progress:
                     name = put(
-                        connection, made, trusted, camera=camera, watch_s=watch, say=_say, progress=progress
+                        connection,
+                        made,
+                        trusted,
+                        camera=camera,
+                        watch_s=watch,
+                        allow_older=allow_older,
+                        say=_say,
+                        progress=progress,
                     )
-                click.echo(f"{host}: {name}")
+                echo(f"{host}: {name}")
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)
 
 
 def _make(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import click
 
 from edge_centernet.camera_config import Settings, read_config
-from edge_centernet.cli import Command, option_group
+from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import model_options, open_model
+from edge_centernet.errors import TargetError
 from edge_centernet.outputs.records import SUFFIX
 from edge_centernet.session import DEFAULT_OUT, run
 from edge_centernet.system.logs import configure_logging
@@ -27,7 +29,7 @@ _source_options = option_group(
     click.option(
         "--fps",
         type=click.FloatRange(min=0, min_open=True),
-        help="Frame rate to request from the camera, per second.",
+        help="Frame rate to request from the camera, per second; for images that are consecutive, theirs.",
     ),
     click.option("--fourcc", metavar="CODE", help="Pixel format of a V4L2 camera, such as MJPG or YUYV."),
     click.option(
@@ -224,25 +226,42 @@ def command(context: click.Context, /, **given: Any) -> None:
     done = run(
         settings,
         functools.partial(open_model, settings.model, settings.runtime, settings.threads),
-        write=functools.partial(click.echo, nl=False),  # flushes, so that a reader sees each frame at once
-        report=functools.partial(click.echo, err=True),
+        write=_Stdout(),
+        report=functools.partial(echo, err=True),
     )
     # 3. Report, on standard error: standard output holds nothing but records.
     frames = _plural(done.frames, "image" if done.stills else "frame")
     skipped = f", {done.skipped} skipped" if done.skipped else ""
-    click.echo(f"{_plural(done.detections, 'detection')} in {frames}{skipped}", err=True)
+    echo(f"{_plural(done.detections, 'detection')} in {frames}{skipped}", err=True)
     if done.tally is not None:
         for line in done.tally.lines:
-            click.echo(f"{line.name}: {line.inward} in, {line.outward} out", err=True)
+            echo(f"{line.name}: {line.inward} in, {line.outward} out", err=True)
         for zone in done.tally.zones:
             dwell = f"{zone.mean_dwell_s:.1f} s on average"
-            click.echo(f"{zone.name}: {zone.entered} entered, {dwell}", err=True)
+            echo(f"{zone.name}: {zone.entered} entered, {dwell}", err=True)
     if done.annotated:
         one = len(done.annotated) == 1
         where = done.annotated[0] if one else done.folder
-        click.echo(f"Annotated {'copy' if one else 'copies'}: {where}", err=True)
+        echo(f"Annotated {'copy' if one else 'copies'}: {where}", err=True)
+    if done.unwritten:
+        raise TargetError(done.unwritten)
     if done.stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
+
+
+class _Stdout:
+    """Writes to standard output at once, so that a reader sees each frame.
+
+    Not by `sys.stdout`: a write of a thread that blocks there would keep Python from ending.
+    """
+
+    def __init__(self) -> None:
+        self._rest = b""  # what a full disk did not take of the last text
+
+    def __call__(self, text: str) -> None:
+        self._rest += text.encode()
+        while self._rest:
+            self._rest = self._rest[os.write(1, self._rest) :]
 
 
 def _plural(count: int, what: str) -> str:

@@ -7,7 +7,7 @@ import os
 
 import click
 
-from edge_centernet.cli import Command
+from edge_centernet.cli import Command, echo
 from edge_centernet.doctor.examine import examine
 from edge_centernet.doctor.report import as_json, as_text
 from edge_centernet.doctor.rules import diagnose
@@ -33,10 +33,10 @@ def command(ctx: click.Context, model: str, quick: bool, as_object: bool) -> Non
 
     Example: edge-centernet doctor --quick
     """
-    facts = examine(model, quick, notify=lambda line: click.echo(line, err=True))
+    facts = examine(model, quick, notify=lambda line: echo(line, err=True))
     findings = diagnose(facts)
     if as_object:
-        click.echo(json.dumps(as_json(facts, findings), indent=2, ensure_ascii=False))
+        echo(json.dumps(as_json(facts, findings), indent=2, ensure_ascii=False))
     else:
         click.echo(as_text(facts, findings), color=False if os.environ.get("NO_COLOR") else None)
     ctx.exit(int(any(finding.level == "error" for finding in findings)))

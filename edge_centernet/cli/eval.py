@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from edge_centernet.cli import Command, option_group
+from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import model_options, open_model
 from edge_centernet.data import read_dataset
 from edge_centernet.detector import Detector
@@ -114,7 +114,7 @@ def command(
             "data": str(data),
         }
         about["sha256"] = sha256(first_candidate(model, runtime)[0])
-    click.echo(_table(result, f"{model}, {about['precision']}, {about['runtime']}, on {data}"))
+    echo(_table(result, f"{model}, {about['precision']}, {about['runtime']}, on {data}"))
     if out is not None:
         text = json.dumps({**about, **result}, indent=2) + "\n"
         write_atomic(out, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text))

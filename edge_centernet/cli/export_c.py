@@ -12,7 +12,7 @@ import numpy as np
 import edge_centernet.decoder
 from edge_centernet import __version__
 from edge_centernet.artifact import check_content, read_manifest
-from edge_centernet.cli import Command
+from edge_centernet.cli import Command, echo
 from edge_centernet.decoder import in_heat_unit
 from edge_centernet.decoder.rule import Head, logistic
 from edge_centernet.errors import ManifestError
@@ -51,9 +51,9 @@ def command(model: str, out: Path) -> None:
     prepare_folder(out)
     for file, content in files.items():
         write_atomic(out / file, content)
-        click.echo(out / file)
+        echo(out / file)
     heads = ", ".join(f"{role} {spec.dtype} {spec.layout}" for role, spec in _heads(manifest).items())
-    click.echo(f"For {path}: {heads}")
+    echo(f"For {path}: {heads}")
 
 
 def identifier(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edge_centernet import qdq
-from edge_centernet.cli import Command
+from edge_centernet.cli import Command, echo
 from edge_centernet.converters import frigate
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import prepare_folder
@@ -47,8 +47,8 @@ def command(model: str, out: Path, threshold: float | None) -> None:
     network = qdq.load(source)
     prepare_folder(out)
     with quiet_libraries():
-        done = frigate.export(network, source.stem, out, threshold, progress=click.echo)
+        done = frigate.export(network, source.stem, out, threshold, progress=echo)
     for engine, (found, matched) in done.agreement.items():
-        click.echo(f"{engine}: {matched} of {found} boxes agree with the decoder's")
+        echo(f"{engine}: {matched} of {found} boxes agree with the decoder's")
     for path in (done.model, done.labels, done.config):
-        click.echo(path)
+        echo(path)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from edge_centernet.cli import Command, option_group
-from edge_centernet.errors import ConfigError
+from edge_centernet.cli import Command, echo, option_group
+from edge_centernet.errors import ConfigError, printable
 from edge_centernet.progress import byte_bars, size_text
 from edge_centernet.sdcard import diskimage, flash, jetson_flash
 from edge_centernet.sdcard.diskimage import DiskImage
@@ -90,8 +90,8 @@ def command(
         module = jetson_flash.find_module(str(target))
         parts = jetson_flash.command(tree, module, storage)
         release = ".".join(map(str, tree.release))
-        click.echo(f"{module.name} in recovery mode, L4T {release}; all on its {storage} is lost.")
-        click.echo(f"cd {shlex.quote(str(tree.folder))} && {shlex.join(parts)}")
+        echo(f"{module.name} in recovery mode, L4T {release}; all on its {storage} is lost.")
+        echo(f"cd {shlex.quote(str(tree.folder))} && {shlex.join(parts)}")
         if execute:
             jetson_flash.execute(tree, parts)
     elif execute:
@@ -118,19 +118,19 @@ def _flash(
     if verify_only:
         with byte_bars() as progress:
             compared = flash.verify(checked, place, progress)
-        click.echo(f"{target}: equals {image} in all {compared} bytes compared")
+        echo(f"{target}: equals {image} in all {compared} bytes compared")
         return
     # 3. Refuse again, now that the size is known and time has passed; show what would be lost.
     flash.refuse(place, image, checked.size, force_non_removable)
-    click.echo(_plan(checked, place))
+    echo(_plan(checked, place))
     # 4. Ask: by --confirm NAME, which was compared above, by --force for a file, or by typing the name. A new
     # file needs neither.
     confirmed = confirm is not None or (place.disk is None and (force or not place.overwrites))
     if not dry_run and not confirmed and sys.stdin.isatty():
         question = f"All of it will be lost. Type {place.name} to write"
-        confirmed = click.prompt(question, default="", show_default=False).strip() == place.name
+        confirmed = click.prompt(printable(question), default="", show_default=False).strip() == place.name
     if dry_run or not confirmed:
-        click.echo(f"Nothing was written. To write: --confirm {place.name}")
+        echo(f"Nothing was written. To write: --confirm {place.name}")
         return
     # 5. Write, and read back.
     begin = time.monotonic()
@@ -138,7 +138,7 @@ def _flash(
         blocks = flash.write(checked, place, force_non_removable, progress)
     written = size_text(sum(block.size for block in blocks))
     seconds = time.monotonic() - begin
-    click.echo(f"{place.path}: wrote {written} and read them back, in {seconds:.0f} s; all equal")
+    echo(f"{place.path}: wrote {written} and read them back, in {seconds:.0f} s; all equal")
 
 
 def _plan(image: DiskImage, target: Target) -> str:

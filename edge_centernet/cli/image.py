@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edge_centernet.cli import Command, option_group
+from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.deploy.boards import TARGETS, find_target
 from edge_centernet.deploy.bundle import camera_settings
 from edge_centernet.deploy.signing import as_signers
@@ -153,9 +153,9 @@ def command(
     camera = camera_settings(camera_config) if camera_config else b""
     order = Order(board, base, bundle, as_signers(signers), settings, camera, expand, url)
     with byte_bars() as progress:
-        made = make_image(order, out, progress, lambda line: click.echo(line, err=True))
+        made = make_image(order, out, progress, lambda line: echo(line, err=True))
     for path in made:
-        click.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+        echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def _text(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from edge_centernet.classes import COCO
-from edge_centernet.cli import Command, option_group
+from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.errors import ConfigError, MissingDependency
 from edge_centernet.files import prepare_folder
 from edge_centernet.manifest import ModelSpec
@@ -171,9 +171,9 @@ def command(
     write_atomic(out / f"{name}.onnx", network.model.SerializeToString(deterministic=True))
     assert report is not None  # a float network was measured
     for line in report.lines():
-        click.echo(line)
+        echo(line)
     convert = f"edge-centernet convert {out / name}.onnx --int8 --target all --out artifacts"
-    click.echo(f"Imported. Convert it with: {convert}")
+    echo(f"Imported. Convert it with: {convert}")
 
 
 Save = Callable[[Path], None]  # writes the float weights there

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from edge_centernet import __version__
-from edge_centernet.cli import Command, option_group
+from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import engine_options, open_model
 from edge_centernet.data import read_dataset
 from edge_centernet.detector import Detector
@@ -163,7 +163,7 @@ def command(
         if data is not None:
             data = in_words(data, wanted)
             calibration, seen = measure(ensemble, data, asked, threshold, ignore_below, progress)
-            click.echo(_table(calibration), err=True)
+            echo(_table(calibration), err=True)
             threshold, ignore_below = calibration.threshold, calibration.ignore_below
         else:
             ignore_below = IGNORE_BELOW if ignore_below is None else ignore_below
@@ -174,10 +174,10 @@ def command(
     if sheet is not None:
         write_sheet(labelled, wanted, sheet, threshold, ignore_below)
     for line in skipped:
-        click.echo(f"Warning: skipped {line}", err=True)
+        echo(f"Warning: skipped {line}", err=True)
     ignored = sum(one["ignore"] for one in content["annotations"])
     objects = len(content["annotations"]) - ignored
-    click.echo(f"{out}: {len(labelled)} photos, {objects} objects, {ignored} boxes to be ignored")
+    echo(f"{out}: {len(labelled)} photos, {objects} objects, {ignored} boxes to be ignored")
 
 
 def _check(
@@ -206,7 +206,7 @@ def _open(name: str, weight: float, runtime: str, threads: int | None, stack: Ex
     if peer is not None:
         family, file = peer
         theirs = PeerDetector(family, file, threads=threads)
-        click.echo(f"Using {FAMILIES[family].title} in {theirs.engine}: {file}", err=True)
+        echo(f"Using {FAMILIES[family].title} in {theirs.engine}: {file}", err=True)
         return Member(
             family,
             file.name,

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from edge_centernet.artifact import files_of, read_manifest
-from edge_centernet.cli import Command
+from edge_centernet.cli import Command, echo
 from edge_centernet.files import sha256
 from edge_centernet.model_zoo import DEFAULT, catalogue, find_model
 
@@ -36,7 +36,7 @@ def command(as_json: bool) -> None:
     """
     models = catalogue()
     if as_json:
-        click.echo(json.dumps(models, indent=2))
+        echo(json.dumps(models, indent=2))
         return
     rows = [("NAME", "VERSION", "INPUT", "CLASSES", "AP50", "AP", "OPENVINO", "TFLITE", "LICENCE")]
     engines = ("openvino", "tflite")
@@ -53,10 +53,10 @@ def command(as_json: bool) -> None:
         rows.append((*about, ap50, ap, openvino, tflite, model["licence"]))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        click.echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
-    click.echo(f"\nDefault: {DEFAULT}")
+        echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+    echo(f"\nDefault: {DEFAULT}")
     for model in models:
-        click.echo(f"{model['name']}: AP50 and AP on {model['data']}; {model['note']}")
+        echo(f"{model['name']}: AP50 and AP on {model['data']}; {model['note']}")
 
 
 @click.command(cls=Command)
@@ -72,7 +72,7 @@ def inspect(artifact: str, as_json: bool) -> None:
     """
     report = describe(find_model(artifact))
     if as_json:
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
+        echo(json.dumps(report, indent=2, ensure_ascii=False))
         return
     manifest, model = report["manifest"], report["manifest"]["model"]
     # The threshold of most classes, and those of the others by name.
@@ -81,10 +81,10 @@ def inspect(artifact: str, as_json: bool) -> None:
     thresholds += [
         f"{n} {t:g}" for n, t in zip(model["classes"], own, strict=True) if t != model["threshold"]
     ]
-    click.echo(report["path"])
-    click.echo(f"  format      {report['format']}, {manifest['precision']}, {report['bytes']} bytes")
+    echo(report["path"])
+    echo(f"  format      {report['format']}, {manifest['precision']}, {report['bytes']} bytes")
     for part in report["files"]:
-        click.echo(f"  sha256      {part['sha256']}  {Path(part['path']).name}")
+        echo(f"  sha256      {part['sha256']}  {Path(part['path']).name}")
     pixels = f"(pixel - {_numbers(model['mean'])}) / {_numbers(model['std'])}"
     tools = ", ".join(f"{tool} {version}" for tool, version in manifest["made_by"].items())
     rows = {
@@ -103,15 +103,15 @@ def inspect(artifact: str, as_json: bool) -> None:
         "decoder": f"{_DECODERS[report['decoder']]}, on this machine",
     }
     for title, text in rows.items():
-        click.echo(f"  {title:11} {text}")
-    click.echo("  tensors")
+        echo(f"  {title:11} {text}")
+    echo("  tensors")
     for tensor in report["tensors"]:
         shape = "x".join(map(str, tensor["shape"]))
         quant = ""
         if tensor["scale"] is not None:
             quant = f"  scale {tensor['scale']:.9g}, zero point {tensor['zero_point']}"
         about = f"{tensor['role']:7} {tensor['name']:8} {tensor['layout']} {shape:14} {tensor['dtype']:8}"
-        click.echo(f"    {about}{quant}")
+        echo(f"    {about}{quant}")
 
 
 def describe(path: Path) -> dict[str, Any]:

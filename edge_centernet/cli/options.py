@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_centernet.classes import did_you_mean
-from edge_centernet.cli import option_group
+from edge_centernet.cli import echo, option_group
 from edge_centernet.errors import ConfigError
 from edge_centernet.manifest import InputSize
 from edge_centernet.model_zoo import DEFAULT
@@ -57,11 +57,11 @@ def open_model(model: str | Path, runtime: str = "auto", threads: int | None = N
     An engine that fails its self-check on this machine is named and, where auto leaves the choice, the next
     one taken. Raises what `select_engine` and `open_runtime` raise.
     """
-    path, name = select_engine(model, runtime, tell=functools.partial(click.echo, err=True))
+    path, name = select_engine(model, runtime, tell=functools.partial(echo, err=True))
     with quiet_libraries():
         opened = open_runtime(path, name, threads)
     on = f" on {opened.device}" if opened.device else ""
-    click.echo(f"Using {ENGINES[name].title}{on}, {opened.manifest.precision}: {path}", err=True)
+    echo(f"Using {ENGINES[name].title}{on}, {opened.manifest.precision}: {path}", err=True)
     return opened
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from edge_centernet.cli import Command, option_group
+from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import input_size, set_options, sources
 from edge_centernet.data import DataSource, read_datasets
 from edge_centernet.errors import ConfigError, MissingDependency
@@ -164,7 +164,7 @@ def _train(
     if first:
         count = f"{len(train_set)} training images, {len(train_set.classes)} classes"
         source = "resuming" if resume else f"starting from {start or 'nothing'}"
-        click.echo(f"{count}, {source}, run folder {out}", err=True)
+        echo(f"{count}, {source}, run folder {out}", err=True)
     # 3. Training and export.
     trainer = Trainer(config, train_set, val_set, out, name, start, device)
     if resume:
@@ -173,4 +173,4 @@ def _train(
     if first:
         path = export_onnx(out / "qat.safetensors", out / f"{name}.onnx")
         convert = f"edge-centernet convert {path} --int8 --target all --out artifacts"
-        click.echo(f"Trained. Convert it with: {convert}")
+        echo(f"Trained. Convert it with: {convert}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge_centernet.artifact import read_manifest
-from edge_centernet.cli import Command
+from edge_centernet.cli import Command, echo
 from edge_centernet.data import read_dataset
 from edge_centernet.errors import ConfigError, ConversionError
 from edge_centernet.files import write_atomic
@@ -101,13 +101,13 @@ def command(
             with closing(open_runtime(path)) as runtime:
                 accuracy[path.name] = accuracy_budget.measure(runtime, dataset, progress, path.suffix[1:])
             accuracy["float"] = accuracy_budget.accuracy(original, "fp32", dataset, progress, "float")
-    click.echo(reference_module.table({path.suffix[1:]: report}))
-    click.echo(diagnosis.table(layers))
+    echo(reference_module.table({path.suffix[1:]: report}))
+    echo(diagnosis.table(layers))
     for name, value in accuracy.items():
-        click.echo(f"{name}: AP50 {value['AP50']:.4f}, AP {value['AP']:.4f}")
+        echo(f"{name}: AP50 {value['AP50']:.4f}, AP {value['AP']:.4f}")
     if picture is not None:
         diagnosis.draw(layers, f"{network.manifest.model.name}: int8 against float", picture)
-        click.echo(picture)
+        echo(picture)
     if out is not None:
         found = {
             "artifact": str(path),

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Install releases on a board: receive, unpack, packages, check, switch, watch, and fall back if one fails.
 
-    python3 agent.py setup BUNDLE.tar --pin SIGNERS     a bare board, or the first boot of an image
-    python3 agent.py status
+    python3 -I agent.py setup BUNDLE.tar --pin SIGNERS     a bare board, or the first boot of an image
+    python3 -I agent.py status
 
 This is one file that needs only the standard library of Python 3.8 or newer, so that it can be sent ahead of
-everything else. `edge-centernet deploy` and the Ansible role run the same steps one by one:
+everything else. -I keeps out modules that lie beside it and the settings of whoever calls it. The command
+`edge-centernet deploy` and the Ansible role run the same steps one by one:
 
     1. receive    the bundle, into incoming/; an upload that was cut off is resumed
     2. unpack     signature and hashes first, then the files, beside the release that runs
@@ -42,13 +43,12 @@ import select
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 NAMESPACE = "edge-centernet-bundle"
 SIGNER = "edge-centernet"
@@ -61,11 +61,17 @@ RESERVE = 64 << 20  # bytes that an update leaves free
 START_S = 240.0  # for a service to become ready; the unit itself allows 180
 LOCK_S = 20.0  # for a killed installer to release its lock
 KEEP_S = 30.0  # for the attending computer to say that the new release may stay
+SENT_S = 86_400.0  # after which files that a deploy sent ahead are of no use any more
 CHECK_S = 1800.0  # for the check, in which a Jetson builds its TensorRT engine
 # The board's engine may round differently from the one that produced the expected results.
 BOX_TOLERANCE = 2.0  # pixels of the photo
 SCORE_TOLERANCE = 0.05
+# Names become paths and lines of unit files, so that none may hold a slash, a line break or a leading dot.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,120}")
+CAMERA = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_VERSION = re.compile(r"(\d+(?:\.\d+)*)(?:(a|b|rc)(\d+))?(?:\.post(\d+))?(?:\.dev(\d+))?(?:\+[a-z0-9.]+)?")
+_SECTION = 512  # bytes; a tar consists of these
+_TAIL = 20 * _SECTION  # the zeros that `tar` fills its last record with
 _RECOVER_TEXT = """\
 # Back to the release before, where power failed while a new one was on trial.
 [Unit]
@@ -74,7 +80,7 @@ ConditionPathExists=/opt/edge-centernet/pending.json
 
 [Service]
 Type=oneshot
-ExecStart=/usr/bin/python3 /opt/edge-centernet/agent.py recover --boot
+ExecStart=/usr/bin/python3 -I /opt/edge-centernet/agent.py recover --boot
 
 [Install]
 WantedBy=multi-user.target
@@ -119,23 +125,35 @@ class Board:
         link = self.home / name
         return Path(os.readlink(link)).name if link.is_symlink() else None
 
+    def has(self, name: Any) -> bool:
+        """Whether a release of that id is here as a whole."""
+        return (
+            isinstance(name, str)
+            and _NAME.fullmatch(name) is not None
+            and (self.home / "releases" / name / COMPLETE).exists()
+        )
+
 
 # The steps in their order: `receive` is step 1, `install` is 2 to 4, `activate` is 5 to 7
 
 
-def setup(board: Board, bundle: Path, signers: Path | None, camera: str, watch_s: float) -> None:
+def setup(
+    board: Board, bundle: Path, signers: Path | None, camera: str, watch_s: float, allow_older: bool = False
+) -> None:
     """Install and activate a bundle on a bare board, with nobody attending."""
-    name = install(board, bundle, signers)
+    _check_camera(camera)
+    name = install(board, bundle, signers, allow_older)
     activate(board, name, watch_s, attended=False, camera=camera)
 
 
-def install(board: Board, bundle: Path, signers: Path | None = None) -> str:
+def install(board: Board, bundle: Path, signers: Path | None = None, allow_older: bool = False) -> str:
     """Steps 2 to 4: verify, unpack and check a bundle beside the release that runs; nothing is switched yet.
 
     Args:
         board: where to install.
         bundle: the tar file.
         signers: whom a board without a pinned signer trusts from now on, if they signed this bundle.
+        allow_older: accept a bundle of a lower version than that of the release that runs.
 
     Returns the release's id. Raises Refused; the old release and its service are then untouched, and what is
     incomplete is removed now or by the next installation.
@@ -147,6 +165,8 @@ def install(board: Board, bundle: Path, signers: Path | None = None) -> str:
     manifest = verify(bundle, signers if signers is not None and first else board.signers)
     if signers is not None and first:
         pin(board, signers)
+    if not allow_older:
+        _check_not_older(board, manifest)
     release = board.home / "releases" / manifest["id"]
     here = (release / COMPLETE).exists()
     if here:
@@ -184,9 +204,11 @@ def activate(board: Board, name: str, watch_s: float, attended: bool, camera: st
 
     Raises Refused or Cut, in both cases with the old release running.
     """
-    release = board.home / "releases" / name
-    if not (release / COMPLETE).exists():
+    if not board.has(name):
         raise Refused(f"{name}: not installed on this board; `status` lists what is")
+    if camera is not None:
+        _check_camera(camera)
+    release = board.home / "releases" / name
     old = board.release("current")
     before = {unit: service_state(unit) for unit in cameras(board)}
     # 7 is prepared before 5. The file is what the next boot finds after a power cut, the timer is what acts
@@ -198,7 +220,7 @@ def activate(board: Board, name: str, watch_s: float, attended: bool, camera: st
             systemctl("stop", f"{REVERT_UNIT}.timer")
             systemctl("reset-failed", f"{REVERT_UNIT}.timer", f"{REVERT_UNIT}.service")
             timer = ["systemd-run", "--quiet", f"--unit={REVERT_UNIT}", f"--on-active={seconds}"]
-            _run([*timer, sys.executable, str(board.home / "agent.py"), "recover"], "systemd-run")
+            _run([*timer, sys.executable, "-I", str(board.home / "agent.py"), "recover"], "systemd-run")
         # 5. Switch
         board.report("switch", f"{old or 'nothing'} -> {name}")
         _switch(board, name)
@@ -210,15 +232,16 @@ def activate(board: Board, name: str, watch_s: float, attended: bool, camera: st
         _watch(board, before, watch_s, attended)
         board.report("healthy", name, id=name)
         _await_keep(attended)
+        # From here on an interruption completes the update: to go back once `previous` is the old release
+        # would leave both links at it, and nothing to go back to.
+        write_atomic(board.pending, json.dumps({"new": name, "old": old, "confirmed": True}).encode())
     except BaseException as error:
         # 7. Fall back
         _go_back(board, old)
         if isinstance(error, Refused):
             raise Refused(f"{error}; back to {old or 'nothing'}") from None
         raise
-    if old is not None and old != name:
-        _point(board, "previous", old)
-    _forget_pending(board)
+    _complete(board, name, old)
     clean(board)
     board.report("done", f"{name} is current", id=name)
 
@@ -248,13 +271,16 @@ def receive(board: Board, name: str, size: int) -> None:
         if other not in (part, target):
             other.unlink()
     with part.open("ab") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        # One byte too many is enough to know: a sender without end must not fill the disk.
+        got = file.tell()
+        while got <= size and (block := sys.stdin.buffer.read(min(1 << 20, size + 1 - got))):
+            got += file.write(block)
         file.flush()
         os.fsync(file.fileno())
-        got = file.tell()
     if got > size:
         part.unlink()
-    if got != size:
+        raise Refused(f"receive: expected {size} bytes, got {got} or more; send again")
+    if got < size:
         raise Refused(f"receive: expected {size} bytes, got {got}; send again")
     os.replace(str(part), str(target))
     board.report("received", name)
@@ -277,50 +303,154 @@ def verify(bundle: Path, signers: Path, into: Path | None = None) -> dict[str, A
     Returns manifest.json with "id" added. Raises Refused at the first thing that is wrong; what has been
     written by then is left to the caller.
     """
-    try:
-        with tarfile.open(str(bundle), "r:") as archive:
-            # The list of hashes and its signature come first in the tar, so that one pass is enough.
-            sums_text = _first(archive, SUMS)
-            signature = _first(archive, SIGNATURE)
-            check_signature(sums_text, signature, signers)
-            sums = _parse_sums(sums_text)
-            found: set[str] = set()
-            manifest = b""
-            if into is not None:
-                (into / SUMS).write_bytes(sums_text)
-                (into / SIGNATURE).write_bytes(signature)
-            for member in archive:
-                if member.name in (SUMS, SIGNATURE) and member.name not in found:
-                    continue
-                # Links, folders, second copies and unlisted names are refused: extracting those is how an
-                # archive writes to places outside its folder.
-                if not member.isreg() or member.name not in sums or member.name in found:
-                    raise Refused(f"{member.name}: not in the signed list of files; make the bundle again")
-                found.add(member.name)
-                content = _copy(archive, member, sums[member.name], into)
-                manifest = content if member.name == MANIFEST else manifest
-            if missing := sorted(set(sums) - found):
-                raise Refused(f"bundle: {missing[0]} is missing; copy it again")
-            record: dict[str, Any] = json.loads(manifest)
-    except (tarfile.TarError, EOFError) as error:
-        raise Refused(
-            f"{bundle}: expected a bundle, got a damaged or cut off file ({error}); copy it again"
-        ) from None
-    except FileNotFoundError:
-        raise Refused(f"{bundle}: no such file") from None
+    if not bundle.is_file():
+        raise Refused(f"{bundle}: no such file; if another deploy has replaced it, start again")
+    with bundle.open("rb") as file:
+        entries = _entries(file)
+        # The list of hashes and its signature come first in the tar, so that one pass is enough.
+        sums_text = _first(file, entries, SUMS)
+        signature = _first(file, entries, SIGNATURE)
+        check_signature(sums_text, signature, signers)
+        sums = _parse_sums(sums_text)
+        found: set[str] = set()
+        content = b""
+        if into is not None:
+            (into / SUMS).write_bytes(sums_text)
+            (into / SIGNATURE).write_bytes(signature)
+        for name, size in entries:
+            if name not in sums or name in found:  # or in it a second time
+                raise Refused(f"{name}: not in the signed list of files; make the bundle again")
+            found.add(name)
+            head = _copy(file, name, size, sums[name], into)
+            content = head if name == MANIFEST else content
+    if missing := sorted(set(sums) - found):
+        raise Refused(f"bundle: {missing[0]} is missing; copy it again")
+    record = _parse_manifest(content)
     # The hash makes the id: two bundles of one version with other content are two releases.
     record["id"] = f"{record['version']}-{hashlib.sha256(sums_text).hexdigest()[:12]}"
     return record
 
 
-def _first(archive: tarfile.TarFile, name: str) -> bytes:
-    """The content of the next entry, which must be `name`, and small because it is not verified yet."""
-    member = archive.next()
-    if member is None or member.name != name or not member.isreg() or member.size > 1 << 20:
-        raise Refused(f"bundle: expected {name} at its beginning; make it with `edge-centernet bundle`")
-    file = archive.extractfile(member)
-    assert file is not None
-    return file.read()
+def _entries(file: BinaryIO) -> Iterator[tuple[str, int]]:
+    """(name, size) of each entry of the tar, whose content the caller reads before it asks for the next.
+
+    The headers are read here because Python's `tarfile` obeys extended ones (long names, PAX, sparse files,
+    sizes of any magnitude) while it looks for the next entry, before there is a signature to verify. A bundle
+    has plain files alone, in headers of POSIX 1988. Raises Refused for everything else.
+    """
+    total = os.fstat(file.fileno()).st_size
+    while True:
+        header = file.read(_SECTION)
+        if len(header) < _SECTION:
+            raise _damaged(file, "it has no end")
+        if not any(header):
+            break
+        name, size = _parse_header(file, header)
+        end = file.tell() + size
+        if end + -size % _SECTION > total:
+            raise _damaged(file, f"{name} is not all there")
+        yield name, size
+        file.seek(end)
+        if any(file.read(-size % _SECTION)):
+            raise _damaged(file, f"there are bytes between {name} and the next entry")
+    if total - file.tell() > _TAIL or any(file.read()):
+        raise _damaged(file, "there are bytes after its end")
+
+
+def _parse_header(file: BinaryIO, header: bytes) -> tuple[str, int]:
+    """Name and size in a header of a tar. Raises Refused for anything but a plain file."""
+    if header[257:265] != b"ustar\00000":
+        raise _damaged(file, "no tar as `edge-centernet bundle` writes it")
+    if _octal(file, header[148:156]) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+        raise _damaged(file, "a wrong checksum in a header")
+    parts = [part.split(b"\0")[0].decode("latin-1") for part in (header[345:500], header[:100])]
+    # A stranger's text, which goes to a terminal.
+    name = re.sub(r"[^ -~]", "?", "/".join(filter(None, parts)))
+    kind = header[156:157].decode("latin-1")
+    if kind != "0":
+        raise Refused(
+            f"{name}: expected plain files only, got an entry of type {kind!r}; make the bundle again"
+        )
+    return name, _octal(file, header[124:136])
+
+
+def _octal(file: BinaryIO, field: bytes) -> int:
+    """A number in a header. Other notations, for sizes of more than 8 GB and below 0, are refused."""
+    digits = field.rstrip(b" \0")
+    if re.fullmatch(rb"[0-7]+", digits) is None:
+        raise _damaged(file, "a header with a number that is not octal")
+    return int(digits, 8)
+
+
+def _damaged(file: BinaryIO, reason: str) -> Refused:
+    return Refused(
+        f"{file.name}: expected a bundle, got a damaged or cut off file, or another kind of one ({reason}); "
+        "copy it again"
+    )
+
+
+def _first(file: BinaryIO, entries: Iterator[tuple[str, int]], wanted: str) -> bytes:
+    """The content of the next entry, which must be `wanted`, and small because it is not verified yet."""
+    name, size = next(entries, ("", 0))
+    if name != wanted or size > 1 << 20:
+        raise Refused(f"bundle: expected {wanted} at its beginning; make it with `edge-centernet bundle`")
+    return file.read(size)
+
+
+def _parse_manifest(content: bytes) -> dict[str, Any]:
+    """The manifest, whose names are used in paths, commands and unit files. Raises Refused."""
+    try:
+        record: dict[str, Any] = json.loads(content)
+        plain = [record[key] for key in ("target", "machine")] + [record["model"]["file"], *record["apt"]]
+        right = (
+            record["schema"] == 1
+            and record["kind"] in ("full", "model")
+            and _VERSION.fullmatch(record["version"])
+            and re.fullmatch(r"\d\.\d+", record["python"])
+            and all(_NAME.fullmatch(name) for name in plain)
+            and all(isinstance(number, int) for number in (*record["glibc"], record["installed_bytes"]))
+            and isinstance(record["system_packages"], bool)
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        right = None
+    if not right:
+        raise Refused(
+            f"{MANIFEST}: expected schema 1, a version such as 0.1.0 and plain names, got something else; "
+            "make the bundle with the version that deploys it"
+        )
+    return record
+
+
+def _check_not_older(board: Board, manifest: dict[str, Any]) -> None:
+    """Raise Refused where the release that runs has a higher version.
+
+    A signature is valid for ever: without this, whoever keeps an old bundle brings old faults back with it.
+    """
+    try:
+        running = json.loads((board.home / "current" / MANIFEST).read_text())["version"]
+        older = _version_order(manifest["version"]) < _version_order(running)
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nothing runs that could be newer
+    if older:
+        raise Refused(
+            f"bundle: version {manifest['version']} is older than {running}, which runs; go back with "
+            "--rollback, or give --allow-older too"
+        )
+
+
+def _version_order(version: str) -> tuple[Any, ...]:
+    """What orders versions as PEP 440 does: 1.0.dev1, 1.0a1, 1.0rc1, 1.0, 1.0.post1. Raises ValueError."""
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        raise ValueError(version)
+    numbers, phase, phase_number, post, dev = match.groups()
+    release = [int(part) for part in numbers.split(".")]
+    while release and release[-1] == 0:  # 1.0 is 1.0.0
+        release.pop()
+    # A development version without a, b or rc comes before them all.
+    phase = phase or ("" if dev and not post else "z")
+    number = int(phase_number or 0)
+    return (release, phase, number, int(post) if post else -1, int(dev) if dev else float("inf"))
 
 
 def _parse_sums(text: bytes) -> dict[str, str]:
@@ -332,28 +462,27 @@ def _parse_sums(text: bytes) -> dict[str, str]:
         )
         if match is None:
             raise Refused(f"{SUMS}: expected 'HASH  NAME', got {line[:80]!r}; make the bundle again")
+        if match.group(2) in sums:
+            raise Refused(f"{SUMS}: {match.group(2)} stands in it twice; make the bundle again")
         sums[match.group(2)] = match.group(1)
     if MANIFEST not in sums:
         raise Refused(f"{SUMS}: expected {MANIFEST} in it; make the bundle again")
     return sums
 
 
-def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, expected: str, into: Path | None) -> bytes:
-    """Hash a member and write it if asked; returns its first MiB, which is all of a small one."""
-    file = archive.extractfile(member)
-    assert file is not None
+def _copy(file: BinaryIO, name: str, size: int, expected: str, into: Path | None) -> bytes:
+    """Hash an entry and write it if asked; returns its first MiB, which is all of a small one."""
     digest, head = hashlib.sha256(), b""
-    target = Path(os.devnull) if into is None else into / member.name
+    target = Path(os.devnull) if into is None else into / name
     target.parent.mkdir(exist_ok=True)
     with target.open("wb") as output:
-        for block in iter(lambda: file.read(1 << 20), b""):
+        while size and (block := file.read(min(1 << 20, size))):
             digest.update(block)
             output.write(block)
             head = head or block
+            size -= len(block)
     if digest.hexdigest() != expected:
-        raise Refused(
-            f"{member.name}: its SHA-256 is not the signed one: damaged or changed; copy the bundle again"
-        )
+        raise Refused(f"{name}: its SHA-256 is not the signed one: damaged or changed; copy the bundle again")
     return head
 
 
@@ -406,7 +535,7 @@ def _check_fits(board: Board, manifest: dict[str, Any]) -> None:
             )
         modules = {"python3-numpy": "numpy", "python3-opencv": "cv2"}
         for package in manifest["apt"]:
-            probe = [python, "-c", f"import {modules.get(package, package)}"]
+            probe = [python, "-I", "-c", f"import {modules.get(package, package)}"]
             if subprocess.run(
                 probe, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
             ).returncode:
@@ -438,7 +567,8 @@ def _unpack(board: Board, bundle: Path, manifest: dict[str, Any], release: Path)
     shutil.rmtree(str(part), ignore_errors=True)
     part.mkdir(parents=True)
     # Verified again, now while it is written: the file may have changed since it was read for the manifest.
-    verify(bundle, board.signers, part)
+    if verify(bundle, board.signers, part) != manifest:
+        raise Refused(f"{bundle}: has become another bundle meanwhile; start again")
     if manifest["kind"] == "model":
         # A bundle that brings only a model takes packages, unit and settings of the release that runs.
         current = board.home / "current"
@@ -520,6 +650,8 @@ def check(board: Board, release: Path) -> None:
     """
     board.report("check", "the model runs on this board, on the photo of the bundle")
     expected = json.loads((release / "check/expected.json").read_text())
+    if not _NAME.fullmatch(expected["model"]):
+        raise Refused(f"check: expected a plain file name of the model, got {expected['model']!r}")
     started = time.monotonic()
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     # TensorRT builds its engine in the check and the service finds it in this cache: a build takes minutes,
@@ -548,7 +680,10 @@ def check(board: Board, release: Path) -> None:
         raise Refused(f"check: detect ended with {result.returncode}: {reason[:300]}; the old release stays")
     using = [line for line in log if line.startswith("Using ")]
     board.report("engine", using[-1].split(": ")[0] if using else "unknown")
-    found = json.loads(result.stdout.decode().splitlines()[0])["detections"]
+    try:
+        found = json.loads(result.stdout.decode().splitlines()[0])["detections"]
+    except (ValueError, IndexError, KeyError):
+        raise Refused("check: detect gave no result; the old release stays") from None
     if problem := differs(found, expected):
         raise Refused(f"check: {problem}; the old release stays")
     board.report(
@@ -616,6 +751,12 @@ def _add_camera(board: Board, release: Path, camera: str | None) -> None:
         write_atomic(config, (release / "camera.toml").read_bytes())
         config.chmod(0o644)  # the service runs as a user that systemd makes up
     _enable(board, UNIT, f"edge-centernet@{camera}.service")
+
+
+def _check_camera(name: str) -> None:
+    """Raise Refused unless the name can stand in those of a file and of a unit."""
+    if not CAMERA.fullmatch(name):
+        raise Refused(f"camera: expected a name of letters, digits, '.', '_' and '-', got {name!r}")
 
 
 def _enable(board: Board, unit: str, name: str) -> None:
@@ -735,6 +876,13 @@ def _go_back(board: Board, old: str | None) -> None:
     _forget_pending(board)
 
 
+def _complete(board: Board, name: str, old: str | None) -> None:
+    """End a trial that was confirmed: the release before is what `rollback` goes to."""
+    if old is not None and old != name:
+        _point(board, "previous", old)
+    _forget_pending(board)
+
+
 def _forget_pending(board: Board) -> None:
     """End the trial: first the file, then the timer, which does nothing without the file."""
     board.pending.unlink(missing_ok=True)
@@ -744,16 +892,31 @@ def _forget_pending(board: Board) -> None:
 
 
 def recover(board: Board, boot: bool = False) -> None:
-    """Go back to the old release if an update was cut off in its trial.
+    """Go back to the old release if an update was cut off in its trial; complete one that was confirmed.
 
     boot: no camera has been started yet, so none is restarted.
     """
     if not board.pending.exists():
         return
     try:
-        old = json.loads(board.pending.read_text())["old"]
-    except (ValueError, KeyError):  # cut off before it reached the disk: nothing was switched yet
-        old = board.release("current")
+        trial = json.loads(board.pending.read_text())
+        new, old, confirmed = trial["new"], trial["old"], trial.get("confirmed", False)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # not whole on the disk: nothing was switched yet
+        new = old = board.release("current")
+        confirmed = False
+    if confirmed and new == board.release("current"):
+        _complete(board, new, old)
+        board.report("recovered", f"{new} was confirmed and stays")
+        return
+    if old is not None and not board.has(
+        old
+    ):  # somebody removed it: whatever is whole is better than nothing
+        old = next(filter(board.has, (board.release("current"), board.release("previous"))), None)
     if boot and board.systemd:
         _switch(board, old)
         systemctl("daemon-reload")
@@ -771,12 +934,21 @@ def clean(board: Board) -> None:
         if release.name in names:
             used.add((release / "venv").resolve().name)
         else:
-            shutil.rmtree(str(release), ignore_errors=True)
-    for part in (board.home / "releases").glob(".*.part"):
-        shutil.rmtree(str(part), ignore_errors=True)
+            _remove(release)
     for venv in (board.home / "venvs").glob("*"):
         if venv.name not in used:
-            shutil.rmtree(str(venv), ignore_errors=True)
+            _remove(venv)
+    for sent in board.home.glob("deploy-*-*"):  # what deploys that ended long ago have sent ahead
+        if sent.name != Path(__file__).name and time.time() - sent.stat().st_mtime > SENT_S:
+            sent.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, its marker first: after a power cut the rest of it must not pass for the whole."""
+    with suppress(OSError):
+        (folder / COMPLETE).unlink()
+        _sync_folder(folder)
+    shutil.rmtree(str(folder), ignore_errors=True)
 
 
 # systemd
@@ -905,14 +1077,17 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, parents=[shared])
 
+    older = "accept a bundle of a lower version than that of the release that runs"
     one = add("setup", "pin, verify, install, check, switch and start")
     one.add_argument("bundle", type=Path)
     one.add_argument("--pin", type=Path, help="file of trusted signers, for a board without one")
     one.add_argument("--camera", default="camera", help="name of the first camera")
     one.add_argument("--watch", type=float, default=15.0, help="seconds for which the cameras are watched")
+    one.add_argument("--allow-older", action="store_true", help=older)
     one = add("install", "verify, install and check beside the release that runs")
     one.add_argument("bundle", type=Path)
     one.add_argument("--pin", type=Path, help="file of trusted signers, for a board without one")
+    one.add_argument("--allow-older", action="store_true", help=older)
     for name, text in (
         ("activate", "switch to an installed release"),
         ("rollback", "switch to the previous release"),
@@ -959,8 +1134,10 @@ def run(board: Board, options: argparse.Namespace) -> None:
             if options.id is None:
                 raise Refused("rollback: no release before this one is on the board")
         commands: dict[str, Callable[[], Any]] = {
-            "setup": lambda: setup(board, options.bundle, options.pin, options.camera, options.watch),
-            "install": lambda: install(board, options.bundle, options.pin),
+            "setup": lambda: setup(
+                board, options.bundle, options.pin, options.camera, options.watch, options.allow_older
+            ),
+            "install": lambda: install(board, options.bundle, options.pin, options.allow_older),
             "activate": lambda: activate(board, options.id, options.watch, options.attended, options.camera),
             "rollback": lambda: activate(board, options.id, options.watch, options.attended),
             "receive": lambda: receive(board, options.name, options.size),
@@ -972,6 +1149,9 @@ def run(board: Board, options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, 2 after one line on stderr, 3 if the attending computer is gone, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
+    # The services run as users that systemd makes up: they must be able to read what root writes here,
+    # whatever root's own mask is, and nobody else must be able to change it.
+    os.umask(0o022)
     board = Board(options.root.absolute(), options.json)
     try:
         run(board, options)

@@ -7,7 +7,9 @@ said that the new release may stay, the board goes back to its old one by itself
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -28,6 +30,10 @@ PLAYBOOK = Path(__file__).parents[1] / "assets" / "ansible" / "deploy.yml"
 _BLOCK = 1 << 18  # bytes between two reports of the upload
 # A connection that is gone is noticed after 15 s. The board waits 30 s for "keep" (agent.KEEP_S).
 _SSH = ("-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
+# [USER@]HOST, a name from ssh's configuration, or ssh://[USER@]HOST[:PORT]. Neither part may begin with "-",
+# which ssh would read as an option (-oProxyCommand=... runs a program), or hold what a shell obeys: ssh puts
+# both into the commands of its configuration.
+_HOST = re.compile(r"(ssh://)?(\w[\w.@+\\-]*@)?(\w[\w.:%+-]*|\[?[0-9A-Fa-f:.]+(%\w+)?\]?(:\d+)?)/?")
 # How the device tree's model begins. "Raspberry Pi 4" is no prefix of a Compute Module's.
 _BOARDS = (
     ("Raspberry Pi 5", "pi5"),
@@ -55,6 +61,13 @@ class Host:
     options: tuple[str, ...] = ()
     root: str = "/"
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a name or folder that a program could take for an option."""
+        if not _HOST.fullmatch(self.name):
+            raise ConfigError(f"host: expected USER@HOST, such as pi@raspberrypi.local, got {self.name!r}")
+        if not self.root.startswith("/"):
+            raise ConfigError(f"--root: expected an absolute path on the board, got {self.root!r}")
+
 
 class Connection:
     """One login to one board, shared by all commands (OpenSSH's ControlMaster)."""
@@ -65,18 +78,19 @@ class Connection:
         share = ("-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/%C", "-o", "ControlPersist=30")
         self._ssh = ["ssh", *_SSH, *share, *host.options]
         self._home = PurePosixPath(host.root) / "opt/edge-centernet"
+        self._agent = ""  # its path on the board, once it is there
         # -n: sudo that wants a password fails at once, instead of waiting for one that nobody can type.
         self._sudo = [] if self._plain("id -u").strip() == b"0" else ["sudo", "-n"]
 
     def close(self) -> None:
         """Log out."""
-        command = [*self._ssh, "-O", "exit", self._host.name]
+        command = [*self._ssh, "-O", "exit", "--", self._host.name]
         subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
     def _plain(self, command: str, stdin: bytes = b"") -> bytes:
         """Run a shell command on the board; returns its stdout."""
         result = subprocess.run(
-            [*self._ssh, self._host.name, command], input=stdin, capture_output=True, check=False
+            [*self._ssh, "--", self._host.name, command], input=stdin, capture_output=True, check=False
         )
         self._expect_success(result.returncode, result.stderr)
         return result.stdout
@@ -102,27 +116,31 @@ class Connection:
 
     def send_agent(self) -> None:
         """Send the agent first of all: it must be that of this version, not of the board's release."""
-        self._send(Path(agent.__file__).read_bytes(), "deploy-agent.py")
+        self._agent = self._send(Path(agent.__file__).read_bytes(), "deploy-agent")
 
     def send_signers(self, path: Path) -> str:
         """Send the signers that a board without any is to trust; returns the file's path there."""
         return self._send(path.read_bytes(), "deploy-signers")
 
     def _send(self, content: bytes, name: str) -> str:
-        """Send a small file, complete or not at all; returns its path on the board."""
-        path = str(self._home / name)
-        quoted = shlex.quote(path)
+        """Send a small file, complete or not at all; returns its path on the board.
+
+        Its content is part of its name: of two deploys at a time, each runs and trusts what it sent itself.
+        """
+        path = f"{self._home}/{name}-{hashlib.sha256(content).hexdigest()[:16]}"
+        # The services must be able to pass this folder, whatever the mask of the user who logs in.
         script = (
-            f"mkdir -p {shlex.quote(str(self._home))} && cat > {quoted}.part && mv {quoted}.part {quoted}"
+            'umask 022; mkdir -p "$1" && part=$(mktemp "$2.XXXXXX") || exit; '
+            'cat > "$part" && chmod 644 "$part" && mv "$part" "$2" || { rm -f "$part"; exit 1; }'
         )
-        self._plain(shlex.join([*self._sudo, "sh", "-c", script]), content)
+        self._plain(shlex.join([*self._sudo, "sh", "-c", script, "sh", str(self._home), path]), content)
         return path
 
     def command(self, *arguments: str) -> list[str]:
         """The ssh command that runs a command of the agent."""
-        words = [*self._sudo, "python3", str(self._home / "deploy-agent.py"), *arguments]
+        words = [*self._sudo, "python3", "-I", self._agent, *arguments]
         words += ["--root", self._host.root]
-        return [*self._ssh, self._host.name, shlex.join(words)]
+        return [*self._ssh, "--", self._host.name, shlex.join(words)]
 
     def ask(self, *arguments: str) -> Any:
         """Run a command of the agent; returns the JSON that it prints. Raises DeployError."""
@@ -204,6 +222,7 @@ def put(
     *,
     camera: str = "camera",
     watch_s: float = 30.0,
+    allow_older: bool = False,
     say: Say = print,
     progress: Progress = unseen,
 ) -> str:
@@ -215,14 +234,16 @@ def put(
         signers: whom a board trusts from now on that has trusted nobody yet.
         camera: name of the first camera, on a board that has none.
         watch_s: seconds for which the services are watched.
+        allow_older: accept a bundle of a lower version than that of the release that runs.
         say: called with each report of the agent.
         progress: of the upload.
 
     Raises DeployError; the board's old release then runs.
     """
-    trust = () if signers is None else ("--pin", connection.send_signers(signers))
+    options = [] if signers is None else ["--pin", connection.send_signers(signers)]
+    options += ["--allow-older"] if allow_older else []
     path = connection.upload(bundle, progress)
-    name = str(connection.follow(say, "install", path, *trust)["id"])
+    name = str(connection.follow(say, "install", path, *options)["id"])
     connection.follow(say, "activate", name, "--camera", camera, "--watch", str(watch_s), "--attended")
     return name
 
@@ -269,15 +290,23 @@ def deployed_target(status: dict[str, Any]) -> Target:
 def put_many(inventory: Path, variables: dict[str, object], arguments: Sequence[str] = ()) -> None:
     """Roll a bundle out over an inventory, by Ansible: a few boards first, until one refuses it.
 
-    variables: of the playbook (bundle, signers, camera, watch, batches). arguments: further ones of
-    ansible-playbook. Raises DeployError if a board refused, and MissingDependency without Ansible.
+    variables: of the playbook (bundle, signers, camera, watch, allow_older, batches). arguments: further ones
+    of ansible-playbook. Raises DeployError if a board refused, and MissingDependency without Ansible.
     """
     if shutil.which("ansible-playbook") is None:
         raise MissingDependency(
             "--inventory needs Ansible: pip install ansible-core, or apt-get install ansible-core"
         )
     values = {**variables, "agent": agent.__file__}
-    command = ["ansible-playbook", "-i", str(inventory), str(PLAYBOOK), "-e", json.dumps(values), *arguments]
+    command = [
+        "ansible-playbook",
+        "-i",
+        str(inventory.absolute()),
+        str(PLAYBOOK),
+        "-e",
+        json.dumps(values),
+        *arguments,
+    ]
     if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode:
         raise DeployError(
             f"{inventory}: a board refused the release, or could not be reached; those that are not listed "

@@ -45,10 +45,10 @@ def sign(content: bytes, key: Path, namespace: str = NAMESPACE) -> bytes:
     return _ssh_keygen("-Y", "sign", "-q", "-f", str(key), "-n", namespace, stdin=content)
 
 
-def signers_line(key: Path) -> str:
-    """The public half of a key as boards pin it, a line of allowed_signers that is valid for bundles only."""
+def signers_line(key: Path, namespace: str = NAMESPACE) -> str:
+    """The public half of a key as boards pin it: a line of allowed_signers, valid for `namespace` only."""
     public = _ssh_keygen("-y", "-f", str(key)).decode().split()
-    return f'{SIGNER} namespaces="{NAMESPACE}" {public[0]} {public[1]}\n'
+    return f'{SIGNER} namespaces="{namespace}" {public[0]} {public[1]}\n'
 
 
 def as_signers(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edge_centernet.doctor.facts import Facts, Finding, Library
+from edge_centernet.errors import printable
 
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 _STATES = {
@@ -72,9 +73,9 @@ def as_text(facts: Facts, findings: Sequence[Finding]) -> str:
     lines.append(click.style("Findings", bold=True))
     for finding in findings:
         level = click.style(f"{finding.level:8}", fg=_COLOURS[finding.level], bold=finding.level == "error")
-        lines += [f"  {level}{finding.title}", f"          {finding.found}"]
+        lines += [f"  {level}{printable(finding.title)}", f"          {printable(finding.found)}"]
         if finding.fix:
-            lines.append(f"          fix: {finding.fix}")
+            lines.append(f"          fix: {printable(finding.fix)}")
         if finding.level != "ok":
             lines.append(f"          see: {finding.docs}")
     counts = {level: sum(finding.level == level for finding in findings) for level in ("error", "warning")}
@@ -85,8 +86,9 @@ def as_text(facts: Facts, findings: Sequence[Finding]) -> str:
 
 def _section(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
     """A heading and its rows; those without a text are left out, for the machine does not tell."""
-    yield click.style(title, bold=True)
-    there = [(name, text) for name, text in rows if text] or [("none found", "")]
+    yield click.style(printable(title), bold=True)
+    # Without control characters: a USB device calls itself what it likes.
+    there = [(printable(name), printable(text)) for name, text in rows if text] or [("none found", "")]
     width = max(len(name) for name, _ in there) + 2
     yield from (f"  {name:{width}}{text}".rstrip() for name, text in there)
     yield ""

@@ -219,7 +219,8 @@ def write_labels(out: Path, content: dict[str, Any]) -> None:
             parts.append(f"{json.dumps(key)}: [\n{rows}\n]")
         else:
             parts.append(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, indent=1)}")
-    write_atomic(out, "{\n" + ",\n".join(parts) + "\n}\n")
+    # A byte of a file name that is not UTF-8 becomes \udce9 or the like, JSON's escape for the same byte.
+    write_atomic(out, ("{\n" + ",\n".join(parts) + "\n}\n").encode("utf-8", "backslashreplace"))
 
 
 def some(items: Sequence[Path], limit: int | None) -> list[Path]:

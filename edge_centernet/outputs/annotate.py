@@ -6,11 +6,14 @@ both on a thread of its own.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import time
 import urllib.parse
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +26,10 @@ from edge_centernet.detections import Detections
 from edge_centernet.detector import class_ids
 from edge_centernet.draw import Color, Image, blur, class_color, draw_boxes, draw_label, line_width
 from edge_centernet.errors import ConfigError
+from edge_centernet.files import Unwritten, set_aside
 from edge_centernet.outputs import Silent
 from edge_centernet.sources import Frame
-from edge_centernet.sources.files import Source, Stills
+from edge_centernet.sources.files import Source, Stills, public_name
 from edge_centernet.system.logs import quiet_libraries
 from edge_centernet.system.single_slot import Worker
 from edge_centernet.tracking.geometry import Point, Size, foot_points
@@ -45,6 +49,11 @@ _HOLD_S = 1.0  # a box stays blurred that long after it was last found: detectio
 # A trail shows where somebody came from. More points would cost more than the rest of the drawing.
 _TRAIL_POINTS = 32
 _TRAIL_S = 3.0
+# What must be free on the disk for a video to go on: its index is written at the end, and without it nothing
+# can be played. A frame needs some twenty bytes there.
+_MIN_FREE = 512 << 10
+_INDEX_BYTES = 64
+_RETRY_S = 10.0  # between two attempts to begin a video
 
 
 class Overlay:
@@ -70,7 +79,7 @@ class Overlay:
         self._classes = classes
         self._lines, self._zones = tuple(lines), tuple(zones)
         self._blurred = class_ids(blur, classes) if blur else np.zeros(0, np.int32)
-        self._last: tuple[str, float] = ("", 0.0)
+        self._last = 0.0  # seconds of the last frame
         self._forget()
 
     def draw(self, snapshot: Snapshot, max_width: int | None = None) -> Image:
@@ -78,9 +87,9 @@ class Overlay:
         frame = snapshot.frame
         height, width = frame.image.shape[:2]
         # 1. Remember first, in pixels of the frame, so that nothing depends on the size that is drawn.
-        if not snapshot.timed or frame.source != self._last[0] or frame.seconds < self._last[1]:
+        if not snapshot.timed or frame.seconds < self._last:
             self._forget()  # another image, or a video from its start
-        self._last = frame.source, frame.seconds
+        self._last = frame.seconds
         private = self._private(snapshot)
         trails = self._follow(snapshot.tracks, frame.seconds)
         # 2. Shrink before drawing, so that lines and letters stay readable and fewer pixels are drawn. The
@@ -188,18 +197,28 @@ def _pixel(point: NDArray[np.float64]) -> tuple[int, int]:
 class Annotated:
     """Annotated copies in a folder: images under their own names, a video as NAME.mp4.
 
-    A video of a live source plays as fast as it happened: an image stays until the next one came, but no
-    longer than a second, which is all that remains of an interruption. A file appears under its final name
-    when it is complete.
+    A video plays as fast as it happened: an image stays until the next one came, but no longer than a second,
+    which is all that remains of an interruption. A file appears under its final name when it is complete; an
+    earlier video of a live source is set aside then. Where the disk is full, the video ends while it still
+    can be completed, and another one begins when there is room.
     """
 
-    def __init__(self, folder: Path, source: Source | LiveCapture) -> None:
-        """Nothing written yet. Raises ConfigError when a copy would replace its original."""
-        self._source = source
+    def __init__(
+        self, folder: Path, source: Source | LiveCapture, unwritten: Unwritten | None = None
+    ) -> None:
+        """Nothing written yet. Raises ConfigError when a copy would replace its original.
+
+        unwritten: is told what a full or read-only disk does not take.
+        """
+        self._source, self._folder = source, folder
+        self._unwritten = Unwritten() if unwritten is None else unwritten
         self._targets = _targets(folder, source)
         self._writer: _VideoFile | None = None
+        self._retry_at = 0.0
+        self._missing = 0  # frames that are in no file
         self.written: list[Path] = []
-        for name, target in self._targets.items():
+        for name in source.names if isinstance(source, Stills) else [source.name]:
+            target = self._targets[public_name(name)]
             # By the file itself and not by its name: a link or another spelling leads there too.
             if target.exists() and Path(name).exists() and target.samefile(name):
                 raise ConfigError(
@@ -209,52 +228,85 @@ class Annotated:
     def add(self, frame: Frame, picture: NDArray[np.uint8]) -> None:
         """Write one annotated frame: (H, W, 3) uint8 BGR."""
         target = self._targets[frame.source]
-        if not isinstance(self._source, Stills):
-            if self._writer is None:
-                self._writer = _VideoFile(target, self._source.fps, picture.shape[1], picture.shape[0])
-                self.written.append(target)
-            self._writer.add(picture, frame.seconds if self._source.live else None)
+        if not isinstance(self._source, Stills) and time.monotonic() < self._retry_at:
+            self._missing += 1
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if isinstance(self._source, Stills):
+                self._add_image(target, picture)
+            else:
+                if self._writer is None:
+                    size = picture.shape[1], picture.shape[0]
+                    self._writer = _VideoFile(target, self._source.fps, size, self._source.live)
+                self._writer.add(picture, frame.seconds)
+        except OSError as error:
+            self._missing += 1
+            self._retry_at = time.monotonic() + _RETRY_S
+            self._unwritten.failed(self._folder, error)
+            self._finish_video()
+        else:
+            self._unwritten.written(self._folder)
+
+    def close(self) -> None:
+        """Finish the video, if there is one."""
+        self._finish_video()
+        if self._missing:
+            self._unwritten.lost(f"{self._folder}: {self._missing} annotated frames could not be written")
+
+    def _add_image(self, target: Path, picture: NDArray[np.uint8]) -> None:
         ok, data = cv2.imencode(target.suffix.lower(), picture)
         if not ok:
             raise ConfigError(f"{target}: this OpenCV cannot write {target.suffix} files; use --no-save")
         # Renamed when whole, but not flushed to the disk as `write_atomic` does: on an SD card a folder of a
         # thousand images would take minutes, and each of them can be made again.
         part = target.with_name(f".{target.name}.part")
-        part.write_bytes(data.tobytes())
-        os.replace(part, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(data.tobytes())
+            os.replace(part, target)
+        except OSError:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
         self.written.append(target)
 
-    def close(self) -> None:
-        """Finish the video, if there is one."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+    def _finish_video(self) -> None:
+        if (writer := self._writer) is None:
+            return
+        self._writer = None
+        try:
+            writer.close()
+        except OSError as error:
+            self._unwritten.lost(f"{writer.target}: {error.strerror}")
+        else:
+            if writer.target not in self.written:
+                self.written.append(writer.target)
 
 
 class _VideoFile:
     """An MPEG-4 file that carries its final name only once it is complete."""
 
-    def __init__(self, target: Path, fps: float, width: int, height: int) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._target, self._size, self._fps = target, (width, height), fps
+    def __init__(self, target: Path, fps: float, size: Size, live: bool) -> None:
+        """size: (width, height). Raises OSError where the disk is full or read-only."""
+        self.target, self._size, self._fps, self._live = target, size, fps, live
         self._begin, self._written = 0.0, 0
         self._last: NDArray[np.uint8] | None = None
         self._part = target.with_name(f".{target.stem}.part{target.suffix}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._check_room()
+        self._part.write_bytes(b"")  # OpenCV would not say why it cannot
         with quiet_libraries():
             code = cv2.VideoWriter.fourcc(*"mp4v")  # the one MP4 codec that every OpenCV build can write
-            self._writer = cv2.VideoWriter(str(self._part), code, fps, self._size)
+            self._writer = cv2.VideoWriter(str(self._part), code, fps, size)
         if not self._writer.isOpened():
+            self._part.unlink(missing_ok=True)
             raise ConfigError(f"{target}: this OpenCV cannot write an MP4 video here; use --no-save")
 
-    def add(self, picture: NDArray[np.uint8], seconds: float | None) -> None:
-        """seconds: when it was taken, for images that come irregularly; None: one after the other."""
+    def add(self, picture: NDArray[np.uint8], seconds: float) -> None:
+        """seconds: when it was taken. Raises OSError where the disk is so full that the video must end."""
+        self._check_room()
         if (picture.shape[1], picture.shape[0]) != self._size:  # the writer would drop it without a word
             picture = cv2.resize(picture, self._size).astype(np.uint8, copy=False)
-        if seconds is None:
-            self._writer.write(picture)
-            return
         # The file has a fixed rate, a camera has none: the last image is repeated until its time is over.
         if self._last is None:
             self._begin = seconds
@@ -263,36 +315,57 @@ class _VideoFile:
             most = max(1, round(self._fps))
             if missing > most:  # an interruption: continue from here
                 self._begin += (missing - most) / self._fps
-            for _ in range(min(missing, most)):
+            # Of a file every frame is shown, also where some follow each other faster than its rate says.
+            for _ in range(max(min(missing, most), 0 if self._live else 1)):
                 self._writer.write(self._last)
                 self._written += 1
         self._last = picture
 
     def close(self) -> None:
+        """Complete it and give it its name. Raises OSError if that fails; what there is of it is removed."""
         if self._last is not None:
             self._writer.write(self._last)
+            self._written += 1
         self._writer.release()
-        os.replace(self._part, self._target)
+        # The writer reports no error, but of a video whose end is missing no frame can be read.
+        with quiet_libraries():
+            written = cv2.VideoCapture(str(self._part))
+            complete = written.isOpened() and written.get(cv2.CAP_PROP_FRAME_COUNT) >= self._written
+            written.release()
+        if not complete:
+            with suppress(OSError):
+                self._part.unlink(missing_ok=True)
+            raise OSError(errno.EIO, f"the video could not be completed, {self._written} frames are lost")
+        if self._live:
+            set_aside(self.target)
+        os.replace(self._part, self.target)
+
+    def _check_room(self) -> None:
+        state = os.statvfs(self._part.parent)
+        needed = _MIN_FREE + _INDEX_BYTES * self._written
+        # Some file systems do not tell: their sizes are 0.
+        if state.f_blocks and state.f_bavail * state.f_frsize < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _targets(folder: Path, source: Source | LiveCapture) -> dict[str, Path]:
     """Name of each source -> file for its annotated copy, in subfolders where a pattern spans several."""
     if not isinstance(source, Stills):
         stem = Path(urllib.parse.urlsplit(source.name).path).stem or "video"
-        return {source.name: folder / f"{re.sub(r'[^0-9A-Za-z._-]+', '_', stem)}.mp4"}
+        return {source.name: folder / f"{re.sub(r'[^0-9A-Za-z._-]+', '_', stem).strip('_') or 'video'}.mp4"}
 
     def file_name(path: str) -> str:
         base = os.path.basename(path)
         return base if base.lower().endswith(_WRITABLE) else f"{base}.png"
 
-    names = source.public_names
-    if len(names) == 1:
-        path = urllib.parse.urlsplit(names[0]).path if "://" in names[0] else names[0]
-        return {names[0]: folder / file_name(path)}
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
+    if len(source.names) == 1:
+        (name,), (public,) = source.names, source.public_names
+        return {public: folder / file_name(urllib.parse.urlsplit(public).path if "://" in name else name)}
+    # The folders as they are on the disk, of which `public_names` shows only what is text.
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in source.names])
     return {
-        name: folder / os.path.relpath(os.path.dirname(os.path.abspath(name)), root) / file_name(name)
-        for name in names
+        public: folder / os.path.relpath(os.path.dirname(os.path.abspath(name)), root) / file_name(name)
+        for name, public in zip(source.names, source.public_names, strict=True)
     }
 
 

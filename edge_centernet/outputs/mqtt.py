@@ -25,7 +25,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,8 @@ class MqttOutput:
         objects: dict[str, int | None] = {label: int(counts[i]) for label, i in self._wanted.items()}
         before, self._tally = self._tally, snapshot.tally
         changed = _counts(before) != _counts(snapshot.tally)
-        state = self._record(snapshot.capture, objects, round(snapshot.fps, 1), round(snapshot.age_ms))
+        capture = replace(snapshot.capture, detail=snapshot.capture.detail or snapshot.unwritten)
+        state = self._record(capture, objects, round(snapshot.fps, 1), round(snapshot.age_ms))
         self._take(state, changed, snapshot.tally.events if snapshot.tally else ())
 
     def waiting(self, capture: CaptureState) -> None:

@@ -6,21 +6,36 @@ network, and make a day of records a third larger.
 
 from __future__ import annotations
 
+import codecs
 import csv
+import errno
 import io
 import json
 import os
+import re
 import tempfile
+import threading
+import time
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, BinaryIO, Protocol
 
 from edge_centernet.detections import Detections
-from edge_centernet.files import open_part
+from edge_centernet.errors import ConfigError, printable
+from edge_centernet.files import Unwritten, append_whole, may_pass, open_part, set_aside
 from edge_centernet.outputs import Silent
 from edge_centernet.tracking.state import Snapshot
 
+_FORMULA = r"=+\-@\uff1d\uff0b\uff0d\uff20"  # what one begins with; the last four are full-width
 SUFFIX = {"jsonl": ".jsonl", "coco": ".json", "csv": ".csv"}
+
+_RETRY_S = 2.0  # between two attempts to write what could not be written
+_MOST_WAITING = 4 << 20  # bytes of records that wait for a disk or a reader: some minutes of a camera
+_DRAIN_S = 2.0  # at the end, for a reader of standard output to take what waits
+_STDOUT = "standard output"
 
 
 class Records(Protocol):
@@ -83,7 +98,10 @@ class JSONLines:
 
 
 class Csv:
-    """One row per detection; a frame without any has no row."""
+    """One row per detection; a frame without any has no row.
+
+    No cell is a formula to a spreadsheet, see `csv_text`.
+    """
 
     _HEADER = ("source", "frame", "width", "height", "class", "class_id", "score", "x1", "y1", "x2", "y2")
     _TRACKED = ("seconds", "id")
@@ -106,8 +124,8 @@ class Csv:
         ids = snapshot.tracks.id.tolist() if snapshot.tracks is not None else []
         for i, (box, score, class_id) in enumerate(_rows(snapshot.found)):
             motion = [round(frame.seconds, 3), ids[i]] if tracked else []
-            name = self._classes[class_id]
-            writer.writerow([frame.source, frame.number, width, height, name, class_id, score, *box, *motion])
+            source, name = csv_text(frame.source), csv_text(self._classes[class_id])
+            writer.writerow([source, frame.number, width, height, name, class_id, score, *box, *motion])
         return text.getvalue()
 
     def end(self) -> Iterable[str]:
@@ -167,24 +185,25 @@ class Coco:
 
 
 class _Pieces:
-    """JSON values with commas between them, in a nameless file once they take more than a megabyte."""
+    """JSON values with commas between them, in a nameless file."""
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=1 << 20, mode="w+", encoding="utf-8")  # noqa: SIM115
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def add(self, value: Any) -> None:
-        self._file.write((", " if self._count else "") + _json(value).strip())
+        append_whole(self._file, ((", " if self._count else "") + _json(value).strip()).encode())
         self._count += 1
 
     def all(self) -> Iterator[str]:
         self._file.seek(0)
-        while text := self._file.read(1 << 20):
-            yield text
-        self._file.close()
+        decoder = codecs.getincrementaldecoder("utf-8")()  # a piece may end within a letter
+        while data := self._file.read(1 << 20):
+            yield decoder.decode(data)
 
 
 def _rows(found: Detections) -> list[tuple[list[float], float, int]]:
@@ -195,44 +214,298 @@ def _rows(found: Detections) -> list[tuple[list[float], float, int]]:
     ]
 
 
+def csv_text(text: str) -> str:
+    """A text for a cell of CSV that no spreadsheet takes for a formula, without control characters.
+
+    An apostrophe goes before what a formula begins with, and also where a new cell would begin for a
+    spreadsheet that separates by semicolons or tabs, as it does in many countries. Numbers need none of this.
+    """
+    return re.sub(rf"(^|[;\t\n])(?=\s*[{_FORMULA}])", r"\1'", printable(text))
+
+
 def _json(value: Any) -> str:
-    # Without NaN and Infinity, which Python would write although JSON has no such words.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    # Without NaN and Infinity, which Python would write although JSON has no such words. With every control
+    # character as an escape, of which Python leaves some: the value is the same, and terminals are safe.
+    return printable(json.dumps(value, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 class RecordsOutput(Silent):
     """Records to `write` and, if a file is given, there too.
 
-    The file gets its name when the run ends, however it ends.
+    JSON Lines and CSV grow by whole records under their final name, so that neither a full disk nor a kill
+    leaves half of one. A COCO document gets its name when it is complete. Records of an earlier run are kept:
+    JSON Lines of a camera continue them, all else sets them aside under a number.
     """
 
-    def __init__(self, records: Records, write: Callable[[str], None], target: Path | None) -> None:
-        """records: turns results into text. write: gets each piece. target: file that gets it too."""
-        self._records, self._write, self._target = records, write, target
-        self._file: TextIO | None = None
-        self._part = Path()
-        if target is not None:
-            self._file, self._part = open_part(target)
+    def __init__(
+        self,
+        records: Records,
+        write: Callable[[str], None],
+        target: Path | None,
+        *,
+        live: bool = False,
+        unwritten: Unwritten | None = None,
+    ) -> None:
+        """Open the file.
+
+        Args:
+            records: turns results into text.
+            write: gets each piece, on a thread of its own. What it raises ends the run, unless it is a full
+                disk below the records of a live source.
+            target: file that gets it too.
+            live: the source will not wait, so that records are left out where `write` blocks for long.
+            unwritten: is told what cannot be written.
+
+        Raises ConfigError when the file cannot be written, unless its disk is full or read-only.
+        """
+        self._records, self._target = records, target
+        self._unwritten = Unwritten() if unwritten is None else unwritten
+        self._printer = _Printer(write, live, self._unwritten)
+        self._document = isinstance(records, Coco)
+        self._missed = 0  # frames that are in no document
+        self._file: _RecordFile | None = None
+        if target is not None and not self._document:
+            again = live and isinstance(records, JSONLines)
+            self._file = _RecordFile(target, again, self._unwritten)
 
     def update(self, snapshot: Snapshot) -> None:
         """Write one frame's records."""
-        self._put(self._records.add(snapshot))
+        try:
+            text = self._records.add(snapshot)
+        except OSError as error:  # a document waits in temporary files
+            self._missed += 1
+            self._unwritten.failed(tempfile.gettempdir(), error)
+            return
+        if self._document:
+            self._unwritten.written(tempfile.gettempdir())
+        if text:
+            if self._file is not None:  # first, so that an interruption leaves it with all that was shown
+                self._file.add(text)
+            self._printer.add(text)
 
     def finish(self) -> None:
-        """Write what stands at the end."""
+        """Write what stands at the end, and wait for the reader to take it."""
+        if self._target is not None and self._document:
+            try:
+                file, part = open_part(self._target)
+                try:
+                    with file:
+                        file.writelines(self._records.end())
+                    set_aside(self._target)
+                    os.replace(part, self._target)
+                finally:
+                    part.unlink(missing_ok=True)
+            except OSError as error:
+                self._unwritten.failed(self._target, error)
         for text in self._records.end():
-            self._put(text)
+            self._printer.add(text)
+        self._printer.drain()
+
+    def stop(self) -> None:
+        """Wait for no reader any more. Safe to call from a signal handler."""
+        self._printer.stopping = True
 
     def close(self) -> None:
-        """Give the file its name."""
-        if self._file is not None and self._target is not None:
-            self._file.close()
-            os.replace(self._part, self._target)
-            self._file = None
+        """Write what waits for the disk or the reader a last time, and give it up."""
+        if self._missed:
+            self._unwritten.lost(f"{self._missed} frames are missing from the records")
+        try:
+            if self._file is not None:
+                self._file.close()
+        finally:
+            self._printer.close()
 
-    def _put(self, text: str) -> None:
-        if not text:
-            return
-        if self._file is not None:  # first, so that an interruption leaves the file with all that was shown
-            self._file.write(text)
-        self._write(text)
+
+class _RecordFile:
+    """A file to which whole records are appended, also after the disk was full or read-only for a while."""
+
+    def __init__(self, path: Path, again: bool, unwritten: Unwritten) -> None:
+        """again: continue the JSON Lines that are there; else they are set aside."""
+        self._path, self._again, self._unwritten = path, again, unwritten
+        self._file: BinaryIO | None = None
+        self._begun = False
+        self._waiting = _Waiting()
+        self._retry_at = 0.0
+        try:
+            self._file = self._open()
+        except OSError as error:
+            if not may_pass(error):
+                raise ConfigError(f"{path}: cannot write the records: {error.strerror}") from None
+            self._unwritten.failed(path, error)
+
+    def add(self, text: str) -> None:
+        self._waiting.add(text)
+        if time.monotonic() >= self._retry_at:
+            self._write()
+
+    def close(self) -> None:
+        self._write()
+        if self._file is not None:
+            self._file.close()
+        if missing := self._waiting.lost + len(self._waiting.texts):
+            self._unwritten.lost(f"{self._path}: the records of {missing} frames were lost")
+
+    def _write(self) -> None:
+        try:
+            if self._file is None:
+                self._file = self._open()
+            while self._waiting.texts:
+                append_whole(self._file, self._waiting.texts[0].encode())
+                self._waiting.take()
+        except OSError as error:
+            self._retry_at = time.monotonic() + _RETRY_S
+            self._unwritten.failed(self._path, error)
+            if self._file is not None:  # opened anew: the disk may be mounted again meanwhile
+                with suppress(OSError):
+                    self._file.close()
+                self._file = None
+        else:
+            self._unwritten.written(self._path)
+
+    def _open(self) -> BinaryIO:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._begun and not self._again:
+            set_aside(self._path)
+        file: BinaryIO = self._path.open("a+b", buffering=0)
+        if not self._begun:
+            try:
+                _mend_last_line(file)
+            except OSError:
+                file.close()
+                raise
+        self._begun = True
+        return file
+
+
+def _mend_last_line(file: BinaryIO) -> None:
+    """End the last of the JSON Lines, or remove it if a power cut left only a part of it."""
+    size = begin = file.seek(0, os.SEEK_END)
+    tail = b""
+    while begin and b"\n" not in tail:
+        begin = max(0, begin - (1 << 16))
+        file.seek(begin)
+        tail = file.read(size - begin)
+    tail = tail[tail.rfind(b"\n") + 1 :]
+    if not tail:
+        return
+    try:
+        json.loads(tail)
+    except ValueError:
+        file.truncate(size - len(tail))
+    else:
+        append_whole(file, b"\n")
+
+
+class _Waiting:
+    """Texts in their order, at most some megabytes: older ones are lost where more come."""
+
+    def __init__(self) -> None:
+        self.texts: deque[str] = deque()
+        self.lost = 0
+        self._size = 0
+
+    def add(self, text: str) -> None:
+        self.texts.append(text)
+        self._size += len(text)
+        while self._size > _MOST_WAITING and len(self.texts) > 1:
+            self.take()
+            self.lost += 1
+
+    def take(self) -> str:
+        text = self.texts.popleft()
+        self._size -= len(text)
+        return text
+
+
+class _Printer:
+    """Calls `write` on a thread of its own.
+
+    Who reads standard output may stop, for a pager's next page or for good. A file is then waited with, until
+    a signal ends the run. A camera is not: its records wait in memory, and at last are left out. Python
+    cannot interrupt a write that blocks, which is why it needs a thread.
+    """
+
+    def __init__(self, write: Callable[[str], None], live: bool, unwritten: Unwritten) -> None:
+        self._write, self._live, self._unwritten = write, live, unwritten
+        self._changed = threading.Condition()  # guards the fields below
+        self._waiting = _Waiting()
+        self._busy = False
+        self._closed = False
+        self._error: Exception | None = None
+        self._until = float("inf")  # when waiting for the reader is given up
+        self.stopping = False
+        self._thread = threading.Thread(target=self._run, name="records", daemon=True)
+        self._thread.start()
+
+    def add(self, text: str) -> None:
+        """Write it. Raises what `write` raised for it or for an earlier one."""
+        with self._changed:
+            before = self._waiting.lost
+            self._waiting.add(text)
+            self._changed.notify_all()
+            if self._waiting.lost > before:
+                self._unwritten.failed(_STDOUT, TimeoutError(errno.ETIMEDOUT, "its reader takes nothing"))
+            if self._error is not None:
+                raise self._error
+        if not self._live:
+            self.drain()
+
+    def drain(self) -> None:
+        """Wait until all is written, but not long after a signal, nor for the reader of a live source."""
+        with self._changed:
+            while (self._waiting.texts or self._busy) and self._error is None:
+                if self.stopping or self._live:
+                    self._until = min(self._until, time.monotonic() + _DRAIN_S)
+                if time.monotonic() >= self._until:
+                    return
+                self._changed.wait(0.1)
+            if self._error is not None:
+                raise self._error
+
+    def close(self) -> None:
+        """Give up what cannot be written. Raises what `write` raised."""
+        self.stopping = True
+        try:
+            self.drain()
+        finally:
+            with self._changed:
+                self._closed = True
+                self._changed.notify_all()
+                missing = self._waiting.lost + len(self._waiting.texts) + self._busy
+            if missing and self._error is None:
+                self._unwritten.lost(f"{_STDOUT}: the records of {missing} frames were lost")
+
+    def _run(self) -> None:
+        retry = False
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._closed or self._waiting.texts, _RETRY_S if retry else None
+                )
+                if self._closed:
+                    return
+                # What a full disk did not take is still with `write`, and comes before what follows.
+                text = "" if retry or not self._waiting.texts else self._waiting.take()
+                self._busy = True
+            try:
+                self._write(text)
+            except OSError as error:
+                if not self._live or isinstance(error, BrokenPipeError):
+                    self._end(error)
+                    return
+                self._unwritten.failed(_STDOUT, error)
+                retry = True
+                time.sleep(_RETRY_S)
+                continue
+            except Exception as error:
+                self._end(error)
+                return
+            with self._changed:
+                self._busy = retry = False
+                self._changed.notify_all()
+            self._unwritten.written(_STDOUT)
+
+    def _end(self, error: Exception) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from edge_centernet.service import Watchdog, status_line
 from edge_centernet.sources import CaptureState
+from edge_centernet.system.logs import one_line
 from edge_centernet.tracking.state import Snapshot
 
 _LOG_EVERY_S = 60.0
@@ -77,7 +78,7 @@ class StatusOutput:
     def _write(self, text: str) -> None:
         if self._terminal:
             # Back to the start of the line and erase it (ECMA-48): one line that changes, not many.
-            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.write(f"\r\x1b[K{one_line(text)}")
             sys.stderr.flush()
             self._shown = True
             self._next = time.monotonic() + _TERMINAL_EVERY_S

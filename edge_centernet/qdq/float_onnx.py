@@ -21,6 +21,7 @@ from edge_centernet.qdq.onnx_graph import HEADS, constants_as_initializers, drop
 # What other CenterNets call their outputs; the first name of each head is ours.
 SYNONYMS = {"heat": ("heat", "hm", "heatmap"), "size": ("size", "wh"), "offset": ("offset", "reg", "off")}
 INPUT = "normalized"
+_OPSET = 13  # older ones have other forms of Clip, Pad, Slice, Resize and of what quantizes
 Triple = tuple[float, float, float]
 
 
@@ -89,9 +90,20 @@ def _simplify(model: Any, size: int) -> Any:
         raise ConversionError(
             f"expected one input, the image, got {', '.join(i.name for i in inputs) or 'none'}"
         )
-    given = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim]
+    given = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim]  # 0: free
     if len(given) != 4 or (given[1] not in (0, 3)):
         raise ConversionError(f"input {inputs[0].name}: expected (1, 3, height, width), got {given}")
+    if given[0] not in (0, 1):
+        raise ConversionError(
+            f"input {inputs[0].name}: expected a batch of 1 image, got {given[0]}; export it again with one"
+        )
+    if any(side not in (0, size) for side in given[2:]):
+        raise ConversionError(
+            f"input {inputs[0].name}: expected {size}x{size} pixels, got {given[3]}x{given[2]}, for which it "
+            "was exported; name that size, or export it again for this one"
+        )
+    _check_floats(model.graph)
+    model = _upgraded(model)
     try:
         simple, ok = onnxsim.simplify(model, overwrite_input_shapes={inputs[0].name: [1, 3, size, size]})
     except Exception as error:  # its errors have no class of their own
@@ -101,7 +113,52 @@ def _simplify(model: Any, size: int) -> Any:
     if not ok:
         raise ConversionError("onnxsim's simplified network does not compute the same")
     constants_as_initializers(simple.graph)
+    _check_floats(simple.graph)  # folding a negative variance makes NaN
     return simple
+
+
+def _check_floats(graph: Any) -> None:
+    """ConversionError where the graph's input or weights are not float32, or not finite."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    attributes = (a for node in graph.node if node.op_type == "Constant" for a in node.attribute)
+    tensors = [*graph.initializer, *(a.t for a in attributes if a.HasField("t"))]
+    constants = {tensor.name for tensor in graph.initializer}
+    types = {i.name: i.type.tensor_type.elem_type for i in graph.input if i.name not in constants}
+    floats = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+    types |= {
+        t.name or "constant": t.data_type for t in tensors if t.data_type in floats and np.prod(t.dims) > 1
+    }
+    for name, kind in types.items():
+        if kind != TensorProto.FLOAT:
+            word = helper.tensor_dtype_to_np_dtype(kind).name if kind != TensorProto.BFLOAT16 else "bfloat16"
+            raise ConversionError(f"{name}: expected float32, got {word}; export it again in float32")
+    for tensor in tensors:
+        if tensor.data_type == TensorProto.FLOAT:
+            values = numpy_helper.to_array(tensor)
+            # A single number may be infinite: a limit of Clip, or what Pad fills in.
+            if np.isnan(values).any() or (values.size > 1 and not np.isfinite(values).all()):
+                raise ConversionError(
+                    f"{tensor.name or 'constant'}: expected finite weights, got NaN or infinite ones: "
+                    "training diverged, or the file is damaged; take an earlier checkpoint"
+                )
+
+
+def _upgraded(model: Any) -> Any:
+    """The model in opset 13 or later; ConversionError where it cannot be upgraded."""
+    from onnx import version_converter
+
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset >= _OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, _OPSET)
+    except Exception as error:  # its errors have no class of their own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConversionError(
+            f"expected opset {_OPSET} or later, got {opset}, which cannot be upgraded ({reason[:120]}); "
+            f"export it again with opset_version={_OPSET}"
+        ) from None
 
 
 def _name_heads(graph: Any) -> None:
@@ -114,8 +171,8 @@ def _name_heads(graph: Any) -> None:
         raise ConversionError(f"expected three outputs named {wanted}, got {', '.join(outputs)}")
     heads = {role: names[0] for role, names in bound.items()}
     # 2. The decoder applies the sigmoid itself, and int8 has finer steps for unlikely scores in logits.
-    producer = next(node for node in graph.node if heads["heat"] in node.output)
-    if producer.op_type == "Sigmoid":
+    producer = next((node for node in graph.node if heads["heat"] in node.output), None)
+    if producer is not None and producer.op_type == "Sigmoid":
         _rename(graph, producer.input[0], "heat/logits")
         graph.node.remove(producer)
         _output(graph, heads["heat"]).name = "heat/logits"
@@ -149,10 +206,16 @@ def _spec(model: Any, description: Description) -> ModelSpec:
     import onnx
 
     del model.graph.value_info[:]  # those of the file may be of another input size
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.output
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.output
+    except Exception as error:  # onnx.shape_inference.InferenceError, and others
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConversionError(
+            f"its shapes do not fit an input of {description.size} pixels: {reason[:120]}"
+        ) from None
     shapes = {o.name: tuple(d.dim_value for d in o.type.tensor_type.shape.dim) for o in inferred}
     size, classes = description.size, len(description.classes)
-    height = shapes["heat"][2]
+    height = (*shapes["heat"], 0, 0, 0)[2]
     stride = size // height if height else 0
     expected = {
         "heat": (1, classes, height, height),

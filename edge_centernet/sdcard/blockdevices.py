@@ -6,17 +6,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shlex
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+import struct
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+_LOOP_GET_STATUS64, _LOOP_INFO64 = 0x4C05, 232  # <linux/loop.h>: the ioctl, and the size of its answer
 SECTOR = 512  # bytes; sysfs counts in these, whatever the disk's own sectors are
 # Tags of the kernel's root= option -> folder of /dev/disk in which udev has links by it.
 _BY_TAG = {"PARTUUID": "by-partuuid", "UUID": "by-uuid", "LABEL": "by-label", "PARTLABEL": "by-partlabel"}
@@ -54,7 +56,7 @@ class Disk:
     bus: "usb", "sd", "emmc", "loop", or "" for all others.
     sequence: the kernel's count of media, which changes when a card is replaced.
     partition_of: the disk that a partition belongs to.
-    backing: the file of a loop device.
+    backing: what a loop device shows: a file, or /dev/NAME for another block device.
     """
 
     name: str
@@ -78,12 +80,27 @@ class Disk:
         return (self.name, self.number, str(self.size), self.model, self.serial, self.sequence, self.backing)
 
 
+class FileId(NamedTuple):
+    """What tells a file from all others under whatever name: its file system ("major:minor") and inode."""
+
+    number: str
+    inode: int
+
+
 class _Mount(NamedTuple):
     number: str
     point: str
     kind: str
     source: str
     options: str
+
+
+class _Loop(NamedTuple):
+    """What a loop device shows. file: as the kernel names it; device: kernel name, "" for a regular file."""
+
+    file: str
+    device: str
+    identity: FileId | None
 
 
 class Machine:
@@ -147,7 +164,7 @@ class Machine:
             read_only=_read(place / "ro") == "1",
             sequence=_read(attributes / "diskseq"),
             partition_of=place.parent.name if is_partition else "",
-            backing=_read(place / "loop/backing_file"),
+            backing=self._shown(name),
             partitions=tuple(parts),
             uses=tuple(self._uses(name)),
         )
@@ -158,6 +175,74 @@ class Machine:
             name
             for name, other in self._places.items()
             if other.parent == place and (other / "partition").exists()
+        ]
+
+    # -- loop devices
+
+    @cached_property
+    def _loops(self) -> dict[str, _Loop]:
+        """What each loop device that is in use shows."""
+        found = {}
+        for name, place in self._places.items():
+            if file := _read(place / "loop/backing_file"):
+                found[name] = self._ask_loop(name) or _Loop(file, self._node(file), self._identify(file))
+        return found
+
+    def _ask_loop(self, name: str) -> _Loop | None:
+        """The kernel's own answer; None without permission to ask, or on a recorded machine.
+
+        It is right also for a file that was renamed or deleted, or is in another mount namespace.
+        """
+        if self._root != Path("/"):
+            return None
+        try:
+            descriptor = os.open(f"/dev/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return None
+        try:
+            if number_of(os.fstat(descriptor).st_rdev) != _read(self._places[name] / "dev"):
+                return None
+            answer = fcntl.ioctl(descriptor, _LOOP_GET_STATUS64, bytes(_LOOP_INFO64))
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        device, inode, shown = struct.unpack_from("QQQ", answer)
+        file = _read(self._places[name] / "loop/backing_file")
+        return _Loop(file, self.name_of(number_of(shown)) if shown else "", FileId(number_of(device), inode))
+
+    def _identify(self, path: str) -> FileId | None:
+        inside = self._root / path.lstrip("/")
+        try:
+            status = inside.stat()
+        except OSError:
+            return None
+        return FileId(number_of(status.st_dev), status.st_ino)
+
+    def _shown(self, name: str) -> str:
+        loop = self._loops.get(name)
+        return "" if loop is None else f"/dev/{loop.device}" if loop.device else loop.file
+
+    def _beside(self, name: str) -> set[str]:
+        """Other loop devices over the same file: what is written to one of them changes the others."""
+        mine = self._loops.get(name)
+        if mine is None or mine.device:
+            return set()
+        return {
+            other
+            for other, loop in self._loops.items()
+            if other != name
+            and not loop.device
+            and (loop.identity or loop.file) == (mine.identity or mine.file)
+        }
+
+    def loops_over(self, file: Path) -> list[str]:
+        """Loop devices that show the regular file `file`, under whatever name they were given it."""
+        identity = self._identify(str(file))
+        return [
+            name
+            for name, loop in self._loops.items()
+            if not loop.device and (loop.file == str(file) or (identity and loop.identity == identity))
         ]
 
     # -- what lies on what
@@ -240,11 +325,11 @@ class Machine:
             below = {entry.name for entry in slaves.iterdir()} if slaves.is_dir() else set()
             if (place / "partition").exists():
                 below.add(place.parent.name)
-            for file in ("loop/backing_file", "backing_dev"):  # the latter is zram's
-                path = _read(place / file)
+            for path in (self._shown(name), _read(place / "backing_dev")):  # the latter is zram's
                 if path.startswith("/"):
                     node = self._node(path)
                     below |= {node} if node else self._under(path)
+            below |= self._beside(name)
             found[name] = below - {name}
         return found
 
@@ -292,13 +377,18 @@ class Machine:
             if name and (way := self._way(name, disk)) is not None:
                 yield Use("root", f"root={name}", way)
         # 5. Programs.
-        yield from (Use("open", program) for program in self._writers({disk, *self._partitions(disk)}))
+        numbers = {_read(self._places[name] / "dev") for name in (disk, *self._partitions(disk))}
+        loop = self._loops.get(disk)
+        file = None if loop is None or loop.device else loop.identity
+        yield from (Use("open", program) for program in self.writers(numbers, file))
 
-    def _writers(self, names: Iterable[str]) -> Iterator[str]:
-        """Programs that have one of the devices open for writing; only root sees those of other users."""
+    def writers(self, numbers: Collection[str], file: FileId | None) -> Iterator[str]:
+        """Programs that have one of the devices, or the file, open for writing; only root sees all of them.
+
+        An emulator or a network block device may use the file of a card in this way.
+        """
         if self._root != Path("/"):
             return
-        numbers = {_read(self._places[name] / "dev") for name in names}
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 links = [process / "fd" / name for name in os.listdir(process / "fd")]
@@ -309,11 +399,9 @@ class Machine:
                     status = link.stat()
                 except OSError:  # closed meanwhile, or not ours to look at
                     continue
-                if (
-                    stat.S_ISBLK(status.st_mode)
-                    and number_of(status.st_rdev) in numbers
-                    and process.name != str(os.getpid())
-                ):
+                device = stat.S_ISBLK(status.st_mode) and number_of(status.st_rdev) in numbers
+                same = stat.S_ISREG(status.st_mode) and file == (number_of(status.st_dev), status.st_ino)
+                if (device or same) and process.name != str(os.getpid()):
                     flags = re.search(r"^flags:\s*(\d+)", _read(process / "fdinfo" / link.name), re.M)
                     if flags and int(flags.group(1), 8) & os.O_ACCMODE:
                         yield f"{_read(process / 'comm')} (process {process.name})"
@@ -322,19 +410,6 @@ class Machine:
 def number_of(device: int) -> str:
     """The "major:minor" of a st_rdev or st_dev."""
     return f"{os.major(device)}:{os.minor(device)}"
-
-
-def loops_over(file: Path, root: Path = Path("/")) -> list[str]:
-    """Loop devices that show the regular file `file`."""
-    found = []
-    for place in sorted((root / "sys/class/block").glob("loop*")):
-        backing = _read(place / "loop/backing_file")
-        same = bool(backing) and Path(backing) == file.resolve()
-        with suppress(OSError):  # the backing file may be deleted, or in another mount namespace
-            same = same or (bool(backing) and Path(backing).samefile(file))
-        if same:
-            found.append(place.name)
-    return found
 
 
 def swap_files(root: Path = Path("/")) -> list[str]:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from edge_centernet.errors import DiskImageError
 
 BLOCK = 4096  # bytes; bmaptool's default, and the block of every file system that we put on a card
-_BYTES_MAX = 64 << 20  # the block map of a full card of 1 TB has about 10 MB
+_BYTES_MAX = 16 << 20  # the block map of a full card of 1 TB has about 10 MB
 _NO_CHECKSUM = b"0" * 64  # stands for the map's own checksum while that is computed
 
 
@@ -87,10 +87,15 @@ def read(path: Path) -> Bmap:
                 raise ValueError(f"{digest!r} is no sha256")
             start, end = int(first) * block, min((int(last or first) + 1) * block, size)
             ranges.append(Range(start, end - start, digest))
+        if not ranges:
+            raise ValueError("it has no ranges, so that nothing would be written")
         if block < 512 or any(before.end > after.start for before, after in pairwise(ranges)):
             raise ValueError("its ranges overlap")
         if any(part.size <= 0 or part.end > size for part in ranges):
             raise ValueError("a range ends behind the image")
+        blocks = sum(-(-part.size // block) for part in ranges)
+        if (count := _text(root, "MappedBlocksCount")) and int(count) != blocks:
+            raise ValueError(f"it promises {count} blocks and lists {blocks}")
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError, KeyError) as error:
         raise DiskImageError(
             f"{path}: not a block map of format 2.0 ({error}); make it anew with bmaptool create"

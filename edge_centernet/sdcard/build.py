@@ -59,7 +59,7 @@ After=cloud-init.service cloud-init-network.service systemd-growfs-root.service 
 [Service]
 # Not oneshot: the rest of the board need not wait the minutes that this takes.
 Type=exec
-{prepare}ExecStart=/usr/bin/python3 {boot}/{folder}/agent.py setup {boot}/{folder}/bundle.tar \
+{prepare}ExecStart=/usr/bin/python3 -I {boot}/{folder}/agent.py setup {boot}/{folder}/bundle.tar \
 --pin {boot}/{folder}/signers --camera camera
 StandardOutput=journal+console
 StandardError=journal+console
@@ -146,7 +146,8 @@ def make_image(
         names = [f"{name}.json", f"{name}.img.bmap", f"{name}.img.xz.sha256", f"{name}.img.xz"]
         for file in names:
             path = work / file
-            path.chmod(0o600 if order.settings.secret and file.endswith(".xz") else 0o644)
+            private = order.settings.secret or not order.base.stat().st_mode & 0o004
+            path.chmod(0o600 if private and file.endswith(".xz") else 0o644)
             with path.open("rb") as opened:
                 os.fsync(opened.fileno())
             os.replace(path, out / file)

@@ -16,9 +16,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from io import BufferedReader, FileIO
+from io import BufferedReader, FileIO, RawIOBase
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from edge_centernet.errors import DiskImageError, MissingDependency
 from edge_centernet.files import sha256
@@ -120,6 +120,8 @@ def _gpt(head: bytes) -> list[Partition]:
 
 # Images
 
+_XZ_BLOCK = 1 << 16  # bytes of an .xz file that are read at a time
+_XZ_MEMORY = 512 << 20  # bytes for unpacking; xz -9 needs 65 MiB
 CHUNK = 4 << 20  # bytes that are read, hashed and written at a time; a multiple of a card's erase block
 _MAGIC = {
     "xz": b"\xfd7zXZ\0",
@@ -185,15 +187,69 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
             if packing == "zst":
                 stream = stack.enter_context(_zstd(path, raw))
             elif packing == "xz":
-                stream = cast(BinaryIO, stack.enter_context(lzma.open(raw)))
+                stream = BufferedReader(_Xz(raw), CHUNK)
             elif packing == "gz":
                 stream = cast(BinaryIO, stack.enter_context(gzip.open(raw)))
             else:
                 stream = BufferedReader(raw, CHUNK)
             # The position in the packed file: nobody knows the size of the content before its end.
             yield stream, lambda: os.lseek(raw.fileno(), 0, os.SEEK_CUR)
-    except (lzma.LZMAError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except lzma.LZMAError as error:
+        if "limit" in str(error):
+            raise DiskImageError(
+                f"{path}: needs more than {_XZ_MEMORY >> 20} MiB of memory to unpack; "
+                "pack it anew with xz -9 or less"
+            ) from error
         raise DiskImageError(f"{path}: is damaged or incomplete ({error}); download it again") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DiskImageError(f"{path}: is damaged or incomplete ({error}); download it again") from error
+
+
+class _Xz(RawIOBase):
+    """The content of an .xz file, of all its streams.
+
+    Python's own reader passes over what follows the first one if that is no stream, as in a damaged download.
+    """
+
+    def __init__(self, raw: FileIO) -> None:
+        """Nothing is read yet."""
+        self._raw, self._packed = raw, b""
+        self._stream = self._new()
+
+    @staticmethod
+    def _new() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+
+    def readable(self) -> bool:
+        """Yes: that is what BufferedReader asks."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, at most; returns how many bytes, 0 at the end. Raises LZMAError or EOFError."""
+        while True:
+            if self._stream.eof:
+                rest = self._stream.unused_data + self._packed
+                # Between streams and behind the last one there may be zeros, four at a time.
+                zeros = len(rest) - len(rest.lstrip(b"\0"))
+                while zeros == len(rest) and (more := self._raw.read(_XZ_BLOCK)):
+                    rest = rest[: zeros % 4] + more
+                    zeros = len(rest) - len(rest.lstrip(b"\0"))
+                if zeros % 4 or (
+                    zeros < len(rest) and not rest[zeros:].startswith(_MAGIC["xz"][: len(rest) - zeros])
+                ):
+                    raise lzma.LZMAError("other bytes follow its end")
+                if zeros == len(rest):
+                    return 0
+                self._stream, self._packed = self._new(), rest[zeros:]
+            if self._stream.needs_input and not self._packed:
+                self._packed = self._raw.read(_XZ_BLOCK)
+                if not self._packed:
+                    raise EOFError("it ends too early")
+            data = self._stream.decompress(self._packed, len(buffer))
+            self._packed = b""
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
 
 
 @contextmanager
@@ -277,7 +333,10 @@ def check(
 
 
 class RangeCheck:
-    """Compares a stream with a block map's checksums while it is read."""
+    """Compares a stream with a block map while it is read: checksums, and zeros in what it leaves out.
+
+    What is left out is not written: without a range of the image, the card would keep there what it had.
+    """
 
     def __init__(self, bmap: Bmap, path: Path | None) -> None:
         """path: the block map's file, for error messages."""
@@ -287,11 +346,12 @@ class RangeCheck:
 
     def feed(self, position: int, chunk: bytes) -> None:
         """Take the next bytes, which begin at `position` of the image. Raises DiskImageError."""
-        view = memoryview(chunk)
-        while self._left and self._left[-1].start < position + len(chunk):
+        view, end = memoryview(chunk), position + len(chunk)
+        while self._left and self._left[-1].start < end:
             part = self._left[-1]
-            self._digest.update(view[max(part.start - position, 0) : max(part.end - position, 0)])
-            if part.end > position + len(chunk):  # the range goes on in the next chunk
+            self._expect_zeros(position, view[: max(part.start - position, 0)])
+            self._digest.update(view[max(part.start - position, 0) : part.end - position])
+            if part.end > end:  # the range goes on in the next chunk
                 return
             if self._digest.hexdigest() != part.sha256:
                 raise DiskImageError(
@@ -300,6 +360,16 @@ class RangeCheck:
                 )
             self._left.pop()
             self._digest = hashlib.sha256()
+            view, position = view[part.end - position :], part.end
+        self._expect_zeros(position, view)
+
+    def _expect_zeros(self, position: int, view: memoryview) -> None:
+        """Raise DiskImageError unless these bytes, which no range has, are zero."""
+        if rest := bytes(view).lstrip(b"\0"):
+            raise DiskImageError(
+                f"{self._path}: leaves out byte {position + len(view) - len(rest)} of the image, which is "
+                "not zero: it is the block map of another image, or incomplete; make it with bmaptool create"
+            )
 
 
 def partitions_of(path: Path) -> tuple[Partition, ...]:

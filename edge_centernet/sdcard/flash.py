@@ -31,8 +31,8 @@ from edge_centernet.progress import Progress, unseen
 from edge_centernet.sdcard import diskimage
 from edge_centernet.sdcard.blockdevices import (
     Disk,
+    FileId,
     Machine,
-    loops_over,
     number_of,
     refusals,
     swap_files,
@@ -122,8 +122,12 @@ def refuse(target: Target, image: Path, need: int | None = None, force_non_remov
 
     need: bytes of the image, None while unknown.
     """
-    if image.exists() and target.real.exists() and image.samefile(target.real):
-        raise TargetError(f"{target.path}: is the image itself")
+    machine = Machine()
+    if image.exists() and target.real.exists():
+        if image.samefile(target.real):
+            raise TargetError(f"{target.path}: is the image itself")
+        if target.disk and target.disk.name in machine.loops_over(image.resolve()):
+            raise TargetError(f"{target.path}: shows the image itself")
     reasons = []
     if target.disk:
         reasons = refusals(target.disk, need, force_non_removable)
@@ -132,10 +136,15 @@ def refuse(target: Target, image: Path, need: int | None = None, force_non_remov
             reasons.append("is a regular file in /dev, left there by mistake; remove it")
         if any(target.real.is_relative_to(folder) for folder in ("/proc", "/sys")):
             reasons.append("is not a file but a switch of the kernel")
-        if target.real.exists() and (loops := loops_over(target.real)):
-            reasons.append(f"is shown by {', '.join(loops)}; sudo losetup -d /dev/{loops[0]} first")
-        if str(target.real) in swap_files():
-            reasons.append(f"is swapped to; sudo swapoff {target.real} first")
+        if target.real.exists():
+            if loops := machine.loops_over(target.real):
+                reasons.append(f"is shown by {', '.join(loops)}; sudo losetup -d /dev/{loops[0]} first")
+            if any(Path(swap).exists() and target.real.samefile(swap) for swap in swap_files()):
+                reasons.append(f"is swapped to; sudo swapoff {target.real} first")
+            status = target.real.stat()
+            programs = list(machine.writers((), FileId(number_of(status.st_dev), status.st_ino)))
+            if programs:
+                reasons.append(f"is being written by {', '.join(programs[:4])}; end that first")
         if need is not None and target.room < need:
             reasons.append(f"is on a file system with {target.room} bytes free, the image needs {need}")
     if reasons:
@@ -269,8 +278,10 @@ def _opened_for_writing(image: DiskImage, target: Target, force_non_removable: b
         flags |= os.O_EXCL
     elif not target.real.exists():
         flags |= os.O_CREAT | os.O_EXCL
+    # Who may not read the image, because passwords are in it, must not read its copy either.
+    shared = image.path.stat().st_mode & 0o066
     try:
-        descriptor = os.open(target.real, flags, 0o666)
+        descriptor = os.open(target.real, flags, 0o600 | shared)
     except OSError as error:
         advice = {
             errno.EBUSY: "in use by a program or mount that cannot be seen from here; release it first",
@@ -298,6 +309,15 @@ def _opened_for_writing(image: DiskImage, target: Target, force_non_removable: b
                     "nothing was written, start again"
                 )
         refuse(now, image.path, image.size, force_non_removable)
+        mode = stat.S_IMODE(status.st_mode)
+        if target.disk is None and mode & 0o066 & ~shared:
+            try:
+                os.fchmod(descriptor, mode & ~0o066 | mode & shared)
+            except OSError as error:
+                raise TargetError(
+                    f"{target.path}: others may read or change it, unlike {image.path}, and its mode cannot "
+                    f"be changed ({error.strerror}); write to another folder"
+                ) from error
         yield descriptor
     finally:
         os.close(descriptor)

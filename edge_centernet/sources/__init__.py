@@ -15,14 +15,14 @@ class Frame:
 
     source: path or URL, without a password.
     number: 0 for an image file, counting from 0 in a video or camera.
-    seconds: since the source's first frame, by its own clock: number / fps in a file, time of arrival in a
-      live source.
+    seconds: since the source's first frame, by its own clock: the container's times in a file, time of
+      arrival in a live source; 0 for images that are no sequence.
     captured: time.monotonic() when the frame came into memory; the age of a result counts from there.
     """
 
     source: str
     number: int
-    image: NDArray[np.uint8]  # (H, W, 3) BGR
+    image: NDArray[np.uint8]  # (H, W, 3) BGR, of square pixels
     seconds: float = 0.0
     captured: float = field(default_factory=time.monotonic)
 

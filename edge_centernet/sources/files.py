@@ -10,17 +10,24 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.errors import ConfigError, SourceError
-from edge_centernet.imageio import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, is_image, read_image
+from edge_centernet.errors import ConfigError, SourceError, printable
+from edge_centernet.imageio import (
+    IMAGE_SUFFIXES,
+    MAX_BYTES,
+    MAX_PIXELS,
+    decode_image,
+    image_format,
+    read_image,
+)
 from edge_centernet.sources import Frame
 from edge_centernet.system.logs import quiet_libraries, silence_opencv
 
@@ -28,8 +35,23 @@ if TYPE_CHECKING:
     from edge_centernet.sources.cameras import CameraOptions
 
 _TIMEOUT_S = 15  # for a server or a network camera to answer
-_MAX_DOWNLOAD = 1 << 28  # bytes; an image file beyond 256 MB would fail the pixel limit anyway
+# Grabs in a row that may fail before a file is taken to have ended. FFmpeg's reader fails for each damaged
+# packet, and after some thousands of sound; at the end of a file a failure takes microseconds.
+_MOST_FAILURES = 1000
+_MAX_ASPECT = 4.0  # of a pixel; beyond it the header is nonsense
+_HEAD_BYTES = 1 << 16  # of a file, in which its list of streams is looked for
+_MAX_INDEX = 1 << 26  # bytes of an MP4's index; a day of video takes some tens of megabytes
+_JUMP_S = 1.0  # a time that is so much earlier than the last one begins another recording
 _DEFAULT_FPS = 25.0  # where a file or camera reports none; some report 0, NaN or the 90,000 ticks of MPEG
+# What may be in a video file, by FFmpeg's names. It takes nearly everything for a video: it draws texts as a
+# terminal would, and shows the preview of a camera's raw image.
+_CONTAINERS = (
+    "3g2,3gp,amv,asf,av1,avi,dv,flv,gif,h261,h263,h264,hevc,hls,ivf,m4v,matroska,mjpeg,mov,mp4,"
+    "mpeg,mpegts,mpegvideo,mpjpeg,mxf,nut,obu,ogg,rm,vc1,vvc,webm,wtv,yuv4mpegpipe"
+)
+_MOVING = (".gif", ".mjpeg", ".mjpg")  # alone a video, although its first bytes are those of an image
+_CAPTURE_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_MANY = 5  # kinds of files that a line names
 _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
 
 # What `public_name` lets through: hosts, words that cameras use in the paths of their streams, and numbers of
@@ -51,20 +73,30 @@ class Stills:
     """Image files, one frame each. A bad file among several is skipped, counted and reported to `warn`.
 
     Iterating raises SourceError for a single bad file, or at the end when all of many were bad.
+    fps: images per second; None unless they are a sequence (`as_sequence`).
     """
 
-    fps = None
     live = False
 
     def __init__(self, names: list[str], warn: Callable[[str], None]) -> None:
         """names: paths, or one http(s) URL."""
         self.names = names
+        self.fps: float | None = None
         self.skipped = 0
         self._warn = warn
 
+    def as_sequence(self, fps: float) -> None:
+        """Take the images as consecutive, so many per second, in the order of the numbers in their names."""
+        self.fps = fps
+        # 2.png before 10.png. By texts and numbers in turn, so that two names compare like with like.
+        self.names = sorted(
+            self.names,
+            key=lambda name: [int(p) if i % 2 else p for i, p in enumerate(re.split(r"([0-9]+)", name))],
+        )
+
     def __iter__(self) -> Iterator[Frame]:
         """Read one file after the other, in the order of `names`."""
-        for name in self.names:
+        for number, name in enumerate(self.names):
             try:
                 with quiet_libraries():
                     if _is_url(name):
@@ -78,13 +110,13 @@ class Stills:
                 self.skipped += 1
                 self._warn(f"skipped {error}")
                 continue
-            yield Frame(public_name(name), 0, image)
+            yield Frame(public_name(name), 0, image, number / self.fps if self.fps else 0.0)
         if self.skipped == len(self.names):
             raise SourceError(f"none of the {self.skipped} files could be read as an image")
 
     @property
     def public_names(self) -> list[str]:
-        """The names as the frames carry them: without a password."""
+        """The names as the frames carry them, see `public_name`; in the order of `names`."""
         return [public_name(name) for name in self.names]
 
     def close(self) -> None:
@@ -100,32 +132,59 @@ class Video:
 
     skipped = 0  # images are skipped, see `Stills`; a frame of a video never is
 
-    def __init__(self, name: str, live: bool, capture: Any = None, hint: str = "") -> None:
-        """Raises SourceError when nothing can be read.
+    def __init__(
+        self,
+        name: str,
+        live: bool,
+        capture: Any = None,
+        hint: str = "",
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        """Open it and read the first frame.
 
-        name: path or URL.
-        live: whether frames come in real time and without an end.
-        capture: opened already, like cv2.VideoCapture; else FFmpeg opens the name.
-        hint: what to try when it gives no image, "; ..." to end a message with.
+        Args:
+            name: path or URL.
+            live: whether frames come in real time and without an end.
+            capture: opened already, like cv2.VideoCapture; else FFmpeg opens the name.
+            hint: what to try when it gives no image, "; ..." to end a message with.
+            warn: gets one line if a file ends before it should, or holds more than is read.
+
+        Raises SourceError when nothing can be read.
         """
         self.name = public_name(name)
         self.live = live
-        self._hint = hint
+        self._hint, self._warn = hint, warn or _to_stderr
         self._capture = _open_ffmpeg(name, self.name, live) if capture is None else capture
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps: float = rate if math.isfinite(rate) and 0 < rate <= 1000 else _DEFAULT_FPS
+        self._promised = 0.0 if live else self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self._shift, self._step, self._behind = 0.0, 1.0 / self.fps, math.inf  # seconds, see `_seconds`
+        self._failed = 0  # grabs between frames that could be read
+        self._regular = 0  # frames that came as long after the one before as the rate says
+        self._container = _Container() if live or _is_url(name) else _look_into(name)
+        # Wider or higher pixels than the square ones of a screen are drawn out, never squeezed.
+        aspect = self._capture.get(cv2.CAP_PROP_SAR_NUM) / (self._capture.get(cv2.CAP_PROP_SAR_DEN) or 1.0)
+        if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:  # most often 0, for unknown
+            aspect = 1.0
+        if self._capture.get(cv2.CAP_PROP_ORIENTATION_META) % 180 == 90:  # OpenCV has turned the image
+            aspect = 1.0 / aspect
+        self._stretch = max(aspect, 1.0), max(1.0 / aspect, 1.0)
         try:
             # Before a frame is decoded: a damaged header must not claim all of the memory.
             width = self._capture.get(cv2.CAP_PROP_FRAME_WIDTH)
             height = self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-            if width * height > MAX_PIXELS:
+            if width * height * math.prod(self._stretch) > MAX_PIXELS:
                 size = f"{width:.0f}x{height:.0f}"
                 raise SourceError(f"{self.name}: expected frames of at most {MAX_PIXELS} pixels, got {size}")
             # The first frame now, so that a source that cannot be read fails at its opening.
             self._first = self._read(0)
             if self._first is None:
-                cause = "is it damaged, or used by another program?"
-                raise SourceError(f"{self.name}: it opens, but gives no image; {cause}{hint}")
+                raise SourceError(f"{self.name}: it opens, but gives no image; {self._no_image()}{hint}")
+            if self._container.streams > 1:
+                self._warn(
+                    f"{self.name}: it holds {self._container.streams} videos, and only the first is read; "
+                    "`ffmpeg -i IN -map 0:v:1 -c copy OUT` takes the second out"
+                )
         except SourceError:
             self.close()
             raise
@@ -134,29 +193,160 @@ class Video:
         """Frames until the end of the file, or until a camera stops (SourceError)."""
         number, frame, self._first = 0, self._first, None
         begin = frame.captured if frame is not None else 0.0
+        last = 0.0
         while frame is not None:
-            seconds = frame.captured - begin if self.live else number / self.fps
-            yield replace(frame, seconds=seconds)
-            number += 1
-            frame = self._read(number)
+            yield replace(frame, seconds=frame.captured - begin) if self.live else frame
+            number, last = number + 1, frame.seconds
+            frame = self._read(number, last)
         if self.live:
             raise SourceError(f"{self.name}: stopped after {number} frames; is it unplugged or switched off?")
+        if self._is_incomplete(number, last):
+            promised = f", but the file promises {self._promised:.0f}" if self._promised > number else ""
+            self._warn(
+                f"{self.name}: read {number} frames{promised}: it is damaged or cut off; copy it again from "
+                "where it came"
+            )
 
     def close(self) -> None:
         """Release the camera or file."""
         self._capture.release()
 
-    def _read(self, number: int) -> Frame | None:
-        try:
-            if not self._capture.grab():
+    def _is_incomplete(self, number: int, last: float) -> bool:
+        """Whether the file had more than `number` frames when it was whole. last: seconds of the last one."""
+        container = self._container
+        if number >= self._promised or container.counted or container.cut or self._failed:
+            return bool(container.cut) or number < self._promised
+        # Where the header does not count the frames, OpenCV takes the length times the rate. That is too many
+        # in a file of variable rate, or whose sound is longer.
+        length = self._promised / self.fps
+        short = container.cut is None and length - last > max(1.0, 0.1 * length) + self._step
+        holes = last * self.fps + 1.0 - number
+        return short or (self._regular > 0.8 * number and holes > max(1.5, 0.01 * number))
+
+    def _read(self, number: int, last: float = 0.0) -> Frame | None:
+        """The next frame that can be read; None at the end. last: seconds of the one before."""
+        until = time.monotonic() + _TIMEOUT_S
+        failures = 0
+        while True:
+            with suppress(cv2.error):
+                if self._capture.grab():
+                    captured = time.monotonic()  # before the conversion to BGR: the image is that old already
+                    ok, image = self._capture.retrieve()
+                    if ok and image is not None:
+                        break
+            failures += 1
+            ended = number >= self._promised > 0 or failures >= _MOST_FAILURES or time.monotonic() > until
+            if self.live or ended:
                 return None
-            captured = time.monotonic()  # before the conversion to BGR: the image is that old already
-            ok, image = self._capture.retrieve()
-        except cv2.error:
-            return None
-        if not ok or image is None:
-            return None
-        return Frame(self.name, number, to_bgr(image, self.name, self._hint), captured=captured)
+        self._failed += failures
+        image = to_bgr(image, self.name, self._hint)
+        if self._stretch != (1.0, 1.0):
+            size = [round(side * by) for side, by in zip(image.shape[1::-1], self._stretch, strict=True)]
+            image = cv2.resize(image, size).astype(np.uint8, copy=False)
+        return Frame(self.name, number, image, 0.0 if self.live else self._seconds(number, last), captured)
+
+    def _seconds(self, number: int, last: float) -> float:
+        """The container's time of the frame that was just read, 0 for the first, then always above `last`."""
+        now = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000.0
+        if number == 0:
+            # OpenCV takes the time of decoding for one of 0, which is below 0 where frames are reordered.
+            self._shift = -now if now > 0.0 else 0.0
+            return 0.0
+        now += self._shift
+        if now > last:
+            self._regular += abs((now - last) * self.fps - 1.0) < 0.2
+            self._step, self._behind = min(now - last, 1.0 / self.fps), math.inf
+            return now
+        # The file has no times, or two alike, or a damaged one; or it begins anew, as where recordings were
+        # joined: then times go on from there.
+        seconds = last + self._step
+        if now > self._behind and last - now > _JUMP_S:
+            self._shift += seconds - now
+            now = math.inf
+        self._behind = now
+        return seconds
+
+    def _no_image(self) -> str:
+        """Why an opened source gives none, as far as its codec tells."""
+        code = int(self._capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
+        codec = code.to_bytes(4, "little").decode("latin-1").strip()
+        if codec.lower() in ("av01", "av1"):
+            return (
+                "its codec is AV1, which OpenCV's packages cannot decode; convert it to H.264, "
+                "`ffmpeg -i IN -c:v libx264 OUT.mp4`, or set the camera to H.264"
+            )
+        return "is it damaged, or used by another program?"
+
+
+@dataclass(frozen=True)
+class _Container:
+    """What a video file's header says.
+
+    counted: it says how many frames there are, and not only how long they take. cut: the file is shorter than
+    it says; None if it does not say. streams: how many videos it holds, 0 for an MP4 without its index.
+    """
+
+    counted: bool = False
+    cut: bool | None = None
+    streams: int = 1
+
+
+def _look_into(path: str) -> _Container:
+    """For what OpenCV does not tell of MP4, AVI and Matroska."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+            if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+                index, cut = _mp4_index(file)
+                videos = re.findall(rb"hdlr.{8}vide", index, re.DOTALL)
+                # With fragments ("mvex") the count is not in the header.
+                return _Container(b"mvex" not in index, cut, len(videos))
+            size = file.seek(0, os.SEEK_END)
+    except OSError:
+        return _Container()
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        videos = re.findall(rb"strh.{4}vids", head.partition(b"movi")[0], re.DOTALL)
+        length = int.from_bytes(head[4:8], "little")
+        # Its count holds repeated frames as well, which are empty.
+        return _Container(cut=8 + length > size if length else None, streams=len(videos))
+    if head[:4] == b"\x1a\x45\xdf\xa3":  # Matroska and WebM: EBML
+        _, begin, length = _ebml_element(head, b"\x18\x53\x80\x67")
+        tracks, _, _ = _ebml_element(head, b"\x16\x54\xae\x6b")
+        # The length is unknown of what is still being recorded, or was streamed.
+        shorter = begin + length > size if length else None
+        return _Container(cut=shorter, streams=tracks.count(b"\x83\x81\x01"))
+    return _Container()
+
+
+def _mp4_index(file: BinaryIO) -> tuple[bytes, bool]:
+    """(content of the box "moov", which is at the beginning or the end; whether the last box is cut off)."""
+    end, at, index = file.seek(0, os.SEEK_END), file.seek(0), b""
+    while len(header := file.read(16)) >= 8:
+        size = int.from_bytes(header[:4], "big")
+        if size == 1:
+            size = int.from_bytes(header[8:], "big")
+        if size < 8:  # 0: up to the end of the file
+            break
+        if header[4:8] == b"moov":
+            file.seek(at + 8)
+            index = file.read(min(size, _MAX_INDEX))
+        at = file.seek(at + size)
+    return index, at > end
+
+
+def _ebml_element(data: bytes, identity: bytes) -> tuple[bytes, int, int]:
+    """(content as far as it is in `data`, where it begins, its length or 0 if unknown) of the first one."""
+    at = data.find(identity) + len(identity)
+    first = data[at] if len(identity) <= at < len(data) else 0
+    width = 9 - first.bit_length()  # the first 1 bit tells how many bytes the number has
+    length = int.from_bytes(data[at : at + width], "big") - (1 << 7 * width)
+    if first == 0 or length == (1 << 7 * width) - 1:
+        length = 0
+    return data[at + width : at + width + length], at + width, length
+
+
+def _to_stderr(line: str) -> None:
+    print(printable(f"Warning: {line}"), file=sys.stderr)
 
 
 Source = Stills | Video
@@ -171,7 +361,7 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
     """
     if not text.strip():
         raise SourceError("source: expected an image, folder, pattern, video or URL, got an empty name")
-    warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
+    warn = warn or _to_stderr
     # 1. URLs.
     if text.startswith("file://"):
         # Here, because it loads TLS and mail parsers, and not every start of detect should pay for them.
@@ -184,18 +374,11 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
         parts = urllib.parse.urlsplit(text)
         if parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(IMAGE_SUFFIXES):
             return Stills([text], warn)
-        return Video(text, live=is_live(text))
+        return Video(text, live=is_live(text), warn=warn)
     # 2. Folders and patterns. A file whose name looks like a pattern, such as "a[1].jpg", is taken as itself.
     path = Path(text)
     if path.is_dir():
-        names = sorted(
-            str(p) for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir()
-        )
-        if not names:
-            raise SourceError(
-                f"{path}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found none"
-            )
-        return Stills(names, warn)
+        return Stills(_images_in(path, warn), warn)
     if not path.exists() and glob.has_magic(text):
         names = sorted(name for name in glob.glob(text, recursive=True) if not Path(name).is_dir())
         if not names:
@@ -203,11 +386,43 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
         return open_source(names[0], warn) if len(names) == 1 else Stills(names, warn)
     # 3. One file: an image by its suffix or its first bytes, else a video. One that is missing or cannot be
     #    opened counts as an image, because reading it as one reports why.
-    video = False
-    if path.is_file() and path.suffix.lower() not in IMAGE_SUFFIXES:
-        with suppress(OSError), path.open("rb") as file:
-            video = not is_image(file.read(16))
-    return Video(text, live=False) if video else Stills([text], warn)
+    suffix = path.suffix.lower()
+    if suffix in _MOVING or (path.is_file() and suffix not in IMAGE_SUFFIXES and not _format_of(path)):
+        return Video(text, live=False, warn=warn)
+    return Stills([text], warn)
+
+
+def _images_in(folder: Path, warn: Callable[[str], None]) -> list[str]:
+    """The images in a folder, sorted; what else lies there is named to `warn` in one line."""
+    names, others = [], dict[str, int]()
+    for path in sorted(folder.iterdir()):
+        suffix = path.suffix.lower()
+        if path.is_dir() or path.name.startswith("."):
+            continue
+        if suffix in IMAGE_SUFFIXES or (not suffix and _format_of(path)):
+            names.append(str(path))
+        else:
+            others[suffix or "without a suffix"] = others.get(suffix or "without a suffix", 0) + 1
+    kinds = [f"{count} {suffix}" for suffix, count in others.items()]
+    listed = ", ".join([*kinds[:_MANY], *(["..."] if len(kinds) > _MANY else [])])
+    if not names:
+        found = f"only files of other types ({listed})" if others else "none"
+        raise SourceError(
+            f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found {found}"
+        )
+    if others:
+        total = sum(others.values())
+        warn(f"{folder}: passed over {total} file{'s' * (total > 1)} of other types ({listed})")
+    return names
+
+
+def _format_of(path: Path) -> str:
+    """The image format of a file by its first bytes; "" where it is of none, or cannot be read."""
+    with suppress(OSError):
+        if path.is_file():  # not a FIFO, which would be waited for
+            with path.open("rb") as file:
+                return image_format(file.read(4096))
+    return ""
 
 
 def open_camera(
@@ -226,7 +441,7 @@ def open_camera(
     from edge_centernet.sources import cameras
 
     options = options or cameras.CameraOptions()
-    warn = warn or (lambda line: print(f"Warning: {line}", file=sys.stderr))
+    warn = warn or _to_stderr
     silence_opencv()
     if match := re.fullmatch(r"csi(?::(\d+))?", text):
         _refuse(text, options, ["fourcc"])
@@ -257,11 +472,14 @@ def public_name(name: str) -> str:
     Of a URL: scheme, host, port, and of its path and query the words that cameras use for their streams. Of
     a GStreamer pipeline: the elements, and where they read from. All else becomes "…": a list of what to hide
     would never be complete, as cameras take passwords under any name and in any place. Numbers of cameras and
-    paths of files are returned as they are.
+    paths of files are returned as they are, but for bytes that are not UTF-8, which no record could hold:
+    a backslash and their number stand for them.
     """
     if name.startswith("gst:") or " ! " in name:
         return _public_pipeline(name)
-    return _public_url(name) if "://" in name or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:.*@", name) else name
+    if "://" in name or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:.*@", name):
+        return _public_url(name)
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _public_url(url: str) -> str:
@@ -328,11 +546,28 @@ def _open_ffmpeg(name: str, public: str, live: bool) -> Any:
     threads = getattr(cv2, "CAP_PROP_N_THREADS", None)  # Debian 12's OpenCV 4.6 has none
     if live and threads is not None and "OPENCV_FFMPEG_THREADS" not in os.environ:
         settings += [threads, 1]  # each further thread of the H.264 decoder holds back one more frame
-    capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, settings)
+    with nullcontext() if _is_url(name) else _video_containers_only():
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, settings)
     if not capture.isOpened():
         what = "a stream that answers" if _is_url(name) else "an image or a video"
-        raise SourceError(f"{public}: expected {what}, got something that cannot be opened")
+        got = "something that cannot be opened"
+        if not _is_url(name) and _look_into(name).streams == 0:
+            got = "a recording that was cut off: its index, which comes last, is missing"
+        raise SourceError(f"{public}: expected {what}, got {got}")
     return capture
+
+
+@contextmanager
+def _video_containers_only() -> Iterator[None]:
+    """Let FFmpeg open nothing else than a file of _CONTAINERS."""
+    given = os.environ.get(_CAPTURE_OPTIONS)
+    os.environ[_CAPTURE_OPTIONS] = "|".join(filter(None, [f"format_whitelist;{_CONTAINERS}", given]))
+    try:
+        yield
+    finally:
+        del os.environ[_CAPTURE_OPTIONS]
+        if given is not None:
+            os.environ[_CAPTURE_OPTIONS] = given
 
 
 def _refuse(what: str, options: CameraOptions, names: list[str]) -> None:
@@ -354,10 +589,10 @@ def _download(url: str) -> bytes:
 
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-            data: bytes = answer.read(_MAX_DOWNLOAD + 1)
+            data: bytes = answer.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise SourceError(f"{public_name(url)}: cannot download: {reason}") from None
-    if len(data) > _MAX_DOWNLOAD:
-        raise SourceError(f"{public_name(url)}: expected at most {_MAX_DOWNLOAD} bytes, got more")
+    if len(data) > MAX_BYTES:
+        raise SourceError(f"{public_name(url)}: expected at most {MAX_BYTES} bytes, got more")
     return data

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import cv2
 
-from edge_centernet.errors import ConfigError
+from edge_centernet.errors import ConfigError, printable
 
 # syslog's priorities, by which `journalctl -p` selects
 _JOURNAL_PRIORITY = {
@@ -44,7 +44,7 @@ def configure_logging(level: str = "INFO", log_file: Path | None = None) -> None
     # 2. The file.
     if log_file is not None:
         try:
-            handlers.append(logging.handlers.WatchedFileHandler(log_file, encoding="utf-8"))
+            handlers.append(_FileHandler(log_file, encoding="utf-8"))
         except OSError as error:
             handlers[0].close()
             raise ConfigError(f"log file {log_file}: cannot write it: {error.strerror}") from None
@@ -93,9 +93,24 @@ class _StderrHandler(_StreamHandler):
         self.stream.close()
 
 
+class _FileHandler(logging.handlers.WatchedFileHandler):
+    """Leaves out the lines that a full disk does not take: they are on standard error as well."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # a folder that is gone
+            super().emit(record)
+
+    def close(self) -> None:
+        with suppress(OSError):  # of the lines that are still to be written
+            super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Nothing: logging would print a traceback for each line."""
+
+
 def one_line(text: str) -> str:
-    """The lines of a text that are not blank, joined to one."""
-    return " | ".join(line.strip() for line in text.splitlines() if line.strip())
+    """The lines of a text that are not blank, joined to one, without control characters."""
+    return printable(" | ".join(line.strip() for line in text.splitlines() if line.strip()))
 
 
 # ---- other libraries -------------------------------------------------------------------------------

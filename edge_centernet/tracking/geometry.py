@@ -76,6 +76,24 @@ def scaled(points: Sequence[Point], relative: bool, size: Size) -> tuple[Point, 
     return tuple((x * wide, y * high) for x, y in points)
 
 
+def misplacement(points: Sequence[Point], relative: bool, size: Size) -> str:
+    """Why a line or zone may not count as it is meant to, in an image of (width, height); "" if it does.
+
+    points: in pixels. relative: whether they were written as fractions of the image.
+    """
+    width, height = size
+    image = f"the image, which is {width}x{height} pixels"
+    xs, ys = zip(*points, strict=True)
+    # Numbers that the rule "all within 0..1" makes pixels, as in 0.5,0,0.5,480 or 0.5,0,0.5,1.1.
+    if not relative and (any(0.0 < n < 1.0 for n in (*xs, *ys)) or max(*xs, *ys) <= 2.0):
+        return f"fractions are all within 0..1, but these count as pixels of {image}"
+    if max(xs) <= 0.0 or max(ys) <= 0.0 or min(xs) >= width or min(ys) >= height:
+        return f"it lies outside or on the border of {image}; nothing is counted there"
+    if min(*xs, *ys) < 0.0 or max(xs) > width or max(ys) > height:
+        return f"it reaches beyond {image}; is it drawn for another size?"
+    return ""
+
+
 def point_text(point: Point) -> str:
     """As users write it: X,Y."""
     return f"{point[0]:g},{point[1]:g}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ from edge_centernet.detections import Detections
 from edge_centernet.detector import class_ids
 from edge_centernet.draw import blur
 from edge_centernet.errors import ConfigError
-from edge_centernet.files import write_atomic
+from edge_centernet.files import Unwritten, prepare_folder, write_atomic
 from edge_centernet.sources import Frame
 from edge_centernet.system.single_slot import Worker
-from edge_centernet.tracking.geometry import Seen, Size, foot_points
+from edge_centernet.tracking.geometry import Seen, Size, foot_points, misplacement
 from edge_centernet.tracking.line_counter import Line, LineCounter
 from edge_centernet.tracking.presence import PresenceMap
 from edge_centernet.tracking.state import Event, Tally, Tracks
@@ -35,11 +36,13 @@ from edge_centernet.tracking.zone_counter import Zone, ZoneCounter
 
 _SAVE_EVERY_S = 10.0  # what a power cut may cost: counts of the last seconds
 
+_log = logging.getLogger(__name__)
+
 
 class Counter:
     """Counts what tracks do at lines and zones. Its memory is bounded: a track that ended is forgotten.
 
-    Feed it every Tracks of one tracker, in order.
+    Feed it every Tracks of one tracker, in order. Lines and zones that lie outside of the image are logged.
     """
 
     def __init__(
@@ -59,11 +62,19 @@ class Counter:
         self._lines = [LineCounter(line) for line in lines]
         self._zones = [ZoneCounter(zone) for zone in zones]
         self._classes = tuple(classes)
+        self._sizes: set[Size] = set()  # of images in which the places of lines and zones were looked at
         if state is not None:
             self.restore(state)
 
     def update(self, tracks: Tracks, seconds: float, size: Size) -> Tally:
         """Count one frame. seconds: the frame's own time; size: (width, height) of its image in pixels."""
+        if size not in self._sizes:
+            self._sizes.add(size)
+            shapes: list[Line | Zone] = [one.line for one in self._lines]
+            shapes += [one.zone for one in self._zones]
+            for shape in shapes:
+                if wrong := misplacement(shape.pixels(size), shape.relative, size):
+                    _log.warning("%s %r: %s", type(shape).__name__, shape.name, wrong)
         # Somebody whom the edge of the image cuts off stands in a zone that reaches it: half a pixel inside,
         # not on the edge.
         feet = np.clip(foot_points(tracks), 0.5, np.array(size) - 0.5)  # (N, 2)
@@ -143,14 +154,22 @@ class Scene:
         threshold: float | Sequence[float],
         classes: Sequence[str],
         wanted: Sequence[str] | None = None,
+        unwritten: Unwritten | None = None,
     ) -> None:
         """Nothing seen yet; totals continue from the counts file if there is one.
 
-        threshold: score from which a detection is sure, 0..1, for all or for each of `classes`.
-        wanted: classes to follow and show; all unless given.
-        Raises ConfigError for an unknown class, or a counts file that is none.
+        Args:
+            options: what to follow and count.
+            threshold: score from which a detection is sure, 0..1, for all or for each of `classes`.
+            classes: names by class_id.
+            wanted: classes to follow and show; all unless given.
+            unwritten: is told when the files cannot be written; counting goes on.
+
+        Raises ConfigError for an unknown class, a counts file that is none, or a folder of the files that
+        cannot be.
         """
         self._options, self._threshold = options, threshold
+        self._unwritten = Unwritten() if unwritten is None else unwritten
         self._wanted = None if wanted is None else class_ids(wanted, classes)
         self._blurred = class_ids(options.blur, classes) if options.blur else np.zeros(0, np.int32)
         # A class that is only blurred must be looked for all the same.
@@ -175,6 +194,9 @@ class Scene:
                 raise ConfigError(
                     f"{options.counts}: expected counts that this program wrote: {error}; move the file away"
                 ) from None
+        for path in (options.counts, options.presence):
+            if path is not None:
+                prepare_folder(path.parent, or_later=True)
         # On a thread: flushing to an SD card takes a good part of a second.
         self._saver = Worker("save", self._write, newest=True) if options.counts or options.presence else None
 
@@ -225,13 +247,21 @@ class Scene:
     def _write(self, files: _Files) -> None:
         """Both files, on the thread that saves."""
         if self._options.counts is not None and files.counts is not None:
-            write_atomic(self._options.counts, json.dumps(files.counts, ensure_ascii=False, indent=1) + "\n")
+            self._save(self._options.counts, json.dumps(files.counts, ensure_ascii=False, indent=1) + "\n")
         if self._options.presence is not None and files.presence is not None and files.background is not None:
             frame, boxes = files.background
             picture = files.presence.picture(blur(frame.image.copy(), boxes))
             ok, data = cv2.imencode(".png", picture)
             if ok:
-                write_atomic(self._options.presence, data.tobytes())
+                self._save(self._options.presence, data.tobytes())
+
+    def _save(self, path: Path, content: bytes | str) -> None:
+        try:
+            write_atomic(path, content)
+        except OSError as error:  # what is counted stays in memory, and the next time writes all of it
+            self._unwritten.failed(path, error)
+        else:
+            self._unwritten.written(path)
 
 
 @dataclass(frozen=True, eq=False)

@@ -170,6 +170,7 @@ class Snapshot:
     tracks, tally: None where nobody asked for them.
     seen: all detections, those below the threshold too, for blurring, where a box too many costs little.
     timed: whether the frame is of a video or camera, so that seconds and age mean something.
+    unwritten: what cannot be written because a disk is full or read-only, in one line; "" while all is well.
     """
 
     frame: Frame
@@ -182,3 +183,4 @@ class Snapshot:
     tally: Tally | None = None
     seen: Detections | None = None
     timed: bool = True
+    unwritten: str = ""

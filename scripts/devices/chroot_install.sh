@@ -84,8 +84,8 @@ there 1-machine "uname -m; dpkg --print-architecture; python3 -c '
 import platform, struct, sys, sysconfig
 print(\"Python\", platform.python_version(), \"platform.machine\", platform.machine())
 print(sysconfig.get_platform(), sysconfig.get_config_var(\"MULTIARCH\"), 8 * struct.calcsize(\"P\"), \"bits\")'"
-there 2-install "python3 install setup $bundle --pin signers"
-there 3-again "python3 install setup $bundle && python3 install status | $venv/python -c '
+there 2-install "python3 -I install setup $bundle --pin signers"
+there 3-again "python3 -I install setup $bundle && python3 -I install status | $venv/python -c '
 import json, sys
 status = json.load(sys.stdin)
 print({key: status[key] for key in (\"machine\", \"python\", \"glibc\", \"current\", \"previous\", \"pending\", \"pinned\")})'"

@@ -354,7 +354,7 @@ def _filled(b: Bench, at: str) -> Attempt:
 
 def _kill_agent(b: Bench) -> None:
     """SIGKILL to the installer on the board, then what systemd would do when its timer is over, at once."""
-    b.board.shell("pkill -9 -f '[d]eploy-agent.py'; sleep 1; systemctl start edge-centernet-revert.service")
+    b.board.shell("pkill -9 -f '[d]eploy-agent'; sleep 1; systemctl start edge-centernet-revert.service")
 
 
 def _silent(b: Bench) -> Attempt:

@@ -32,7 +32,7 @@ MODELS = REPOSITORY / "edge_centernet/model_zoo"
 CLI = [str(Path(sys.executable).with_name("edge-centernet"))]  # not `-m`, which would find the checkout first
 UNIT = "edge-centernet@camera.service"
 PYTHON_THERE = "/opt/edge-centernet/current/venv/bin/python"
-AGENT = "sudo python3 /opt/edge-centernet/agent.py"
+AGENT = "sudo python3 -I /opt/edge-centernet/agent.py"
 WATCH_S = 150  # an emulated processor needs 3 to 8 s a frame, and 30 s to the first
 DATA_SET = "centernet-mbv2-320"
 
@@ -491,7 +491,7 @@ def ansible() -> None:
 
 def fleet_release(name: str) -> Any:
     """What runs on a container; None for nothing."""
-    told = container("exec", name, "python3", "/opt/edge-centernet/agent.py", "status")
+    told = container("exec", name, "python3", "-I", "/opt/edge-centernet/agent.py", "status")
     return json.loads(told)["current"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -20,6 +21,10 @@ import squares
 from support import ENGINES, allow_interrupts
 
 import edge_centernet
+from edge_centernet.detections import Detections
+from edge_centernet.outputs.records import Csv
+from edge_centernet.sources import CaptureState, Frame
+from edge_centernet.tracking.state import Snapshot
 
 Run = Callable[..., Any]
 Write = Callable[[Path, Any], Path]
@@ -119,6 +124,46 @@ def test_csv(run: Run, photo: Path, onnx_model: Path) -> None:
     np.testing.assert_allclose([float(red[k]) for k in ("x1", "y1", "x2", "y2")], [10, 18, 34, 42], atol=0.1)
 
 
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1+1.png", "'=1+1.png"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("@sum", "'@sum"),
+        ("\uff1d1", "'\uff1d1"),
+        (" =1", "' =1"),
+        ("a;=1", "a;'=1"),
+        ("a\t=1", "a\t'=1"),
+        ("a\n=1", "a\n'=1"),
+        ("\r=1", r"\u000d=1"),
+        ("\x1b[2J", r"\u001b[2J"),
+        ("a=b-c@d/e.png", "a=b-c@d/e.png"),
+        ("blue sky", "blue sky"),
+    ],
+)
+def test_no_cell_of_csv_is_a_formula(text: str, cell: str) -> None:
+    """Neither for a spreadsheet that separates by commas nor for one that does by semicolons or tabs."""
+    box = Detections(np.array([[-4.0, 5, 6, 7]]), np.array([0.5]), np.array([0]))
+    frame = Frame(text, 0, np.zeros((9, 9, 3), np.uint8))
+    written = Csv([text]).add(Snapshot(frame, box, {}, 0.0, 0.0, CaptureState()))
+    _, row = csv.reader(io.StringIO(written, newline=""))
+    assert row == [cell, "0", "9", "9", cell, "0", "0.5", "-4.0", "5.0", "6.0", "7.0"]
+
+
+def test_control_characters_of_a_name_are_escapes_in_records(run: Run, photo: Path, onnx_model: Path) -> None:
+    """The value is the file's name, and a terminal that shows the line or the file does nothing."""
+    name = "a\x1b]0;x\x07\x9b\u202e.png"
+    photo.rename(name)
+    for format_name in ("jsonl", "coco", "csv"):
+        done = run("detect", "--source", name, "--model", onnx_model, "--format", format_name, "--out", "o")
+        assert done.out.replace("\n", "").isprintable()
+        assert done.err.replace("\n", "").isprintable()
+        if format_name == "jsonl":
+            assert json.loads(done.out)["source"] == name
+            assert Path("o/detections.jsonl").read_text() == done.out
+
+
 def test_options_reach_the_detector(run: Run, photo: Path, onnx_model: Path) -> None:
     """Classes, limit and threshold."""
     base = ("detect", "--source", photo, "--model", onnx_model, "--no-save")
@@ -150,6 +195,38 @@ def test_a_folder_with_a_bad_file(run: Run, photo: Path, onnx_model: Path, write
     assert "Warning: skipped photos/b.jpg" in done.err
     assert "6 detections in 2 images, 1 skipped" in done.err
     assert sorted(os.listdir("detections")) == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize("format_name", ["jsonl", "csv", "coco"])
+def test_a_name_that_is_not_utf_8_does_not_end_the_run(
+    run: Run, photo: Path, onnx_model: Path, write_image: Write, format_name: str
+) -> None:
+    """It is escaped in the records; the annotated copy keeps the name that the image has."""
+    odd = os.fsdecode(b"photos/b\xe9.png")
+    for name in ("photos/a.png", "photos/c.png"):
+        write_image(Path(name), SCENE)
+    Path("photos/a.png").rename(odd)
+    options = ("--format", format_name, "--out", "o", "--model", onnx_model)
+    done = run("detect", "--source", "photos", *options)
+    assert done.code == 0
+    assert "6 detections in 2 images" in done.err
+    (records,) = Path("o").glob("detections.*")
+    escaped = "b\\\\udce9.png" if format_name != "csv" else "b\\udce9.png"
+    assert f"photos/{escaped}" in records.read_text(encoding="utf-8")
+    assert {os.fsencode(path.name) for path in Path("o").glob("*.png")} == {b"b\xe9.png", b"c.png"}
+    assert run("detect", "--source", odd, *options).code == 0
+
+
+def test_a_copy_never_replaces_an_original_whose_name_is_not_utf_8(
+    run: Run, photo: Path, onnx_model: Path, write_image: Write
+) -> None:
+    """It is found by the name on the disk, not by the one in the records."""
+    odd = os.fsdecode(b"photos/b\xe9.png")
+    write_image(Path("photos/a.png"), SCENE).rename(odd)
+    write_image(Path("photos/c.png"), SCENE)
+    done = run("detect", "--source", "photos", "--out", "photos", "--model", onnx_model)
+    assert done.code == 2
+    assert "would replace the original" in done.err
 
 
 def test_equal_names_in_two_folders_are_both_kept(
@@ -239,8 +316,14 @@ def test_the_picked_runtime_is_named(run: Run, photo: Path, onnx_model: Path) ->
     assert f"Using ONNX Runtime on CPU, int8: {onnx_model}" in done.err.splitlines()
 
 
-def test_ctrl_c_is_clean(tmp_path: Path, onnx_model: Path) -> None:
-    """SIGINT in the middle of a folder: complete lines, no traceback, exit code 130, no temporary file."""
+@pytest.mark.parametrize(
+    ("number", "code", "last"),
+    [(signal.SIGINT, 130, "Interrupted."), (signal.SIGHUP, 0, "Annotated cop")],
+)
+def test_a_signal_ends_it_cleanly(
+    tmp_path: Path, onnx_model: Path, number: signal.Signals, code: int, last: str
+) -> None:
+    """In the middle of a folder: whole lines, no traceback, no temporary file; also if a terminal closes."""
     folder = tmp_path / "many"
     folder.mkdir()
     data = cv2.imencode(".png", cv2.resize(SCENE, (1280, 960)))[1].tobytes()
@@ -268,18 +351,52 @@ def test_ctrl_c_is_clean(tmp_path: Path, onnx_model: Path) -> None:
     )
     assert child.stdout is not None
     first = child.stdout.readline()
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     out, err = child.communicate(timeout=60)
-    assert child.returncode == 130
+    assert child.returncode == code
     lines = (first + out).splitlines()
     assert all(json.loads(line)["frame"] == 0 for line in lines)
     assert 1 <= len(lines) < 2000
-    assert err.splitlines()[-1] == "Interrupted."
+    assert err.splitlines()[-1].startswith(last)
     assert "Traceback" not in err
     assert not [p for p in (tmp_path / "o").iterdir() if p.name.startswith(".")]
     kept = (tmp_path / "o" / "detections.jsonl").read_text().splitlines()
     assert kept[: len(lines)] == lines
     assert len(kept) <= len(lines) + 1
+
+
+def test_sigterm_ends_it_when_nobody_reads(tmp_path: Path, onnx_model: Path) -> None:
+    """A pipe that is full: it waits for the reader, but not once a signal came; the file has whole lines."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    data = cv2.imencode(".png", SCENE)[1].tobytes()
+    for i in range(100):
+        (folder / f"{i:04}.png").write_bytes(data)
+    args = ("-m", "edge_centernet", "detect", "--source", "many", "--model", str(onnx_model), "--no-save")
+    child = subprocess.Popen(
+        squares.python(*args, "--out", "o"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment(),
+    )
+    assert child.stdout is not None
+    fcntl.fcntl(child.stdout, fcntl.F_SETPIPE_SZ, 4096)
+    kept, size, until = tmp_path / "o" / "detections.jsonl", -1, time.monotonic() + 60
+    while not kept.exists() or size != kept.stat().st_size or size == 0:  # until no more comes
+        assert time.monotonic() < until
+        size = kept.stat().st_size if kept.exists() else -1
+        time.sleep(0.3)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(timeout=20) == 2
+    assert child.stderr is not None
+    assert "standard output: the records of 1 frames were lost" in child.stderr.read()
+    child.stdout.close()
+    child.stderr.close()
+    lines = kept.read_text().splitlines()
+    assert 1 < len(lines) < 100
+    assert all(json.loads(line)["frame"] == 0 for line in lines)
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path, onnx_model: Path, write_image: Write) -> None:

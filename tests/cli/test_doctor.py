@@ -45,6 +45,13 @@ def test_the_text_has_facts_and_findings() -> None:
     assert lines[-1] == "1 error, 1 warning."
 
 
+def test_a_device_cannot_write_to_the_terminal() -> None:
+    """A USB camera calls itself what it likes; the report's own colours are all that is not text."""
+    evil = replace(USB, name="Cam\x1b]0;owned\x07\x9b2J", access="denied")
+    assert r"Cam\u001b]0;owned\u0007\u009b2J (uvcvideo, USB)" in text(replace(ON_PC, cameras=(evil,)))
+    assert text(replace(ON_PC, cameras=(evil,))).replace("\n", "").isprintable()
+
+
 def test_a_healthy_board_is_told_in_one_line() -> None:
     """The last one."""
     assert text(ON_PI).splitlines()[-1] == "Nothing is wrong."

@@ -12,7 +12,9 @@ import pytest
 import squares
 from test_detect import environment
 
+import edge_centernet.cli
 from edge_centernet.cli import COMMANDS, SECTIONS, Command, cli, option_group
+from edge_centernet.errors import printable
 
 Run = Callable[..., Any]
 
@@ -115,3 +117,47 @@ def test_group_can_be_called_as_a_function() -> None:
     """standalone_mode=False raises, as click's own groups do."""
     with pytest.raises(click.UsageError):
         cli.main(["detect"], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\x1b]0;title\x07b\x7f", r"a\u001b]0;title\u0007b\u007f"),
+        ("\x9b2J", r"\u009b2J"),
+        ("abc\u202ecod.exe", r"abc\u202ecod.exe"),
+        ("over\rwritten", r"over\u000dwritten"),
+        ("\udcff.jpg", r"\udcff.jpg"),
+        ("\U000e0041", r"\udb40\udc41"),
+        ("two\nlines\tof größe, 大小\u3000and\xa0ñ", "two\nlines\tof größe, 大小\u3000and\xa0ñ"),
+    ],
+)
+def test_what_cannot_be_seen_is_written_out(text: str, expected: str) -> None:
+    """Sequences for terminals, of seven and eight bits, reversed text, bytes that are no UTF-8."""
+    assert printable(text) == expected
+
+
+def test_a_file_name_reaches_the_terminal_as_letters(run: Run, tmp_path: Path) -> None:
+    """In errors of ours, of click and of the system, and in what a command prints."""
+    evil = tmp_path / "a\x1b]0;owned\x07\x9b31m"
+    evil.write_text("no model")
+    evil.with_suffix(".onnx").write_text("no model")
+    for arguments in (
+        ["inspect", str(evil.with_suffix(".onnx"))],
+        ["detect", "--source", str(evil)],
+        ["detect", "--source", str(evil / "x.jpg"), "--model", "centernet-nano-256"],
+        ["detect", "--threads", str(evil)],
+        ["inspect", str(evil), str(evil)],
+        [str(evil)],
+        [f"--{evil}"],
+    ):
+        done = run(*arguments)
+        assert done.code == 2
+        assert "owned" in done.err
+        assert done.err.replace("\n", "").isprintable()
+
+
+def test_every_command_prints_by_echo() -> None:
+    """But `doctor`, whose text has colours: its report removes control characters from each part."""
+    for path in Path(edge_centernet.cli.__file__).parent.glob("*.py"):
+        direct = path.read_text().count("click.echo(")
+        assert direct == {"__init__": 1, "doctor": 1}.get(path.stem, 0), path.name

@@ -206,7 +206,10 @@ PHOTOS = ("--calibration", str(ASSETS))
         (("--classes", "a,b", *PHOTOS), "--classes: expected 3 names, as many as squares.pth has, got 2"),
         (("--classes", "coco", *PHOTOS), "--classes: expected 3 names, as many as squares.pth has, got 80"),
         (("--classes", "a,b,b", *PHOTOS), "expected distinct names"),
-        (("--classes", "a,b,c", "--size", "100", *PHOTOS), "expected a multiple of 32 pixels, got 100"),
+        (
+            ("--classes", "a,b,c", "--size", "100", *PHOTOS),
+            "expected a multiple of 32 pixels up to 4096, got 100",
+        ),
         (
             ("--classes", "a,b,c", "--mean", "0.4", *PHOTOS),
             "expected three numbers with commas between them, got '0.4'",

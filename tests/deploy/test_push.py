@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import pytest
 from sshd import missing, sshd
 from support import Result
 
-from edge_centernet.deploy.push import deployed_target, target_of
+from edge_centernet.deploy.push import Host, connect, deployed_target, target_of
 from edge_centernet.errors import ConfigError
 
 Run = Callable[..., Result]
@@ -87,6 +89,77 @@ def test_a_board_that_cannot_be_reached_is_one_line(run: Run) -> None:
     result = run("deploy", "127.0.0.1", "--ssh", "-F none -p 1 -o BatchMode=yes", "--status")
     assert (result.code, result.err.count("\n")) == (2, 1)
     assert "Connection refused" in result.err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "-oProxyCommand=touch {file}",
+        "pi@-oProxyCommand=touch {file}",
+        "-l@host",
+        "ssh://-oProxyCommand=touch {file}",
+        "ssh://-x@host",
+        "a@b@-oProxyCommand=x",
+        "host;touch {file}",
+        "$(touch {file})@host",
+        "`id`",
+        "host name",
+        "host\n-x",
+        "",
+        "@host",
+        "-",
+    ],
+)
+def test_a_host_that_ssh_would_take_for_an_option_is_refused(name: str, run: Run, tmp_path: Path) -> None:
+    """Before ssh is started, also behind "user@"; so are characters that a shell obeys."""
+    file = tmp_path / "made"
+    result = run("deploy", "--status", "--ssh", "-F none -o BatchMode=yes", "--", name.format(file=file))
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "host: expected USER@HOST, such as pi@raspberrypi.local, got" in result.err
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "board", "pi@raspberrypi.local", "pi@192.168.1.7", "::1", "pi@fe80::1%eth0", "[::1]", "my_board-2",
+        "ssh://pi@board:2222", "ssh://[::1]:22/", "first.last@board", "CORP\\anna@board", "a@corp.org@board",
+    ],
+)  # fmt: skip
+def test_usual_names_of_hosts_are_taken(name: str) -> None:
+    """As ssh takes them."""
+    assert Host(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--camera", "../x"], "--camera: expected letters"),
+        (["--camera", "-x"], "--camera: expected letters"),
+        (["--root", "-x"], "--root: expected an absolute path"),
+    ],
+)
+def test_names_that_reach_the_board_are_checked_here(words: list[str], message: str, run: Run) -> None:
+    """Before any connection is made."""
+    result = run("deploy", "board", *words)
+    assert (result.code, message in result.err) == (2, True)
+
+
+def test_deploys_at_a_time_do_not_share_what_they_send(ssh: str, tmp_path: Path) -> None:
+    """Each has its own file, whole, at the same moment too; modules that lie there are not loaded."""
+    root = tmp_path / "board"
+    home = root / "opt/edge-centernet"
+    home.mkdir(parents=True)
+    (home / "json.py").write_text("raise SystemExit('not the json of Python')")
+    contents = [bytes([65 + i]) * 200_000 for i in range(4)]
+    for i, content in enumerate(contents):
+        (tmp_path / str(i)).write_bytes(content)
+    with connect(Host("127.0.0.1", tuple(shlex.split(ssh)), str(root))) as connection:
+        with ThreadPoolExecutor() as pool:
+            sent = list(pool.map(connection.send_signers, [tmp_path / str(i) for i in (0, 1, 2, 3, 0)]))
+        assert [Path(path).read_bytes() for path in sent] == [*contents, contents[0]]
+        assert connection.ask("status")["current"] is None
+    assert not list(home.glob("*.??????"))
 
 
 @pytest.mark.parametrize(

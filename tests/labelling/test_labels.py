@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,15 @@ def test_the_reader_finds_photos_wherever_they_lie(where: str, out: str, tmp_pat
     assert [sample.path.resolve() for sample in data.samples] == [one.resolve() for one in photos]
     assert data.samples[0].boxes.tolist() == [[10, 10, 50, 60]]
     assert data.classes == CLASSES
+
+
+def test_a_name_that_is_not_utf_8_is_found_again(tmp_path: Path) -> None:
+    """Written as JSON's escape for its byte, which the reader of data sets turns into that byte."""
+    odd = tmp_path / os.fsdecode(b"b\xe9.jpg")
+    place(odd)
+    file = tmp_path / "l.json"
+    write_labels(file, to_coco([photo(odd, (1, 2, 30, 40, 0.9, 0))], CLASSES, file, 0.2, 0.5))
+    assert [sample.path for sample in read_dataset(file).samples] == [odd]
 
 
 def test_names_have_forward_slashes_and_no_dot_where_none_is_needed(tmp_path: Path) -> None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from live_support import CLASSES, FOUND, PHOTO, TRACKS, snapshot
 from numpy.typing import NDArray
+from support import full_disk
 
 from edge_centernet.detections import Detections
 from edge_centernet.draw import blur, class_color, draw
 from edge_centernet.errors import ConfigError
-from edge_centernet.outputs.annotate import Overlay
+from edge_centernet.files import Unwritten
+from edge_centernet.outputs import annotate
+from edge_centernet.outputs.annotate import Annotated, Overlay
+from edge_centernet.sources import Frame
+from edge_centernet.sources.files import open_source
+from edge_centernet.sources.live import LiveCapture
 from edge_centernet.tracking.line_counter import Line
 from edge_centernet.tracking.state import LineCount, Snapshot, Tally, Tracks, ZoneCount
 from edge_centernet.tracking.zone_counter import Zone
@@ -257,3 +265,87 @@ def test_tracks_decide_what_is_drawn() -> None:
     shown = snapshot()
     only_tracks = Overlay(CLASSES).draw(replace(shown, tracks=TRACKS, found=Detections.empty()))
     np.testing.assert_array_equal(Overlay(CLASSES).draw(replace(shown, tracks=TRACKS)), only_tracks)
+
+
+# ---- the files, on a full disk and after a restart ---------------------------------------------------
+
+
+def camera() -> LiveCapture:
+    """A live source; nothing is opened."""
+    return LiveCapture(lambda: pytest.fail("opened"), "camera 0", report=print)
+
+
+def record(annotated: Annotated, frames: range) -> None:
+    """These frames of the camera, ten a second."""
+    for number in frames:
+        annotated.add(Frame("camera 0", number, noise(0), number / 10), noise(number))
+
+
+def playable(path: Path) -> int:
+    """Frames that can be read."""
+    capture, frames = cv2.VideoCapture(str(path)), 0
+    while capture.grab():
+        frames += 1
+    capture.release()
+    return frames
+
+
+def test_an_image_that_cannot_be_written_is_left_out_and_told(
+    tmp_path: Path, write_image: Callable[[Path, Image], Path]
+) -> None:
+    """Detection goes on, and the next one is tried."""
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "in" / name, noise(0))
+    source, out, unwritten = open_source(str(tmp_path / "in")), tmp_path / "out", Unwritten()
+    annotated = Annotated(out, source, unwritten)
+    first, second = source
+    out.write_text("in the way")
+    annotated.add(first, noise(1))
+    assert unwritten.now().startswith(f"{out}: cannot write: ")
+    out.unlink()
+    annotated.add(second, noise(2))
+    assert unwritten.now() == ""
+    annotated.close()
+    assert [path.name for path in out.iterdir()] == ["b.png"]
+    assert unwritten.all() == f"{out}: 1 annotated frames could not be written"
+
+
+def test_a_video_ends_whole_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its index still has room; when there is room again, another one begins, and both are kept."""
+    monkeypatch.setattr(annotate, "_RETRY_S", 0.0)
+    unwritten = Unwritten()
+    annotated = Annotated(tmp_path, camera(), unwritten)
+    record(annotated, range(10))
+    with monkeypatch.context() as full:
+        full.setattr(annotate, "_MIN_FREE", 1 << 62)
+        record(annotated, range(10, 15))
+        assert unwritten.now() == f"{tmp_path}: cannot write: No space left on device"
+        assert playable(tmp_path / "camera_0.mp4") > 10
+    record(annotated, range(15, 20))
+    annotated.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["camera_0-1.mp4", "camera_0.mp4"]
+    assert min(playable(path) for path in tmp_path.iterdir()) > 5
+    assert unwritten.all() == f"{tmp_path}: 5 annotated frames could not be written"
+
+
+def test_a_video_that_cannot_be_completed_gets_no_name(tmp_path: Path) -> None:
+    """OpenCV reports no error; the video of an earlier run stays."""
+    (tmp_path / "camera_0.mp4").write_text("earlier")
+    unwritten = Unwritten()
+    annotated = Annotated(tmp_path, camera(), unwritten)
+    with full_disk(5000):
+        record(annotated, range(30))
+        annotated.close()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["earlier"]
+    assert "the video could not be completed" in unwritten.all()
+    assert annotated.written == []
+
+
+def test_a_restart_replaces_no_video_of_a_camera(tmp_path: Path) -> None:
+    """The earlier one is set aside under a number."""
+    (tmp_path / "camera_0.mp4").write_text("earlier")
+    annotated = Annotated(tmp_path, camera())
+    record(annotated, range(5))
+    annotated.close()
+    assert (tmp_path / "camera_0-1.mp4").read_text() == "earlier"
+    assert playable(tmp_path / "camera_0.mp4") > 5

@@ -83,13 +83,17 @@ class Foreign(torch.nn.Module):
 @pytest.fixture(scope="module", params=["deconv4", "deconv2", "bilinear", "nearest"])
 def foreign(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ONNX file as PyTorch exports it, in training form: nothing folded."""
+    return export(tmp_path_factory.mktemp("foreign") / f"{request.param}.onnx", request.param)
+
+
+def export(path: Path, neck: str, opset: int = 13) -> Path:
+    """The same network each time, in an opset."""
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("foreign") / f"{request.param}.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter announces its retirement
         torch.onnx.export(
-            Foreign(request.param).eval(), (torch.zeros(1, 3, SIDE, SIDE),), str(path), dynamo=False,
-            opset_version=13, input_names=["input"], output_names=["hm", "wh", "reg"],
+            Foreign(neck).eval(), (torch.zeros(1, 3, SIDE, SIDE),), str(path), dynamo=False,
+            opset_version=opset, input_names=["input"], output_names=["hm", "wh", "reg"],
             training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False,
         )  # fmt: skip
     return path
@@ -182,6 +186,78 @@ def test_a_transposed_convolution_of_another_shape_is_named(foreign: Path) -> No
     del model.graph.value_info[:]
     with pytest.raises(ConversionError, match=r"ConvTranspose|onnxsim"):
         adopt(model, DESCRIPTION)
+
+
+@pytest.mark.parametrize("opset", [9, 11])
+def test_older_opsets_are_upgraded(tmp_path: Path, opset: int) -> None:
+    """The same heads as from opset 13, or one line that says how to export it again."""
+    picture = qdq_factory.photos(1, SIDE, SIDE)[0]
+    found = []
+    for version in (13, opset):
+        model, spec = adopt(read_model(export(tmp_path / "a.onnx", "deconv4", version)), DESCRIPTION)
+        assert model.opset_import[0].version >= 13
+        found.append(Probe(model, HEADS, spec)(picture))
+    for role in HEADS:
+        np.testing.assert_allclose(found[1][role], found[0][role], atol=1e-4)
+
+
+def test_an_opset_that_cannot_be_upgraded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what went wrong, and what to export instead."""
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("No Adapter From Version $8 for Upsample\nmore")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", fail)
+    model = read_model(export(tmp_path / "a.onnx", "deconv4", 11))
+    with pytest.raises(
+        ConversionError, match=r"got 11, which cannot be upgraded \(No Adapter .* Upsample\); exp"
+    ):
+        adopt(model, DESCRIPTION)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("batch", "input input: expected a batch of 1 image, got 4"),
+        ("size", "input input: expected 96x96 pixels, got 64x96, for which it was exported; name that size"),
+        ("input", "input: expected float32, got float16; export it again in float32"),
+        ("float16", "expected float32, got float16; export it again in float32"),
+        ("bfloat16", "expected float32, got bfloat16"),
+        ("nan", "expected finite weights, got NaN or infinite ones: training diverged"),
+        ("infinite", "expected finite weights"),
+        ("variance", "expected finite weights|does not compute the same"),
+        ("output", "expected|onnxsim"),
+    ],
+)
+def test_what_cannot_be_imported_is_one_line(tmp_path: Path, what: str, says: str) -> None:
+    """A fixed batch, another size, other types of numbers, weights that no training gives."""
+    model = read_model(export(tmp_path / "a.onnx", "deconv4"))
+    tensor = model.graph.input[0].type.tensor_type
+    weights = [i for i in model.graph.initializer if len(i.dims) == 4]
+    values = onnx.numpy_helper.to_array(weights[0]).copy()
+    if what == "batch":
+        tensor.shape.dim[0].dim_value = 4
+    elif what == "size":
+        tensor.shape.dim[3].dim_value = 64
+    elif what == "input":
+        tensor.elem_type = onnx.TensorProto.FLOAT16
+    elif what in ("float16", "bfloat16"):
+        kind = getattr(onnx.TensorProto, what.upper())
+        weights[0].CopyFrom(
+            onnx.helper.make_tensor(weights[0].name, kind, values.shape, values.ravel().tolist())
+        )
+    elif what in ("nan", "infinite"):
+        values.flat[3] = np.nan if what == "nan" else np.inf
+        weights[0].CopyFrom(onnx.numpy_helper.from_array(values, weights[0].name))
+    elif what == "variance":
+        (name, *_) = (n.input[4] for n in model.graph.node if n.op_type == "BatchNormalization")
+        old = next(i for i in model.graph.initializer if i.name == name)
+        old.CopyFrom(onnx.numpy_helper.from_array(np.full(old.dims[0], -1, np.float32), name))
+    else:
+        model.graph.output[2].name = "input"
+    with pytest.raises(ConversionError, match=says) as caught:
+        adopt(model, DESCRIPTION)
+    assert "\n" not in str(caught.value)
 
 
 def test_files_that_are_no_networks_are_refused(tmp_path: Path) -> None:

@@ -101,8 +101,36 @@ def test_a_cache_that_cannot_be_written_is_done_without(model: Path, monkeypatch
     assert len(answers(model)) == 4
 
 
-def test_the_last_eight_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["", "openvino", "file"])
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_what_others_may_have_written_is_not_trusted(model: Path, place: str, mode: int) -> None:
+    """The file, its folder or the one above: it is compiled anew, and all are closed to others then."""
+    first = answers(model)
+    (blob,) = blobs(model)
+    cache = model.parent / "cache/edge-centernet"
+    spoilt = blob if place == "file" else cache / place
+    spoilt.chmod(mode)
+    assert compile_cache.load(blob) is None
+    assert answers(model) == first
+    assert compile_cache.load(blob) is not None
+    assert {path.stat().st_mode & 0o077 for path in (cache, blob.parent, blob)} == {0}
+
+
+def test_what_belongs_to_another_user_is_not_trusted(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither read nor written to; root's is read."""
+    answers(model)
+    (blob,) = blobs(model)
+    owner = blob.stat().st_uid
+    content = blob.read_bytes()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert (compile_cache.load(blob) is None) == (owner != 0)
+    compile_cache.store(blob, b"mine")
+    assert blob.read_bytes() == content
+
+
+def test_the_last_eight_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Used counts, not written; other files are left alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / "nowhere"))
     (tmp_path / "note.txt").write_text("mine")
     for number in range(8):
         compile_cache.store(tmp_path / f"{number}.blob", bytes([number]))

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import zipfile
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +167,38 @@ def test_a_folder_of_our_name_in_the_current_one_is_not_taken(
         True,
         "",
     )
+
+
+def test_a_model_without_a_question_is_run_in_a_process_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that crashes the engine crashes that process; one that runs is remembered as right."""
+    path = folder / f"{NAME}.tflite"
+    flatbuffer = path.read_bytes()[: zipfile.ZipFile(path).infolist()[0].header_offset]
+    without = replace(read_manifest(path), golden=None, content_sha256="")
+    path.write_bytes(to_tflite.append_files(flatbuffer, without))
+    asked = []
+    ask = selfcheck.ask
+    monkeypatch.setattr(selfcheck, "ask", lambda *words: asked.append(words) or ask(*words))
+    assert selfcheck.selftest_failure(path, "tflite") is None
+    assert selfcheck.selftest_failure(path, "tflite") is None
+    assert len(asked) == 1
+    crash = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    monkeypatch.setattr(selfcheck, "command_of", lambda *_: [sys.executable, "-c", crash])
+    path.write_bytes(to_tflite.append_files(flatbuffer, replace(without, verified=not without.verified)))
+    assert selfcheck.selftest_failure(path, "tflite") == "crashed (SIGSEGV)"
+
+
+def test_a_verdict_that_others_may_have_written_is_not_believed(folder: Path, tmp_path: Path) -> None:
+    """It is asked anew, and kept where nobody else can write."""
+    path, cache = folder / f"{NAME}.tflite", tmp_path / "cache/edge-centernet/selfcheck.json"
+    assert selfcheck.selftest_failure(path, "tflite") is None
+    (key,) = json.loads(cache.read_text())
+    for mode in (0o666, 0o600):
+        cache.write_text(json.dumps({key: "answers wrongly"}))
+        cache.chmod(mode)
+        assert selfcheck.selftest_failure(path, "tflite") == ("answers wrongly" if mode == 0o600 else None)
+    assert cache.stat().st_mode & 0o077 == 0
 
 
 def test_a_cache_that_is_nonsense_is_asked_anew(folder: Path, tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ def make_bundle(path: Path, key: Path, size: int = 100_000, **manifest: Any) -> 
     """A signed bundle that boards would unpack; with noise instead of wheels."""
     record = {
         "schema": 1, "kind": "full", "version": "0.1.0", "target": "pi4", "machine": "aarch64",
-        "python": "3.11", "model": {"name": "centernet-mbv2-320"}, **manifest,
+        "python": "3.11", "glibc": [2, 28], "apt": [], "system_packages": True, "installed_bytes": size,
+        "model": {"name": "centernet-mbv2-320", "file": "centernet-mbv2-320.tflite"}, **manifest,
     }  # fmt: skip
     files = {"manifest.json": json.dumps(record).encode(), "wheels/noise.whl": os.urandom(size)}
     sums = "".join(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import lzma
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +23,7 @@ from disks import MIB, SIZE, bmaptool_map, card, disk_image, loop, mounted, need
 from support import Result, allow_interrupts
 
 from edge_centernet.errors import TargetError
-from edge_centernet.sdcard import diskimage, flash
+from edge_centernet.sdcard import bmap, diskimage, flash
 
 pytestmark = pytest.mark.slow  # writes and reads back whole cards
 
@@ -286,6 +290,96 @@ def _shown_file(stack: ExitStack, folder: Path) -> tuple[Path, str]:
     return file, f"is shown by {device.name}; sudo losetup -d {device} first"
 
 
+def _second_loop(stack: ExitStack, folder: Path) -> tuple[Path, str]:
+    """The kernel lets a second loop device over a mounted file be opened exclusively and written to."""
+    device, _ = _mounted_disk(stack, folder)
+    second = stack.enter_context(loop(folder / "card"))
+    os.close(os.open(second, os.O_RDWR | os.O_EXCL))
+    return second, f"is mounted: {folder / 'mnt'} (through {device.name}); unmount it first"
+
+
+def _second_loop_of_a_partition(stack: ExitStack, folder: Path) -> tuple[Path, str]:
+    """Not the whole file is mounted but a part of it, through a loop device with an offset."""
+    file = card(folder)
+    part = stack.enter_context(loop(file, "--offset", str(4 * MIB), "--sizelimit", str(16 * MIB)))
+    subprocess.run(["mkfs.ext4", "-q", "-F", part], check=True)
+    point = stack.enter_context(mounted(part, folder / "mnt"))
+    return stack.enter_context(loop(file)), f"is mounted: {point} (through {part.name}); unmount it first"
+
+
+def _second_loop_below_the_device_mapper(stack: ExitStack, folder: Path) -> tuple[Path, str]:
+    """A mapping of the first loop device is mounted."""
+    device = stack.enter_context(loop(card(folder)))
+    name = f"edge-centernet-test-{os.getpid()}"
+    table = f"0 {32 * MIB // 512} linear {device} 0"
+    if subprocess.run(["dmsetup", "create", name, "--table", table], capture_output=True).returncode:
+        pytest.skip("no device mapper here")
+    stack.callback(subprocess.run, ["dmsetup", "remove", "--retry", name], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-F", f"/dev/mapper/{name}"], check=True)
+    point = stack.enter_context(mounted(f"/dev/mapper/{name}", folder / "mnt"))
+    return stack.enter_context(loop(folder / "card")), f"is mounted: {point} (through dm-"
+
+
+def _second_loop_by_another_name(stack: ExitStack, folder: Path) -> tuple[Path, str]:
+    """The file has two names, and the one under which it is mounted is gone."""
+    _, reason = _second_loop(stack, folder)
+    os.link(folder / "card", folder / "same")
+    (folder / "card").unlink()
+    return stack.enter_context(loop(folder / "same")), reason
+
+
+def _second_loop_by_a_bind_mount(stack: ExitStack, folder: Path) -> tuple[Path, str]:
+    """The same file at another place of the tree."""
+    device, _ = _mounted_disk(stack, folder)
+    (folder / "other").touch()
+    subprocess.run(["mount", "--bind", folder / "card", folder / "other"], check=True)
+    stack.callback(subprocess.run, ["umount", folder / "other"], check=True)
+    second = stack.enter_context(loop(folder / "other"))
+    return second, f"is mounted: {folder / 'mnt'} (through {device.name})"
+
+
+def _second_loop_not_mounted(stack: ExitStack, folder: Path) -> tuple[Path, str]:
+    """Whoever set up the other one has it for something."""
+    device = stack.enter_context(loop(card(folder)))
+    second = stack.enter_context(loop(folder / "card"))
+    return second, f"is in use by another block device: {device.name} ({folder / 'card'})"
+
+
+def _loop_over_a_disk_by_another_node(stack: ExitStack, folder: Path) -> tuple[Path, str]:
+    """The node of the disk is not in /dev."""
+    device = stack.enter_context(loop(card(folder)))
+    os.mknod(folder / "node", 0o60600, device.stat().st_rdev)
+    inner = stack.enter_context(loop(folder / "node"))
+    return inner, f"is a loop device over {device}; give that disk itself"
+
+
+def _loop_over_the_image(stack: ExitStack, folder: Path) -> tuple[Path, str]:
+    return stack.enter_context(loop(folder / "disk.img")), "shows the image itself"
+
+
+def _writer(stack: ExitStack, file: Path) -> int:
+    """The id of a program that has the file open for writing."""
+    output = stack.enter_context(file.open("r+b"))
+    process = subprocess.Popen(["sh", "-c", "read end"], stdin=subprocess.PIPE, stdout=output)
+    stack.callback(stack.enter_context(process).kill)
+    return process.pid
+
+
+def _file_in_an_emulator(stack: ExitStack, folder: Path) -> tuple[Path, str]:
+    """A loop device over a file that a program writes to."""
+    file = card(folder)
+    pid = _writer(stack, file)
+    return stack.enter_context(loop(file)), f"is being written by sh (process {pid}); end that first"
+
+
+def _written_file(stack: ExitStack, folder: Path) -> tuple[Path, str]:
+    """The same as a target itself, under another name."""
+    file = card(folder)
+    os.link(file, folder / "sd.img")
+    pid = _writer(stack, file)
+    return folder / "sd.img", f"is being written by sh (process {pid}); end that first"
+
+
 def _full_file_system(stack: ExitStack, folder: Path) -> tuple[Path, str]:
     point = stack.enter_context(mounted("none", folder / "mnt", "-t", "tmpfs", "-o", "size=8m"))
     return point / "sd.img", f"is too large: the target has room for {8 * MIB} bytes"
@@ -379,6 +473,54 @@ def _flipped_xz(image: Path) -> tuple[Path, str]:
     return packed, "is damaged or incomplete"
 
 
+def _more_behind_xz(image: Path) -> tuple[Path, str]:
+    packed = pack(image, "xz")
+    packed.write_bytes(packed.read_bytes() + b"garbage!")
+    return packed, "is damaged or incomplete (other bytes follow its end)"
+
+
+def _more_behind_the_zeros_of_xz(image: Path) -> tuple[Path, str]:
+    packed = pack(image, "xz")
+    packed.write_bytes(packed.read_bytes() + bytes(200_000) + b"garbage!")
+    return packed, "is damaged or incomplete (other bytes follow its end)"
+
+
+def _odd_zeros_behind_xz(image: Path) -> tuple[Path, str]:
+    packed = pack(image, "xz")
+    packed.write_bytes(packed.read_bytes() + bytes(70_001))
+    return packed, "is damaged or incomplete (other bytes follow its end)"
+
+
+def _second_stream_of_xz_cut(image: Path) -> tuple[Path, str]:
+    packed = pack(image, "xz")
+    packed.write_bytes(packed.read_bytes() * 2)
+    os.truncate(packed, packed.stat().st_size * 2 // 3)
+    return packed, "is damaged or incomplete"
+
+
+def _more_behind_gz(image: Path) -> tuple[Path, str]:
+    packed = pack(image, "gz")
+    packed.write_bytes(packed.read_bytes() + b"garbage!")
+    return packed, "is damaged or incomplete"
+
+
+def _more_behind_zst(image: Path) -> tuple[Path, str]:
+    packed = pack(image, "zst")
+    packed.write_bytes(packed.read_bytes() + b"garbage!")
+    return packed, "is damaged or incomplete"
+
+
+def _memory_hog(image: Path) -> tuple[Path, str]:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 1}]
+    packed = bytearray(lzma.compress(image.read_bytes()[:MIB], filters=filters))
+    # In the block's header, the size of the dictionary: 4 GiB, and the checksum with it.
+    packed[16] = 40
+    packed[20:24] = zlib.crc32(packed[12:20]).to_bytes(4, "little")
+    path = image.with_name("disk.img.xz")
+    path.write_bytes(packed)
+    return path, "needs more than 512 MiB of memory to unpack"
+
+
 def _truncated_img(image: Path) -> tuple[Path, str]:
     os.truncate(image, 20 * MIB)
     return image, f"is incomplete: its partitions end at byte {24 * MIB}, it holds {20 * MIB}"
@@ -439,6 +581,37 @@ def _edited_map(image: Path) -> tuple[Path, str]:
     return image, "its own checksum does not match"
 
 
+def _map(image: Path, free: list[tuple[int, int]], left_out: int) -> None:
+    """Our map of the image without one of its ranges, its own checksum right."""
+    whole = bmap.of_image(image, free)
+    ranges = tuple(part for i, part in enumerate(whole.ranges) if i != left_out)
+    image.with_name("disk.img.bmap").write_text(bmap.to_xml(bmap.Bmap(whole.image_size, ranges)))
+
+
+def _empty_map(image: Path) -> tuple[Path, str]:
+    _map(image, [], 0)
+    return image, "it has no ranges, so that nothing would be written"
+
+
+def _map_without_the_partition_table(image: Path) -> tuple[Path, str]:
+    _map(image, [(MIB, 4 * MIB)], 0)
+    return image, "leaves out byte 450 of the image, which is not zero"
+
+
+def _map_without_its_end(image: Path) -> tuple[Path, str]:
+    _map(image, [(MIB, 4 * MIB), (21 * MIB, 23 * MIB)], 2)
+    return image, f"leaves out byte {24 * MIB - 4096} of the image, which is not zero"
+
+
+def _map_that_promises_more(image: Path) -> tuple[Path, str]:
+    path = image.with_name("disk.img.bmap")
+    text = bmap.to_xml(bmap.of_image(image, []))
+    old = re.search("[0-9a-f]{64}", text.partition("BmapFileChecksum")[2]).group()  # type: ignore[union-attr]
+    text = text.replace("<MappedBlocksCount> ", "<MappedBlocksCount> 1").replace(old, "0" * 64, 1)
+    path.write_text(text.replace("0" * 64, hashlib.sha256(text.encode()).hexdigest(), 1))
+    return image, "blocks and lists"
+
+
 def _flipped_img_with_map(image: Path) -> tuple[Path, str]:
     bmaptool_map(image, image.with_name("disk.img.bmap"))
     _flip(image, 9 * MIB)
@@ -492,6 +665,44 @@ def test_checksums_that_fit_are_accepted(image: Path, tmp_path: Path, run: Run) 
         )
     wrong = run("flash", packed, tmp_path / "sd.img", "--force", "--expect-sha256", "1" * 64)
     assert (wrong.code, f"--expect-sha256 says {'1' * 64}" in wrong.err) == (2, True)
+
+
+def test_several_streams_and_zeros_behind_them_are_one_image(image: Path, tmp_path: Path, run: Run) -> None:
+    """As xz and gzip unpack what was packed in parts."""
+    content = image.read_bytes()
+    packer: dict[str, Callable[[bytes], bytes]] = {
+        "xz": lambda part: lzma.compress(part, preset=0) + bytes(70_000),
+        "gz": lambda part: gzip.compress(part, 1),
+    }
+    for suffix, compress in packer.items():
+        packed = tmp_path / f"parts.img.{suffix}"
+        packed.write_bytes(b"".join(compress(part) for part in (content[: 5 * MIB], content[5 * MIB :])))
+        assert run("flash", packed, tmp_path / f"{suffix}.img").code == 0
+        assert (tmp_path / f"{suffix}.img").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("image_mode", "before", "after"),
+    [
+        (0o600, None, 0o600),
+        (0o640, None, 0o640),
+        (0o644, None, 0o644),
+        (0o600, 0o666, 0o600),
+        (0o444, 0o664, 0o644),
+        (0o666, 0o600, 0o600),
+    ],
+)
+def test_who_may_not_read_the_image_may_not_read_its_copy(
+    image_mode: int, before: int | None, after: int, image: Path, tmp_path: Path, run: Run
+) -> None:
+    """Passwords may be in it; a file that was there gets no more readers either."""
+    target = tmp_path / "sd.img"
+    image.chmod(image_mode)
+    if before is not None:
+        target.touch()
+        target.chmod(before)
+    assert run("flash", image, target, "--force").code == 0
+    assert target.stat().st_mode & 0o777 == after
 
 
 # -- reading back

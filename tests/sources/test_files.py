@@ -7,6 +7,7 @@ import http.server
 import importlib
 import importlib.util
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -85,6 +86,99 @@ def test_a_folder_in_order(tmp_path: Path, write_image: Write) -> None:
     assert [Path(name).name for name in read(str(tmp_path))[0]] == ["a.JPG", "b.png"]
 
 
+def test_a_folder_names_what_it_passes_over(tmp_path: Path, write_image: Write) -> None:
+    """In one line, with the kinds and how many of each; an image without a suffix is known by its bytes."""
+    write_image(tmp_path / "b.png", PICTURE)
+    write_image(tmp_path / "a.png", PICTURE).rename(tmp_path / "a")
+    for name in ("notes.txt", "list.txt", "c.dng", "README", ".DS_Store"):
+        (tmp_path / name).write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    names, warnings = read(str(tmp_path))
+    assert [Path(name).name for name in names] == ["a", "b.png"]
+    assert warnings == [
+        f"{tmp_path}: passed over 5 files of other types (2 without a suffix, 1 .dng, 2 .txt)"
+    ]
+
+
+def test_a_folder_of_other_files_names_them_too(tmp_path: Path) -> None:
+    """The error tells a folder of raw images from an empty one."""
+    (tmp_path / "c.dng").write_text("x")
+    with pytest.raises(SourceError, match=r"expected images .* found only files of other types \(1 \.dng\)"):
+        read(str(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".gif"])
+def test_images_of_rarer_suffixes_are_in_a_folder_too(
+    tmp_path: Path, write_image: Write, suffix: str
+) -> None:
+    """A JPEG under any of its names, and a GIF, by its first picture."""
+    path = write_image(tmp_path / "a.jpg", PICTURE)
+    if suffix == ".gif":
+        pillow = pytest.importorskip("PIL.Image")
+        pillow.fromarray(PICTURE).save(path.with_suffix(".gif"))
+        if cv2.imread(str(path.with_suffix(".gif"))) is None:
+            pytest.skip("this OpenCV reads no GIF")
+        path.unlink()
+    else:
+        path.rename(path.with_suffix(suffix))
+    assert read(str(tmp_path)) == ([str(path.with_suffix(suffix))], [])
+
+
+def test_a_fifo_among_images_is_not_waited_for(tmp_path: Path, write_image: Write) -> None:
+    """It is skipped like any other file that is no image."""
+    write_image(tmp_path / "b.png", PICTURE)
+    os.mkfifo(tmp_path / "a.png")
+    names, (warning,) = read(str(tmp_path))
+    assert names == [str(tmp_path / "b.png")]
+    assert "a.png: expected an image file, got not a regular file" in warning
+
+
+def test_a_name_that_is_not_utf_8_is_escaped(tmp_path: Path, write_image: Write) -> None:
+    """All are read, and every name can be written."""
+    for name in ("a.png", "z.png"):
+        write_image(tmp_path / name, PICTURE)
+    (tmp_path / "a.png").rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    names, _ = read(str(tmp_path))
+    assert [Path(name).name.encode() for name in names] == [b"caf\\udce9.png", b"z.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.nfo", b"a list of things\r\n" * 60),
+        ("list.txt", b"photos/1.jpg\n" * 60),
+        ("art.ans", b"\x1b[31mred\x1b[0m\r\n" * 60),
+        ("firmware.bin", bytes(range(256)) * 60),
+        ("page.html", b"<!DOCTYPE html><html><body>no video</body></html>" * 20),
+        ("list.ffconcat", b"ffconcat version 1.0\nfile clip.avi\n"),
+    ],
+)
+def test_what_ffmpeg_would_draw_is_no_video(tmp_path: Path, name: str, content: bytes) -> None:
+    """It renders texts and any bytes as a terminal would."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=f"{name}: expected an image or a video"):
+        read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["a.dng", "photo.dat"])
+def test_raw_images_are_not_taken_for_videos(tmp_path: Path, name: str) -> None:
+    """FFmpeg would show their preview; both names say so in the same words."""
+    (tmp_path / name).write_bytes(b"FUJIFILMCCD-RAW 0201" + bytes(200))
+    with pytest.raises(SourceError, match=f"{name}: .* got camera raw"):
+        read(str(tmp_path / name))
+
+
+def test_opening_a_video_keeps_the_user_s_options(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment holds for FFmpeg is passed on, and is the same afterwards."""
+    name = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+    monkeypatch.setenv(name, "rtsp_transport;udp")
+    assert len(read(str(video))[0]) == 10
+    assert os.environ[name] == "rtsp_transport;udp"
+    monkeypatch.delenv(name)
+    assert len(read(str(video))[0]) == 10
+    assert name not in os.environ
+
+
 def test_a_pattern(tmp_path: Path, write_image: Write) -> None:
     """`**` reaches below; a file whose name holds a bracket is found by its name."""
     for name in ("b.png", "sub/c.png", "odd[1].png"):
@@ -145,6 +239,152 @@ def test_a_video(video: Path) -> None:
     assert [frame.number for frame in frames] == list(range(10))
     assert {frame.source for frame in frames} == {str(video)}
     np.testing.assert_allclose([frame.image.mean() for frame in frames], 20 * np.arange(10), atol=4)
+
+
+def grey(number: int) -> np.ndarray[Any, Any]:
+    """Frame `number` of 64x48, brighter from one to the next."""
+    return np.full((48, 64, 3), 20 * number % 256, np.uint8)
+
+
+def write_avi(
+    path: Path, frames: list[Any], *, sound: int = 0, videos: int = 1, density: tuple[int, int] | None = None
+) -> Path:
+    """A Motion JPEG file of ten frames a second.
+
+    Args:
+        path: the file.
+        frames: images; None repeats the one before, which takes time but no frame.
+        sound: packets of sound after each frame.
+        videos: streams that hold the same frames.
+        density: of the pixels, as JPEG's header tells it; FFmpeg takes it for their width and height.
+    """
+
+    def chunk(kind: bytes, *parts: bytes) -> bytes:
+        data = b"".join(parts)
+        return kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+
+    def stream(kind: bytes, codec: bytes, rate: int, size: int, form: bytes) -> bytes:
+        values = (0, 0, 0, 0, 1, rate, 0, len(frames), 1 << 16, 0, size, 0, 0, 64, 48)
+        header = chunk(b"strh", kind, codec, struct.pack("<IHH8I4h", *values))
+        return chunk(b"LIST", b"strl", header, chunk(b"strf", form))
+
+    bitmap = struct.pack("<IiiHH4sIiiII", 40, 64, 48, 1, 24, b"MJPG", 9216, 0, 0, 0, 0)
+    wave = struct.pack("<HHIIHH", 1, 1, 8000, 8000, 1, 8)
+    streams = [stream(b"vids", b"MJPG", 10, 0, bitmap)] * videos + [stream(b"auds", bytes(4), 8000, 1, wave)]
+    main = struct.pack("<14I", 100_000, 0, 0, 0, len(frames), 0, len(streams), 1 << 16, 64, 48, 0, 0, 0, 0)
+    body = []
+    for image in frames:
+        data = b"" if image is None else cv2.imencode(".jpg", image)[1].tobytes()
+        if density is not None:
+            data = data[:14] + struct.pack(">HH", *density) + data[18:]
+        body += [chunk(b"%02ddc" % number, data) for number in range(videos)]
+        body += [chunk(b"%02dwb" % videos, bytes(2))] * sound
+    lists = [chunk(b"LIST", b"hdrl", chunk(b"avih", main), *streams), chunk(b"LIST", b"movi", *body)]
+    path.write_bytes(chunk(b"RIFF", b"AVI ", *lists))
+    return path
+
+
+def test_a_lot_of_sound_between_frames_ends_no_video(tmp_path: Path) -> None:
+    """5,000 packets of sound after each frame: OpenCV gives up after 4,096."""
+    path = write_avi(tmp_path / "a.avi", [grey(i) for i in range(4)], sound=5000)
+    assert read(str(path)) == ([str(path)] * 4, [])
+
+
+def test_a_video_that_is_cut_off_says_so(tmp_path: Path) -> None:
+    """All that can be read, and a warning with the frames read and promised."""
+    path = write_avi(tmp_path / "a.avi", [grey(i) for i in range(10)])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    names, warnings = read(str(path))
+    assert 1 < len(names) < 10
+    assert [f"read {len(names)} frames, but the file promises 10" in line for line in warnings] == [True]
+
+
+def test_frames_behind_a_damaged_part_are_read(tmp_path: Path) -> None:
+    """Of 40 frames of MPEG-4 some in the middle are noise; the last one is there, at its own time."""
+    path = tmp_path / "a.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    noise = np.random.default_rng(0)
+    for _ in range(40):
+        writer.write(noise.integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    data = bytearray(path.read_bytes())
+    third = len(data) // 3
+    data[third : 2 * third] = bytes(third)
+    path.write_bytes(data)
+    warnings: list[str] = []
+    frames = list(open_source(str(path), warnings.append))
+    assert 15 < len(frames) < 40
+    assert frames[-1].seconds == pytest.approx(3.9)
+    assert [f"read {len(frames)} frames, but the file promises 40" in line for line in warnings] == [True]
+
+
+def test_a_recording_without_its_index_is_told_from_other_files(tmp_path: Path) -> None:
+    """An MP4 whose recorder lost power."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(
+        struct.pack(">I4s4sI4s", 20, b"ftyp", b"isom", 0, b"mp41") + struct.pack(">I4s", 9999, b"mdat")
+    )
+    with pytest.raises(SourceError, match="cut off: its index, which comes last, is missing"):
+        read(str(path))
+
+
+def test_times_are_those_of_the_file(tmp_path: Path) -> None:
+    """Ten frames in the first second, then one a second: not the number of the frame by the rate."""
+    frames = [grey(i) for i in range(10)] + [image for i in range(3) for image in (*[None] * 9, grey(i))]
+    path = write_avi(tmp_path / "a.avi", frames)
+    warnings: list[str] = []
+    seconds = [frame.seconds for frame in open_source(str(path), warnings.append)]
+    assert seconds == pytest.approx([*np.arange(10) / 10, 1.9, 2.9, 3.9])
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], [0.0, 0.1, 0.2, 0.3]),
+        ([-0.2, 0.1, 0.2, 0.3], [0.0, 0.1, 0.2, 0.3]),
+        ([5.0, 5.1, 5.1, 5.3], [0.0, 0.1, 0.2, 0.3]),
+        ([0.0, 2.0, 0.1, 2.1, 2.2], [0.0, 2.0, 2.1, 2.2, 2.3]),
+        ([0.0, 8.0, 0.0, 0.1, 0.2], [0.0, 8.0, 8.1, 8.2, 8.3]),
+    ],
+    ids=["none", "decoding times", "late and twice", "damaged", "joined"],
+)
+def test_times_always_go_on(times: list[float], expected: list[float]) -> None:
+    """Whatever a file's times are, a tracker gets rising ones."""
+
+    class Recording:
+        """A capture with these times."""
+
+        position = -1
+
+        def grab(self) -> bool:
+            self.position += 1
+            return self.position < len(times)
+
+        def retrieve(self) -> tuple[bool, np.ndarray[Any, Any]]:
+            return True, grey(0)
+
+        def get(self, prop: int) -> float:
+            known = {cv2.CAP_PROP_POS_MSEC: 1000 * times[min(self.position, len(times) - 1)]}
+            return {**known, cv2.CAP_PROP_FPS: 10.0, cv2.CAP_PROP_FRAME_COUNT: len(times)}.get(prop, 0.0)
+
+    video = Video("none.mp4", live=False, capture=Recording())
+    assert [frame.seconds for frame in video] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("density", "size"), [((2, 1), (48, 128)), ((1, 2), (96, 64)), ((1, 1), (48, 64))])
+def test_pixels_become_square(tmp_path: Path, density: tuple[int, int], size: tuple[int, int]) -> None:
+    """As every player shows it: a pixel twice as wide as high makes two."""
+    path = write_avi(tmp_path / "a.avi", [grey(3)] * 3, density=density)
+    assert {frame.image.shape[:2] for frame in open_source(str(path))} == {size}
+
+
+def test_a_second_video_in_a_file_is_told(tmp_path: Path) -> None:
+    """Only the first is read; nobody should take it for all."""
+    path = write_avi(tmp_path / "a.avi", [grey(i) for i in range(4)], videos=2)
+    names, warnings = read(str(path))
+    assert len(names) == 4
+    assert ["it holds 2 videos, and only the first is read" in line for line in warnings] == [True]
 
 
 @pytest.mark.parametrize("part", [0.0, 0.05])

@@ -57,6 +57,13 @@ def test_other_streams_get_the_time(tmp_path: Path) -> None:
     assert " ERROR it broke | Traceback" in second
 
 
+def test_a_line_has_no_control_characters(root_logger: None, tmp_path: Path) -> None:
+    """What a broker or a camera sends back is shown as letters."""
+    configure_logging(log_file=tmp_path / "log")
+    logging.getLogger("edge_centernet.mqtt").warning("%s", "said \x1b[2J\r\x9b\x85and more")
+    assert (tmp_path / "log").read_text().endswith("said \\u001b[2J | \\u009b | and more\n")
+
+
 def test_log_lines_pass_while_a_camera_is_read() -> None:
     """Reading a frame hides what C libraries write to descriptor 2, but not our log."""
     code = """
@@ -110,3 +117,16 @@ def test_log_file_that_cannot_be_written(tmp_path: Path) -> None:
     """One line names the file and the reason."""
     with pytest.raises(ConfigError, match=r"log file .*no/detect\.log: cannot write it: No such file"):
         configure_logging(log_file=tmp_path / "no" / "detect.log")
+
+
+def test_a_full_disk_costs_the_log_file_lines_and_nothing_else(
+    root_logger: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback a line, no error where a line is written; standard error has them all."""
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    configure_logging(log_file=tmp_path / "log.txt")
+    for number in range(5):
+        logging.getLogger("edge_centernet").info("line %d", number)
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    assert [f"line {number}" in err for number in range(5)] == [True] * 5

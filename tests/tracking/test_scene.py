@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
+from edge_centernet.files import Unwritten
 from edge_centernet.sources import Frame
+from edge_centernet.tracking import scene as scene_module
 from edge_centernet.tracking.line_counter import Line, parse_line
 from edge_centernet.tracking.presence import PresenceMap
 from edge_centernet.tracking.scene import Counter, Scene, SceneOptions
@@ -332,6 +335,52 @@ def test_names_are_different() -> None:
         Counter([UP], [Zone("door", YARD.points)])
 
 
+OUTSIDE = "outside or on the border of the image, which is 640x480 pixels; nothing is counted there"
+FRACTIONS = "fractions are all within 0..1, but these count as pixels of the image, which is 640x480 pixels"
+BEYOND = "it reaches beyond the image, which is 640x480 pixels; is it drawn for another size?"
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("100,100,200,200", ""),
+        ("0,0,640,480", ""),
+        ("0.5,0,0.5,1", ""),
+        ("1000,100,1000,400", OUTSIDE),
+        ("100,-50,400,-50", OUTSIDE),
+        ("0,480,640,480", OUTSIDE),
+        ("0,1,1,1", OUTSIDE),
+        ("320,100,320,700", BEYOND),
+        ("-1,100,500,100", BEYOND),
+        ("0.5,0,0.5,480", FRACTIONS),
+        ("0.5,0,0.5,1.1", FRACTIONS),
+        ("-0.1,0.5,1.1,0.5", FRACTIONS),
+        ("1.2,0,1.2,1", FRACTIONS),
+    ],
+)
+def test_a_line_or_zone_that_misses_the_picture_is_logged_with_its_size(
+    text: str, warning: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once for each size of the picture, whether it is a line or a zone with that edge."""
+    x1, y1, x2, y2 = text.split(",")
+    zone = (
+        parse_zone(f"yard={text},{x2},{y1}")
+        if "0,480" not in text and len({x1, x2}) > 1 and y1 != y2
+        else None
+    )
+    counter = Counter([parse_line(f"door={text}")], [zone] if zone else [])
+    walk(counter, across(80, 120))
+    expected = ["Line 'door': ", "Zone 'yard': "][: 2 if zone else 1] if warning else []
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == len(expected)
+    assert all(
+        line.startswith(start) and line.endswith(warning) for line, start in zip(told, expected, strict=True)
+    )
+    caplog.clear()
+    counter.update(tracks({}), 9.0, (1920, 1080))
+    assert all("1920x1080" in record.getMessage() for record in caplog.records)
+
+
 def test_presence_adds_up_the_seconds_where_people_stood() -> None:
     """Five seconds at one place, two at another; a gap of an hour counts as one second."""
     presence = PresenceMap()
@@ -455,6 +504,32 @@ def test_counts_and_map_are_written_and_taken_up_again(tmp_path: Path) -> None:
     again.close()
     assert tally is not None
     assert tally.lines[0].outward == 1
+
+
+def test_counting_goes_on_while_its_files_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their folder becomes a file for a while: said once, and in the end all counts are there."""
+    monkeypatch.setattr(scene_module, "_SAVE_EVERY_S", 0.0)
+    folder, unwritten = tmp_path / "disk", Unwritten()
+    options = SceneOptions(
+        lines=(Line("mid", (80, 0), (80, 120)),), counts=folder / "c.json", presence=folder / "map.png"
+    )
+    scene = Scene(options, 0.4, CLASSES, unwritten=unwritten)
+    folder.rename(tmp_path / "away")
+    folder.write_text("")
+    for i in range(30):
+        scene.update(frame(i), seen(20 + 4 * i, (2, 0.9)))
+    until = time.monotonic() + 10
+    while "map.png" not in unwritten.now() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert unwritten.now().count("cannot write: Not a directory") == 2
+    folder.unlink()
+    (tmp_path / "away").rename(folder)
+    scene.close()
+    assert unwritten.all() == ""
+    assert json.loads((folder / "c.json").read_text())["lines"]["mid"]["out"] == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["c.json", "map.png"]
 
 
 def test_people_in_the_map_are_blurred(tmp_path: Path) -> None:

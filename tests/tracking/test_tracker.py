@@ -183,6 +183,16 @@ def test_small_fast_objects_match_without_overlap() -> None:
     assert seen[-1].id.tolist() == [1]
 
 
+@pytest.mark.parametrize(("rate", "sizes"), [(1, 0.8), (5, 0.8), (10, 0.6), (25, 0.3)])
+def test_an_object_may_move_by_this_share_of_its_size_from_frame_to_frame(rate: int, sizes: float) -> None:
+    """As docs/tracking.md says: so fast, or by a third from standing, it is one object; by twice, none."""
+    step = sizes * (WIDE * HIGH) ** 0.5
+    for path in (walk(50, step, 20), [*walk(50, 0, 9), *walk(50, step / 3, 20)]):
+        seen = follow(Tracker(THRESHOLD), path, dt=1 / rate)
+        assert [tracks.id.tolist() for tracks in seen] == [[], []] + [[1]] * (len(path) - 2)
+    assert not any(len(tracks) for tracks in follow(Tracker(THRESHOLD), walk(50, 2 * step, 20), dt=1 / rate))
+
+
 def test_tracks_hold_the_boxes_as_detected_best_score_first() -> None:
     """They are a part of what came in, in its order, untouched by the filter."""
     frames = [detections((100 + i % 3, 100, 0.5), (200 - i % 2, 100, 0.8)) for i in range(6)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 import hashlib
 import hmac
@@ -9,11 +10,15 @@ import ipaddress
 import os
 import secrets
 import socket
+import time
 
 from edge_centernet.errors import ConfigError
 
 TOKEN_VARIABLE = "EDGE_CENTERNET_TOKEN"
 _MIN_TOKEN = 8  # characters
+GUESSES_S = 60  # seconds in which one network may show _MAX_GUESSES different wrong tokens
+_MAX_GUESSES = 10
+_MAX_NETWORKS = 1024  # whose guesses are remembered
 _LOCAL = "127.0.0.1"
 
 
@@ -49,6 +54,25 @@ def choose_token(given: str | None, host: str) -> str:
     return token or ("" if is_loopback(host) else secrets.token_urlsafe(24))
 
 
+def network_of(address: str) -> str:
+    """All addresses that one sender can choose from: an IPv4 address, an IPv6 network of 64 bits."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])  # fe80::1%eth0
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv6Address):
+        return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
+    return str(ip)
+
+
+class Verdict(enum.Enum):
+    """What `Guard.judge` says of a request."""
+
+    ADMITTED = enum.auto()
+    UNKNOWN = enum.auto()  # no token, or a wrong one
+    LIMITED = enum.auto()  # too many wrong ones from there; not even looked at
+
+
 class Guard:
     """Decides on requests. token: what they must present, "" for nothing. host: where the server listens."""
 
@@ -56,6 +80,7 @@ class Guard:
         """See the class."""
         self.token = token
         self._host = host.lower()
+        self._wrong: dict[str, dict[bytes, float]] = {}  # by network: a token's digest, when it was shown
         # Not the token itself: it may hold characters that a cookie cannot, and cookie files lie about.
         self.cookie = hmac.digest(token.encode(), b"edge-centernet live page", hashlib.sha256).hex()
 
@@ -68,14 +93,34 @@ class Guard:
         name = name.lower().strip("[]")
         return bool(self.token) or name == self._host or is_loopback(name)
 
-    def admits(self, query: str, authorization: str, cookie: str) -> bool:
-        """Whether one of the three holds the secret; each "" where the request has none."""
-        if not self.token:
-            return True
+    def judge(self, network: str, query: str, authorization: str, cookie: str) -> Verdict:
+        """Whether one of the last three holds the secret; each "" where the request has none.
+
+        Different wrong ones are counted for each network (`network_of`). The same one again is no guess: a
+        page that was open when the token changed asks with its old cookie all day.
+        """
         bearer = authorization[7:] if authorization[:7].lower() == "bearer " else ""
-        checks = ((query, self.token), (bearer, self.token), (cookie, self.cookie))
+        shown = ((query, self.token), (bearer, self.token), (cookie, self.cookie))
+        if not self.token:
+            return Verdict.ADMITTED
+        if not any(text for text, _ in shown):
+            return Verdict.UNKNOWN
+        now = time.monotonic()
+        wrong = self._wrong.get(network, {})
+        wrong = {digest: at for digest, at in wrong.items() if now - at < GUESSES_S}
+        if len(wrong) >= _MAX_GUESSES:
+            return Verdict.LIMITED
         # In constant time, so that nobody can find the token character by character from the time it takes.
-        return any(hmac.compare_digest(shown.encode(), secret.encode()) for shown, secret in checks)
+        if any(hmac.compare_digest(text.encode(), secret.encode()) for text, secret in shown):
+            return Verdict.ADMITTED
+        for text, _ in shown:
+            if text:
+                wrong.setdefault(hashlib.sha256(text.encode()).digest(), now)
+        self._wrong.pop(network, None)
+        self._wrong[network] = wrong  # at the end: the first one is the one that was quiet longest
+        if len(self._wrong) > _MAX_NETWORKS:
+            del self._wrong[next(iter(self._wrong))]
+        return Verdict.UNKNOWN
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

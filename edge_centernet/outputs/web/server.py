@@ -14,6 +14,7 @@ Tornado, because it has WebSockets and streaming answers without a server proces
 from __future__ import annotations
 
 import asyncio
+import enum
 import hashlib
 import json
 import logging
@@ -41,7 +42,16 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 import edge_centernet
 from edge_centernet.outputs import Silent
 from edge_centernet.outputs.annotate import Overlay
-from edge_centernet.outputs.web.access import Guard, bind, choose_token, parse_address, reachable
+from edge_centernet.outputs.web.access import (
+    GUESSES_S,
+    Guard,
+    Verdict,
+    bind,
+    choose_token,
+    network_of,
+    parse_address,
+    reachable,
+)
 from edge_centernet.service import health as service_health
 from edge_centernet.sources import CaptureState
 from edge_centernet.system.machine import board_status
@@ -49,6 +59,8 @@ from edge_centernet.tracking.state import Snapshot
 
 MAX_VIEWERS = 32  # pages and streams together: what a board's network carries
 _MAX_CONNECTIONS = 128  # browsers open up to six each; beyond this somebody holds them on purpose
+_MAX_STRANGERS = 32  # connections from one network that have not shown the token yet
+_HEADERS_S = 5.0  # for a request's headers, and between two requests of one connection
 _COOKIE_DAYS = 30
 _STATE_S = 0.2  # seconds between two states that a page gets
 _LOOK_S = 0.01  # how often the newest result is looked for while somebody waits for it
@@ -241,8 +253,9 @@ class WebServer(Silent):
             max_header_size=16384,
             max_body_size=1024,
             body_timeout=10,
-            idle_connection_timeout=30,
+            idle_connection_timeout=_HEADERS_S,
         )
+        application.settings["connections"] = server
         server.add_sockets(sockets)
         self._ready.set()
         await self._stop.wait()
@@ -332,24 +345,60 @@ class _Pictures:
         self._drawn = _Drawn(1 if last is None else last.number + 1, snapshot, data, now)
 
 
+class _Trust(enum.IntEnum):
+    """What is known of a connection's other end; who is trusted less is closed first."""
+
+    STRANGER = 0  # has shown no token yet
+    GUEST = 1  # may look
+    VIEWER = 2  # watches; MAX_VIEWERS of them leave room for others
+
+
+@dataclass
+class _Connection:
+    """Who is at the other end. network: see `network_of`."""
+
+    network: str
+    trust: _Trust = _Trust.STRANGER
+
+
 class _Server(HTTPServer):
-    """An HTTP server that holds a limited number of connections, and closes all of them at its end."""
+    """An HTTP server that holds a limited number of connections, and closes all of them at its end.
+
+    A new one is never refused: it takes the place of the oldest among those that are trusted least, so that
+    whoever opens connections and says nothing displaces others of that kind, and monitoring is answered.
+    """
 
     def initialize(self, *args: Any, **kwargs: Any) -> None:
-        self._open: set[IOStream] = set()
+        self._open: dict[IOStream, _Connection] = {}  # the oldest first
         super().initialize(*args, **kwargs)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        self._open = {known for known in self._open if not known.closed()}
-        if len(self._open) >= _MAX_CONNECTIONS:
-            stream.close()
-            return
-        self._open.add(stream)
+        self._open = {known: one for known, one in self._open.items() if not known.closed()}
+        network = network_of(str(address[0]))
+        strangers = [
+            known
+            for known, one in self._open.items()
+            if one.network == network and one.trust is _Trust.STRANGER
+        ]
+        if len(strangers) >= _MAX_STRANGERS:
+            self._drop(strangers[0])
+        elif len(self._open) >= _MAX_CONNECTIONS:
+            self._drop(min(self._open, key=lambda known: self._open[known].trust))
+        self._open[stream] = _Connection(network)
         super().handle_stream(stream, address)
+
+    def trust(self, stream: IOStream, trust: _Trust) -> None:
+        """Remember that the other end has shown that it may look, or that it watches now."""
+        if (known := self._open.get(stream)) is not None:
+            known.trust = max(known.trust, trust)
 
     def close_streams(self) -> None:
         for stream in self._open:
             stream.close()
+
+    def _drop(self, stream: IOStream) -> None:
+        del self._open[stream]
+        stream.close()
 
 
 class _Guarded(RequestHandler):
@@ -380,13 +429,32 @@ class _Guarded(RequestHandler):
         guard = self.server.guard
         if not guard.knows_host(self.request.host_name):
             self.refuse(403)
-        elif not guard.admits(
+            return
+        verdict = guard.judge(
+            network_of(self.request.remote_ip or ""),
             self.get_query_argument("token", ""),
             self.request.headers.get("Authorization", ""),
             self.get_cookie(self.cookie_name) or "",
-        ):
+        )
+        if verdict is Verdict.ADMITTED:
+            self.trust(_Trust.GUEST)
+        elif verdict is Verdict.LIMITED:
+            self.set_header("Retry-After", str(GUESSES_S))
+            self.refuse(429)
+        else:
             self.set_header("WWW-Authenticate", "Bearer")
             self.refuse(401)
+
+    @property
+    def stream(self) -> IOStream:
+        """The request's connection, until it is detached from it."""
+        stream: IOStream = self.request.connection.stream  # type: ignore[union-attr]
+        return stream
+
+    def trust(self, trust: _Trust) -> None:
+        """Say of this request's connection how far its other end is to be trusted from now on."""
+        connections: _Server = self.settings["connections"]
+        connections.trust(self.stream, trust)
 
     def refuse(self, status: int) -> None:
         """Answer with the status alone."""
@@ -452,9 +520,11 @@ class _Healthz(_Guarded):
         """Anybody may ask, by any name: monitoring has no token, and the answer holds nothing private."""
 
     def get(self) -> None:
-        well, _ = self.server.healthy()
+        well, details = self.server.healthy()
         self.set_status(200 if well else 503)
-        self.finish("ok\n" if well else "not ok\n")
+        # Without the names of files, which are private.
+        unwritten = "; files cannot be written" if details.get("unwritten") else ""
+        self.finish(f"{'ok' if well else 'not ok'}{unwritten}\n")
 
 
 class _NotFound(_Guarded):
@@ -469,6 +539,7 @@ class _Stream(_Guarded):
         if self.server.viewers >= MAX_VIEWERS:
             self.refuse(503)
             return
+        self.trust(_Trust.VIEWER)
         self.set_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.set_header("Connection", "close")
         headers = "".join(f"{name}: {value}\r\n" for name, value in self._headers.get_all())
@@ -508,6 +579,8 @@ class _Events(_Guarded, WebSocketHandler):
         if self.server.viewers >= MAX_VIEWERS:
             self.refuse(503)
             return
+        self.trust(_Trust.VIEWER)
+        self._stream = self.stream
         await super().get(*args, **kwargs)
 
     def open(self, *args: str, **kwargs: str) -> None:
@@ -533,7 +606,7 @@ class _Events(_Guarded, WebSocketHandler):
         except Exception:
             _log.exception("%s failed", self.request.path)
         finally:
-            self.close()
+            self._stream.close()  # without a goodbye, for which a viewer that is gone would be waited for
 
     async def _states(self) -> None:
         while True:
@@ -557,6 +630,9 @@ async def _patiently(sending: Awaitable[None]) -> None:
     TCP alone would hold the connection of a phone that went out of range for a quarter of an hour.
     """
     task = asyncio.ensure_future(sending)
+    # Looked at whatever becomes of the one who waits here: what is still being sent when a viewer is given up
+    # fails when its connection is closed, and asyncio logs a traceback of failures that nobody looked at.
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     done, _ = await asyncio.wait({task}, timeout=_SEND_S)
     if not done:
         raise StreamClosedError

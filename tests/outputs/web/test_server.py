@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import hashlib
 import http.client
 import json
@@ -31,8 +32,9 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 import edge_centernet
 from edge_centernet.errors import ConfigError
 from edge_centernet.outputs.annotate import Overlay
+from edge_centernet.outputs.web import access
 from edge_centernet.outputs.web import server as server_module
-from edge_centernet.outputs.web.access import choose_token, parse_address
+from edge_centernet.outputs.web.access import Guard, Verdict, choose_token, network_of, parse_address
 from edge_centernet.outputs.web.server import WebServer
 from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import LineCount, Snapshot, Tally, ZoneCount
@@ -91,10 +93,10 @@ def get(server: WebServer, path: str, headers: dict[str, str] | None = None, met
 class Stream:
     """A viewer of /stream.mjpg that reads one picture after the other."""
 
-    def __init__(self, server: WebServer) -> None:
+    def __init__(self, server: WebServer, query: str = "") -> None:
         """Asks, and reads the headers."""
         self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
-        self._connection.request("GET", "/stream.mjpg")
+        self._connection.request("GET", f"/stream.mjpg{query}")
         self.response = self._connection.getresponse()
         assert self.response.status == 200
 
@@ -339,6 +341,121 @@ def test_no_log_holds_the_token(start: Start, caplog: pytest.LogCaptureFixture) 
     assert "sesame" not in caplog.text
 
 
+def test_ten_wrong_tokens_from_one_address_are_all_for_a_minute(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The eleventh is not looked at, nor is the right one; after the minute it is let in."""
+    server = start(token=TOKEN)
+    ways: list[Callable[[str], dict[str, str]]] = [
+        lambda text: {"Authorization": f"Bearer {text}"},
+        lambda text: {"Cookie": f"edge_centernet_{server.port}={text}"},
+    ]
+    assert [get(server, "/state.json", ways[i % 2](f"guess{i}")).status for i in range(10)] == [401] * 10
+    late = get(server, "/state.json", ways[0](TOKEN))
+    assert (late.status, late.body, late.headers["Retry-After"]) == (429, b"429\n", "60")
+    assert get(server, "/events?token=guess").status == 429
+    assert get(server, "/state.json").status == 401  # shows none
+    assert get(server, "/healthz").status == 503
+    later = time.monotonic() + 61
+    monkeypatch.setattr(access.time, "monotonic", lambda: later)
+    assert get(server, "/state.json", ways[0](TOKEN)).status == 200
+
+
+def test_the_same_wrong_token_again_is_no_guess() -> None:
+    """A page that was open when the token changed asks all day; its owner must get in with the new one."""
+    guard = Guard(TOKEN, "0.0.0.0")
+    assert {guard.judge("192.0.2.7", "", "", "old cookie") for _ in range(100)} == {Verdict.UNKNOWN}
+    assert guard.judge("192.0.2.7", TOKEN, "", "old cookie") is Verdict.ADMITTED
+
+
+def test_guesses_from_elsewhere_do_not_count() -> None:
+    """One address that guesses locks out nobody but itself, and the memory of them is bounded."""
+    guard = Guard(TOKEN, "0.0.0.0")
+    for i in range(20):
+        guess = guard.judge("192.0.2.7", f"guess {i}", "", "")
+    assert guess is Verdict.LIMITED
+    assert guard.judge("192.0.2.8", TOKEN, "", "") is Verdict.ADMITTED
+    for i in range(3000):
+        guard.judge(f"address {i}", "guess", "", "")
+    assert len(guard._wrong) == 1024
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_a_sender_cannot_choose_its_network(address: str, expected: str) -> None:
+    """Everybody with IPv6 has 2**64 addresses: they count as one."""
+    assert network_of(address) == expected
+
+
+def test_connections_without_a_token_lock_nobody_out(start: Start) -> None:
+    """Of 300 that say nothing 32 stay; health is told, the token lets in, and a viewer goes on watching."""
+    server = start(token=TOKEN)
+    with ExitStack() as stack, feed(server.update):
+        viewer = stack.enter_context(Stream(server, f"?{server.url.partition('?')[2]}"))
+        viewer.next()
+        silent = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(300)
+        ]
+        assert get(server, "/healthz").status == 200
+        assert get(server, "/state.json", {"Authorization": f"Bearer {TOKEN}"}).status == 200
+        assert all(viewer.next() for _ in range(3))
+        assert sum(not ended(one) for one in silent) <= 32
+
+
+def test_a_full_server_closes_those_it_knows_least(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guests who hold every connection make room for the next request; a viewer keeps its place."""
+    monkeypatch.setattr(server_module, "_MAX_CONNECTIONS", 8)
+    server = start()
+    with ExitStack() as stack, feed(server.update):
+        viewer = stack.enter_context(Stream(server))
+        viewer.next()
+        guests = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port))) for _ in range(7)]
+        for guest in guests:
+            guest.sendall(b"GET /state.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert guest.recv(15) == b"HTTP/1.1 200 OK"
+            while guest.recv(65536)[-1:] != b"}":
+                pass
+        assert get(server, "/healthz").status == 200
+        assert [ended(guest) for guest in guests] == [True, False, False, False, False, False, False]
+        assert viewer.next()
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether the server has closed it."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def test_headers_that_trickle_in_end_the_connection(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then does not make the time for the headers start again; it is five seconds."""
+    assert server_module._HEADERS_S == 5.0
+    monkeypatch.setattr(server_module, "_HEADERS_S", 0.3)
+    server = start()
+    with socket.create_connection(("127.0.0.1", server.port)) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\nX: ")
+
+        def trickled() -> bool:
+            try:
+                slow.sendall(b"a")
+            except OSError:
+                return True
+            return ended(slow)
+
+        assert soon(trickled)
+
+
 # ---- pictures -----------------------------------------------------------------------------------
 
 
@@ -430,11 +547,21 @@ def test_a_viewer_that_leaves_is_noticed_while_no_picture_comes(start: Start) ->
     assert soon(lambda: server.viewers == 0)
 
 
-def open_and_never_read(server: WebServer) -> socket.socket:
-    """A viewer whose network has stalled."""
-    stalled = socket.create_connection(("127.0.0.1", server.port))
-    stalled.sendall(b"GET /stream.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
+def open_and_never_read(server: WebServer, upgrade: str = "", asks: bytes = b"") -> socket.socket:
+    """A viewer whose network has stalled, of the stream or, by upgrading, of the page's WebSocket."""
+    stalled = socket.socket()
+    stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    stalled.connect(("127.0.0.1", server.port))
+    path = "/events" if upgrade else "/stream.mjpg"
+    stalled.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n".encode() + asks)
     return stalled
+
+
+UPGRADE = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+MORE = b"\x81\x84\0\0\0\0more"  # a text message, masked by zeros
 
 
 def test_a_viewer_that_never_reads_costs_no_memory_and_nobody_else(start: Start) -> None:
@@ -461,15 +588,19 @@ def test_a_viewer_that_never_reads_costs_no_memory_and_nobody_else(start: Start)
     assert grown < 0.1 * made
 
 
+@pytest.mark.parametrize("upgrade", ["", UPGRADE], ids=["stream", "websocket"])
 def test_a_viewer_that_takes_nothing_for_long_loses_its_place(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, upgrade: str
 ) -> None:
-    """A phone that went out of range says no goodbye."""
+    """A phone that went out of range says no goodbye; no log line, and no traceback, tells of it."""
     monkeypatch.setattr(server_module, "_SEND_S", 0.3)
-    server = start(stream_fps=200)
-    with feed(server.update), open_and_never_read(server):
+    server = start(stream_fps=200, max_width=1126)
+    with feed(server.update), open_and_never_read(server, upgrade, MORE * 1000 if upgrade else b""):
         assert soon(lambda: server.viewers == 1)
         assert soon(lambda: server.viewers == 0, 60)
+    server.close()
+    gc.collect()
+    assert caplog.text == ""
 
 
 # ---- state --------------------------------------------------------------------------------------
@@ -533,6 +664,11 @@ def test_health_is_told_to_anybody_but_not_why(start: Start) -> None:
     server.update(snapshot())
     answer = get(server, "/healthz")
     assert (answer.status, answer.body) == (200, b"ok\n")
+    server.update(
+        replace(snapshot(), unwritten="/home/me/counts.json: cannot write: No space left on device")
+    )
+    answer = get(server, "/healthz")
+    assert (answer.status, answer.body) == (200, b"ok; files cannot be written\n")
     server.update(replace(snapshot(), capture=CaptureState("lost", "unplugged")))
     assert get(server, "/healthz").status == 503
     old = snapshot()
