@@ -6,13 +6,16 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from edge_centernet.errors import ConfigError
+from edge_centernet.errors import ConfigError, printable
+
+_FORMULA = r"=+\-@\uff1d\uff0b\uff0d\uff20"  # what a formula begins with; the last four are full-width
 
 _CANNOT = "cannot write: "
 
@@ -157,3 +160,12 @@ def open_part(target: Path) -> tuple[TextIO, Path]:
     """A text file under a temporary name beside `target`, and that name; rename it when it is complete."""
     part = target.with_name(f".{target.name}.part")
     return part.open("w", encoding="utf-8"), part
+
+
+def csv_text(text: str) -> str:
+    """A text for a cell of CSV that no spreadsheet takes for a formula, without control characters.
+
+    An apostrophe goes before what a formula begins with, and also where a new cell would begin for a
+    spreadsheet that separates by semicolons or tabs, as it does in many countries. Numbers need none of this.
+    """
+    return re.sub(rf"(^|[;\t\n])(?=\s*[{_FORMULA}])", r"\1'", printable(text))

@@ -269,6 +269,7 @@ def _take_as_sequence(stills: Stills, settings: Settings) -> None:
         "--count-line": settings.count_line,
         "--zone": settings.zone,
         "--presence": settings.presence,
+        "--store": settings.store,
     }
     given = ", ".join(option for option, value in follows.items() if value)
     if given and len(stills.names) == 1:
@@ -348,7 +349,7 @@ def _open_outputs(
 
         keep = Retention(days=settings.keep)
         name = settings.name or frames.name
-        yield HistoryOutput(settings.store, name, model.classes, keep, frames.live)
+        yield HistoryOutput(settings.store, name, model.classes, keep, frames.live, unwritten)
     # One for each output that draws: it remembers where objects were.
     overlay = functools.partial(Overlay, model.classes, scene.lines, scene.zones, scene.blur)
     if settings.format_name != "none":

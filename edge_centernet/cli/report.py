@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edge_centernet.cli import Command
+from edge_centernet.cli import Command, echo
 from edge_centernet.files import write_atomic
 from edge_centernet.history.report import STEPS, as_csv, as_json, as_text, summarize
 
@@ -53,7 +53,7 @@ def command(
       edge-centernet report entrance.db --from 2026-11-01 --to 2026-11-30 --csv november.csv
     """  # noqa: D301 (click keeps the lines below a real backspace as they are)
     report = summarize(store, begin, end, step)
-    click.echo(as_text(report), nl=False)
+    echo(as_text(report), nl=False)
     if csv_file is not None:
         write_atomic(csv_file, as_csv(report))
     if json_file is not None:

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.errors import ConfigError
+from edge_centernet.files import csv_text
 from edge_centernet.history.store import MINUTE_MS, open_store, unpack_points
 
 STEPS = ("hour", "day", "week")
@@ -276,16 +277,11 @@ def as_csv(report: Report) -> str:
                 most = part.most.get(place, "")
                 writer.writerow(
                     (
-                        part.began.isoformat(), part.ended.isoformat(), watched, _cell(place), direction,
-                        _cell(name), number, inside, most,
+                        part.began.isoformat(), part.ended.isoformat(), watched, csv_text(place), direction,
+                        csv_text(name), number, inside, most,
                     )
                 )  # fmt: skip
     return out.getvalue()
-
-
-def _cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula (OWASP, CSV injection)."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def as_json(report: Report) -> str:

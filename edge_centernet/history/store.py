@@ -58,9 +58,10 @@ CREATE INDEX gap_ended ON gap (ended);
 
 
 class StoreError(EdgeCenterNetError):
-    """The store cannot be read or written: what SQLite says, with the file's name."""
+    """The store cannot be read or written. reason: what SQLite says, without the file's name."""
 
     exit_code = 1
+    reason = ""
 
 
 class StoredEvent(NamedTuple):
@@ -340,4 +341,6 @@ def _failed(path: Path, error: sqlite3.Error) -> StoreError:
     text = str(error)
     if "not a database" in text:
         return StoreError(f"{path}: expected a store that `detect --store` wrote, got another file")
-    return StoreError(f"{path}: cannot be read or written: {text}")
+    failed = StoreError(f"{path}: cannot be read or written: {text}")
+    failed.reason = text
+    return failed

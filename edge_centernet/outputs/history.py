@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_centernet.files import Unwritten
 from edge_centernet.history.store import (
     MINUTE_MS,
     Retention,
@@ -94,6 +96,7 @@ class HistoryOutput:
         classes: Sequence[str],
         keep: Retention,
         live: bool,
+        unwritten: Unwritten | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Open or make the store.
@@ -104,6 +107,7 @@ class HistoryOutput:
             classes: names by class_id.
             keep: for how long.
             live: whether frames come in real time; those of a file are timed by the file, from now on.
+            unwritten: told when the store cannot be written.
             clock: where wall-clock times come from.
 
         Raises StoreError for a file that is not a store or cannot be written.
@@ -117,7 +121,7 @@ class HistoryOutput:
         self._last: int | None = None  # time of the newest frame
         self._silent = False
         self._next_alive = 0.0
-        self._failed = False
+        self._failed, self._unwritten = False, unwritten or Unwritten()
         self._flusher = _Flusher(path, keep, self._clock)
 
     def update(self, snapshot: Snapshot) -> None:
@@ -166,6 +170,8 @@ class HistoryOutput:
         for id_ in list(self._walks):
             self._end(id_)
         self._commit(now)
+        if self._failed and self._waiting.events:
+            self._unwritten.lost(f"{self._store.path}: {len(self._waiting.events)} events were lost")
         self._flusher.close()
         self._store.close()
 
@@ -206,14 +212,12 @@ class HistoryOutput:
         try:
             self._store.add(now, waiting.events, waiting.paths, waiting.gaps, occupancy)
         except StoreError as error:
-            if not self._failed:
-                _log.error("%s; counting goes on, and this is tried again every %g s", error, _ALIVE_EVERY_S)
             self._failed = True
+            self._unwritten.failed(self._store.path, OSError(errno.EIO, error.reason))
             del waiting.events[:-_WAITING], waiting.paths[:-1000], waiting.gaps[:-1000]
             return
-        if self._failed:
-            _log.warning("%s: can be written again; nothing is missing in it", self._store.path)
         self._failed = False
+        self._unwritten.written(self._store.path)
         # The current minute is not over: it is replaced by the next commit.
         current = now - now % MINUTE_MS
         minutes = {key: of for key, of in waiting.minutes.items() if key[0] >= current}

@@ -12,7 +12,6 @@ import errno
 import io
 import json
 import os
-import re
 import tempfile
 import threading
 import time
@@ -25,11 +24,10 @@ from typing import Any, BinaryIO, Protocol
 
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, printable
-from edge_centernet.files import Unwritten, append_whole, may_pass, open_part, set_aside
+from edge_centernet.files import Unwritten, append_whole, csv_text, may_pass, open_part, set_aside
 from edge_centernet.outputs import Silent
 from edge_centernet.tracking.state import Snapshot
 
-_FORMULA = r"=+\-@\uff1d\uff0b\uff0d\uff20"  # what one begins with; the last four are full-width
 SUFFIX = {"jsonl": ".jsonl", "coco": ".json", "csv": ".csv"}
 
 _RETRY_S = 2.0  # between two attempts to write what could not be written
@@ -212,15 +210,6 @@ def _rows(found: Detections) -> list[tuple[list[float], float, int]]:
         ([round(float(v), 2) for v in xyxy], round(float(score), 4), int(class_id))
         for xyxy, score, class_id in zip(found.xyxy, found.score, found.class_id, strict=True)
     ]
-
-
-def csv_text(text: str) -> str:
-    """A text for a cell of CSV that no spreadsheet takes for a formula, without control characters.
-
-    An apostrophe goes before what a formula begins with, and also where a new cell would begin for a
-    spreadsheet that separates by semicolons or tabs, as it does in many countries. Numbers need none of this.
-    """
-    return re.sub(rf"(^|[;\t\n])(?=\s*[{_FORMULA}])", r"\1'", printable(text))
 
 
 def _json(value: Any) -> str:

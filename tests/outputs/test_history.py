@@ -14,6 +14,7 @@ import pytest
 from snapshots import CLASSES, counted, crossing, snapshot
 
 from edge_centernet.detections import Detections
+from edge_centernet.files import Unwritten
 from edge_centernet.history.store import Retention, Store, open_store, unpack_points
 from edge_centernet.outputs.history import Clock, HistoryOutput
 from edge_centernet.sources import CaptureState
@@ -39,9 +40,11 @@ def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
         return base.execute(query).fetchall()
 
 
-def output(path: Path, wall: Wall | None = None, live: bool = True) -> HistoryOutput:
+def output(
+    path: Path, wall: Wall | None = None, live: bool = True, unwritten: Unwritten | None = None
+) -> HistoryOutput:
     """An output at work."""
-    return HistoryOutput(path, "door cam", CLASSES, Retention(), live, Clock(wall or Wall()))
+    return HistoryOutput(path, "door cam", CLASSES, Retention(), live, unwritten, Clock(wall or Wall()))
 
 
 def tracks(*ids: int, x: float = 0.0, ended: tuple[int, ...] = ()) -> Tracks:
@@ -107,7 +110,8 @@ def test_a_full_disk_loses_nothing(
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("may not mount a small disk: needs root")
     try:
-        history = output(disk / "a.db")
+        unwritten = Unwritten()
+        history = output(disk / "a.db", unwritten=unwritten)
         history.update(snapshot(0, tally=counted(1, 0, crossing(1))))
         filler = disk / "filler"
         with filler.open("wb", buffering=0) as file, suppress(OSError):
@@ -116,10 +120,13 @@ def test_a_full_disk_loses_nothing(
         with caplog.at_level(logging.WARNING):
             for number in range(2, 202):
                 history.update(snapshot(number, tally=counted(number, 0, crossing(number))))
-        assert [record.message.count("counting goes on") for record in caplog.records] == [1]
+        assert [
+            record.message.count("detection goes on, and it is tried again") for record in caplog.records
+        ] == [1]
+        assert unwritten.now() == f"{disk}/a.db: cannot write: database or disk is full"
         filler.unlink()
         history.update(snapshot(202, tally=counted(202, 0, crossing(202))))
-        assert "can be written again; nothing is missing in it" in caplog.records[-1].message
+        assert unwritten.all() == ""
         assert rows(disk / "a.db", "SELECT track FROM event ORDER BY id") == [(n,) for n in range(1, 203)]
         history.close()
     finally:
