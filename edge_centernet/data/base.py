@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from edge_centernet.classes import find_class
 from edge_centernet.errors import SourceError
+from edge_centernet.imageio import Image, image_size, read_image
+from edge_centernet.progress import Progress, unseen, with_progress
 
 log = logging.getLogger("edge_centernet.data")
 
@@ -76,6 +78,21 @@ class Sample:
         counted: NDArray[np.bool_] = ~(self.ignore | np.isin(self.labels, self.unlabelled))
         return counted
 
+    def read(self) -> Image:
+        """Read the image, (H, W, 3) uint8 BGR.
+
+        Raises SourceError where it cannot be read or does not have the annotated size: its boxes would be in
+        the wrong place.
+        """
+        image = read_image(self.path)
+        height, width = image.shape[:2]
+        if (width, height) != (self.width, self.height):
+            raise SourceError(
+                f"{self.path}: expected {self.width}x{self.height} pixels as its annotation says, "
+                f"got {width}x{height}; correct the annotation or the image, its boxes do not fit"
+            )
+        return image
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -87,6 +104,15 @@ class Dataset:
     def __len__(self) -> int:
         """Number of images."""
         return len(self.samples)
+
+    def check_images(self, title: str, progress: Progress = unseen) -> None:
+        """Raise SourceError for the first image that is missing or does not have the annotated size.
+
+        Most files are read by their header alone. title: of the progress bar.
+        """
+        for sample in with_progress(self.samples, title, progress):
+            if image_size(sample.path) != (sample.width, sample.height):
+                sample.read()  # raises, and is the last word: a header may be wrong about the pixels
 
 
 class Problem(NamedTuple):

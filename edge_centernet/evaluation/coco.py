@@ -29,7 +29,6 @@ from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
 from edge_centernet.evaluation.crowds import MAX_DETECTIONS, Matches, crowd_recall, match
 from edge_centernet.evaluation.scores import calibration_record, outcomes, threshold_record
-from edge_centernet.imageio import read_image
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.progress import Progress, unseen, with_progress
 
@@ -70,14 +69,7 @@ def evaluate_dataset(
     predictions: list[Detections] = []
     times: list[dict[str, float]] = []
     for sample in with_progress(dataset.samples, title, progress):
-        image = read_image(sample.path)  # (H, W, 3)
-        height, width = image.shape[:2]
-        if (width, height) != (sample.width, sample.height):
-            raise SourceError(
-                f"{sample.path}: expected {sample.width}x{sample.height} pixels as its annotation says, "
-                f"got {width}x{height}; correct the annotation or the image, its boxes do not fit"
-            )
-        found, ms = detect(image)
+        found, ms = detect(sample.read())
         predictions.append(found)
         times.append(ms)
     result = evaluate_samples(predictions, dataset, classes, spec)
