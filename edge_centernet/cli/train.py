@@ -173,7 +173,9 @@ def _train(
         check_objects(train_set, " + ".join(str(one.path) for one in data), config.size, augment)
         if val_set is not None and not any(sample.counted.any() for sample in val_set.samples):
             shown = " + ".join(str(one.path) for one in val)
-            raise SourceError(f"--val {shown}: expected at least one labelled object to evaluate on, found none")
+            raise SourceError(
+                f"--val {shown}: expected at least one labelled object to evaluate on, found none"
+            )
         with bars() as progress:
             train_set.check_images("check images", progress)
             if val_set is not None:

@@ -177,6 +177,15 @@ def detector_classes(model_classes: Sequence[str], data_classes: Sequence[str]) 
     return [name for name, index in zip(model_classes, to_data, strict=True) if index >= 0]
 
 
+def left_out(model_classes: Sequence[str], data_classes: Sequence[str]) -> dict[str, list[str]]:
+    """Return the classes that are not evaluated: those of the "data set" and those of the "model"."""
+    known = _to_data(model_classes, data_classes).tolist()
+    return {
+        "data set": [name for i, name in enumerate(data_classes) if i not in known],
+        "model": [name for name, index in zip(model_classes, known, strict=True) if index < 0],
+    }
+
+
 def common_classes(model_classes: Sequence[str], data_classes: Sequence[str]) -> tuple[str, ...]:
     """Return the data set's classes that the model knows by any name, in the data set's order.
 

@@ -330,7 +330,10 @@ def _turned(data: dict[str, Any]) -> None:
             lambda data: data.update(annotations=[]),
             "expected labelled objects to learn from, found none in 16 images",
         ),
-        (_annotated(lambda one: one.update(iscrowd=1)), "expected labelled objects to learn from, found none"),
+        (
+            _annotated(lambda one: one.update(iscrowd=1)),
+            "expected labelled objects to learn from, found none",
+        ),
         (_annotated(lambda one: one.update(bbox=[9, 9, 1, 1])), "all 16 objects are less than 2 pixels wide"),
     ],
 )
