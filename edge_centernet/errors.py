@@ -65,11 +65,3 @@ class AccuracyError(EdgeCenterNetError):
 
 class ConfigError(EdgeCenterNetError):
     """An option, class name or output folder cannot be used."""
-
-
-def printable(text: str) -> str:
-    """The text with escapes for what a terminal would obey or cannot show.
-
-    A file or a server may have any name: one that clears the screen, or that is not UTF-8.
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import math
 import re
-import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from edge_centernet.classes import CLASS_NAME, is_class_name
 from edge_centernet.errors import ConfigError, ManifestError
 
 SCHEMA = 1
@@ -178,8 +176,6 @@ class ModelSpec:
             )
         if not 1 <= len(self.classes) <= DIM_MAX:
             raise ManifestError(f"model classes: expected 1 to {DIM_MAX} names, got {len(self.classes)}")
-        if bad := [name for name in self.classes if not is_class_name(name)]:
-            raise ManifestError(f"model classes: expected {CLASS_NAME}, got {reprlib.repr(bad[0])}")
         if len(set(self.classes)) != len(self.classes):
             raise ManifestError("model classes: expected distinct names, got a repeated one")
         if self.color not in ("rgb", "bgr"):

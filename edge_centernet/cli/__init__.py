@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from edge_centernet import __version__
-from edge_centernet.errors import EdgeCenterNetError, MissingDependency, printable
+from edge_centernet.errors import EdgeCenterNetError, MissingDependency
 
 # name -> ("module:command" of this package, one line of help, pip extra that the command needs, if any)
 COMMANDS = {
@@ -167,7 +167,7 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    click.echo(f"Error: {printable(' '.join(message.split()))}", err=True)
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 

@@ -11,7 +11,6 @@ import click
 from edge_centernet.cli import Command, option_group
 from edge_centernet.cli.options import input_size, set_options, sources
 from edge_centernet.data.check import KINDS, PERCENTILES, STRIDES, check_dataset
-from edge_centernet.errors import printable
 from edge_centernet.files import prepare_folder, write_atomic
 from edge_centernet.manifest import InputSize
 from edge_centernet.progress import bars
@@ -84,12 +83,12 @@ def check(
         report = check_dataset(train_sets, val_sets, size=size, stride=int(stride), progress=progress)
     # Blocks with an empty line between them: the sets, their figures, the findings, their number.
     cell = f"input {report.size}, heatmap cells of {report.stride}x{report.stride} pixels"
-    blocks = [[*(f"{name}: {printable(figures['data'])}" for name, figures in report.sets.items()), cell]]
+    blocks = [[*(f"{name}: {figures['data']}" for name, figures in report.sets.items()), cell]]
     blocks += _figures(report.sets)
     for kind, (severity, title) in KINDS.items():
         found = [finding for finding in report.findings if finding.kind == kind]
         lines = [f"{severity.upper()} {kind} ({len(found)}): {title}"]
-        lines += [f"  {finding.part}: {printable(finding.text)}" for finding in found[:SHOWN]]
+        lines += [f"  {finding.part}: {finding.text}" for finding in found[:SHOWN]]
         if len(found) > SHOWN:
             lines.append(f"  ... and {len(found) - SHOWN} more (--json FILE names all)")
         blocks.append(lines if found else [])

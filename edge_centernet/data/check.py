@@ -317,7 +317,8 @@ def _check_objects(part: _Part) -> Iterator[Finding]:
         shared.setdefault(tuple(key), []).append(i)
     for (image, row, column, _), objects in shared.items():
         if len(objects) > 1:
-            names = ", ".join(part.object(i) for i in objects)
+            names = ", ".join(part.object(i) for i in objects[:8])
+            names += f" and {len(objects) - 8} more" if len(objects) > 8 else ""
             yield part.finding("collision", image, f"{names} in the cell of row {row}, column {column}")
     # 5. Images without a box (an ignored one is a box) and, in train, classes without an object.
     full = set(part.image[part.kept].tolist())

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from edge_centernet.detections import Detections
-from edge_centernet.errors import printable
 from edge_centernet.files import open_part
 from edge_centernet.outputs import Silent
 from edge_centernet.tracking.state import Snapshot
@@ -84,10 +83,7 @@ class JSONLines:
 
 
 class Csv:
-    """One row per detection; a frame without any has no row.
-
-    A name that begins with =, +, - or @ has a ' before it, for spreadsheets take it for a formula.
-    """
+    """One row per detection; a frame without any has no row."""
 
     _HEADER = ("source", "frame", "width", "height", "class", "class_id", "score", "x1", "y1", "x2", "y2")
     _TRACKED = ("seconds", "id")
@@ -110,8 +106,8 @@ class Csv:
         ids = snapshot.tracks.id.tolist() if snapshot.tracks is not None else []
         for i, (box, score, class_id) in enumerate(_rows(snapshot.found)):
             motion = [round(frame.seconds, 3), ids[i]] if tracked else []
-            place = [_cell(frame.source), frame.number, width, height]
-            writer.writerow([*place, _cell(self._classes[class_id]), class_id, score, *box, *motion])
+            name = self._classes[class_id]
+            writer.writerow([frame.source, frame.number, width, height, name, class_id, score, *box, *motion])
         return text.getvalue()
 
     def end(self) -> Iterable[str]:
@@ -197,11 +193,6 @@ def _rows(found: Detections) -> list[tuple[list[float], float, int]]:
         ([round(float(v), 2) for v in xyxy], round(float(score), 4), int(class_id))
         for xyxy, score, class_id in zip(found.xyxy, found.score, found.class_id, strict=True)
     ]
-
-
-def _cell(text: str) -> str:
-    """A name as a spreadsheet shows it: one that begins with = or the like would be computed there."""
-    return printable(f"'{text}" if text.startswith(("=", "+", "-", "@")) else text)
 
 
 def _json(value: Any) -> str:

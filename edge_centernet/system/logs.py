@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import cv2
 
-from edge_centernet.errors import ConfigError, printable
+from edge_centernet.errors import ConfigError
 
 # syslog's priorities, by which `journalctl -p` selects
 _JOURNAL_PRIORITY = {
@@ -94,8 +94,8 @@ class _StderrHandler(_StreamHandler):
 
 
 def one_line(text: str) -> str:
-    """The lines of a text that are not blank, joined to one that a terminal can show."""
-    return " | ".join(printable(line.strip()) for line in text.splitlines() if line.strip())
+    """The lines of a text that are not blank, joined to one."""
+    return " | ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 # ---- other libraries -------------------------------------------------------------------------------
