@@ -19,6 +19,7 @@ from edge_centernet.data.base import (
     brief,
     choose_classes,
     class_name,
+    log,
     note,
     on_disk,
     read_text,
@@ -72,6 +73,7 @@ def read_yolo(
     objects = Objects()
     labelled: dict[Path, Path] = {}
     some = False
+    poses: list[bool] = []  # for each polygon whether it might as well be a box and keypoints
     for file in files:
         with note(problems, "image"):
             label_file = _label_file(file)
@@ -86,14 +88,22 @@ def read_yolo(
             if not label_file.is_file():
                 continue
             with note(problems):
-                for number, index, (x1, y1, x2, y2) in _labels(
+                for number, index, (x1, y1, x2, y2), pose in _labels(
                     label_file, len(declared), keypoints, problems
                 ):
+                    poses += [] if pose is None else [pose]
                     if index in label_of:
                         box = x1 * width, y1 * height, x2 * width, y2 * height
                         objects.add(len(entries) - 1, label_of[index], box, f"line {number}")
     if not some:
         raise SourceError(f"{path}: expected label files such as {_label_file(files[0])}, found none")
+    if poses and all(poses):
+        log.warning(
+            "%s: read as polygons, but all %d of them might be a box and keypoints in it: if they are, "
+            "say so by kpt_shape in data.yaml",
+            path,
+            len(poses),
+        )
     if problems is not None:
         problems += _orphans(labelled)
     return Annotations(str(path), chosen.classes, tuple(entries), objects, without(chosen, len(entries)))
@@ -207,10 +217,11 @@ def _label_file(image: Path) -> Path:
 
 def _labels(
     file: Path, count: int, keypoints: int, problems: list[Problem] | None
-) -> list[tuple[int, int, tuple[float, float, float, float]]]:
-    """Return (line number, class index, x1 y1 x2 y2 as fractions of the image) of each line.
+) -> list[tuple[int, int, tuple[float, float, float, float], bool | None]]:
+    """Return (line number, class index, x1 y1 x2 y2 as fractions of the image, pose) of each line.
 
-    count: number of classes. keypoints: numbers of a line that belong to keypoints, behind its box.
+    count: number of classes. keypoints: numbers of a line that belong to keypoints, behind its box. pose:
+    whether a polygon might be a box and keypoints in it; None for a box.
     """
     found = []
     for number, line in enumerate(read_text(file).splitlines(), 1):
@@ -243,13 +254,15 @@ def _labels(
                 got = brief(" ".join(words[1:]))
                 raise SourceError(f"{where}: expected numbers 0 to 1 (fractions of the image), got {got}")
             # 3. Corners of the box, or of what surrounds the polygon.
-            if len(values) == 4:
-                cx, cy, w, h = values
-                corners = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
-            else:
-                xs, ys = values[0::2], values[1::2]
+            cx, cy, w, h = values[:4]
+            xs, ys = values[0::2], values[1::2]
+            corners, pose = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), None
+            if len(values) > 4:
+                # A keypoint that nobody can see is 0 0.
+                points = [point for point in zip(xs[2:], ys[2:], strict=True) if point != (0, 0)]
+                pose = all(abs(x - cx) <= w / 2 and abs(y - cy) <= h / 2 for x, y in points)
                 corners = min(xs), min(ys), max(xs), max(ys)
-            found.append((number, int(index), corners))
+            found.append((number, int(index), corners, pose))
     return found
 
 

@@ -290,6 +290,18 @@ def test_a_line_that_is_no_class_name_is_refused(tmp_path: Path, names: str, num
         read_dataset(write(tmp_path, {"a": "0 0.5 0.5 0.5 0.2\n"}, names))
 
 
+def test_polygons_that_might_be_keypoints_are_asked_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without data.yaml nobody can know; points that all lie in the box of the first four numbers tell."""
+    pose = "1 0.5 0.5 0.2 0.4 0.45 0.4 0.55 0.6 0 0\n"
+    read_dataset(write(tmp_path, {"a": pose, "b": "0 0.5 0.5 0.5 0.2\n"}))
+    assert "all 1 of them might be a box and keypoints in it: if they are, say so by kpt_shape" in caplog.text
+    caplog.clear()
+    read_dataset(write(tmp_path, {"a": pose, "b": "0 0.1 0.1 0.3 0.2 0.2 0.4\n"}))
+    assert caplog.text == ""
+
+
 def test_labels_may_lie_beside_their_images(tmp_path: Path) -> None:
     """LabelImg's default: images, labels and classes.txt in one folder, here below one named images."""
     root = write(tmp_path, {"set/a": "1 0.5 0.5 0.5 0.2\n"}, None) / "images" / "set"
