@@ -301,9 +301,9 @@ def _check_objects(part: _Part) -> Iterator[Finding]:
                 first[rows] = np.minimum(first[rows], before)
         for b in np.flatnonzero(first < np.arange(len(own))):
             one, other = own[first[b]], own[b]
-            shared = iou(part.boxes[[one]], part.boxes[[other]])[0, 0]
+            ratio = iou(part.boxes[[one]], part.boxes[[other]])[0, 0]
             pair = f"{part.object(one)} and {part.object(other)}"
-            yield part.finding("duplicate_box", image, f"{pair}: IoU {shared:.2f}")
+            yield part.finding("duplicate_box", image, f"{pair}: IoU {ratio:.2f}")
     # 3. Objects smaller than a heatmap cell, which the network can hardly see.
     side = _side(part, chosen)
     for i, pixels in zip(chosen[side < part.stride], side[side < part.stride], strict=True):
