@@ -7,10 +7,13 @@ has an overlap of its own, of boxes in cells and with a gradient: `network.losse
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+_BLOCK = 1 << 17  # pairs of boxes whose overlap is computed at a time: 1 MB of float64, which caches hold
 
 
 def iou(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -18,6 +21,26 @@ def iou(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArray[n
     both = _intersection(a, b)
     union = _area(a)[:, None] + _area(b)[None] - both
     return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+
+
+def own_overlaps(
+    boxes: NDArray[np.floating[Any]],
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]]:
+    """Yield blocks of `iou(boxes, boxes)` that together have each overlapping pair once.
+
+    boxes: (N, 4) x1, y1, x2, y2. A block is (R,) and (C,) indices of boxes, and their (R, C) overlaps: 0 for
+    a box and itself and for a pair that another block has.
+    """
+    # The whole matrix of an image with 20,000 boxes would take 14 GB. From left to right, a box can overlap
+    # those before it only if they reach it.
+    order = np.argsort(boxes[:, 0], kind="stable")
+    left, right = boxes[order, 0], boxes[order, 2]
+    rows = max(1, _BLOCK // max(1, len(order)))
+    for start in range(0, len(order), rows):
+        mine = order[start : start + rows]
+        end = int(np.searchsorted(left, right[start : start + rows].max()))
+        others = order[start : max(end, start + len(mine))]
+        yield mine, others, np.triu(iou(boxes[mine], boxes[others]), 1)
 
 
 def inside(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:

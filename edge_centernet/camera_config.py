@@ -48,6 +48,7 @@ class Settings:
     track: bool
     count_line: tuple[str, ...]
     zone: tuple[str, ...]
+    room: tuple[str, ...]
     counts: Path | None
     presence: Path | None
     store: Path | None

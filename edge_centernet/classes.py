@@ -7,6 +7,7 @@ names a class, `find_class` looks it up, so that every spelling works. COCO's wo
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Sequence
 
 # COCO's 80 classes in the order of its categories, https://cocodataset.org/#explore
@@ -25,9 +26,20 @@ COCO = (
 _SAME = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
 
 
+_LONGEST = 64  # characters
+CLASS_NAME = f"a class name of 1 to {_LONGEST} printable characters"  # for messages
+
+
+def is_class_name(name: object) -> bool:
+    """Whether this is CLASS_NAME: names go to terminals, tables, topics and pages."""
+    return isinstance(name, str) and 0 < len(name.strip()) <= len(name) <= _LONGEST and name.isprintable()
+
+
 def class_key(name: str) -> str:
     """What all names of one class share: COCO's word in lower case without blanks, hyphens and _."""
-    text = "".join(letter for letter in name.casefold() if not (letter.isspace() or letter in "-_"))
+    # macOS writes an accented letter as two characters (NFD), others as one: they look alike.
+    folded = unicodedata.normalize("NFC", name).casefold()
+    text = "".join(letter for letter in folded if not (letter.isspace() or letter in "-_"))
     return _SAME.get(text, text)
 
 

@@ -7,9 +7,11 @@ import hashlib
 import logging
 import os
 import re
+import stat
 import tempfile
 import threading
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -92,6 +94,40 @@ def text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
+
+
+def home_path(path: str | Path) -> Path:
+    """The path with a leading ~ replaced; ConfigError where this user has no home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no HOME, and a user number that /etc/passwd does not list: usual in containers
+        raise ConfigError(
+            f"{path}: user {os.getuid()} has no home folder; set HOME, or give the path without ~"
+        ) from None
+
+
+def cache_home() -> Path:
+    """$XDG_CACHE_HOME, or ~/.cache; a private folder among the temporary files where there is no home."""
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base)
+    try:
+        return Path("~/.cache").expanduser()
+    except RuntimeError:
+        return _homeless_cache()
+
+
+@cache
+def _homeless_cache() -> Path:
+    # Engines trust what is cached, and anybody can write among the temporary files: a folder that is not this
+    # user's alone is left where it is.
+    folder = Path(tempfile.gettempdir()) / f"edge-centernet-{os.getuid()}"
+    with suppress(OSError):
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        about = folder.lstat()
+        if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o077:
+            return folder
+    return Path(tempfile.mkdtemp(prefix="edge-centernet-"))
 
 
 class Unwritten:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from edge_centernet.classes import CLASS_NAME, is_class_name
 from edge_centernet.errors import ConfigError, ManifestError
 
 SCHEMA = 1
@@ -25,7 +26,6 @@ PER_CLASS = (
 SCORE_FIELDS = ("threshold", *PER_CLASS)  # what scores mean, and from which on detections are shown
 DEFAULT_THRESHOLD = 0.3  # the lowest score that is shown, where neither the model nor the user names another
 GREY = 128  # pixel value that is 0 in the network; the arithmetic: `edge_centernet.preprocess`
-_LONGEST_NAME = 64  # characters; a class's name is part of MQTT topics, metrics and labels in the image
 DIM_MAX = 1024  # limit of the C decoder for classes and for each side of the heatmap
 
 Layout = Literal["NCHW", "NHWC"]
@@ -180,11 +180,8 @@ class ModelSpec:
         if not 1 <= len(self.classes) <= DIM_MAX:
             raise ManifestError(f"model classes: expected 1 to {DIM_MAX} names, got {len(self.classes)}")
         for text in self.classes:
-            if not (isinstance(text, str) and 1 <= len(text) <= _LONGEST_NAME and text.isprintable()):
-                raise ManifestError(
-                    f"model classes: expected names of 1 to {_LONGEST_NAME} printable characters, "
-                    f"got {str(text)[: _LONGEST_NAME + 1]!r}"
-                )
+            if not is_class_name(text):
+                raise ManifestError(f"model classes: expected {CLASS_NAME}, got {str(text)[:65]!r}")
         if not (f"{self.name}{self.version}".isprintable()):
             raise ManifestError(
                 f"model name and version: expected printable characters, got {self.name!r}, {self.version!r}"

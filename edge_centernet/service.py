@@ -110,6 +110,7 @@ def status_line(snapshot: Snapshot, classes: Sequence[str]) -> str:
         ", ".join(f"{classes[i]} {counts[i]}" for i in most) or "nothing in view",
         ", ".join(f"{line.name} in {line.inward} out {line.outward}" for line in tally.lines[:_STATUS_ITEMS]),
         ", ".join(f"{zone.name} {zone.inside} inside" for zone in tally.zones[:_STATUS_ITEMS]),
+        ", ".join(f"{room.name} {room.inside} inside" for room in tally.rooms[:_STATUS_ITEMS]),
         snapshot.unwritten,
     ]
     return "; ".join(part for part in parts if part)

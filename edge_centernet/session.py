@@ -33,6 +33,7 @@ from edge_centernet.sources import CaptureState, Frame
 from edge_centernet.sources.files import Source, Stills, Video, is_live, open_camera, open_source, public_name
 from edge_centernet.system import heap
 from edge_centernet.tracking.line_counter import parse_line
+from edge_centernet.tracking.room import parse_room
 from edge_centernet.tracking.scene import Scene, SceneOptions
 from edge_centernet.tracking.state import Snapshot, Tally
 from edge_centernet.tracking.zone_counter import parse_zone
@@ -139,6 +140,7 @@ def _scene_options(settings: Settings) -> SceneOptions:
         track=settings.track,
         lines=tuple(parse_line(text, i + 1) for i, text in enumerate(settings.count_line)),
         zones=tuple(parse_zone(text, i + 1) for i, text in enumerate(settings.zone)),
+        rooms=tuple(parse_room(text, i + 1) for i, text in enumerate(settings.room)),
         presence=settings.presence,
         counts=settings.counts,
         store=settings.store is not None,
@@ -268,6 +270,7 @@ def _take_as_sequence(stills: Stills, settings: Settings) -> None:
         "--track": settings.track,
         "--count-line": settings.count_line,
         "--zone": settings.zone,
+        "--room": settings.room,
         "--presence": settings.presence,
         "--store": settings.store,
     }

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from edge_centernet.artifact import files_of
+from edge_centernet.files import cache_home
 
 # Each file begins with the SHA-256 of the rest: one that was cut off or damaged must count as missing.
 _DIGEST = 32  # bytes
@@ -29,9 +30,8 @@ _log = logging.getLogger(__name__)
 
 
 def folder() -> Path:
-    """$XDG_CACHE_HOME/edge-centernet; ~/.cache/edge-centernet where that is not set."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "edge-centernet"
+    """The folder `edge-centernet` of `files.cache_home`."""
+    return cache_home() / "edge-centernet"
 
 
 def content_of(path: Path) -> str:

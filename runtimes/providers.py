@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from edge_centernet.artifact import damaged, protobuf_fields, protobuf_messages
 from edge_centernet.errors import ConfigError
-from edge_centernet.files import sha256
+from edge_centernet.files import home_path, sha256
 from edge_centernet.runtimes import compile_cache
 from edge_centernet.system.machine import device_tree_model
 
@@ -152,7 +152,7 @@ def engine_folder(path: Path) -> Path:
     about = (sha256(path), onnxruntime_version(), tensorrt_version(), device_tree_model())
     key = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
     root = os.environ.get(CACHE) or compile_cache.folder() / "engines"
-    return Path(root).expanduser() / f"{path.stem}-{key}"
+    return home_path(root) / f"{path.stem}-{key}"
 
 
 @contextmanager

@@ -112,8 +112,8 @@ def picture(suffix: str) -> bytes:
 
 def read_picture(data: bytes) -> None:
     """An image's header, and its pixels where these are few; both ways of finding the size agree."""
-    width, height = imageio.check_header(data, "fuzz")
-    if width * height <= DECODED:
+    header = imageio.check_header(data, "fuzz")
+    if header.width * header.height <= DECODED:
         Path("image").write_bytes(data)
         size = imageio.image_size(Path("image"))
         assert imageio.decode_image(data, "fuzz").shape == (size[1], size[0], 3)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from edge_centernet import Detection, Detections, Detector, Tracker, read_image, sample_photo
-from edge_centernet.boxes import greedy_match, inside, iou
+from edge_centernet.boxes import greedy_match, inside, iou, own_overlaps
 from edge_centernet.errors import MissingDependency
 
 CLASSES = ("cat", "person", "sofa")
@@ -145,3 +147,28 @@ def test_nothing_matches_nothing() -> None:
     """Without rows or without columns there is no partner, and no error."""
     assert greedy_match(np.zeros((2, 0)), 0.5).tolist() == [-1, -1]
     assert greedy_match(np.zeros((0, 2)), 0.5).tolist() == []
+
+
+@pytest.mark.parametrize("spread", [0, 900])
+def test_overlaps_in_blocks_are_those_of_the_whole_matrix(spread: int) -> None:
+    """Each pair once, in a tenth of the memory: of 20,000 boxes in one image the matrix would take 14 GB."""
+    corner = np.random.default_rng(0).uniform(0, 1, (2000, 2)) * spread
+    boxes = np.hstack([corner, corner + 90]).astype(np.float32)
+    whole = iou(boxes, boxes)
+    found = np.zeros_like(whole)
+    tracemalloc.start()
+    for rows, columns, overlap in own_overlaps(boxes):
+        found[np.ix_(rows, columns)] += overlap
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    np.fill_diagonal(whole, 0)
+    np.testing.assert_array_equal(found + found.T, whole)
+    assert peak < whole.nbytes / 3
+
+
+def test_no_box_overlaps_itself() -> None:
+    """Neither one nor none."""
+    assert list(own_overlaps(np.zeros((0, 4), np.float32))) == []
+    ((rows, columns, overlap),) = own_overlaps(np.array([HERE], np.float32))
+    assert (rows.tolist(), columns.tolist(), overlap.tolist()) == ([0], [0], [[0.0]])

@@ -80,7 +80,7 @@ def test_a_square_is_named_by_one_number() -> None:
 def test_a_class_name_is_short_and_can_be_seen(name: Any) -> None:
     """It goes to terminals, topics and labels; 64 letters of any language are well."""
     with pytest.raises(
-        ManifestError, match="model classes: expected names of 1 to 64 printable characters, got "
+        ManifestError, match="model classes: expected a class name of 1 to 64 printable characters, got "
     ):
         ModelSpec("m", "1", 64, 64, ("person", name))
     assert ModelSpec("m", "1", 64, 64, ("犬" * 64,)).classes == ("犬" * 64,)

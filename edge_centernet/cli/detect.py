@@ -86,6 +86,13 @@ _scene_options = option_group(
         "of the image if all are between 0 and 1.",
     ),
     click.option(
+        "--room",
+        multiple=True,
+        metavar="[NAME=]LINE,-LINE,...[;reset=HH:MM][;empty=ZONE]",
+        help='Estimate how many are in a room from the lines at its doors. A line whose "in" leads out of it '
+        "gets a minus.",
+    ),
+    click.option(
         "--counts",
         type=click.Path(path_type=Path),
         metavar="JSON",
@@ -239,6 +246,8 @@ def command(context: click.Context, /, **given: Any) -> None:
         for zone in done.tally.zones:
             dwell = f"{zone.mean_dwell_s:.1f} s on average"
             echo(f"{zone.name}: {zone.entered} entered, {dwell}", err=True)
+        for room in done.tally.rooms:
+            echo(f"{room.name}: {room.inside} inside (between {room.low} and {room.high})", err=True)
     if done.annotated:
         one = len(done.annotated) == 1
         where = done.annotated[0] if one else done.folder

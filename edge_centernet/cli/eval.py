@@ -14,9 +14,10 @@ import click
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import model_options, open_model
 from edge_centernet.data import read_dataset
+from edge_centernet.data.base import list_names
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
-from edge_centernet.evaluation.coco import THRESHOLD, detector_classes, evaluate_dataset
+from edge_centernet.evaluation.coco import THRESHOLD, detector_classes, evaluate_dataset, left_out
 from edge_centernet.evaluation.crowds import MAX_DETECTIONS, OVERLAPS, THRESHOLDS
 from edge_centernet.evaluation.plots import require_matplotlib, write_precision_recall, write_reliability
 from edge_centernet.files import prepare_folder, sha256, write_atomic
@@ -107,14 +108,15 @@ def command(
         only = detector_classes(classes, dataset.classes)
         detector = Detector(opened, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, only=only)
         result = evaluate_dataset(detector.detect_timed, dataset, classes, progress, opened.manifest.model)
-        about = {
+        about: dict[str, Any] = {
             "model": model,
             "runtime": opened.name,
             "precision": opened.manifest.precision,
             "data": str(data),
+            "left_out": left_out(classes, dataset.classes),
         }
         about["sha256"] = sha256(first_candidate(model, runtime)[0])
-    echo(_table(result, f"{model}, {about['precision']}, {about['runtime']}, on {data}"))
+    echo(_table(result, about))
     if out is not None:
         text = json.dumps({**about, **result}, indent=2) + "\n"
         write_atomic(out, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text))
@@ -123,10 +125,16 @@ def command(
         write_reliability(result, plots / "reliability.png")
 
 
-def _table(result: dict[str, Any], title: str) -> str:
+def _table(result: dict[str, Any], about: dict[str, Any]) -> str:
+    lines = ["{model}, {precision}, {runtime}, on {data}".format(**about)]
+    # An AP over some of the classes is not that of the data set, so this stands above it.
+    left = [
+        f"only in the {where}: {list_names(names)}" for where, names in about["left_out"].items() if names
+    ]
+    lines += [f"not evaluated, {'; '.join(left)}"] if left else []
     # 1. COCO's figures, by class and over all.
     wide = max(map(len, ("class", *result["per_class"])))
-    lines = [title, "", f"{'class':<{wide}}      AP    AP50"]
+    lines += ["", f"{'class':<{wide}}      AP    AP50"]
     lines += [f"{n:<{wide}}  {_show(v['AP'])}  {_show(v['AP50'])}" for n, v in result["per_class"].items()]
     lines += [f"{'all':<{wide}}  {_show(result['AP'])}  {_show(result['AP50'])}", ""]
     lines += ["  ".join(f"{key} {_show(result[key]).strip()}" for key in KEYS), ""]

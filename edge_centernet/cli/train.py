@@ -12,9 +12,11 @@ import click
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import input_size, set_options, sources
 from edge_centernet.data import DataSource, read_datasets
-from edge_centernet.errors import ConfigError, MissingDependency
+from edge_centernet.data.base import list_names
+from edge_centernet.errors import ConfigError, MissingDependency, SourceError
 from edge_centernet.manifest import InputSize
 from edge_centernet.model_zoo import DEFAULT, find_model
+from edge_centernet.progress import bars
 
 
 @click.command(cls=Command)
@@ -130,6 +132,7 @@ def _train(
     from edge_centernet.network import distributed
     from edge_centernet.network.checkpoint import read_header
     from edge_centernet.train.config import TrainConfig
+    from edge_centernet.train.dataset import Augment, check_objects
     from edge_centernet.train.export import export_onnx
     from edge_centernet.train.loop import Trainer
     from edge_centernet.train.start import is_checkpoint
@@ -138,6 +141,7 @@ def _train(
     # 1. The options: what was asked goes before what an earlier run or the start brings along.
     start: Path | None = None
     defaults: dict[str, Any] = {}
+    learnt: list[str] | None = None  # classes of the run that is resumed
     if resume:
         saved = out / "config.json"
         if first and not saved.is_file():
@@ -145,6 +149,7 @@ def _train(
         # Other machines may not see the folder, so the first process tells them what is in it.
         known: Any = distributed.from_first(json.loads(saved.read_text()) if first else None)
         defaults = {option: value for option, value in known.items() if option != "classes"}
+        learnt = known.get("classes")
     elif weights != "none":
         start = Path(weights)
         if start.suffix not in (".safetensors", ".pth", ".pt", ".tar") and not start.exists():
@@ -156,7 +161,25 @@ def _train(
         raise ConfigError(f"{out} already holds a run: go on with --resume, or choose another --out")
     # 2. The data. Validation counts the classes of training.
     train_set = read_datasets(data, classes)
+    if learnt is not None and learnt != list(train_set.classes):
+        raise ConfigError(
+            f"--resume: the run in {out} learns {list_names(learnt)}, in this order, but the data set has "
+            f"{list_names(train_set.classes)}; give it the data of its start, or begin in another --out"
+        )
     val_set = read_datasets(val, train_set.classes) if val else None
+    if first:
+        # Before hours of training, not in their midst.
+        augment = Augment(scale=(config.scale_min, config.scale_max))
+        check_objects(train_set, " + ".join(str(one.path) for one in data), config.size, augment)
+        if val_set is not None and not any(sample.counted.any() for sample in val_set.samples):
+            shown = " + ".join(str(one.path) for one in val)
+            raise SourceError(
+                f"--val {shown}: expected at least one labelled object to evaluate on, found none"
+            )
+        with bars() as progress:
+            train_set.check_images("check images", progress)
+            if val_set is not None:
+                val_set.check_images("check images of val", progress)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

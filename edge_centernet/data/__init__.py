@@ -49,6 +49,7 @@ class Format(NamedTuple):
     reader: str
 
 
+_YOLO_FILES = ("data.yaml", "obj.data", "data/obj.data", "classes.txt", "obj.names", "_darknet.labels")
 # The first that accepts a path reads it: a folder with both Annotations/ and labels/ is read as VOC.
 # Another format is a reader and an entry here (docs/extending.md).
 FORMATS = [
@@ -59,9 +60,11 @@ FORMATS = [
         "edge_centernet.data.voc:read_voc",
     ),
     Format(
-        "a YOLO data.yaml or folder (images/, labels/)",
+        "a YOLO data.yaml, obj.data or folder (images/ and labels/, or both kinds of files and classes.txt)",
         lambda path: (
-            _suffix(path) in (".yaml", ".yml") or (path / "labels").is_dir() or (path / "data.yaml").is_file()
+            _suffix(path) in (".yaml", ".yml", ".data")
+            or (path / "labels").is_dir()
+            or any((path / name).is_file() for name in _YOLO_FILES)
         ),
         "edge_centernet.data.yolo:read_yolo",
     ),

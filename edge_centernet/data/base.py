@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import reprlib
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +16,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.classes import find_class
+from edge_centernet.classes import CLASS_NAME, find_class, is_class_name
 from edge_centernet.errors import SourceError
+from edge_centernet.imageio import Image, image_size, read_image
+from edge_centernet.progress import Progress, unseen, with_progress
 
 log = logging.getLogger("edge_centernet.data")
 
@@ -23,6 +27,10 @@ log = logging.getLogger("edge_centernet.data")
 # float32 coordinates beyond 4,096 pixels are only good to half of this: an empty box may have a tiny side.
 MIN_SIDE = 1e-3
 
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 80
+_BRIEF.maxlevel = 2
+_LONGEST = 160  # characters of a value in a message
 # A default for Sample.scores that stands for as many ones as there are boxes, recognised by its identity.
 _ALL_SURE = np.ones(0, np.float32)
 
@@ -76,6 +84,21 @@ class Sample:
         counted: NDArray[np.bool_] = ~(self.ignore | np.isin(self.labels, self.unlabelled))
         return counted
 
+    def read(self) -> Image:
+        """Read the image, (H, W, 3) uint8 BGR.
+
+        Raises SourceError where it cannot be read or does not have the annotated size: its boxes would be in
+        the wrong place.
+        """
+        image = read_image(self.path)
+        height, width = image.shape[:2]
+        if (width, height) != (self.width, self.height):
+            raise SourceError(
+                f"{self.path}: expected {self.width}x{self.height} pixels as its annotation says, "
+                f"got {width}x{height}; correct the annotation or the image, its boxes do not fit"
+            )
+        return image
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -87,6 +110,15 @@ class Dataset:
     def __len__(self) -> int:
         """Number of images."""
         return len(self.samples)
+
+    def check_images(self, title: str, progress: Progress = unseen) -> None:
+        """Raise SourceError for the first image that is missing or does not have the annotated size.
+
+        Most files are read by their header alone. title: of the progress bar.
+        """
+        for sample in with_progress(self.samples, title, progress):
+            if image_size(sample.path) != (sample.width, sample.height):
+                sample.read()  # raises, and is the last word: a header may be wrong about the pixels
 
 
 class Problem(NamedTuple):
@@ -252,6 +284,9 @@ def choose_classes(source: object, declared: Sequence[str], wanted: Sequence[str
         return Chosen(tuple(declared), {name: i for i, name in enumerate(declared)}, frozenset())
     if not wanted:
         raise SourceError(f"{source}: expected at least one class name to read, got an empty list")
+    for name in wanted:
+        if not is_class_name(name):
+            raise SourceError(f"{source}: classes asked for: expected {CLASS_NAME}, got {brief(name)}")
     if repeated := [name for name, n in Counter(wanted).items() if n > 1]:
         raise SourceError(
             f"{source}: class {repeated[0]!r} is asked for more than once; name each class once"
@@ -281,6 +316,51 @@ def warn_absent(source: object, chosen: Chosen) -> None:
         )
 
 
+def class_name(where: str, value: object) -> str:
+    """Return a class name in its usual form: without blanks around it, accented letters as one character.
+
+    Raises SourceError, beginning with `where`, for what is no name (`edge_centernet.classes.CLASS_NAME`).
+    """
+    name = unicodedata.normalize("NFC", value.strip()) if isinstance(value, str) else value
+    if isinstance(name, str) and is_class_name(name):
+        return name
+    raise SourceError(f"{where}: expected {CLASS_NAME}, got {brief(value)}")
+
+
+def flag(where: str, value: object) -> bool:
+    """Return yes or no as tools write it: 0, 1, true, false, also as text; None is no.
+
+    Raises SourceError, beginning with `where`, for anything else: what is ignored must not depend on a guess.
+    """
+    text = str(value).strip().lower() if isinstance(value, str | int | float) else value
+    if text in (None, "", "0", "0.0", "false"):
+        return False
+    if text in ("1", "1.0", "true"):
+        return True
+    raise SourceError(f"{where}: expected 0 or 1, got {brief(value)}")
+
+
+def read_text(file: Path) -> str:
+    """Read a text file in UTF-8, or in UTF-16 as Windows marks it, without its byte order mark."""
+    try:
+        content = file.read_bytes()
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise SourceError(f"{file}: expected text in UTF-8, got something else; save it as UTF-8") from None
+    except OSError as error:
+        raise SourceError(f"{file}: cannot be read ({error.strerror})") from None
+
+
+def on_disk(folder: Path, name: str) -> Path:
+    """Return the file of this name, also where the disk spells its accented letters in the other form.
+
+    A file that exists in neither form is returned as it is named.
+    """
+    # macOS takes both forms for one name, others do not: a set that was packed there has files in NFD.
+    forms = [name] if name.isascii() else [name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]
+    return folder / next((form for form in forms if os.path.exists(folder / form)), name)
+
+
 def require_files(source: Path, paths: Sequence[Path], where: Callable[[int], str]) -> None:
     """Raise SourceError for image files that do not exist, naming the first.
 
@@ -303,7 +383,13 @@ def require_files(source: Path, paths: Sequence[Path], where: Callable[[int], st
         )
 
 
+def brief(value: object) -> str:
+    """Format a value for a message, which a file of millions of them must not make long."""
+    text = _BRIEF.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
 def list_names(names: Sequence[str], limit: int = 8) -> str:
     """Format names for a message: 'person', 'car' and 3 more."""
-    shown = ", ".join(repr(name) for name in names[:limit])
+    shown = ", ".join(brief(name) for name in names[:limit])
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -13,9 +14,14 @@ from edge_centernet.data.base import (
     Annotations,
     Objects,
     Problem,
+    brief,
     choose_classes,
+    class_name,
+    flag,
     list_names,
+    log,
     note,
+    on_disk,
     require_files,
     warn_absent,
 )
@@ -79,7 +85,7 @@ def read_coco(
             place = f"annotations[{i}]"
             where = f"{path}: {place}"
             if not isinstance(annotation, dict):
-                raise SourceError(f"{where}: expected an object, got {annotation!r}")
+                raise SourceError(f"{where}: expected an object, got {brief(annotation)}")
             image = _lookup(where, annotation, "image_id", index_of, "images")
             label = chosen.label_of.get(_lookup(where, annotation, "category_id", names, "categories"))
             _add_object(objects, where, annotation, image, label, place)
@@ -100,35 +106,39 @@ def _add_object(
     objects: Objects, where: str, annotation: dict[str, Any], image: int, label: int | None, place: str
 ) -> None:
     """Check an annotation's own values, and append it unless its class is not read (label None)."""
-    # COCO's box is x, y, width, height; ours are corners. type() because isinstance takes True for a number.
-    bbox, score = annotation.get("bbox"), annotation.get("score")
-    if not (
-        isinstance(bbox, list)
-        and len(bbox) == 4
-        and all(type(value) in (int, float) for value in bbox)
-        and math.isfinite(sum(bbox))
-    ):
-        raise SourceError(f"{where}.bbox: expected 4 numbers, x, y, width, height in pixels; got {bbox!r}")
-    x, y, width, height = bbox
-    if score is None:
-        score = 1.0
-    elif not isinstance(score, int | float) or isinstance(score, bool) or not 0 <= score <= 1:  # or NaN
-        raise SourceError(f"{where}.score: expected a number 0 to 1, got {score!r}")
+    # COCO's box is x, y, width, height; ours are corners.
+    bbox, score, area = annotation.get("bbox"), annotation.get("score"), annotation.get("area")
+    values = [_number(value) for value in bbox] if isinstance(bbox, list) and len(bbox) == 4 else [math.nan]
+    if not math.isfinite(sum(values)):
+        raise SourceError(
+            f"{where}.bbox: expected 4 numbers, x, y, width, height in pixels; got {brief(bbox)}"
+        )
+    x, y, width, height = values
+    sure = 1.0 if score is None else _number(score)
+    if not 0 <= sure <= 1:  # or NaN
+        raise SourceError(f"{where}.score: expected a number 0 to 1, got {brief(score)}")
+    # Both keys are in use: `ignore` is what COCO's own tools call it, `iscrowd` what its files have.
+    ignored = [flag(f"{where}.{key}", annotation.get(key)) for key in ("iscrowd", "ignore")]
     if label is None:
         return
-    area = annotation.get("area")
-    if area is not None and not (isinstance(area, int | float) and math.isfinite(area)):
-        raise SourceError(f"{where}.area: expected a number of pixels, got {area!r}")
+    if area is not None and not math.isfinite(_number(area)):
+        raise SourceError(f"{where}.area: expected a number of pixels, got {brief(area)}")
     objects.add(
         image,
         label,
         (x, y, x + width, y + height),
         place,
-        # Both keys are in use: `ignore` is what COCO's own tools call it, `iscrowd` what its files have.
-        ignore=bool(annotation.get("iscrowd")) or bool(annotation.get("ignore")),
-        area=None if area is None else float(area),
-        score=float(score),
+        ignore=any(ignored),
+        area=None if area is None else _number(area),
+        score=sure,
     )
+
+
+def _number(value: Any) -> float:
+    """Return a number of the file; NaN for what is none, or too large to compute with."""
+    # type() because isinstance takes True for a number; a whole number may have thousands of digits.
+    number = float(value) if type(value) is float or (type(value) is int and abs(value) < 1e300) else math.nan
+    return number if abs(number) < 1e300 else math.nan
 
 
 def _labelled(where: str, owner: Any, declared: Sequence[str]) -> frozenset[str] | None:
@@ -137,7 +147,7 @@ def _labelled(where: str, owner: Any, declared: Sequence[str]) -> frozenset[str]
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise SourceError(f"{where}.{_LABELLED_ONLY}: expected a list of class names, got {value!r}")
+        raise SourceError(f"{where}.{_LABELLED_ONLY}: expected a list of class names, got {brief(value)}")
     found = []
     for name in value:
         index = find_class(name, declared)
@@ -161,6 +171,10 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[int, str]]:
         ) from None
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: byte {error.start}: expected UTF-8 text, got something else") from None
+    except RecursionError:
+        raise SourceError(f"{path}: expected COCO JSON, got lists that are nested too deeply") from None
+    except ValueError:  # Python's limit
+        raise SourceError(f"{path}: expected COCO JSON, got a number with thousands of digits") from None
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
     if not isinstance(data, dict):
@@ -175,21 +189,42 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[int, str]]:
         raise SourceError(f"{path}: 'images': expected at least one image, got an empty list")
 
     names: dict[int, str] = {}
+    group = _is_group(data["categories"], data["annotations"])
     for i, category in enumerate(data["categories"]):
         where = f"{path}: categories[{i}]"
         number = category.get("id") if isinstance(category, dict) else None
         if not isinstance(number, int) or isinstance(number, bool) or not _is_name(category.get("name")):
             raise SourceError(
-                f"{where}: expected an object with an integer 'id' and a 'name', got {category!r}"
+                f"{where}: expected an object with an integer 'id' and a 'name', got {brief(category)}"
             )
+        name = class_name(f"{where}.name", category["name"])
+        if i == 0 and group:
+            log.warning(
+                "%s: %r is the group of all other categories, and no object has it: left out", path, name
+            )
+            continue
         if number in names:
             raise SourceError(f"{where}.id: {number} is used twice; category ids must differ")
-        if category["name"] in names.values():
-            raise SourceError(f"{where}.name: {category['name']!r} is used twice; category names must differ")
-        names[number] = category["name"]
+        if name in names.values():
+            raise SourceError(f"{where}.name: {name!r} is used twice; category names must differ")
+        names[number] = name
     if not names:
         raise SourceError(f"{path}: 'categories': expected at least one category, got an empty list")
     return data, dict(sorted(names.items()))
+
+
+def _is_group(categories: list[Any], annotations: list[Any]) -> bool:
+    """Return whether the first category is the root that Roboflow's export puts above the classes."""
+    if len(categories) < 2 or not all(isinstance(one, dict) for one in categories):
+        return False
+    first, *others = categories
+    return (
+        first.get("supercategory") in (None, "", "none")
+        and all(one.get("supercategory") == first.get("name") for one in others)
+        and not any(
+            isinstance(one, dict) and one.get("category_id") == first.get("id") for one in annotations
+        )
+    )
 
 
 def _images(
@@ -216,14 +251,14 @@ def _images(
         with note(problems):
             where = f"{path}: images[{i}]"
             if not isinstance(image, dict):
-                raise SourceError(f"{where}: expected an object, got {image!r}")
+                raise SourceError(f"{where}: expected an object, got {brief(image)}")
             name, key = image.get("file_name"), image.get("id")
             if not _is_name(name):
-                raise SourceError(f"{where}.file_name: expected a file name, got {name!r}")
+                raise SourceError(f"{where}.file_name: expected a file name, got {brief(name)}")
             if not isinstance(key, int | str) or isinstance(key, bool):
-                raise SourceError(f"{where}.id: expected an integer, got {key!r}")
+                raise SourceError(f"{where}.id: expected an integer, got {brief(key)}")
             if key in id_use:
-                raise SourceError(f"{where}.id: {key!r} is already the id of images[{id_use[key]}]")
+                raise SourceError(f"{where}.id: {brief(key)} is already the id of images[{id_use[key]}]")
             if name in name_use:
                 raise SourceError(
                     f"{where}.file_name: {name!r} is already the file of images[{name_use[name]}]"
@@ -231,7 +266,9 @@ def _images(
             for side in ("width", "height"):
                 value = image.get(side)
                 if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value < 1e6:
-                    raise SourceError(f"{where}.{side}: expected the image's {side} in pixels, got {value!r}")
+                    raise SourceError(
+                        f"{where}.{side}: expected the image's {side} in pixels, got {brief(value)}"
+                    )
             own = _labelled(where, image, declared)
             id_use[key] = name_use[name] = i
             index_of[key] = len(entries)
@@ -251,7 +288,7 @@ def _find_root(path: Path, entries: list[_Image]) -> Path:
     folders += [above / split, above / "images" / split, above / "images"]
     probe = [entry.name for entry in entries[:_PROBE]]
     # Not by the first image alone: its file may be missing, or a namesake may lie in another folder.
-    found = [sum(_resolve(folder, name).is_file() for name in probe) for folder in folders]
+    found = [sum(os.path.isfile(_resolve(folder, name)) for name in probe) for folder in folders]
     if not max(found):
         raise SourceError(
             f"{path}: images[0].file_name {probe[0]!r}: not found in "
@@ -263,7 +300,7 @@ def _find_root(path: Path, entries: list[_Image]) -> Path:
 def _resolve(root: Path, name: str) -> Path:
     """Return the file; its name may repeat that of the images folder (train/ + train/a.jpg)."""
     first, _, rest = name.partition("/")
-    return root / rest if rest and first == root.name else root / name
+    return on_disk(root, rest if rest and first == root.name else name)
 
 
 def _lookup(where: str, annotation: dict[str, Any], key: str, table: dict[Any, Any], owner: str) -> Any:
@@ -271,7 +308,7 @@ def _lookup(where: str, annotation: dict[str, Any], key: str, table: dict[Any, A
     value = annotation.get(key)
     if isinstance(value, int | str) and value in table:  # a list could not be looked up
         return table[value]
-    raise SourceError(f"{where}.{key}: expected the id of one of the {owner}, got {value!r}")
+    raise SourceError(f"{where}.{key}: expected the id of one of the {owner}, got {brief(value)}")
 
 
 def _is_name(value: object) -> TypeGuard[str]:

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
+import re
+import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_centernet.data.base import Annotations, Objects, Problem, choose_classes, note, warn_absent, without
+from edge_centernet.data.base import (
+    Annotations,
+    Objects,
+    Problem,
+    brief,
+    choose_classes,
+    class_name,
+    flag,
+    note,
+    on_disk,
+    read_text,
+    warn_absent,
+    without,
+)
 from edge_centernet.errors import SourceError
 from edge_centernet.imageio import IMAGE_SUFFIXES, image_size
+
+_ENCODING = re.compile(rb"""(?:\xef\xbb\xbf)?<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""")
+# Encodings whose name tools write over text of a larger one: the larger one reads both.
+_LARGER = {
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "big5": "big5hkscs",
+}
+# Of Python's own and in no XML; some take very long on long text.
+_NO_CHARSET = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "unicode-escape",
+                         "raw-unicode-escape", "undefined"})  # fmt: skip
+_SIDE_LIMIT = 1e6  # pixels; no image is that large
 
 
 class _Object(NamedTuple):
@@ -46,13 +76,13 @@ def read_voc(
         )
     split_names = (os.path.splitext(name) for name in sorted(os.listdir(folder)))
     files = [(stem, stem + suffix) for stem, suffix in split_names if suffix.lower() in IMAGE_SUFFIXES]
-    present = dict(files) | {name: name for _, name in files}
+    present = {_key(stem): name for stem, name in files} | {_key(name): name for _, name in files}
 
     entries: list[tuple[Path, int, int]] = []
     found: list[dict[str, _Object]] = []
     used: dict[Path, Path] = {}
     for name in names:
-        xml = root / "Annotations" / f"{name}.xml"
+        xml = on_disk(root / "Annotations", f"{name}.xml")
         with note(problems):
             tree, size = _parse(xml)
             with note(problems, "image"):
@@ -101,25 +131,25 @@ def _annotations(
     if not path.is_file():
         seen = dict.fromkeys(sorted(p.stem for p in (root / "Annotations").glob("*.xml")), 0)
     else:
-        try:
-            lines = path.read_text("utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise SourceError(
-                f"{path}: expected a list of image names in UTF-8, got something else"
-            ) from None
         # 3. Lines are `NAME` or, in the sets of one class, `NAME -1|0|1`: absent, difficult or present.
-        for number, line in enumerate(lines, 1):
-            words = line.split()
-            if not words:
+        folder = root / "Annotations"
+        for number, line in enumerate(read_text(path).splitlines(), 1):
+            name = line.strip()
+            if not name:
                 continue
             with note(problems):
-                if len(words) > 2 or (len(words) == 2 and words[1] not in ("-1", "0", "1")):
-                    raise SourceError(f"{path}: line {number}: expected an image name, got {line.strip()!r}")
-                if words[0] in seen:
-                    raise SourceError(
-                        f"{path}: line {number}: {words[0]!r} is already in line {seen[words[0]]}"
-                    )
-                seen[words[0]] = number
+                # A name may hold blanks, and end in a number: "photo 1" is that photo's if there is one.
+                if len(name.split()) > 1 and not os.path.isfile(on_disk(folder, f"{name}.xml")):
+                    whole, name, last = name, *name.rsplit(None, 1)
+                    known = len(name.split()) == 1 or os.path.isfile(on_disk(folder, f"{name}.xml"))
+                    if last not in ("-1", "0", "1") or not known:
+                        raise SourceError(
+                            f"{path}: line {number}: expected an image name, got {brief(whole)}, "
+                            "which has no annotation"
+                        )
+                if name in seen:
+                    raise SourceError(f"{path}: line {number}: {name!r} is already in line {seen[name]}")
+                seen[name] = number
     if not seen:
         raise SourceError(f"{path}: expected at least one image, found none")
     return path, root, list(seen)
@@ -128,8 +158,8 @@ def _annotations(
 def _parse(xml: Path) -> tuple[ElementTree.Element, tuple[int, int] | None]:
     """Return the root element, and (width, height) in pixels unless the file lacks it."""
     try:
-        root = ElementTree.fromstring(xml.read_bytes())
-    except FileNotFoundError:
+        root = ElementTree.fromstring(_decoded(xml, xml.read_bytes()))
+    except (FileNotFoundError, ValueError):  # ValueError: a name that no file can have
         raise SourceError(f"{xml}: no such annotation, though the image set names it") from None
     except OSError as error:
         raise SourceError(f"{xml}: cannot be read ({error.strerror})") from None
@@ -143,17 +173,43 @@ def _parse(xml: Path) -> tuple[ElementTree.Element, tuple[int, int] | None]:
     size = root.find("size")
     if size is None:
         return root, None
-    width, height = (int(_number(f"{xml}: size", size, side)) for side in ("width", "height"))
-    return root, (width, height) if width > 0 and height > 0 else None  # some tools write zeros
+    sides = width, height = [_number(f"{xml}: size", size, side) for side in ("width", "height")]
+    if max(sides) >= _SIDE_LIMIT:
+        raise SourceError(f"{xml}: size: expected the image's size in pixels, got {width:g}x{height:g}")
+    return root, (int(width), int(height)) if min(sides) >= 1 else None  # some tools write zeros
+
+
+def _decoded(xml: Path, content: bytes) -> bytes | str:
+    """Return the file's content as text where the XML parser does not know its encoding itself."""
+    declared = _ENCODING.match(content)
+    name = declared[1].decode() if declared else "utf-8"
+    if name.lower() in ("utf-8", "utf-16", "us-ascii", "iso-8859-1"):
+        return content
+    try:
+        known = codecs.lookup(name).name
+        if known in _NO_CHARSET:
+            raise LookupError
+        return content.decode(_LARGER.get(known, known))
+    except LookupError:
+        raise SourceError(f"{xml}: unknown encoding {name!r} in its first line; save it as UTF-8") from None
+    except ValueError:
+        raise SourceError(
+            f"{xml}: expected text in {name}, as its first line says, got something else; save it as UTF-8"
+        ) from None
+
+
+def _key(name: str) -> str:
+    """Return a file name as it is looked up: macOS writes accented letters in another form than others."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _image_name(xml: Path, tree: ElementTree.Element, present: Mapping[str, str], folder: Path) -> str:
     """Return the image's file name; present: name or stem -> name of each image in the folder."""
     # <filename> often lacks its suffix or was never updated: then the annotation's own name counts.
     said = (tree.findtext("filename") or "").strip()
-    name = present.get(said) or present.get(xml.stem)
+    name = present.get(_key(said)) or present.get(_key(xml.stem))
     if name is None:
-        raise SourceError(f"{xml}: filename: neither {said!r} nor {xml.stem!r} is an image in {folder}")
+        raise SourceError(f"{xml}: filename: neither {brief(said)} nor {xml.stem!r} is an image in {folder}")
     return name
 
 
@@ -163,17 +219,17 @@ def _objects(xml: Path, tree: ElementTree.Element, problems: list[Problem] | Non
     for i, item in enumerate(tree.findall("object")):
         where = f"{xml}: object[{i}]"
         with note(problems):
-            name = (item.findtext("name") or "").strip()
-            if not name:
-                raise SourceError(f"{where}/name: expected a class name, got none")
-            box = item.find("bndbox")  # a child: those of body parts lie deeper
-            if box is None:
+            name = class_name(f"{where}/name", item.findtext("name"))
+            boxes = item.findall("bndbox")  # children: those of body parts lie deeper
+            if not boxes:
                 raise SourceError(f"{where} ({name}): expected an element <bndbox>, got none")
-            keys = ("xmin", "ymin", "xmax", "ymax")
-            x1, y1, x2, y2 = (_number(f"{where}/bndbox", box, key) for key in keys)
-            # VOC counts pixels from 1 and includes the last: xmin 1, xmax 384 is 0 to 384 here.
-            difficult = (item.findtext("difficult") or "0").strip() == "1"
-            found[f"object[{i}]"] = _Object(name, (x1 - 1, y1 - 1, x2, y2), difficult)
+            difficult = flag(f"{where}/difficult", item.findtext("difficult"))
+            for j, box in enumerate(boxes):  # some tools write all boxes of a class into one object
+                place = f"object[{i}]" if len(boxes) == 1 else f"object[{i}]/bndbox[{j}]"
+                at = f"{where}/bndbox" if len(boxes) == 1 else f"{xml}: {place}"
+                x1, y1, x2, y2 = (_number(at, box, key) for key in ("xmin", "ymin", "xmax", "ymax"))
+                # VOC counts pixels from 1 and includes the last: xmin 1, xmax 384 is 0 to 384 here.
+                found[place] = _Object(name, (x1 - 1, y1 - 1, x2, y2), difficult)
     return found
 
 
@@ -185,6 +241,6 @@ def _number(where: str, parent: ElementTree.Element, key: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        got = "no such element" if text is None else repr(text)
+        got = "no such element" if text is None else brief(text)
         raise SourceError(f"{where}/{key}: expected a number of pixels, got {got}")
     return value

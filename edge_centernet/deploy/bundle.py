@@ -33,14 +33,13 @@ from edge_centernet.deploy import agent
 from edge_centernet.deploy.boards import Target, platforms
 from edge_centernet.deploy.signing import sign
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
-from edge_centernet.files import sha256
+from edge_centernet.files import cache_home, sha256
 from edge_centernet.model_zoo import find_model, is_name
 from edge_centernet.progress import Say
 
 PACKAGE = Path(edge_centernet.__file__).parent
 SCHEMA = 1
 SAMPLE = PACKAGE / "assets" / "sample.jpg"
-WHEELS = Path("~/.cache/edge-centernet/wheels")
 ROUGH = 0.02  # of the photo's longer side: how far a box may be off where an engine rounds differently
 UNPACKED = (
     1.4  # disk space of installed packages, compiled modules included, over the content of their wheels
@@ -263,7 +262,7 @@ def fetch(target: Target, lines: list[str]) -> list[Path]:
 
     Raises MissingDependency when pip cannot get them.
     """
-    cache = WHEELS.expanduser()
+    cache = cache_home() / "edge-centernet/wheels"
     cache.mkdir(parents=True, exist_ok=True)
     # The cache is read by hash, never by name: a damaged or replaced file is simply not found.
     cached = {sha256(path): path for path in cache.glob("*.whl")}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edge_centernet.deploy.agent import NAMESPACE, SIGNER
 from edge_centernet.errors import ConfigError, MissingDependency
+from edge_centernet.files import home_path
 
 DEFAULT_KEY = Path("~/.config/edge-centernet/bundle_ed25519")
 
@@ -27,7 +28,7 @@ def signing_key(given: Path | None) -> tuple[Path, bool]:
                 "make one with ssh-keygen"
             )
         return given, False
-    key = DEFAULT_KEY.expanduser()
+    key = home_path(DEFAULT_KEY)
     if key.is_file():
         return key, False
     # Without a passphrase, because scripts make bundles too; a key that is given may have one.

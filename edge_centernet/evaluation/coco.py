@@ -29,7 +29,6 @@ from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
 from edge_centernet.evaluation.crowds import MAX_DETECTIONS, Matches, crowd_recall, match
 from edge_centernet.evaluation.scores import calibration_record, outcomes, threshold_record
-from edge_centernet.imageio import read_image
 from edge_centernet.manifest import ModelSpec
 from edge_centernet.progress import Progress, unseen, with_progress
 
@@ -70,14 +69,7 @@ def evaluate_dataset(
     predictions: list[Detections] = []
     times: list[dict[str, float]] = []
     for sample in with_progress(dataset.samples, title, progress):
-        image = read_image(sample.path)  # (H, W, 3)
-        height, width = image.shape[:2]
-        if (width, height) != (sample.width, sample.height):
-            raise SourceError(
-                f"{sample.path}: expected {sample.width}x{sample.height} pixels as its annotation says, "
-                f"got {width}x{height}; correct the annotation or the image, its boxes do not fit"
-            )
-        found, ms = detect(image)
+        found, ms = detect(sample.read())
         predictions.append(found)
         times.append(ms)
     result = evaluate_samples(predictions, dataset, classes, spec)
@@ -183,6 +175,15 @@ def detector_classes(model_classes: Sequence[str], data_classes: Sequence[str]) 
     if (to_data >= 0).all():
         return None
     return [name for name, index in zip(model_classes, to_data, strict=True) if index >= 0]
+
+
+def left_out(model_classes: Sequence[str], data_classes: Sequence[str]) -> dict[str, list[str]]:
+    """Return the classes that are not evaluated: those of the "data set" and those of the "model"."""
+    known = _to_data(model_classes, data_classes).tolist()
+    return {
+        "data set": [name for i, name in enumerate(data_classes) if i not in known],
+        "model": [name for name, index in zip(model_classes, known, strict=True) if index < 0],
+    }
 
 
 def common_classes(model_classes: Sequence[str], data_classes: Sequence[str]) -> tuple[str, ...]:

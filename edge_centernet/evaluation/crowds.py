@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.boxes import greedy_match, inside, iou
+from edge_centernet.boxes import greedy_match, inside, iou, own_overlaps
 from edge_centernet.data import Sample
 from edge_centernet.detections import Detections
 from edge_centernet.manifest import DEFAULT_THRESHOLD, ModelSpec
@@ -100,10 +100,12 @@ def crowd_recall(
 
 def largest_overlap(sample: Sample) -> NDArray[np.float64]:
     """Return (M,): each object's largest IoU with another of its class, 0 without any."""
-    overlaps = iou(sample.boxes, sample.boxes)  # (M, M)
-    overlaps[sample.labels[:, None] != sample.labels[None]] = 0.0
-    np.fill_diagonal(overlaps, 0.0)
-    largest: NDArray[np.float64] = overlaps.max(axis=1, initial=0.0)
+    largest = np.zeros(len(sample.labels), np.float64)
+    for label in np.unique(sample.labels):
+        own = np.flatnonzero(sample.labels == label)
+        for rows, columns, overlaps in own_overlaps(sample.boxes[own]):
+            for which, found in ((own[rows], overlaps.max(axis=1)), (own[columns], overlaps.max(axis=0))):
+                largest[which] = np.maximum(largest[which], found)
     return largest
 
 

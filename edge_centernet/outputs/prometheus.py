@@ -145,6 +145,11 @@ class _Absolutes(Collector):
             mean.add_metric([zone.name], zone.mean_dwell_s)
             longest.add_metric([zone.name], zone.longest_s)
         yield from (crossings, entered, inside, mean, longest)
+        people = _family("room_occupancy", "People in a room, and the bounds of that.", ["room", "bound"])
+        for room in tally.rooms:
+            for bound, number in (("low", room.low), ("median", room.inside), ("high", room.high)):
+                people.add_metric([room.name, bound], number)
+        yield people
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edge_centernet.files import text_of
+from edge_centernet.files import cache_home, text_of
 
 Kind = Literal["pi", "jetson", "x86", "arm", "other"]
 
@@ -256,10 +256,9 @@ def _glibc() -> tuple[int, int] | None:
 
 def read_disks(root: Path = Path("/")) -> tuple[Disk, ...]:
     """The file systems that the package, its cache, temporary files and releases are on, each once."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     places = [
         (Path(sys.prefix), "the installation"),
-        (cache, "the cache"),
+        (cache_home(), "the cache"),
         (Path(os.environ.get("TMPDIR") or "/tmp"), "temporary files"),
         (root / "opt/edge-centernet", "releases"),
         (root / "var/lib/edge-centernet", "the service's files"),

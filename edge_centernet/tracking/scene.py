@@ -1,6 +1,6 @@
 """From detections to who is where.
 
-`Counter` joins all lines and zones, `Scene` the tracker and all that follows from it.
+`Counter` joins all lines, zones and rooms, `Scene` the tracker and all that follows from it.
 Everything looks at the foot point of a track, the middle of its box's lower edge: for a camera that looks
 down, that is where the object stands.
 """
@@ -11,8 +11,9 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from edge_centernet.system.single_slot import Worker
 from edge_centernet.tracking.geometry import Seen, Size, foot_points, misplacement
 from edge_centernet.tracking.line_counter import Line, LineCounter
 from edge_centernet.tracking.presence import PresenceMap
+from edge_centernet.tracking.room import Room, RoomCounter
 from edge_centernet.tracking.state import Event, Tally, Tracks
 from edge_centernet.tracking.tracker import Tracker, TrackerOptions
 from edge_centernet.tracking.zone_counter import Zone, ZoneCounter
@@ -51,16 +53,39 @@ class Counter:
         zones: Sequence[Zone] = (),
         classes: Sequence[str] = (),
         state: Mapping[str, Any] | None = None,
+        rooms: Sequence[Room] = (),
+        now: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """classes: names by class_id, for the events. state: what `state` returned before a restart.
+        """Nothing counted yet, or what a state says.
 
-        Raises ConfigError when two lines or zones share a name, or for a state that is none.
+        Args:
+            lines: to count crossings of.
+            zones: to count visits of.
+            classes: names by class_id, for the events.
+            state: what `state` returned before a restart.
+            rooms: of these lines and zones.
+            now: the local time, for the quiet hour of a room.
+
+        Raises ConfigError when two lines or zones share a name, for a room of lines that are none, or for a
+        state that is none.
         """
-        names = [line.name for line in lines] + [zone.name for zone in zones]
+        names = [one.name for one in (*lines, *zones, *rooms)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"lines and zones: expected different names, got {twice[0]!r} twice")
+            raise ConfigError(f"lines, zones and rooms: expected different names, got {twice[0]!r} twice")
+        for room in rooms:
+            for name, known in [
+                *((name, {line.name for line in lines}) for name, _ in room.lines),
+                *([(room.zone, {zone.name for zone in zones})] if room.zone else []),
+            ]:
+                if name not in known:
+                    raise ConfigError(
+                        f"room {room.name!r}: expected one of {', '.join(sorted(known)) or 'no'} lines and "
+                        f"zones, got {name!r}; name lines and zones as in door=X1,Y1,X2,Y2"
+                    )
         self._lines = [LineCounter(line) for line in lines]
         self._zones = [ZoneCounter(zone) for zone in zones]
+        self._rooms = [RoomCounter(room) for room in rooms]
+        self._now = now
         self._classes = tuple(classes)
         self._sizes: set[Size] = set()  # of images in which the places of lines and zones were looked at
         if state is not None:
@@ -89,10 +114,14 @@ class Counter:
             line.update(seen, tracks.ended, seconds, size, events)
         for zone in self._zones:
             zone.update(seen, tracks.ended, seconds, size, events)
+        inside = tuple(zone.count() for zone in self._zones)
+        for room in self._rooms:
+            room.update(events, inside, seconds, self._now())
         return Tally(
             tuple(line.count() for line in self._lines),
-            tuple(zone.count() for zone in self._zones),
+            inside,
             tuple(events),
+            tuple(room.count() for room in self._rooms),
         )
 
     def state(self) -> dict[str, Any]:
@@ -100,6 +129,7 @@ class Counter:
         return {
             "lines": {counter.line.name: counter.totals() for counter in self._lines},
             "zones": {counter.zone.name: counter.totals() for counter in self._zones},
+            "rooms": {counter.room.name: counter.totals() for counter in self._rooms},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -112,6 +142,8 @@ class Counter:
                 line.restore(state["lines"].get(line.line.name, {}))
             for zone in self._zones:
                 zone.restore(state["zones"].get(zone.zone.name, {}))
+            for room in self._rooms:
+                room.restore(state.get("rooms", {}).get(room.room.name, {}))
         except (AttributeError, KeyError, TypeError, ValueError):
             raise ConfigError(
                 "saved counts: expected what Counter.state() returned; remove them to begin at 0"
@@ -131,6 +163,7 @@ class SceneOptions:
     track: bool = False
     lines: tuple[Line, ...] = ()
     zones: tuple[Zone, ...] = ()
+    rooms: tuple[Room, ...] = ()
     presence: Path | None = None
     counts: Path | None = None
     store: bool = False
@@ -177,8 +210,10 @@ class Scene:
             None if self._wanted is None else [classes[i] for i in sorted({*self._wanted, *self._blurred})]
         )
         self._tracker = Tracker(threshold) if options.tracks else None
-        counting = options.lines or options.zones
-        self._counter = Counter(options.lines, options.zones, classes) if counting else None
+        counting = options.lines or options.zones or options.rooms
+        self._counter = (
+            Counter(options.lines, options.zones, classes, rooms=options.rooms) if counting else None
+        )
         self._presence = PresenceMap() if options.presence else None
         self._background: tuple[Frame, NDArray[np.float32]] | None = None  # and the boxes to blur in it
         self._saved_at = time.monotonic()

@@ -150,12 +150,14 @@ class Tally:
     lines: tuple[LineCount, ...] = ()
     zones: tuple[ZoneCount, ...] = ()
     events: tuple[Event, ...] = ()
+    rooms: tuple[RoomCount, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The counts as they stand in JSON, without the events."""
         return {
             "lines": [line.as_dict() for line in self.lines],
             "zones": [zone.as_dict() for zone in self.zones],
+            **({"rooms": [room.as_dict() for room in self.rooms]} if self.rooms else {}),
         }
 
 

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from edge_centernet.data import Dataset
-from edge_centernet.errors import ConfigError
-from edge_centernet.imageio import read_image
-from edge_centernet.manifest import GREY, ModelSpec
+from edge_centernet.data.base import list_names, log
+from edge_centernet.errors import ConfigError, SourceError
+from edge_centernet.manifest import GREY, InputSize, ModelSpec
 from edge_centernet.train.targets import Unlabelled, make_targets
 
 Batch = dict[str, Tensor]
@@ -203,6 +203,43 @@ class View(NamedTuple):
     unlabelled: tuple[Unlabelled, ...]
 
 
+def check_objects(data: Dataset, source: str, size: InputSize, augment: Augment) -> None:
+    """Raise SourceError where there is nothing to learn; warn of what will not be learnt.
+
+    Args:
+        data: the training set.
+        source: its name, for messages.
+        size: of the network's input, in pixels.
+        augment: makes the views, in which an object must have `min_side` pixels to be learnt.
+    """
+    # 1. How many objects of each class there are, and how many of these can be seen at their largest.
+    labelled, seen = np.zeros((2, len(data.classes)), np.int64)
+    for sample in data.samples:
+        own = ~sample.ignore & (sample.scores > 0)
+        enlarged = augment.scale[1] * min(size.width / sample.width, size.height / sample.height)
+        sides = (sample.boxes[:, 2:] - sample.boxes[:, :2]) * enlarged
+        large = own & (sides >= augment.min_side).all(axis=1)
+        labelled += np.bincount(sample.labels[own], minlength=len(data.classes))
+        seen += np.bincount(sample.labels[large], minlength=len(data.classes))
+    # 2. Nothing at all is an error.
+    if not labelled.any():
+        raise SourceError(
+            f"{source}: expected labelled objects to learn from, found none in {len(data)} images; "
+            "edge-centernet data check says what is in a data set"
+        )
+    too_small = f"less than {augment.min_side:g} pixels wide or high in the network's input of {size}"
+    if not seen.any():
+        raise SourceError(
+            f"{source}: all {labelled.sum()} objects are {too_small}: nothing can be learnt; choose a larger "
+            "--size or cut the images into tiles"
+        )
+    # 3. A part is the user's decision.
+    if small := int((labelled - seen).sum()):
+        log.warning("%s: %d of %d objects are not learnt: %s", source, small, labelled.sum(), too_small)
+    if empty := [name for name, count in zip(data.classes, seen, strict=True) if not count]:
+        log.warning("%s: no object to learn from of %s", source, list_names(empty))
+
+
 class TrainingSet(TorchDataset[dict[str, NDArray[Any]]]):
     """Augmented images and their targets.
 
@@ -256,7 +293,7 @@ class TrainingSet(TorchDataset[dict[str, NDArray[Any]]]):
         sample = self.data.samples[index]
         image = None if self._cache is None else self._cache.get(index)
         if image is None:
-            image = read_image(sample.path)
+            image = sample.read()
             if self._cache is not None:
                 self._cache[index] = image
         scores = np.where(sample.ignore, np.float32(0), sample.scores)

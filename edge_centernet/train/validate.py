@@ -14,7 +14,6 @@ from edge_centernet.decoder import decode
 from edge_centernet.detections import Detections
 from edge_centernet.evaluation.coco import THRESHOLD as THRESHOLD
 from edge_centernet.heads import Heads
-from edge_centernet.imageio import read_image
 from edge_centernet.manifest import Manifest, ModelSpec, TensorSpec
 from edge_centernet.network.centernet import CenterNet
 from edge_centernet.preprocess import Letterbox, letterbox
@@ -65,7 +64,7 @@ def predict(model: CenterNet, data: Dataset, threshold: float) -> Iterator[Detec
         inputs: list[np.ndarray[Any, Any]] = []
         boxes: list[Letterbox] = []
         for sample in samples[start : start + BATCH]:
-            rgb, geometry = letterbox(read_image(sample.path), model.spec)  # (H, W, 3) uint8
+            rgb, geometry = letterbox(sample.read(), model.spec)  # (H, W, 3) uint8
             inputs.append(rgb)
             boxes.append(geometry)
         batch = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2).to(device)  # (B, 3, H, W)

@@ -66,6 +66,9 @@ def test_a_perfect_detector_has_ap_1(
         ["all", "1.000", "1.000"],
     ]
     assert [path.name for path in out.parent.iterdir()] == ["metrics.json"]
+    # An AP over fewer classes than the data set has must say so.
+    assert "not evaluated, only in the data set: 'kite'; only in the model: 'blue sky'" in result.out
+    assert metrics["left_out"] == {"data set": ["kite"], "model": ["blue sky"]}
 
 
 def test_crowds_and_curves_are_in_table_and_json(

@@ -10,14 +10,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="needs the train extra")
 import cv2
-from support import allow_interrupts
+from support import Result, allow_interrupts
 
 SETTINGS = (
     "width=0.25", "size=64", "early_side=64", "epochs=3", "qat_epochs=1", "batch_size=4", "freeze=0",
@@ -295,6 +298,110 @@ def test_bad_options_are_one_line_and_exit_two(
     assert len(errors) == 1
     assert message in errors[0]
     assert "Traceback" not in done.stderr
+
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def _annotated(change: Change) -> Change:
+    def apply(data: dict[str, Any]) -> None:
+        for annotation in data["annotations"]:
+            change(annotation)
+
+    return apply
+
+
+def _ten_times(data: dict[str, Any]) -> None:
+    for image in data["images"]:
+        image.update(width=800, height=640)
+
+
+def _turned(data: dict[str, Any]) -> None:
+    for image in data["images"]:
+        image.update(width=64, height=80)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_ten_times, "0.png: expected 800x640 pixels as its annotation says, got 80x64"),
+        (_turned, "0.png: expected 64x80 pixels as its annotation says, got 80x64"),
+        (
+            lambda data: data.update(annotations=[]),
+            "expected labelled objects to learn from, found none in 16 images",
+        ),
+        (
+            _annotated(lambda one: one.update(iscrowd=1)),
+            "expected labelled objects to learn from, found none",
+        ),
+        (_annotated(lambda one: one.update(bbox=[9, 9, 1, 1])), "all 16 objects are less than 2 pixels wide"),
+    ],
+)
+def test_data_that_teaches_nothing_right_is_refused_before_the_first_step(
+    run: Callable[..., Result], drawn: Path, tmp_path: Path, change: Change, message: str
+) -> None:
+    """Images of another size than their annotation says, no object, only ignored ones, only tiny ones."""
+    data = json.loads(drawn.read_text())
+    change(data)
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(data))
+    settings = [part for s in SETTINGS for part in ("--set", s)]
+    images = ("--images", drawn.parent / "train")
+    result = run("train", "--data", path, *images, "--out", tmp_path / "out", "--weights", "none", *settings)
+
+    assert result.code == 2
+    assert message in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_validation_set_is_looked_at_before_the_first_step(
+    run: Callable[..., Result], drawn: Path, tmp_path: Path
+) -> None:
+    """One without an object, and one with an image that was made smaller after annotating."""
+    for name, change, message in (
+        ("empty", {"annotations": []}, "expected at least one labelled object to evaluate on, found none"),
+        ("small", {}, "expected 800x640 pixels as its annotation says, got 80x64"),
+    ):
+        data = {**json.loads(drawn.read_text()), **change}
+        if not change:
+            _ten_times(data)
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(data))
+        options = ("--val", path, "--val-images", drawn.parent / "train", "--weights", "none")
+        result = run("train", "--data", drawn, *options, "--out", tmp_path / "out")
+        assert (result.code, message in result.err) == (2, True), result.err
+
+
+def test_a_part_that_is_not_learnt_is_a_warning(drawn: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One circle of 1x1 pixel of 8, and every square gone."""
+    from edge_centernet.data import read_dataset
+    from edge_centernet.manifest import InputSize
+    from edge_centernet.train.dataset import Augment, check_objects
+
+    data = read_dataset(drawn)
+    first = replace(data.samples[0], boxes=np.array([[9, 9, 10, 10]], np.float32))
+    circles = [sample for sample in data.samples[1:] if 0 in sample.labels]
+    check_objects(replace(data, samples=(first, *circles)), "shapes.json", InputSize(64, 64), Augment())
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "shapes.json: 1 of 8 objects are not learnt: less than 2 pixels wide or high in the network's input "
+        "of 64x64",
+        "shapes.json: no object to learn from of 'square'",
+    ]
+
+
+@pytest.mark.parametrize("names", [["square", "circle"], ["circle", "ring"], ["circle"]])
+def test_a_run_is_not_resumed_with_other_classes(
+    run: Callable[..., Result], drawn: Path, tmp_path: Path, names: list[str]
+) -> None:
+    """Swapped, renamed or fewer: the network would call one thing by the name of another."""
+    from edge_centernet.train.config import TrainConfig
+
+    (tmp_path / "config.json").write_text(json.dumps({**TrainConfig().to_dict(), "classes": names}))
+    result = run("train", "--data", drawn, "--out", tmp_path, "--resume")
+
+    assert result.code == 2
+    assert f"learns {', '.join(map(repr, names))}, in this order, but the data set has 'circle'" in result.err
 
 
 @pytest.mark.slow

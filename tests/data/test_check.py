@@ -163,6 +163,19 @@ def test_a_bad_box_is_named(tmp_path: Path, box: list[float], kind: str | None, 
         assert found[0].image == tmp_path / "images" / "cat.jpg"
 
 
+def test_a_hundred_equal_boxes_are_no_thousands_of_findings(tmp_path: Path) -> None:
+    """One finding for each that repeats an earlier one, and one short line for the cell that they share."""
+    report = check_dataset(coco(tmp_path, [(0, "dog", [10, 10, 40, 40])] * 100))
+    texts = [finding.text for finding in report.findings if finding.kind == "duplicate_box"]
+    assert [text.split(": ", 1)[1] for text in (texts[0], texts[-1])] == [
+        "annotations[0] (dog) and annotations[1] (dog): IoU 1.00",
+        "annotations[0] (dog) and annotations[99] (dog): IoU 1.00",
+    ]
+    assert len(texts) == 99
+    (shared,) = [finding.text for finding in report.findings if finding.kind == "collision"]
+    assert "annotations[7] (dog) and 92 more in the cell of row" in shared
+
+
 def test_every_problem_of_a_file_is_named_not_the_first_alone(tmp_path: Path) -> None:
     """Three bad annotations, a bad image entry with two objects, and what is good is still checked."""
 

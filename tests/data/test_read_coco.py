@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -341,3 +342,123 @@ def test_voc2007_is_read_whole_in_under_a_second() -> None:
     assert count(read_dataset(VOC / "instances_val.json")) == (1002, 2581 + 581, 581)
     assert len(data.classes) == 20
     assert seconds < 1.0
+
+
+@pytest.mark.parametrize(
+    ("written", "ignored"),
+    [
+        ("0", False),
+        ("1", True),
+        (False, False),
+        (True, True),
+        (0.0, False),
+        (" true", True),
+        ("False", False),
+    ],
+)
+def test_a_crowd_is_what_the_flag_says_as_text_too(tmp_path: Path, written: object, ignored: bool) -> None:
+    """A string "0" is not true."""
+    data = changed(lambda d: d["annotations"][0].update(iscrowd=written))
+    assert read_dataset(write(tmp_path, data)).samples[1].ignore.tolist() == [ignored, True]
+
+
+@pytest.mark.parametrize("written", ["maybe", 2, -1, [0], {}])
+def test_a_flag_that_says_neither_is_refused(tmp_path: Path, written: object) -> None:
+    """What is ignored must not depend on a guess."""
+    data = changed(lambda d: d["annotations"][0].update(iscrowd=written))
+    with pytest.raises(SourceError, match=r"annotations\[0\]\.iscrowd: expected 0 or 1, got"):
+        read_dataset(write(tmp_path, data))
+
+
+@pytest.mark.parametrize("name", ["dog", "pets"])
+def test_the_root_of_roboflows_categories_is_no_class(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """It is the group of all others and no object has it, whatever it is called; a line says so."""
+    root = {"id": 0, "name": name, "supercategory": "none"}
+    others = [
+        {"id": 9, "name": "dog", "supercategory": name},
+        {"id": 2, "name": "car", "supercategory": name},
+    ]
+    path = write(tmp_path, changed(lambda d: d.update(categories=[root, *others])))
+
+    assert read_dataset(path).classes == ("car", "dog")
+    assert f"{name!r} is the group of all other categories, and no object has it: left out" in caplog.text
+    # With an object it is a class like any other.
+    own = {"id": 4, "image_id": 7, "category_id": 0, "bbox": [1, 1, 5, 5]}
+    root["name"] = name = "animal"
+    data = changed(lambda d: d.update(categories=[root, *others], annotations=[*d["annotations"], own]))
+    assert read_dataset(write(tmp_path, data)).classes == ("animal", "car", "dog")
+
+
+def test_an_accent_may_be_one_character_or_two(tmp_path: Path) -> None:
+    """Files that macOS packed have names in NFD, JSON has NFC as a rule; both look alike."""
+    composed, apart = (unicodedata.normalize(form, "Größe né.png") for form in ("NFC", "NFD"))
+    for said, real in ((composed, apart), (apart, composed)):
+        path = write(tmp_path / ("a" if said == composed else "b"), changed(_renamed(said)))
+        (path.parent / "train" / "a.png").rename(path.parent / "train" / real)
+        assert read_dataset(path).samples[1].path.name == real
+
+
+def _renamed(name: str) -> Callable[[dict[str, Any]], None]:
+    return lambda data: data["images"][1].update(file_name=name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"images": ' + "[" * 100_000 + "]" * 100_000 + "}", "got lists that are nested too deeply"),
+        (json.dumps(GOOD).replace("5.5", "1" * 5000), "got a number with thousands of digits"),
+        (
+            json.dumps(GOOD).replace("5.5", "1" * 400),
+            "annotations[0].area: expected a number of pixels, got 1111",
+        ),
+        (
+            json.dumps(GOOD).replace("[1, 2, 3, 4]", f"[1, 2, {'9' * 400}, 4]"),
+            "annotations[0].bbox: expected 4",
+        ),
+        (json.dumps(GOOD).replace("[1, 2, 3, 4]", "[1e308, 2, 1e308, 4]"), "annotations[0].bbox: expected 4"),
+        (json.dumps(GOOD).replace("[1, 2, 3, 4]", json.dumps(["x" * 9999] * 9999)), "annotations[0].bbox"),
+    ],
+)
+def test_a_hostile_file_is_one_short_line(tmp_path: Path, text: str, message: str) -> None:
+    """Numbers that no float holds, lists in lists, values of a hundred million letters."""
+    with pytest.raises(SourceError) as error:
+        read_dataset(write(tmp_path, text))
+    assert message in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[2Jdog", "do\ng", "\ufeffdog", "dog\u200b", "\ud800", "d" * 65, "d" * 1_000_000]
+)
+def test_a_class_name_is_1_to_64_printable_characters(tmp_path: Path, name: str) -> None:
+    """It goes to terminals, tables and topics; the message shows what cannot be seen."""
+    data = changed(lambda d: d["categories"][0].update(name=name))
+    with pytest.raises(
+        SourceError, match=r"categories\[0\]\.name: expected a class name of 1 to 64"
+    ) as error:
+        read_dataset(write(tmp_path, data))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 600
+
+
+def test_blanks_around_a_class_name_are_no_part_of_it(tmp_path: Path) -> None:
+    """As they are in no table; `eval` would know no such class."""
+    assert read_dataset(
+        write(tmp_path, changed(lambda d: d["categories"][0].update(name=" dog ")))
+    ).classes == (
+        "car",
+        "dog",
+    )
+
+
+def test_an_image_is_read_in_the_annotated_size_or_not_at_all(tmp_path: Path) -> None:
+    """Turned or resized after annotating: its boxes would be in the wrong place."""
+    data = read_dataset(write(tmp_path, changed(lambda d: d["images"][1].update(width=10, height=20))))
+    assert data.samples[0].read().shape == (30, 40, 3)
+    for read in (data.samples[1].read, lambda: data.check_images("check")):
+        with pytest.raises(
+            SourceError, match=r"a\.png: expected 10x20 pixels as its annotation says, got 20x10"
+        ):
+            read()

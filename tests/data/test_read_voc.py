@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_centernet.data import read_dataset
+from edge_centernet.data import read_annotations, read_dataset
+from edge_centernet.data.base import Problem
 from edge_centernet.errors import SourceError
 
 BCCD = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "bccd"
@@ -151,6 +152,89 @@ def test_a_txt_without_annotations_near_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("a\n")
     with pytest.raises(SourceError, match="expected a VOC image set"):
         read_dataset(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize(
+    ("declared", "written"),
+    [
+        ("gb2312", "gb2312"), ("GBK", "gbk"), ("gb2312", "gbk"), ("big5", "big5"), ("Shift_JIS", "cp932"),
+        ("euc-kr", "euc-kr"), ("windows-1252", "cp1252"), ("utf-7", "utf-7"), ("UTF-8", "utf-8-sig"),
+        ("utf-16", "utf-16"),
+    ],
+)  # fmt: skip
+def test_an_annotation_is_read_in_the_encoding_it_declares(
+    tmp_path: Path, declared: str, written: str
+) -> None:
+    """The XML parser itself knows four; Python knows the rest."""
+    name = {"cp1252": "Zürich", "big5": "貓", "euc-kr": "고양이"}.get(written, "猫")
+    if (declared, written) == ("gb2312", "gbk"):
+        name = "鎔"  # which gb2312 itself lacks, though tools write it under that name
+    root = write(tmp_path, {"a": obj("dog")})
+    xml = root / "Annotations" / "a.xml"
+    text = f'<?xml version="1.0" encoding="{declared}"?>{xml.read_text().replace("dog", name)}'
+    xml.write_bytes(text.encode(written))
+    assert read_dataset(root).classes == (name,)
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ("nonsense", "unknown encoding 'nonsense' in its first line; save it as UTF-8"),
+        ("rot13", "unknown encoding 'rot13'"),
+        ("idna", "unknown encoding 'idna'"),
+        ("unicode_escape", "unknown encoding 'unicode_escape'"),
+        ("euc-kr", "expected text in euc-kr, as its first line says, got something else"),
+    ],
+)
+def test_an_encoding_that_is_none_is_named_with_its_file(tmp_path: Path, declared: str, message: str) -> None:
+    """By data check too, which goes on with the other files."""
+    root = write(tmp_path, {"a": obj("dog"), "b": obj("dog")})
+    xml = root / "Annotations" / "a.xml"
+    xml.write_bytes(f'<?xml version="1.0" encoding="{declared}"?><annotation>'.encode() + b"\xff\xff")
+    with pytest.raises(SourceError) as error:
+        read_dataset(root)
+    assert str(error.value).startswith(f"{xml}: {message}")
+    problems: list[Problem] = []
+    assert len(read_annotations(root, problems=problems).images) == 1
+    assert [problem.kind for problem in problems] == ["annotation"]
+
+
+def test_an_object_with_two_boxes_is_two_objects(tmp_path: Path) -> None:
+    """Some tools write all boxes of a class into one <object>."""
+    second = "<bndbox><xmin>3</xmin><ymin>5</ymin><xmax>10</xmax><ymax>20</ymax></bndbox></object>"
+    root = write(tmp_path, {"a": obj("dog", 11, 11, 30, 30).replace("</object>", second)})
+    sample = read_dataset(root).samples[0]
+    assert sample.boxes.tolist() == [[10, 10, 30, 30], [2, 4, 10, 20]]
+    assert read_annotations(root).objects.place == ["object[0]/bndbox[0]", "object[0]/bndbox[1]"]
+    broken = write(tmp_path, {"a": obj("dog").replace("</object>", second.replace("10", "x"))})
+    with pytest.raises(SourceError, match=r"object\[0\]/bndbox\[1\]/xmax: expected a number"):
+        read_dataset(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "difficult"), [("true", True), ("TRUE", True), ("1", True), ("false", False), ("", False)]
+)
+def test_difficult_may_be_a_word(tmp_path: Path, text: str, difficult: bool) -> None:
+    """Anything but yes and no is refused."""
+    one = obj("dog").replace("<difficult>0<", f"<difficult>{text}<")
+    assert read_dataset(write(tmp_path, {"a": one})).samples[0].ignore.tolist() == [difficult]
+    with pytest.raises(SourceError, match=r"object\[0\]/difficult: expected 0 or 1, got 'Unspecified'"):
+        read_dataset(write(tmp_path, {"a": one.replace(f"<difficult>{text}<", "<difficult>Unspecified<")}))
+
+
+def test_names_in_an_image_set_may_hold_blanks(tmp_path: Path) -> None:
+    """The line "photo 1" is that photo's where there is one, else photo's with the flag of a class."""
+    root = write(tmp_path, {"photo": obj("dog"), "photo 1": obj("dog"), "my cat": obj("dog")})
+    listed = root / "ImageSets" / "Main" / "train.txt"
+    listed.write_bytes("\ufeffphoto 1\nphoto -1\nmy cat  0\n".encode())
+    assert [sample.path.stem for sample in read_dataset(listed).samples] == ["photo 1", "photo", "my cat"]
+
+
+def test_a_size_that_no_image_has_is_refused(tmp_path: Path) -> None:
+    """1e300 would overflow what is computed with it."""
+    root = write(tmp_path, {"a": obj("dog")}, SIZE.replace("40", "1e300"))
+    with pytest.raises(SourceError, match=r"size: expected the image's size in pixels, got 1e\+300x30"):
+        read_dataset(root)
 
 
 @pytest.mark.skipif(not BCCD.is_dir(), reason="needs ../shared/data/bccd")

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_centernet.data import read_dataset
+from edge_centernet.data import read_annotations, read_dataset
 from edge_centernet.errors import MissingDependency, SourceError
 
 
@@ -194,3 +194,140 @@ class TestYaml:
         (root / "data.yaml").write_text("names: [car]\ntrain: train.txt\n")
         with pytest.raises(SourceError, match=r"train\.txt: line 2: image .*gone\.png does not exist"):
             read_dataset(root / "data.yaml")
+
+    @pytest.mark.parametrize(
+        ("names", "classes"),
+        [
+            ("[on, off]", ("on", "off")),
+            ("[007, 1.10, 12:30, 2024-01-01, ~]", ("007", "1.10", "12:30", "2024-01-01", "~")),
+            ("{0: yes, 1: 0x1F}", ("yes", "0x1F")),
+            ("&all [car, dog]", ("car", "dog")),
+        ],
+    )
+    def test_a_name_is_the_text_that_stands_there(
+        self, tmp_path: Path, names: str, classes: tuple[str, ...]
+    ) -> None:
+        """YAML would make booleans, numbers and dates of it."""
+        root = write(tmp_path, {"a": "0 0.5 0.5 0.5 0.2\n"}, None)
+        (root / "data.yaml").write_text(f"names: {names}\ntrain: images\n", "utf-8-sig")
+        assert read_dataset(root / "data.yaml").classes == classes
+
+    @pytest.mark.parametrize("shape", ["[2, 2]", "\n- 2\n- 2"])
+    @pytest.mark.parametrize("names", [None, "car\ndog\n"])
+    def test_keypoints_are_no_polygon(self, tmp_path: Path, shape: str, names: str | None) -> None:
+        """With kpt_shape the first four numbers are the box, also where classes.txt has the names."""
+        root = write(tmp_path, {"a": "1 0.5 0.5 0.2 0.4 0.4 0.4 0.7 0.6\n1 0.5 0.5 0.2 0.4\n"}, names)
+        (root / "data.yaml").write_text(f"names: [car, dog]\ntrain: images\nkpt_shape: {shape}\n")
+        boxes = read_dataset(root).samples[0].boxes
+        np.testing.assert_allclose(boxes, [[16, 6, 24, 14]] * 2, rtol=1e-6)
+        (root / "labels" / "a.txt").write_text("1 0.5 0.5 0.2 0.4 0.4 0.4 0.7\n")
+        with pytest.raises(SourceError, match=r"and 4 of keypoints \(kpt_shape\); got 8"):
+            read_dataset(root)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (
+                "names: *a8\ntrain: images",
+                "class 0: expected a class name of 1 to 64 printable characters, got [",
+            ),
+            ("names: [car]\ntrain: *a8", "'train': expected a folder or list of images, got ["),
+            ("names: [car]\npath: *a8\ntrain: images", "'path': expected a folder, got ["),
+            ("names: [car]\ntrain: images\nkpt_shape: *a8", "'kpt_shape': expected two numbers"),
+            ("names: [" + "[" * 2000, "nested too deeply"),
+            ("names: {" + "9" * 900 + ": car}\ntrain: images", "expected indices 0 to 0"),
+            ("names: [car" + ", car" * 99_999 + "]", "expected a data.yaml of a few lines, got"),
+        ],
+    )
+    def test_a_hostile_file_is_one_short_line(self, tmp_path: Path, text: str, message: str) -> None:
+        """Aliases of aliases stand for a billion words."""
+        bomb = "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]\n"
+        bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
+        root = write(tmp_path, {"a": "0 0.5 0.5 0.5 0.2\n"}, None)
+        (root / "data.yaml").write_text(f"{bomb if '*' in text else ''}{text}\n")
+        with pytest.raises(SourceError) as error:
+            read_dataset(root / "data.yaml")
+        assert message in str(error.value)
+        assert len(str(error.value)) < 600
+
+    @pytest.mark.parametrize("listed", ["\n\n", "images/broken.png\n"])
+    def test_a_list_without_a_readable_image_is_named(self, tmp_path: Path, listed: str) -> None:
+        """By data check, which goes on where training stops."""
+        root = write(tmp_path, {"a": "0 0.5 0.5 0.5 0.2\n"}, None)
+        (root / "train.txt").write_text(listed)
+        (root / "data.yaml").write_text("names: [car]\ntrain: train.txt\n")
+        with pytest.raises(SourceError, match="'train': expected at least one image, found none"):
+            read_annotations(root / "data.yaml", problems=[])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, encoding: str) -> None:
+    """Notepad writes one before the list of names and before labels."""
+    root = write(tmp_path, {"a": None})
+    (root / "classes.txt").write_text("car\ndog\n", encoding)
+    (root / "labels" / "a.txt").write_text("1 0.5 0.5 0.5 0.2\n", encoding)
+    data = read_dataset(root)
+    assert (data.classes, data.samples[0].labels.tolist()) == (("car", "dog"), [1])
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "labels/a.txt"])
+def test_text_that_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
+    """Windows-1252: which of its letters are meant cannot be known."""
+    root = write(tmp_path, {"a": "0 0.5 0.5 0.5 0.2\n"})
+    (root / name).write_bytes("Café\n".encode("cp1252"))
+    with pytest.raises(
+        SourceError, match=f"{name}: expected text in UTF-8, got something else; save it as UTF-8"
+    ):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("names", "number"), [("car\n\ndog\n", 1), ("car\n" + "d" * 65, 1), ("\x1b[2Jcar\ndog\n", 0)]
+)
+def test_a_line_that_is_no_class_name_is_refused(tmp_path: Path, names: str, number: int) -> None:
+    """A blank line that is left out would give all later classes another number."""
+    with pytest.raises(SourceError, match=rf"classes\.txt: class {number}: expected a class name of 1 to 64"):
+        read_dataset(write(tmp_path, {"a": "0 0.5 0.5 0.5 0.2\n"}, names))
+
+
+def test_polygons_that_might_be_keypoints_are_asked_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without data.yaml nobody can know; points that all lie in the box of the first four numbers tell."""
+    pose = "1 0.5 0.5 0.2 0.4 0.45 0.4 0.55 0.6 0 0\n"
+    read_dataset(write(tmp_path, {"a": pose, "b": "0 0.5 0.5 0.5 0.2\n"}))
+    assert "all 1 of them might be a box and keypoints in it: if they are, say so by kpt_shape" in caplog.text
+    caplog.clear()
+    read_dataset(write(tmp_path, {"a": pose, "b": "0 0.1 0.1 0.3 0.2 0.2 0.4\n"}))
+    assert caplog.text == ""
+
+
+def test_labels_may_lie_beside_their_images(tmp_path: Path) -> None:
+    """LabelImg's default: images, labels and classes.txt in one folder, here below one named images."""
+    root = write(tmp_path, {"set/a": "1 0.5 0.5 0.5 0.2\n"}, None) / "images" / "set"
+    (tmp_path / "labels" / "set" / "a.txt").rename(root / "a.txt")
+    (root / "classes.txt").write_text("car\ndog\n")
+    data = read_dataset(root)
+    assert (data.classes, data.samples[0].labels.tolist()) == (("car", "dog"), [1])
+
+
+@pytest.mark.parametrize("cvat", [False, True])
+def test_darknets_own_files_are_read(tmp_path: Path, cvat: bool) -> None:
+    """Everything is named from the folder above data/, which CVAT's exports do not have."""
+    data = tmp_path if cvat else tmp_path / "data"
+    write(tmp_path, {"a": "1 0.5 0.5 0.5 0.2\n"}, None)
+    (data / "obj").mkdir(parents=True)
+    (tmp_path / "images" / "a.png").rename(data / "obj" / "a.png")
+    (tmp_path / "labels" / "a.txt").rename(data / "obj" / "a.txt")
+    for empty in ("images", "labels"):
+        (tmp_path / empty).rmdir()
+    (data / "obj.data").write_text(
+        "classes = 2\ntrain = data/train.txt\nvalid = data/test.txt\nnames = data/obj.names\nbackup = x/\n"
+    )
+    (data / "obj.names").write_text("car\ndog\n")
+    (data / "train.txt").write_text("data/obj/a.png\n")
+    for path in (data / "obj.data", data, tmp_path):
+        found = read_dataset(path)
+        assert (found.classes, found.samples[0].labels.tolist()) == (("car", "dog"), [1])
+    with pytest.raises(SourceError, match=r"'val': 'data/test\.txt' is neither a folder nor a \.txt list"):
+        read_dataset(data / "obj.data", split="val")

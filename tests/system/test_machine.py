@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+import pwd
+import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from healthy import tree
 
+from edge_centernet import files
+from edge_centernet.deploy.signing import signing_key
+from edge_centernet.errors import ConfigError
+from edge_centernet.runtimes import compile_cache
 from edge_centernet.system import machine as machine_module
 from edge_centernet.system.machine import (
     board_kind,
@@ -51,6 +58,48 @@ def test_a_raspberry_pi_is_told_by_its_device_tree(tmp_path: Path) -> None:
     assert (machine.kind, machine.board) == ("pi", "Raspberry Pi 5 Model B Rev 1.0")
     assert machine.system == "Debian GNU/Linux 12 (bookworm)"
     assert (machine.cpu, machine.features) == ("Cortex-A76", ("asimd", "asimddp"))
+
+
+class TestWithoutAHome:
+    """A user number that /etc/passwd does not list, and no HOME: usual in containers."""
+
+    @pytest.fixture(autouse=True)
+    def _no_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unknown(number: int) -> pwd.struct_passwd:
+            raise KeyError(f"getpwuid(): uid not found: {number}")
+
+        for name in ("HOME", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(pwd, "getpwuid", unknown)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        files._homeless_cache.cache_clear()
+
+    def test_the_cache_is_a_private_folder_among_the_temporary_files(self, tmp_path: Path) -> None:
+        """Of this user alone, and the same one at the next start."""
+        folder = files.cache_home()
+        files._homeless_cache.cache_clear()
+
+        assert folder == tmp_path / f"edge-centernet-{os.getuid()}" == files.cache_home()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert compile_cache.folder().is_relative_to(folder)
+        assert read_disks()
+
+    def test_a_folder_that_others_can_write_is_not_used(self, tmp_path: Path) -> None:
+        """Engines trust what is cached: someone else may have put it there, or a link."""
+        theirs = tmp_path / f"edge-centernet-{os.getuid()}"
+        theirs.mkdir()
+        theirs.chmod(0o777)
+        assert files.cache_home() not in (theirs, None)
+        theirs.rmdir()
+        theirs.symlink_to(tmp_path)
+        files._homeless_cache.cache_clear()
+        assert files.cache_home().parent == tmp_path
+        assert files.cache_home() != theirs
+
+    def test_what_must_be_kept_asks_for_a_home(self) -> None:
+        """A signing key among the temporary files would be lost, and with it the way to update boards."""
+        with pytest.raises(ConfigError, match=r"bundle_ed25519: user \d+ has no home folder; set HOME"):
+            signing_key(None)
 
 
 def test_a_jetson_tells_its_jetpack(tmp_path: Path) -> None:

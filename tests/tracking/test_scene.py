@@ -20,6 +20,7 @@ from edge_centernet.sources import Frame
 from edge_centernet.tracking import scene as scene_module
 from edge_centernet.tracking.line_counter import Line, parse_line
 from edge_centernet.tracking.presence import PresenceMap
+from edge_centernet.tracking.room import parse_room
 from edge_centernet.tracking.scene import Counter, Scene, SceneOptions
 from edge_centernet.tracking.state import Event, Tally, Tracks
 from edge_centernet.tracking.zone_counter import Zone, parse_zone
@@ -270,6 +271,28 @@ def test_a_damaged_state_is_refused(state: Any) -> None:
         ConfigError, match=r"^saved counts: expected what Counter.state\(\) returned; remove them"
     ):
         Counter([UP], state={"zones": {}, **state} if isinstance(state, dict) and state else state)
+
+
+def test_a_room_follows_its_lines_and_survives_a_restart() -> None:
+    """Two go in, one comes out; the state has it; every output gets it by the tally."""
+    room = parse_room("shop=door;missed=0")
+    counter = Counter([UP], rooms=[room])
+    tally = walk(counter, across(80, 120, 80, 120))[-1]
+    assert tally.as_dict()["rooms"] == [{"name": "shop", "inside": 1, "low": 1, "high": 1, "entered": 2}]
+    new = Counter([UP], rooms=[room], state=json.loads(json.dumps(counter.state())))
+    (count,) = walk(new, across(80, 120))[-1].rooms
+    assert (count.inside, count.entered) == (2, 3)
+    with pytest.raises(ConfigError, match=r"^saved counts: "):
+        Counter([UP], rooms=[room], state={"lines": {}, "zones": {}, "rooms": {"shop": {"first": -1}}})
+
+
+@pytest.mark.parametrize("text", ["shop=gate", "shop=door;empty=garden", "door=door"])
+def test_a_room_of_what_is_not_there_is_refused(text: str) -> None:
+    """A line or zone that is none, and the name of a line for the room itself."""
+    with pytest.raises(
+        ConfigError, match=r"expected one of door|expected one of yard|different names, got 'd"
+    ):
+        Counter([UP], [YARD], rooms=[parse_room(text)])
 
 
 def test_names_come_from_the_text_or_the_index() -> None:
