@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -306,6 +308,7 @@ def _open_outputs(
         yield mqtt
     if settings.serve is not None:
         from edge_centernet.outputs.prometheus import Metrics  # both need the extra "live"
+        from edge_centernet.outputs.web.access import TOKEN_VARIABLE
         from edge_centernet.outputs.web.server import WebServer
 
         version = f"{model.name} {model.version}"
@@ -320,7 +323,10 @@ def _open_outputs(
             capture=lambda: capture_state(frames, totals.latest.frame if totals.latest else None),
         )
         server.start()
-        report(f"Live page: {server.url}")
+        # The token goes to who can use it, not into a journal: one that was given, its owner knows.
+        given = settings.token or os.environ.get(TOKEN_VARIABLE)
+        hide = given and not sys.stderr.isatty()
+        report(f"Live page: {server.url.partition('?')[0] if hide else server.url}")
         yield server
     if frames.live:
         from edge_centernet.outputs.status import StatusOutput, WatchdogOutput

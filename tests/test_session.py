@@ -56,6 +56,31 @@ def test_lines_are_checked_before_the_model_is_loaded() -> None:
 
 
 @pytest.mark.parametrize(
+    ("serve", "token", "shown"), [("127.0.0.1:0", "known-to-all", False), ("0.0.0.0:0", None, True)]
+)
+def test_a_token_is_told_only_to_who_does_not_know_it(
+    onnx_model: Path,
+    write_image: Callable[[Path, Any], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    serve: str,
+    token: str | None,
+    shown: bool,
+) -> None:
+    """A journal gets the address: with a token that was made up now, without one that was given."""
+    pytest.importorskip("tornado", reason="the extra `live` is not installed")
+    monkeypatch.delenv("EDGE_CENTERNET_TOKEN", raising=False)
+    photo = write_image(tmp_path / "a.png", squares.scene())
+    reported: list[str] = []
+    options = settings(source=str(photo), save=False, format_name="none", serve=serve, token=token)
+    run(options, lambda: open_runtime(onnx_model, "onnxruntime", 1), print, reported.append)
+    (line,) = reported
+    assert line.startswith("Live page: http://")
+    assert ("?token=" in line) == shown
+    assert token is None or token not in line
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"size": "1280"}, "--size: expected WIDTHxHEIGHT in pixels, such as 1280x720, got '1280'"),
