@@ -40,6 +40,7 @@ from edge_centernet.tracking.state import Snapshot, Tally
 from edge_centernet.tracking.zone_counter import parse_zone
 
 if TYPE_CHECKING:
+    from edge_centernet.outputs.mqtt import MqttOutput
     from edge_centernet.sources.live import LiveCapture
 
     Frames = Source | LiveCapture
@@ -291,6 +292,7 @@ def _open_outputs(
         folder = settings.out or DEFAULT_OUT
         prepare_folder(folder)
         yield AnnotatedOutput(Annotated(folder, frames), overlay(), frames.live)
+    mqtt: MqttOutput | None = None
     if settings.mqtt is not None:
         from edge_centernet.outputs.mqtt import MqttOutput  # needs the extra "live"
 
@@ -311,6 +313,11 @@ def _open_outputs(
         from edge_centernet.outputs.web.access import TOKEN_VARIABLE
         from edge_centernet.outputs.web.server import WebServer
 
+        from edge_centernet.service import health
+
+        def capture() -> CaptureState:
+            return capture_state(frames, totals.latest.frame if totals.latest else None)
+
         version = f"{model.name} {model.version}"
         metrics = Metrics(model.classes, model=version, runtime=detector.runtime.name)
         yield metrics
@@ -320,7 +327,8 @@ def _open_outputs(
             token=settings.token,
             overlay=overlay(),
             metrics=metrics.text,
-            capture=lambda: capture_state(frames, totals.latest.frame if totals.latest else None),
+            health=lambda: health(capture(), totals.latest, mqtt=None if mqtt is None else mqtt.trouble),
+            capture=capture,
         )
         server.start()
         # The token goes to who can use it, not into a journal: one that was given, its owner knows.
