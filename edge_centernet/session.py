@@ -220,6 +220,10 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
 
     options = CameraOptions(width, height, settings.fps, settings.fourcc)
     text = settings.camera or settings.source or ""
+    if "://" in text:
+        from edge_centernet.sources.network import check_url
+
+        check_url(text)  # now, as --wait would wait for it to become right
     heap.share_arenas()  # before the threads of the capture start, each of which would get its own
     capture = LiveCapture(
         lambda: open_camera(text, options, _log.warning),
@@ -312,7 +316,6 @@ def _open_outputs(
         from edge_centernet.outputs.prometheus import Metrics  # both need the extra "live"
         from edge_centernet.outputs.web.access import TOKEN_VARIABLE
         from edge_centernet.outputs.web.server import WebServer
-
         from edge_centernet.service import health
 
         def capture() -> CaptureState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import math
 import os
 import re
@@ -27,10 +28,9 @@ from edge_centernet.system.logs import quiet_libraries, silence_opencv
 if TYPE_CHECKING:
     from edge_centernet.sources.cameras import CameraOptions
 
-_TIMEOUT_S = 15  # for a server or a network camera to answer
-_MAX_DOWNLOAD = 1 << 28  # bytes; an image file beyond 256 MB would fail the pixel limit anyway
+TIMEOUT_S = 15  # for a server or a network camera to answer, and from one frame to the next
 _DEFAULT_FPS = 25.0  # where a file or camera reports none; some report 0, NaN or the 90,000 ticks of MPEG
-_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
+LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt")
 
 # What `public_name` lets through: hosts, words that cameras use in the paths of their streams, and numbers of
 # channels.
@@ -68,7 +68,7 @@ class Stills:
             try:
                 with quiet_libraries():
                     if _is_url(name):
-                        image = decode_image(_download(name), public_name(name))
+                        image = decode_image(_network().download(name), public_name(name))
                     else:
                         image = read_image(name)
             except SourceError as error:
@@ -105,13 +105,15 @@ class Video:
 
         name: path or URL.
         live: whether frames come in real time and without an end.
-        capture: opened already, like cv2.VideoCapture; else FFmpeg opens the name.
+        capture: opened already, like cv2.VideoCapture; else the name is opened.
         hint: what to try when it gives no image, "; ..." to end a message with.
         """
         self.name = public_name(name)
         self.live = live
         self._hint = hint
-        self._capture = _open_ffmpeg(name, self.name, live) if capture is None else capture
+        if capture is None:
+            capture = _network().open_stream(name, live) if _is_url(name) else _open_ffmpeg(name, live)
+        self._capture = capture
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps: float = rate if math.isfinite(rate) and 0 < rate <= 1000 else _DEFAULT_FPS
         try:
@@ -124,7 +126,10 @@ class Video:
             # The first frame now, so that a source that cannot be read fails at its opening.
             self._first = self._read(0)
             if self._first is None:
+                code = int(self._capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
                 cause = "is it damaged, or used by another program?"
+                if code.to_bytes(4, "little").lower().startswith((b"av01", b"av1")):
+                    cause = "its video is AV1, which this OpenCV cannot decode; use H.264 or H.265"
                 raise SourceError(f"{self.name}: it opens, but gives no image; {cause}{hint}")
         except SourceError:
             self.close()
@@ -141,6 +146,11 @@ class Video:
             frame = self._read(number)
         if self.live:
             raise SourceError(f"{self.name}: stopped after {number} frames; is it unplugged or switched off?")
+
+    def interrupt(self) -> None:
+        """End a read that is under way, from another thread. Only a stream from the network can do that."""
+        if (interrupt := getattr(self._capture, "interrupt", None)) is not None:
+            interrupt()
 
     def close(self) -> None:
         """Release the camera or file."""
@@ -179,12 +189,14 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
 
         text = url2pathname(urllib.parse.urlsplit(text).path)
     if _is_url(text):
+        _network().check_url(text)
         # Whether a URL is an image must be known before it is opened: FFmpeg would open it as a video of one
         # frame. The suffix decides, as asking the server would start the download twice.
         parts = urllib.parse.urlsplit(text)
         if parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(IMAGE_SUFFIXES):
             return Stills([text], warn)
         return Video(text, live=is_live(text))
+    _refuse_mistyped(text)
     # 2. Folders and patterns. A file whose name looks like a pattern, such as "a[1].jpg", is taken as itself.
     path = Path(text)
     if path.is_dir():
@@ -240,15 +252,17 @@ def open_camera(
         name = f"camera {text}" if text.isdecimal() else text
         capture = cameras.open_v4l2(int(text) if text.isdecimal() else text, name, options, warn)
         return Video(name, live=True, capture=capture, hint=cameras.csi_hint())
-    if not _is_url(text) and not Path(text).exists():
-        raise SourceError(f"{text}: no such camera{cameras.list_cameras()}")
+    if not _is_url(text):
+        _refuse_mistyped(text)
+        if not Path(text).exists():
+            raise SourceError(f"{public_name(text)}: no such camera{cameras.list_cameras()}")
     _refuse(public_name(text), options, options.given)
     return Video(text, live=True)
 
 
 def is_live(source: str) -> bool:
     """Whether a --source is a stream that never ends: by its scheme, such as rtsp://."""
-    return _is_url(source) and urllib.parse.urlsplit(source).scheme.lower() in _LIVE_SCHEMES
+    return _is_url(source) and source.partition(":")[0].lower() in LIVE_SCHEMES
 
 
 def public_name(name: str) -> str:
@@ -319,20 +333,29 @@ def to_bgr(image: NDArray[Any], name: str, hint: str = "") -> NDArray[np.uint8]:
     return image
 
 
-def _open_ffmpeg(name: str, public: str, live: bool) -> Any:
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
-    silence_opencv()
+def ffmpeg_settings(live: bool) -> list[int]:
+    """How FFmpeg is to read a stream or file, as cv2.VideoCapture takes it."""
     # Without these an unreachable server holds the program for minutes.
-    limit = 1000 * _TIMEOUT_S
+    limit = 1000 * TIMEOUT_S
     settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
     threads = getattr(cv2, "CAP_PROP_N_THREADS", None)  # Debian 12's OpenCV 4.6 has none
     if live and threads is not None and "OPENCV_FFMPEG_THREADS" not in os.environ:
         settings += [threads, 1]  # each further thread of the H.264 decoder holds back one more frame
-    capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, settings)
+    return settings
+
+
+def _open_ffmpeg(path: str, live: bool) -> Any:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
+    silence_opencv()
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, ffmpeg_settings(live))
     if not capture.isOpened():
-        what = "a stream that answers" if _is_url(name) else "an image or a video"
-        raise SourceError(f"{public}: expected {what}, got something that cannot be opened")
+        raise SourceError(f"{path}: expected an image or a video, got something that cannot be opened")
     return capture
+
+
+def _network() -> Any:
+    # When it is needed: it loads TLS and mail parsers, and not every start of detect should pay for them.
+    return importlib.import_module("edge_centernet.sources.network")
 
 
 def _refuse(what: str, options: CameraOptions, names: list[str]) -> None:
@@ -343,21 +366,13 @@ def _refuse(what: str, options: CameraOptions, names: list[str]) -> None:
         )
 
 
+def _refuse_mistyped(text: str) -> None:
+    """Raise SourceError for a URL with one slash: that a file is missing would be said with its password."""
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/?[^/].*@", text) and not Path(text).exists():
+        raise SourceError(
+            f"{public_name(text)}: expected a URL such as rtsp://host/path, got no // behind its :"
+        )
+
+
 def _is_url(text: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
-
-
-def _download(url: str) -> bytes:
-    """The content of an http(s) URL. Raises SourceError."""
-    import urllib.error
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-            data: bytes = answer.read(_MAX_DOWNLOAD + 1)
-    except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise SourceError(f"{public_name(url)}: cannot download: {reason}") from None
-    if len(data) > _MAX_DOWNLOAD:
-        raise SourceError(f"{public_name(url)}: expected at most {_MAX_DOWNLOAD} bytes, got more")
-    return data

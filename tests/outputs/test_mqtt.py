@@ -94,7 +94,9 @@ def test_url(url: str, host: str, port: int, prefix: str, user: str | None) -> N
 
 def test_names_in_any_script_have_topics_of_their_own() -> None:
     """A short hash keeps apart what a to z cannot; the two ways to write an umlaut are one name."""
-    prefixes = [parse_url("mqtt://broker", name).prefix for name in ("大门", "后门", "Küche", "Köche", "?", "!")]
+    prefixes = [
+        parse_url("mqtt://broker", name).prefix for name in ("大门", "后门", "Küche", "Köche", "?", "!")
+    ]
     assert len(set(prefixes)) == 6
     assert all(re.fullmatch(r"edge-centernet/[a-z-]+-[0-9a-f]{6}", prefix) for prefix in prefixes)
     one, other = (parse_url("mqtt://broker", name).prefix for name in ("Küche", "Ku\u0308che"))
