@@ -32,7 +32,16 @@ from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
 from edge_centernet.pipeline import Pipeline, Rate
 from edge_centernet.runtimes.base import Runtime
 from edge_centernet.sources import CaptureState, Frame
-from edge_centernet.sources.files import Source, Stills, Video, is_live, open_camera, open_source, public_name
+from edge_centernet.sources.files import (
+    Source,
+    Stills,
+    Video,
+    is_live,
+    is_url,
+    open_camera,
+    open_source,
+    public_name,
+)
 from edge_centernet.system import heap
 from edge_centernet.tracking.line_counter import parse_line
 from edge_centernet.tracking.scene import Scene, SceneOptions
@@ -220,7 +229,7 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
 
     options = CameraOptions(width, height, settings.fps, settings.fourcc)
     text = settings.camera or settings.source or ""
-    if "://" in text:
+    if is_url(text):  # a pipeline of GStreamer may hold one
         from edge_centernet.sources.network import check_url
 
         check_url(text)  # now, as --wait would wait for it to become right

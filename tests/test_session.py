@@ -12,7 +12,7 @@ import pytest
 import squares
 
 from edge_centernet.camera_config import Settings
-from edge_centernet.errors import ConfigError
+from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.imageio import read_image
 from edge_centernet.runtimes import open_runtime
 from edge_centernet.session import open_frames, run
@@ -94,3 +94,10 @@ def test_options_of_a_camera_are_refused_elsewhere(given: dict[str, Any], messag
     with pytest.raises(ConfigError) as refused:
         open_frames(settings(**{"source": "a.png", **given}), print)
     assert str(refused.value).endswith(message)
+
+
+def test_a_url_that_cannot_be_is_not_waited_for() -> None:
+    """With --wait a camera may come later; a mistake in its address stays one. A pipeline is no URL."""
+    with pytest.raises(SourceError, match="expected a URL without #"):
+        open_frames(settings(camera="rtsp://admin:pass#word@cam/1", wait=True), print)
+    open_frames(settings(camera="gst:rtspsrc location=rtsp://cam/a#b ! decodebin", wait=True), print).close()

@@ -392,7 +392,7 @@ class MqttOutput:
             self._heard = time.monotonic()
             sock = self._client.socket()
             with suppress(OSError):  # paho finds its end, connects again, and sends what was not confirmed
-                if sock is not None:
+                if isinstance(sock, socket.socket):
                     # Past TLS, whose own shutdown must not run while paho's thread reads.
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 

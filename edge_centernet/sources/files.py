@@ -67,7 +67,7 @@ class Stills:
         for name in self.names:
             try:
                 with quiet_libraries():
-                    if _is_url(name):
+                    if is_url(name):
                         image = decode_image(_network().download(name), public_name(name))
                     else:
                         image = read_image(name)
@@ -112,7 +112,7 @@ class Video:
         self.live = live
         self._hint = hint
         if capture is None:
-            capture = _network().open_stream(name, live) if _is_url(name) else _open_ffmpeg(name, live)
+            capture = _network().open_stream(name, live) if is_url(name) else _open_ffmpeg(name, live)
         self._capture = capture
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps: float = rate if math.isfinite(rate) and 0 < rate <= 1000 else _DEFAULT_FPS
@@ -188,7 +188,7 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
         from urllib.request import url2pathname
 
         text = url2pathname(urllib.parse.urlsplit(text).path)
-    if _is_url(text):
+    if is_url(text):
         _network().check_url(text)
         # Whether a URL is an image must be known before it is opened: FFmpeg would open it as a video of one
         # frame. The suffix decides, as asking the server would start the download twice.
@@ -252,7 +252,7 @@ def open_camera(
         name = f"camera {text}" if text.isdecimal() else text
         capture = cameras.open_v4l2(int(text) if text.isdecimal() else text, name, options, warn)
         return Video(name, live=True, capture=capture, hint=cameras.csi_hint())
-    if not _is_url(text):
+    if not is_url(text):
         _refuse_mistyped(text)
         if not Path(text).exists():
             raise SourceError(f"{public_name(text)}: no such camera{cameras.list_cameras()}")
@@ -262,7 +262,7 @@ def open_camera(
 
 def is_live(source: str) -> bool:
     """Whether a --source is a stream that never ends: by its scheme, such as rtsp://."""
-    return _is_url(source) and source.partition(":")[0].lower() in LIVE_SCHEMES
+    return is_url(source) and source.partition(":")[0].lower() in LIVE_SCHEMES
 
 
 def public_name(name: str) -> str:
@@ -374,5 +374,6 @@ def _refuse_mistyped(text: str) -> None:
         )
 
 
-def _is_url(text: str) -> bool:
+def is_url(text: str) -> bool:
+    """Whether it begins as a URL does: with scheme://."""
     return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None

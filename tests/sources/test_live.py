@@ -309,7 +309,7 @@ def test_closing_does_not_wait_for_a_camera_that_hangs(serve: Serve) -> None:
 
 @BOTH
 def test_an_abandoned_reader_reads_no_more(serve: Serve) -> None:
-    """A read that hangs is ended as soon as the camera counts as frozen, and not when it returns by itself."""
+    """A read that hangs is ended as soon as the camera counts as frozen, not when it returns by itself."""
 
     def readers() -> int:
         return sum(thread.name == "camera" for thread in threading.enumerate())
