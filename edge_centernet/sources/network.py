@@ -43,7 +43,7 @@ from edge_centernet.sources.files import LIVE_SCHEMES, TIMEOUT_S, ffmpeg_setting
 from edge_centernet.system.child import command_of, crash_in_words
 
 _OPEN_S = 25.0  # for FFmpeg to open a stream: its own limit, and the start of its process
-_CHILD_BYTES = 768 << 20  # what FFmpeg may allocate: a stream of 3840x2160 pixels needs some 300 MB
+_CHILD_BYTES = 448 << 20  # what FFmpeg may allocate: 3840x2160 pixels need 300 MB, the service has 768
 _MOST_DOWNLOAD = 1 << 28  # bytes; an image file beyond 256 MB would fail the pixel limit anyway
 # An image that is downloaded may take 8 s, and longer if so many bytes a second come; 5 minutes at most.
 _DOWNLOAD_S, _DOWNLOAD_RATE, _DOWNLOAD_MOST_S = 8.0, 10_000, 300.0
