@@ -6,6 +6,8 @@ command line take precedence. TOML, because it allows comments and is part of Py
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -20,6 +22,9 @@ else:
     import tomli as tomllib
 
 _MAX_BYTES = 1 << 20  # a path to a video by mistake is refused, and not read into memory
+# ${NAME}, with a second $ in front for the same characters as they are
+_VARIABLE = re.compile(r"(\$?)\$\{([^}]*)(\}?)")
+_CREDENTIALS = "CREDENTIALS_DIRECTORY"  # where systemd puts what LoadCredential= names
 # A table's name in a file -> the option, and the table's keys that hold its points.
 _TABLES = {"line": ("count_line", "from", "to"), "zone": ("zone", "points")}
 
@@ -71,11 +76,15 @@ _IN_FILES = {"format_name": "format"}
 _FIELDS = {_IN_FILES.get(field.name, field.name): field.name for field in fields(Settings)}
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
     """The options in `path`, by field of Settings (`count_line`, not `--count-line`).
 
-    Values come back as the command line takes them: texts and booleans, and a list of texts as "A,B". Raises
-    ConfigError for a file that cannot be read, is not TOML, or holds a name that is no option.
+    Values come back as the command line takes them: texts and booleans, and a list of texts as "A,B". In a
+    text, ${NAME} stands for the environment variable, or for the file of this name among systemd's
+    credentials; $${NAME} stands for itself.
+    variables: whether to put them in; False where another computer has them.
+    Raises ConfigError for a file that cannot be read, is not TOML, or holds a name that is no option or a
+    variable that is not set. It never shows a variable's value.
     """
     # 1. The file.
     try:
@@ -93,7 +102,10 @@ def read_config(path: Path) -> dict[str, Any]:
             if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
                 raise ConfigError(f"{path}: {key}: expected tables that begin with [[{key}]], got {value!r}")
             option, *points = _TABLES[key]
-            options.setdefault(option, []).extend(_as_option(path, key, table, points) for table in value)
+            texts = [_as_option(path, key, table, points) for table in value]
+            options.setdefault(option, []).extend(
+                _with_variables(text, f"{path}: [[{key}]]") if variables else text for text in texts
+            )
             continue
         name = key.replace("-", "_")
         if name not in _FIELDS:
@@ -107,6 +119,9 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{path}: {key}: expected a text, a number, true or false, or a list of texts, got {value!r}"
             )
+        # Last, so that no message above shows what a variable holds.
+        if isinstance(value, str) and variables:
+            value = _with_variables(value, f"{path}: {key}")
         options[_FIELDS[name]] = value if isinstance(value, bool) else str(value)
     return options
 
@@ -129,3 +144,36 @@ def _as_option(path: Path, key: str, table: Mapping[str, Any], points: list[str]
         raise ConfigError(f"{path}: [[{key}]]: expected numbers, got {flat!r}")
     text, name = ",".join(str(number) for number in flat), table.get("name")
     return f"{name}={text}" if name else text
+
+
+def _with_variables(text: str, where: str) -> str:
+    """The text with each ${NAME} replaced. where: the file and the key, for errors."""
+
+    def look_up(match: re.Match[str]) -> str:
+        escaped, name, end = match.groups()
+        if escaped:
+            return match[0][1:]
+        # The names that systemd takes: none is a path out of the folder. What stands here may be a part of a
+        # password, and is not shown.
+        if not end or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name):
+            raise ConfigError(
+                f"{where}: expected the name of a variable after ${{, and }} behind it; "
+                "write $${ where you mean the characters ${"
+            )
+        if name in os.environ:
+            return os.environ[name]
+        folder = os.environ.get(_CREDENTIALS, "")
+        try:
+            if folder:
+                return (Path(folder) / name).read_text(encoding="utf-8").rstrip("\r\n")
+        except FileNotFoundError:
+            pass
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ConfigError(f"{where}: cannot read the credential {name}: {reason}") from None
+        raise ConfigError(
+            f"{where}: ${{{name}}} is not set: expected an environment variable of this name, or a file of "
+            f"this name in ${_CREDENTIALS} (systemd's LoadCredential=)"
+        )
+
+    return _VARIABLE.sub(look_up, text)

@@ -117,12 +117,23 @@ def status_line(snapshot: Snapshot, classes: Sequence[str]) -> str:
 
 
 def health(
-    capture: CaptureState, snapshot: Snapshot | None, *, max_age_s: float = 10.0, now: float | None = None
+    capture: CaptureState,
+    snapshot: Snapshot | None,
+    *,
+    max_age_s: float = 10.0,
+    now: float | None = None,
+    mqtt: str | None = None,
 ) -> tuple[bool, dict[str, Any]]:
     """Whether detection works right now, and the record to show for it.
 
-    capture: how the source is doing; snapshot: the newest result, None before the first.
-    max_age_s: results older than this mean that the pipeline hangs. now: time.monotonic() unless given.
+    Args:
+        capture: how the source is doing.
+        snapshot: the newest result, None before the first.
+        max_age_s: results older than this mean that the pipeline hangs.
+        now: time.monotonic() unless given.
+        mqtt: why nothing reaches the broker, "" if all does; None where there is none. Detection works all
+            the same, so it is told, and changes nothing else.
+
     Returns (ok, record): ok needs a live camera and a fresh result; the record's "status" is "ok" or the
     reason. A file that cannot be written is in the record, as "unwritten", and no reason for a restart.
     """
@@ -151,4 +162,6 @@ def health(
         "dropped": capture.dropped,
         "reopened": capture.reopened,
     }
+    if mqtt is not None:
+        record["mqtt"] = mqtt or "ok"
     return ok, record

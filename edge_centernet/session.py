@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,7 +32,16 @@ from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
 from edge_centernet.pipeline import Pipeline, Rate
 from edge_centernet.runtimes.base import Runtime
 from edge_centernet.sources import CaptureState, Frame
-from edge_centernet.sources.files import Source, Stills, Video, is_live, open_camera, open_source, public_name
+from edge_centernet.sources.files import (
+    Source,
+    Stills,
+    Video,
+    is_live,
+    is_url,
+    open_camera,
+    open_source,
+    public_name,
+)
 from edge_centernet.system import heap
 from edge_centernet.tracking.line_counter import parse_line
 from edge_centernet.tracking.room import parse_room
@@ -39,6 +50,7 @@ from edge_centernet.tracking.state import Snapshot, Tally
 from edge_centernet.tracking.zone_counter import parse_zone
 
 if TYPE_CHECKING:
+    from edge_centernet.outputs.mqtt import MqttOutput
     from edge_centernet.sources.live import LiveCapture
 
     Frames = Source | LiveCapture
@@ -251,6 +263,10 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
 
     options = CameraOptions(width, height, settings.fps, settings.fourcc)
     text = settings.camera or settings.source or ""
+    if is_url(text):  # a pipeline of GStreamer may hold one
+        from edge_centernet.sources.network import check_url
+
+        check_url(text)  # now, as --wait would wait for it to become right
     heap.share_arenas()  # before the threads of the capture start, each of which would get its own
     capture = LiveCapture(
         lambda: open_camera(text, options, _log.warning),
@@ -364,6 +380,7 @@ def _open_outputs(
         folder = settings.out or DEFAULT_OUT
         prepare_folder(folder, or_later=frames.live)
         yield AnnotatedOutput(Annotated(folder, frames, unwritten), overlay(), frames.live)
+    mqtt: MqttOutput | None = None
     if settings.mqtt is not None:
         from edge_centernet.outputs.mqtt import MqttOutput  # needs the extra "live"
 
@@ -381,7 +398,12 @@ def _open_outputs(
         yield mqtt
     if settings.serve is not None:
         from edge_centernet.outputs.prometheus import Metrics  # both need the extra "live"
+        from edge_centernet.outputs.web.access import TOKEN_VARIABLE
         from edge_centernet.outputs.web.server import WebServer
+        from edge_centernet.service import health
+
+        def capture() -> CaptureState:
+            return capture_state(frames, totals.latest.frame if totals.latest else None)
 
         version = f"{model.name} {model.version}"
         metrics = Metrics(model.classes, model=version, runtime=detector.runtime.name)
@@ -392,10 +414,14 @@ def _open_outputs(
             token=settings.token,
             overlay=overlay(),
             metrics=metrics.text,
-            capture=lambda: capture_state(frames, totals.latest.frame if totals.latest else None),
+            health=lambda: health(capture(), totals.latest, mqtt=None if mqtt is None else mqtt.trouble),
+            capture=capture,
         )
         server.start()
-        report(f"Live page: {server.url}")
+        # The token goes to who can use it, not into a journal: one that was given, its owner knows.
+        given = settings.token or os.environ.get(TOKEN_VARIABLE)
+        hide = given and not sys.stderr.isatty()
+        report(f"Live page: {server.url.partition('?')[0] if hide else server.url}")
         yield server
     if frames.live:
         from edge_centernet.outputs.status import StatusOutput, WatchdogOutput

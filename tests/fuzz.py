@@ -38,6 +38,7 @@ with atheris.instrument_imports(include=["edge_centernet"]):
     from edge_centernet.deploy import agent
     from edge_centernet.errors import EdgeCenterNetError
     from edge_centernet.sources import files as sources
+    from edge_centernet.sources import network
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY_MB, SECONDS = 1024, 10  # what one input may take
@@ -203,6 +204,28 @@ def read_url(data: bytes) -> None:
         shown = sources.public_name(url)
         assert SECRET not in shown or SECRET in text, shown
         sources.is_live(url)
+        if sources.is_url(url):
+            with suppress(EdgeCenterNetError):
+                network.check_url(url)
+
+
+def read_stream(data: bytes) -> None:
+    """A camera's Motion JPEG, in pieces as they come from the network: pictures, or nothing."""
+    cutter = network.JpegCutter()
+    pieces = atheris.FuzzedDataProvider(data[-16:])
+    at = 0
+    while at < len(data):
+        size = pieces.ConsumeIntInRange(1, 4096)
+        cutter.feed(data[at : at + size])
+        at += size
+        while (found := cutter.take()) is not None:
+            assert found.startswith(b"\xff\xd8"), found[:8]
+
+
+def stream() -> bytes:
+    """Two parts of a stream as cameras send it."""
+    head = b"--boundary\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    return b"".join(head % len(jpeg) + jpeg + b"\r\n" for jpeg in [picture(".jpg")] * 2)
 
 
 def read_bundle(data: bytes) -> None:
@@ -252,6 +275,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]
     "voc": (read_voc, lambda: (as_xml("annotation", VOC).encode(code) for code in ("utf-8", "utf-16"))),
     "yolo": (read_yolo, lambda: iter([YOLO.encode() + b"\0" + b"0 .5 .5 .2 .2\n1 .1 .1 .2 .1 .2 .2\n"])),
     "config": (read_config, lambda: iter([CONFIG.encode()])),
+    "mjpeg": (read_stream, lambda: iter([stream()])),
     "urls": (read_url, lambda: (url.encode() for url in URLS)),
     "bundle": (read_bundle, lambda: iter([bundle_with(json.dumps(MANIFEST).encode())])),
 }

@@ -84,6 +84,55 @@ def test_format_is_the_name_in_a_file(tmp_path: Path) -> None:
         read_config(write(tmp_path, 'format_name = "csv"'))
 
 
+def test_variables_stand_for_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """${NAME} is the environment's, else a systemd credential's; $${ is ${. On another computer all stay."""
+    monkeypatch.setenv("CAMERA_USER", "admin")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "door.password").write_text("S3CRET\n")
+    path = write(
+        tmp_path,
+        """
+        camera = "rtsp://${CAMERA_USER}:${door.password}@cam/1"
+        token = "a$${b}$c"
+        classes = ["${CAMERA_USER}", "dog"]
+        [[line]]
+        name = "by ${CAMERA_USER}"
+        from = [0, 0]
+        to = [1, 1]
+        """,
+    )
+    assert read_config(path) == {
+        "camera": "rtsp://admin:S3CRET@cam/1",
+        "token": "a${b}$c",
+        "classes": "admin,dog",
+        "count_line": ["by admin=0,0,1,1"],
+    }
+    assert read_config(path, variables=False)["token"] == "a$${b}$c"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("x${NO_SUCH_NAME}S3CRET", "token: ${NO_SUCH_NAME} is not set: expected an environment variable"),
+        ("x${S3CRET", "token: expected the name of a variable after ${"),
+        ("x${../S3CRET}", "token: expected the name of a variable after ${"),
+        ("x${}", "token: expected the name of a variable after ${"),
+        ("${folder}", "token: cannot read the credential folder: Is a directory"),
+    ],
+)
+def test_a_variable_that_is_not_there_is_one_line_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, said: str
+) -> None:
+    """The file, the key and the variable; nothing of what else stands there."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "folder").mkdir()
+    path = write(tmp_path, f'token = "{value}"')
+    with pytest.raises(ConfigError) as caught:
+        read_config(path)
+    assert str(caught.value).startswith(f"{path}: {said}")
+    assert "S3CRET" not in str(caught.value)
+
+
 def test_the_table_of_settings_is_the_options_of_detect() -> None:
     """Every option but the file itself may stand in the file."""
     options = {parameter.name for parameter in command.params}

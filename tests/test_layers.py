@@ -91,7 +91,7 @@ def test_device_code_imports_and_detects_without_host_packages(tmp_path: Path) -
 # What cameras, services and the network need: none of it is for who detects in one image.
 LIVE = (
     *("outputs.mqtt", "outputs.web", "outputs.prometheus", "outputs.home_assistant", "outputs.status"),
-    *("sources.cameras", "sources.live", "service"),
+    *("sources.cameras", "sources.live", "sources.network", "service"),
 )
 DETECT = """
 import json, sys

@@ -175,6 +175,13 @@ def test_health(capture: CaptureState, age: float | None, status: str) -> None:
     ok, record = health(capture, newest, now=now)
     assert (ok, record["status"], record["detail"]) == (status == "ok", status, capture.detail)
     assert record["last_result_s"] == age
+    assert "mqtt" not in record
+
+
+def test_health_tells_of_the_broker() -> None:
+    """Detection works without it, so the answer is the same."""
+    told = [health(CaptureState("live"), snapshot(), mqtt=text) for text in ("", "connection lost")]
+    assert [(ok, record["mqtt"]) for ok, record in told] == [(True, "ok"), (True, "connection lost")]
 
 
 def test_a_file_that_cannot_be_written_is_told_and_no_reason_for_a_restart() -> None:

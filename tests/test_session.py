@@ -18,7 +18,7 @@ from snapshots import CLASSES, snapshot
 from support import full_disk
 
 from edge_centernet.camera_config import Settings
-from edge_centernet.errors import ConfigError
+from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.files import Unwritten
 from edge_centernet.imageio import read_image
 from edge_centernet.outputs import records
@@ -62,6 +62,31 @@ def test_lines_are_checked_before_the_model_is_loaded() -> None:
     """A mistake in an option takes no seconds to be found."""
     with pytest.raises(ConfigError, match="line 'door': expected 4 numbers"):
         run(settings(source="a.png", count_line=("door=1,2",)), lambda: pytest.fail("loaded"), print, print)
+
+
+@pytest.mark.parametrize(
+    ("serve", "token", "shown"), [("127.0.0.1:0", "known-to-all", False), ("0.0.0.0:0", None, True)]
+)
+def test_a_token_is_told_only_to_who_does_not_know_it(
+    onnx_model: Path,
+    write_image: Callable[[Path, Any], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    serve: str,
+    token: str | None,
+    shown: bool,
+) -> None:
+    """A journal gets the address: with a token that was made up now, without one that was given."""
+    pytest.importorskip("tornado", reason="the extra `live` is not installed")
+    monkeypatch.delenv("EDGE_CENTERNET_TOKEN", raising=False)
+    photo = write_image(tmp_path / "a.png", squares.scene())
+    reported: list[str] = []
+    options = settings(source=str(photo), save=False, format_name="none", serve=serve, token=token)
+    run(options, lambda: open_runtime(onnx_model, "onnxruntime", 1), print, reported.append)
+    (line,) = reported
+    assert line.startswith("Live page: http://")
+    assert ("?token=" in line) == shown
+    assert token is None or token not in line
 
 
 @pytest.mark.parametrize(
@@ -264,3 +289,10 @@ def test_a_file_waits_for_its_reader_until_a_signal(
         output.update(snapshot(number, 0, 1, 2))
     assert not timer.is_alive()
     output.close()
+
+
+def test_a_url_that_cannot_be_is_not_waited_for() -> None:
+    """With --wait a camera may come later; a mistake in its address stays one. A pipeline is no URL."""
+    with pytest.raises(SourceError, match="expected a URL without #"):
+        open_frames(settings(camera="rtsp://admin:pass#word@cam/1", wait=True), print)
+    open_frames(settings(camera="gst:rtspsrc location=rtsp://cam/a#b ! decodebin", wait=True), print).close()

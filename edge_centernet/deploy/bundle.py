@@ -216,7 +216,7 @@ def camera_settings(path: Path) -> bytes:
 
     Raises ConfigError for one that the board would refuse.
     """
-    read_config(path)
+    read_config(path, variables=False)  # they are set on the board
     return path.read_bytes()
 
 

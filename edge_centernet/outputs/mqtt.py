@@ -14,17 +14,21 @@ saved up meanwhile, up to a limit; a gap in their numbers shows that it was reac
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import re
+import socket
 import ssl
 import sys
 import threading
 import time
+import unicodedata
 import uuid
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -49,6 +53,10 @@ _BATCH = 20  # messages under way at a time; paho sends as many without waiting 
 _KEEPALIVE_S = 15  # a broker that is gone without a word is noticed after one and a half times that
 _LOOK_S = 0.2  # how often the publishing thread looks for what is not urgent
 _RETRY_MAX_S = 10  # between two attempts to connect
+_SILENT_S = 10.0  # a broker that has not answered for so long is reported
+_GIVE_UP_S = 60.0  # and after so long without a confirmation the connection is made anew
+_GREET_EVERY_S = 3.0  # however often somebody says that Home Assistant has started
+_MAX_PACKET = 1 << 16  # bytes; what we listen for has ten
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +82,8 @@ class Broker:
 def parse_url(url: str, name: str, password_file: Path | None = None) -> Broker:
     """The broker of mqtt://user:password@host:1883/topic-prefix; mqtts:// for TLS, on port 8883 unless given.
 
-    name: of the camera; the prefix is "edge-centernet/NAME" where the URL has none.
+    name: of the camera; the prefix is "edge-centernet/NAME" where the URL has none, with six digits of a hash
+      where a name of other letters than a to z would lose what tells it apart.
     password_file: its first line is the password. It may also be the value of EDGE_CENTERNET_MQTT_PASSWORD:
       every user of a machine can see its command lines.
     Special characters are written as in every URL (%40 for @). Raises ConfigError, which never shows the
@@ -116,7 +125,10 @@ def parse_url(url: str, name: str, password_file: Path | None = None) -> Broker:
         raise ConfigError("MQTT: expected a user name with the password; write mqtt://USER@host")
     # 3. The prefix of the topics. + and # are wildcards in MQTT. Brokers limit the length of a topic, AWS IoT
     #    to 256 bytes.
-    slug = re.sub(r"[^0-9a-z]+", "-", name.lower()).strip("-") or "camera"
+    whole = unicodedata.normalize("NFC", name).replace("…", "")  # which stands for a hidden part of a URL
+    slug = re.sub(r"[^0-9a-z]+", "-", whole.lower()).strip("-")
+    if not slug or not whole.isascii():
+        slug = f"{slug or 'camera'}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
     prefix = unquote(parts.path).strip("/") or f"edge-centernet/{slug}"
     if re.search(r"[+#\0-\x1f\x7f]", prefix) or len(prefix.encode()) > 200:
         raise ConfigError(
@@ -124,6 +136,22 @@ def parse_url(url: str, name: str, password_file: Path | None = None) -> Broker:
         )
     tls = parts.scheme == "mqtts"
     return Broker(host, port or (8883 if tls else 1883), tls, prefix, user, password if user else None)
+
+
+class _Client(Client):
+    """A client that closes the connection before it reads a packet of more than `_MAX_PACKET` bytes.
+
+    paho reads up to 256 MB into memory, and a retained message comes again at every start. MQTT 5 lets a
+    client name a limit; brokers of MQTT 3 know none, and nobody forces a broker to keep it.
+    """
+
+    too_large = False  # whether that has happened
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if bufsize > _MAX_PACKET:  # all that is left of the packet
+            self.too_large = True
+            raise ConnectionError(f"a packet of {bufsize} bytes")
+        return super()._sock_recv(bufsize)
 
 
 class MqttOutput:
@@ -185,13 +213,22 @@ class MqttOutput:
         self._numbered = self._dropped = 0
         self._acknowledged: set[int] = set()
         self._connected = self._greet = False
+        self._greet_at = float("-inf")  # no announcement before
         self._trouble = ""
+        self._unconfirmed = False  # the trouble is that the broker is connected, and confirms nothing
+        self._heard = time.monotonic()  # when the broker last answered, or was last asked
         self._deadline: float | None = None  # of closing
         self._client = self._make_client(ca_file)
         self._thread = threading.Thread(target=self._publish_all, name="mqtt", daemon=True)
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing reaches the broker now, for people; "" while all is well."""
+        return self._trouble
+
     def start(self) -> None:
         """Connect in the background, and again whenever the connection is lost; failures go to the log."""
+        self._heard = time.monotonic()
         self._client.connect_async(self.broker.host, self.broker.port, keepalive=_KEEPALIVE_S)
         self._client.loop_start()
         self._thread.start()
@@ -295,50 +332,75 @@ class MqttOutput:
 
     def _next_batch(self) -> list[tuple[str, str, bool]]:
         """Wait for something to send: (topic, payload, retain) each. Empty when closing and all is sent."""
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 batch: list[tuple[str, str, bool]] = []
                 closing = self._deadline is not None
+                now = time.monotonic()
                 # 1. After each connection the announcement, so that a broker that forgot everything has it.
-                if self._connected and self._greet:
-                    self._greet = False
+                if self._connected and self._greet and now >= self._greet_at:
+                    self._greet, self._greet_at = False, now + _GREET_EVERY_S
                     self._fresh = self._urgent = self._state is not None
                     if self._config_topic:
                         batch.append((self._config_topic, self._config, True))
                     batch.append(("availability", "online", True))
                 # 2. The newest state, if it is due.
-                due = self._urgent or closing or time.monotonic() - self._state_sent >= _STATE_EVERY_S
+                due = self._urgent or closing or now - self._state_sent >= _STATE_EVERY_S
                 if self._connected and self._fresh and due:
                     self._fresh = self._urgent = False
-                    self._state_sent = time.monotonic()
+                    self._state_sent = now
                     batch.append(("state", _json(self._state), True))
                 # 3. Events, the oldest first.
                 while self._connected and self._events and len(batch) < _BATCH:
                     batch.append(("events", self._events.popleft(), False))
                 # Closing without a connection, it waits for one, unless an attempt has failed or time is up.
-                hopeless = self._connected or self._trouble or time.monotonic() > (self._deadline or 0.0)
+                hopeless = self._connected or self._trouble or now > (self._deadline or 0.0)
                 if batch or (closing and hopeless):
                     return batch
                 self._changed.wait(_LOOK_S)
+            if not self._connected:
+                self._watch_silence()
 
     def _send(self, batch: list[tuple[str, str, bool]]) -> bool:
         """Publish a batch and wait until the broker has confirmed each; False when closing leaves no time."""
+        self._heard = time.monotonic()
         sent = set()
         for topic, payload, retain in batch:
             topic = topic if topic == self._config_topic else f"{self.broker.prefix}/{topic}"
             sent.add(self._client.publish(topic, payload, qos=1, retain=retain).mid)
-        with self._changed:
-            while not sent <= self._acknowledged:
+        while True:
+            with self._changed:
+                if sent <= self._acknowledged:
+                    self._acknowledged.clear()
+                    return True
                 if self._deadline is not None and time.monotonic() > self._deadline:
                     return False
                 self._changed.wait(_LOOK_S)
-            self._acknowledged.clear()
-        return True
+            self._watch_silence()
+
+    def _watch_silence(self) -> None:
+        """Report a broker that owes an answer, and close a connection on which it confirms nothing.
+
+        paho itself notices neither: such a broker may well answer its pings. A connection that the broker
+        does not accept ends by paho's keepalive.
+        """
+        silent = time.monotonic() - self._heard
+        if silent >= _SILENT_S and not self._trouble and self._deadline is None:
+            self._unconfirmed = self._connected
+            what = "confirms nothing that is sent" if self._connected else "does not answer"
+            self._warn(f"the broker {what} for {_SILENT_S:.0f} s")
+        if silent >= _GIVE_UP_S and self._connected:
+            self._heard = time.monotonic()
+            sock = self._client.socket()
+            with suppress(OSError):  # paho finds its end, connects again, and sends what was not confirmed
+                if isinstance(sock, socket.socket):
+                    # Past TLS, whose own shutdown must not run while paho's thread reads.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     # ---- the connection: what follows is called by paho's thread, except for `_make_client` --------
 
-    def _make_client(self, ca_file: Path | None) -> Client:
-        client = Client(CallbackAPIVersion.VERSION2, client_id=f"edge-centernet-{self.run[:8]}")
+    def _make_client(self, ca_file: Path | None) -> _Client:
+        client = _Client(CallbackAPIVersion.VERSION2, client_id=f"edge-centernet-{self.run[:8]}")
         client.will_set(f"{self.broker.prefix}/availability", "offline", qos=1, retain=True)
         client.reconnect_delay_set(1, _RETRY_MAX_S)
         if self.broker.user is not None:
@@ -359,12 +421,15 @@ class MqttOutput:
         if reason.is_failure:
             self._warn(f"it refuses the connection: {reason}")
             return
-        if self._config_topic:
+        if self._config_topic and not self._client.too_large:
             client.subscribe(self._birth_topic, qos=1)
         with self._changed:
             waiting, self._dropped, dropped = len(self._events), 0, self._dropped
             self._connected = self._greet = True
+            self._greet_at, self._heard = float("-inf"), time.monotonic()
             self._changed.notify_all()
+        if self._unconfirmed:  # it accepted the last connection, too
+            return
         self._trouble = ""
         lost = f", {dropped} older ones are lost" if dropped else ""
         queued = f"; {waiting} events to send{lost}" if waiting else ""
@@ -375,7 +440,15 @@ class MqttOutput:
     ) -> None:
         with self._changed:
             was, self._connected = self._connected, False
-        if was and self._deadline is None:
+            self._heard = time.monotonic() if was else self._heard
+        if not was or self._deadline is not None or self._unconfirmed:
+            return
+        if self._client.too_large:
+            self._warn(
+                f"it sends a message of more than {_MAX_PACKET} bytes; from now on nobody listens on "
+                f"{self._birth_topic} for a new start of Home Assistant"
+            )
+        else:
             self._warn("connection lost")
 
     def _on_connect_fail(self, client: Client, userdata: object) -> None:
@@ -387,7 +460,11 @@ class MqttOutput:
     ) -> None:
         with self._changed:
             self._acknowledged.add(mid)
+            self._heard = time.monotonic()
             self._changed.notify_all()
+        if self._unconfirmed:
+            self._unconfirmed, self._trouble = False, ""
+            _log.info("MQTT: %s confirms what is sent again", self.broker.public)
 
     def _on_message(self, client: Client, userdata: object, message: MQTTMessage) -> None:
         """Home Assistant has started, and may have forgotten the device: announce it again."""

@@ -132,9 +132,8 @@ def open_gstreamer(pipeline: str, public: str) -> Any:
     text = pipeline if "appsink" in pipeline else f"{pipeline} ! {_SINK}"
     capture = cv2.VideoCapture(text, cv2.CAP_GSTREAMER)
     if not capture.isOpened():
-        raise SourceError(
-            f"{public}: this GStreamer pipeline does not start; try it with `gst-launch-1.0`: {pipeline}"
-        )
+        # The pipeline itself may hold a password.
+        raise SourceError(f"{public}: this GStreamer pipeline does not start; try it with `gst-launch-1.0`")
     return capture
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import math
 import os
 import re
@@ -10,7 +11,7 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,7 +23,6 @@ from numpy.typing import NDArray
 from edge_centernet.errors import ConfigError, SourceError, printable
 from edge_centernet.imageio import (
     IMAGE_SUFFIXES,
-    MAX_BYTES,
     MAX_PIXELS,
     decode_image,
     image_format,
@@ -34,7 +34,7 @@ from edge_centernet.system.logs import quiet_libraries, silence_opencv
 if TYPE_CHECKING:
     from edge_centernet.sources.cameras import CameraOptions
 
-_TIMEOUT_S = 15  # for a server or a network camera to answer
+TIMEOUT_S = 15  # for a server or a network camera to answer, and from one frame to the next
 # Grabs in a row that may fail before a file is taken to have ended. FFmpeg's reader fails for each damaged
 # packet, and after some thousands of sound; at the end of a file a failure takes microseconds.
 _MOST_FAILURES = 1000
@@ -52,7 +52,7 @@ _CONTAINERS = (
 _MOVING = (".gif", ".mjpeg", ".mjpg")  # alone a video, although its first bytes are those of an image
 _CAPTURE_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _MANY = 5  # kinds of files that a line names
-_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
+LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt")
 
 # What `public_name` lets through: hosts, words that cameras use in the paths of their streams, and numbers of
 # channels.
@@ -99,8 +99,8 @@ class Stills:
         for number, name in enumerate(self.names):
             try:
                 with quiet_libraries():
-                    if _is_url(name):
-                        image = decode_image(_download(name), public_name(name))
+                    if is_url(name):
+                        image = decode_image(_network().download(name), public_name(name))
                     else:
                         image = read_image(name)
             except SourceError as error:
@@ -145,7 +145,7 @@ class Video:
         Args:
             name: path or URL.
             live: whether frames come in real time and without an end.
-            capture: opened already, like cv2.VideoCapture; else FFmpeg opens the name.
+            capture: opened already, like cv2.VideoCapture; else the name is opened.
             hint: what to try when it gives no image, "; ..." to end a message with.
             warn: gets one line if a file ends before it should, or holds more than is read.
 
@@ -154,14 +154,16 @@ class Video:
         self.name = public_name(name)
         self.live = live
         self._hint, self._warn = hint, warn or _to_stderr
-        self._capture = _open_ffmpeg(name, self.name, live) if capture is None else capture
+        if capture is None:
+            capture = _network().open_stream(name, live) if is_url(name) else _open_ffmpeg(name, live)
+        self._capture = capture
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps: float = rate if math.isfinite(rate) and 0 < rate <= 1000 else _DEFAULT_FPS
         self._promised = 0.0 if live else self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self._shift, self._step, self._behind = 0.0, 1.0 / self.fps, math.inf  # seconds, see `_seconds`
         self._failed = 0  # grabs between frames that could be read
         self._regular = 0  # frames that came as long after the one before as the rate says
-        self._container = _Container() if live or _is_url(name) else _look_into(name)
+        self._container = _Container() if live or is_url(name) else _look_into(name)
         # Wider or higher pixels than the square ones of a screen are drawn out, never squeezed.
         aspect = self._capture.get(cv2.CAP_PROP_SAR_NUM) / (self._capture.get(cv2.CAP_PROP_SAR_DEN) or 1.0)
         if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:  # most often 0, for unknown
@@ -207,6 +209,11 @@ class Video:
                 "where it came"
             )
 
+    def interrupt(self) -> None:
+        """End a read that is under way, from another thread. Only a stream from the network can do that."""
+        if (interrupt := getattr(self._capture, "interrupt", None)) is not None:
+            interrupt()
+
     def close(self) -> None:
         """Release the camera or file."""
         self._capture.release()
@@ -225,7 +232,7 @@ class Video:
 
     def _read(self, number: int, last: float = 0.0) -> Frame | None:
         """The next frame that can be read; None at the end. last: seconds of the one before."""
-        until = time.monotonic() + _TIMEOUT_S
+        until = time.monotonic() + TIMEOUT_S
         failures = 0
         while True:
             with suppress(cv2.error):
@@ -368,13 +375,15 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
         from urllib.request import url2pathname
 
         text = url2pathname(urllib.parse.urlsplit(text).path)
-    if _is_url(text):
+    if is_url(text):
+        _network().check_url(text)
         # Whether a URL is an image must be known before it is opened: FFmpeg would open it as a video of one
         # frame. The suffix decides, as asking the server would start the download twice.
         parts = urllib.parse.urlsplit(text)
         if parts.scheme.lower() in ("http", "https") and parts.path.lower().endswith(IMAGE_SUFFIXES):
             return Stills([text], warn)
         return Video(text, live=is_live(text), warn=warn)
+    _refuse_mistyped(text)
     # 2. Folders and patterns. A file whose name looks like a pattern, such as "a[1].jpg", is taken as itself.
     path = Path(text)
     if path.is_dir():
@@ -455,15 +464,17 @@ def open_camera(
         name = f"camera {text}" if text.isdecimal() else text
         capture = cameras.open_v4l2(int(text) if text.isdecimal() else text, name, options, warn)
         return Video(name, live=True, capture=capture, hint=cameras.csi_hint())
-    if not _is_url(text) and not Path(text).exists():
-        raise SourceError(f"{text}: no such camera{cameras.list_cameras()}")
+    if not is_url(text):
+        _refuse_mistyped(text)
+        if not Path(text).exists():
+            raise SourceError(f"{public_name(text)}: no such camera{cameras.list_cameras()}")
     _refuse(public_name(text), options, options.given)
     return Video(text, live=True)
 
 
 def is_live(source: str) -> bool:
     """Whether a --source is a stream that never ends: by its scheme, such as rtsp://."""
-    return _is_url(source) and urllib.parse.urlsplit(source).scheme.lower() in _LIVE_SCHEMES
+    return is_url(source) and source.partition(":")[0].lower() in LIVE_SCHEMES
 
 
 def public_name(name: str) -> str:
@@ -537,23 +548,27 @@ def to_bgr(image: NDArray[Any], name: str, hint: str = "") -> NDArray[np.uint8]:
     return image
 
 
-def _open_ffmpeg(name: str, public: str, live: bool) -> Any:
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
-    silence_opencv()
+def ffmpeg_settings(live: bool) -> list[int]:
+    """How FFmpeg is to read a stream or file, as cv2.VideoCapture takes it."""
     # Without these an unreachable server holds the program for minutes.
-    limit = 1000 * _TIMEOUT_S
+    limit = 1000 * TIMEOUT_S
     settings = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit]
     threads = getattr(cv2, "CAP_PROP_N_THREADS", None)  # Debian 12's OpenCV 4.6 has none
     if live and threads is not None and "OPENCV_FFMPEG_THREADS" not in os.environ:
         settings += [threads, 1]  # each further thread of the H.264 decoder holds back one more frame
-    with nullcontext() if _is_url(name) else _video_containers_only():
-        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, settings)
+    return settings
+
+
+def _open_ffmpeg(path: str, live: bool) -> Any:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when FFmpeg is first used
+    silence_opencv()
+    with _video_containers_only():
+        capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, ffmpeg_settings(live))
     if not capture.isOpened():
-        what = "a stream that answers" if _is_url(name) else "an image or a video"
         got = "something that cannot be opened"
-        if not _is_url(name) and _look_into(name).streams == 0:
+        if _look_into(path).streams == 0:
             got = "a recording that was cut off: its index, which comes last, is missing"
-        raise SourceError(f"{public}: expected {what}, got {got}")
+        raise SourceError(f"{path}: expected an image or a video, got {got}")
     return capture
 
 
@@ -570,6 +585,11 @@ def _video_containers_only() -> Iterator[None]:
             os.environ[_CAPTURE_OPTIONS] = given
 
 
+def _network() -> Any:
+    # When it is needed: it loads TLS and mail parsers, and not every start of detect should pay for them.
+    return importlib.import_module("edge_centernet.sources.network")
+
+
 def _refuse(what: str, options: CameraOptions, names: list[str]) -> None:
     """Options that would have no effect are an error, not a silence."""
     if wrong := [name for name in names if name in options.given]:
@@ -578,21 +598,14 @@ def _refuse(what: str, options: CameraOptions, names: list[str]) -> None:
         )
 
 
-def _is_url(text: str) -> bool:
+def _refuse_mistyped(text: str) -> None:
+    """Raise SourceError for a URL with one slash: that a file is missing would be said with its password."""
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/?[^/].*@", text) and not Path(text).exists():
+        raise SourceError(
+            f"{public_name(text)}: expected a URL such as rtsp://host/path, got no // behind its :"
+        )
+
+
+def is_url(text: str) -> bool:
+    """Whether it begins as a URL does: with scheme://."""
     return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
-
-
-def _download(url: str) -> bytes:
-    """The content of an http(s) URL. Raises SourceError."""
-    import urllib.error
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-            data: bytes = answer.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise SourceError(f"{public_name(url)}: cannot download: {reason}") from None
-    if len(data) > MAX_BYTES:
-        raise SourceError(f"{public_name(url)}: expected at most {MAX_BYTES} bytes, got more")
-    return data

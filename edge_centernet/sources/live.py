@@ -2,8 +2,8 @@
 
 Two kinds of thread: a reader opens the camera once and reads it until it ends; the supervisor starts readers
 one after the other. Both exist because a call into a driver may never return: Python cannot interrupt it, and
-a thread that reads cannot watch itself. A reader that hangs is abandoned, and closes its camera if it ever
-returns.
+a thread that reads cannot watch itself. A reader that hangs is abandoned: a stream from the network is
+interrupted, another camera is closed if the call ever returns.
 
 Frames are read as fast as they come, also while nobody takes them. Drivers and network streams queue frames
 that are not read, so a loop that reads only when it is ready would see the past.
@@ -136,6 +136,8 @@ class LiveCapture:
             reader = self._reader
             self._changed.notify_all()
         self._nudge.set()
+        if reader is not None:
+            reader.interrupt()
         atexit.unregister(self.close)
         until = time.monotonic() + _CLOSE_S
         for thread in (self._supervisor, reader.thread if reader else None):
@@ -200,6 +202,7 @@ class LiveCapture:
                     if reader.error is not None:
                         return _Loss(False, reader.error)
                     self._hanging.append(reader)
+                    reader.interrupt()
                     what = "no new frame" if reader.frames else "no answer"
                     return _Loss(reader.frames > 0, SourceError(f"{self.name}: {what} for {limit:.3g} s"))
             self._nudge.wait(left)
@@ -290,10 +293,16 @@ class _Reader:
         self.frames = 0
         self.error: Exception | None = None  # set when it has ended
         self.thread = threading.Thread(target=self._run, name="camera", daemon=True)
+        self._video: Video | None = None  # once it is open; opening has limits of its own
+
+    def interrupt(self) -> None:
+        """End a read that hangs, if the camera can do that. For other threads."""
+        if self._video is not None:
+            self._video.interrupt()
 
     def _run(self) -> None:
         try:
-            video = self._open()
+            self._video = video = self._open()
             try:
                 for frame in video:
                     if not self._deliver(self, video, frame):

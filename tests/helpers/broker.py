@@ -113,6 +113,6 @@ class Subscriber:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def publish(self, topic: str, payload: str) -> None:
+    def publish(self, topic: str, payload: str, retain: bool = False) -> None:
         """Say something, as Home Assistant does."""
-        self._client.publish(topic, payload, qos=1).wait_for_publish(10)
+        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(10)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from edge_centernet.sources import CaptureState
 pytest.importorskip("paho.mqtt", reason="the extra `live` is not installed")
 
 
+from edge_centernet.outputs import mqtt as mqtt_module
 from edge_centernet.outputs.home_assistant import device_config, node_id
 from edge_centernet.outputs.mqtt import PASSWORD_VARIABLE, MqttOutput, parse_url
 
@@ -86,6 +90,17 @@ def test_url(url: str, host: str, port: int, prefix: str, user: str | None) -> N
     """Host, port, prefix and user as the URL says, or their defaults."""
     found = parse_url(url, "Front door")
     assert (found.host, found.port, found.prefix, found.user) == (host, port, prefix, user)
+
+
+def test_names_in_any_script_have_topics_of_their_own() -> None:
+    """A short hash keeps apart what a to z cannot; the two ways to write an umlaut are one name."""
+    prefixes = [
+        parse_url("mqtt://broker", name).prefix for name in ("大门", "后门", "Küche", "Köche", "?", "!")
+    ]
+    assert len(set(prefixes)) == 6
+    assert all(re.fullmatch(r"edge-centernet/[a-z-]+-[0-9a-f]{6}", prefix) for prefix in prefixes)
+    one, other = (parse_url("mqtt://broker", name).prefix for name in ("Küche", "Ku\u0308che"))
+    assert one == other
 
 
 def test_public_form_has_no_secret() -> None:
@@ -544,6 +559,109 @@ def test_tls(tmp_path: Path, made: list[Any], caplog: pytest.LogCaptureFixture) 
         gc.collect()
         output(made, url, ca_file=certificate)
         wait_for(lambda: f"MQTT: connected to {url}" in caplog.messages)
+
+
+@needs_broker
+def test_a_retained_message_of_a_megabyte_does_no_harm(
+    broker: Mosquitto, made: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where Home Assistant's word is expected: it is not read, one line says so, all else is published."""
+    heard = subscriber(made, broker, "house/#")
+    heard.publish("homeassistant/status", "A" * (1 << 20), retain=True)
+    with caplog.at_level(logging.INFO, "edge_centernet"):
+        mqtt = output(made, broker.url)
+        wait_for(lambda: "connected to" in caplog.text and "65536 bytes" in caplog.text)
+        mqtt.update(snapshot(0, tally=counted(5)))
+        wait_for(heard.state)
+        wait_for(lambda: mqtt.trouble == "")
+        time.sleep(1.5)
+    assert heard.payloads("availability")[-1] == "online"
+    assert sum("65536 bytes" in message for message in caplog.messages) == 1
+
+
+class Broker:
+    """A broker that accepts connections and says as little as it is told to. packets: their kinds."""
+
+    def __init__(self, connack: bool, puback: bool) -> None:
+        """Listening."""
+        self.connack, self.puback = connack, puback
+        self.packets: list[int] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"mqtt://127.0.0.1:{self._socket.getsockname()[1]}/house/door"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=(self._socket.accept()[0],), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, client.makefile("rb") as stream, suppress(OSError):
+            while head := stream.read(1):
+                length = shift = 0
+                while (byte := stream.read(1)[0]) >= 128:
+                    length, shift = length | (byte & 127) << shift, shift + 7
+                body = stream.read(length | byte << shift)
+                kind = head[0] >> 4
+                self.packets.append(kind)
+                if kind == 1 and self.connack:
+                    client.sendall(b"\x20\x02\0\0")
+                elif kind == 8:
+                    client.sendall(b"\x90\x03" + body[:2] + b"\x01")
+                elif kind == 3 and self.puback:
+                    at = 2 + int.from_bytes(body[:2], "big")
+                    client.sendall(b"\x40\x02" + body[at : at + 2])
+
+
+def test_a_broker_that_accepts_nobody_is_one_line(
+    made: list[Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the connection and never answers: a warning in time, and health has it."""
+    monkeypatch.setattr(mqtt_module, "_SILENT_S", 0.3)
+    made.append(Broker(connack=False, puback=False))
+    mqtt = output(made, made[-1].url)
+    assert mqtt.trouble == ""
+    wait_for(lambda: mqtt.trouble)
+    time.sleep(0.5)
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        f"MQTT: {mqtt.broker.public}: the broker does not answer for 0 s"
+    ]
+
+
+def test_a_broker_that_confirms_nothing_is_connected_to_anew(
+    made: list[Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One warning, a new connection after a while, and a line when it confirms again; nothing is lost."""
+    monkeypatch.setattr(mqtt_module, "_SILENT_S", 0.2)
+    monkeypatch.setattr(mqtt_module, "_GIVE_UP_S", 0.8)
+    broker = Broker(connack=True, puback=False)
+    made.append(broker)
+    mqtt = output(made, broker.url)
+    with caplog.at_level(logging.INFO, "edge_centernet"):
+        wait_for(lambda: "confirms nothing" in mqtt.trouble)
+        wait_for(lambda: broker.packets.count(1) == 2)
+        assert "confirms nothing" in mqtt.trouble
+        broker.puback = True
+        wait_for(lambda: mqtt.trouble == "")
+    said = [message for message in caplog.messages if "confirms" in message]
+    assert len(said) == 2
+    assert said[1] == f"MQTT: {mqtt.broker.public} confirms what is sent again"
+
+
+@needs_broker
+def test_home_assistant_starts_a_hundred_times_a_second(broker: Mosquitto, made: list[Any]) -> None:
+    """Whoever says so on the broker gets no flood of announcements for it."""
+    heard = subscriber(made, broker)
+    mqtt = output(made, broker.url)
+    wait_for(lambda: heard.payloads("availability"))
+    for _ in range(100):
+        heard.publish("homeassistant/status", "online")
+    assert sum(message.topic == config_topic(mqtt) for message in list(heard.messages)) <= 2
 
 
 def test_certificates_that_are_none(tmp_path: Path) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import http.server
 import importlib
 import importlib.util
 import os
+import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,7 @@ import pytest
 import squares
 
 from edge_centernet.errors import ConfigError, SourceError
-from edge_centernet.sources import cameras
+from edge_centernet.sources import cameras, network
 from edge_centernet.sources.cameras import CameraOptions
 from edge_centernet.sources.files import Video, open_camera, open_source, public_name, to_bgr
 from edge_centernet.system.logs import quiet_libraries
@@ -782,3 +787,392 @@ def test_a_damaged_video_is_read_quietly(video: Path, capfd: pytest.CaptureFixtu
     names, _ = read(str(video))
     assert 5 <= len(names) <= 10
     assert capfd.readouterr().err == ""
+
+
+# ---- the network -----------------------------------------------------------------------------------
+
+Answer = Callable[[str, socket.socket], None]
+
+
+@pytest.fixture
+def talk() -> Iterator[Callable[[Answer], str]]:
+    """Start a server that gives each request to a function; returns HOST:PORT."""
+    listening: list[socket.socket] = []
+
+    def start(answer: Answer) -> str:
+        sock = socket.create_server(("127.0.0.1", 0))
+        listening.append(sock)
+
+        def serve(client: socket.socket) -> None:
+            with client, suppress(OSError):
+                answer(client.recv(65536).decode(), client)
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(sock.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        return f"127.0.0.1:{sock.getsockname()[1]}"
+
+    yield start
+    for sock in listening:
+        sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
+
+
+def says(*parts: bytes) -> Answer:
+    """A server that sends these to everybody."""
+    return lambda request, client: [client.sendall(part) for part in parts] and None
+
+
+def jpeg(level: int) -> bytes:
+    """A picture of 32x32 pixels of one grey."""
+    return bytes(cv2.imencode(".jpg", np.full((32, 32, 3), level, np.uint8))[1])
+
+
+OK = b"HTTP/1.0 200 OK\r\n"
+MULTIPART = OK + b"Content-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
+LEVELS = (0, 60, 120, 180, 240)
+PICTURES = [jpeg(level) for level in LEVELS]
+# With a marker in it that looks like the end of the file, as in the thumbnail of a camera
+EXIF = PICTURES[0][:2] + b"\xff\xe1\x00\x10Exif\0\0\xff\xd8\xff\xdb\xff\xd9\0\0" + PICTURES[0][2:]
+
+
+def parts(before: bytes, after: bytes, pictures: list[bytes] = PICTURES) -> bytes:
+    """All pictures, each between what a camera puts around it."""
+    return b"".join(before % {b"size": len(data)} + data + after for data in pictures)
+
+
+HEAD = b"Content-Type: image/jpeg\r\nContent-Length: %(size)d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        MULTIPART + parts(b"--frame\r\n" + HEAD, b"\r\n"),
+        MULTIPART + parts(HEAD, b"\r\n--frame\r\n"),
+        MULTIPART + parts(b"--frame\r\n" + HEAD, b"\r\n--frame\r\n"),
+        (MULTIPART + parts(b"--frame\r\n" + HEAD, b"\r\n")).replace(b"\r\n", b"\n"),
+        MULTIPART + parts(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n", b"\r\n"),
+        MULTIPART + parts(b"--frame\r\nContent-Length: 7\r\n\r\n", b"\r\n"),
+        MULTIPART.replace(b"=frame", b'="--other"') + parts(b"--frame\r\n" + HEAD, b"\r\n"),
+        OK + b"\r\n" + parts(b"--frame\r\n" + HEAD, b"\r\n"),
+        OK + b"Content-Type: video/x-motion-jpeg\r\n\r\n" + parts(b"", b""),
+        MULTIPART + parts(b"--frame\r\n\r\n", b"\xff\0\r\n", [EXIF, *PICTURES[1:]]),
+        MULTIPART + parts(b"--frame\r\n\r\n", b"", [EXIF, PICTURES[1][:300], *PICTURES[1:]]),
+    ],
+    ids=[
+        *("usual", "esp32", "tasmota", "lf", "no-length", "wrong-length", "wrong-boundary", "no-type"),
+        *("bare", "marker-in-header", "cut-picture"),
+    ],
+)
+def test_motion_jpeg_plays_however_a_camera_writes_it(talk: Callable[[Answer], str], stream: bytes) -> None:
+    """Boundaries early, doubled, late or wrong, other line ends, no lengths: all pictures, in order."""
+    video = open_camera(f"http://{talk(says(stream))}/video")
+    levels: list[float] = []
+    with pytest.raises(SourceError, match=r"stopped after 5 frames"):
+        levels.extend(frame.image.mean() for frame in video)
+    video.close()
+    np.testing.assert_allclose(levels, LEVELS, atol=2)
+
+
+def test_a_stream_is_cut_into_pictures_however_it_arrives() -> None:
+    """Byte by byte as in one piece; of noise and damage it keeps nothing, and goes on behind it."""
+    noise = np.random.default_rng(3).integers(0, 256, 3000, np.uint8).tobytes()
+    damaged = PICTURES[1][:20] + b"\0" + PICTURES[1][20:]
+    stream = b"".join((noise, EXIF, damaged, b"\xff\xd8\xff", PICTURES[2], noise, PICTURES[3]))
+    taken = []
+    for size in (1, 7, len(stream)):
+        cutter, pictures = network.JpegCutter(), []
+        for at in range(0, len(stream), size):
+            cutter.feed(stream[at : at + size])
+            while (picture := cutter.take()) is not None:
+                pictures.append(picture)
+        taken.append(pictures)
+    assert taken[0] == taken[1] == taken[2]
+    assert taken[0][-1] == PICTURES[3]
+    assert EXIF in taken[0]
+
+
+@pytest.mark.parametrize(
+    ("part", "filling", "reason"),
+    [
+        (HEAD % {b"size": 20} + b"\xff\xd8\xff\xda\0\2", b"\0", "a picture of more than 1 MB"),
+        (HEAD % {b"size": 2_147_483_000}, b"\0", "0 MB without one"),
+        (b"", b"X-A: 1\r\n", "0 MB without one"),
+    ],
+    ids=["endless", "length", "headers"],
+)
+def test_a_picture_without_end_takes_no_memory(
+    talk: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch, part: bytes, filling: bytes, reason: str
+) -> None:
+    """After a bound in bytes it is an error, and no more is read."""
+    monkeypatch.setattr(network, "_MOST_PICTURE", 1 << 20)
+    monkeypatch.setattr(network, "_MOST_BETWEEN", 1 << 19)
+    sent = []
+
+    def flood(request: str, client: socket.socket) -> None:
+        client.sendall(MULTIPART + parts(HEAD, b"\r\n--frame\r\n") + part)
+        for _ in range(1000):
+            client.sendall(filling * (65536 // len(filling)))
+            sent.append(65536)
+
+    video = open_camera(f"http://{talk(flood)}/video")
+    with pytest.raises(SourceError, match=f"expected JPEG pictures, got {reason}"):
+        list(video)
+    video.close()
+    assert sum(sent) < 32 << 20  # what the system buffers
+
+
+def test_damaged_pictures_only_are_an_error(
+    talk: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of too many pixels is never decoded, and passed over; when nothing else comes, it is told."""
+    monkeypatch.setattr(network, "_BROKEN_S", 0.1)
+    frame = PICTURES[1].index(b"\xff\xc0")  # start of frame: then length, bits, height, width
+    huge = PICTURES[1][: frame + 5] + b"\xff\xff\xff\xff" + PICTURES[1][frame + 9 :]
+
+    def serve(request: str, client: socket.socket) -> None:
+        client.sendall(MULTIPART + parts(HEAD, b"", [PICTURES[0], huge, PICTURES[2]]))
+        while True:
+            client.sendall(huge)
+            time.sleep(0.02)
+
+    video = open_camera(f"http://{talk(serve)}/video")
+    levels: list[int] = []
+    with pytest.raises(SourceError, match="65535x65535 is more than"):
+        levels.extend(round(one.image.mean() / 60) for one in video)
+    video.close()
+    assert levels == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.0 401 No\r\nWWW-Authenticate: Basic realm=x\r\n\r\n", "401: it wants a user name"),
+        (b"HTTP/1.0 403 No\r\n\r\n", "403: this address is forbidden"),
+        (b"HTTP/1.0 404 No\r\n\r\n", "404: nothing is at this address"),
+        (b"HTTP/1.0 500 \x1b[31m\r\n\r\n", "500 Internal Server Error"),
+        (b"HTTP/1.0 503 No\r\n\r\n", "503: it is busy"),
+        (
+            b"HTTP/1.0 302 F\r\nLocation: file:///etc/passwd\r\n\r\n",
+            "302: it redirects to something that is no",
+        ),
+        (b"HTTP/1.0 302 F\r\nLocation: ftp://127.0.0.1/\r\n\r\n", "302: it redirects|a redirection"),
+        (OK + b"Content-Type: text/html\r\n\r\nx", "a web page; give the address of the stream itself"),
+        (OK + b"\r\n \n<!DOCTYPE html>", "a web page; give the address of the stream itself"),
+        (
+            OK + b"Content-Type: image/jpeg\r\n\r\n" + PICTURES[0],
+            "a single image; give .* or read .* --source",
+        ),
+        (OK + b"\r\n", "an empty answer"),
+        (b"garbage\r\n\r\n", "an answer that is not right HTTP"),
+        (OK + b"X: " + b"a" * 70000 + b"\r\n\r\n", "an answer that is not right HTTP"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", "an answer that is not right HTTP"),
+        (b"", "no answer: it closed the connection"),
+    ],
+)
+def test_what_is_no_stream_is_told_in_one_sentence(
+    talk: Callable[[Answer], str], answer: bytes, reason: str
+) -> None:
+    """Each with what it is, and what to do; nothing that the server made up."""
+    with pytest.raises(
+        SourceError, match=f"^http://127.*: expected a stream that answers, got {reason}"
+    ) as no:
+        open_camera(f"http://{talk(says(answer))}/video")
+    assert str(no.value).isprintable()
+
+
+def login(kind: str) -> tuple[Answer, list[str]]:
+    """A server that lets `me` with the password `a#b` in, and what it was shown."""
+    shown: list[str] = []
+
+    def serve(request: str, client: socket.socket) -> None:
+        header = next((line for line in request.splitlines() if line.startswith("Authorization: ")), "")
+        shown.append(header.removeprefix("Authorization: "))
+        if kind == "Basic":
+            right = shown[-1] == "Basic " + base64.b64encode(b"me:a#b").decode()
+        else:
+            md5 = [hashlib.md5(text).hexdigest() for text in (b"me:cam:a#b", b"GET:/a.jpg")]
+            right = hashlib.md5(f"{md5[0]}:n0:{md5[1]}".encode()).hexdigest() in shown[-1]
+        if right:
+            client.sendall(OK + b"Content-Type: image/jpeg\r\n\r\n" + PICTURES[2])
+        else:
+            what = {"Basic": b'Basic realm="cam"', "Digest": b'Digest realm="cam", nonce="n0"'}[kind]
+            client.sendall(b"HTTP/1.0 401 No\r\nWWW-Authenticate: " + what + b"\r\n\r\n")
+
+    return serve, shown
+
+
+@pytest.mark.parametrize("kind", ["Basic", "Digest"])
+def test_an_image_behind_a_password(talk: Callable[[Answer], str], kind: str) -> None:
+    """By both ways of HTTP, and never in a name; a wrong one is shown once, as cameras lock users out."""
+    serve, shown = login(kind)
+    place = talk(serve)
+    (frame,) = open_source(f"http://me:a%23b@{place}/a.jpg")
+    assert (frame.source, round(frame.image.mean())) == (f"http://{place}/…", 120)
+    assert [text.partition(" ")[0] for text in shown] == ["", kind]
+    with pytest.raises(SourceError, match=r"401: it does not accept this user name and password$") as refused:
+        list(open_source(f"http://me:S3CRET@{place}/a.jpg"))
+    assert "S3CRET" not in str(refused.value)
+    assert len(shown) == 4
+
+
+def test_a_password_goes_to_its_own_host_only(talk: Callable[[Answer], str]) -> None:
+    """Not to where that host redirects to, and which asks for it."""
+    serve, shown = login("Basic")
+    other = talk(serve)
+    place = talk(says(f"HTTP/1.0 302 F\r\nLocation: http://{other}/a.jpg\r\n\r\n".encode()))
+    with pytest.raises(SourceError, match="401"):
+        list(open_source(f"http://me:a%23b@{place}/a.jpg"))
+    assert shown == [""]
+
+
+@pytest.mark.parametrize("head", [OK + b"\r\n", OK + b"X: "], ids=["content", "headers"])
+def test_an_image_that_trickles_is_given_up(
+    talk: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    """One byte at a time is never silence; the time of all together has a limit."""
+    monkeypatch.setattr(network, "_DOWNLOAD_S", 0.5)
+
+    def trickle(request: str, client: socket.socket) -> None:
+        client.sendall(head)
+        while True:
+            client.sendall(b"a")
+            time.sleep(0.05)
+
+    begin = time.monotonic()
+    with pytest.raises(SourceError, match=r"cannot download: got no answer for 0 s"):
+        list(open_source(f"http://{talk(trickle)}/a.jpg"))
+    assert time.monotonic() - begin < 5
+
+
+def test_a_download_that_is_cut_off_is_an_error(talk: Callable[[Answer], str]) -> None:
+    """The bytes that are missing are counted."""
+    place = talk(says(OK + b"Content-Length: 1000\r\n\r\nabc"))
+    with pytest.raises(SourceError, match="cannot download: got 997 bytes less than the server announced"):
+        list(open_source(f"http://{place}/a.jpg"))
+
+
+def test_a_proxy_in_the_way_is_named(talk: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera at home is not behind the proxy of the office; no_proxy leads past it."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    camera = talk(says(MULTIPART + parts(HEAD, b"")))
+    proxy = talk(says(b"HTTP/1.0 503 No\r\n\r\n"))
+    monkeypatch.setenv("http_proxy", f"http://{proxy}")
+    with pytest.raises(SourceError, match=r"got 503: .*\$http_proxy .* set no_proxy=127\.0\.0\.1$"):
+        open_camera(f"http://{camera}/video")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    open_camera(f"http://{camera}/video").close()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://[::1", "a host or port that cannot be"),
+        ("http://h:99999/", "a host or port that cannot be"),
+        ("http://h:S3CRET/x@cam/", "a host or port that cannot be; write %23 for #, %2F for /"),
+        ("rtsp://a..b/", "a host or port that cannot be"),
+        ("rtsp://" + "a" * 64 + "/", "a host or port that cannot be"),
+        ("http://h:0/", "port 0"),
+        ("rtsp:///1", "expected a host, got none"),
+        ("rtsp://admin:S3CRET#x@cam/1", "expected a URL without #; write %23 for #"),
+        ("rtsp://admin:S3 CRET@cam/1", "without spaces"),
+        ("http://cam/a\nb", "without spaces and line ends"),
+        ("rtsp:/admin:S3CRET@cam/1", "such as rtsp://host/path"),
+        ("gopher://cam/1", "got gopher://"),
+        ("unix:///run/x", "got unix://"),
+        ("pipe://0", "got pipe://"),
+        ("lavfi://testsrc", "got lavfi://"),
+    ],
+)
+@pytest.mark.parametrize("open", [open_camera, open_source])
+def test_a_url_that_cannot_be_is_one_line(open: Callable[[str], Any], url: str, reason: str) -> None:
+    """Before anybody is asked, and without its password."""
+    with pytest.raises(SourceError) as refused:
+        open(url)
+    assert reason in str(refused.value)
+    assert "S3" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_av1_is_told_apart_from_damage() -> None:
+    """A video that opens and gives no image, of the codec that OpenCV's FFmpeg most often lacks."""
+
+    class Undecodable:
+        def grab(self) -> bool:
+            return False
+
+        def get(self, prop: int) -> float:
+            return float(int.from_bytes(b"av01", "little")) if prop == cv2.CAP_PROP_FOURCC else 0.0
+
+        def release(self) -> None:
+            """Nothing is open."""
+
+    with pytest.raises(SourceError, match="its codec is AV1, which OpenCV.s packages cannot decode"):
+        Video("clip.mp4", live=False, capture=Undecodable())
+
+
+# ---- FFmpeg in a process of its own ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ("401 Unauthorized", "401: it does not accept this user name and password"),
+        ("404 Not Found", "404: nothing is at this address"),
+        ("503 Service Unavailable", "503: it is busy"),
+    ],
+)
+def test_what_an_rtsp_camera_refuses_is_told(talk: Callable[[Answer], str], status: str, reason: str) -> None:
+    """The status that FFmpeg says on its way, in the same words as for HTTP."""
+
+    def serve(request: str, client: socket.socket) -> None:
+        while request:
+            sequence = next(line for line in request.splitlines() if line.startswith("CSeq"))
+            client.sendall(f"RTSP/1.0 {status}\r\n{sequence}\r\nContent-Length: 0\r\n\r\n".encode())
+            request = client.recv(65536).decode()
+
+    with pytest.raises(SourceError, match=f"expected a stream that answers, got {reason}") as refused:
+        open_camera(f"rtsp://me:S3CRET@{talk(serve)}/1")
+    assert "S3CRET" not in str(refused.value)
+
+
+def test_a_stream_can_be_interrupted_and_its_url_is_in_no_command_line(talk: Callable[[Answer], str]) -> None:
+    """Another thread ends a read that hangs, and with it the process that reads."""
+
+    def stall(request: str, client: socket.socket) -> None:
+        client.sendall(MULTIPART + 60 * parts(b"--frame\r\n" + HEAD, b"\r\n"))
+        time.sleep(60)
+
+    capture = network.FfmpegCapture(f"http://{talk(stall)}/S3CRET", live=True)
+    assert b"S3CRET" not in Path(f"/proc/{capture.pid}/cmdline").read_bytes()
+    threading.Timer(0.5, capture.interrupt).start()
+    begin, count = time.monotonic(), 0
+    while capture.grab():
+        ok, image = capture.retrieve()
+        assert ok
+        assert image is not None
+        assert image.shape == (32, 32, 3)
+        count += 1
+    assert count > 100
+    assert time.monotonic() - begin < 10
+    pid = capture.pid
+    capture.release()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_the_memory_of_that_process_is_bounded() -> None:
+    """What it allocates beyond the bound is an error there; the system's memory is not used up."""
+    program = (
+        "import numpy as np\n"
+        "from edge_centernet.sources.network import _limit_memory\n"
+        "_limit_memory(64 << 20)\n"
+        "np.ones(32 << 20, np.uint8)\n"
+        "try:\n    np.ones(128 << 20, np.uint8)\n"
+        "except MemoryError:\n    print('bounded')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "bounded\n", done.stderr

@@ -307,9 +307,26 @@ def test_closing_does_not_wait_for_a_camera_that_hangs(serve: Serve) -> None:
         server.thaw()
 
 
+@BOTH
+def test_an_abandoned_reader_reads_no_more(serve: Serve) -> None:
+    """A read that hangs is ended as soon as the camera counts as frozen, not when it returns by itself."""
+
+    def readers() -> int:
+        return sum(thread.name == "camera" for thread in threading.enumerate())
+
+    with serve() as server, capturing(opener(server), frozen_s=1.0) as (capture, _):
+        frames(capture, 0.5)
+        server.freeze()
+        wait_for(lambda: capture.state.state == "frozen", 4.0)
+        wait_for(lambda: readers() == 0, 3.0)  # before the next one begins, half a second later
+        wait_for(lambda: readers() == 1, 3.0)
+        server.thaw()
+
+
+@BOTH
 @pytest.mark.parametrize("hang", [False, True], ids=["live", "hanging"])
-def test_a_process_that_ends_without_closing_ends_well(hang: bool) -> None:
-    """Exit code 0 and no word, although a thread is inside FFmpeg."""
+def test_a_process_that_ends_without_closing_ends_well(serve: Serve, hang: bool) -> None:
+    """Exit code 0 and no word, although a thread reads the camera."""
     program = (
         "import sys, time\n"
         "from edge_centernet.sources.live import LiveCapture\n"
@@ -319,7 +336,7 @@ def test_a_process_that_ends_without_closing_ends_well(hang: bool) -> None:
         "print('live', flush=True)\n"
         "sys.stdin.readline()\n"
     )
-    with servers.mjpeg_server() as server:
+    with serve() as server:
         process = subprocess.Popen(
             [sys.executable, "-c", program, server.url],
             stdin=subprocess.PIPE,
