@@ -26,7 +26,7 @@ _MAX_BYTES = 1 << 20  # a path to a video by mistake is refused, and not read in
 _VARIABLE = re.compile(r"(\$?)\$\{([^}]*)(\}?)")
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"  # where systemd puts what LoadCredential= names
 # A table's name in a file -> the option, and the table's keys that hold its points.
-_TABLES = {"line": ("count_line", "from", "to"), "zone": ("zone", "points")}
+_TABLES = {"line": ("count_line", "from", "to"), "zone": ("zone", "points"), "room": ("room",)}
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
             if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
                 raise ConfigError(f"{path}: {key}: expected tables that begin with [[{key}]], got {value!r}")
             option, *points = _TABLES[key]
-            texts = [_as_option(path, key, table, points) for table in value]
+            texts = [
+                _as_option(path, key, table, points) if points else _as_room(path, table) for table in value
+            ]
             options.setdefault(option, []).extend(
                 _with_variables(text, f"{path}: [[{key}]]") if variables else text for text in texts
             )
@@ -110,7 +112,7 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
         name = key.replace("-", "_")
         if name not in _FIELDS:
             raise ConfigError(
-                f"{path}: unknown setting {key!r}; expected [[line]], [[zone]] or one of "
+                f"{path}: unknown setting {key!r}; expected [[line]], [[zone]], [[room]] or one of "
                 f"{', '.join(sorted(_FIELDS))}"
             )
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
@@ -144,6 +146,20 @@ def _as_option(path: Path, key: str, table: Mapping[str, Any], points: list[str]
         raise ConfigError(f"{path}: [[{key}]]: expected numbers, got {flat!r}")
     text, name = ",".join(str(number) for number in flat), table.get("name")
     return f"{name}={text}" if name else text
+
+
+def _as_room(path: Path, table: Mapping[str, Any]) -> str:
+    """A table in the form of --room: NAME=LINE,-LINE;reset=HH:MM;empty=ZONE;missed=0.03."""
+    lines, rest = table.get("lines"), {key: table[key] for key in table if key not in ("name", "lines")}
+    texts = isinstance(lines, list) and all(isinstance(line, str) for line in lines)
+    known = set(rest) <= {"reset", "empty", "missed"}
+    if not texts or not known or not all(isinstance(one, (str, float)) for one in rest.values()):
+        raise ConfigError(
+            f'{path}: [[room]]: expected name, lines = ["door", "-exit"] and, if wanted, reset = "04:00", '
+            f"empty = a zone's name and missed = 0.03; got {dict(table)!r}"
+        )
+    text = ";".join([",".join(lines), *(f"{key}={value}" for key, value in rest.items())])
+    return f"{table['name']}={text}" if "name" in table else text
 
 
 def _with_variables(text: str, where: str) -> str:

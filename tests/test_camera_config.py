@@ -37,6 +37,13 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         points = [[10, 20], [200, 20], [200, 180]]
         [[zone]]
         points = [0, 0, 1, 0, 1, 1]
+        [[room]]
+        name = "shop"
+        lines = ["door", "-exit"]
+        reset = "04:00"
+        missed = 0.05
+        [[room]]
+        lines = ["door"]
         """,
     )
     assert read_config(path) == {
@@ -46,6 +53,7 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         "track": True,
         "count_line": ["door=0.5,0,0.5,1.0"],
         "zone": ["till 1=10,20,200,20,200,180", "0,0,1,0,1,1"],
+        "room": ["shop=door,-exit;reset=04:00;missed=0.05", "door"],
     }
 
 
@@ -58,6 +66,8 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         ("[[line]]\nfrom = [0, 0]\nto = 3", "expected to = a list of numbers"),
         ("[[line]]\nform = [0, 0]", "unknown form"),
         ('[[zone]]\npoints = ["a"]', "expected numbers"),
+        ('[[room]]\nlines = "door"', 'expected name, lines = ["door", "-exit"]'),
+        ('[[room]]\nlines = ["a"]\nempt = "b"', "empty = a zone's name and missed = 0.03"),
         ("camera = 2026-01-01", "expected a text"),
     ],
 )

@@ -354,7 +354,9 @@ def test_a_triangle_and_a_square_are_zones() -> None:
 
 def test_names_are_different() -> None:
     """A line and a zone of one name could not be told apart in an event."""
-    with pytest.raises(ConfigError, match="lines, zones and rooms: expected different names, got 'door' twice"):
+    with pytest.raises(
+        ConfigError, match="lines, zones and rooms: expected different names, got 'door' twice"
+    ):
         Counter([UP], [Zone("door", YARD.points)])
 
 
