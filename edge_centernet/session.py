@@ -391,6 +391,7 @@ def _open_outputs(
             wanted=None if settings.classes is None else words(settings.classes),
             lines=[line.name for line in scene.lines],
             zones=[zone.name for zone in scene.zones],
+            rooms=[room.name for room in scene.rooms],
             password_file=settings.mqtt_password_file,
             ca_file=settings.mqtt_ca_file,
         )

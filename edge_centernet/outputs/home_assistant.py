@@ -31,7 +31,12 @@ def node_id(prefix: str) -> str:
 
 
 def device_config(
-    prefix: str, name: str, classes: Sequence[str], lines: Sequence[str], zones: Sequence[str]
+    prefix: str,
+    name: str,
+    classes: Sequence[str],
+    lines: Sequence[str],
+    zones: Sequence[str],
+    rooms: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The device and its entities, as Home Assistant's discovery message has them.
 
@@ -41,6 +46,7 @@ def device_config(
         classes: names of those that are looked for.
         lines: names of the counting lines.
         zones: names of the zones.
+        rooms: names of the rooms.
     """
     node = node_id(prefix)
     entities = {
@@ -66,6 +72,9 @@ def device_config(
         entities[f"zone_{zone}_longest"] = _number(
             f"{zone} longest dwell", "zones", zone, "longest_s", **_duration("s")
         )
+    for room in rooms:
+        for key, text in (("inside", "inside"), ("low", "inside, at least"), ("high", "inside, at most")):
+            entities[f"room_{room}_{key}"] = _number(f"{room} {text}", "rooms", room, key)
     shown = len(classes) <= _CLASSES_SHOWN
     for label in classes:
         entities[f"class_{label}"] = _number(f"{label} in view", "objects", label, enabled_by_default=shown)

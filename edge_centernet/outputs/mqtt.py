@@ -170,6 +170,7 @@ class MqttOutput:
         wanted: Sequence[str] | None = None,
         lines: Sequence[str] = (),
         zones: Sequence[str] = (),
+        rooms: Sequence[str] = (),
         discovery: bool = True,
         discovery_prefix: str = "homeassistant",
         password_file: Path | None = None,
@@ -185,6 +186,7 @@ class MqttOutput:
             wanted: classes that are looked for; all unless given.
             lines: names of the counting lines, so that they are announced before the first frame.
             zones: names of the zones, likewise.
+            rooms: names of the rooms, likewise.
             discovery: announce the device to Home Assistant.
             discovery_prefix: topic below which Home Assistant looks for announcements.
             password_file: see `parse_url`.
@@ -200,10 +202,10 @@ class MqttOutput:
         self._n_classes = len(classes)
         topic = f"{discovery_prefix}/device/{node_id(self.broker.prefix)}/config"
         self._config_topic = topic if discovery else ""
-        self._config = _json(device_config(self.broker.prefix, name, list(self._wanted), lines, zones))
+        self._config = _json(device_config(self.broker.prefix, name, list(self._wanted), lines, zones, rooms))
         self._birth_topic = f"{discovery_prefix}/status"
         self._changed = threading.Condition()  # guards the following; never held while paho is called
-        self._lines, self._zones = tuple(lines), tuple(zones)
+        self._lines, self._zones, self._rooms = tuple(lines), tuple(zones), tuple(rooms)
         self._tally: Tally | None = None
         self._state: dict[str, Any] | None = None
         self._fresh = False  # the state is not published yet
@@ -279,7 +281,10 @@ class MqttOutput:
         unknown: dict[str, Any] = dict.fromkeys(("inside", "entered", "longest_s", "mean_dwell_s"))
         lines: dict[str, Any] = {line: {"in": None, "out": None} for line in self._lines}
         zones: dict[str, Any] = {zone: dict(unknown) for zone in self._zones}
+        nobody: dict[str, Any] = dict.fromkeys(("inside", "low", "high", "entered"))
+        rooms: dict[str, Any] = {room: dict(nobody) for room in self._rooms}
         if self._tally is not None:
+            rooms.update({room.pop("name"): room for room in [room.as_dict() for room in self._tally.rooms]})
             lines.update({line.name: {"in": line.inward, "out": line.outward} for line in self._tally.lines})
             zones.update({zone.pop("name"): zone for zone in [zone.as_dict() for zone in self._tally.zones]})
         return {
@@ -290,6 +295,7 @@ class MqttOutput:
             "objects": objects,
             "lines": lines,
             "zones": zones,
+            **({"rooms": rooms} if rooms else {}),
             "fps": fps,
             "age_ms": age_ms,
             "frames": capture.frames,
@@ -485,7 +491,7 @@ def _counts(tally: Tally | None) -> tuple[Any, ...]:
     """What must be published at once when it changes; how long somebody stays changes with every frame."""
     if tally is None:
         return ()
-    return tally.lines, [(zone.name, zone.inside, zone.entered) for zone in tally.zones]
+    return tally.lines, tally.rooms, [(zone.name, zone.inside, zone.entered) for zone in tally.zones]
 
 
 def _json(value: Any) -> str:

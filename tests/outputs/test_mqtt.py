@@ -301,14 +301,16 @@ def test_discovery_can_be_left_out(broker: Mosquitto, made: list[Any]) -> None:
 def test_templates_read_the_state(broker: Mosquitto, made: list[Any]) -> None:
     """Every entity's template, rendered on the published state, gives its value, awkward names included."""
     jinja2 = pytest.importorskip("jinja2")
-    from edge_centernet.tracking.state import LineCount, Tally, ZoneCount
+    from edge_centernet.tracking.state import LineCount, RoomCount, Tally, ZoneCount
 
+    room = RoomCount("hall", 7, 5, 9, 20)
     line, zone = 'the "big" gate }} é 🚪', "back\\slash's"
     heard = subscriber(made, broker)
-    mqtt = output(made, broker.url, lines=[line], zones=[zone])
-    mqtt.update(snapshot(0, 2, tally=Tally((LineCount(line, 3, 1),), (ZoneCount(zone, 2, 5, 8.0, 4.0),))))
+    mqtt = output(made, broker.url, lines=[line], zones=[zone], rooms=["hall"])
+    zones = (ZoneCount(zone, 2, 5, 8.0, 4.0),)
+    mqtt.update(snapshot(0, 2, tally=Tally((LineCount(line, 3, 1),), zones, (), (room,))))
     state = wait_for(heard.state)
-    config = device_config("house/door", "c", CLASSES, [line], [zone])
+    config = device_config("house/door", "c", CLASSES, [line], [zone], ["hall"])
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     shown = {
         entity["name"]: environment.from_string(entity["value_template"]).render(value_json=state)
@@ -324,6 +326,9 @@ def test_templates_read_the_state(broker: Mosquitto, made: list[Any]) -> None:
         f"{zone} visits": "5",
         f"{zone} mean dwell": "4.0",
         f"{zone} longest dwell": "8.0",
+        "hall inside": "7",
+        "hall inside, at least": "5",
+        "hall inside, at most": "9",
         "cat in view": "0",
         "dog in view": "0",
         "person in view": "1",

@@ -1111,7 +1111,7 @@ def test_av1_is_told_apart_from_damage() -> None:
         def release(self) -> None:
             """Nothing is open."""
 
-    with pytest.raises(SourceError, match="its codec is AV1, which OpenCV.s packages cannot decode"):
+    with pytest.raises(SourceError, match=r"its codec is AV1, which OpenCV.s packages cannot decode"):
         Video("clip.mp4", live=False, capture=Undecodable())
 
 
