@@ -151,9 +151,10 @@ def _as_option(path: Path, key: str, table: Mapping[str, Any], points: list[str]
 def _as_room(path: Path, table: Mapping[str, Any]) -> str:
     """A table in the form of --room: NAME=LINE,-LINE;reset=HH:MM;empty=ZONE;missed=0.03."""
     lines, rest = table.get("lines"), {key: table[key] for key in table if key not in ("name", "lines")}
-    texts = isinstance(lines, list) and all(isinstance(line, str) for line in lines)
-    known = set(rest) <= {"reset", "empty", "missed"}
-    if not texts or not known or not all(isinstance(one, (str, float)) for one in rest.values()):
+    known = set(rest) <= {"reset", "empty", "missed"} and all(
+        isinstance(one, (str, float)) for one in rest.values()
+    )
+    if not known or not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
         raise ConfigError(
             f'{path}: [[room]]: expected name, lines = ["door", "-exit"] and, if wanted, reset = "04:00", '
             f"empty = a zone's name and missed = 0.03; got {dict(table)!r}"

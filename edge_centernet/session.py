@@ -367,7 +367,7 @@ def _open_outputs(
         from edge_centernet.outputs.history import HistoryOutput
 
         keep = Retention(days=settings.keep)
-        name = settings.name or frames.name
+        name = settings.name or ("pictures" if isinstance(frames, Stills) else frames.name)
         yield HistoryOutput(settings.store, name, model.classes, keep, frames.live, unwritten)
     # One for each output that draws: it remembers where objects were.
     overlay = functools.partial(Overlay, model.classes, scene.lines, scene.zones, scene.blur)

@@ -152,11 +152,11 @@ def _bars(parts: Sequence[Part], series: Sequence[Sequence[float | None]], step:
         return _TOP + inner * (1 - value / top)
 
     shapes = []
-    for value in (0.0, top / 2, top):
+    for mark in (0.0, top / 2, top):
         shapes.append(
-            f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
+            f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/>'
         )
-        shapes.append(f'<text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
+        shapes.append(f'<text x="{_LEFT - 6}" y="{y(mark) + 4:.1f}" text-anchor="end">{mark:g}</text>')
     for index, part in enumerate(parts):
         left, right = x(part.began.timestamp()), x(part.ended.timestamp())
         if part.watched < 1:

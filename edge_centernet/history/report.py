@@ -351,8 +351,11 @@ def as_text(report: Report) -> str:
         total = sum(n for (k, p, d, _), n in report.totals.items() if (k, p, d) == (kind, place, direction))
         what = f"{place}, {direction}" if direction else f"{place}, entered"
         peak = report.peak(place, direction)
-        most = f"; most in the {report.step} from {peak.began:%Y-%m-%d %H:%M}: {peak.count(place, direction)}"
-        lines.append(f"  {what}: {total}{most if peak else ''}")
+        most = ""
+        if peak is not None:
+            begin = f"{peak.began:%Y-%m-%d %H:%M}"
+            most = f"; most in the {report.step} from {begin}: {peak.count(place, direction)}"
+        lines.append(f"  {what}: {total}{most}")
     for place, seconds in report.dwell.items():
         figures = dwell_figures(seconds)
         lines.append(f"  {place}, dwell: median {figures['median_s']:g} s, mean {figures['mean_s']:g} s")

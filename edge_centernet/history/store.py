@@ -298,7 +298,7 @@ def pack_points(points: NDArray[np.float32]) -> bytes:
 def unpack_points(packed: bytes) -> NDArray[np.float32]:
     """The inverse of `pack_points`, but for its rounding."""
     numbers = np.frombuffer(packed, "<u2").reshape(-1, 4).astype(np.float32)
-    return numbers / np.array([100, 65535, 65535, 65535], np.float32)
+    return np.divide(numbers, np.array([100, 65535, 65535, 65535], np.float32), dtype=np.float32)
 
 
 def local_zone() -> str:

@@ -24,7 +24,7 @@ from edge_centernet.history.store import (
 )
 from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.geometry import foot_points
-from edge_centernet.tracking.state import Snapshot
+from edge_centernet.tracking.state import Event, Snapshot
 
 _ALIVE_EVERY_S = 10.0  # how often "still here" is written: what a gap after a power cut may begin too early
 _FLUSH_EVERY_S = 10.0  # what a power cut may cost
@@ -138,7 +138,7 @@ class HistoryOutput:
         step = 0.0 if self._last is None or self._silent else min((now - self._last) / 1000, _LONGEST_STEP_S)
         self._last, self._silent = now, False
         self._follow(snapshot, now)
-        events = ()
+        events: tuple[Event, ...] = ()
         if snapshot.tally is not None:
             events = snapshot.tally.events
             for zone in snapshot.tally.zones:

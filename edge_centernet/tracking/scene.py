@@ -69,7 +69,7 @@ class Counter:
         Raises ConfigError when two lines or zones share a name, for a room of lines that are none, or for a
         state that is none.
         """
-        names = [one.name for one in (*lines, *zones, *rooms)]
+        names = [line.name for line in lines] + [zone.name for zone in zones] + [room.name for room in rooms]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"lines, zones and rooms: expected different names, got {twice[0]!r} twice")
         for room in rooms:
