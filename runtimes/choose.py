@@ -74,7 +74,7 @@ def candidates(model: str | Path, runtime: str = "auto") -> list[tuple[Path, str
     if not is_name(model):
         path = find_model(model)
         check_exists(path)
-        return [(path, engine_by_suffix(path).name if runtime == "auto" else runtime)]
+        return [(path, (engine_by_suffix(path) if runtime == "auto" else engine_by_name(runtime)).name)]
     # The name of a shipped model with an engine: that engine's file.
     if runtime != "auto":
         return [(find_model(model, engine_by_name(runtime).suffix), runtime)]

@@ -60,5 +60,6 @@ def full_disk(size: int) -> Iterator[None]:
 
 
 def allow_interrupts() -> None:
-    """For Popen(preexec_fn=): let Ctrl-C through even if the tests are a background job, which ignores it."""
+    """For Popen(preexec_fn=): let signals through that a background job or `nohup` has the tests ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

