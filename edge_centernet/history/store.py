@@ -134,9 +134,10 @@ class Store:
             with closing(open_store(path)):  # refuses another program's database before anything is written
                 pass
         self._lock = _lock(path)
+        base = None
         try:
             # Autocommit: each transaction below is explicit.
-            self._base = sqlite3.connect(path, timeout=5, isolation_level=None)
+            self._base = base = sqlite3.connect(path, timeout=5, isolation_level=None)
             self._base.execute("PRAGMA journal_mode = WAL")
             # Killed processes lose nothing at NORMAL; it is `flush` that guards against power cuts.
             self._base.execute("PRAGMA synchronous = NORMAL")
@@ -155,6 +156,8 @@ class Store:
                     (now, now, zone or local_zone(), camera),
                 ).lastrowid
         except sqlite3.Error as error:
+            if base is not None:
+                base.close()
             os.close(self._lock)
             raise _failed(path, error) from None
 
@@ -272,11 +275,14 @@ def open_store(path: Path) -> sqlite3.Connection:
     """A connection that only reads. Raises StoreError for a missing file, another program's, a newer one."""
     if not path.is_file():
         raise StoreError(f"{path}: expected a store that `detect --store` wrote, found no such file")
+    base = None
     try:
         base = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5, isolation_level=None)
         (kind,) = base.execute("PRAGMA application_id").fetchone()
         (version,) = base.execute("PRAGMA user_version").fetchone()
     except sqlite3.Error as error:
+        if base is not None:
+            base.close()
         raise _failed(path, error) from None
     if kind != APPLICATION_ID or version > VERSION:
         base.close()
