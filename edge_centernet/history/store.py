@@ -60,7 +60,6 @@ CREATE INDEX gap_ended ON gap (ended);
 class StoreError(EdgeCenterNetError):
     """The store cannot be read or written. reason: what SQLite says, without the file's name."""
 
-    exit_code = 1
     reason = ""
 
 

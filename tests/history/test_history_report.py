@@ -13,7 +13,9 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from edge_centernet.cli import cli
 from edge_centernet.errors import ConfigError
 from edge_centernet.history.page import as_html
 from edge_centernet.history.report import Report, as_csv, as_json, as_text, find_zone, summarize
@@ -201,6 +203,35 @@ def test_the_page_needs_nothing_else(whole: Report) -> None:
     assert page.count('class="gap"') == 3 * 25
     assert f"<b>{total(whole, 'crossed', 'door', 'in')}</b><span>door: in</span>" in page
     assert len(page) < 1_500_000
+
+
+def test_the_command_writes_what_it_is_asked_for(shop: Path, tmp_path: Path) -> None:
+    """Totals on the terminal, and three files of one report."""
+    files = {name: tmp_path / f"report.{name}" for name in ("csv", "json", "html")}
+    options = [text for name, path in files.items() for text in (f"--{name}", str(path))]
+    done = CliRunner().invoke(cli, ["report", str(shop), "--by", "day", *options])
+    assert done.exit_code == 0, done.output
+    report = summarize(shop, step="day")
+    assert done.stdout == as_text(report)
+    written = [path.read_text(encoding="utf-8") for path in files.values()]
+    assert written == [as_csv(report).replace("\r\n", "\n"), as_json(report), as_html(report)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["none.db"], "none.db: expected a store that `detect --store` wrote, found no such file"),
+        (
+            ["SHOP", "--from", "soon"],
+            "expected a date or time such as 2026-11-30 or 2026-11-30T18:00, got 'soon'",
+        ),
+    ],
+)
+def test_the_command_refuses_in_one_line(shop: Path, arguments: list[str], says: str) -> None:
+    """Exit code 2 and nothing else."""
+    done = CliRunner().invoke(cli, ["report", *(str(shop) if a == "SHOP" else a for a in arguments)])
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert says in done.stderr
 
 
 def test_an_empty_store_has_a_report(tmp_path: Path) -> None:
