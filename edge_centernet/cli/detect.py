@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,8 @@ _scene_options = option_group(
         "--store",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Keep every crossing, entry and exit in this file, for `edge-centernet report`.",
+        help="Keep every crossing, entry and exit in this file, for `edge-centernet report`.  "
+        "[default: $EDGE_CENTERNET_STORE, where something is counted]",
     ),
     click.option(
         "--keep",
@@ -228,6 +230,10 @@ def command(context: click.Context, /, **given: Any) -> None:
     if len(chosen) != 1:
         raise click.UsageError("expected one of --source and --camera")
     settings = Settings(**{**given, **{name: None for name in sources if name not in chosen}})
+    # The service's unit names a store; a camera that counts nothing has no use for one.
+    store = os.environ.get("EDGE_CENTERNET_STORE")
+    if settings.store is None and store and (settings.count_line or settings.zone or settings.room):
+        settings = replace(settings, store=Path(store))
     # 2. Run.
     configure_logging(log_file=settings.log_file)
     done = run(

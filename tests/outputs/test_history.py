@@ -9,10 +9,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from snapshots import CLASSES, counted, crossing, snapshot
 
+from edge_centernet.cli import cli
 from edge_centernet.detections import Detections
 from edge_centernet.files import Unwritten
 from edge_centernet.history.store import Retention, Store, open_store, unpack_points
@@ -190,6 +193,23 @@ def test_the_next_run_goes_on_in_the_same_file(tmp_path: Path) -> None:
     assert rows(tmp_path / "a.db", "SELECT run, track FROM event ORDER BY id") == [(1, 1), (2, 2)]
     ((pause, reason),) = rows(tmp_path / "a.db", "SELECT ended - began, reason FROM gap")
     assert (reason, pause) == ("off", pytest.approx(60_000, abs=2000))
+
+
+def test_the_service_keeps_a_store_where_something_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named by the unit's environment; without lines and zones nothing is tracked for it."""
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for _ in range(3):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    monkeypatch.setenv("EDGE_CENTERNET_STORE", str(tmp_path / "history.db"))
+    options = ["detect", "--source", str(tmp_path / "v.avi"), "--no-save", "--format", "none"]
+    done = CliRunner().invoke(cli, options)
+    assert (done.exit_code, (tmp_path / "history.db").exists()) == (0, False), done.output
+    done = CliRunner().invoke(cli, [*options, "--count-line", "0.5,0,0.5,1", "--name", "door"])
+    assert done.exit_code == 0, done.output
+    assert rows(tmp_path / "history.db", "SELECT camera FROM run") == [("door",)]
 
 
 def test_a_store_in_use_ends_the_start_and_not_detection(tmp_path: Path) -> None:
