@@ -31,6 +31,7 @@ PAGES = {
     "ARCHITECTURE.md": "docs/architecture.md",
     "CHANGELOG.md": "docs/changelog.md",
     "CONTRIBUTING.md": "docs/contributing.md",
+    "SECURITY.md": "docs/contributing.md",
 }
 HELP_WIDTH = 84  # columns that fit beside the navigation
 

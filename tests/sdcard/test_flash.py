@@ -357,11 +357,11 @@ def _loop_over_the_image(stack: ExitStack, folder: Path) -> tuple[Path, str]:
     return stack.enter_context(loop(folder / "disk.img")), "shows the image itself"
 
 
-def _writer(stack: ExitStack, file: Path) -> int:
-    """The id of a program that has the file open for writing."""
-    output = stack.enter_context(file.open("r+b"))
+def _writer(until: ExitStack, file: Path) -> int:
+    """The id of a program that has the file open for writing. until: ends it."""
+    output = until.enter_context(file.open("r+b"))
     process = subprocess.Popen(["sh", "-c", "read end"], stdin=subprocess.PIPE, stdout=output)
-    stack.callback(stack.enter_context(process).kill)
+    until.callback(until.enter_context(process).kill)
     return process.pid
 
 
