@@ -14,11 +14,10 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.history.report import Part, Report, dwell_figures
+from edge_centernet.history.report import REASONS, Part, Report, dwell_figures
 
 _WIDTH, _HEIGHT = 960, 180  # of a chart, in its own units
 _LEFT, _BOTTOM, _TOP = 44, 26, 8  # for the labels of the axes
-_REASONS = {"off": "not running", "camera": "no picture", "clock": "clock set"}
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 _STYLE = """
@@ -82,10 +81,6 @@ def _last_day(report: Report) -> str:
     return f"{report.ended - timedelta(seconds=1):%Y-%m-%d}"
 
 
-def _total(report: Report, place: str, direction: str) -> int:
-    return sum(part.count(place, direction) or 0 for part in report.parts)
-
-
 def _label(place: str, direction: str) -> str:
     return f"{place}: {direction}" if direction else f"{place}: entered"
 
@@ -93,7 +88,7 @@ def _label(place: str, direction: str) -> str:
 def _tiles(report: Report) -> str:
     """The totals, large."""
     tiles = [
-        f'<div class="tile"><b>{_total(report, place, direction)}</b>'
+        f'<div class="tile"><b>{report.total(place, direction)}</b>'
         f"<span>{escape(_label(place, direction))}</span></div>"
         for place, direction in report.places
     ]
@@ -321,7 +316,7 @@ def _gaps(report: Report) -> list[str]:
     if not shown:
         return []
     rows = "".join(
-        f"<tr><td>{began:%Y-%m-%d %H:%M}</td><td>{ended:%Y-%m-%d %H:%M}</td><td>{_REASONS[reason]}</td></tr>"
+        f"<tr><td>{began:%Y-%m-%d %H:%M}</td><td>{ended:%Y-%m-%d %H:%M}</td><td>{REASONS[reason]}</td></tr>"
         for began, ended, reason in shown
     )
     return [

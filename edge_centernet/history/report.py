@@ -30,6 +30,7 @@ from edge_centernet.files import csv_text
 from edge_centernet.history.store import MINUTE_MS, open_store, unpack_points
 
 STEPS = ("hour", "day", "week")
+REASONS = {"off": "not running", "camera": "no picture", "clock": "clock set"}  # of gaps, for people
 CELLS = (36, 64)  # rows and columns of the presence map
 _LONGEST_STEP_S = 1.0  # between two points of a path
 
@@ -80,6 +81,11 @@ class Report:
     totals: Counter[tuple[str, str, str, str]]
     dwell: dict[str, NDArray[np.float64]]
     presence: NDArray[np.float64]
+
+    def total(self, place: str, direction: str) -> int:
+        """Crossings of a line in a direction, or entries into a zone (""), over the whole time."""
+        kind = "crossed" if direction else "entered"
+        return sum(n for (k, p, d, _), n in self.totals.items() if (k, p, d) == (kind, place, direction))
 
     @property
     def watched(self) -> float:
@@ -347,8 +353,7 @@ def as_text(report: Report) -> str:
         f"watched {report.watched:.1%}"
     ]
     for place, direction in report.places:
-        kind = "crossed" if direction else "entered"
-        total = sum(n for (k, p, d, _), n in report.totals.items() if (k, p, d) == (kind, place, direction))
+        total = report.total(place, direction)
         what = f"{place}, {direction}" if direction else f"{place}, entered"
         peak = report.peak(place, direction)
         most = ""
@@ -361,6 +366,6 @@ def as_text(report: Report) -> str:
         lines.append(f"  {place}, dwell: median {figures['median_s']:g} s, mean {figures['mean_s']:g} s")
     for began, ended, reason in report.gaps:
         if ended - began >= timedelta(minutes=1):
-            what = {"off": "not running", "camera": "no picture", "clock": "clock set"}[reason]
-            lines.append(f"  nothing is known of {began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M}: {what}")
+            span = f"{began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M}"
+            lines.append(f"  nothing is known of {span}: {REASONS[reason]}")
     return "\n".join(lines) + "\n"
