@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -101,10 +101,8 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
         if key in _TABLES:
             if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
                 raise ConfigError(f"{path}: {key}: expected tables that begin with [[{key}]], got {value!r}")
-            option, *points = _TABLES[key]
-            texts = [
-                _as_option(path, key, table, points) if points else _as_room(path, table) for table in value
-            ]
+            option = _TABLES[key][0]
+            texts = [table_text(path, key, table) for table in value]
             options.setdefault(option, []).extend(
                 _with_variables(text, f"{path}: [[{key}]]") if variables else text for text in texts
             )
@@ -128,7 +126,16 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
     return options
 
 
-def _as_option(path: Path, key: str, table: Mapping[str, Any], points: list[str]) -> str:
+def table_text(path: Path | str, key: str, table: Mapping[str, Any]) -> str:
+    """A [[line]], [[zone]] or [[room]] as the option of the command line has it, for `parse_line` and others.
+
+    path: the file, or who else gave it, for errors. Raises ConfigError.
+    """
+    points = _TABLES[key][1:]
+    return _as_option(path, key, table, points) if points else _as_room(path, table)
+
+
+def _as_option(path: Path | str, key: str, table: Mapping[str, Any], points: Sequence[str]) -> str:
     """A table in the form of --count-line or --zone: NAME=x1,y1,x2,y2."""
     expected = {"name", *points}
     if unknown := set(table) - expected:
@@ -148,7 +155,7 @@ def _as_option(path: Path, key: str, table: Mapping[str, Any], points: list[str]
     return f"{name}={text}" if name else text
 
 
-def _as_room(path: Path, table: Mapping[str, Any]) -> str:
+def _as_room(path: Path | str, table: Mapping[str, Any]) -> str:
     """A table in the form of --room: NAME=LINE,-LINE;reset=HH:MM;empty=ZONE;missed=0.03."""
     lines, rest = table.get("lines"), {key: table[key] for key in table if key not in ("name", "lines")}
     known = set(rest) <= {"reset", "empty", "missed"} and all(

@@ -33,6 +33,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
+            if path.exists():  # before the content: a file that only its owner may read stays so
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the new name without its content

@@ -11,7 +11,6 @@ detected without the packages of the extra "live", and without the time that imp
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
@@ -43,11 +42,11 @@ from edge_centernet.sources.files import (
     public_name,
 )
 from edge_centernet.system import heap
-from edge_centernet.tracking.line_counter import parse_line
-from edge_centernet.tracking.room import parse_room
+from edge_centernet.tracking.line_counter import Line, parse_line
+from edge_centernet.tracking.room import Room, parse_room
 from edge_centernet.tracking.scene import Scene, SceneOptions
 from edge_centernet.tracking.state import Snapshot, Tally
-from edge_centernet.tracking.zone_counter import parse_zone
+from edge_centernet.tracking.zone_counter import Zone, parse_zone
 
 if TYPE_CHECKING:
     from edge_centernet.outputs.mqtt import MqttOutput
@@ -88,15 +87,21 @@ def run(
     open_model: Callable[[], Runtime],
     write: Callable[[str], None],
     report: Callable[[str], None],
+    config: Path | None = None,
 ) -> Summary:
     """Detect until the source ends, or until SIGINT, SIGTERM or SIGHUP; files are complete then.
 
     A full or read-only disk ends nothing: what is counted stays in memory, and writing is tried again.
 
     To be called on the main thread, because of the signals.
-    open_model: opens the model; called after the settings are checked.
-    write: gets the text of the records, on a thread of its own.
-    report: gets lines for people: a file that was skipped, where the live page is.
+
+    Args:
+        settings: what to do.
+        open_model: opens the model; called after the settings are checked.
+        write: gets the text of the records, on a thread of its own.
+        report: gets lines for people: a file that was skipped, where the live page is.
+        config: the file whose lines, zones and rooms these are, to save there what the live page changes.
+
     Raises ConfigError for settings that do not fit together, and what opening model, source and outputs
     raises.
     """
@@ -127,7 +132,10 @@ def run(
         stack.callback(frames.close)
         totals = _Totals()
         outputs: list[Output] = [totals]
-        for output in _open_outputs(settings, options, frames, detector, totals, unwritten, write, report):
+        places = _Places(scene, options)
+        for output in _open_outputs(
+            settings, places, frames, detector, totals, unwritten, write, report, config
+        ):
             outputs.append(output)
             stack.callback(output.close)
         records = [output for output in outputs if isinstance(output, RecordsOutput)]
@@ -349,17 +357,51 @@ class _Totals(Silent):
         )
 
 
+class _Places:
+    """Passes lines, zones and rooms that were changed on to all that count, draw or announce them."""
+
+    def __init__(self, scene: Scene, options: SceneOptions) -> None:
+        """scene: counts. options: what it counts now."""
+        self.scene, self.options = scene, options
+        self.overlays: list[Overlay] = []
+        self.mqtt: MqttOutput | None = None
+
+    def overlay(self, classes: Sequence[str], shapes: bool = True) -> Overlay:
+        """One for an output that draws: it remembers where objects were. shapes: whether lines and zones."""
+        if not shapes:
+            return Overlay(classes, blur=self.options.blur)
+        made = Overlay(classes, self.options.lines, self.options.zones, self.options.blur)
+        self.overlays.append(made)
+        return made
+
+    def apply(self, options: SceneOptions) -> None:
+        """Change them while detection runs. For any thread. Raises ConfigError for what does not fit."""
+        self.scene.change(options)
+        self.options = options
+        for overlay in self.overlays:
+            overlay.show(options.lines, options.zones)
+        if self.mqtt is not None:
+            lines, zones, rooms = ([one.name for one in ones] for ones in _shapes(options))
+            self.mqtt.announce(lines, zones, rooms)
+
+
+def _shapes(options: SceneOptions) -> tuple[tuple[Line, ...], tuple[Zone, ...], tuple[Room, ...]]:
+    return options.lines, options.zones, options.rooms
+
+
 def _open_outputs(
     settings: Settings,
-    scene: SceneOptions,
+    places: _Places,
     frames: Frames,
     detector: Detector,
     totals: _Totals,
     unwritten: Unwritten,
     write: Callable[[str], None],
     report: Callable[[str], None],
+    config: Path | None,
 ) -> Iterator[Output]:
     """Open what is asked for, in the order of updates; one by one, so that all are closed when one fails."""
+    scene = places.options
     model = detector.manifest.model
     # First of all: what others report is in the store by then, and survives a crash.
     if settings.store is not None:
@@ -369,8 +411,6 @@ def _open_outputs(
         keep = Retention(days=settings.keep)
         name = settings.name or ("pictures" if isinstance(frames, Stills) else frames.name)
         yield HistoryOutput(settings.store, name, model.classes, keep, frames.live, unwritten)
-    # One for each output that draws: it remembers where objects were.
-    overlay = functools.partial(Overlay, model.classes, scene.lines, scene.zones, scene.blur)
     if settings.format_name != "none":
         target = None if settings.out is None else settings.out / f"detections{SUFFIX[settings.format_name]}"
         records = make_records(settings.format_name, model.classes)
@@ -379,7 +419,9 @@ def _open_outputs(
     if settings.save or (settings.save is None and not frames.live):
         folder = settings.out or DEFAULT_OUT
         prepare_folder(folder, or_later=frames.live)
-        yield AnnotatedOutput(Annotated(folder, frames, unwritten), overlay(), frames.live)
+        yield AnnotatedOutput(
+            Annotated(folder, frames, unwritten), places.overlay(model.classes), frames.live
+        )
     mqtt: MqttOutput | None = None
     if settings.mqtt is not None:
         from edge_centernet.outputs.mqtt import MqttOutput  # needs the extra "live"
@@ -396,9 +438,11 @@ def _open_outputs(
             ca_file=settings.mqtt_ca_file,
         )
         mqtt.start()
+        places.mqtt = mqtt
         yield mqtt
     if settings.serve is not None:
         from edge_centernet.outputs.prometheus import Metrics  # both need the extra "live"
+        from edge_centernet.outputs.web import archive, editor
         from edge_centernet.outputs.web.access import TOKEN_VARIABLE
         from edge_centernet.outputs.web.server import WebServer
         from edge_centernet.service import health
@@ -409,20 +453,29 @@ def _open_outputs(
         version = f"{model.name} {model.version}"
         metrics = Metrics(model.classes, model=version, runtime=detector.runtime.name)
         yield metrics
+        tool = editor.Editor(scene, places.apply, places.scene.reset, settings.store, config)
         server = WebServer(
             settings.serve,
             classes=model.classes,
             token=settings.token,
-            overlay=overlay(),
+            overlay=places.overlay(model.classes),
+            plain=places.overlay(model.classes, shapes=False),
+            version=lambda: tool.version,
+            name=settings.name or "Camera",
             metrics=metrics.text,
             health=lambda: health(capture(), totals.latest, mqtt=None if mqtt is None else mqtt.trouble),
             capture=capture,
         )
+        server.add(editor.handlers(tool))
+        if settings.store is not None:
+            server.add(archive.handlers(settings.store, None))
         server.start()
         # The token goes to who can use it, not into a journal: one that was given, its owner knows.
         given = settings.token or os.environ.get(TOKEN_VARIABLE)
         hide = given and not sys.stderr.isatty()
         report(f"Live page: {server.url.partition('?')[0] if hide else server.url}")
+        if not server.guard.token:
+            report(f"To change lines and zones on it: {server.owner_url}")
         yield server
     if frames.live:
         from edge_centernet.outputs.status import StatusOutput, WatchdogOutput

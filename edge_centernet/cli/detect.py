@@ -185,6 +185,9 @@ _network_options = option_group(
 )
 
 
+_CONFIG = f"{__name__}.config"  # the file's path, in what a click context carries
+
+
 def _load_config(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     """Make the values of the file the defaults of all other options.
 
@@ -193,6 +196,7 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
     if value is None:
         return
     context.default_map = {**(context.default_map or {}), **read_config(value)}
+    context.meta[_CONFIG] = value
 
 
 @click.command(cls=Command)
@@ -234,6 +238,11 @@ def command(context: click.Context, /, **given: Any) -> None:
     store = os.environ.get("EDGE_CENTERNET_STORE")
     if settings.store is None and store and (settings.count_line or settings.zone or settings.room):
         settings = replace(settings, store=Path(store))
+    typed_shapes = [
+        name
+        for name in ("count_line", "zone", "room")
+        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+    ]
     # 2. Run.
     configure_logging(log_file=settings.log_file)
     done = run(
@@ -241,6 +250,8 @@ def command(context: click.Context, /, **given: Any) -> None:
         functools.partial(open_model, settings.model, settings.runtime, settings.threads),
         write=_Stdout(),
         report=functools.partial(echo, err=True),
+        # What the command line gives would come back with the next start, whatever the file says by then.
+        config=None if typed_shapes else context.meta.get(_CONFIG),
     )
     # 3. Report, on standard error: standard output holds nothing but records.
     frames = _plural(done.frames, "image" if done.stills else "frame")

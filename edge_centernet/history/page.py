@@ -34,7 +34,8 @@ p.about { color: var(--dim); margin-top: .25rem; }
 .tile b { display: block; font-size: 1.7rem; line-height: 1.2; } .tile span { color: var(--dim); }
 svg { width: 100%; height: auto; display: block; } svg.chart { min-width: 36rem; }
 svg text { fill: var(--dim); font-size: 12px; }
-.bar { fill: var(--bar); } .other { fill: var(--other); } .rule { stroke: var(--rule); }
+.bar { fill: var(--bar); background: var(--bar); }
+.other { fill: var(--other); background: var(--other); } .rule { stroke: var(--rule); }
 .gap { fill: url(#gap); }
 i.away { background: repeating-linear-gradient(45deg, var(--gap) 0 2px, transparent 2px 4px); }
 .scroll { overflow-x: auto; }
@@ -77,6 +78,13 @@ def as_html(report: Report) -> str:
     )
 
 
+def as_fragment(report: Report) -> str:
+    """The totals and the charts over time alone, for another page: without a style, and with headings h3."""
+    charts = "".join([_tiles(report), *_counts(report), *_occupancy(report), *_dwell(report)])
+    defs = f'<svg width="0" height="0" aria-hidden="true" class="defs"><defs>{_HATCH}</defs></svg>'
+    return defs + charts.replace("<h2>", "<h3>").replace("</h2>", "</h3>")
+
+
 def _last_day(report: Report) -> str:
     return f"{report.ended - timedelta(seconds=1):%Y-%m-%d}"
 
@@ -108,7 +116,7 @@ def _counts(report: Report) -> list[str]:
         series = [[part.count(place, direction) for part in report.parts] for direction in directions]
         what = "crossings" if directions != [""] else "entries"
         legend = "".join(
-            f'<i style="background:var(--{color})"></i>{direction}'
+            f'<i class="{color}"></i>{direction}'
             for direction, color in zip(directions, ("bar", "other"), strict=False)
             if direction
         )
@@ -196,11 +204,11 @@ def _when(part: Part, step: str) -> str:
 
 
 def _nice(value: float) -> float:
-    """The next of 2, 4, 10, 20, 40, 100, ... from a value on, so that half of it is a whole number."""
+    """The next of 2, 4, 6, 8, 10, 20, 40, ... from a value on, so that half of it is a whole number."""
     if value <= 2:
         return 2
     power = 10 ** math.floor(math.log10(value))
-    return float(next(step * power for step in (1, 2, 4, 10) if step * power >= value))
+    return float(next(step * power for step in (1, 2, 4, 6, 8, 10) if step * power >= value))
 
 
 def _dwell(report: Report) -> list[str]:

@@ -77,10 +77,14 @@ class Overlay:
     ) -> None:
         """See the class."""
         self._classes = classes
-        self._lines, self._zones = tuple(lines), tuple(zones)
+        self.show(lines, zones)
         self._blurred = class_ids(blur, classes) if blur else np.zeros(0, np.int32)
         self._last = 0.0  # seconds of the last frame
         self._forget()
+
+    def show(self, lines: Sequence[Line], zones: Sequence[Zone]) -> None:
+        """Draw these from the next image on. For any thread."""
+        self._lines, self._zones = tuple(lines), tuple(zones)
 
     def draw(self, snapshot: Snapshot, max_width: int | None = None) -> Image:
         """A new (H, W, 3) uint8 BGR image, as large as the frame's but at most `max_width` pixels wide."""

@@ -14,6 +14,7 @@ saved up meanwhile, up to a limit; a gap in their numbers shows that it was reac
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -202,7 +203,8 @@ class MqttOutput:
         self._n_classes = len(classes)
         topic = f"{discovery_prefix}/device/{node_id(self.broker.prefix)}/config"
         self._config_topic = topic if discovery else ""
-        self._config = _json(device_config(self.broker.prefix, name, list(self._wanted), lines, zones, rooms))
+        self._device = functools.partial(device_config, self.broker.prefix, name, list(self._wanted))
+        self._config = _json(self._device(lines, zones, rooms))
         self._birth_topic = f"{discovery_prefix}/status"
         self._changed = threading.Condition()  # guards the following; never held while paho is called
         self._lines, self._zones, self._rooms = tuple(lines), tuple(zones), tuple(rooms)
@@ -244,6 +246,14 @@ class MqttOutput:
         capture = replace(snapshot.capture, detail=snapshot.capture.detail or snapshot.unwritten)
         state = self._record(capture, objects, round(snapshot.fps, 1), round(snapshot.age_ms))
         self._take(state, changed, snapshot.tally.events if snapshot.tally else ())
+
+    def announce(self, lines: Sequence[str], zones: Sequence[str], rooms: Sequence[str]) -> None:
+        """Publish these lines, zones and rooms, by name, from now on, and announce them. For any thread."""
+        with self._changed:
+            self._config = _json(self._device(lines, zones, rooms))
+            self._lines, self._zones, self._rooms = tuple(lines), tuple(zones), tuple(rooms)
+            self._greet, self._greet_at = True, float("-inf")
+            self._changed.notify_all()
 
     def waiting(self, capture: CaptureState) -> None:
         """Publish the state of a camera that gives no frames. Totals stay; what is in view is unknown."""

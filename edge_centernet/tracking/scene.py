@@ -12,9 +12,10 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import cv2
@@ -124,6 +125,29 @@ class Counter:
             tuple(room.count() for room in self._rooms),
         )
 
+    def adopt(self, old: Counter) -> None:
+        """Continue what `old` counted at the lines and zones that are in the same place, whatever their name.
+
+        A room of the same name keeps its number of people, whatever its doors are now.
+        """
+        lines = {replace(one.line, name=""): one for one in old._lines}
+        zones = {replace(one.zone, name=""): one for one in old._zones}
+        rooms = {one.room.name: one for one in old._rooms}
+        # Popped: of two in the same place only one continues.
+        for i, line in enumerate(self._lines):
+            if (line_before := lines.pop(replace(line.line, name=""), None)) is not None:
+                line_before.line, self._lines[i] = line.line, line_before
+        for i, zone in enumerate(self._zones):
+            if (zone_before := zones.pop(replace(zone.zone, name=""), None)) is not None:
+                zone_before.zone, self._zones[i] = zone.zone, zone_before
+        for room in self._rooms:
+            if room.room.name in rooms:
+                room.restore(rooms[room.room.name].totals())
+
+    def reset(self) -> None:
+        """Begin the totals of lines and zones at 0; who is in a room stays there."""
+        self.restore({"lines": {}, "zones": {}})
+
     def state(self) -> dict[str, Any]:
         """The totals in types of JSON, without who is on the way or inside: after a restart ids are new."""
         return {
@@ -201,7 +225,8 @@ class Scene:
         Raises ConfigError for an unknown class, a counts file that is none, or a folder of the files that
         cannot be.
         """
-        self._options, self._threshold = options, threshold
+        self._options, self._threshold, self._classes = options, threshold, tuple(classes)
+        self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()  # done between two frames
         self._unwritten = Unwritten() if unwritten is None else unwritten
         self._wanted = None if wanted is None else class_ids(wanted, classes)
         self._blurred = class_ids(options.blur, classes) if options.blur else np.zeros(0, np.int32)
@@ -246,12 +271,38 @@ class Scene:
         options = TrackerOptions() if self._tracker is None else self._tracker.options
         return options.low_for(self._threshold)
 
+    def change(self, options: SceneOptions) -> None:
+        """Count at the lines, zones and rooms of these options from the next frame on.
+
+        What stays in its place counts on (`Counter.adopt`). For any thread. Where nothing was tracked before,
+        the detector keeps its threshold, and tracks are lost a little sooner until the next start.
+        Raises ConfigError for lines, zones and rooms that do not fit together; nothing is changed then.
+        """
+        counter = None
+        if options.lines or options.zones or options.rooms:
+            counter = Counter(options.lines, options.zones, self._classes, rooms=options.rooms)
+
+        def take_over() -> None:
+            if counter is not None and self._counter is not None:
+                counter.adopt(self._counter)
+            self._counter, self._options = counter, options
+            if self._tracker is None and options.tracks:
+                self._tracker = Tracker(self._threshold)
+
+        self._requests.put(take_over)
+
+    def reset(self) -> None:
+        """Begin the totals of lines and zones at 0 with the next frame. For any thread."""
+        self._requests.put(lambda: None if self._counter is None else self._counter.reset())
+
     def update(self, frame: Frame, seen: Detections) -> tuple[Detections, Tracks | None, Tally | None]:
         """Take one result: what to show of all that was seen, the tracks, the counts.
 
         With tracks, only what they found is shown, so that nobody sees a box that is not counted. Tracks and
         counts are None where the options ask for none.
         """
+        while not self._requests.empty():  # this thread alone takes any out
+            self._requests.get()()
         found = seen if self._wanted is None else seen[np.isin(seen.class_id, self._wanted)]
         if self._tracker is None:
             return found[found.reaching(self._threshold)], None, None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 PHONE = (390, 844)
+DESKTOP = (1440, 900)
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 NEEDS = "Chromium and its driver: apt-get install chromium chromium-driver"
 MEAN_COLORS = """
@@ -34,9 +35,9 @@ def find_programs() -> tuple[str, str] | None:
 
 
 class Browser:
-    """One Chromium window the size of a phone."""
+    """One Chromium window the size of a phone, with a touch screen, or of a desktop, with a mouse."""
 
-    def __init__(self, *programs: str) -> None:
+    def __init__(self, *programs: str, phone: bool = True) -> None:
         """Paths of both programs; before them may stand a command that starts programs, such as "nice"."""
         *driver, chromium = programs
         self._process = subprocess.Popen(
@@ -48,13 +49,24 @@ class Browser:
             match.group(1) for line in lines if (match := re.search(r"successfully on port (\d+)", line))
         )
         self._base = f"http://127.0.0.1:{port}/session"
-        options = {
+        options: dict[str, Any] = {
             "binary": chromium,
             "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
-            "mobileEmulation": {"deviceMetrics": {"width": PHONE[0], "height": PHONE[1], "pixelRatio": 2.0}},
         }
+        if phone:
+            metrics = {"width": PHONE[0], "height": PHONE[1], "pixelRatio": 2.0}
+            options["mobileEmulation"] = {"deviceMetrics": metrics}
         capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
         self._base += f"/{self._call('', {'capabilities': capabilities})['sessionId']}"
+        if not phone:
+            width, height = DESKTOP
+            self.command(
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=height,
+                deviceScaleFactor=1,
+                mobile=False,
+            )
 
     def close(self) -> None:
         self._call("", method="DELETE")
@@ -67,6 +79,40 @@ class Browser:
     @property
     def url(self) -> str:
         return str(self._call("/url"))
+
+    def command(self, name: str, **given: Any) -> Any:
+        """A command of Chromium's own protocol (chromedevtools.github.io/devtools-protocol)."""
+        return self._call("/goog/cdp/execute", {"cmd": name, "params": given})
+
+    def prefer(self, scheme: str) -> None:
+        """As who has set the system to "light" or "dark"."""
+        self.command(
+            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
+
+    def press(self, *keys: str) -> None:
+        """Press and release keys, on what has the focus; special ones by their code in WebDriver."""
+        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self._call("/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
+
+    def draw(self, *points: tuple[float, float], touch: bool = False) -> None:
+        """Press on the first point, move to each of the others, and lift, with the mouse or a finger.
+
+        points: x and y in pixels of the window.
+        """
+        moves = [
+            {"type": "pointerMove", "x": round(x), "y": round(y), "duration": 60 if i else 0}
+            for i, (x, y) in enumerate(points)
+        ]
+        down, up = ({"type": kind, "button": 0} for kind in ("pointerDown", "pointerUp"))
+        kind = "touch" if touch else "mouse"
+        source = {"type": "pointer", "id": kind, "parameters": {"pointerType": kind}}
+        self._call("/actions", {"actions": [{**source, "actions": [moves[0], down, *moves[1:], up]}]})
+
+    def type(self, selector: str, text: str) -> None:
+        """Type into a field, after what is in it."""
+        found = self._call("/element", {"using": "css selector", "value": selector})
+        self._call(f"/element/{found[ELEMENT]}/value", {"text": text})
 
     def click(self, selector: str) -> None:
         found = self._call("/element", {"using": "css selector", "value": selector})

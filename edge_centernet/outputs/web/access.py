@@ -74,15 +74,25 @@ class Verdict(enum.Enum):
 
 
 class Guard:
-    """Decides on requests. token: what they must present, "" for nothing. host: where the server listens."""
+    """Decides on requests. token: what they must present, "" for nothing. host: where the server listens.
+
+    Who wants to change something must present `secret`: the token, or a random one where looking needs none.
+    """
 
     def __init__(self, token: str, host: str) -> None:
         """See the class."""
         self.token = token
+        self.secret = token or secrets.token_urlsafe(24)
         self._host = host.lower()
         self._wrong: dict[str, dict[bytes, float]] = {}  # by network: a token's digest, when it was shown
         # Not the token itself: it may hold characters that a cookie cannot, and cookie files lie about.
-        self.cookie = hmac.digest(token.encode(), b"edge-centernet live page", hashlib.sha256).hex()
+        self.cookie = self._derived(b"edge-centernet live page")
+        # What the page shows in a header with each change. A page of another site can have the browser send
+        # the cookie along, but can neither read this nor set a header.
+        self.key = self._derived(b"edge-centernet changes")
+
+    def _derived(self, purpose: bytes) -> str:
+        return hmac.digest(self.secret.encode(), purpose, hashlib.sha256).hex()
 
     def knows_host(self, name: str) -> bool:
         """Whether a request for this host name is meant for us.
@@ -94,15 +104,26 @@ class Guard:
         return bool(self.token) or name == self._host or is_loopback(name)
 
     def judge(self, network: str, query: str, authorization: str, cookie: str) -> Verdict:
-        """Whether one of the last three holds the secret; each "" where the request has none.
+        """Whether the request may look; arguments as for `identify`."""
+        return self.identify(network, query, authorization, cookie) if self.token else Verdict.ADMITTED
+
+    def identify(
+        self, network: str, query: str = "", authorization: str = "", cookie: str = "", key: str = ""
+    ) -> Verdict:
+        """Whether one of the last four holds the secret; each "" where the request has none.
+
+        Args:
+            network: where it is from, see `network_of`.
+            query: the token in the address or in a form.
+            authorization: the header, "Bearer TOKEN".
+            cookie: what the page got for the token.
+            key: what the page shows when it changes something.
 
         Different wrong ones are counted for each network (`network_of`). The same one again is no guess: a
         page that was open when the token changed asks with its old cookie all day.
         """
         bearer = authorization[7:] if authorization[:7].lower() == "bearer " else ""
-        shown = ((query, self.token), (bearer, self.token), (cookie, self.cookie))
-        if not self.token:
-            return Verdict.ADMITTED
+        shown = ((query, self.secret), (bearer, self.secret), (cookie, self.cookie), (key, self.key))
         if not any(text for text, _ in shown):
             return Verdict.UNKNOWN
         now = time.monotonic()

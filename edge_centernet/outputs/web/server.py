@@ -1,9 +1,11 @@
 """The live page: one thread that serves images and state to a few viewers and hardly slows detection down.
 
-    GET /               the page                       GET /snapshot.jpg   one image
+    GET /               the page, and its files        GET /snapshot.jpg   one image
     GET /stream.mjpg    images without an end          GET /state.json     all that is known now
     GET /events         WebSocket: see `_Events`       GET /metrics        for Prometheus
-    GET /healthz        200 or 503, without a token
+    GET /healthz        200 or 503, without a token    POST /token         the token, for a cookie
+
+`editor` and `archive` beside this module add what the page changes and what it tells of the past.
 
 The detection loop hands over each result by exchanging one reference. All else happens here: images are
 drawn and encoded once for all viewers, only while somebody watches, and no faster than `stream_fps`.
@@ -15,16 +17,15 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import hashlib
+import functools
+import html
 import json
 import logging
-import re
 import socket
 import struct
 import threading
 import time
 import urllib.parse
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,21 @@ _WAIT_S = 1.0  # for a new image, before a viewer looks whether it is still conn
 _SEND_S = 30.0  # a viewer that takes nothing for so long is gone
 _FRESH_S = 1.0  # an older image is drawn again for a new viewer, if there is a newer result
 _QUALITY = 75  # of the JPEG files, 0..100
-_PAGE = Path(__file__).parent / "live.html"
+_FOLDER = Path(__file__).parent
+# The page's files, by name: what the browser takes each for, and whether anybody may see it.
+_FILES = {
+    "live.html": ("text/html; charset=utf-8", False),
+    "live.css": ("text/css; charset=utf-8", True),
+    "live.js": ("text/javascript; charset=utf-8", False),
+    "parts.js": ("text/javascript; charset=utf-8", False),
+    "draw.js": ("text/javascript; charset=utf-8", False),
+    "past.js": ("text/javascript; charset=utf-8", False),
+}
+# Nothing from anywhere else, and no script or style but what the page's own files hold.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +101,9 @@ class WebServer(Silent):
         metrics: Callable[[], bytes] | None = None,
         health: Callable[[], tuple[bool, dict[str, Any]]] | None = None,
         capture: Callable[[], CaptureState] | None = None,
+        name: str = "Camera",
+        plain: Overlay | None = None,
+        version: Callable[[], int] = lambda: 0,
         stream_fps: float = 10.0,
         max_width: int = 960,
     ) -> None:
@@ -102,6 +120,10 @@ class WebServer(Silent):
             health: returns whether all is well, and details for /state.json; `service.health` unless given.
             capture: returns the current state of the source; by default its state at the last result, which
                 does not show a camera that was lost since.
+            name: heading and title of the page, for people.
+            plain: draws the images of the page, without lines and zones, which the page draws itself;
+                `overlay` unless given.
+            version: of the lines and zones, a number that changes with them.
             stream_fps: images per second, at most; above 0.
             max_width: of the images, pixels.
 
@@ -111,28 +133,44 @@ class WebServer(Silent):
         self.guard = Guard(choose_token(token, self.host), self.host)
         self.viewers = 0
         self.metrics = metrics
-        self.pictures = _Pictures(lambda: self._latest, overlay, stream_fps, max_width)
+        self.name = name
+        self.latest: Snapshot | None = None
+        self.pictures = _Pictures(lambda: self.latest, overlay, stream_fps, max_width)
+        self.plain_pictures = self.pictures
+        if plain is not None:
+            self.plain_pictures = _Pictures(lambda: self.latest, plain, stream_fps, max_width)
+        self._version = version
+        self._handlers: list[Any] = []
         self._classes, self._health, self._capture = classes, health, capture
-        self._latest: Snapshot | None = None
         self._shared_state = (0.0, "")
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._ready = threading.Event()
 
+    def add(self, handlers: Sequence[Any]) -> None:
+        """Answer at more paths: (pattern, class, arguments) as Tornado has them; before `start`."""
+        self._handlers += handlers
+
     def start(self) -> None:
         """Listen and serve. Raises ConfigError when the address cannot be listened on."""
-        page = _PAGE.read_bytes()
         sockets = bind(self.host, self.port)
         self.port = sockets[0].getsockname()[1]
-        self._thread = threading.Thread(target=self._run, args=(sockets, page), name="web", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(sockets,), name="web", daemon=True)
         self._thread.start()
         self._ready.wait(10)
 
     @property
     def url(self) -> str:
         """Where the page is, with the token if it needs one: for its owner only. Complete after `start`."""
-        token = self.guard.token
+        return self._address(self.guard.token)
+
+    @property
+    def owner_url(self) -> str:
+        """The same with the token that changing needs, also where looking needs none."""
+        return self._address(self.guard.secret)
+
+    def _address(self, token: str) -> str:
         query = f"?token={urllib.parse.quote(token, safe='')}" if token else ""
         return f"http://{reachable(self.host, self.port)}/{query}"
 
@@ -142,7 +180,7 @@ class WebServer(Silent):
         Nobody is woken from here: that would be a system call, after which this thread could wait for
         Python's lock. Whoever waits for an image looks here a hundred times per second.
         """
-        self._latest = snapshot
+        self.latest = snapshot
 
     def close(self) -> None:
         """Close every connection and stop; takes at most a few seconds."""
@@ -156,7 +194,7 @@ class WebServer(Silent):
 
     def healthy(self) -> tuple[bool, dict[str, Any]]:
         """Whether all is well, and details."""
-        return service_health(self._captured(), self._latest) if self._health is None else self._health()
+        return service_health(self._captured(), self.latest) if self._health is None else self._health()
 
     def page_state(self) -> str:
         """JSON for the page. In front of it "clock", seconds now, to which a page relates times of capture.
@@ -173,7 +211,7 @@ class WebServer(Silent):
         """JSON with every box and what health reports."""
         well, details = self.healthy()
         state = {**self._state(), "healthy": well, "health": details}
-        if (snapshot := self._latest) is not None:
+        if (snapshot := self.latest) is not None:
             shown = snapshot.found  # with tracks theirs, in their order
             state["objects"] = objects = [
                 {
@@ -194,11 +232,13 @@ class WebServer(Silent):
         names = ("state", "detail", "reopened", "frames", "dropped")
         state: dict[str, Any] = {
             "version": edge_centernet.__version__,
+            "name": self.name,
+            "places": self._version(),
             "viewers": self.viewers,
             "board": board_status(),
             "capture": {name: getattr(capture, name) for name in names},
         }
-        if (snapshot := self._latest) is None:
+        if (snapshot := self.latest) is None:
             return state
         frame = snapshot.frame
         state |= {
@@ -217,18 +257,21 @@ class WebServer(Silent):
     def _captured(self) -> CaptureState:
         if self._capture is not None:
             return self._capture()
-        return CaptureState() if self._latest is None else self._latest.capture
+        return CaptureState() if self.latest is None else self.latest.capture
 
-    def _run(self, sockets: list[socket.socket], page: bytes) -> None:
+    def _run(self, sockets: list[socket.socket]) -> None:
         try:
-            asyncio.run(self._serve(sockets, page))
+            asyncio.run(self._serve(sockets))
         finally:
             self.pictures.close()
+            self.plain_pictures.close()
 
-    async def _serve(self, sockets: list[socket.socket], page: bytes) -> None:
+    async def _serve(self, sockets: list[socket.socket]) -> None:
         self._loop = asyncio.get_running_loop()
         handlers: list[Any] = [
-            ("/", _Page, {"page": page}),
+            ("/", _Page),
+            (f"/({'|'.join(_FILES)})", _File),
+            ("/token", _Token),
             ("/stream.mjpg", _Stream),
             ("/snapshot.jpg", _Picture),
             ("/state.json", _State),
@@ -237,17 +280,18 @@ class WebServer(Silent):
         ]
         if self.metrics is not None:
             handlers.append(("/metrics", _Metrics))
+        handlers += self._handlers
         application = Application(
             handlers,
             default_handler_class=_NotFound,
             server=self,
-            policy=_content_policy(page),
             log_function=lambda handler: None,  # a request's address may hold the token
             websocket_ping_interval=15,  # finds viewers that went out of range
             websocket_ping_timeout=15,
             websocket_max_message_size=1024,
         )
-        # No request of ours has a body or long headers; tight limits leave nothing to fill the memory with.
+        # Few requests have a body, and `editor` gives those of an owner more; none has long headers. Tight
+        # limits leave nothing to fill the memory with.
         server = _Server(
             application,
             max_header_size=16384,
@@ -261,20 +305,6 @@ class WebServer(Silent):
         await self._stop.wait()
         server.stop()
         server.close_streams()
-
-
-def _content_policy(page: bytes) -> str:
-    """Content-Security-Policy: nothing from anywhere else, and no script or style but the page's own."""
-
-    def own(tag: str) -> str:
-        bodies = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)
-        return " ".join(f"'sha256-{b64encode(hashlib.sha256(body).digest()).decode()}'" for body in bodies)
-
-    return (
-        f"default-src 'none'; script-src {own('script')}; style-src {own('style')}; "
-        "img-src 'self' blob: data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -401,37 +431,41 @@ class _Server(HTTPServer):
         stream.close()
 
 
-class _Guarded(RequestHandler):
+class Guarded(RequestHandler):
     """Base of all answers: checks host name and token, and sets the headers that protect the viewer."""
 
-    SUPPORTED_METHODS = ("GET",)
+    SUPPORTED_METHODS: tuple[str, ...] = ("GET",)
 
     @property
     def server(self) -> WebServer:
+        """Whose answers these are."""
         server: WebServer = self.settings["server"]
         return server
 
     @property
     def cookie_name(self) -> str:
+        """Of the cookie that a viewer gets for the token."""
         return f"edge_centernet_{self.server.port}"  # cookies are not kept apart by port
 
     def set_default_headers(self) -> None:
+        """Forbid all that no answer needs."""
         self.clear_header("Server")
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
-        self.set_header("Content-Security-Policy", self.settings["policy"])
+        self.set_header("Content-Security-Policy", _POLICY)
         self.set_header("Cross-Origin-Resource-Policy", "same-origin")
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("X-Frame-Options", "DENY")
 
     def prepare(self) -> None:
+        """Refuse who may not look."""
         guard = self.server.guard
         if not guard.knows_host(self.request.host_name):
             self.refuse(403)
             return
         verdict = guard.judge(
-            network_of(self.request.remote_ip or ""),
+            self.network,
             self.get_query_argument("token", ""),
             self.request.headers.get("Authorization", ""),
             self.get_cookie(self.cookie_name) or "",
@@ -444,6 +478,21 @@ class _Guarded(RequestHandler):
         else:
             self.set_header("WWW-Authenticate", "Bearer")
             self.refuse(401)
+
+    @property
+    def network(self) -> str:
+        """Where the request is from, see `network_of`."""
+        return network_of(self.request.remote_ip or "")
+
+    def give_cookie(self) -> None:
+        """Let the browser in from now on."""
+        self.set_cookie(
+            self.cookie_name,
+            self.server.guard.cookie,
+            expires_days=_COOKIE_DAYS,
+            httponly=True,
+            samesite="Strict",
+        )
 
     @property
     def stream(self) -> IOStream:
@@ -462,6 +511,7 @@ class _Guarded(RequestHandler):
         self.finish(f"{status}\n")
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer with the status alone, whatever went wrong."""
         self.finish(f"{status_code}\n")
 
     def log_exception(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -470,29 +520,89 @@ class _Guarded(RequestHandler):
             _log.error("%s failed", self.request.path, exc_info=error)
 
 
-class _Page(_Guarded):
-    def initialize(self, page: bytes) -> None:
-        self._page = page
+@functools.cache
+def _content(name: str) -> bytes:
+    """Of a file of the page."""
+    return (_FOLDER / name).read_bytes()
+
+
+class _Page(Guarded):
+    """The page; for a viewer who has not shown the token, one with a field for it."""
 
     def get(self) -> None:
-        self.set_header("Content-Type", "text/html; charset=utf-8")
-        if self.get_query_argument("token", None) is None:
-            self.finish(self._page)
+        self.set_header("Content-Type", _FILES["live.html"][0])
+        token = self.get_query_argument("token", None)
+        if token is None:
+            self.finish(_content("live.html"))
             return
         # The token goes from the address bar into a cookie. Not by a redirect: after a link on another site
         # the browser would follow it without the cookie, which is for requests from this site only.
-        self.set_cookie(
-            self.cookie_name,
-            self.server.guard.cookie,
-            expires_days=_COOKIE_DAYS,
-            httponly=True,
-            samesite="Strict",
-        )
+        if self.server.guard.identify(self.network, query=token) is Verdict.ADMITTED:
+            self.give_cookie()
         self.set_header("Refresh", "0; url=./")
         self.finish('<!doctype html><title>Live</title><a href="./">Go on</a>')
 
+    def refuse(self, status: int) -> None:
+        """With a page for a browser; programs and pages of other sites get the status alone."""
+        # A browser says so of what stands in its address bar; others ask for anything, or for nothing.
+        if status in (401, 429) and "text/html" in self.request.headers.get("Accept", ""):
+            self.set_status(status)
+            self.set_header("Content-Type", _FILES["live.html"][0])
+            self.finish(self._door(status))
+        else:
+            super().refuse(status)
 
-class _Picture(_Guarded):
+    def _door(self, status: int) -> str:
+        said = ""
+        if status == 429:
+            said = f"Too many wrong tokens from here. Please wait {GUESSES_S} seconds."
+        elif self.shows_token:
+            said = "That is not the token."
+        return _content("token.html").decode().replace("<!-- said -->", html.escape(said))
+
+    @property
+    def shows_token(self) -> bool:
+        """Whether the request holds one, right or wrong."""
+        return bool(self.get_query_argument("token", ""))
+
+
+class _Token(_Page):
+    """What the page's field for the token sends: a form, which is refused like the page itself."""
+
+    SUPPORTED_METHODS = ("POST",)
+
+    def prepare(self) -> None:
+        guard = self.server.guard
+        if not guard.knows_host(self.request.host_name):
+            self.refuse(403)
+            return
+        verdict = guard.identify(self.network, query=self.get_body_argument("token", ""))
+        if verdict is not Verdict.ADMITTED:
+            self.refuse(429 if verdict is Verdict.LIMITED else 401)
+
+    def post(self) -> None:
+        self.give_cookie()
+        self.redirect("./", status=303)
+
+    @property
+    def shows_token(self) -> bool:
+        """It is what is sent here."""
+        return True
+
+
+class _File(Guarded):
+    """A file of the page. Its style holds nothing private, and dresses the field for the token, too."""
+
+    def prepare(self) -> None:
+        if not _FILES[self.request.path.rpartition("/")[2]][1]:
+            super().prepare()
+
+    def get(self, name: str) -> None:
+        self.set_header("Content-Type", _FILES[name][0])
+        self.finish(_content(name))
+
+
+class _Picture(Guarded):
     async def get(self) -> None:
         drawn = await self.server.pictures.newer(0)
         if drawn is None:
@@ -502,20 +612,20 @@ class _Picture(_Guarded):
         self.finish(drawn.data)
 
 
-class _State(_Guarded):
+class _State(Guarded):
     def get(self) -> None:
         self.set_header("Content-Type", "application/json")
         self.finish(self.server.full_state())
 
 
-class _Metrics(_Guarded):
+class _Metrics(Guarded):
     def get(self) -> None:
         self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         if self.server.metrics is not None:
             self.finish(self.server.metrics())
 
 
-class _Healthz(_Guarded):
+class _Healthz(Guarded):
     def prepare(self) -> None:
         """Anybody may ask, by any name: monitoring has no token, and the answer holds nothing private."""
 
@@ -527,12 +637,12 @@ class _Healthz(_Guarded):
         self.finish(f"{'ok' if well else 'not ok'}{unwritten}\n")
 
 
-class _NotFound(_Guarded):
+class _NotFound(Guarded):
     def get(self) -> None:
         self.refuse(404)
 
 
-class _Stream(_Guarded):
+class _Stream(Guarded):
     """Motion JPEG: an answer of images that has no end; every browser, VLC and Home Assistant show it."""
 
     async def get(self) -> None:
@@ -566,7 +676,7 @@ class _Stream(_Guarded):
                 await _patiently(stream.write(head.encode() + drawn.data + b"\r\n--frame\r\n"))
 
 
-class _Events(_Guarded, WebSocketHandler):
+class _Events(Guarded, WebSocketHandler):
     """A WebSocket: the state as a text message, and an image as a binary one for each "more" from the page.
 
     States come five times per second. A page asks for an image when it has shown the last one, so that
@@ -617,7 +727,7 @@ class _Events(_Guarded, WebSocketHandler):
         number = 0
         while True:
             await self._asked.get()
-            while (drawn := await self.server.pictures.newer(number)) is None:
+            while (drawn := await self.server.plain_pictures.newer(number)) is None:
                 pass
             number = drawn.number
             captured = struct.pack(">d", drawn.snapshot.frame.captured)

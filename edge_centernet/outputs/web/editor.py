@@ -1,0 +1,417 @@
+"""What the live page changes: lines, zones and rooms, drawn on the picture, tried out, applied and saved.
+
+    GET  /scene.json    lines, zones and rooms now, in fractions of the picture
+    POST /scene.json    count at these from now on, and save them in the camera's file
+    POST /count.json    what these would have counted of the paths that the store kept in the last hour
+    GET  /paths.json    those paths, to be drawn
+    POST /reset.json    begin totals at 0, or say how many are in a room
+
+Tables have the form of a camera's file: {"line": [{"name", "from", "to"}], "zone": [{"name", "points"}],
+"room": [{"name", "lines", ...}]}. A table that is sent back may hold "was", the name it had before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tornado.web import HTTPError, stream_request_body
+
+from edge_centernet.camera_config import read_config, table_text
+from edge_centernet.errors import ConfigError, EdgeCenterNetError
+from edge_centernet.history.store import open_store, unpack_points
+from edge_centernet.outputs.web.access import Verdict
+from edge_centernet.outputs.web.config_file import Change, as_toml, rewrite
+from edge_centernet.outputs.web.server import Guarded
+from edge_centernet.tracking.geometry import Seen, Size
+from edge_centernet.tracking.line_counter import Line, LineCounter, parse_line
+from edge_centernet.tracking.room import Room, parse_room
+from edge_centernet.tracking.scene import SceneOptions
+from edge_centernet.tracking.state import Event
+from edge_centernet.tracking.zone_counter import Zone, ZoneCounter, parse_zone
+
+Tables = dict[str, list[dict[str, Any]]]
+
+KEY_HEADER = "X-Edge-Centernet-Key"
+_MAX_BODY = 1 << 16  # bytes of what is drawn
+_MAX_POINTS = 64  # of a zone; whether its edges cross is looked at pair by pair
+_MAX_SHAPES = 64  # lines and zones together
+_HOUR_MS = 3_600_000
+_MOST_PATHS = 2000  # that are counted, the newest; a second on a small board
+_SHOWN_PATHS = 150  # that are drawn
+
+
+@dataclass
+class Editor:
+    """The lines, zones and rooms of a camera, as its page shows and changes them.
+
+    scene: what is counted now.
+    apply: takes what is to be counted from now on; raises ConfigError for what does not fit together.
+    reset: begins all totals at 0.
+    store: where paths are kept; None if they are not.
+    config: the camera's file, into which changes are saved; None if there is none.
+    """
+
+    scene: SceneOptions
+    apply: Callable[[SceneOptions], None]
+    reset: Callable[[], None]
+    store: Path | None = None
+    config: Path | None = None
+    version: int = 0  # one more with each change, so that other pages notice
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """What is counted at the start is what the file says."""
+        self._saved = self.scene
+
+    @property
+    def writable(self) -> bool:
+        """Whether changes can be saved: the file, and its folder, where the new one is written first."""
+        return self.config is not None and all(
+            os.access(path, os.W_OK) for path in (self.config.resolve(), self.config.resolve().parent)
+        )
+
+    def tables(self, size: Size) -> Tables:
+        """All lines, zones and rooms. size: (width, height) of the picture, pixels."""
+        return _as_tables(self.scene, size)
+
+    def parse(self, tables: Mapping[str, Any], size: Size) -> SceneOptions:
+        """What tables describe. Those that are as `tables` gave them stay what they are, pixels for pixels.
+
+        Raises ConfigError.
+        """
+        lists = [tables.get(key, []) for key in ("line", "zone", "room")]
+        if not all(isinstance(ones, list) and all(isinstance(one, dict) for one in ones) for ones in lists):
+            raise ConfigError("expected lists of tables: line, zone and room")
+        if sum(map(len, lists)) > _MAX_SHAPES:
+            raise ConfigError(f"expected at most {_MAX_SHAPES} lines, zones and rooms")
+        known = self.tables(size)
+
+        def read(key: str, old: Sequence[Any], parse: Callable[[str, int], Any]) -> tuple[Any, ...]:
+            read: list[Any] = []
+            for index, one in enumerate(tables.get(key, []), start=1):
+                table = {name: value for name, value in one.items() if name != "was"}
+                if table in known[key]:
+                    read.append(old[known[key].index(table)])
+                    continue
+                if len(table.get("points", ())) > _MAX_POINTS:
+                    raise ConfigError(f"zone {table.get('name')!r}: expected at most {_MAX_POINTS} corners")
+                read.append(parse(table_text("what was drawn", key, table), index))
+                if isinstance(read[-1], (Line, Zone)) and not read[-1].relative:
+                    raise ConfigError(f"{key} {read[-1].name!r}: expected points inside the picture")
+            return tuple(read)
+
+        return replace(
+            self.scene,
+            lines=read("line", self.scene.lines, parse_line),
+            zones=read("zone", self.scene.zones, parse_zone),
+            rooms=read("room", self.scene.rooms, parse_room),
+        )
+
+    def change(self, tables: Mapping[str, Any], size: Size) -> dict[str, Any]:
+        """Count at these from now on, and save them if there is a file.
+
+        Returns {"saved": True, "file", "backup"}, or {"saved": False, "why", "text"} with what is to be put
+        into the camera's file by hand. Raises ConfigError for what cannot be counted.
+        """
+        with self._lock:
+            wanted = self.parse(tables, size)
+            self.apply(wanted)
+            renamed = {
+                one["name"]: one["was"]
+                for key in ("line", "zone", "room")
+                for one in tables.get(key, [])
+                if one.get("was") and one.get("name")
+            }
+            before, self.scene, self.version = self.scene, wanted, self.version + 1
+            text = as_toml(_as_tables(wanted, size))
+            if self.config is None:
+                return {"saved": False, "why": "", "text": text}
+            try:
+                backup = self._save(wanted, before, renamed, size)
+            except ConfigError as error:
+                return {"saved": False, "why": str(error), "text": text}
+            except OSError as error:
+                return {"saved": False, "why": f"{self.config}: {error.strerror}", "text": text}
+            self._saved = wanted
+            return {"saved": True, "file": self.config.name, "backup": backup.name}
+
+    def _save(
+        self, wanted: SceneOptions, before: SceneOptions, renamed: Mapping[str, str], size: Size
+    ) -> Path:
+        assert self.config is not None
+        options = read_config(self.config)
+        texts = [options.get(name, []) for name in ("count_line", "zone", "room")]
+        parsed = [
+            tuple(parse(text, i) for i, text in enumerate(ones, start=1))
+            for ones, parse in zip(texts, (parse_line, parse_zone, parse_room), strict=True)
+        ]
+        if parsed != [self._saved.lines, self._saved.zones, self._saved.rooms]:
+            raise ConfigError(
+                f"{self.config}: its lines, zones and rooms are not those that detection began with; change "
+                "the file by hand, and start again"
+            )
+        old, new = _as_tables(self._saved, size), _as_tables(wanted, size)
+        changes: dict[str, list[Change]] = {}
+        for (key, tables), given in zip(new.items(), texts, strict=True):
+            names = [one["name"] for one in old[key]]
+            changes[key] = []
+            for table in tables:
+                was = renamed.get(table["name"], table["name"])
+                if was not in names:
+                    changes[key].append((None, table))
+                    continue
+                index = names.index(was)
+                names[index] = ""  # two tables cannot come from one
+                kept = old[key][index]
+                values = {name: table.get(name) for name in {**kept, **table}}
+                values = {name: value for name, value in values.items() if value != kept.get(name)}
+                if (
+                    "=" not in given[index].partition(";")[0]
+                ):  # "line 2" by its place, which may be another now
+                    values["name"] = table["name"]
+                changes[key].append((index, values))
+            changes[key].sort(key=lambda change: (change[0] is None, change[0] or 0))
+        return rewrite(self.config, changes)
+
+
+def _as_tables(scene: SceneOptions, size: Size) -> Tables:
+    """As a camera's file has them, in fractions of the picture."""
+
+    def fractions(points: Sequence[tuple[float, float]]) -> list[list[float]]:
+        return [[round(x / size[0], 4), round(y / size[1], 4)] for x, y in points]
+
+    lines = [
+        dict(zip(("name", "from", "to"), (line.name, *fractions(line.pixels(size))), strict=True))
+        for line in scene.lines
+    ]
+    zones = [{"name": zone.name, "points": fractions(zone.pixels(size))} for zone in scene.zones]
+    return {"line": lines, "zone": zones, "room": [_room_table(room) for room in scene.rooms]}
+
+
+def _room_table(room: Room) -> dict[str, Any]:
+    table: dict[str, Any] = {
+        "name": room.name,
+        "lines": [f"{'-' if way < 0 else ''}{name}" for name, way in room.lines],
+    }
+    if room.reset is not None:
+        table["reset"] = f"{room.reset:%H:%M}"
+    if room.zone:
+        table["empty"] = room.zone
+    if room.missed != Room("", (("", 1),)).missed:
+        table["missed"] = room.missed
+    return table
+
+
+# ---- the paths of the last hour ------------------------------------------------------------------
+
+
+def recount(store: Path, lines: Sequence[Line], zones: Sequence[Zone], size: Size) -> dict[str, Any]:
+    """What lines and zones would have counted of the paths of the last hour, by the counters of detection.
+
+    Kept paths have five points a second, so a crossing in a fast zigzag may be missed here.
+    Returns {"line": [{"name", "in", "out"}], "zone": [{"name", "entered", ...}], "paths", "minutes"}.
+    Raises StoreError.
+    """
+    counters: list[LineCounter | ZoneCounter] = [*map(LineCounter, lines), *map(ZoneCounter, zones)]
+    paths = _kept_paths(store, _MOST_PATHS)
+    events: list[Event] = []
+    edge = np.array(size) - 0.5  # who is cut off by the edge of the picture stands inside it
+    for number, (_, class_name, points) in enumerate(paths):
+        feet = np.clip(points[:, 1:3] * np.array(size, np.float32), 0.5, edge).tolist()
+        for (seconds, _, _, span), (x, y) in zip(points.tolist(), feet, strict=True):
+            seen = [Seen(number, class_name, (x, y), span * size[0])]
+            for counter in counters:
+                counter.update(seen, (), seconds, size, events)
+        for counter in counters:
+            counter.update((), (number,), float(points[-1, 0]), size, events)
+    minutes = 60 if len(paths) < _MOST_PATHS else round((_now() - paths[-1][0]) / 60_000)
+    return {
+        "line": [counter.count().as_dict() for counter in counters[: len(lines)]],
+        "zone": [counter.count().as_dict() for counter in counters[len(lines) :]],
+        "paths": len(paths),
+        "minutes": minutes,
+    }
+
+
+def _kept_paths(store: Path, most: int) -> list[tuple[int, str, Any]]:
+    """(began, class, points as in `StoredPath`) of the last hour, the newest first."""
+    with closing(open_store(store)) as base:
+        rows = base.execute(
+            "SELECT began, class, points FROM path WHERE ended >= ? ORDER BY ended DESC LIMIT ?",
+            (_now() - _HOUR_MS, most),
+        ).fetchall()
+    return [(began, name, unpack_points(packed)) for began, name, packed in rows]
+
+
+def _now() -> int:
+    return round(time.time() * 1000)
+
+
+# ---- requests ------------------------------------------------------------------------------------
+
+
+@stream_request_body
+class Writing(Guarded):
+    """Base of what takes a body: JSON, from a page of ours or from a program that has the token.
+
+    A page of another site can have the viewer's browser send requests here. It can neither send JSON without
+    asking first, which nobody answers, nor hide its origin, nor read the key.
+    """
+
+    SUPPORTED_METHODS = ("GET", "POST")
+    owner_only = False  # whether a POST needs the key, or the token in the header
+
+    def initialize(self, editor: Editor) -> None:
+        """editor: what is changed."""
+        self.editor = editor
+        self._body = b""
+
+    def prepare(self) -> None:
+        """Refuse what is not allowed before a byte of its body is read."""
+        super().prepare()
+        if self._finished or self.request.method != "POST":
+            return
+        headers = self.request.headers
+        origin = headers.get("Origin")
+        if origin is not None and urllib.parse.urlsplit(origin).netloc != self.request.host:
+            self.refuse(403)
+        elif headers.get("Content-Type", "").partition(";")[0].strip() != "application/json":
+            self.refuse(415)
+        elif not headers.get("Content-Length", "").isdecimal():  # chunks have none
+            self.refuse(411)
+        elif int(headers["Content-Length"]) > _MAX_BODY:
+            self.refuse(413)
+        elif self.owner_only and not self._is_owner(only_header=True):
+            self.refuse(403)
+        else:
+            # The rest of the server takes a kilobyte.
+            self.request.connection.set_max_body_size(_MAX_BODY)  # type: ignore[union-attr]
+
+    def data_received(self, chunk: bytes) -> None:
+        """Collect the body."""
+        self._body += chunk
+
+    def json(self) -> dict[str, Any]:
+        """The body. Raises HTTPError 400."""
+        try:
+            value = json.loads(self._body)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise HTTPError(400)
+        return value
+
+    def size(self) -> Size:
+        """(width, height) of the picture. Raises HTTPError 503 before the first one."""
+        if (latest := self.server.latest) is None:
+            raise HTTPError(503)
+        height, width = latest.frame.image.shape[:2]
+        return width, height
+
+    def answer(self, value: Any, status: int = 200) -> None:
+        """Finish with JSON."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(json.dumps(value))
+
+    async def elsewhere(self, work: Callable[[], Any]) -> None:
+        """Finish with what `work` returns, done on another thread, or with {"error": ...} and status 422."""
+        try:
+            value = await asyncio.get_running_loop().run_in_executor(None, work)
+        except EdgeCenterNetError as error:
+            self.answer({"error": str(error)}, 422)
+        else:
+            self.answer(value)
+
+    def _is_owner(self, only_header: bool = False) -> bool:
+        """Whether who asks has shown the token, also where looking needs none."""
+        verdict = self.server.guard.identify(
+            self.network,
+            authorization=self.request.headers.get("Authorization", ""),
+            key=self.request.headers.get(KEY_HEADER, ""),
+            cookie="" if only_header else self.get_cookie(self.cookie_name) or "",
+        )
+        return verdict is Verdict.ADMITTED
+
+
+class _Scene(Writing):
+    """The lines, zones and rooms; whoever has shown the token gets the key to change them."""
+
+    owner_only = True
+
+    def get(self) -> None:
+        editor = self.editor
+        self.answer(
+            {
+                **editor.tables(self.size()),
+                "version": editor.version,
+                "paths": editor.store is not None,
+                "file": editor.config.name if editor.config is not None and editor.writable else None,
+                "key": self.server.guard.key if self._is_owner() else None,
+            }
+        )
+
+    async def post(self) -> None:
+        await self.elsewhere(functools.partial(self.editor.change, self.json(), self.size()))
+
+
+class _Count(Writing):
+    """What the drawn lines and zones would have counted."""
+
+    async def post(self) -> None:
+        if (store := self.editor.store) is None:
+            raise HTTPError(404)
+        tables, size = self.json(), self.size()
+
+        def count() -> dict[str, Any]:
+            drawn = self.editor.parse({**tables, "room": []}, size)
+            return recount(store, drawn.lines, drawn.zones, size)
+
+        await self.elsewhere(count)
+
+
+class _Paths(Writing):
+    """Where people walked in the last hour: a list of x and y in fractions of the picture, for each."""
+
+    async def get(self) -> None:
+        if (store := self.editor.store) is None:
+            raise HTTPError(404)
+
+        def paths() -> list[Any]:
+            return [points[:, 1:3].round(3).tolist() for _, _, points in _kept_paths(store, _SHOWN_PATHS)]
+
+        await self.elsewhere(paths)
+
+
+class _Reset(Writing):
+    """Begin at 0."""
+
+    owner_only = True
+
+    def post(self) -> None:
+        self.json()
+        self.editor.reset()
+        self.answer({"reset": True})
+
+
+def handlers(editor: Editor) -> list[Any]:
+    """For the application of the server."""
+    given = {"editor": editor}
+    return [
+        ("/scene.json", _Scene, given),
+        ("/count.json", _Count, given),
+        ("/paths.json", _Paths, given),
+        ("/reset.json", _Reset, given),
+    ]

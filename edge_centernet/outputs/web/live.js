@@ -1,0 +1,259 @@
+// The connection to the camera's board, the picture, and what is counted now.
+
+import { $, ask, make, now, plural, put, question, rows, seconds, unlock } from "./parts.js";
+import * as drawing from "./draw.js";
+import * as past from "./past.js";
+
+const OLD_S = 3;        // a picture older than that is shown as old
+const SILENT_S = 10;    // a server that says nothing for so long is gone
+const STATUS = { starting: "starting", live: "live", frozen: "frozen", lost: "camera lost", ended: "ended" };
+const PROBLEM = {
+  frozen: "The camera sends no new picture.", lost: "The camera is lost.", ended: "The source has ended."
+};
+
+let socket = null;
+let state = null;         // the last one received
+let heard = 0;            // when something was last received, s
+let clockOffset = null;   // our clock minus the board's, s: the least seen, for the rest is delay
+let captured = null;      // when the shown picture was captured, by our clock, s
+let problem = "Connecting …";
+let retry = 1;            // s
+let owed = 0;             // pictures to ask for when the page is in front again
+
+function connect() {
+  const url = new URL("events", location.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  const opened = new WebSocket(url);
+  socket = opened;
+  heard = now();
+  clockOffset = null;
+  opened.binaryType = "arraybuffer";
+  opened.onopen = () => { problem = ""; retry = 1; owed = 0; more(); more(); };
+  opened.onmessage = event => {
+    heard = now();
+    if (typeof event.data === "string") receive(JSON.parse(event.data)); else picture(event.data);
+  };
+  opened.onclose = () => { if (socket === opened) lost(); };
+}
+
+function lost() {
+  socket = null;
+  problem = "No connection to the camera. Trying again …";
+  fetch("state.json", { cache: "no-store" }).then(answer => {
+    if (answer.status === 401) problem = "The token has changed: reload this page to enter it.";
+    if (answer.ok && retry > 2) problem = "The camera answers, but sends no pictures: too many viewers? Trying again …";
+  }).catch(() => {}).finally(() => {
+    tick();
+    setTimeout(connect, 1000 * retry);
+    retry = Math.min(2 * retry, 8);
+  });
+  tick();
+}
+
+// A picture is asked for when one was shown, so that none waits in a queue; a page in the background asks for none.
+function more() {
+  if (document.hidden) owed = Math.min(2, owed + 1);
+  else if (socket && socket.readyState === WebSocket.OPEN) socket.send("more");
+}
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) for (; owed > 0; owed -= 1) more();
+});
+
+function picture(message) {
+  const from = socket, at = new DataView(message).getFloat64(0);
+  const url = URL.createObjectURL(new Blob([new Uint8Array(message, 8)], { type: "image/jpeg" }));
+  const next = new Image();
+  next.onload = () => {
+    const image = $("picture"), last = image.src;
+    image.src = url;
+    image.hidden = false;
+    $("waiting").hidden = true;
+    drawing.pictureIs(next.naturalWidth, next.naturalHeight);
+    if (last.startsWith("blob:")) URL.revokeObjectURL(last);
+    captured = at + (clockOffset === null ? now() - at : clockOffset);
+    tick();
+    if (socket === from) more();
+  };
+  next.onerror = () => { URL.revokeObjectURL(url); if (socket === from) more(); };
+  next.src = url;
+}
+
+function receive(message) {
+  state = message;
+  const offset = now() - state.clock;
+  clockOffset = clockOffset === null ? offset : Math.min(clockOffset, offset);
+  const name = state.name || "Camera";
+  put($("name"), name);
+  if (document.title !== name) document.title = name;
+  cards("lines", state.lines || [], lineFigures);
+  cards("rooms", state.rooms || [], roomFigures);
+  cards("zones", state.zones || [], zoneFigures);
+  alerts();
+  const found = Object.entries(state.detections || {}).sort();
+  put($("detections"), found.map(([kind, number]) => `${number} × ${kind}`).join(", ") || "nothing");
+  speed();
+  board();
+  drawing.receive(state);
+  past.receive(state);
+  tick();
+}
+
+// ---- what is counted now, in plain words: for each place its name, large figures, and a line of small print
+
+const byClass = counts => Object.keys(counts || {}).length > 1;
+
+function lineFigures(line) {
+  const kinds = byClass(line.by_class)
+    ? Object.entries(line.by_class).map(([kind, of]) => `${kind}: ${of.in} in, ${of.out} out`).join(" · ") : "";
+  return { figures: [[line.in, "came in"], [line.out, "went out"]], small: kinds };
+}
+
+function roomFigures(room) {
+  const sure = room.low === room.high ? "" : `between ${room.low} and ${room.high} · `;
+  return { figures: [[room.inside, "inside now"]], small: `${sure}${room.entered} came in` };
+}
+
+function zoneFigures(zone) {
+  const small = [plural(zone.entered, "visit", "visits")];
+  if (zone.entered) small.push(`${seconds(zone.mean_dwell_s)} on average`, `longest ${seconds(zone.longest_s)}`);
+  const figures = [[zone.inside, "here now"]];
+  if (zone.queue) {
+    figures.push([zone.queue.length ?? zone.queue.waiting, "waiting"]);
+    if (zone.queue.mean_s) small.push(`waiting ${seconds(zone.queue.mean_s)}`);
+  }
+  if (byClass(zone.by_class)) {
+    small.push(...Object.entries(zone.by_class).map(([kind, of]) => `${kind}: ${of.entered}`));
+  }
+  return { figures, small: small.join(" · ") };
+}
+
+function cards(id, wanted, figuresOf) {
+  const section = $(id);
+  section.hidden = wanted.length === 0;
+  rows(section, wanted, () => {
+    const buttons = id === "rooms" ? make("button", { type: "button", class: "quiet", onclick: setRoom }, "Correct the number") : null;
+    return make("article", {}, make("h2"), make("div", { class: "figures" }), make("p", { class: "small" }), ...(buttons ? [buttons] : []));
+  }, (article, one) => {
+    const { figures, small } = figuresOf(one);
+    article.dataset.name = one.name;
+    put(article.children[0], one.name);
+    rows(article.children[1], figures, () => make("p", {}, make("b"), " ", make("span")), (figure, [number, what]) => {
+      put(figure.firstChild, number);
+      put(figure.lastChild, what);
+    });
+    put(article.children[2], small);
+  });
+}
+
+function alerts() {
+  const told = state.alerts || [];
+  const texts = told.filter(one => one.active !== false).map(one => one.text || `${one.rule || one.name}: ${one.where || ""}`);
+  $("alerts").hidden = texts.length === 0;
+  rows($("alerts"), texts, () => make("li"), put);
+}
+
+async function setRoom(event) {
+  const name = event.target.closest("article").dataset.name;
+  if (!await unlock()) return;
+  await question({
+    title: `How many people are in “${name}”?`,
+    text: "The estimate goes on from the number that you enter.",
+    ok: "Set",
+    field: { label: "People", type: "number", min: 0, max: 65535, value: 0 },
+    check: number => change("reset.json", { room: name, inside: Number(number) }),
+  });
+}
+
+// What is wrong with a change, or nothing.
+async function change(path, body) {
+  try {
+    await ask(path, body);
+    return "";
+  } catch (error) {
+    return error.message;
+  }
+}
+
+$("reset").addEventListener("click", async () => {
+  if (!await unlock()) return;
+  await question({
+    title: "Start counting at 0?",
+    text: "The totals of all lines and zones begin at 0. The history keeps what was counted.",
+    ok: "Start at 0",
+    check: () => change("reset.json", {}),
+  });
+});
+
+// ---- for engineers
+
+function terms(list, wanted) {
+  rows(list, wanted, () => make("div", {}, make("dt"), make("dd")), (pair, [name, value, bad]) => {
+    put(pair.firstChild, name);
+    put(pair.lastChild, value);
+    pair.lastChild.classList.toggle("bad", Boolean(bad));
+  });
+}
+
+const memory = mb => mb < 1000 ? `${mb} MB` : `${(mb / 1000).toFixed(1)} GB`;
+
+function speed() {
+  if (state.fps === undefined) return;
+  const ms = Object.entries(state.ms).map(([step, value]) => [step, `${value.toFixed(1)} ms`]);
+  terms($("speed"), [["results a second", state.fps.toFixed(1)], ["age of a result", `${Math.round(state.age_ms)} ms`],
+    ...ms, ["frames skipped", state.capture.dropped], ["source reopened", state.capture.reopened],
+    ["viewers", state.viewers], ["source", state.source], ["version", state.version]]);
+}
+
+function board() {
+  const told = state.board, wanted = [];
+  if (told.temperature_c !== undefined) {
+    wanted.push(["temperature", `${told.temperature_c.toFixed(0)} °C`, told.temperature_c >= 80]);
+  }
+  if (told.throttled !== undefined) {
+    wanted.push(["slowed down", told.throttled.join(", ") || "no", told.throttled.length > 0]);
+  }
+  if (told.throttled_before && told.throttled_before.length) {
+    wanted.push(["since start-up", told.throttled_before.join(", "), true]);
+  }
+  if (told.load !== undefined) wanted.push(["load", told.cores ? `${told.load} of ${told.cores}` : told.load]);
+  if (told.memory_free_mb !== undefined) {
+    wanted.push(["memory free", memory(told.memory_free_mb), told.memory_free_mb < 0.05 * told.memory_total_mb]);
+  }
+  $("board").hidden = wanted.length === 0;
+  terms($("board").querySelector("dl"), wanted);
+}
+
+// ---- how fresh it is
+
+// Runs on its own, so that the age goes on growing when nothing arrives any more.
+function tick() {
+  if (socket && now() - heard > SILENT_S) { socket.close(); lost(); return; }
+  const capture = state ? state.capture : { state: "starting", detail: "" };
+  const age = captured === null ? null : Math.max(0, now() - captured);
+  const old = age !== null && age > OLD_S && !document.hidden;
+  const trouble = problem || (PROBLEM[capture.state] ? `${PROBLEM[capture.state]} ${capture.detail}` : "");
+  put($("status"), problem ? "no connection" : old && capture.state === "live" ? "old picture" : STATUS[capture.state]);
+  $("status").classList.toggle("live", !problem && !old && capture.state === "live");
+  put($("banner"), trouble);
+  $("banner").hidden = !trouble;
+  $("picture").classList.toggle("old", old || Boolean(trouble));
+  $("now").classList.toggle("old", Boolean(problem));
+  $("age").hidden = age === null;
+  $("age").classList.toggle("old", old);
+  if (age !== null) put($("age"), old ? `picture is ${seconds(age)} old` : seconds(age));
+}
+
+// ---- buttons
+
+$("full").hidden = !document.fullscreenEnabled;
+$("full").addEventListener("click", () => {
+  if (document.fullscreenElement) document.exitFullscreen(); else $("stage").requestFullscreen();
+});
+$("snapshot").addEventListener("click", event => {
+  const name = $("name").textContent.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "") || "picture";
+  const time = new Date(Date.now() - 60000 * new Date().getTimezoneOffset()).toISOString().slice(0, 19);
+  event.currentTarget.download = `${name}-${time.replace("T", "-").replaceAll(":", "")}.jpg`;
+});
+
+setInterval(tick, 250);
+connect();
