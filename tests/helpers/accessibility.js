@@ -5,7 +5,8 @@ const found = [];
 for (const e of shown.filter(e => e.matches("button, a[href], input, select, textarea, summary, [tabindex='0'], img"))) {
     const ids = (e.getAttribute("aria-labelledby") || "").split(" ").filter(Boolean);
     const name = e.getAttribute("aria-label") || ids.map(id => document.getElementById(id).textContent).join("") ||
-        e.alt || [...(e.labels || [])].map(l => l.textContent).join("") || e.textContent;
+        e.alt || [...(e.labels || [])].map(l => l.textContent).join("") || e.textContent +
+            [...e.querySelectorAll("img")].map(i => i.alt).join("");
     if (!name.trim()) found.push(`no name: ${e.outerHTML.slice(0, 80)}`);
     const {width, height} = e.getBoundingClientRect();
     if (e.matches("button, select, input, summary") && Math.min(width, height) < 24) found.push(`small: ${e.outerHTML.slice(0, 80)}`);

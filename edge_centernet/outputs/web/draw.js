@@ -5,6 +5,7 @@ import { $, ask, make, put, setKey, unlock } from "./parts.js";
 
 const NEAR = 16;       // px: a tap this near to the first corner closes a zone
 const SHORT = 8;       // px: a line that is dragged for less is drawn by two taps instead
+const EDGE = 0.02;     // of the picture
 const TRY_MS = 250;    // after the last change, before the last hour is counted again
 const KNOWN = { line: ["name", "from", "to", "was"], zone: ["name", "points", "was"], room: ["name", "lines", "reset", "empty", "was"] };
 
@@ -24,6 +25,7 @@ export function pictureIs(width, height) {
   if (size && size[0] === width && size[1] === height) return;
   size = [width, height];
   $("stage").style.setProperty("--ratio", width / height);
+  offer();
   draw();
 }
 
@@ -39,12 +41,17 @@ async function load() {
   try {
     scene = await ask("scene.json");
     setKey(scene.key);
-    $("edit").hidden = false;
+    offer();
     if (!editing) take();
   } catch (error) {
     if (error.status === 404) scene = {};  // a page that cannot be changed
   }
   asked = false;
+}
+
+// Nothing can be drawn before there is a picture to draw on.
+function offer() {
+  $("edit").hidden = size === null || scene === null || scene.version === undefined;
 }
 
 // ---- what the server has, and what is sent to it
@@ -91,10 +98,10 @@ function svg(tag, attributes, ...children) {
 
 const box = () => { const { width, height } = $("shapes").getBoundingClientRect(); return [width, height]; };
 const pixel = ([x, y]) => { const [w, h] = box(); return [x * w, y * h]; };
-const fraction = (x, y) => {
-  const [w, h] = box(), within = value => Math.round(1e4 * Math.min(1, Math.max(0, value))) / 1e4;
-  return [within(x / w), within(y / h)];
-};
+const rounded = value => Math.round(1e4 * Math.min(1, Math.max(0, value))) / 1e4;
+// Onto the edge of the picture where it is near: whoever is cut off there has the feet on it.
+const snapped = value => value < EDGE ? 0 : value > 1 - EDGE ? 1 : rounded(value);
+const fraction = (x, y) => { const [w, h] = box(); return [snapped(x / w), snapped(y / h)]; };
 const at = event => {
   const { left, top } = $("shapes").getBoundingClientRect();
   return [event.clientX - left, event.clientY - top];
@@ -187,8 +194,8 @@ function handle(shape, index) {
     const step = event.shiftKey ? 0.002 : 0.01;
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (way) {
-      const [px, py] = pixel([shape.points[index][0] + way[0] * step, shape.points[index][1] + way[1] * step]);
-      shape.points = shape.points.map((point, i) => i === index ? fraction(px, py) : point);
+      const moved = shape.points[index].map((value, axis) => rounded(value + way[axis] * step));
+      shape.points = shape.points.map((point, i) => i === index ? moved : point);
     } else if (event.key === "Delete" && shape.kind === "zone" && shape.points.length > 3) {
       shape.points = shape.points.filter((_, i) => i !== index);
     } else return;
@@ -229,7 +236,10 @@ function drag(event, shape, indices) {
     }
     shape.points = before.map((point, i) => {
       const [x, y] = pixel(point);
-      return indices.includes(i) ? fraction(x + dx, y + dy) : point;
+      if (!indices.includes(i)) return point;
+      const [w, h] = box();
+      // A shape that is moved as a whole keeps its form: nothing of it is drawn to an edge.
+      return indices.length > 1 ? [rounded((x + dx) / w), rounded((y + dy) / h)] : fraction(x + dx, y + dy);
     });
     changed();
   };
@@ -254,7 +264,7 @@ function begin(kind, byKeyboard) {
   }
   drawing = { kind, points: [] };
   choose(null);
-  hint(kind === "line" ? "Drag a line over the picture, along the doorstep." : "Tap the corners of the zone one after the other; tap the first again to finish.");
+  hint(kind === "line" ? "Drag a line over the floor where people pass: who steps over it is counted." : "Tap the corners of the zone one after the other; tap the first again to finish.");
   $("shapes").classList.add("drawing");
 }
 

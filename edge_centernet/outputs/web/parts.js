@@ -73,23 +73,22 @@ export function question({ title, text, ok, field = null, check = async () => ""
   return new Promise(resolve => {
     const submit = async event => {
       event.preventDefault();
-      if (!event.submitter || event.submitter.value === "ok") {
-        const value = field === null ? true : input.value;
-        const wrong = await check(value);
-        if (wrong) { put($("ask-wrong"), wrong); input.select(); return; }
-        finish(value);
-      } else finish(null);
+      const value = field === null ? true : input.value;
+      const wrong = await check(value);
+      if (wrong) { put($("ask-wrong"), wrong); input.select(); } else finish(value);
     };
     const cancel = event => { event.preventDefault(); finish(null); };
     const finish = value => {
       dialog.firstElementChild.removeEventListener("submit", submit);
       dialog.removeEventListener("cancel", cancel);
+      $("ask-cancel").removeEventListener("click", cancel);
       dialog.close();
       input.value = "";  // it may hold a token
       resolve(value);
     };
     dialog.firstElementChild.addEventListener("submit", submit);
     dialog.addEventListener("cancel", cancel);
+    $("ask-cancel").addEventListener("click", cancel);
     dialog.showModal();
   });
 }

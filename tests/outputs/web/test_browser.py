@@ -531,7 +531,7 @@ def test_the_line_is_still_there_after_a_restart(desktop: Browser, tmp_path: Pat
                 edit(desktop, url[1])
                 if start == 0:
                     desktop.click("#add-line")
-                    desktop.draw(*places(desktop, (0.5, 0.95), (0.5, 0.05)))
+                    desktop.draw(*places(desktop, (0.5, 0.99), (0.5, 0.05)))
                     rename(desktop, "Front door")
                     desktop.click("#save")
                     assert soon(lambda: "Saved in shop.toml" in desktop.text("#saved"))
