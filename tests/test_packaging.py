@@ -48,7 +48,7 @@ EXTRAS = {
     "converters": ("convert",),
     "outputs/prometheus.py": ("live",),
     "outputs/mqtt.py": ("live",),
-    "outputs/web/server.py": ("live",),
+    "outputs/web": ("live",),
     "calibration": ("convert",),
     "network": ("train",),
     "qdq": ("convert",),

@@ -587,3 +587,27 @@ def test_counts_without_a_line_and_a_foreign_file_are_refused(tmp_path: Path) ->
     (tmp_path / "counts.json").write_text("[]")
     with pytest.raises(ConfigError, match="move the file away"):
         Scene(SceneOptions(lines=(Line("a", (0, 0), (9, 9)),), counts=tmp_path / "counts.json"), 0.4, CLASSES)
+
+
+def test_places_that_stay_count_on_when_others_change() -> None:
+    """By their place, whatever their name; one that was moved begins at 0, who is in a room stays there."""
+    room = parse_room("hall=door")
+    counter = Counter([UP], [YARD], rooms=[room])
+    walk(counter, across(80, 120, 120, y=150.0))
+    half = walk(counter, across(120, 101, y=150.0))[-1]
+    assert (half.lines[0].inward, half.zones[0].inside, half.rooms[0].inside) == (1, 1, 1)
+    moved = Line("door", (110.0, 300.0), (110.0, 100.0))
+    changed = Counter([Line("front", UP.start, UP.end), moved], [YARD], rooms=[room])
+    changed.adopt(counter)
+    # Whoever was on the way over the line crosses it, and whoever is in the zone does not enter anew.
+    after = walk(changed, across(80, 80, y=150.0), start=1.0)[-1]
+    assert [(line.name, line.inward, line.outward) for line in after.lines] == [
+        ("front", 1, 1),
+        ("door", 0, 0),
+    ]
+    assert after.zones[0].entered == 1
+    assert after.rooms[0].inside == 1
+    changed.reset()
+    assert [(line.inward, line.outward) for line in changed.update(tracks({}), 2.0, SIZE).lines] == [
+        (0, 0)
+    ] * 2

@@ -642,6 +642,8 @@ def test_the_state_tells_all(start: Start) -> None:
     )
     assert state == {
         "version": edge_centernet.__version__,
+        "name": "Camera",
+        "places": 0,
         "viewers": 0,
         "healthy": True,
         "capture": {"state": "live", "detail": "", "reopened": 0, "frames": 7, "dropped": 0},
