@@ -291,7 +291,7 @@ def test_discovery_is_repeated_for_a_new_home_assistant(broker: Mosquitto, made:
 @needs_broker
 def test_lines_that_are_drawn_later_are_announced(broker: Mosquitto, made: list[Any]) -> None:
     """Home Assistant gets the device anew, with the lines, zones and rooms that there are then."""
-    heard = subscriber(made, broker, "homeassistant/#")
+    heard, states = subscriber(made, broker, "homeassistant/#"), subscriber(made, broker)
     mqtt = output(made, broker.url)
     wait_for(lambda: heard.messages)
     mqtt.announce(["exit"], [], ["hall"])
@@ -299,7 +299,7 @@ def test_lines_that_are_drawn_later_are_announced(broker: Mosquitto, made: list[
     assert {"line_exit_in", "room_hall_inside"} <= set(components)
     assert not [name for name in components if name.startswith(("line_door", "zone_"))]
     mqtt.update(snapshot(0))
-    assert set(wait_for(lambda: subscriber(made, broker).state())["lines"]) == {"exit"}
+    assert set(wait_for(states.state)["lines"]) == {"exit"}
 
 
 @needs_broker
