@@ -42,6 +42,8 @@ class Settings:
     size: str | None
     fps: float | None
     fourcc: str | None
+    pace: str | None
+    loop: bool
     frozen_after: float
     wait: bool
     model: str

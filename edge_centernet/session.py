@@ -12,6 +12,7 @@ detected without the packages of the extra "live", and without the time that imp
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import signal
@@ -105,7 +106,7 @@ def run(
     unwritten = Unwritten()
     if settings.out is not None:
         # A camera's service must start again on a disk that has become read-only.
-        live = settings.camera is not None or is_live(settings.source or "")
+        live = settings.camera is not None or is_live(settings.source or "") or settings.pace is not None
         prepare_folder(settings.out, or_later=live)
     with ExitStack() as stack:
         # 2. The model, and the scene, which decides what the detector must look for.
@@ -234,6 +235,8 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
     Raises ConfigError for options of a camera where there is none and for tracking in images that are no
     sequence, SourceError when nothing can be read.
     """
+    if settings.pace is not None or settings.loop:
+        return _play(settings, report)
     requested = {"size": settings.size, "fps": settings.fps, "fourcc": settings.fourcc}
     width: int | None = None
     height: int | None = None
@@ -275,6 +278,47 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
         report=_log.warning,
     )
     capture.start(wait=settings.wait)
+    return capture
+
+
+def _play(settings: Settings, report: Callable[[str], None]) -> LiveCapture:
+    """A video at its own pace, as if it were a camera."""
+    from edge_centernet.sources.live import LiveCapture
+    from edge_centernet.sources.playback import Playback
+
+    source = settings.source or ""
+    if settings.pace is None:
+        raise ConfigError("--loop: expected --pace real with it: without a pace, a video would never end")
+    given = {"--size": settings.size, "--fps": settings.fps, "--fourcc": settings.fourcc}
+    if wrong := ", ".join(name for name, value in given.items() if value is not None):
+        raise ConfigError(f"{wrong}: expected no such option with --pace real: the video has its own")
+    if settings.camera is not None or is_live(source):
+        name = public_name(settings.camera or source)
+        raise ConfigError(f"--pace real: expected a video, got the camera {name}, which has its own pace")
+    said: set[str] = set()
+
+    def warn(line: str) -> None:
+        if line not in said:  # each showing would say it again
+            said.add(line)
+            report(f"Warning: {line}")
+
+    def open_video() -> Video:
+        opened = open_source(source, warn)
+        if isinstance(opened, Stills):
+            got = f"the image {opened.public_names[0]}" if len(opened.names) == 1 else "images"
+            raise ConfigError(f"--pace real: expected a video, got {got}")
+        return opened
+
+    heap.share_arenas()  # as below
+    parts = itertools.count() if settings.loop else None
+    capture = LiveCapture(
+        lambda: Playback(open_video, parts),
+        public_name(source),
+        frozen_s=settings.frozen_after,
+        ends=not settings.loop,
+        report=_log.warning,
+    )
+    capture.start()
     return capture
 
 

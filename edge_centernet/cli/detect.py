@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ _source_options = option_group(
         help="Frame rate to request from the camera, per second; for images that are consecutive, theirs.",
     ),
     click.option("--fourcc", metavar="CODE", help="Pixel format of a V4L2 camera, such as MJPG or YUYV."),
+    click.option(
+        "--pace",
+        type=click.Choice(["real"]),
+        help="Play a video as a camera would film it: in its own time, dropping the frames that are too many "
+        "for inference.  [default: every frame, as fast as possible]",
+    ),
+    click.option("--loop", is_flag=True, help="With --pace real, start again at the end, until stopped."),
     click.option(
         "--frozen-after",
         type=click.FloatRange(min=0.5),
@@ -234,15 +242,25 @@ def command(context: click.Context, /, **given: Any) -> None:
     store = os.environ.get("EDGE_CENTERNET_STORE")
     if settings.store is None and store and (settings.count_line or settings.zone or settings.room):
         settings = replace(settings, store=Path(store))
-    # 2. Run.
+    run_and_report(settings, functools.partial(echo, err=True))
+
+
+def run_and_report(settings: Settings, report: Callable[[str], None]) -> None:
+    """Detect until the end, then print what was found, seen and written.
+
+    report: gets lines for people meanwhile, see `session.run`.
+    Raises what `session.run` raises, TargetError where something could not be written, and
+    KeyboardInterrupt where Ctrl-C ended it.
+    """
+    # 1. Run.
     configure_logging(log_file=settings.log_file)
     done = run(
         settings,
         functools.partial(open_model, settings.model, settings.runtime, settings.threads),
         write=_Stdout(),
-        report=functools.partial(echo, err=True),
+        report=report,
     )
-    # 3. Report, on standard error: standard output holds nothing but records.
+    # 2. Report, on standard error: standard output holds nothing but records.
     frames = _plural(done.frames, "image" if done.stills else "frame")
     skipped = f", {done.skipped} skipped" if done.skipped else ""
     echo(f"{_plural(done.detections, 'detection')} in {frames}{skipped}", err=True)

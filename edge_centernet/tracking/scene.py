@@ -210,6 +210,7 @@ class Scene:
             None if self._wanted is None else [classes[i] for i in sorted({*self._wanted, *self._blurred})]
         )
         self._tracker = Tracker(threshold) if options.tracks else None
+        self._part = 0  # Frame.part of the newest frame
         counting = options.lines or options.zones or options.rooms
         self._counter = (
             Counter(options.lines, options.zones, classes, rooms=options.rooms) if counting else None
@@ -255,6 +256,9 @@ class Scene:
         found = seen if self._wanted is None else seen[np.isin(seen.class_id, self._wanted)]
         if self._tracker is None:
             return found[found.reaching(self._threshold)], None, None
+        if frame.part != self._part:
+            self._tracker.end_all()
+            self._part = frame.part
         tracks = self._tracker.update(found, frame.seconds)
         height, width = frame.image.shape[:2]
         tally = self._counter.update(tracks, frame.seconds, (width, height)) if self._counter else None
