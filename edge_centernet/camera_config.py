@@ -58,6 +58,8 @@ class Settings:
     room: tuple[str, ...]
     counts: Path | None
     presence: Path | None
+    floor: str | None
+    plan: Path | None
     store: Path | None
     keep: float
     blur: str | None
@@ -111,6 +113,10 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
                 _with_variables(text, f"{path}: [[{key}]]") if variables else text for text in texts
             )
             continue
+        if key == "floor" and isinstance(value, dict):
+            text = _as_floor(path, value)
+            options[key] = _with_variables(text, f"{path}: [{key}]") if variables else text
+            continue
         name = key.replace("-", "_")
         if name not in _FIELDS:
             raise ConfigError(
@@ -137,17 +143,29 @@ def _as_option(path: Path, key: str, table: Mapping[str, Any], points: list[str]
         raise ConfigError(
             f"{path}: [[{key}]]: unknown {', '.join(sorted(unknown))}; expected {', '.join(sorted(expected))}"
         )
+    text, name = _numbers(path, f"[[{key}]]", table, points), table.get("name")
+    return f"{name}={text}" if name else text
+
+
+def _numbers(path: Path, where: str, table: Mapping[str, Any], points: list[str]) -> str:
+    """The numbers of these keys of a table, in their order: x1,y1,x2,y2."""
     flat: list[Any] = []
     for point in points:
         value = table.get(point)
         if not isinstance(value, list):
-            raise ConfigError(f"{path}: [[{key}]]: expected {point} = a list of numbers, got {value!r}")
+            raise ConfigError(f"{path}: {where}: expected {point} = a list of numbers, got {value!r}")
         for number in value:
             flat.extend(number if isinstance(number, list) else [number])  # [0, 1] and [[0, 1], [1, 1]]
     if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in flat):
-        raise ConfigError(f"{path}: [[{key}]]: expected numbers, got {flat!r}")
-    text, name = ",".join(str(number) for number in flat), table.get("name")
-    return f"{name}={text}" if name else text
+        raise ConfigError(f"{path}: {where}: expected numbers, got {flat!r}")
+    return ",".join(str(number) for number in flat)
+
+
+def _as_floor(path: Path, table: Mapping[str, Any]) -> str:
+    """A table in the form of --floor: x1,y1,...=m1,n1,..."""
+    if unknown := set(table) - {"points", "metres"}:
+        raise ConfigError(f"{path}: [floor]: unknown {', '.join(sorted(unknown))}; expected metres, points")
+    return "=".join(_numbers(path, "[floor]", table, [key]) for key in ("points", "metres"))
 
 
 def _as_room(path: Path, table: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ from edge_centernet.sources.files import (
     public_name,
 )
 from edge_centernet.system import heap
+from edge_centernet.tracking.floor import parse_floor
 from edge_centernet.tracking.line_counter import parse_line
 from edge_centernet.tracking.room import parse_room
 from edge_centernet.tracking.scene import Scene, SceneOptions
@@ -155,6 +156,8 @@ def _scene_options(settings: Settings) -> SceneOptions:
         zones=tuple(parse_zone(text, i + 1) for i, text in enumerate(settings.zone)),
         rooms=tuple(parse_room(text, i + 1) for i, text in enumerate(settings.room)),
         presence=settings.presence,
+        floor=None if settings.floor is None else parse_floor(settings.floor),
+        plan=settings.plan,
         counts=settings.counts,
         store=settings.store is not None,
         blur=tuple(words(settings.blur)) if settings.blur else (),
@@ -332,6 +335,7 @@ def _take_as_sequence(stills: Stills, settings: Settings) -> None:
         "--zone": settings.zone,
         "--room": settings.room,
         "--presence": settings.presence,
+        "--floor": settings.floor,
         "--store": settings.store,
     }
     given = ", ".join(option for option, value in follows.items() if value)

@@ -44,6 +44,9 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         missed = 0.05
         [[room]]
         lines = ["door"]
+        [floor]
+        points = [[0, 1], [1, 1], [0.8, 0.5], [0.2, 0.5]]
+        metres = [0, 0, 4, 0, 4, 6.5, 0, 6.5]
         """,
     )
     assert read_config(path) == {
@@ -54,6 +57,7 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         "count_line": ["door=0.5,0,0.5,1.0"],
         "zone": ["till 1=10,20,200,20,200,180", "0,0,1,0,1,1"],
         "room": ["shop=door,-exit;reset=04:00;missed=0.05", "door"],
+        "floor": "0,1,1,1,0.8,0.5,0.2,0.5=0,0,4,0,4,6.5,0,6.5",
     }
 
 
@@ -68,6 +72,8 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         ('[[zone]]\npoints = ["a"]', "expected numbers"),
         ('[[room]]\nlines = "door"', 'expected name, lines = ["door", "-exit"]'),
         ('[[room]]\nlines = ["a"]\nempt = "b"', "empty = a zone's name and missed = 0.03"),
+        ("[floor]\npoints = [0, 0]", "[floor]: expected metres = a list of numbers"),
+        ("[floor]\ncorners = [0, 0]", "[floor]: unknown corners"),
         ("camera = 2026-01-01", "expected a text"),
     ],
 )

@@ -114,6 +114,18 @@ _scene_options = option_group(
         help="Write a heatmap of where tracked objects spent their time.",
     ),
     click.option(
+        "--floor",
+        metavar="X1,Y1,...,X4,Y4=M1,N1,...,M4,N4",
+        help="Four points on the floor in the image, and where they are in metres: tracks then have a place "
+        "and a speed in metres per second.",
+    ),
+    click.option(
+        "--plan",
+        type=click.Path(path_type=Path),
+        metavar="PNG",
+        help="With --floor, write a plan of it with the paths and the heatmap, seen from above.",
+    ),
+    click.option(
         "--store",
         type=click.Path(path_type=Path),
         metavar="FILE",

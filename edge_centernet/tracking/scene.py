@@ -28,6 +28,7 @@ from edge_centernet.errors import ConfigError
 from edge_centernet.files import Unwritten, prepare_folder, write_atomic
 from edge_centernet.sources import Frame
 from edge_centernet.system.single_slot import Worker
+from edge_centernet.tracking.floor import Floor, FloorTracks, Plan
 from edge_centernet.tracking.geometry import Seen, Size, foot_points, misplacement
 from edge_centernet.tracking.line_counter import Line, LineCounter
 from edge_centernet.tracking.presence import PresenceMap
@@ -158,6 +159,7 @@ class SceneOptions:
     presence: image file to write, with the classes in `blur` made unrecognisable on it.
     counts: file that keeps the totals over restarts.
     store: whether a store keeps where tracks walk.
+    floor: how the image's floor lies. plan: image file to write of it, with presence and paths.
     """
 
     track: bool = False
@@ -168,11 +170,13 @@ class SceneOptions:
     counts: Path | None = None
     store: bool = False
     blur: tuple[str, ...] = ()
+    floor: Floor | None = None
+    plan: Path | None = None
 
     @property
     def tracks(self) -> bool:
         """Whether anything here needs tracks."""
-        return bool(self.track or self.lines or self.zones or self.presence or self.store)
+        return bool(self.track or self.lines or self.zones or self.presence or self.store or self.floor)
 
 
 class Scene:
@@ -216,6 +220,10 @@ class Scene:
             Counter(options.lines, options.zones, classes, rooms=options.rooms) if counting else None
         )
         self._presence = PresenceMap() if options.presence else None
+        if options.plan is not None and options.floor is None:
+            raise ConfigError("--plan draws the floor from above: expected --floor with it")
+        self._floor = FloorTracks(options.floor) if options.floor else None
+        self._plan = Plan(options.floor) if options.plan and options.floor else None
         self._background: tuple[Frame, NDArray[np.float32]] | None = None  # and the boxes to blur in it
         self._saved_at = time.monotonic()
         if options.counts is not None and self._counter is None:
@@ -230,11 +238,11 @@ class Scene:
                 raise ConfigError(
                     f"{options.counts}: expected counts that this program wrote: {error}; move the file away"
                 ) from None
-        for path in (options.counts, options.presence):
+        for path in (saved := (options.counts, options.presence, options.plan)):
             if path is not None:
                 prepare_folder(path.parent, or_later=True)
         # On a thread: flushing to an SD card takes a good part of a second.
-        self._saver = Worker("save", self._write, newest=True) if options.counts or options.presence else None
+        self._saver = Worker("save", self._write, newest=True) if any(saved) else None
 
     @property
     def detector_threshold(self) -> float | Sequence[float]:
@@ -261,6 +269,10 @@ class Scene:
             self._part = frame.part
         tracks = self._tracker.update(found, frame.seconds)
         height, width = frame.image.shape[:2]
+        if self._floor is not None:
+            tracks = self._floor.update(tracks, frame.seconds, (width, height))
+        if self._plan is not None:
+            self._plan.update(tracks, frame.seconds)
         tally = self._counter.update(tracks, frame.seconds, (width, height)) if self._counter else None
         if self._presence is not None:
             self._presence.update(tracks, frame.seconds, (width, height))
@@ -279,20 +291,24 @@ class Scene:
     def _files(self) -> _Files:
         # Copies, because the thread writes them while this one counts on; a frame is never changed.
         counts = None if self._counter is None else self._counter.state()
-        return _Files(
-            counts, None if self._presence is None else copy.deepcopy(self._presence), self._background
-        )
+        return _Files(counts, copy.deepcopy(self._presence), self._background, copy.deepcopy(self._plan))
 
     def _write(self, files: _Files) -> None:
-        """Both files, on the thread that saves."""
+        """All files, on the thread that saves."""
         if self._options.counts is not None and files.counts is not None:
             self._save(self._options.counts, json.dumps(files.counts, ensure_ascii=False, indent=1) + "\n")
         if self._options.presence is not None and files.presence is not None and files.background is not None:
             frame, boxes = files.background
-            picture = files.presence.picture(blur(frame.image.copy(), boxes))
-            ok, data = cv2.imencode(".png", picture)
-            if ok:
-                self._save(self._options.presence, data.tobytes())
+            self._save_picture(
+                self._options.presence, files.presence.picture(blur(frame.image.copy(), boxes))
+            )
+        if self._options.plan is not None and files.plan is not None:
+            self._save_picture(self._options.plan, files.plan.picture())
+
+    def _save_picture(self, path: Path, picture: NDArray[np.uint8]) -> None:
+        ok, data = cv2.imencode(".png", picture)
+        if ok:
+            self._save(path, data.tobytes())
 
     def _save(self, path: Path, content: bytes | str) -> None:
         try:
@@ -310,3 +326,4 @@ class _Files:
     counts: dict[str, Any] | None
     presence: PresenceMap | None
     background: tuple[Frame, NDArray[np.float32]] | None
+    plan: Plan | None

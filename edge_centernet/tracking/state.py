@@ -25,6 +25,8 @@ class Tracks:
     age: (N,) float32, seconds since the object was first seen.
     lost, recovered, ended: ids that this frame misses for the first time, sees again after missing them, and
       gives up.
+    metres: (N, 2) where they stand on the floor, NaN beyond its horizon. speed: (N,) metres per second there,
+      NaN until it is known. None where no floor was given.
     """
 
     id: NDArray[np.int64]
@@ -34,6 +36,8 @@ class Tracks:
     lost: tuple[int, ...] = ()
     recovered: tuple[int, ...] = ()
     ended: tuple[int, ...] = ()
+    metres: NDArray[np.float64] | None = None
+    speed: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Number of objects seen in this frame."""

@@ -59,13 +59,20 @@ def test_nearly_all_people_of_the_clip_are_found(model: str) -> None:
 @pytest.mark.slow
 def test_the_counts_of_the_clip_are_the_truth(run: Callable[..., Result], tmp_path: Path) -> None:
     """Five come in and five leave, as `WALKS` has them; three stop at the shelf."""
-    options = ("--classes", "person", "--no-save", "--threads", "1", "--out", tmp_path)
+    metres = np.array([(-2.0, 3.2), (2.0, 3.2), (3.0, 6.0), (-3.0, 6.0)])
+    image = render.project(np.insert(metres, 1, 0.0, axis=1))[:, :2]
+    floor = "=".join(",".join(f"{number:.1f}" for number in side.ravel()) for side in (image, metres))
+    options = ("--classes", "person", "--no-save", "--threads", "1", "--out", tmp_path, "--floor", floor)
     assert run("detect", "--source", CLIP, *SCENE, *options).code == 0
-    last = json.loads((tmp_path / "detections.jsonl").read_text().splitlines()[-1])
+    records = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
+    last = records[-1]
     door, shelf = last["lines"][0], last["zones"][0]
     assert (door["in"], door["out"]) == render.crossings(DOOR_X) == (5, 5)
     stops = [pause for walk in render.WALKS for _, _, pause in walk.stops if pause]
     assert (shelf["entered"], last["rooms"][0]["inside"]) == (len(stops), 0)
+    # They walk at 1.2 metres a second, one at 1.1, or they stand.
+    speeds = np.array([one["speed"] for record in records for one in record["detections"] if one["speed"]])
+    assert np.median(speeds[speeds > 0.6]) == pytest.approx(1.2, abs=0.12)
     assert shelf["mean_dwell_s"] == pytest.approx(np.mean(stops) + 2.0, abs=1.5)  # and the way to and fro
 
 
