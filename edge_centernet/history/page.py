@@ -63,6 +63,7 @@ def as_html(report: Report) -> str:
         *_counts(report),
         *_occupancy(report),
         *_dwell(report),
+        *_moves(report),
         *_week(report),
         *_presence(report),
         *_gaps(report),
@@ -308,6 +309,24 @@ def _map(seconds: NDArray[np.float64], title: str) -> str:
         f'<rect width="{columns}" height="{rows}" fill="none" stroke="var(--rule)" stroke-width=".2"/>'
         f'<g class="other">{cells}</g></svg>'
     )
+
+
+def _moves(report: Report) -> list[str]:
+    """How many went from which zone to which next."""
+    if not report.moves:
+        return []
+    zones = sorted({zone for move in report.moves for zone in move})
+    head = "".join(f"<th>to {escape(zone)}</th>" for zone in zones)
+    rows = "".join(
+        f"<tr><td>from {escape(first)}</td>"
+        + "".join(f"<td>{report.moves.get((first, second), '–')}</td>" for second in zones)
+        + "</tr>"
+        for first in zones
+    )
+    return [
+        "<h2>From zone to zone</h2>",
+        f'<div class="scroll"><table><tr><td></td>{head}</tr>{rows}</table></div>',
+    ]
 
 
 def _gaps(report: Report) -> list[str]:

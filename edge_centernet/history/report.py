@@ -68,6 +68,7 @@ class Report:
     totals: as Part.events. dwell: (N,) seconds of all visits that ended, by zone.
     presence: (36, 64) seconds that foot points spent in each cell of the image, by hour of the day where
         paths were kept: (24, 36, 64).
+    moves: how often a track entered the second zone next after the first, by (first, second).
     """
 
     camera: str
@@ -81,6 +82,7 @@ class Report:
     totals: Counter[tuple[str, str, str, str]]
     dwell: dict[str, NDArray[np.float64]]
     presence: NDArray[np.float64]
+    moves: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def total(self, place: str, direction: str) -> int:
         """Crossings of a line in a direction, or entries into a zone (""), over the whole time."""
@@ -132,6 +134,7 @@ def summarize(path: Path, begin: str | None = None, end: str | None = None, step
         _count(base, parts, edges)
         dwell = _dwell(base, began, ended)
         presence = _presence(base, began, ended, local)
+        moves = _moves(base, began, ended)
     totals: Counter[tuple[str, str, str, str]] = sum((part.events for part in parts), Counter())
     # Lines first: they are what most people ask for.
     pairs = {(place, direction) for kind, place, direction, _ in totals if kind != "left"}
@@ -139,7 +142,7 @@ def summarize(path: Path, begin: str | None = None, end: str | None = None, step
     shown = tuple((_local(a, local), _local(b, local), reason) for a, b, reason in gaps)
     return Report(
         camera, zone, step, _local(began, local), _local(ended, local), tuple(parts), shown, tuple(places),
-        totals, dwell, presence,
+        totals, dwell, presence, moves,
     )  # fmt: skip
 
 
@@ -243,6 +246,18 @@ def _dwell(base: sqlite3.Connection, began: int, ended: int) -> dict[str, NDArra
     return {place: np.sort(np.array(found[place])) for place in sorted(found)}
 
 
+def _moves(base: sqlite3.Connection, began: int, ended: int) -> dict[tuple[str, str], int]:
+    # A track's number begins again with each run of detection.
+    rows = base.execute(
+        "SELECT first, second, count(*) FROM (SELECT place AS second, lag(place) OVER "
+        "(PARTITION BY run, track ORDER BY time, id) AS first FROM event "
+        "WHERE kind = 'entered' AND time >= ? AND time < ?) "
+        "WHERE first != second GROUP BY first, second ORDER BY first, second",
+        (began, ended),
+    )
+    return {(first, second): number for first, second, number in rows}
+
+
 def _presence(base: sqlite3.Connection, began: int, ended: int, zone: tzinfo) -> NDArray[np.float64]:
     rows, columns = CELLS
     seconds = np.zeros((24, rows, columns))
@@ -304,6 +319,9 @@ def as_json(report: Report) -> str:
         ],
         "totals": _events(report.totals),
         "dwell": {place: dwell_figures(values) for place, values in report.dwell.items()},
+        "moves": [
+            {"from": first, "to": second, "count": number} for (first, second), number in report.moves.items()
+        ],
         "parts": [
             {
                 "began": part.began.isoformat(),
@@ -364,6 +382,8 @@ def as_text(report: Report) -> str:
     for place, seconds in report.dwell.items():
         figures = dwell_figures(seconds)
         lines.append(f"  {place}, dwell: median {figures['median_s']:g} s, mean {figures['mean_s']:g} s")
+    for (first, second), number in report.moves.items():
+        lines.append(f"  from {first} to {second}: {number}")
     for began, ended, reason in report.gaps:
         if ended - began >= timedelta(minutes=1):
             span = f"{began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M}"

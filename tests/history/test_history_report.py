@@ -252,3 +252,23 @@ def test_a_zone_is_a_name_or_an_offset() -> None:
     moment = datetime(2026, 7, 1)
     for name, hours in (("Europe/Berlin", 2), ("+05:30", 5.5), ("-03:00", -3), ("Mars/Olympus", 0), ("", 0)):
         assert find_zone(name).utcoffset(moment) == timedelta(hours=hours)
+
+
+def test_moves_are_from_each_track_s_zone_to_its_next(tmp_path: Path) -> None:
+    """Three zones; back again is another move, twice the same is none, nor what another run's track did."""
+    path = tmp_path / "zones.db"
+    came = at("2026-10-20T10:00")
+    for run, walks in enumerate((("till", "shelf", "till"), ("shelf", "shelf", "<door>"))):
+        store = Store(path, "shop", came + run * HOUR_MS, "Europe/Berlin")
+        events = [
+            StoredEvent(came + run * HOUR_MS + i * 1000, "entered", zone, "", "person", 1)
+            for i, zone in enumerate(walks)
+        ]
+        events.append(StoredEvent(came + run * HOUR_MS + 500, "entered", "till", "", "person", 2))
+        store.add(came + (run + 1) * HOUR_MS, sorted(events))
+        store.close()
+    report = summarize(path)
+    assert report.moves == {("shelf", "<door>"): 1, ("shelf", "till"): 1, ("till", "shelf"): 1}
+    assert "from till to shelf: 1\n" in as_text(report)
+    assert {"from": "shelf", "to": "till", "count": 1} in json.loads(as_json(report))["moves"]
+    assert "<td>from shelf</td><td>1</td><td>–</td><td>1</td>" in as_html(report)
