@@ -249,7 +249,7 @@ def _count(base: sqlite3.Connection, parts: Sequence[Part], edges: Sequence[int]
         "SELECT minute, place, sum(watched), sum(inside * watched), max(most), sum(queue * watched), "
         "sum(iif(queue IS NULL, 0, watched)), max(queue_most) FROM occupancy "
         "WHERE minute >= ? AND minute < ? GROUP BY minute, place",
-        (edges[0], edges[-1]),
+        (edges[0] - edges[0] % MINUTE_MS, edges[-1]),  # the minute in which it began, too
     )
     for minute, place, watched, inside, most, queue, queue_watched, queue_most in rows:
         index = _which(edges, minute)
