@@ -64,7 +64,9 @@ class Rule:
     days: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a limit that is none, or one that the alert could not end below."""
+        """Raises ConfigError for another kind, a limit that is none, or one that no alert could end below."""
+        if self.kind not in KINDS:
+            raise ConfigError(f"rule {self.name!r}: expected one of {', '.join(KINDS)}, got {self.kind!r}")
         least = 1 if self.kind == "capacity" else 0
         if not least <= self.limit < math.inf:
             raise ConfigError(f"rule {self.name!r}: expected a limit from {least}, got {self.limit:g}")
@@ -94,10 +96,11 @@ class Rule:
 
 
 def parse_rule(text: str, index: int = 1) -> Rule:
-    """The rule that `_FORM` describes, such as "busy=queue,till,5;for=30"; without a name it is "rule INDEX".
+    """The rule that "[NAME=]KIND,PLACE,LIMIT[;SETTING=VALUE]..." describes: "busy=queue,till,5;for=30".
 
-    By default the alert begins as `KINDS` has it, ends after 10 s, and for persons a tenth and one below the
-    number at which it begins. Raises ConfigError.
+    Settings are for, clear and hold (numbers), hours (09:00-18:00), days (mon-fri or sat,sun) and classes
+    (A,B). Without a name it is "rule INDEX". Unless it says otherwise it begins after `KINDS` seconds and
+    ends after 10, and of persons a tenth and one below the number at which it begins. Raises ConfigError.
     """
     head, *settings = (part.strip() for part in text.split(";"))
     name, equals, what = (part.strip() for part in head.partition("="))

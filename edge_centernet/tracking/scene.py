@@ -90,7 +90,8 @@ class Counter:
         self._zones = [ZoneCounter(zone) for zone in zones]
         self._rooms = [RoomCounter(room) for room in rooms]
         self._rules = self._watches(rules, classes)
-        self._resets: deque[tuple[str, int]] = deque()  # rooms to be set before the next frame
+        # Rooms to be set before the next frame; bounded, as a camera that is away gives none.
+        self._resets: deque[tuple[str, int]] = deque(maxlen=1000)
         self._now = now
         self._classes = tuple(classes)
         self._seconds = 0.0  # of the newest frame

@@ -301,6 +301,16 @@ def test_a_queue_has_waits_and_a_length(till: Report) -> None:
     assert "10 waits; half of them last 330 s or more" in page
 
 
+def test_the_minute_in_which_a_store_begins_counts(tmp_path: Path) -> None:
+    """It began before the store did, by its name."""
+    store = Store(tmp_path / "a.db", "c", at("2026-10-20T09:30:20"), "Europe/Berlin")
+    began = at("2026-10-20T09:30")
+    store.add(began + 50_000, occupancy=[StoredMinute(began, "till", 2.0, 30.0, 3)])
+    store.close()
+    (part,) = summarize(store.path).parts
+    assert (part.inside, part.most) == ({"till": 2.0}, {"till": 3})
+
+
 def test_alerts_are_listed(till: Report) -> None:
     """With beginning, end and the most; the last one has no end. A reset is no count."""
     assert [(f"{a.began:%H:%M}", a.ended and f"{a.ended:%H:%M}", a.value) for a in till.alerts] == [
