@@ -114,7 +114,8 @@ class Counter:
                 known, what = [*zones, *rooms], "a zone or room"
             if rule.where not in known:
                 raise ConfigError(
-                    f"rule {rule.name!r}: expected the name of {what}, one of {', '.join(known) or 'none'}; "
+                    f"rule {rule.name!r}: expected the name of {what}, "
+                    f"{'one of ' + ', '.join(known) if known else 'of which there is none'}; "
                     f"got {rule.where!r}"
                 )
             if rule.classes:
