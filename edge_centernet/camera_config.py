@@ -26,7 +26,12 @@ _MAX_BYTES = 1 << 20  # a path to a video by mistake is refused, and not read in
 _VARIABLE = re.compile(r"(\$?)\$\{([^}]*)(\}?)")
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"  # where systemd puts what LoadCredential= names
 # A table's name in a file -> the option, and the table's keys that hold its points.
-_TABLES = {"line": ("count_line", "from", "to"), "zone": ("zone", "points"), "room": ("room",)}
+_TABLES = {
+    "line": ("count_line", "from", "to"),
+    "zone": ("zone", "points"),
+    "room": ("room",),
+    "rule": ("rule",),
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Settings:
     count_line: tuple[str, ...]
     zone: tuple[str, ...]
     room: tuple[str, ...]
+    rule: tuple[str, ...]
     counts: Path | None
     presence: Path | None
     floor: str | None
@@ -106,9 +112,8 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
             if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
                 raise ConfigError(f"{path}: {key}: expected tables that begin with [[{key}]], got {value!r}")
             option, *points = _TABLES[key]
-            texts = [
-                _as_option(path, key, table, points) if points else _as_room(path, table) for table in value
-            ]
+            make = _as_rule if key == "rule" else _as_room
+            texts = [_as_option(path, key, table, points) if points else make(path, table) for table in value]
             options.setdefault(option, []).extend(
                 _with_variables(text, f"{path}: [[{key}]]") if variables else text for text in texts
             )
@@ -120,7 +125,7 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
         name = key.replace("-", "_")
         if name not in _FIELDS:
             raise ConfigError(
-                f"{path}: unknown setting {key!r}; expected [[line]], [[zone]], [[room]] or one of "
+                f"{path}: unknown setting {key!r}; expected [[line]], [[zone]], [[room]], [[rule]] or one of "
                 f"{', '.join(sorted(_FIELDS))}"
             )
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
@@ -137,13 +142,23 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
 
 
 def _as_option(path: Path, key: str, table: Mapping[str, Any], points: list[str]) -> str:
-    """A table in the form of --count-line or --zone: NAME=x1,y1,x2,y2."""
-    expected = {"name", *points}
+    """A table in the form of --count-line or --zone: NAME=x1,y1,x2,y2[;queue]."""
+    expected = {"name", *points, *(("queue",) if key == "zone" else ())}
     if unknown := set(table) - expected:
         raise ConfigError(
             f"{path}: [[{key}]]: unknown {', '.join(sorted(unknown))}; expected {', '.join(sorted(expected))}"
         )
-    text, name = _numbers(path, f"[[{key}]]", table, points), table.get("name")
+    text, name, queue = (
+        _numbers(path, f"[[{key}]]", table, points),
+        table.get("name"),
+        table.get("queue", False),
+    )
+    if not isinstance(queue, (int, float)):  # int: bool too
+        raise ConfigError(
+            f"{path}: [[{key}]]: expected queue = true, or seconds from which somebody waits, got {queue!r}"
+        )
+    if queue is not False:
+        text += ";queue" if queue is True else f";queue={queue}"
     return f"{name}={text}" if name else text
 
 
@@ -180,6 +195,30 @@ def _as_room(path: Path, table: Mapping[str, Any]) -> str:
             f"empty = a zone's name and missed = 0.03; got {dict(table)!r}"
         )
     text = ";".join([",".join(lines), *(f"{key}={value}" for key, value in rest.items())])
+    return f"{table['name']}={text}" if "name" in table else text
+
+
+def _as_rule(path: Path, table: Mapping[str, Any]) -> str:
+    """A table in the form of --rule: NAME=KIND,WHERE,LIMIT;for=SECONDS;days=mon-fri."""
+    words = {"name": str, "kind": str, "where": str, "hours": str, "days": str, "classes": list}
+    numbers = {"limit", "for", "clear", "hold"}
+    for key, value in table.items():
+        kind = words.get(key, (int, float))
+        wrong = isinstance(value, bool) or not isinstance(value, kind)
+        if (key not in words and key not in numbers) or wrong:
+            raise ConfigError(
+                f"{path}: [[rule]]: expected name, kind, where, hours and days as texts, limit, for, clear "
+                f"and hold as numbers, and classes as a list of texts; got {key} = {value!r}"
+            )
+    if missing := [key for key in ("kind", "where", "limit") if key not in table]:
+        raise ConfigError(f"{path}: [[rule]]: expected kind, where and limit, missing {', '.join(missing)}")
+    head = f"{table['kind']},{table['where']},{table['limit']}"
+    settings = [
+        f"{key}={','.join(map(str, table[key])) if key == 'classes' else table[key]}"
+        for key in ("for", "clear", "hold", "hours", "days", "classes")
+        if key in table
+    ]
+    text = ";".join([head, *settings])
     return f"{table['name']}={text}" if "name" in table else text
 
 

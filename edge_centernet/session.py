@@ -47,6 +47,7 @@ from edge_centernet.system import heap
 from edge_centernet.tracking.floor import parse_floor
 from edge_centernet.tracking.line_counter import parse_line
 from edge_centernet.tracking.room import parse_room
+from edge_centernet.tracking.rules import parse_rule
 from edge_centernet.tracking.scene import Scene, SceneOptions
 from edge_centernet.tracking.state import Snapshot, Tally
 from edge_centernet.tracking.zone_counter import parse_zone
@@ -129,7 +130,9 @@ def run(
         stack.callback(frames.close)
         totals = _Totals()
         outputs: list[Output] = [totals]
-        for output in _open_outputs(settings, options, frames, detector, totals, unwritten, write, report):
+        for output in _open_outputs(
+            settings, options, frames, detector, totals, unwritten, write, report, scene.reset_room
+        ):
             outputs.append(output)
             stack.callback(output.close)
         records = [output for output in outputs if isinstance(output, RecordsOutput)]
@@ -155,6 +158,7 @@ def _scene_options(settings: Settings) -> SceneOptions:
         lines=tuple(parse_line(text, i + 1) for i, text in enumerate(settings.count_line)),
         zones=tuple(parse_zone(text, i + 1) for i, text in enumerate(settings.zone)),
         rooms=tuple(parse_room(text, i + 1) for i, text in enumerate(settings.room)),
+        rules=tuple(parse_rule(text, i + 1) for i, text in enumerate(settings.rule)),
         presence=settings.presence,
         floor=None if settings.floor is None else parse_floor(settings.floor),
         plan=settings.plan,
@@ -334,6 +338,7 @@ def _take_as_sequence(stills: Stills, settings: Settings) -> None:
         "--count-line": settings.count_line,
         "--zone": settings.zone,
         "--room": settings.room,
+        "--rule": settings.rule,
         "--presence": settings.presence,
         "--floor": settings.floor,
         "--store": settings.store,
@@ -406,6 +411,7 @@ def _open_outputs(
     unwritten: Unwritten,
     write: Callable[[str], None],
     report: Callable[[str], None],
+    reset_room: Callable[[str, int], None],
 ) -> Iterator[Output]:
     """Open what is asked for, in the order of updates; one by one, so that all are closed when one fails."""
     model = detector.manifest.model
@@ -440,6 +446,9 @@ def _open_outputs(
             lines=[line.name for line in scene.lines],
             zones=[zone.name for zone in scene.zones],
             rooms=[room.name for room in scene.rooms],
+            queues=[zone.name for zone in scene.zones if zone.queue is not None],
+            rules=[rule.name for rule in scene.rules],
+            reset_room=reset_room,
             password_file=settings.mqtt_password_file,
             ca_file=settings.mqtt_ca_file,
         )

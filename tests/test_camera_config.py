@@ -37,6 +37,10 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         points = [[10, 20], [200, 20], [200, 180]]
         [[zone]]
         points = [0, 0, 1, 0, 1, 1]
+        queue = true
+        [[zone]]
+        points = [0, 0, 1, 0, 1, 1]
+        queue = 7.5
         [[room]]
         name = "shop"
         lines = ["door", "-exit"]
@@ -47,6 +51,19 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         [floor]
         points = [[0, 1], [1, 1], [0.8, 0.5], [0.2, 0.5]]
         metres = [0, 0, 4, 0, 4, 6.5, 0, 6.5]
+        [[rule]]
+        name = "busy"
+        kind = "queue"
+        where = "till 1"
+        limit = 5
+        for = 30
+        hours = "09:00-18:00"
+        days = "mon-fri"
+        classes = ["person", "dog"]
+        [[rule]]
+        kind = "capacity"
+        where = "shop"
+        limit = 50
         """,
     )
     assert read_config(path) == {
@@ -55,9 +72,13 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         "threshold": "0.4",
         "track": True,
         "count_line": ["door=0.5,0,0.5,1.0"],
-        "zone": ["till 1=10,20,200,20,200,180", "0,0,1,0,1,1"],
+        "zone": ["till 1=10,20,200,20,200,180", "0,0,1,0,1,1;queue", "0,0,1,0,1,1;queue=7.5"],
         "room": ["shop=door,-exit;reset=04:00;missed=0.05", "door"],
         "floor": "0,1,1,1,0.8,0.5,0.2,0.5=0,0,4,0,4,6.5,0,6.5",
+        "rule": [
+            "busy=queue,till 1,5;for=30;hours=09:00-18:00;days=mon-fri;classes=person,dog",
+            "capacity,shop,50",
+        ],
     }
 
 
@@ -74,6 +95,13 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         ('[[room]]\nlines = ["a"]\nempt = "b"', "empty = a zone's name and missed = 0.03"),
         ("[floor]\npoints = [0, 0]", "[floor]: expected metres = a list of numbers"),
         ("[floor]\ncorners = [0, 0]", "[floor]: unknown corners"),
+        ('[[zone]]\npoints = [0, 0]\nqueue = "yes"', "expected queue = true, or seconds"),
+        (
+            '[[rule]]\nkind = "queue"\nwhere = "a"\nlimit = true',
+            "classes as a list of texts; got limit = True",
+        ),
+        ('[[rule]]\nkind = "queue"\nplace = "a"', "got place = 'a'"),
+        ('[[rule]]\nkind = "queue"\nlimit = 4', "expected kind, where and limit, missing where"),
         ("camera = 2026-01-01", "expected a text"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,9 @@ _scene_options = option_group(
     click.option(
         "--zone",
         multiple=True,
-        metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...",
+        metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...[;queue]",
         help="Count objects inside this polygon and how long they stay. Coordinates are pixels, or fractions "
-        "of the image if all are between 0 and 1.",
+        "of the image if all are between 0 and 1. With ;queue it tells how many wait there and for how long.",
     ),
     click.option(
         "--room",
@@ -100,6 +100,14 @@ _scene_options = option_group(
         metavar="[NAME=]LINE,-LINE,...[;reset=HH:MM][;empty=ZONE]",
         help='Estimate how many are in a room from the lines at its doors. A line whose "in" leads out of it '
         "gets a minus.",
+    ),
+    click.option(
+        "--rule",
+        multiple=True,
+        metavar="[NAME=]KIND,PLACE,LIMIT[;for=SECONDS][;hours=09:00-18:00][;days=mon-fri]",
+        help="Alert when more than LIMIT persons are in a queue (KIND queue), somebody has waited there "
+        "(waiting) or stayed in a zone (loitering) for more than LIMIT seconds, or a zone or room holds "
+        "LIMIT persons (capacity). Further ;clear=NUMBER, ;hold=SECONDS, ;classes=A,B.",
     ),
     click.option(
         "--counts",
@@ -278,12 +286,17 @@ def run_and_report(settings: Settings, report: Callable[[str], None]) -> None:
     echo(f"{_plural(done.detections, 'detection')} in {frames}{skipped}", err=True)
     if done.tally is not None:
         for line in done.tally.lines:
-            echo(f"{line.name}: {line.inward} in, {line.outward} out", err=True)
+            by_class = [(name, f"{n_in} in, {n_out} out") for name, (n_in, n_out) in line.by_class.items()]
+            echo(f"{line.name}: {line.inward} in, {line.outward} out{_by_class(by_class)}", err=True)
         for zone in done.tally.zones:
             dwell = f"{zone.mean_dwell_s:.1f} s on average"
-            echo(f"{zone.name}: {zone.entered} entered, {dwell}", err=True)
+            by_class = [(name, f"{entered}") for name, (_, entered) in zone.by_class.items()]
+            echo(f"{zone.name}: {zone.entered} entered, {dwell}{_by_class(by_class)}", err=True)
         for room in done.tally.rooms:
             echo(f"{room.name}: {room.inside} inside (between {room.low} and {room.high})", err=True)
+        for rule in done.tally.rules:
+            if rule.active:
+                echo(f"{rule.name}: the alert is on", err=True)
     if done.annotated:
         one = len(done.annotated) == 1
         where = done.annotated[0] if one else done.folder
@@ -307,6 +320,11 @@ class _Stdout:
         self._rest += text.encode()
         while self._rest:
             self._rest = self._rest[os.write(1, self._rest) :]
+
+
+def _by_class(counts: Sequence[tuple[str, str]]) -> str:
+    """Counts in brackets, (person 3 in, 1 out; dog 1 in, 0 out); nothing where there is one class."""
+    return f" ({'; '.join(f'{name} {count}' for name, count in counts)})" if len(counts) > 1 else ""
 
 
 def _plural(count: int, what: str) -> str:

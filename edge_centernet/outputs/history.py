@@ -18,6 +18,7 @@ from edge_centernet.history.store import (
     Retention,
     Store,
     StoredEvent,
+    StoredMinute,
     StoredPath,
     StoreError,
     flush,
@@ -65,11 +66,13 @@ class Clock:
 
 @dataclass
 class _Minute:
-    """A zone in the current minute: seconds times persons, seconds watched, most at once."""
+    """A zone in the current minute: seconds times persons, seconds watched, most at once; those who wait."""
 
     inside_s: float = 0.0
     watched_s: float = 0.0
     most: int = 0
+    queue_s: float = 0.0
+    queue_most: int | None = None  # of a zone that is no queue
 
 
 @dataclass
@@ -146,13 +149,18 @@ class HistoryOutput:
                 minute.inside_s += zone.inside * max(step, 0.0)
                 minute.watched_s += max(step, 0.0)
                 minute.most = max(minute.most, zone.inside)
+                if zone.queue is not None:
+                    minute.queue_s += zone.queue.length * max(step, 0.0)
+                    minute.queue_most = max(minute.queue_most or 0, zone.queue.length)
         for event in events:
-            dwell = event.dwell_s if event.kind == "left" else None
+            dwell = event.dwell_s if event.kind == "left" or event.state == "ended" else None
+            direction = event.direction or event.state
             self._waiting.events.append(
                 StoredEvent(
-                    now, event.kind, event.where, event.direction, event.class_name, event.track_id, dwell
+                    now, event.kind, event.where, direction, event.class_name, event.track_id, dwell,
+                    event.rule, event.value,
                 )
-            )
+            )  # fmt: skip
         if (events and not self._failed) or time.monotonic() >= self._next_alive:
             self._commit(now)
 
@@ -205,10 +213,13 @@ class HistoryOutput:
         self._next_alive = time.monotonic() + _ALIVE_EVERY_S
         waiting = self._waiting
         occupancy = [
-            (minute, zone, of.inside_s / of.watched_s, of.watched_s, of.most)
+            StoredMinute(
+                minute, zone, of.inside_s / of.watched_s, of.watched_s, of.most,
+                None if of.queue_most is None else of.queue_s / of.watched_s, of.queue_most,
+            )
             for (minute, zone), of in waiting.minutes.items()
             if of.watched_s
-        ]
+        ]  # fmt: skip
         try:
             self._store.add(now, waiting.events, waiting.paths, waiting.gaps, occupancy)
         except StoreError as error:

@@ -5,8 +5,9 @@ No label has a value per object, such as an id: each value is a time series that
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -130,18 +131,23 @@ class _Absolutes(Collector):
         yield in_view
         # 3. Lines and zones.
         crossings = CounterMetricFamily(
-            "edge_centernet_crossings", "Objects that crossed a line.", labels=["line", "direction"]
+            "edge_centernet_crossings", "Objects that crossed a line.", labels=["line", "direction", "class"]
         )
         for line in tally.lines:
-            crossings.add_metric([line.name, "in"], line.inward)
-            crossings.add_metric([line.name, "out"], line.outward)
-        entered = CounterMetricFamily("edge_centernet_zone_entered", "Visits to a zone.", labels=["zone"])
-        inside = _family("zone_occupancy", "Objects in a zone now.", ["zone"])
+            for name, (n_in, n_out) in _by_class(of._classes, line.by_class, (line.inward, line.outward)):
+                crossings.add_metric([line.name, "in", name], n_in)
+                crossings.add_metric([line.name, "out", name], n_out)
+        entered = CounterMetricFamily(
+            "edge_centernet_zone_entered", "Visits to a zone.", labels=["zone", "class"]
+        )
+        inside = _family("zone_occupancy", "Objects in a zone now.", ["zone", "class"])
         mean = _family("zone_mean_dwell_seconds", "Mean length of a visit.", ["zone"])
         longest = _family("zone_longest_dwell_seconds", "Longest visit.", ["zone"])
         for zone in tally.zones:
-            entered.add_metric([zone.name], zone.entered)
-            inside.add_metric([zone.name], zone.inside)
+            totals = zone.inside, zone.entered
+            for name, (n_inside, n_entered) in _by_class(of._classes, zone.by_class, totals):
+                inside.add_metric([zone.name, name], n_inside)
+                entered.add_metric([zone.name, name], n_entered)
             mean.add_metric([zone.name], zone.mean_dwell_s)
             longest.add_metric([zone.name], zone.longest_s)
         yield from (crossings, entered, inside, mean, longest)
@@ -150,6 +156,38 @@ class _Absolutes(Collector):
             for bound, number in (("low", room.low), ("median", room.inside), ("high", room.high)):
                 people.add_metric([room.name, bound], number)
         yield people
+        # 4. Queues and rules.
+        length = _family("queue_length", "Persons who wait in a zone that is a queue.", ["zone"])
+        waiting = _family("queue_waiting_seconds", "How long those in a queue have waited.", ["zone", "of"])
+        waited = _family(
+            "queue_waited_seconds", "How long those waited who left in the last 15 minutes.", ["zone", "of"]
+        )
+        for zone in tally.zones:
+            if (queue := zone.queue) is not None:
+                length.add_metric([zone.name], queue.length)
+                waiting.add_metric([zone.name, "mean"], queue.mean_s)
+                waiting.add_metric([zone.name, "longest"], queue.longest_s)
+                # NaN is Prometheus' word for a quantile of nothing; a 0 would be a short wait.
+                for of_whom, seconds in (("mean", queue.left_mean_s), ("p90", queue.left_p90_s)):
+                    waited.add_metric([zone.name, of_whom], math.nan if seconds is None else seconds)
+        alerts = _family("alert", "1 while a rule's alert is on.", ["rule", "kind", "place"])
+        for rule in tally.rules:
+            alerts.add_metric([rule.name, rule.kind, rule.where], float(rule.active))
+        yield from (length, waiting, waited, alerts)
+
+
+def _by_class(
+    classes: Sequence[str], counted: Mapping[str, tuple[int, int]], totals: tuple[int, int]
+) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Both counts of every class, so that a first one is seen as an increase; they add up to the totals.
+
+    What an earlier release counted is in no class: to Prometheus an empty label is one that is not there.
+    """
+    for name in dict.fromkeys((*classes, *counted)):
+        yield name, counted.get(name, (0, 0))
+    first, second = (max(0, total - sum(of[i] for of in counted.values())) for i, total in enumerate(totals))
+    if first or second:
+        yield "", (first, second)
 
 
 def _counter(name: str, text: str, value: float) -> Metric:
