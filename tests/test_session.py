@@ -32,7 +32,9 @@ DEFAULTS = {"frozen_after": 5.0, "wait": False, "max_detections": 100, "track": 
 
 def settings(**given: Any) -> Settings:
     """The defaults of the command line, and what is given."""
-    return Settings(**{**NOTHING, **DEFAULTS, "count_line": (), "zone": (), "room": (), **given})
+    return Settings(
+        **{**NOTHING, **DEFAULTS, "count_line": (), "zone": (), "room": (), "webhook": (), **given}
+    )
 
 
 def test_a_run_writes_records_reports_and_returns_a_summary(
