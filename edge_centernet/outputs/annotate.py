@@ -147,6 +147,8 @@ class Overlay:
 
     def _private(self, snapshot: Snapshot) -> NDArray[np.float32]:
         """(N, 4) boxes to blur: those in this frame, and those of the last second that are gone since."""
+        if not len(self._blurred):
+            return self._held
         now = snapshot.frame.seconds
         # All that was seen, below the threshold too: a box too many costs little, a face missed a lot.
         sets = [snapshot.found, snapshot.seen, None if snapshot.tracks is None else snapshot.tracks.found]

@@ -2,7 +2,7 @@
 
 A ring keeps the newest frames as JPEG files. An event takes what is in it, and what follows for as long;
 further events meanwhile make the clip longer. It is encoded by the program ffmpeg where that is installed, in
-a process of its own with the lowest priority, for browsers (H.264, else VP9). Otherwise OpenCV writes Motion
+a process of its own with low priority, for browsers (H.264, else VP9). Otherwise OpenCV writes Motion
 JPEG, larger and for players only.
 """
 
@@ -39,7 +39,8 @@ LONGEST_S = 30.0  # before or after an event
 _CLIP_S = 90.0  # a clip that events keep making longer ends here, and the next event begins another
 _RING_BYTES = 24 << 20  # and as many in a clip: some 600 frames of 640 pixels
 _ENCODE_S = 180.0  # an encoder that takes longer hangs
-_LAST_S = 8.0  # for the last clip, when the service is stopped
+_LAST_S = 5.0  # for the last clip, when the service is stopped
+_INTERRUPTED = 255  # ffmpeg's exit status after a signal that asks it to end
 # What ffmpeg may have been built with, the most widely played first, with settings for a slow processor.
 _CODECS = (
     ("libx264", ".mp4", ("-preset", "veryfast", "-crf", "26", "-movflags", "+faststart")),
@@ -84,7 +85,7 @@ def find_encoder(program: str = "ffmpeg") -> Encoder:
                 # Both want an even number of pixels, and players want 4:2:0.
                 command += [*options, "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2,format=yuv420p"]
                 if (nice := shutil.which("nice")) is not None:
-                    command = [nice, "-n", "19", *command]
+                    command = [nice, "-n", "10", *command]
                 return Encoder(suffix, functools.partial(_by_ffmpeg, command))
     _log.warning(
         "clips are written as Motion JPEG, which browsers do not play: no %s with H.264 or VP9 is installed",
@@ -94,6 +95,16 @@ def find_encoder(program: str = "ffmpeg") -> Encoder:
 
 
 def _by_ffmpeg(command: list[str], frames: Sequence[bytes], path: Path, stop: threading.Event) -> None:
+    status, why = _run_ffmpeg([*command, f"file:{path}"], frames, stop)
+    if status == _INTERRUPTED and not stop.is_set():
+        # systemd ends all processes of a service at the same time. This one has some seconds left: once more.
+        status, why = _run_ffmpeg([*command, f"file:{path}"], frames, stop)
+    if status:
+        raise OSError(errno.EIO, f"ffmpeg: {why}")
+
+
+def _run_ffmpeg(command: list[str], frames: Sequence[bytes], stop: threading.Event) -> tuple[int, str]:
+    """Its exit status, and why that is not 0."""
     until = time.monotonic() + _ENCODE_S
     # By files in memory: `communicate` does not go on with what it has to feed after a timeout.
     with (
@@ -103,20 +114,16 @@ def _by_ffmpeg(command: list[str], frames: Sequence[bytes], path: Path, stop: th
         given.writelines(frames)
         given.seek(0)
         with subprocess.Popen(
-            [*command, f"file:{path}"], stdin=given, stdout=subprocess.DEVNULL, stderr=said
+            command, stdin=given, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
         ) as process:
             while process.poll() is None:
                 if stop.wait(0.1) or time.monotonic() >= until:
                     process.kill()
         said.seek(0)
         lines = said.read().decode("utf-8", "replace").strip().splitlines()
-    if process.returncode:
-        why = (
-            "it takes too long"
-            if process.returncode == -signal.SIGKILL
-            else (lines or ["no reason given"])[-1]
-        )
-        raise OSError(errno.EIO, f"ffmpeg: {why}")
+    if process.returncode == -signal.SIGKILL:
+        return process.returncode, "it takes too long"
+    return process.returncode, lines[-1] if lines else f"exit status {process.returncode}"
 
 
 def _by_opencv(frames: Sequence[bytes], path: Path, stop: threading.Event) -> None:

@@ -276,7 +276,7 @@ class WebhookOutput(Silent):
 
     def close(self) -> None:
         """Send what is left, for a few seconds; the queue keeps the rest for the next run."""
-        until = time.monotonic() + (5.0 if self._live else _LONGEST_S)
+        until = time.monotonic() + (4.0 if self._live else _LONGEST_S)
         for sender in self._senders.values():
             sender.stop(until)
         for sender in self._senders.values():
