@@ -154,7 +154,7 @@ def test_whatever_the_receiver_does_each_message_arrives_once(
         send(hooks, 4, 5)
         wait_until(lambda: hooks.states()[0].trouble.startswith("Connection refused"))
         again = Receiver(ca.parent, receiver.port)
-        wait_until(lambda: len(again.taken()) == 2)
+        wait_until(lambda: not hooks.states()[0].queued)
     (state,) = hooks.states()
     hooks.close()
     again.close()
