@@ -169,7 +169,7 @@ def test_a_clip_begins_before_its_event_and_ends_after_it(
         encoder = find_encoder(program)
     assert sum(record.message.startswith("clips are ") for record in caplog.records) == 1
     folder = MediaFolder(tmp_path, 30, 10 << 20)
-    clips = Clips(folder, 1.0, encoder, live=True)
+    clips = Clips(folder, 1.0, encoder, live=False)
     for number in range(60):
         grey = np.full((91, 161, 3), 4 * number, np.uint8)  # odd sides, too
         event = number in (20, 25)
