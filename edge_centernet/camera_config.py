@@ -6,6 +6,7 @@ command line take precedence. TOML, because it allows comments and is part of Py
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -31,6 +32,18 @@ _TABLES = {
     "zone": ("zone", "points"),
     "room": ("room",),
     "rule": ("rule",),
+    "webhook": ("webhook",),
+}
+# What a [[webhook]] has, and the JSON object that --webhook takes as well as a URL.
+_WEBHOOK = {
+    "url": str,
+    "secret": str,
+    "name": str,
+    "events": list,
+    "places": list,
+    "snapshot": bool,
+    "plain": bool,
+    "ca_file": str,
 }
 
 
@@ -68,6 +81,10 @@ class Settings:
     plan: Path | None
     store: Path | None
     keep: float
+    events_dir: Path | None
+    events_keep: float
+    events_max: int
+    clips: float | None
     blur: str | None
     out: Path | None
     format_name: str
@@ -77,6 +94,8 @@ class Settings:
     mqtt: str | None
     mqtt_password_file: Path | None
     mqtt_ca_file: Path | None
+    webhook: tuple[str, ...]
+    webhook_queue: Path
     name: str | None
     log_file: Path | None
 
@@ -110,7 +129,11 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
     for key, value in document.items():
         if key in _TABLES:
             if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-                raise ConfigError(f"{path}: {key}: expected tables that begin with [[{key}]], got {value!r}")
+                got = type(value).__name__  # not the value, which may be an address with a secret in it
+                raise ConfigError(f"{path}: {key}: expected tables that begin with [[{key}]], got {got}")
+            if key == "webhook":
+                options["webhook"] = [_as_webhook(path, table, variables) for table in value]
+                continue
             option, *points = _TABLES[key]
             make = _as_rule if key == "rule" else _as_room
             texts = [_as_option(path, key, table, points) if points else make(path, table) for table in value]
@@ -125,8 +148,8 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
         name = key.replace("-", "_")
         if name not in _FIELDS:
             raise ConfigError(
-                f"{path}: unknown setting {key!r}; expected [[line]], [[zone]], [[room]], [[rule]] or one of "
-                f"{', '.join(sorted(_FIELDS))}"
+                f"{path}: unknown setting {key!r}; expected one of "
+                f"{', '.join([f'[[{table}]]' for table in _TABLES] + sorted(_FIELDS))}"
             )
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             value = ",".join(value)
@@ -220,6 +243,35 @@ def _as_rule(path: Path, table: Mapping[str, Any]) -> str:
     ]
     text = ";".join([head, *settings])
     return f"{table['name']}={text}" if "name" in table else text
+
+
+def _as_webhook(path: Path, table: Mapping[str, Any], variables: bool) -> str:
+    """A table as a JSON object. Variables are put in before, so that whatever they hold stays one value."""
+    where = f"{path}: [[webhook]]"
+    check_webhook(table, where)
+    if variables:
+        table = {
+            key: _with_variables(value, f"{where}: {key}") if isinstance(value, str) else value
+            for key, value in table.items()
+        }
+    return json.dumps(table)
+
+
+def check_webhook(table: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError unless the names and types are those of a webhook; no value is shown.
+
+    where: for the error.
+    """
+    if unknown := sorted(set(table) - set(_WEBHOOK)):
+        raise ConfigError(f"{where}: unknown {', '.join(unknown)}; expected {', '.join(sorted(_WEBHOOK))}")
+    for key, value in table.items():
+        expected = _WEBHOOK[key]
+        items = value if expected is list and isinstance(value, list) else []
+        if not isinstance(value, expected) or not all(isinstance(item, str) for item in items):
+            words = {str: "a text", bool: "true or false", list: "a list of texts"}[expected]
+            raise ConfigError(f"{where}: {key}: expected {words}, got {type(value).__name__}")
+    if "url" not in table:
+        raise ConfigError(f'{where}: expected url = "https://..."')
 
 
 def _with_variables(text: str, where: str) -> str:

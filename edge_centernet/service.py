@@ -137,6 +137,7 @@ def health(
     max_age_s: float = 10.0,
     now: float | None = None,
     mqtt: str | None = None,
+    webhooks: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[bool, dict[str, Any]]:
     """Whether detection works right now, and the record to show for it.
 
@@ -147,6 +148,7 @@ def health(
         now: time.monotonic() unless given.
         mqtt: why nothing reaches the broker, "" if all does; None where there is none. Detection works all
             the same, so it is told, and changes nothing else.
+        webhooks: how each receiver of events does, told likewise.
 
     Returns (ok, record): ok needs a live camera and a fresh result; the record's "status" is "ok" or the
     reason. A file that cannot be written is in the record, as "unwritten", and no reason for a restart.
@@ -178,4 +180,6 @@ def health(
     }
     if mqtt is not None:
         record["mqtt"] = mqtt or "ok"
+    if webhooks:
+        record["webhooks"] = list(webhooks)
     return ok, record

@@ -19,7 +19,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,10 @@ from edge_centernet.tracking.state import Snapshot, Tally
 from edge_centernet.tracking.zone_counter import parse_zone
 
 if TYPE_CHECKING:
+    from edge_centernet.outputs.event_media import EventMedia
+    from edge_centernet.outputs.history import Clock
     from edge_centernet.outputs.mqtt import MqttOutput
+    from edge_centernet.outputs.webhook import WebhookOutput
     from edge_centernet.sources.live import LiveCapture
 
     Frames = Source | LiveCapture
@@ -105,6 +108,7 @@ def run(
     """
     # 1. What is quickly found to be wrong comes before the model, which takes seconds to load.
     options = _scene_options(settings)
+    _check_events(settings, options)
     unwritten = Unwritten()
     if settings.out is not None:
         # A camera's service must start again on a disk that has become read-only.
@@ -166,6 +170,16 @@ def _scene_options(settings: Settings) -> SceneOptions:
         store=settings.store is not None,
         blur=tuple(words(settings.blur)) if settings.blur else (),
     )
+
+
+def _check_events(settings: Settings, scene: SceneOptions) -> None:
+    """Raise ConfigError where events are to be told, and there can be none."""
+    told = {"--events-dir": settings.events_dir, "--webhook": settings.webhook}
+    given = ", ".join(option for option, value in told.items() if value)
+    if given and not (scene.lines or scene.zones):
+        raise ConfigError(f"{given}: nothing is counted that it could tell; expected --count-line or --zone")
+    if settings.clips is not None and settings.events_dir is None:
+        raise ConfigError("--clips: expected --events-dir with it, the folder to write them to")
 
 
 def _detect(
@@ -342,6 +356,8 @@ def _take_as_sequence(stills: Stills, settings: Settings) -> None:
         "--presence": settings.presence,
         "--floor": settings.floor,
         "--store": settings.store,
+        "--events-dir": settings.events_dir,
+        "--webhook": settings.webhook,
     }
     given = ", ".join(option for option, value in follows.items() if value)
     if given and len(stills.names) == 1:
@@ -415,16 +431,25 @@ def _open_outputs(
 ) -> Iterator[Output]:
     """Open what is asked for, in the order of updates; one by one, so that all are closed when one fails."""
     model = detector.manifest.model
-    # First of all: what others report is in the store by then, and survives a crash.
-    if settings.store is not None:
-        from edge_centernet.history.store import Retention
-        from edge_centernet.outputs.history import HistoryOutput
-
-        keep = Retention(days=settings.keep)
-        name = settings.name or ("pictures" if isinstance(frames, Stills) else frames.name)
-        yield HistoryOutput(settings.store, name, model.classes, keep, frames.live, unwritten)
     # One for each output that draws: it remembers where objects were.
     overlay = functools.partial(Overlay, model.classes, scene.lines, scene.zones, scene.blur)
+    # First of all what keeps events: what others report is on the disk by then, and survives a crash.
+    name = settings.name or ("pictures" if isinstance(frames, Stills) else frames.name)
+    webhooks: WebhookOutput | None = None
+    if settings.store is not None or settings.events_dir is not None or settings.webhook:
+        from edge_centernet.outputs.history import Clock, HistoryOutput
+
+        clock = Clock()
+        if settings.store is not None:
+            from edge_centernet.history.store import Retention
+
+            keep = Retention(days=settings.keep)
+            yield HistoryOutput(settings.store, name, model.classes, keep, frames.live, unwritten, clock)
+        if settings.events_dir is not None:
+            yield _event_media(settings, settings.events_dir, overlay(), clock, frames.live, unwritten)
+        if settings.webhook:
+            webhooks = _webhooks(settings, scene, name, clock, frames.live, unwritten)
+            yield webhooks
     if settings.format_name != "none":
         target = None if settings.out is None else settings.out / f"detections{SUFFIX[settings.format_name]}"
         records = make_records(settings.format_name, model.classes)
@@ -440,7 +465,7 @@ def _open_outputs(
 
         mqtt = MqttOutput(
             settings.mqtt,
-            name=settings.name or ("pictures" if isinstance(frames, Stills) else frames.name),
+            name=name,
             classes=model.classes,
             wanted=None if settings.classes is None else words(settings.classes),
             lines=[line.name for line in scene.lines],
@@ -464,7 +489,8 @@ def _open_outputs(
             return capture_state(frames, totals.latest.frame if totals.latest else None)
 
         version = f"{model.name} {model.version}"
-        metrics = Metrics(model.classes, model=version, runtime=detector.runtime.name)
+        states = tuple if webhooks is None else webhooks.states
+        metrics = Metrics(model.classes, model=version, runtime=detector.runtime.name, webhooks=states)
         yield metrics
         server = WebServer(
             settings.serve,
@@ -472,7 +498,12 @@ def _open_outputs(
             token=settings.token,
             overlay=overlay(),
             metrics=metrics.text,
-            health=lambda: health(capture(), totals.latest, mqtt=None if mqtt is None else mqtt.trouble),
+            health=lambda: health(
+                capture(),
+                totals.latest,
+                mqtt=None if mqtt is None else mqtt.trouble,
+                webhooks=[asdict(state) for state in states()],
+            ),
             capture=capture,
         )
         server.start()
@@ -487,3 +518,51 @@ def _open_outputs(
 
         yield StatusOutput(model.classes)
         yield WatchdogOutput(Watchdog(model.classes))
+
+
+def _event_media(
+    settings: Settings, folder: Path, overlay: Overlay, clock: Clock, live: bool, unwritten: Unwritten
+) -> EventMedia:
+    """Pictures and clips of events.
+
+    Args:
+        settings: bounds of the folder, and the length of clips.
+        folder: where they go.
+        overlay: draws them.
+        clock: times of events.
+        live: whether the source does not wait.
+        unwritten: is told what the disk does not take.
+    """
+    from edge_centernet.outputs.event_media import EventMedia, MediaFolder
+
+    prepare_folder(folder, or_later=live)
+    media = MediaFolder(folder, settings.events_keep, settings.events_max << 20, unwritten)
+    return EventMedia(media, overlay, clock, live=live, clip_s=settings.clips)
+
+
+def _webhooks(
+    settings: Settings, scene: SceneOptions, name: str, clock: Clock, live: bool, unwritten: Unwritten
+) -> WebhookOutput:
+    """The receivers of events.
+
+    Args:
+        settings: who they are.
+        scene: places that there are.
+        name: of the camera.
+        clock: times of events.
+        live: whether the source does not wait.
+        unwritten: is told what the disk does not take.
+    """
+    from edge_centernet.outputs.webhook import WebhookOutput, parse_webhook
+
+    places = [one.name for kind in (scene.lines, scene.zones, scene.rooms) for one in kind]
+    hooks = [parse_webhook(text, number + 1, places) for number, text in enumerate(settings.webhook)]
+    return WebhookOutput(
+        hooks,
+        settings.webhook_queue,
+        camera=name,
+        clock=clock,
+        live=live,
+        events_dir=settings.events_dir,
+        unwritten=unwritten,
+    )

@@ -103,6 +103,13 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         ('[[rule]]\nkind = "queue"\nplace = "a"', "got place = 'a'"),
         ('[[rule]]\nkind = "queue"\nlimit = 4', "expected kind, where and limit, missing where"),
         ("camera = 2026-01-01", "expected a text"),
+        ('webhook = "https://h/"', "expected tables that begin with [[webhook]], got str"),
+        ('[[webhook]]\nurl = "https://h/"\nevent = ["left"]', "unknown event"),
+        ('[[webhook]]\nurl = "https://h/"\nevents = "left"', "events: expected a list of texts, got str"),
+        (
+            '[[webhook]]\nurl = "https://h/"\nsecret = "${NO_SUCH}"',
+            "[[webhook]]: secret: ${NO_SUCH} is not set",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, said: str) -> None:
@@ -131,6 +138,7 @@ def test_format_is_the_name_in_a_file(tmp_path: Path) -> None:
 def test_variables_stand_for_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """${NAME} is the environment's, else a systemd credential's; $${ is ${. On another computer all stay."""
     monkeypatch.setenv("CAMERA_USER", "admin")
+    monkeypatch.setenv("quoted", '", "url": "http://thief/')
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     (tmp_path / "door.password").write_text("S3CRET\n")
     path = write(
@@ -143,6 +151,9 @@ def test_variables_stand_for_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyP
         name = "by ${CAMERA_USER}"
         from = [0, 0]
         to = [1, 1]
+        [[webhook]]
+        url = "https://h/"
+        secret = "${quoted}"
         """,
     )
     assert read_config(path) == {
@@ -150,6 +161,7 @@ def test_variables_stand_for_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "token": "a${b}$c",
         "classes": "admin,dog",
         "count_line": ["by admin=0,0,1,1"],
+        "webhook": ['{"url": "https://h/", "secret": "\\", \\"url\\": \\"http://thief/"}'],
     }
     assert read_config(path, variables=False)["token"] == "a$${b}$c"
 

@@ -196,6 +196,14 @@ def test_the_status_tells_classes_queues_and_alerts() -> None:
     )
 
 
+def test_health_of_webhooks() -> None:
+    """What waits for a receiver that is away is told; detection is well all the same."""
+    hook = {"name": "till", "queued": 3, "sent": 0, "failed": 0, "trouble": "Connection refused"}
+    ok, record = health(CaptureState("live"), snapshot(), webhooks=[hook])
+    assert (ok, record["webhooks"]) == (True, [hook])
+    assert "webhooks" not in health(CaptureState("live"), snapshot())[1]
+
+
 def test_a_file_that_cannot_be_written_is_told_and_no_reason_for_a_restart() -> None:
     """In the record of health and in systemd's status."""
     full = snapshot(unwritten="counts.json: cannot write: No space left on device")

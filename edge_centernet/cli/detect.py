@@ -213,6 +213,54 @@ _network_options = option_group(
 )
 
 
+_event_options = option_group(
+    click.option(
+        "--webhook",
+        multiple=True,
+        metavar="URL",
+        help="Send each event to this web server, signed with $EDGE_CENTERNET_WEBHOOK_SECRET. Tables "
+        "[[webhook]] in the TOML file say more: which events, with a picture.",
+    ),
+    click.option(
+        "--webhook-queue",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        default=Path("webhook.db"),
+        show_default=True,
+        help="Where events wait for their web server, also over a restart.",
+    ),
+    click.option(
+        "--events-dir",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Save a picture of each event in this folder.",
+    ),
+    click.option(
+        "--clips",
+        type=click.FloatRange(min=0, min_open=True, max=30),
+        metavar="SECONDS",
+        help="Save there also a video from so long before the event until so long after it.",
+    ),
+    click.option(
+        "--events-keep",
+        type=click.FloatRange(min=0, min_open=True),
+        default=30.0,
+        show_default=True,
+        metavar="DAYS",
+        help="How long pictures and videos are kept.",
+    ),
+    click.option(
+        "--events-max",
+        type=click.IntRange(min=1),
+        default=1000,
+        show_default=True,
+        metavar="MB",
+        help="How large they may be together; the oldest go first.",
+    ),
+    heading="Events",
+)
+
+
 def _load_config(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     """Make the values of the file the defaults of all other options.
 
@@ -239,6 +287,7 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
 @_scene_options
 @_output_options
 @_network_options
+@_event_options
 @click.pass_context
 def command(context: click.Context, /, **given: Any) -> None:
     """Detect, track and count objects in images, a video or the stream of a camera.

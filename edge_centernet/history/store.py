@@ -13,7 +13,6 @@ Times are milliseconds since 1970 in UTC; each run remembers the time zone of it
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import time
@@ -28,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.errors import ConfigError, EdgeCenterNetError
+from edge_centernet.files import lock_alone
 
 APPLICATION_ID = 0x65636E68  # "ecnh": what `file` and SQLite tell this kind of database by
 VERSION = 2  # of the tables below
@@ -242,7 +242,6 @@ class Store:
         with suppress(sqlite3.Error):  # the log beside the file has all of it, and the next start reads it
             self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._base.close()
-        # Last: closing any descriptor of a file drops the locks that SQLite holds on it in this process.
         os.close(self._lock)
 
 
@@ -290,19 +289,14 @@ def _used_bytes(base: sqlite3.Connection) -> int:
 
 
 def _lock(path: Path) -> int:
-    """A descriptor that keeps other writers out while it is open: in WAL mode SQLite would let them in."""
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be opened for writing: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
+        return lock_alone(path)
+    except BlockingIOError:
         raise StoreError(
             f"{path}: another process is writing to it; give each camera a store of its own"
         ) from None
-    return lock
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened for writing: {error.strerror}") from None
 
 
 def open_store(path: Path) -> sqlite3.Connection:

@@ -23,7 +23,7 @@ from edge_centernet.history.store import (
     StoreError,
     flush,
 )
-from edge_centernet.sources import CaptureState
+from edge_centernet.sources import CaptureState, Frame
 from edge_centernet.tracking.geometry import foot_points
 from edge_centernet.tracking.state import Event, Snapshot
 
@@ -40,12 +40,16 @@ _log = logging.getLogger(__name__)
 
 
 class Clock:
-    """Wall-clock times of moments on the monotonic clock, and the jumps of the former."""
+    """Wall-clock times of moments on the monotonic clock, and the jumps of the former.
+
+    All outputs of a run share one, on one thread, so that an event has the same time in each.
+    """
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         """now: seconds since 1970."""
         self._now = now
         self._offset = self._read()
+        self._began = time.monotonic()
 
     def _read(self) -> int:
         return round((self._now() - time.monotonic()) * 1000)
@@ -53,6 +57,10 @@ class Clock:
     def at(self, monotonic: float) -> int:
         """Milliseconds since 1970 at a moment of `time.monotonic`."""
         return round(monotonic * 1000) + self._offset
+
+    def of(self, frame: Frame, live: bool) -> int:
+        """Milliseconds since 1970 at which a frame was captured; those of a file begin with this clock."""
+        return self.at(frame.captured if live else self._began + frame.seconds)
 
     def jump(self) -> tuple[int, int] | None:
         """The time before and after it, if the clock was set since the last call; else None."""
@@ -116,9 +124,9 @@ class HistoryOutput:
         Raises StoreError for a file that is not a store or cannot be written.
         """
         self._clock = clock or Clock()
-        self._live, self._began = live, time.monotonic()
+        self._live = live
         self._classes = tuple(classes)
-        self._store = Store(path, camera, self._clock.at(self._began))
+        self._store = Store(path, camera, self._clock.at(time.monotonic()))
         self._waiting = _Waiting()
         self._walks: dict[int, tuple[int, str, list[tuple[float, ...]]]] = {}  # track: began, class, points
         self._last: int | None = None  # time of the newest frame
@@ -135,7 +143,7 @@ class HistoryOutput:
             if after > before:  # set back instead: some time happens twice, and nothing is missing
                 self._waiting.gaps.append((before, after, "clock"))
             self._last = None
-        now = self._clock.at(frame.captured if self._live else self._began + frame.seconds)
+        now = self._clock.of(frame, self._live)
         if self._silent and self._last is not None:
             self._waiting.gaps.append((self._last, now, "camera"))
         step = 0.0 if self._last is None or self._silent else min((now - self._last) / 1000, _LONGEST_STEP_S)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -18,6 +19,9 @@ from edge_centernet import __version__
 from edge_centernet.outputs import Silent
 from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import Snapshot, Tally
+
+if TYPE_CHECKING:  # only where there are webhooks
+    from edge_centernet.outputs.webhook import WebhookState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of `Metrics.text`
 _STATES = ("starting", "live", "frozen", "lost", "stuck", "ended")
@@ -34,11 +38,22 @@ class Metrics(Silent):
     Every method may be called from any thread.
     """
 
-    def __init__(self, classes: Sequence[str], *, model: str = "", runtime: str = "") -> None:
-        """Make the registry; every class starts at 0, so that a first detection is seen as an increase."""
+    def __init__(
+        self,
+        classes: Sequence[str],
+        *,
+        model: str = "",
+        runtime: str = "",
+        webhooks: Callable[[], Sequence[WebhookState]] = tuple,
+    ) -> None:
+        """Make the registry; every class starts at 0, so that a first detection is seen as an increase.
+
+        webhooks: returns how each receiver of events does.
+        """
         self._classes = tuple(classes)
         self._build = {"version": __version__, "model": model, "runtime": runtime}
         self._capture = CaptureState()
+        self._webhooks = webhooks
         self._tally = Tally()
         self._in_view = np.zeros(len(self._classes), np.int64)
         self._fps = 0.0
@@ -174,6 +189,20 @@ class _Absolutes(Collector):
         for rule in tally.rules:
             alerts.add_metric([rule.name, rule.kind, rule.where], float(rule.active))
         yield from (length, waiting, waited, alerts)
+        # 5. Webhooks.
+        queued = _family("webhook_queued", "Messages that wait for their receiver.", ["webhook"])
+        up = _family("webhook_up", "1 if the receiver took the last message.", ["webhook"])
+        outcomes = CounterMetricFamily(
+            "edge_centernet_webhook_messages",
+            "Messages that a receiver took, and those that it refused or that were dropped.",
+            labels=["webhook", "outcome"],
+        )
+        for hook in of._webhooks():
+            queued.add_metric([hook.name], hook.queued)
+            up.add_metric([hook.name], float(not hook.trouble))
+            outcomes.add_metric([hook.name, "sent"], hook.sent)
+            outcomes.add_metric([hook.name, "failed"], hook.failed)
+        yield from (queued, up, outcomes)
 
 
 def _by_class(
