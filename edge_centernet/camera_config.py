@@ -6,6 +6,7 @@ command line take precedence. TOML, because it allows comments and is part of Py
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -26,7 +27,24 @@ _MAX_BYTES = 1 << 20  # a path to a video by mistake is refused, and not read in
 _VARIABLE = re.compile(r"(\$?)\$\{([^}]*)(\}?)")
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"  # where systemd puts what LoadCredential= names
 # A table's name in a file -> the option, and the table's keys that hold its points.
-_TABLES = {"line": ("count_line", "from", "to"), "zone": ("zone", "points"), "room": ("room",)}
+_TABLES = {
+    "line": ("count_line", "from", "to"),
+    "zone": ("zone", "points"),
+    "room": ("room",),
+    "rule": ("rule",),
+    "webhook": ("webhook",),
+}
+# What a [[webhook]] has, and the JSON object that --webhook takes as well as a URL.
+_WEBHOOK = {
+    "url": str,
+    "secret": str,
+    "name": str,
+    "events": list,
+    "places": list,
+    "snapshot": bool,
+    "plain": bool,
+    "ca_file": str,
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,8 @@ class Settings:
     size: str | None
     fps: float | None
     fourcc: str | None
+    pace: str | None
+    loop: bool
     frozen_after: float
     wait: bool
     model: str
@@ -54,10 +74,17 @@ class Settings:
     count_line: tuple[str, ...]
     zone: tuple[str, ...]
     room: tuple[str, ...]
+    rule: tuple[str, ...]
     counts: Path | None
     presence: Path | None
+    floor: str | None
+    plan: Path | None
     store: Path | None
     keep: float
+    events_dir: Path | None
+    events_keep: float
+    events_max: int
+    clips: float | None
     blur: str | None
     out: Path | None
     format_name: str
@@ -67,6 +94,8 @@ class Settings:
     mqtt: str | None
     mqtt_password_file: Path | None
     mqtt_ca_file: Path | None
+    webhook: tuple[str, ...]
+    webhook_queue: Path
     name: str | None
     log_file: Path | None
 
@@ -100,18 +129,26 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
     for key, value in document.items():
         if key in _TABLES:
             if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-                raise ConfigError(f"{path}: {key}: expected tables that begin with [[{key}]], got {value!r}")
+                got = type(value).__name__  # not the value, which may be an address with a secret in it
+                raise ConfigError(f"{path}: {key}: expected tables that begin with [[{key}]], got {got}")
+            if key == "webhook":
+                options["webhook"] = [_as_webhook(path, table, variables) for table in value]
+                continue
             option = _TABLES[key][0]
             texts = [table_text(path, key, table) for table in value]
             options.setdefault(option, []).extend(
                 _with_variables(text, f"{path}: [[{key}]]") if variables else text for text in texts
             )
             continue
+        if key == "floor" and isinstance(value, dict):
+            text = _as_floor(path, value)
+            options[key] = _with_variables(text, f"{path}: [{key}]") if variables else text
+            continue
         name = key.replace("-", "_")
         if name not in _FIELDS:
             raise ConfigError(
-                f"{path}: unknown setting {key!r}; expected [[line]], [[zone]], [[room]] or one of "
-                f"{', '.join(sorted(_FIELDS))}"
+                f"{path}: unknown setting {key!r}; expected one of "
+                f"{', '.join([f'[[{table}]]' for table in _TABLES] + sorted(_FIELDS))}"
             )
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             value = ",".join(value)
@@ -127,32 +164,55 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
 
 
 def table_text(path: Path | str, key: str, table: Mapping[str, Any]) -> str:
-    """A [[line]], [[zone]] or [[room]] as the option of the command line has it, for `parse_line` and others.
+    """A table of lines, zones, rooms or rules as the option of the command line has it, for `parse_line` ...
 
     path: the file, or who else gave it, for errors. Raises ConfigError.
     """
-    points = _TABLES[key][1:]
-    return _as_option(path, key, table, points) if points else _as_room(path, table)
+    if points := _TABLES[key][1:]:
+        return _as_option(path, key, table, points)
+    return (_as_rule if key == "rule" else _as_room)(path, table)
 
 
 def _as_option(path: Path | str, key: str, table: Mapping[str, Any], points: Sequence[str]) -> str:
-    """A table in the form of --count-line or --zone: NAME=x1,y1,x2,y2."""
-    expected = {"name", *points}
+    """A table in the form of --count-line or --zone: NAME=x1,y1,x2,y2[;queue]."""
+    expected = {"name", *points, *(("queue",) if key == "zone" else ())}
     if unknown := set(table) - expected:
         raise ConfigError(
             f"{path}: [[{key}]]: unknown {', '.join(sorted(unknown))}; expected {', '.join(sorted(expected))}"
         )
+    text, name, queue = (
+        _numbers(path, f"[[{key}]]", table, points),
+        table.get("name"),
+        table.get("queue", False),
+    )
+    if not isinstance(queue, (int, float)):  # int: bool too
+        raise ConfigError(
+            f"{path}: [[{key}]]: expected queue = true, or seconds from which somebody waits, got {queue!r}"
+        )
+    if queue is not False:
+        text += ";queue" if queue is True else f";queue={queue}"
+    return f"{name}={text}" if name else text
+
+
+def _numbers(path: Path | str, where: str, table: Mapping[str, Any], points: Sequence[str]) -> str:
+    """The numbers of these keys of a table, in their order: x1,y1,x2,y2."""
     flat: list[Any] = []
     for point in points:
         value = table.get(point)
         if not isinstance(value, list):
-            raise ConfigError(f"{path}: [[{key}]]: expected {point} = a list of numbers, got {value!r}")
+            raise ConfigError(f"{path}: {where}: expected {point} = a list of numbers, got {value!r}")
         for number in value:
             flat.extend(number if isinstance(number, list) else [number])  # [0, 1] and [[0, 1], [1, 1]]
     if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in flat):
-        raise ConfigError(f"{path}: [[{key}]]: expected numbers, got {flat!r}")
-    text, name = ",".join(str(number) for number in flat), table.get("name")
-    return f"{name}={text}" if name else text
+        raise ConfigError(f"{path}: {where}: expected numbers, got {flat!r}")
+    return ",".join(str(number) for number in flat)
+
+
+def _as_floor(path: Path, table: Mapping[str, Any]) -> str:
+    """A table in the form of --floor: x1,y1,...=m1,n1,..."""
+    if unknown := set(table) - {"points", "metres"}:
+        raise ConfigError(f"{path}: [floor]: unknown {', '.join(sorted(unknown))}; expected metres, points")
+    return "=".join(_numbers(path, "[floor]", table, [key]) for key in ("points", "metres"))
 
 
 def _as_room(path: Path | str, table: Mapping[str, Any]) -> str:
@@ -168,6 +228,59 @@ def _as_room(path: Path | str, table: Mapping[str, Any]) -> str:
         )
     text = ";".join([",".join(lines), *(f"{key}={value}" for key, value in rest.items())])
     return f"{table['name']}={text}" if "name" in table else text
+
+
+def _as_rule(path: Path | str, table: Mapping[str, Any]) -> str:
+    """A table in the form of --rule: NAME=KIND,WHERE,LIMIT;for=SECONDS;days=mon-fri."""
+    words = {"name": str, "kind": str, "where": str, "hours": str, "days": str, "classes": list}
+    numbers = {"limit", "for", "clear", "hold"}
+    for key, value in table.items():
+        kind = words.get(key, (int, float))
+        wrong = isinstance(value, bool) or not isinstance(value, kind)
+        if (key not in words and key not in numbers) or wrong:
+            raise ConfigError(
+                f"{path}: [[rule]]: expected name, kind, where, hours and days as texts, limit, for, clear "
+                f"and hold as numbers, and classes as a list of texts; got {key} = {value!r}"
+            )
+    if missing := [key for key in ("kind", "where", "limit") if key not in table]:
+        raise ConfigError(f"{path}: [[rule]]: expected kind, where and limit, missing {', '.join(missing)}")
+    head = f"{table['kind']},{table['where']},{table['limit']}"
+    settings = [
+        f"{key}={','.join(map(str, table[key])) if key == 'classes' else table[key]}"
+        for key in ("for", "clear", "hold", "hours", "days", "classes")
+        if key in table
+    ]
+    text = ";".join([head, *settings])
+    return f"{table['name']}={text}" if "name" in table else text
+
+
+def _as_webhook(path: Path, table: Mapping[str, Any], variables: bool) -> str:
+    """A table as a JSON object. Variables are put in before, so that whatever they hold stays one value."""
+    where = f"{path}: [[webhook]]"
+    check_webhook(table, where)
+    if variables:
+        table = {
+            key: _with_variables(value, f"{where}: {key}") if isinstance(value, str) else value
+            for key, value in table.items()
+        }
+    return json.dumps(table)
+
+
+def check_webhook(table: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError unless the names and types are those of a webhook; no value is shown.
+
+    where: for the error.
+    """
+    if unknown := sorted(set(table) - set(_WEBHOOK)):
+        raise ConfigError(f"{where}: unknown {', '.join(unknown)}; expected {', '.join(sorted(_WEBHOOK))}")
+    for key, value in table.items():
+        expected = _WEBHOOK[key]
+        items = value if expected is list and isinstance(value, list) else []
+        if not isinstance(value, expected) or not all(isinstance(item, str) for item in items):
+            words = {str: "a text", bool: "true or false", list: "a list of texts"}[expected]
+            raise ConfigError(f"{where}: {key}: expected {words}, got {type(value).__name__}")
+    if "url" not in table:
+        raise ConfigError(f'{where}: expected url = "https://..."')
 
 
 def _with_variables(text: str, where: str) -> str:

@@ -101,19 +101,33 @@ class Watchdog:
 
 
 def status_line(snapshot: Snapshot, classes: Sequence[str]) -> str:
-    """The newest result in one line: "29.8 fps; person 3, dog 1; door in 12 out 9"."""
+    """The newest result in one line: "29.8 fps; person 3, dog 1; door in 12 out 9 (person 10/9, dog 2/0)"."""
     counts = np.bincount(snapshot.found.class_id, minlength=len(classes))
     most = [i for i in np.argsort(-counts, kind="stable")[:_STATUS_ITEMS] if counts[i]]
     tally = snapshot.tally or Tally()
     parts = [
         f"{snapshot.fps:.1f} fps",
         ", ".join(f"{classes[i]} {counts[i]}" for i in most) or "nothing in view",
-        ", ".join(f"{line.name} in {line.inward} out {line.outward}" for line in tally.lines[:_STATUS_ITEMS]),
-        ", ".join(f"{zone.name} {zone.inside} inside" for zone in tally.zones[:_STATUS_ITEMS]),
+        ", ".join(
+            f"{line.name} in {line.inward} out {line.outward}"
+            + _by_class([f"{name} {n_in}/{n_out}" for name, (n_in, n_out) in line.by_class.items()])
+            for line in tally.lines[:_STATUS_ITEMS]
+        ),
+        ", ".join(
+            f"{zone.name} {zone.inside} inside"
+            + _by_class([f"{name} {inside}" for name, (inside, _) in zone.by_class.items()])
+            + (f", {zone.queue.length} waiting" if zone.queue else "")
+            for zone in tally.zones[:_STATUS_ITEMS]
+        ),
         ", ".join(f"{room.name} {room.inside} inside" for room in tally.rooms[:_STATUS_ITEMS]),
+        ", ".join(f"alert {rule.name}" for rule in tally.rules if rule.active),
         snapshot.unwritten,
     ]
     return "; ".join(part for part in parts if part)
+
+
+def _by_class(counts: list[str]) -> str:
+    return f" ({', '.join(counts[:_STATUS_ITEMS])})" if len(counts) > 1 else ""
 
 
 def health(
@@ -123,6 +137,7 @@ def health(
     max_age_s: float = 10.0,
     now: float | None = None,
     mqtt: str | None = None,
+    webhooks: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[bool, dict[str, Any]]:
     """Whether detection works right now, and the record to show for it.
 
@@ -133,6 +148,7 @@ def health(
         now: time.monotonic() unless given.
         mqtt: why nothing reaches the broker, "" if all does; None where there is none. Detection works all
             the same, so it is told, and changes nothing else.
+        webhooks: how each receiver of events does, told likewise.
 
     Returns (ok, record): ok needs a live camera and a fresh result; the record's "status" is "ok" or the
     reason. A file that cannot be written is in the record, as "unwritten", and no reason for a restart.
@@ -164,4 +180,6 @@ def health(
     }
     if mqtt is not None:
         record["mqtt"] = mqtt or "ok"
+    if webhooks:
+        record["webhooks"] = list(webhooks)
     return ok, record

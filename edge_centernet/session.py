@@ -11,13 +11,14 @@ detected without the packages of the extra "live", and without the time that imp
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,14 +43,19 @@ from edge_centernet.sources.files import (
     public_name,
 )
 from edge_centernet.system import heap
-from edge_centernet.tracking.line_counter import Line, parse_line
-from edge_centernet.tracking.room import Room, parse_room
+from edge_centernet.tracking.floor import parse_floor
+from edge_centernet.tracking.line_counter import parse_line
+from edge_centernet.tracking.room import parse_room
+from edge_centernet.tracking.rules import parse_rule
 from edge_centernet.tracking.scene import Scene, SceneOptions
 from edge_centernet.tracking.state import Snapshot, Tally
-from edge_centernet.tracking.zone_counter import Zone, parse_zone
+from edge_centernet.tracking.zone_counter import parse_zone
 
 if TYPE_CHECKING:
+    from edge_centernet.outputs.event_media import EventMedia
+    from edge_centernet.outputs.history import Clock
     from edge_centernet.outputs.mqtt import MqttOutput
+    from edge_centernet.outputs.webhook import WebhookOutput
     from edge_centernet.sources.live import LiveCapture
 
     Frames = Source | LiveCapture
@@ -107,10 +113,11 @@ def run(
     """
     # 1. What is quickly found to be wrong comes before the model, which takes seconds to load.
     options = _scene_options(settings)
+    _check_events(settings, options)
     unwritten = Unwritten()
     if settings.out is not None:
         # A camera's service must start again on a disk that has become read-only.
-        live = settings.camera is not None or is_live(settings.source or "")
+        live = settings.camera is not None or is_live(settings.source or "") or settings.pace is not None
         prepare_folder(settings.out, or_later=live)
     with ExitStack() as stack:
         # 2. The model, and the scene, which decides what the detector must look for.
@@ -161,11 +168,24 @@ def _scene_options(settings: Settings) -> SceneOptions:
         lines=tuple(parse_line(text, i + 1) for i, text in enumerate(settings.count_line)),
         zones=tuple(parse_zone(text, i + 1) for i, text in enumerate(settings.zone)),
         rooms=tuple(parse_room(text, i + 1) for i, text in enumerate(settings.room)),
+        rules=tuple(parse_rule(text, i + 1) for i, text in enumerate(settings.rule)),
         presence=settings.presence,
+        floor=None if settings.floor is None else parse_floor(settings.floor),
+        plan=settings.plan,
         counts=settings.counts,
         store=settings.store is not None,
         blur=tuple(words(settings.blur)) if settings.blur else (),
     )
+
+
+def _check_events(settings: Settings, scene: SceneOptions) -> None:
+    """Raise ConfigError where events are to be told, and there can be none."""
+    told = {"--events-dir": settings.events_dir, "--webhook": settings.webhook}
+    given = ", ".join(option for option, value in told.items() if value)
+    if given and not (scene.lines or scene.zones):
+        raise ConfigError(f"{given}: nothing is counted that it could tell; expected --count-line or --zone")
+    if settings.clips is not None and settings.events_dir is None:
+        raise ConfigError("--clips: expected --events-dir with it, the folder to write them to")
 
 
 def _detect(
@@ -242,6 +262,8 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
     Raises ConfigError for options of a camera where there is none and for tracking in images that are no
     sequence, SourceError when nothing can be read.
     """
+    if settings.pace is not None or settings.loop:
+        return _play(settings, report)
     requested = {"size": settings.size, "fps": settings.fps, "fourcc": settings.fourcc}
     width: int | None = None
     height: int | None = None
@@ -286,6 +308,47 @@ def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
     return capture
 
 
+def _play(settings: Settings, report: Callable[[str], None]) -> LiveCapture:
+    """A video at its own pace, as if it were a camera."""
+    from edge_centernet.sources.live import LiveCapture
+    from edge_centernet.sources.playback import Playback
+
+    source = settings.source or ""
+    if settings.pace is None:
+        raise ConfigError("--loop: expected --pace real with it: without a pace, a video would never end")
+    given = {"--size": settings.size, "--fps": settings.fps, "--fourcc": settings.fourcc}
+    if wrong := ", ".join(name for name, value in given.items() if value is not None):
+        raise ConfigError(f"{wrong}: expected no such option with --pace real: the video has its own")
+    if settings.camera is not None or is_live(source):
+        name = public_name(settings.camera or source)
+        raise ConfigError(f"--pace real: expected a video, got the camera {name}, which has its own pace")
+    said: set[str] = set()
+
+    def warn(line: str) -> None:
+        if line not in said:  # each showing would say it again
+            said.add(line)
+            report(f"Warning: {line}")
+
+    def open_video() -> Video:
+        opened = open_source(source, warn)
+        if isinstance(opened, Stills):
+            got = f"the image {opened.public_names[0]}" if len(opened.names) == 1 else "images"
+            raise ConfigError(f"--pace real: expected a video, got {got}")
+        return opened
+
+    heap.share_arenas()  # as below
+    parts = itertools.count() if settings.loop else None
+    capture = LiveCapture(
+        lambda: Playback(open_video, parts),
+        public_name(source),
+        frozen_s=settings.frozen_after,
+        ends=not settings.loop,
+        report=_log.warning,
+    )
+    capture.start()
+    return capture
+
+
 def _take_as_sequence(stills: Stills, settings: Settings) -> None:
     """Give images the rate that the settings give them; refuse what follows objects where there is none."""
     if settings.fps is not None:
@@ -295,8 +358,12 @@ def _take_as_sequence(stills: Stills, settings: Settings) -> None:
         "--count-line": settings.count_line,
         "--zone": settings.zone,
         "--room": settings.room,
+        "--rule": settings.rule,
         "--presence": settings.presence,
+        "--floor": settings.floor,
         "--store": settings.store,
+        "--events-dir": settings.events_dir,
+        "--webhook": settings.webhook,
     }
     given = ", ".join(option for option, value in follows.items() if value)
     if given and len(stills.names) == 1:
@@ -357,6 +424,9 @@ class _Totals(Silent):
         )
 
 
+_KINDS = ("lines", "zones", "rooms", "rules")  # fields of `SceneOptions` that a page may change
+
+
 class _Places:
     """Passes lines, zones and rooms that were changed on to all that count, draw or announce them."""
 
@@ -381,12 +451,11 @@ class _Places:
         for overlay in self.overlays:
             overlay.show(options.lines, options.zones)
         if self.mqtt is not None:
-            lines, zones, rooms = ([one.name for one in ones] for ones in _shapes(options))
-            self.mqtt.announce(lines, zones, rooms)
+            from edge_centernet.outputs.home_assistant import Places
 
-
-def _shapes(options: SceneOptions) -> tuple[tuple[Line, ...], tuple[Zone, ...], tuple[Room, ...]]:
-    return options.lines, options.zones, options.rooms
+            names = {kind: [one.name for one in getattr(options, kind)] for kind in _KINDS}
+            queues = [zone.name for zone in options.zones if zone.queue is not None]
+            self.mqtt.announce(Places(**names, queues=queues))
 
 
 def _open_outputs(
@@ -403,14 +472,25 @@ def _open_outputs(
     """Open what is asked for, in the order of updates; one by one, so that all are closed when one fails."""
     scene = places.options
     model = detector.manifest.model
-    # First of all: what others report is in the store by then, and survives a crash.
-    if settings.store is not None:
-        from edge_centernet.history.store import Retention
-        from edge_centernet.outputs.history import HistoryOutput
+    # First of all what keeps events: what others report is on the disk by then, and survives a crash.
+    name = settings.name or ("pictures" if isinstance(frames, Stills) else frames.name)
+    webhooks: WebhookOutput | None = None
+    if settings.store is not None or settings.events_dir is not None or settings.webhook:
+        from edge_centernet.outputs.history import Clock, HistoryOutput
 
-        keep = Retention(days=settings.keep)
-        name = settings.name or ("pictures" if isinstance(frames, Stills) else frames.name)
-        yield HistoryOutput(settings.store, name, model.classes, keep, frames.live, unwritten)
+        clock = Clock()
+        if settings.store is not None:
+            from edge_centernet.history.store import Retention
+
+            keep = Retention(days=settings.keep)
+            yield HistoryOutput(settings.store, name, model.classes, keep, frames.live, unwritten, clock)
+        if settings.events_dir is not None:
+            yield _event_media(
+                settings, settings.events_dir, places.overlay(model.classes), clock, frames.live, unwritten
+            )
+        if settings.webhook:
+            webhooks = _webhooks(settings, scene, name, clock, frames.live, unwritten)
+            yield webhooks
     if settings.format_name != "none":
         target = None if settings.out is None else settings.out / f"detections{SUFFIX[settings.format_name]}"
         records = make_records(settings.format_name, model.classes)
@@ -428,12 +508,15 @@ def _open_outputs(
 
         mqtt = MqttOutput(
             settings.mqtt,
-            name=settings.name or ("pictures" if isinstance(frames, Stills) else frames.name),
+            name=name,
             classes=model.classes,
             wanted=None if settings.classes is None else words(settings.classes),
             lines=[line.name for line in scene.lines],
             zones=[zone.name for zone in scene.zones],
             rooms=[room.name for room in scene.rooms],
+            queues=[zone.name for zone in scene.zones if zone.queue is not None],
+            rules=[rule.name for rule in scene.rules],
+            reset_room=places.scene.reset_room,
             password_file=settings.mqtt_password_file,
             ca_file=settings.mqtt_ca_file,
         )
@@ -451,9 +534,10 @@ def _open_outputs(
             return capture_state(frames, totals.latest.frame if totals.latest else None)
 
         version = f"{model.name} {model.version}"
-        metrics = Metrics(model.classes, model=version, runtime=detector.runtime.name)
+        states = tuple if webhooks is None else webhooks.states
+        metrics = Metrics(model.classes, model=version, runtime=detector.runtime.name, webhooks=states)
         yield metrics
-        tool = editor.Editor(scene, places.apply, places.scene.reset, settings.store, config)
+        tool = editor.Editor(scene, places.apply, places.scene, settings.store, config)
         server = WebServer(
             settings.serve,
             classes=model.classes,
@@ -463,12 +547,17 @@ def _open_outputs(
             version=lambda: tool.version,
             name=settings.name or "Camera",
             metrics=metrics.text,
-            health=lambda: health(capture(), totals.latest, mqtt=None if mqtt is None else mqtt.trouble),
+            health=lambda: health(
+                capture(),
+                totals.latest,
+                mqtt=None if mqtt is None else mqtt.trouble,
+                webhooks=[asdict(state) for state in states()],
+            ),
             capture=capture,
         )
         server.add(editor.handlers(tool))
         if settings.store is not None:
-            server.add(archive.handlers(settings.store, None))
+            server.add(archive.handlers(settings.store, settings.events_dir))
         server.start()
         # The token goes to who can use it, not into a journal: one that was given, its owner knows.
         given = settings.token or os.environ.get(TOKEN_VARIABLE)
@@ -483,3 +572,51 @@ def _open_outputs(
 
         yield StatusOutput(model.classes)
         yield WatchdogOutput(Watchdog(model.classes))
+
+
+def _event_media(
+    settings: Settings, folder: Path, overlay: Overlay, clock: Clock, live: bool, unwritten: Unwritten
+) -> EventMedia:
+    """Pictures and clips of events.
+
+    Args:
+        settings: bounds of the folder, and the length of clips.
+        folder: where they go.
+        overlay: draws them.
+        clock: times of events.
+        live: whether the source does not wait.
+        unwritten: is told what the disk does not take.
+    """
+    from edge_centernet.outputs.event_media import EventMedia, MediaFolder
+
+    prepare_folder(folder, or_later=live)
+    media = MediaFolder(folder, settings.events_keep, settings.events_max << 20, unwritten)
+    return EventMedia(media, overlay, clock, live=live, clip_s=settings.clips)
+
+
+def _webhooks(
+    settings: Settings, scene: SceneOptions, name: str, clock: Clock, live: bool, unwritten: Unwritten
+) -> WebhookOutput:
+    """The receivers of events.
+
+    Args:
+        settings: who they are.
+        scene: places that there are.
+        name: of the camera.
+        clock: times of events.
+        live: whether the source does not wait.
+        unwritten: is told what the disk does not take.
+    """
+    from edge_centernet.outputs.webhook import WebhookOutput, parse_webhook
+
+    places = [one.name for kind in (scene.lines, scene.zones, scene.rooms) for one in kind]
+    hooks = [parse_webhook(text, number + 1, places) for number, text in enumerate(settings.webhook)]
+    return WebhookOutput(
+        hooks,
+        settings.webhook_queue,
+        camera=name,
+        clock=clock,
+        live=live,
+        events_dir=settings.events_dir,
+        unwritten=unwritten,
+    )

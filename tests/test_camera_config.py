@@ -37,6 +37,10 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         points = [[10, 20], [200, 20], [200, 180]]
         [[zone]]
         points = [0, 0, 1, 0, 1, 1]
+        queue = true
+        [[zone]]
+        points = [0, 0, 1, 0, 1, 1]
+        queue = 7.5
         [[room]]
         name = "shop"
         lines = ["door", "-exit"]
@@ -44,6 +48,22 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         missed = 0.05
         [[room]]
         lines = ["door"]
+        [floor]
+        points = [[0, 1], [1, 1], [0.8, 0.5], [0.2, 0.5]]
+        metres = [0, 0, 4, 0, 4, 6.5, 0, 6.5]
+        [[rule]]
+        name = "busy"
+        kind = "queue"
+        where = "till 1"
+        limit = 5
+        for = 30
+        hours = "09:00-18:00"
+        days = "mon-fri"
+        classes = ["person", "dog"]
+        [[rule]]
+        kind = "capacity"
+        where = "shop"
+        limit = 50
         """,
     )
     assert read_config(path) == {
@@ -52,8 +72,13 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         "threshold": "0.4",
         "track": True,
         "count_line": ["door=0.5,0,0.5,1.0"],
-        "zone": ["till 1=10,20,200,20,200,180", "0,0,1,0,1,1"],
+        "zone": ["till 1=10,20,200,20,200,180", "0,0,1,0,1,1;queue", "0,0,1,0,1,1;queue=7.5"],
         "room": ["shop=door,-exit;reset=04:00;missed=0.05", "door"],
+        "floor": "0,1,1,1,0.8,0.5,0.2,0.5=0,0,4,0,4,6.5,0,6.5",
+        "rule": [
+            "busy=queue,till 1,5;for=30;hours=09:00-18:00;days=mon-fri;classes=person,dog",
+            "capacity,shop,50",
+        ],
     }
 
 
@@ -68,7 +93,23 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         ('[[zone]]\npoints = ["a"]', "expected numbers"),
         ('[[room]]\nlines = "door"', 'expected name, lines = ["door", "-exit"]'),
         ('[[room]]\nlines = ["a"]\nempt = "b"', "empty = a zone's name and missed = 0.03"),
+        ("[floor]\npoints = [0, 0]", "[floor]: expected metres = a list of numbers"),
+        ("[floor]\ncorners = [0, 0]", "[floor]: unknown corners"),
+        ('[[zone]]\npoints = [0, 0]\nqueue = "yes"', "expected queue = true, or seconds"),
+        (
+            '[[rule]]\nkind = "queue"\nwhere = "a"\nlimit = true',
+            "classes as a list of texts; got limit = True",
+        ),
+        ('[[rule]]\nkind = "queue"\nplace = "a"', "got place = 'a'"),
+        ('[[rule]]\nkind = "queue"\nlimit = 4', "expected kind, where and limit, missing where"),
         ("camera = 2026-01-01", "expected a text"),
+        ('webhook = "https://h/"', "expected tables that begin with [[webhook]], got str"),
+        ('[[webhook]]\nurl = "https://h/"\nevent = ["left"]', "unknown event"),
+        ('[[webhook]]\nurl = "https://h/"\nevents = "left"', "events: expected a list of texts, got str"),
+        (
+            '[[webhook]]\nurl = "https://h/"\nsecret = "${NO_SUCH}"',
+            "[[webhook]]: secret: ${NO_SUCH} is not set",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, said: str) -> None:
@@ -97,6 +138,7 @@ def test_format_is_the_name_in_a_file(tmp_path: Path) -> None:
 def test_variables_stand_for_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """${NAME} is the environment's, else a systemd credential's; $${ is ${. On another computer all stay."""
     monkeypatch.setenv("CAMERA_USER", "admin")
+    monkeypatch.setenv("quoted", '", "url": "http://thief/')
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     (tmp_path / "door.password").write_text("S3CRET\n")
     path = write(
@@ -109,6 +151,9 @@ def test_variables_stand_for_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyP
         name = "by ${CAMERA_USER}"
         from = [0, 0]
         to = [1, 1]
+        [[webhook]]
+        url = "https://h/"
+        secret = "${quoted}"
         """,
     )
     assert read_config(path) == {
@@ -116,6 +161,7 @@ def test_variables_stand_for_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "token": "a${b}$c",
         "classes": "admin,dog",
         "count_line": ["by admin=0,0,1,1"],
+        "webhook": ['{"url": "https://h/", "secret": "\\", \\"url\\": \\"http://thief/"}'],
     }
     assert read_config(path, variables=False)["token"] == "a$${b}$c"
 

@@ -32,7 +32,8 @@ DEFAULTS = {"frozen_after": 5.0, "wait": False, "max_detections": 100, "track": 
 
 def settings(**given: Any) -> Settings:
     """The defaults of the command line, and what is given."""
-    return Settings(**{**NOTHING, **DEFAULTS, "count_line": (), "zone": (), "room": (), **given})
+    empty: dict[str, tuple[str, ...]] = dict.fromkeys(("count_line", "zone", "room", "rule", "webhook"), ())
+    return Settings(**{**NOTHING, **DEFAULTS, **empty, **given})
 
 
 def test_a_run_writes_records_reports_and_returns_a_summary(

@@ -16,6 +16,7 @@ from edge_centernet.errors import EdgeCenterNetError, MissingDependency, printab
 # name -> ("module:command" of this package, one line of help, pip extra that the command needs, if any)
 COMMANDS = {
     "detect": ("detect:command", "Detect, track and count objects in images or live video.", ""),
+    "demo": ("demo:command", "Watch people being counted, without a camera.", ""),
     "report": ("report:command", "Summarize what a camera counted: tables, charts, a page.", ""),
     "models": ("models:command", "List the models that come with the package.", ""),
     "doctor": ("doctor:command", "Check what this machine can run and how to fix problems.", ""),
@@ -37,7 +38,7 @@ COMMANDS = {
 }
 # Headings of `edge-centernet --help`, in the order in which people need the commands.
 SECTIONS = {
-    "Detect": ("detect", "report", "models", "doctor", "bench"),
+    "Detect": ("detect", "demo", "report", "models", "doctor", "bench"),
     "Convert and evaluate": ("inspect", "convert", "verify", "eval", "import"),
     "Data and training": ("data", "label", "train"),
     "Boards": ("bundle", "deploy", "image", "flash"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ _source_options = option_group(
         help="Frame rate to request from the camera, per second; for images that are consecutive, theirs.",
     ),
     click.option("--fourcc", metavar="CODE", help="Pixel format of a V4L2 camera, such as MJPG or YUYV."),
+    click.option(
+        "--pace",
+        type=click.Choice(["real"]),
+        help="Play a video as a camera would film it: in its own time, dropping the frames that are too many "
+        "for inference.  [default: every frame, as fast as possible]",
+    ),
+    click.option("--loop", is_flag=True, help="With --pace real, start again at the end, until stopped."),
     click.option(
         "--frozen-after",
         type=click.FloatRange(min=0.5),
@@ -82,9 +90,9 @@ _scene_options = option_group(
     click.option(
         "--zone",
         multiple=True,
-        metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...",
+        metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...[;queue]",
         help="Count objects inside this polygon and how long they stay. Coordinates are pixels, or fractions "
-        "of the image if all are between 0 and 1.",
+        "of the image if all are between 0 and 1. With ;queue it tells how many wait there and for how long.",
     ),
     click.option(
         "--room",
@@ -92,6 +100,14 @@ _scene_options = option_group(
         metavar="[NAME=]LINE,-LINE,...[;reset=HH:MM][;empty=ZONE]",
         help='Estimate how many are in a room from the lines at its doors. A line whose "in" leads out of it '
         "gets a minus.",
+    ),
+    click.option(
+        "--rule",
+        multiple=True,
+        metavar="[NAME=]KIND,PLACE,LIMIT[;for=SECONDS][;hours=09:00-18:00][;days=mon-fri]",
+        help="Alert when more than LIMIT persons are in a queue (KIND queue), somebody has waited there "
+        "(waiting) or stayed in a zone (loitering) for more than LIMIT seconds, or a zone or room holds "
+        "LIMIT persons (capacity). Further ;clear=NUMBER, ;hold=SECONDS, ;classes=A,B.",
     ),
     click.option(
         "--counts",
@@ -104,6 +120,18 @@ _scene_options = option_group(
         type=click.Path(path_type=Path),
         metavar="PNG",
         help="Write a heatmap of where tracked objects spent their time.",
+    ),
+    click.option(
+        "--floor",
+        metavar="X1,Y1,...,X4,Y4=M1,N1,...,M4,N4",
+        help="Four points on the floor in the image, and where they are in metres: tracks then have a place "
+        "and a speed in metres per second.",
+    ),
+    click.option(
+        "--plan",
+        type=click.Path(path_type=Path),
+        metavar="PNG",
+        help="With --floor, write a plan of it with the paths and the heatmap, seen from above.",
     ),
     click.option(
         "--store",
@@ -185,6 +213,54 @@ _network_options = option_group(
 )
 
 
+_event_options = option_group(
+    click.option(
+        "--webhook",
+        multiple=True,
+        metavar="URL",
+        help="Send each event to this web server, signed with $EDGE_CENTERNET_WEBHOOK_SECRET. Tables "
+        "[[webhook]] in the TOML file say more: which events, with a picture.",
+    ),
+    click.option(
+        "--webhook-queue",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        default=Path("webhook.db"),
+        show_default=True,
+        help="Where events wait for their web server, also over a restart.",
+    ),
+    click.option(
+        "--events-dir",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Save a picture of each event in this folder.",
+    ),
+    click.option(
+        "--clips",
+        type=click.FloatRange(min=0, min_open=True, max=30),
+        metavar="SECONDS",
+        help="Save there also a video from so long before the event until so long after it.",
+    ),
+    click.option(
+        "--events-keep",
+        type=click.FloatRange(min=0, min_open=True),
+        default=30.0,
+        show_default=True,
+        metavar="DAYS",
+        help="How long pictures and videos are kept.",
+    ),
+    click.option(
+        "--events-max",
+        type=click.IntRange(min=1),
+        default=1000,
+        show_default=True,
+        metavar="MB",
+        help="How large they may be together; the oldest go first.",
+    ),
+    heading="Events",
+)
+
+
 _CONFIG = f"{__name__}.config"  # the file's path, in what a click context carries
 
 
@@ -215,6 +291,7 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
 @_scene_options
 @_output_options
 @_network_options
+@_event_options
 @click.pass_context
 def command(context: click.Context, /, **given: Any) -> None:
     """Detect, track and count objects in images, a video or the stream of a camera.
@@ -240,31 +317,47 @@ def command(context: click.Context, /, **given: Any) -> None:
         settings = replace(settings, store=Path(store))
     typed_shapes = [
         name
-        for name in ("count_line", "zone", "room")
+        for name in ("count_line", "zone", "room", "rule")
         if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
     ]
-    # 2. Run.
+    # What the command line gives would come back with the next start, whatever the file says by then.
+    config = None if typed_shapes else context.meta.get(_CONFIG)
+    run_and_report(settings, functools.partial(echo, err=True), config)
+
+
+def run_and_report(settings: Settings, report: Callable[[str], None], config: Path | None = None) -> None:
+    """Detect until the end, then print what was found, seen and written.
+
+    report: gets lines for people meanwhile, see `session.run`. config: likewise.
+    Raises what `session.run` raises, TargetError where something could not be written, and
+    KeyboardInterrupt where Ctrl-C ended it.
+    """
+    # 1. Run.
     configure_logging(log_file=settings.log_file)
     done = run(
         settings,
         functools.partial(open_model, settings.model, settings.runtime, settings.threads),
         write=_Stdout(),
-        report=functools.partial(echo, err=True),
-        # What the command line gives would come back with the next start, whatever the file says by then.
-        config=None if typed_shapes else context.meta.get(_CONFIG),
+        report=report,
+        config=config,
     )
-    # 3. Report, on standard error: standard output holds nothing but records.
+    # 2. Report, on standard error: standard output holds nothing but records.
     frames = _plural(done.frames, "image" if done.stills else "frame")
     skipped = f", {done.skipped} skipped" if done.skipped else ""
     echo(f"{_plural(done.detections, 'detection')} in {frames}{skipped}", err=True)
     if done.tally is not None:
         for line in done.tally.lines:
-            echo(f"{line.name}: {line.inward} in, {line.outward} out", err=True)
+            by_class = [(name, f"{n_in} in, {n_out} out") for name, (n_in, n_out) in line.by_class.items()]
+            echo(f"{line.name}: {line.inward} in, {line.outward} out{_by_class(by_class)}", err=True)
         for zone in done.tally.zones:
             dwell = f"{zone.mean_dwell_s:.1f} s on average"
-            echo(f"{zone.name}: {zone.entered} entered, {dwell}", err=True)
+            by_class = [(name, f"{entered}") for name, (_, entered) in zone.by_class.items()]
+            echo(f"{zone.name}: {zone.entered} entered, {dwell}{_by_class(by_class)}", err=True)
         for room in done.tally.rooms:
             echo(f"{room.name}: {room.inside} inside (between {room.low} and {room.high})", err=True)
+        for rule in done.tally.rules:
+            if rule.active:
+                echo(f"{rule.name}: the alert is on", err=True)
     if done.annotated:
         one = len(done.annotated) == 1
         where = done.annotated[0] if one else done.folder
@@ -288,6 +381,11 @@ class _Stdout:
         self._rest += text.encode()
         while self._rest:
             self._rest = self._rest[os.write(1, self._rest) :]
+
+
+def _by_class(counts: Sequence[tuple[str, str]]) -> str:
+    """Counts in brackets, (person 3 in, 1 out; dog 1 in, 0 out); nothing where there is one class."""
+    return f" ({'; '.join(f'{name} {count}' for name, count in counts)})" if len(counts) > 1 else ""
 
 
 def _plural(count: int, what: str) -> str:

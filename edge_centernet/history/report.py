@@ -30,6 +30,7 @@ from edge_centernet.files import csv_text
 from edge_centernet.history.store import MINUTE_MS, open_store, unpack_points
 
 STEPS = ("hour", "day", "week")
+COUNTED = ("crossed", "entered")  # events of which a report gives the number
 REASONS = {"off": "not running", "camera": "no picture", "clock": "clock set"}  # of gaps, for people
 CELLS = (36, 64)  # rows and columns of the presence map
 _LONGEST_STEP_S = 1.0  # between two points of a path
@@ -42,6 +43,7 @@ class Part:
     began, ended: in the store's time zone. watched: share of it, 0..1, in which somebody was looking.
     events: number by (kind, place, direction, class).
     inside, most: persons in each zone, on average over the time watched, and at most.
+    queue, queue_most: those of them who waited, in each zone that is a queue.
     """
 
     began: datetime
@@ -50,6 +52,8 @@ class Part:
     events: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     inside: dict[str, float] = field(default_factory=dict)
     most: dict[str, int] = field(default_factory=dict)
+    queue: dict[str, float] = field(default_factory=dict)
+    queue_most: dict[str, int] = field(default_factory=dict)
 
     def count(self, place: str, direction: str) -> int | None:
         """Crossings of a line in a direction, or entries into a zone (""); None if nobody looked."""
@@ -60,14 +64,31 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Alert:
+    """One alert of a rule.
+
+    began, ended: in the store's time zone; None for an end that is not known, as when the process was killed.
+    value: the most while it lasted, in persons or seconds; what it began with where no end is known.
+    """
+
+    rule: str
+    place: str
+    began: datetime
+    ended: datetime | None
+    value: float
+
+
+@dataclass(frozen=True)
 class Report:
     """What `summarize` found.
 
     zone: the store's time zone. gaps: began, ended and reason of the times in which nobody looked.
     places: (place, direction), lines before zones; direction is "" for a zone.
-    totals: as Part.events. dwell: (N,) seconds of all visits that ended, by zone.
+    totals: as Part.events. dwell: (N,) seconds of all visits that ended, by zone. waits: the same of those
+        who waited in a queue. alerts: in the order in which they began.
     presence: (36, 64) seconds that foot points spent in each cell of the image, by hour of the day where
         paths were kept: (24, 36, 64).
+    moves: how often a track entered the second zone next after the first, by (first, second).
     """
 
     camera: str
@@ -81,6 +102,17 @@ class Report:
     totals: Counter[tuple[str, str, str, str]]
     dwell: dict[str, NDArray[np.float64]]
     presence: NDArray[np.float64]
+    waits: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    alerts: tuple[Alert, ...] = ()
+    moves: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def by_class(self, place: str, direction: str) -> dict[str, int]:
+        """As `total`, for each class that was counted there, the most frequent first."""
+        found: Counter[str] = Counter()
+        for (kind, where, way, name), number in self.totals.items():
+            if (kind, where, way) == ("crossed" if direction else "entered", place, direction):
+                found[name] += number
+        return dict(found.most_common())
 
     def total(self, place: str, direction: str) -> int:
         """Crossings of a line in a direction, or entries into a zone (""), over the whole time."""
@@ -130,16 +162,19 @@ def summarize(path: Path, begin: str | None = None, end: str | None = None, step
             missing = sum(until - since for since, until, _ in _clip(gaps, a, b))
             parts.append(Part(_local(a, local), _local(b, local), 1 - missing / (b - a)))
         _count(base, parts, edges)
-        dwell = _dwell(base, began, ended)
+        dwell = _seconds(base, "dwell", began, ended)
+        waits = _seconds(base, "value", began, ended)
+        alerts = _alerts(base, began, ended, local)
         presence = _presence(base, began, ended, local)
+        moves = _moves(base, began, ended)
     totals: Counter[tuple[str, str, str, str]] = sum((part.events for part in parts), Counter())
     # Lines first: they are what most people ask for.
-    pairs = {(place, direction) for kind, place, direction, _ in totals if kind != "left"}
+    pairs = {(place, direction) for kind, place, direction, _ in totals if kind in COUNTED}
     places = sorted(pairs, key=lambda pair: (not pair[1], pair))
     shown = tuple((_local(a, local), _local(b, local), reason) for a, b, reason in gaps)
     return Report(
         camera, zone, step, _local(began, local), _local(ended, local), tuple(parts), shown, tuple(places),
-        totals, dwell, presence,
+        totals, dwell, presence, waits, alerts, moves,
     )  # fmt: skip
 
 
@@ -212,20 +247,23 @@ def _count(base: sqlite3.Connection, parts: Sequence[Part], edges: Sequence[int]
     )
     for minute, kind, place, direction, name, number in rows:
         parts[_which(edges, minute)].events[kind, place, direction, name] += number
-    sums: dict[tuple[int, str], list[float]] = {}
+    sums: dict[tuple[int, str], NDArray[np.float64]] = {}
     rows = base.execute(
-        "SELECT minute, place, sum(inside * watched), sum(watched), max(most) FROM occupancy "
+        "SELECT minute, place, sum(watched), sum(inside * watched), max(most), sum(queue * watched), "
+        "sum(iif(queue IS NULL, 0, watched)), max(queue_most) FROM occupancy "
         "WHERE minute >= ? AND minute < ? GROUP BY minute, place",
-        (edges[0], edges[-1]),
+        (edges[0] - edges[0] % MINUTE_MS, edges[-1]),  # the minute in which it began, too
     )
-    for minute, place, inside, watched, most in rows:
+    for minute, place, watched, inside, most, queue, queue_watched, queue_most in rows:
         index = _which(edges, minute)
-        total = sums.setdefault((index, place), [0.0, 0.0])
-        total[0] += inside
-        total[1] += watched
+        total = sums.setdefault((index, place), np.zeros(4))
+        total += watched, inside, queue_watched, queue or 0
         part = parts[index]
-        part.inside[place] = total[0] / total[1]
+        part.inside[place] = float(total[1] / total[0])
         part.most[place] = max(part.most.get(place, 0), most)
+        if queue is not None:
+            part.queue[place] = float(total[3] / total[2])
+            part.queue_most[place] = max(part.queue_most.get(place, 0), queue_most)
 
 
 def _which(edges: Sequence[int], minute: int) -> int:
@@ -233,14 +271,52 @@ def _which(edges: Sequence[int], minute: int) -> int:
     return max(0, bisect.bisect_right(edges, minute) - 1)
 
 
-def _dwell(base: sqlite3.Connection, began: int, ended: int) -> dict[str, NDArray[np.float64]]:
+def _seconds(base: sqlite3.Connection, column: str, began: int, ended: int) -> dict[str, NDArray[np.float64]]:
+    """(N,) sorted seconds of the visits that ended, by zone: "dwell", or "value" of those who waited."""
     found: dict[str, list[float]] = {}
     rows = base.execute(
-        "SELECT place, dwell FROM event WHERE kind = 'left' AND time >= ? AND time < ?", (began, ended)
+        f"SELECT place, {column} FROM event "
+        f"WHERE kind = 'left' AND {column} IS NOT NULL AND time >= ? AND time < ?",
+        (began, ended),
     )
     for place, seconds in rows:
         found.setdefault(place, []).append(seconds)
     return {place: np.sort(np.array(found[place])) for place in sorted(found)}
+
+
+def _moves(base: sqlite3.Connection, began: int, ended: int) -> dict[tuple[str, str], int]:
+    # A track's number begins again with each run of detection.
+    rows = base.execute(
+        "SELECT first, second, count(*) FROM (SELECT place AS second, lag(place) OVER "
+        "(PARTITION BY run, track ORDER BY time, id) AS first FROM event "
+        "WHERE kind = 'entered' AND time >= ? AND time < ?) "
+        "WHERE first != second GROUP BY first, second ORDER BY first, second",
+        (began, ended),
+    )
+    return {(first, second): number for first, second, number in rows}
+
+
+def _alerts(base: sqlite3.Connection, began: int, ended: int, zone: tzinfo) -> tuple[Alert, ...]:
+    """Those that began or ended between the two."""
+    # rule -> place, began and value of an alert whose end did not come yet
+    on: dict[str, tuple[str, int, float]] = {}
+    found: list[tuple[str, str, int, int | None, float]] = []
+    rows = base.execute(
+        "SELECT time, rule, place, direction, value FROM event WHERE kind = 'alert' AND time < ? ORDER BY id",
+        (ended,),
+    )
+    for time, rule, place, state, value in rows:
+        if (before := on.pop(rule, None)) is not None:
+            # One that begins anew has ended while nobody looked.
+            found.append((rule, *before[:2], time if state == "ended" else None, max(value, before[2])))
+        if state == "began":
+            on[rule] = place, time, value
+    found += [(rule, place, time, None, value) for rule, (place, time, value) in on.items()]
+    return tuple(
+        Alert(rule, place, _local(since, zone), None if until is None else _local(until, zone), value)
+        for rule, place, since, until, value in sorted(found, key=lambda one: one[2])
+        if since >= began or (until is not None and until >= began)
+    )
 
 
 def _presence(base: sqlite3.Connection, began: int, ended: int, zone: tzinfo) -> NDArray[np.float64]:
@@ -266,27 +342,35 @@ def _presence(base: sqlite3.Connection, began: int, ended: int, zone: tzinfo) ->
 
 
 def as_csv(report: Report) -> str:
-    """A row for each part, place, direction and class; `count` is empty where nobody looked."""
+    """A row for each part, place, direction and class, and for each rule; no number where nobody looked."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(
-        ("began", "ended", "watched", "place", "direction", "class", "count", "inside_mean", "inside_most")
-    )
+        (
+            "began", "ended", "watched", "place", "direction", "class", "count", "inside_mean", "inside_most",
+            "queue_mean", "queue_most", "rule", "alerts",
+        )
+    )  # fmt: skip
     for part in report.parts:
         watched = f"{part.watched:.4f}"
         for place, direction in report.places:
             kind = "crossed" if direction else "entered"
-            names = sorted({c for k, p, d, c in report.totals if (k, p, d) == (kind, place, direction)})
-            for name in names:
+            for name in sorted(report.by_class(place, direction)):
                 number = part.events[kind, place, direction, name] if part.watched > 0 else ""
                 inside = f"{part.inside[place]:.3f}" if place in part.inside else ""
                 most = part.most.get(place, "")
+                queue = f"{part.queue[place]:.3f}" if place in part.queue else ""
                 writer.writerow(
                     (
                         part.began.isoformat(), part.ended.isoformat(), watched, csv_text(place), direction,
-                        csv_text(name), number, inside, most,
+                        csv_text(name), number, inside, most, queue, part.queue_most.get(place, ""), "", "",
                     )
                 )  # fmt: skip
+        for rule, place in sorted({(alert.rule, alert.place) for alert in report.alerts}):
+            began = [alert.began for alert in report.alerts if (alert.rule, alert.place) == (rule, place)]
+            number = sum(part.began <= one < part.ended for one in began) if part.watched > 0 else ""
+            row = (part.began.isoformat(), part.ended.isoformat(), watched, csv_text(place), *[""] * 7)
+            writer.writerow((*row, csv_text(rule), number))
     return out.getvalue()
 
 
@@ -304,6 +388,20 @@ def as_json(report: Report) -> str:
         ],
         "totals": _events(report.totals),
         "dwell": {place: dwell_figures(values) for place, values in report.dwell.items()},
+        "moves": [
+            {"from": first, "to": second, "count": number} for (first, second), number in report.moves.items()
+        ],
+        "waits": {place: dwell_figures(values) for place, values in report.waits.items()},
+        "alerts": [
+            {
+                "rule": alert.rule,
+                "where": alert.place,
+                "began": alert.began.isoformat(),
+                "ended": None if alert.ended is None else alert.ended.isoformat(),
+                "value": round(alert.value, 1),
+            }
+            for alert in report.alerts
+        ],
         "parts": [
             {
                 "began": part.began.isoformat(),
@@ -313,6 +411,10 @@ def as_json(report: Report) -> str:
                 "inside": {
                     place: {"mean": round(mean, 3), "most": part.most[place]}
                     for place, mean in part.inside.items()
+                },
+                "queue": {
+                    place: {"mean": round(mean, 3), "most": part.queue_most[place]}
+                    for place, mean in part.queue.items()
                 },
             }
             for part in report.parts
@@ -335,19 +437,20 @@ def _events(counted: Counter[tuple[str, str, str, str]]) -> list[dict[str, Any]]
 
 
 def dwell_figures(seconds: NDArray[np.float64]) -> dict[str, float]:
-    """Number of visits, and quartiles and mean of how long they lasted, in seconds. seconds: (N,), sorted."""
-    low, middle, high = np.percentile(seconds, (25, 50, 75))
+    """Number of visits, and mean, quartiles and p90 of how long they lasted, in seconds. seconds: (N,)."""
+    low, middle, high, p90 = np.percentile(seconds, (25, 50, 75, 90))
     return {
         "visits": len(seconds),
         "mean_s": round(float(seconds.mean()), 1),
         "quarter_s": round(float(low), 1),
         "median_s": round(float(middle), 1),
         "three_quarters_s": round(float(high), 1),
+        "p90_s": round(float(p90), 1),
     }
 
 
 def as_text(report: Report) -> str:
-    """What a terminal shows: totals, peaks, dwell, and what is missing."""
+    """What a terminal shows: totals, peaks, classes, dwell, queues, alerts, and what is missing."""
     lines = [
         f"{report.camera}: {report.began:%Y-%m-%d %H:%M} to {report.ended:%Y-%m-%d %H:%M} ({report.zone}), "
         f"watched {report.watched:.1%}"
@@ -360,12 +463,37 @@ def as_text(report: Report) -> str:
         if peak is not None:
             begin = f"{peak.began:%Y-%m-%d %H:%M}"
             most = f"; most in the {report.step} from {begin}: {peak.count(place, direction)}"
-        lines.append(f"  {what}: {total}{most}")
+        classes = report.by_class(place, direction)
+        each = "; " + ", ".join(f"{name} {number}" for name, number in classes.items())
+        lines.append(f"  {what}: {total}{most}{each if len(classes) > 1 else ''}")
     for place, seconds in report.dwell.items():
         figures = dwell_figures(seconds)
         lines.append(f"  {place}, dwell: median {figures['median_s']:g} s, mean {figures['mean_s']:g} s")
+    for (first, second), number in report.moves.items():
+        lines.append(f"  from {first} to {second}: {number}")
+    for place, seconds in report.waits.items():
+        figures = dwell_figures(seconds)
+        most_waiting = max((part.queue_most.get(place, 0) for part in report.parts), default=0)
+        lines.append(
+            f"  {place}, queue: {figures['visits']} waited, mean {figures['mean_s']:g} s, nine of ten up to "
+            f"{figures['p90_s']:g} s; at most {most_waiting} at once"
+        )
+    for rule, alerts in _by_rule(report).items():
+        last = alerts[-1]
+        lines.append(
+            f"  alert {rule} at {last.place}: {len(alerts)}; the last from {last.began:%Y-%m-%d %H:%M:%S}"
+            + (f" to {last.ended:%H:%M:%S}" if last.ended else ", its end is not known")
+            + f", at most {last.value:.4g}"
+        )
     for began, ended, reason in report.gaps:
         if ended - began >= timedelta(minutes=1):
             span = f"{began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M}"
             lines.append(f"  nothing is known of {span}: {REASONS[reason]}")
     return "\n".join(lines) + "\n"
+
+
+def _by_rule(report: Report) -> dict[str, list[Alert]]:
+    found: dict[str, list[Alert]] = {}
+    for alert in report.alerts:
+        found.setdefault(alert.rule, []).append(alert)
+    return dict(sorted(found.items()))

@@ -11,6 +11,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import tempfile
 import threading
@@ -84,6 +85,10 @@ class JSONLines:
                 detection["id"] = int(id_)
                 detection["velocity"] = [round(float(v), 1) for v in velocity]  # pixels per second
                 detection["age_s"] = round(float(age), 2)
+            if tracks.metres is not None and tracks.speed is not None:
+                for detection, metres, speed in zip(detections, tracks.metres, tracks.speed, strict=True):
+                    detection["metres"] = [None if math.isnan(m) else round(float(m), 2) for m in metres]
+                    detection["speed"] = None if math.isnan(speed) else round(float(speed), 2)
         if snapshot.tally is not None:
             record.update(
                 snapshot.tally.as_dict(), events=[event.as_dict() for event in snapshot.tally.events]

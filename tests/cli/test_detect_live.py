@@ -229,9 +229,8 @@ def test_page_metrics_and_health_of_a_running_camera(start: Callable[..., Detect
         state = json.loads(get("/state.json"))
         line = state["lines"][0]
         assert (line["in"], line["out"]) == counts(run.records[-1][1])
-        assert f'edge_centernet_crossings_total{{direction="out",line="mid"}} {line["out"]}.0' in get(
-            "/metrics"
-        )
+        labels = 'class="person",direction="out",line="mid"'
+        assert f"edge_centernet_crossings_total{{{labels}}} {line['out']}.0" in get("/metrics")
         assert "ok" in get("/healthz")
         assert run.end() == 0
     assert f"Live page: http://127.0.0.1:{port}/" in run.said()

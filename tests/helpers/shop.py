@@ -22,7 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.detections import Detections
-from edge_centernet.history.store import DAY_MS, MINUTE_MS, Retention, Store, StoredEvent, StoredPath
+from edge_centernet.history.store import (
+    DAY_MS,
+    MINUTE_MS,
+    Retention,
+    Store,
+    StoredEvent,
+    StoredMinute,
+    StoredPath,
+)
 from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.outputs.history import HistoryOutput
 from edge_centernet.outputs.web import archive, editor
@@ -267,7 +275,7 @@ def fill(store: Path, now: float, paths: int = 60, days: int = 0) -> None:
                 )
                 inside += 1
             events.append(StoredEvent(at + 200_000, "crossed", "Front door", "out", "person", len(events)))
-        minutes.append((minute, "Till", float(inside), 60.0, inside))
+        minutes.append(StoredMinute(minute, "Till", float(inside), 60.0, inside))
     people = walkers(3300.0, every=3300.0 / paths)[-paths:]
     kept = [path_of(one, end - 3_500_000, i) for i, one in enumerate(people)]
     # The camera was away in the first quarter of today, however long that is yet.
@@ -319,7 +327,7 @@ def open_shop(
         counting.change(changed)
         drawn.show(changed.lines, changed.zones)
 
-    tool = editor.Editor(scene, apply, counting.reset, store, config)
+    tool = editor.Editor(scene, apply, counting, store, config)
     given = {"overlay": drawn, "plain": Overlay(CLASSES), "name": name, "version": lambda: tool.version}
     server = WebServer("127.0.0.1:0", **{"classes": CLASSES, **given, **options})
     server.add(editor.handlers(tool))

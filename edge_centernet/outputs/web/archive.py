@@ -105,11 +105,11 @@ class _Events(_Past):
         def newest() -> list[dict[str, Any]]:
             with closing(open_store(self.store)) as base:
                 rows = base.execute(
-                    "SELECT time, kind, place, direction, class, track, dwell FROM event WHERE time < ? "
-                    "ORDER BY time DESC, id DESC LIMIT ?",
+                    "SELECT time, kind, place, direction, class, track, dwell, rule, value FROM event "
+                    "WHERE time < ? ORDER BY time DESC, id DESC LIMIT ?",
                     (int(before or 1 << 53), _EVENTS),
                 ).fetchall()
-            names = ("time", "event", "where", "direction", "class", "id", "dwell_s")
+            names = ("time", "event", "where", "direction", "class", "id", "dwell_s", "rule", "value")
             events = [dict(zip(names, row, strict=True)) for row in rows]
             for event in events:
                 picture = find_picture(self.pictures, event["time"], event["event"], event["id"])

@@ -370,7 +370,17 @@ function shapeRow(shape) {
   const result = make("p", { class: "small" });
   const turn = shape.kind === "line" ? make("button", { type: "button", class: "quiet", onclick: () => { shape.points = [...shape.points].reverse(); changed(); } }, "Turn arrow round") : null;
   const gone = make("button", { type: "button", class: "quiet", onclick: () => remove(shape) }, "Delete");
-  const row = make("li", { class: shape.kind }, nameField(shape, shape.kind), result, make("div", { class: "row" }, turn, gone));
+  const queue = shape.kind === "zone" ? make("input", { type: "checkbox" }) : null;
+  if (queue) {
+    queue.checked = shape.rest.queue !== undefined;
+    queue.addEventListener("change", () => {
+      const { queue: _, ...others } = shape.rest;
+      shape.rest = queue.checked ? { ...others, queue: true } : others;
+      changed();
+    });
+  }
+  const row = make("li", { class: shape.kind }, nameField(shape, shape.kind), result,
+    queue && make("label", { class: "check" }, queue, "People queue here"), make("div", { class: "row" }, turn, gone));
   row.shape = shape;
   row.addEventListener("focusin", () => { choose(shape); draw(); });
   row.update = () => {

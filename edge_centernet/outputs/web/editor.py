@@ -37,7 +37,8 @@ from edge_centernet.outputs.web.server import Guarded
 from edge_centernet.tracking.geometry import Seen, Size
 from edge_centernet.tracking.line_counter import Line, LineCounter, parse_line
 from edge_centernet.tracking.room import Room, parse_room
-from edge_centernet.tracking.scene import SceneOptions
+from edge_centernet.tracking.rules import parse_rule
+from edge_centernet.tracking.scene import Scene, SceneOptions
 from edge_centernet.tracking.state import Event
 from edge_centernet.tracking.zone_counter import Zone, ZoneCounter, parse_zone
 
@@ -58,14 +59,14 @@ class Editor:
 
     scene: what is counted now.
     apply: takes what is to be counted from now on; raises ConfigError for what does not fit together.
-    reset: begins all totals at 0.
+    counting: what counts, for its totals and rooms.
     store: where paths are kept; None if they are not.
     config: the camera's file, into which changes are saved; None if there is none.
     """
 
     scene: SceneOptions
     apply: Callable[[SceneOptions], None]
-    reset: Callable[[], None]
+    counting: Scene
     store: Path | None = None
     config: Path | None = None
     version: int = 0  # one more with each change, so that other pages notice
@@ -112,11 +113,16 @@ class Editor:
                     raise ConfigError(f"{key} {read[-1].name!r}: expected points inside the picture")
             return tuple(read)
 
+        # A rule goes with its zone or room to the new name.
+        renamed = _renamed(tables)
         return replace(
             self.scene,
             lines=read("line", self.scene.lines, parse_line),
             zones=read("zone", self.scene.zones, parse_zone),
             rooms=read("room", self.scene.rooms, parse_room),
+            rules=tuple(
+                replace(rule, where=renamed.get(rule.where, rule.where)) for rule in self.scene.rules
+            ),
         )
 
     def change(self, tables: Mapping[str, Any], size: Size) -> dict[str, Any]:
@@ -128,12 +134,7 @@ class Editor:
         with self._lock:
             wanted = self.parse(tables, size)
             self.apply(wanted)
-            renamed = {
-                one["name"]: one["was"]
-                for key in ("line", "zone", "room")
-                for one in tables.get(key, [])
-                if one.get("was") and one.get("name")
-            }
+            renamed = {name: was for was, name in _renamed(tables).items()}
             before, self.scene, self.version = self.scene, wanted, self.version + 1
             text = as_toml(_as_tables(wanted, size))
             if self.config is None:
@@ -152,19 +153,19 @@ class Editor:
     ) -> Path:
         assert self.config is not None
         options = read_config(self.config)
-        texts = [options.get(name, []) for name in ("count_line", "zone", "room")]
+        texts = [options.get(name, []) for name in ("count_line", "zone", "room", "rule")]
         parsed = [
             tuple(parse(text, i) for i, text in enumerate(ones, start=1))
-            for ones, parse in zip(texts, (parse_line, parse_zone, parse_room), strict=True)
+            for ones, parse in zip(texts, (parse_line, parse_zone, parse_room, parse_rule), strict=True)
         ]
-        if parsed != [self._saved.lines, self._saved.zones, self._saved.rooms]:
+        if parsed != [self._saved.lines, self._saved.zones, self._saved.rooms, self._saved.rules]:
             raise ConfigError(
                 f"{self.config}: its lines, zones and rooms are not those that detection began with; change "
                 "the file by hand, and start again"
             )
         old, new = _as_tables(self._saved, size), _as_tables(wanted, size)
         changes: dict[str, list[Change]] = {}
-        for (key, tables), given in zip(new.items(), texts, strict=True):
+        for (key, tables), given in zip(new.items(), texts[:3], strict=True):
             names = [one["name"] for one in old[key]]
             changes[key] = []
             for table in tables:
@@ -183,7 +184,17 @@ class Editor:
                     values["name"] = table["name"]
                 changes[key].append((index, values))
             changes[key].sort(key=lambda change: (change[0] is None, change[0] or 0))
+        changes["rule"] = [
+            (index, {} if rule.where == saved.where else {"where": rule.where})
+            for index, (rule, saved) in enumerate(zip(wanted.rules, self._saved.rules, strict=True))
+        ]
         return rewrite(self.config, changes)
+
+
+def _renamed(tables: Mapping[str, Any]) -> dict[str, str]:
+    """New names by those that lines, zones and rooms had before."""
+    ones = [one for key in ("line", "zone", "room") for one in tables.get(key, [])]
+    return {str(one["was"]): str(one["name"]) for one in ones if one.get("was") and one.get("name")}
 
 
 def _as_tables(scene: SceneOptions, size: Size) -> Tables:
@@ -196,7 +207,14 @@ def _as_tables(scene: SceneOptions, size: Size) -> Tables:
         dict(zip(("name", "from", "to"), (line.name, *fractions(line.pixels(size))), strict=True))
         for line in scene.lines
     ]
-    zones = [{"name": zone.name, "points": fractions(zone.pixels(size))} for zone in scene.zones]
+    zones: list[dict[str, Any]] = [
+        {
+            "name": zone.name,
+            "points": fractions(zone.pixels(size)),
+            **({} if zone.queue is None else {"queue": zone.queue}),
+        }
+        for zone in scene.zones
+    ]
     return {"line": lines, "zone": zones, "room": [_room_table(room) for room in scene.rooms]}
 
 
@@ -396,14 +414,21 @@ class _Paths(Writing):
 
 
 class _Reset(Writing):
-    """Begin at 0."""
+    """Begin all totals at 0, or a room at the number of those who are in it."""
 
     owner_only = True
 
     def post(self) -> None:
-        self.json()
-        self.editor.reset()
-        self.answer({"reset": True})
+        wanted = self.json()
+        try:
+            if "room" in wanted:
+                self.editor.counting.reset_room(wanted["room"], wanted.get("inside", 0))
+            else:
+                self.editor.counting.reset()
+        except ConfigError as error:
+            self.answer({"error": str(error)}, 422)
+        else:
+            self.answer({"reset": True})
 
 
 def handlers(editor: Editor) -> list[Any]:

@@ -103,8 +103,8 @@ function receive(message) {
 const byClass = counts => Object.keys(counts || {}).length > 1;
 
 function lineFigures(line) {
-  const kinds = byClass(line.by_class)
-    ? Object.entries(line.by_class).map(([kind, of]) => `${kind}: ${of.in} in, ${of.out} out`).join(" · ") : "";
+  const kinds = byClass(line.classes)
+    ? Object.entries(line.classes).map(([kind, of]) => `${kind}: ${of.in} in, ${of.out} out`).join(" · ") : "";
   return { figures: [[line.in, "came in"], [line.out, "went out"]], small: kinds };
 }
 
@@ -118,11 +118,11 @@ function zoneFigures(zone) {
   if (zone.entered) small.push(`${seconds(zone.mean_dwell_s)} on average`, `longest ${seconds(zone.longest_s)}`);
   const figures = [[zone.inside, "here now"]];
   if (zone.queue) {
-    figures.push([zone.queue.length ?? zone.queue.waiting, "waiting"]);
-    if (zone.queue.mean_s) small.push(`waiting ${seconds(zone.queue.mean_s)}`);
+    figures.push([zone.queue.length, "waiting"]);
+    if (zone.queue.left) small.push(`waited ${seconds(zone.queue.left_mean_s)} on average lately`);
   }
-  if (byClass(zone.by_class)) {
-    small.push(...Object.entries(zone.by_class).map(([kind, of]) => `${kind}: ${of.entered}`));
+  if (byClass(zone.classes)) {
+    small.push(...Object.entries(zone.classes).map(([kind, of]) => `${kind}: ${of.entered}`));
   }
   return { figures, small: small.join(" · ") };
 }
@@ -145,9 +145,15 @@ function cards(id, wanted, figuresOf) {
   });
 }
 
+const ALERT = {
+  queue: one => `${Math.round(one.value)} are waiting at ${one.where}`,
+  waiting: one => `somebody has waited for ${seconds(one.value)} at ${one.where}`,
+  loitering: one => `somebody has been at ${one.where} for ${seconds(one.value)}`,
+  capacity: one => `${Math.round(one.value)} are in ${one.where}`,
+};
+
 function alerts() {
-  const told = state.alerts || [];
-  const texts = told.filter(one => one.active !== false).map(one => one.text || `${one.rule || one.name}: ${one.where || ""}`);
+  const texts = (state.rules || []).filter(one => one.active).map(one => `${one.name}: ${ALERT[one.kind](one)}`);
   $("alerts").hidden = texts.length === 0;
   rows($("alerts"), texts, () => make("li"), put);
 }

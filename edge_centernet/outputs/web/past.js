@@ -68,6 +68,8 @@ $("older").addEventListener("click", async () => {
 const WORDS = {
   crossed: one => `${one.class} ${one.direction === "in" ? "came in" : "went out"}`,
   entered: one => `${one.class} entered`,
+  alert: one => `${one.rule} ${one.direction === "began" ? "began" : "is over"}`,
+  reset: one => `set to ${one.value} by hand`,
   left: one => `${one.class} left${one.dwell_s === null ? "" : ` after ${seconds(one.dwell_s)}`}`,
 };
 

@@ -20,7 +20,8 @@ from edge_centernet.outputs.web.config_file import rewrite
 from edge_centernet.outputs.web.editor import Editor, recount
 from edge_centernet.outputs.web.server import WebServer
 from edge_centernet.tracking.line_counter import Line, parse_line
-from edge_centernet.tracking.scene import SceneOptions
+from edge_centernet.tracking.rules import parse_rule
+from edge_centernet.tracking.scene import Scene, SceneOptions
 from edge_centernet.tracking.zone_counter import parse_zone
 
 DOOR = {"name": "door", "from": [shop.DOOR_X, 0.0], "to": [shop.DOOR_X, 1.0]}
@@ -161,6 +162,10 @@ def test_what_is_drawn_is_counted_from_the_next_frame_on(server: WebServer) -> N
         lines = send(server, "/state.json")[1].get("lines", [])
         return {line["name"]: line["in"] + line["out"] for line in lines}
 
+    def inside() -> int:
+        rooms = send(server, "/state.json")[1].get("rooms", [])
+        return max((room["inside"] for room in rooms if room["inside"] > 30), default=0)
+
     def soon(name: str) -> int:
         end = time.monotonic() + 20
         while not counts().get(name) and time.monotonic() < end:
@@ -177,6 +182,17 @@ def test_what_is_drawn_is_counted_from_the_next_frame_on(server: WebServer) -> N
     assert soon("aisle") >= first
     assert counts().keys() == {"aisle", "door"}
     assert send(server, "/state.json")[1]["places"] == 2
+    room = {"name": "hall", "lines": ["door"]}
+    send(server, "/scene.json", {"line": [renamed, DOOR], "room": [room]}, owner)
+    end = time.monotonic() + 10
+    while "rooms" not in send(server, "/state.json")[1] and time.monotonic() < end:
+        time.sleep(0.02)
+    assert send(server, "/reset.json", {"room": "hall", "inside": 70}, owner)[0] == 200
+    assert send(server, "/reset.json", {"room": "attic", "inside": 1}, owner)[0] == 422
+    end = time.monotonic() + 10
+    while not inside() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert inside() >= 60  # some may have left since
     send(server, "/reset.json", {}, owner)
     end = time.monotonic() + 5
     while counts()["aisle"] >= first and time.monotonic() < end:
@@ -205,8 +221,9 @@ def editor(config: Path) -> Editor:
     scene = SceneOptions(
         lines=tuple(parse_line(text, i) for i, text in enumerate(given.get("count_line", []), 1)),
         zones=tuple(parse_zone(text, i) for i, text in enumerate(given.get("zone", []), 1)),
+        rules=tuple(parse_rule(text, i) for i, text in enumerate(given.get("rule", []), 1)),
     )
-    return Editor(scene, lambda changed: None, lambda: None, config=config)
+    return Editor(scene, lambda changed: None, Scene(scene, 0.5, shop.CLASSES), config=config)
 
 
 def test_saving_changes_what_was_changed_and_nothing_else(tmp_path: Path) -> None:
@@ -233,6 +250,22 @@ def test_saving_changes_what_was_changed_and_nothing_else(tmp_path: Path) -> Non
     assert (tmp_path / "shop.toml.bak").read_text() == named
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
     assert read_config(config)["room"] == ["shop=front,-line 2;reset=04:00"]
+
+
+def test_a_rule_goes_with_its_zone_to_a_new_name(tmp_path: Path) -> None:
+    """While it runs and in the file; the zone is a queue still, by the seconds that it had."""
+    config = tmp_path / "shop.toml"
+    rule = '\n[[rule]]\nname = "busy"  # call a colleague\nkind = "queue"\nwhere = "{}"\nlimit = 3\n'
+    config.write_text(FILE.replace("0.7]]", "0.7]]\nqueue = 5") + rule.format("till"))
+    tool = editor(config)
+    tables = tool.tables((640, 360))
+    assert tables["zone"][0]["queue"] == 5
+    tables["zone"][0] |= {"name": "desk", "was": "till"}
+    assert tool.change(tables, (640, 360))["saved"]
+    assert [one.where for one in tool.scene.rules] == ["desk"]
+    text = config.read_text()
+    assert text.endswith(rule.format("desk"))
+    assert 'name = "desk"\npoints = [[0.5, 0.5], [0.7, 0.5], [0.7, 0.7]]\nqueue = 5\n# the end\n' in text
 
 
 def test_deleting_a_line_keeps_what_is_not_about_it(tmp_path: Path) -> None:

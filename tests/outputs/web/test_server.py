@@ -36,7 +36,7 @@ from edge_centernet.outputs.web import server as server_module
 from edge_centernet.outputs.web.access import Guard, Verdict, choose_token, network_of, parse_address
 from edge_centernet.outputs.web.server import WebServer
 from edge_centernet.sources import CaptureState
-from edge_centernet.tracking.state import LineCount, Snapshot, Tally, ZoneCount
+from edge_centernet.tracking.state import LineCount, QueueCount, RuleState, Snapshot, Tally, ZoneCount
 
 TOKEN = "open, sesame!"  # nothing that a cookie or an address could hold as it is
 PATHS = ("/", "/stream.mjpg", "/snapshot.jpg", "/state.json", "/events", "/metrics", "/nothing")
@@ -622,7 +622,9 @@ def test_a_viewer_that_takes_nothing_for_long_loses_its_place(
 
 def full(number: int = 7) -> Snapshot:
     """A result with all that a result can have."""
-    tally = Tally((LineCount("door", 3, 1),), (ZoneCount("sofa", 1, 2, 12.34, 4.56),))
+    zone = ZoneCount("sofa", 1, 2, 12.34, 4.56, {"dog": (1, 2)}, QueueCount(1, 5.0, 5.0))
+    rule = RuleState("full", "capacity", "sofa", True, 1)
+    tally = Tally((LineCount("door", 3, 1, {"dog": (3, 1)}),), (zone,), rules=(rule,))
     return replace(snapshot(number), tracks=TRACKS, tally=tally)
 
 
@@ -655,8 +657,26 @@ def test_the_state_tells_all(start: Start) -> None:
         "age_ms": 41.5,
         "ms": {"preprocess": 2.1, "inference": 31.4, "decode": 0.4},
         "detections": {"person": 1, "cat": 1},
-        "lines": [{"name": "door", "in": 3, "out": 1}],
-        "zones": [{"name": "sofa", "inside": 1, "entered": 2, "longest_s": 12.3, "mean_dwell_s": 4.6}],
+        "lines": [{"name": "door", "in": 3, "out": 1, "classes": {"dog": {"in": 3, "out": 1}}}],
+        "zones": [
+            {
+                "name": "sofa",
+                "inside": 1,
+                "entered": 2,
+                "longest_s": 12.3,
+                "mean_dwell_s": 4.6,
+                "classes": {"dog": {"inside": 1, "entered": 2}},
+                "queue": {
+                    "length": 1,
+                    "mean_s": 5.0,
+                    "longest_s": 5.0,
+                    "left": 0,
+                    "left_mean_s": None,
+                    "left_p90_s": None,
+                },
+            }
+        ],
+        "rules": [{"name": "full", "kind": "capacity", "where": "sofa", "active": True, "value": 1}],
         "objects": [
             {"id": 3, "class": "person", "score": 0.9, "box": [400.0, 60.0, 640.0, 480.0]},
             {"id": 17, "class": "cat", "score": 0.8, "box": [700.0, 250.0, 1000.0, 470.0]},
@@ -730,7 +750,8 @@ def test_events_tell_the_state_at_most_five_times_a_second(start: Start) -> None
     server.update(full())
     got = [json.loads(message) for message in asyncio.run(messages(server, 0, 2.0))]
     assert 5 <= len(got) <= 11
-    assert [state["lines"] for state in got] == [[{"name": "door", "in": 3, "out": 1}]] * len(got)
+    lines = [line.as_dict() for line in full().tally.lines]  # type: ignore[union-attr]
+    assert [state["lines"] for state in got] == [lines] * len(got)
     assert got[0]["viewers"] == 1
     assert soon(lambda: server.viewers == 0)
 
