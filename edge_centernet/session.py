@@ -562,9 +562,8 @@ def _open_outputs(
         # The token goes to who can use it, not into a journal: one that was given, its owner knows.
         given = settings.token or os.environ.get(TOKEN_VARIABLE)
         hide = given and not sys.stderr.isatty()
-        report(f"Live page: {server.url.partition('?')[0] if hide else server.url}")
-        if not server.guard.token:
-            report(f"To change lines and zones on it: {server.owner_url}")
+        # Where looking needs no token, changing does: who opens this address may do both.
+        report(f"Live page: {server.url.partition('?')[0] if hide else server.owner_url}")
         yield server
     if frames.live:
         from edge_centernet.outputs.status import StatusOutput, WatchdogOutput

@@ -525,8 +525,8 @@ def test_the_line_is_still_there_after_a_restart(desktop: Browser, tmp_path: Pat
         for start in range(2):
             run = Detect("--config", config, folder=tmp_path)
             try:
-                assert soon(lambda run=run: "To change lines" in run.said(), 60), run.said()
-                url = re.search(r"To change lines .*: (\S+)", run.said())
+                assert soon(lambda run=run: "Live page: " in run.said(), 60), run.said()
+                url = re.search(r"Live page: (\S+)", run.said())
                 assert url is not None
                 edit(desktop, url[1])
                 if start == 0:
