@@ -44,8 +44,8 @@ def test_a_run_writes_records_reports_and_returns_a_summary(
     damaged.write_text("no image")
     written: list[str] = []
     reported: list[str] = []
-    done = run(
-        settings(source=str(good.parent), out=tmp_path / "out"),
+    (done,) = run(
+        [settings(source=str(good.parent), out=tmp_path / "out")],
         lambda: open_runtime(onnx_model, "onnxruntime", 1),
         written.append,
         reported.append,
@@ -61,7 +61,7 @@ def test_a_run_writes_records_reports_and_returns_a_summary(
 def test_lines_are_checked_before_the_model_is_loaded() -> None:
     """A mistake in an option takes no seconds to be found."""
     with pytest.raises(ConfigError, match="line 'door': expected 4 numbers"):
-        run(settings(source="a.png", count_line=("door=1,2",)), lambda: pytest.fail("loaded"), print, print)
+        run([settings(source="a.png", count_line=("door=1,2",))], lambda: pytest.fail("loaded"), print, print)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_token_is_told_only_to_who_does_not_know_it(
     photo = write_image(tmp_path / "a.png", squares.scene())
     reported: list[str] = []
     options = settings(source=str(photo), save=False, format_name="none", serve=serve, token=token)
-    run(options, lambda: open_runtime(onnx_model, "onnxruntime", 1), print, reported.append)
+    run([options], lambda: open_runtime(onnx_model, "onnxruntime", 1), print, reported.append)
     (line,) = reported
     assert line.startswith("Live page: http://")
     assert ("?token=" in line) == shown
@@ -142,8 +142,8 @@ def test_images_with_a_rate_are_a_sequence(
     for number in range(1, 13):
         write_image(tmp_path / f"in/walk{number}.png", squares.scene(("red", 4 + 6 * number, 18)))
     written: list[str] = []
-    done = run(
-        settings(source=str(tmp_path / "in"), fps=5.0, count_line=("0.5,1,0.5,0",), save=False),
+    (done,) = run(
+        [settings(source=str(tmp_path / "in"), fps=5.0, count_line=("0.5,1,0.5,0",), save=False)],
         lambda: open_runtime(onnx_model, "onnxruntime", 1),
         written.append,
         print,

@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from live_support import CLASSES, PHOTO, TRACKS, feed, snapshot
+from live_support import CLASSES, PHOTO, TRACKS, OneCamera, feed, snapshot
 from numpy.typing import NDArray
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
@@ -35,13 +35,12 @@ from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.outputs.web import access
 from edge_centernet.outputs.web import server as server_module
 from edge_centernet.outputs.web.access import Guard, Verdict, choose_token, network_of, parse_address
-from edge_centernet.outputs.web.server import WebServer
 from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import LineCount, Snapshot, Tally, ZoneCount
 
 TOKEN = "open, sesame!"  # nothing that a cookie or an address could hold as it is
 PATHS = ("/", "/stream.mjpg", "/snapshot.jpg", "/state.json", "/events", "/metrics", "/nothing")
-Start = Callable[..., WebServer]
+Start = Callable[..., OneCamera]
 
 
 class Counting(Overlay):
@@ -63,8 +62,8 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.delenv("EDGE_CENTERNET_TOKEN", raising=False)
     with ExitStack() as stack:
 
-        def begin(**options: Any) -> WebServer:
-            server = WebServer("127.0.0.1:0", **{"classes": CLASSES, "overlay": Overlay(CLASSES), **options})
+        def begin(**options: Any) -> OneCamera:
+            server = OneCamera("127.0.0.1:0", **options)
             stack.callback(server.close)
             server.start()
             return server
@@ -80,7 +79,7 @@ class Answer:
         self.status, self.headers, self.body = response.status, response.headers, response.read()
 
 
-def get(server: WebServer, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> Answer:
+def get(server: OneCamera, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> Answer:
     """One request of a connection of its own."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     try:
@@ -93,7 +92,7 @@ def get(server: WebServer, path: str, headers: dict[str, str] | None = None, met
 class Stream:
     """A viewer of /stream.mjpg that reads one picture after the other."""
 
-    def __init__(self, server: WebServer, query: str = "") -> None:
+    def __init__(self, server: OneCamera, query: str = "") -> None:
         """Asks, and reads the headers."""
         self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
         self._connection.request("GET", f"/stream.mjpg{query}")
@@ -191,7 +190,7 @@ def test_only_other_addresses_need_a_token(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_port_in_use_is_one_line(start: Start) -> None:
     """The caller hears of it, not a log."""
     port = start().port
-    second = WebServer(f"127.0.0.1:{port}", classes=CLASSES, overlay=Overlay(CLASSES))
+    second = OneCamera(f"127.0.0.1:{port}")
     with pytest.raises(ConfigError, match=rf"^cannot serve on 127.0.0.1:{port}: the port is in use; .*$"):
         second.start()
     second.close()
@@ -199,7 +198,7 @@ def test_a_port_in_use_is_one_line(start: Start) -> None:
 
 def test_an_address_of_another_computer_is_one_line() -> None:
     """192.0.2.1 is reserved: nobody has it."""
-    server = WebServer("192.0.2.1:0", classes=CLASSES, overlay=Overlay(CLASSES))
+    server = OneCamera("192.0.2.1:0")
     with pytest.raises(
         ConfigError, match=r"^cannot serve on 192.0.2.1:0: this computer does not have that address"
     ):
@@ -208,7 +207,7 @@ def test_an_address_of_another_computer_is_one_line() -> None:
 
 def test_a_server_on_every_address_is_reachable_by_its_url() -> None:
     """The URL holds the token, and an address that can be opened, which 0.0.0.0 on a phone cannot."""
-    server = WebServer("0.0.0.0:0", classes=CLASSES, overlay=Overlay(CLASSES))
+    server = OneCamera("0.0.0.0:0")
     server.start()
     try:
         match = re.fullmatch(r"http://(?P<host>[^/:]+):(?P<port>\d+)/\?token=[\w-]{32}", server.url)
@@ -547,7 +546,7 @@ def test_a_viewer_that_leaves_is_noticed_while_no_picture_comes(start: Start) ->
     assert soon(lambda: server.viewers == 0)
 
 
-def open_and_never_read(server: WebServer, upgrade: str = "", asks: bytes = b"") -> socket.socket:
+def open_and_never_read(server: OneCamera, upgrade: str = "", asks: bytes = b"") -> socket.socket:
     """A viewer whose network has stalled, of the stream or, by upgrading, of the page's WebSocket."""
     stalled = socket.socket()
     stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -618,6 +617,7 @@ def test_the_state_tells_all(start: Start) -> None:
     server.update(full())
     state = json.loads(get(server, "/state.json").body)
     assert 0 < state.pop("picture_age_s") < 10
+    assert state.pop("name") == "door"
     assert set(state.pop("board")) >= {"load", "cores", "memory_free_mb"}
     health = state.pop("health")
     assert (health["status"], health["camera"], health["detail"], health["age_ms"]) == (
@@ -690,7 +690,7 @@ def test_health_and_metrics_come_from_who_knows_them(start: Start) -> None:
     assert get(start(), "/metrics").status == 404
 
 
-async def messages(server: WebServer, asks: int, seconds: float) -> list[str | bytes]:
+async def messages(server: OneCamera, asks: int, seconds: float) -> list[str | bytes]:
     """All that the WebSocket sends, if a picture is asked for so many times at once."""
     socket: WebSocketClientConnection = await websocket_connect(f"ws://127.0.0.1:{server.port}/events")
     for _ in range(asks):
@@ -798,7 +798,7 @@ def test_its_port_can_be_used_again_at_once(start: Start) -> None:
     with feed(first.update), Stream(first) as stream:
         stream.next()
         first.close()
-    second = WebServer(f"127.0.0.1:{first.port}", classes=CLASSES, overlay=Overlay(CLASSES))
+    second = OneCamera(f"127.0.0.1:{first.port}")
     second.start()
     assert second.port == first.port
     second.close()
