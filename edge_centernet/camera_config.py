@@ -120,6 +120,8 @@ def read_config(path: Path, variables: bool = True) -> dict[str, Any]:
             )
         if ("camera" in table) == ("source" in table):
             raise ConfigError(f'{where}: expected a camera in each, such as camera = "/dev/video0"')
+    if "name" in options and len(tables) > 1:
+        raise ConfigError(f"{path}: name: expected it in each [[camera]], not for all of them")
     # Here, and not when it starts: a bundle must not carry to a board what the board refuses.
     check_names(tables)
     return {**options, "camera": tables}

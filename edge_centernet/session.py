@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -132,6 +133,7 @@ def run(
         opened = [
             _Camera(settings, scene, shared, stack) for settings, scene in zip(cameras, options, strict=True)
         ]
+        stack.callback(_close_together, opened)
         if cameras[0].serve is not None:
             stack.callback(_serve(cameras[0], opened, report).close)
         # 3. The loop.
@@ -191,6 +193,17 @@ def _check_together(cameras: Sequence[Settings]) -> None:
 def _takes_live(settings: Settings) -> bool:
     """Whether the source gives frames in real time and is opened again when it is lost."""
     return settings.camera is not None or is_live(settings.source or "")
+
+
+def _close_together(cameras: Sequence[_Camera]) -> None:
+    """Close at once what may wait for a driver or a broker: a service has 20 seconds for all of it."""
+    waits = [camera.frames.close for camera in cameras]
+    waits += [camera.mqtt.close for camera in cameras if camera.mqtt is not None]
+    threads = [threading.Thread(target=close, daemon=True) for close in waits]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 # ---- one camera ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,13 @@ import cv2
 import numpy as np
 import pytest
 import squares
+from servers import mjpeg_server
 from snapshots import CLASSES, snapshot
 from support import full_disk
 
+from edge_centernet import session
 from edge_centernet.camera_config import Settings
+from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.files import Unwritten
 from edge_centernet.imageio import read_image
@@ -25,6 +29,8 @@ from edge_centernet.outputs import records
 from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
 from edge_centernet.runtimes import open_runtime
 from edge_centernet.session import open_frames, run
+from edge_centernet.sources import Frame
+from edge_centernet.tracking.scene import Scene
 
 NOTHING = dict.fromkeys(Settings.__dataclass_fields__)
 DEFAULTS = {"frozen_after": 5.0, "wait": False, "max_detections": 100, "track": False, "format_name": "jsonl"}
@@ -163,6 +169,39 @@ def test_the_rate_of_a_video_is_its_own(tmp_path: Path) -> None:
     writer.release()
     with pytest.raises(ConfigError, match=r"^--fps: expected only with --camera or images, got .*v.avi$"):
         open_frames(settings(source=str(tmp_path / "v.avi"), fps=10.0), print)
+
+
+# ---- several cameras ----------------------------------------------------------------------------
+
+
+def test_a_fault_of_one_camera_is_its_own(
+    onnx_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its scene fails at each frame: that is told once, the other camera is recorded, and both are closed."""
+    update = Scene.update
+
+    def fail(scene: Scene, frame: Frame, seen: Detections) -> Any:
+        if frame.source == "door":
+            raise ZeroDivisionError("no ground")
+        return update(scene, frame, seen)
+
+    monkeypatch.setattr(Scene, "update", fail)
+    written: list[str] = []
+
+    def write(line: str) -> None:
+        written.append(line)
+        if len(written) == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with mjpeg_server() as one, mjpeg_server() as other:
+        cameras = [settings(camera=one.url, name="door"), settings(camera=other.url, name="yard")]
+        monkeypatch.setattr(session, "public_name", {one.url: "door", other.url: "yard"}.get)
+        done = run(cameras, lambda: open_runtime(onnx_model, "onnxruntime", 1), write, print)
+    assert {json.loads(line)["camera"] for line in written} == {"yard"}
+    assert [summary.name for summary in done] == ["door", "yard"]
+    assert (done[0].frames, done[1].frames >= 10) == (0, True)
+    assert [summary.stopped_by for summary in done] == [signal.SIGTERM] * 2
+    assert caplog.text.count("door: a frame is left out: ZeroDivisionError: no ground") == 1
 
 
 # ---- records on a full disk, after a kill, and for a reader that stops -----------------------------

@@ -226,10 +226,10 @@ def _cameras(context: click.Context, given: dict[str, Any]) -> list[Settings]:
         if tables:
             raise click.UsageError("expected --source or [[camera]] tables in the file, got both")
         tables = [_converted(context, table, typed) for table in written]
-    if not tables or (len(chosen) == 2 and len(tables) == 2):
+    if not tables:
         raise click.UsageError("expected one of --source and --camera")
-    if len(tables) > 1 and typed("name"):
-        raise click.UsageError("--name: expected one camera; several get their names in [[camera]] tables")
+    if len(tables) > 1 and common.name is not None:
+        raise click.UsageError("--name: expected one camera; several have their names in [[camera]] tables")
     # 2. The service's unit names a store; a camera that counts nothing has no use for one.
     store = os.environ.get("EDGE_CENTERNET_STORE")
     asked = common.store is not None or not store

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import threading
 import time
 import urllib.error
@@ -12,8 +14,11 @@ from dataclasses import replace
 
 import pytest
 from browser import NEEDS, Browser, find_programs, pixels, soon
-from live_support import FOUND, OneCamera, feed, snapshot
+from live_support import CLASSES, FOUND, OneCamera, feed, snapshot
 
+from edge_centernet.outputs.annotate import Overlay
+from edge_centernet.outputs.web.server import WebServer
+from edge_centernet.outputs.web.view import View
 from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import LineCount, Snapshot, Tally, ZoneCount
 
@@ -275,3 +280,50 @@ def test_every_number_has_a_name_that_a_screen_reader_says(browser: Browser, ser
     assert browser.run("return document.documentElement.lang") == "en"
     assert browser.run("return document.querySelector('#status').role") == "status"
     assert browser.run("return document.querySelector('#banner').role") == "alert"
+
+
+def test_several_cameras_are_on_one_page(browser: Browser) -> None:
+    """On a phone below each other: moving pictures, counts, who is lost; a touch opens one, and it works."""
+    states = {"door": CaptureState("live"), "Back yard": CaptureState("live")}
+    views = [
+        View(
+            name,
+            classes=CLASSES,
+            overlay=Overlay(CLASSES),
+            several=True,
+            capture=functools.partial(states.__getitem__, name),
+        )
+        for name in states
+    ]
+    shop = WebServer("127.0.0.1:0", views)
+    shop.start()
+
+    def give(result: Snapshot) -> None:
+        views[0].update(result)
+        if states["Back yard"].state == "live":
+            views[1].update(result)
+
+    cells = "return Array.from(document.querySelectorAll('#cameras img')).map(i => [i.clientWidth, i.src])"
+    try:
+        with feed(give, full):
+            browser.open(shop.url)
+            assert soon(lambda: browser.text("#status") == "2 of 2 live")
+            assert soon(lambda: all(src for _, src in browser.run(cells)))
+            before = browser.run(cells)
+            assert soon(lambda: all(a[1] != b[1] for a, b in zip(browser.run(cells), before, strict=True)))
+            assert [width > 300 for width, _ in before] == [True, True]
+            assert browser.run("return document.documentElement.scrollWidth") == 390
+            assert re.fullmatch(
+                r"front door: \d+ in, \d+ out · sofa: 1 inside", browser.text("#cameras .counts")
+            )
+            states["Back yard"] = CaptureState("lost", "unplugged")
+            assert soon(lambda: browser.text("#status") == "1 of 2 live")
+            assert browser.text("li:nth-child(2) .state") == "camera lost"
+            assert browser.text("li:nth-child(2) .detail") == "unplugged"
+            browser.click("li:first-child a")
+            assert soon(lambda: browser.url == f"{shop.url}door/")
+            assert soon(lambda: browser.text("#status") == "live")
+            first = pixels(browser)
+            assert soon(lambda: pixels(browser) != first)
+    finally:
+        shop.close()

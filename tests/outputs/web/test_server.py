@@ -35,6 +35,8 @@ from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.outputs.web import access
 from edge_centernet.outputs.web import server as server_module
 from edge_centernet.outputs.web.access import Guard, Verdict, choose_token, network_of, parse_address
+from edge_centernet.outputs.web.server import WebServer
+from edge_centernet.outputs.web.view import View
 from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import LineCount, Snapshot, Tally, ZoneCount
 
@@ -79,7 +81,7 @@ class Answer:
         self.status, self.headers, self.body = response.status, response.headers, response.read()
 
 
-def get(server: OneCamera, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> Answer:
+def get(server: WebServer, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> Answer:
     """One request of a connection of its own."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
     try:
@@ -730,6 +732,81 @@ def test_events_send_a_picture_for_each_request(start: Start) -> None:
     assert decode(pictures[0][8:]).shape == (437, 960, 3)
     (captured,) = struct.unpack(">d", pictures[0][:8])
     assert clock[0] - 1 < captured < clock[-1]
+
+
+# ---- several cameras ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop() -> Iterator[WebServer]:
+    """Two cameras; the second has a name of two words."""
+    views = [
+        View(name, classes=CLASSES, overlay=Overlay(CLASSES), several=True) for name in ("door", "Back yard")
+    ]
+    server = WebServer("127.0.0.1:0", views)
+    server.start()
+    yield server
+    server.close()
+
+
+def test_each_camera_has_a_page_of_its_own(shop: WebServer) -> None:
+    """Below its name; / shows all, and what is of one camera only is not there."""
+    door, yard = shop.views
+    door.update(snapshot(1))
+    yard.update(full(11))
+    assert b"waiting for the first picture" in get(shop, "/back-yard/").body
+    assert b'id="cameras"' in get(shop, "/").body
+    pictures = [decode(get(shop, f"/{path}snapshot.jpg").body) for path in ("door/", "back-yard/")]
+    assert [disc(picture) for picture in pictures] == pytest.approx([27 / 1126, 97 / 1126], abs=0.005)
+    assert json.loads(get(shop, "/back-yard/state.json").body)["lines"] == [
+        {"name": "door", "in": 3, "out": 1}
+    ]
+    state = json.loads(get(shop, "/state.json").body)
+    assert [(one["name"], one["path"], one["frame"]) for one in state["cameras"]] == [
+        ("door", "door/", 1),
+        ("Back yard", "back-yard/", 11),
+    ]
+    for path in ("/snapshot.jpg", "/yard/", "/door/metrics"):
+        assert get(shop, path).status == 404
+
+
+def test_health_of_several_is_that_of_any(shop: WebServer) -> None:
+    """One that is lost is counted, and no reason to restart the other; below its name it is asked for."""
+    assert (get(shop, "/healthz").status, get(shop, "/healthz").body) == (
+        503,
+        b"not ok; 2 of 2 cameras do not work\n",
+    )
+    shop.views[0].update(snapshot())
+    shop.views[1].update(replace(snapshot(), capture=CaptureState("lost", "unplugged")))
+    answer = get(shop, "/healthz")
+    assert (answer.status, answer.body) == (200, b"ok; 1 of 2 cameras do not work\n")
+    assert [get(shop, f"/{path}/healthz").status for path in ("door", "back-yard")] == [200, 503]
+
+
+def test_one_websocket_has_small_pictures_of_all(shop: WebServer) -> None:
+    """480 pixels wide, each with the number of its camera; drawn for who asks, and for nobody else."""
+    for i, view in enumerate(shop.views):
+        view.update(snapshot(10 * i))
+
+    async def ask() -> list[str | bytes | None]:
+        events = await websocket_connect(f"ws://127.0.0.1:{shop.port}/events")
+        for message in ("more 1", "more 7", "more x", "more 0"):
+            await events.write_message(message)
+        got: list[str | bytes | None] = []
+        while sum(isinstance(one, bytes) for one in got) < 2:
+            got.append(await events.read_message())
+        events.close()
+        return got
+
+    got = asyncio.run(ask())
+    pictures = {int.from_bytes(one[8:12], "big"): decode(one[12:]) for one in got if isinstance(one, bytes)}
+    assert {number: picture.shape for number, picture in pictures.items()} == {
+        0: (218, 480, 3),
+        1: (218, 480, 3),
+    }
+    assert disc(pictures[1]) - disc(pictures[0]) == pytest.approx(70 / 1126, abs=0.01)
+    states = [json.loads(one) for one in got if isinstance(one, str)]
+    assert [one["name"] for one in states[0]["cameras"]] == ["door", "Back yard"]
 
 
 # ---- speed and the end --------------------------------------------------------------------------
