@@ -1,5 +1,5 @@
 "use strict";
-const STEP_S = 0.25;     // of the recording between two pictures at 1×: a slow machine plays more slowly, and skips nobody
+const STEP_S = 0.3;      // of the recording between two pictures at most: a slow machine plays more slowly, and skips nobody
 const BOUNCE_MS = 80;    // two presses of one button within that are one: fingers are not that fast, worn buttons are
 const SPEEDS = ["0.5", "1", "2", "4"];
 const $ = id => document.getElementById(id);
@@ -42,12 +42,12 @@ function send(path, body) {
   });
 }
 
+// The list of crossings and how far they were watched are this page's own: an answer may be older than the last press.
 function receive(answer) {
-  const reached = state ? state.stretches.map(one => one.reached) : [];
-  state = answer;
-  state.stretches.forEach((one, i) => { one.reached = Math.max(one.reached, reached[i] || 0); });
   trouble(answer.trouble ? `The disk does not take it: ${answer.trouble}` : "");
-  if (state.finished) result(); else list();
+  if (!answer.finished) return;
+  state = answer;
+  result();
 }
 
 // ---- playing
@@ -66,9 +66,9 @@ async function show(at, live) {
   place();
 }
 
-// Pictures are asked for one by one, so that none is shown late.
-function look(at, live) {
-  loading = loading.then(() => show(at, live)).catch(error => { pause(); trouble(`No picture: ${error.message}`); });
+// Pictures are asked for one by one, so that none is shown late. where: gives the moment, from what is shown by then.
+function look(where, live) {
+  loading = loading.then(() => show(where(), live)).catch(error => { pause(); trouble(`No picture: ${error.message}`); });
   return loading;
 }
 
@@ -81,9 +81,9 @@ async function play() {
   while (playing === run && shown.at < now.last) {
     await new Promise(requestAnimationFrame);
     const time = performance.now();
-    const step = Math.min((time - before) / 1000, STEP_S) * speed();
+    const step = Math.min(speed() * (time - before) / 1000, STEP_S);
     before = time;
-    await look(Math.min(shown.at + step, now.last), shown.at <= now.reached + 0.001);
+    await look(() => Math.min(shown.at + step, now.last), true);
   }
   if (playing === run) pause();
   if (shown.at >= now.last) $("on").focus();
@@ -96,17 +96,18 @@ function pause() {
 
 function toggle() { if (playing) pause(); else if (shown.at < state.stretches[stretch].last) play(); }
 
-async function go(at) {
+// Only what was watched can be sought: whoever skips would miss somebody.
+function go(where) {
   const now = state.stretches[stretch];
-  await look(Math.min(Math.max(at, now.first), now.reached), false);
+  return look(() => Math.min(Math.max(where(), now.first), now.reached), false);
 }
 
-function back() { go(shown.at - 5); }
-function previous() { pause(); go(shown.seconds - 0.001); }
-async function following() {
+function back() { go(() => shown.at - 5); }
+function previous() { pause(); go(() => shown.seconds - 0.001); }
+function following() {
   pause();
   const now = state.stretches[stretch];
-  if (shown.at < now.last) await look(shown.following === null ? now.last : Math.min(shown.following, now.last), true);
+  look(() => Math.min(shown.following === null ? now.last : shown.following, now.last), true);
 }
 
 function clock(seconds) {
@@ -133,7 +134,7 @@ async function begin() {
   const now = state.stretches[stretch];
   // Somewhat before the place that was reached: the last seconds may not have been looked at.
   shown = { at: now.first, seconds: now.first, following: null };
-  await look(next < 0 ? now.last : Math.max(now.first, now.reached - 2), false);
+  await look(() => (next < 0 ? now.last : Math.max(now.first, now.reached - 2)), false);
   list();
 }
 
@@ -288,7 +289,7 @@ document.addEventListener("visibilitychange", () => { if (document.hidden && sta
 for (const [id, act] of Object.entries({ play: toggle, back, previous, next: following, on, undo, finish })) {
   $(id).addEventListener("click", event => { act(); if (event.detail) $(id).blur(); });
 }
-$("slider").addEventListener("input", () => { pause(); go(state.stretches[stretch].first + Number($("slider").value)); });
+$("slider").addEventListener("input", () => { pause(); const at = state.stretches[stretch].first + Number($("slider").value); go(() => at); });
 document.querySelectorAll("[name=speed]").forEach(one => one.addEventListener("click", event => { if (event.detail) one.blur(); }));
 
 ask("audit.json").then(async answer => {

@@ -28,6 +28,7 @@ from edge_centernet.tracking.scene import Scene, SceneOptions
 
 _READ_ON_S = 3.0  # so far ahead a video is read on to; farther away it is sought
 _BACK_S = (1.0, 10.0)  # before the moment that is sought: formats miss it by up to some frames, or a keyframe
+_ROUNDING_S = 1e-6  # by which the time of a frame may differ after a search
 _PLAIN = (540, 960)  # height and width of a background where no picture is given
 _GROUND = 48  # its grey level, 0..255
 _STEP_S = 0.08  # from one picture of paths to the next
@@ -68,6 +69,7 @@ class VideoRecording(Video):
 
     def at(self, seconds: float) -> Picture:
         """The last frame at or before this time; the first one for a time before it."""
+        seconds += _ROUNDING_S
         shown = self._shown
         if shown is None or not shown.seconds <= seconds <= shown.seconds + _READ_ON_S:
             shown = self._seek(seconds)
