@@ -145,7 +145,7 @@ class Score:
         went = "came in" if self.direction == "in" else "went out"
         extra = f"{self.extra or 'none'} {_was(self.extra)} counted that {_was(self.extra)} not there"
         if self.recall is None:
-            return f"None of the {who} {went} at {self.line}, and {extra}."
+            return f"{'Nobody' if who == 'people' else 'Nothing'} {went} at {self.line}, and {extra}."
         some = who if self.true != 1 else {"people": "person"}.get(who, "object")
         value, low, high = (round(100 * bound) for bound in self.recall)
         return (
@@ -170,7 +170,7 @@ def percent(error: Interval | None) -> str:
     """Such as "-4 %, between -12 % and +5 %"; a dash for none."""
     if error is None:
         return "–"
-    value, low, high = (f"{round(100 * bound):+d} %" for bound in error)
+    value, low, high = (f"{round(100 * bound):+d} %".replace("+0 %", "0 %") for bound in error)
     return f"{value}, between {low} and {high}"
 
 

@@ -169,7 +169,7 @@ def test_watching_gives_the_error(
     assert way_in.startswith(
         "Of 2 objects that came in at door, 1 was counted "
         f"(50 %, between {100 * low:.0f} and {100 * high:.0f} %), and 1 was counted that was not there. "
-        "Net error +0 %, between "
+        "Net error 0 %, between "
     )
     assert way_out.startswith(
         "Of 1 object that went out at door, 1 was counted (100 %, between 21 and 100 %)"

@@ -95,9 +95,7 @@ def test_the_sentence_of_an_audit() -> None:
         "Of 57 people who came in at door, 55 were counted (96 %, between 88 and 99 %), "
         "and 1 was counted that was not there."
     )
-    assert out.sentence("people") == (
-        "None of the people went out at door, and none was counted that was not there."
-    )
+    assert out.sentence("people") == ("Nobody went out at door, and none was counted that was not there.")
 
 
 def test_only_what_was_watched_is_compared() -> None:
