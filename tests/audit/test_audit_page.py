@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,17 +89,23 @@ class Auditing:
             text=True,
             preexec_fn=allow_interrupts,
         )
-        found = soon(
-            lambda: re.search(r"Page: (\S+)", self.log.read_text()) or self.process.poll() is not None, 120
-        )
+        self.browser: Any = browser
+        try:
+            self._open()
+        except BaseException:  # nobody else ends it then
+            self.__exit__()
+            raise
+
+    def _open(self) -> None:
+        said = lambda: re.search(r"Page: (\S+)", self.log.read_text())  # noqa: E731
+        found = soon(lambda: said() or self.process.poll() is not None, 120)
         assert isinstance(found, re.Match), self.log.read_text()
         self.url = found[1]
-        if browser is not None:
-            self.browser = browser
-            browser.open(self.url)
+        if self.browser is not None:
+            self.browser.open(self.url)
             # The first page only takes the token from the address, and has no script.
             ready = "return typeof shown === 'object' && shown !== null && shown.following !== null"
-            assert soon(lambda: browser.run(ready)), browser.text("body")
+            assert soon(lambda: self.browser.run(ready)), self.browser.text("body")
 
     def __enter__(self) -> Auditing:
         """Itself."""
