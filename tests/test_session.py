@@ -19,7 +19,6 @@ from servers import mjpeg_server
 from snapshots import CLASSES, snapshot
 from support import full_disk
 
-from edge_centernet import session
 from edge_centernet.camera_config import Settings
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, SourceError
@@ -29,7 +28,7 @@ from edge_centernet.outputs import records
 from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
 from edge_centernet.runtimes import open_runtime
 from edge_centernet.session import run
-from edge_centernet.sources import Frame
+from edge_centernet.sources import Frame, opening
 from edge_centernet.sources.opening import open_frames
 from edge_centernet.tracking.scene import Scene
 
@@ -197,7 +196,7 @@ def test_a_fault_of_one_camera_is_its_own(
 
     with mjpeg_server() as one, mjpeg_server() as other:
         cameras = [settings(camera=one.url, name="door"), settings(camera=other.url, name="yard")]
-        monkeypatch.setattr(session, "public_name", {one.url: "door", other.url: "yard"}.get)
+        monkeypatch.setattr(opening, "public_name", {one.url: "door", other.url: "yard"}.get)
         done = run(cameras, lambda: open_runtime(onnx_model, "onnxruntime", 1), write, print)
     assert {json.loads(line)["camera"] for line in written} == {"yard"}
     assert [summary.name for summary in done] == ["door", "yard"]
