@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edge_centernet.camera_config import Settings, read_config
+from edge_centernet.camera_config import Settings, each_camera, read_config, slug
 from edge_centernet.cli.detect import command
 from edge_centernet.errors import ConfigError
 
@@ -110,6 +111,11 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
             '[[webhook]]\nurl = "https://h/"\nsecret = "${NO_SUCH}"',
             "[[webhook]]: secret: ${NO_SUCH} is not set",
         ),
+        ("camera = []", "expected one camera, or tables that begin with [[camera]]"),
+        ("[[camera]]\ncamera = 0\nserve = 80", "serve holds for all cameras"),
+        ("[[camera]]\nname = 'door'", "expected a camera in each"),
+        ("[[camera]]\ncamera = 0\ncamra = 1", "unknown setting 'camra'"),
+        ("name = 'shop'\n[[camera]]\ncamera = 0\n[[camera]]\ncamera = 1", "expected it in each [[camera]]"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, said: str) -> None:
@@ -120,6 +126,97 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, said:
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value).strip()
+
+
+SHOP = """
+    threshold = 0.4
+    counts = "counts.json"
+    store = "shop.db"
+    out = "out"
+    mqtt = "mqtt://broker/shop"
+    [[camera]]
+    name = "Front Door"
+    camera = "rtsp://cam/1"
+    store = "door.db"
+    [[camera.line]]
+    name = "door"
+    from = [0.5, 0]
+    to = [0.5, 1]
+    [[camera]]
+    camera = 0
+    threshold = 0.5
+"""
+
+
+def test_cameras_are_tables_below_what_holds_for_all(tmp_path: Path) -> None:
+    """Each has its own options, lines too, in its order."""
+    found = read_config(write(tmp_path, SHOP))
+    assert found.pop("camera") == [
+        {
+            "name": "Front Door",
+            "camera": "rtsp://cam/1",
+            "store": "door.db",
+            "count_line": ["door=0.5,0,0.5,1"],
+        },
+        {"camera": "0", "threshold": "0.5"},
+    ]
+    assert found["threshold"] == "0.4"
+
+
+def settings(**given: Any) -> Settings:
+    """Nothing but what is given."""
+    return Settings(**{**dict.fromkeys(Settings.__dataclass_fields__), **given})
+
+
+def test_what_holds_for_all_is_kept_apart_by_names() -> None:
+    """Files, folders and topics get a camera's name, unless they are its own or it is the only one."""
+    common = settings(
+        counts=Path("a/counts.json"), store=Path("shop.db"), out=Path("out"), mqtt="mqtt://broker/shop/"
+    )
+    door, other = each_camera(
+        common, [{"name": "Front Door", "camera": "a", "store": Path("door.db")}, {"camera": "b"}]
+    )
+    assert (door.name, door.counts, door.store) == (
+        "Front Door",
+        Path("a/counts-front-door.json"),
+        Path("door.db"),
+    )
+    assert (door.out, door.mqtt) == (Path("out/front-door"), "mqtt://broker/shop/front-door")
+    assert (other.name, other.store, other.camera) == ("camera 2", Path("shop-camera-2.db"), "b")
+    assert each_camera(common, [{"camera": "a"}]) == [replace(common, camera="a")]
+    assert each_camera(settings(mqtt="mqtt://broker"), [{}, {}])[1].mqtt == "mqtt://broker"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({"name": "Door"}, {"name": "door!"}, "a different name for each camera, got 'Door' and 'door!'"),
+        ({"name": "camera 2"}, {}, "a different name"),
+        ({"store": Path("a.db")}, {"store": Path("a.db")}, "store: expected a path of its own"),
+        (
+            {"mqtt": "mqtt://u:S3CRET@b/x"},
+            {"mqtt": "mqtt://u:S3CRET@b/x/"},
+            "mqtt: expected a URL of its own",
+        ),
+    ],
+)
+def test_what_two_cameras_cannot_share_is_refused(
+    first: dict[str, Any], second: dict[str, Any], said: str
+) -> None:
+    """Names that are one in addresses, files and topics; no password is shown."""
+    with pytest.raises(ConfigError) as caught:
+        each_camera(settings(), [first, second])
+    assert said in str(caught.value)
+    assert "S3CRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [("Front Door", "front-door"), ("../x", "x"), ("Tür", "t-r-1cff8a"), ("…", "camera-e3b0c4")],
+)
+def test_a_name_in_addresses_is_of_plain_letters(name: str, short: str) -> None:
+    """With digits of a hash where letters were lost."""
+    assert slug(name) == short
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -113,6 +113,25 @@ def test_live_camera_without_results_does_not_feed_it(systemd: Supervisor) -> No
     assert "WATCHDOG=1" not in systemd.heard()
 
 
+def test_one_camera_of_two_that_works_feeds_it(systemd: Supervisor) -> None:
+    """One that hangs stops nobody; one that is opened hides no pipeline that hangs; the status names both."""
+    dog = watchdog(systemd, 0.04)
+    dog.ready()
+    dog.waiting(CaptureState("stuck", "it blocks"), "yard")
+    assert "WATCHDOG=1" not in systemd.heard()
+    time.sleep(0.02)
+    dog.frame(snapshot(), "door")
+    assert "WATCHDOG=1" in systemd.heard()
+    time.sleep(0.02)
+    dog.waiting(CaptureState("lost"), "yard")  # the door is live and gives no results: a hang
+    assert systemd.heard() == []
+    dog.waiting(CaptureState("lost"), "door")
+    assert systemd.heard() == ["WATCHDOG=1"]
+    dog._told = float("-inf")
+    dog.frame(snapshot(1), "door")
+    assert "STATUS=yard: camera lost | door: 20.0 fps; nothing in view" in systemd.heard()
+
+
 def test_status_every_five_seconds_at_most(systemd: Supervisor) -> None:
     """Fifty frames in a moment make one status line."""
     dog = watchdog(systemd)

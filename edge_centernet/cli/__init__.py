@@ -18,6 +18,7 @@ COMMANDS = {
     "detect": ("detect:command", "Detect, track and count objects in images or live video.", ""),
     "demo": ("demo:command", "Watch people being counted, without a camera.", ""),
     "report": ("report:command", "Summarize what a camera counted: tables, charts, a page.", ""),
+    "audit": ("audit:command", "Watch a recording to find out how right the counts are.", "live"),
     "models": ("models:command", "List the models that come with the package.", ""),
     "doctor": ("doctor:command", "Check what this machine can run and how to fix problems.", ""),
     "bench": ("bench:command", "Measure how fast each engine detects on this machine.", ""),
@@ -38,7 +39,7 @@ COMMANDS = {
 }
 # Headings of `edge-centernet --help`, in the order in which people need the commands.
 SECTIONS = {
-    "Detect": ("detect", "demo", "report", "models", "doctor", "bench"),
+    "Detect": ("detect", "demo", "report", "audit", "models", "doctor", "bench"),
     "Convert and evaluate": ("inspect", "convert", "verify", "eval", "import"),
     "Data and training": ("data", "label", "train"),
     "Boards": ("bundle", "deploy", "image", "flash"),

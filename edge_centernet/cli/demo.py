@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 
-from edge_centernet.camera_config import Settings
 from edge_centernet.cli import Command, detect, echo, option_group
 from edge_centernet.cli.options import model_options
 
@@ -60,8 +59,8 @@ def command(port: int, browser: bool, **model: Any) -> None:
         arguments += ["--serve", f"127.0.0.1:{port}", "--name", "Demo", "--format", "none"]
         arguments += ["--store", str(Path(folder) / "demo.db")]
         with detect.command.make_context("detect", arguments) as context:
-            settings = Settings(**{**context.params, **model})
-        detect.run_and_report(settings, _Browser() if browser else _tell)
+            cameras = detect.each_of(context, {**context.params, **model})
+        detect.run_and_report(cameras, _Browser() if browser else _tell)
 
 
 def _tell(line: str) -> None:

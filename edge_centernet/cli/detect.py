@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +13,29 @@ from typing import Any
 
 import click
 
-from edge_centernet.camera_config import Settings, read_config
+from edge_centernet.camera_config import ConfigFile, Settings, each_camera, read_config
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import model_options, open_model
 from edge_centernet.errors import TargetError
 from edge_centernet.outputs.records import SUFFIX
-from edge_centernet.session import DEFAULT_OUT, run
+from edge_centernet.session import DEFAULT_OUT, Summary, run
 from edge_centernet.system.logs import configure_logging
+
+_TABLES = "edge_centernet.cameras"  # where click's context keeps the [[camera]] tables of the file
+_CONFIG = f"{__name__}.config"  # the same for the path of the file
 
 _source_options = option_group(
     click.option(
-        "--source", metavar="PATH|DIR|GLOB|VIDEO|URL", help="Image, folder, quoted pattern, video or URL."
+        "--source",
+        multiple=True,
+        metavar="PATH|DIR|GLOB|VIDEO|URL",
+        help="Image, folder, quoted pattern, video or URL.",
     ),
     click.option(
-        "--camera", metavar="N|PATH|URL|csi", help="Camera: 0, /dev/video0, csi, rtsp://... or http://..."
+        "--camera",
+        multiple=True,
+        metavar="N|PATH|URL|csi",
+        help="Camera: 0, /dev/video0, csi, rtsp://... or http://...; repeat it for several cameras.",
     ),
     click.option("--size", metavar="WxH", help="Resolution to request from the camera, such as 1280x720."),
     click.option(
@@ -261,9 +271,6 @@ _event_options = option_group(
 )
 
 
-_CONFIG = f"{__name__}.config"  # the file's path, in what a click context carries
-
-
 def _load_config(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     """Make the values of the file the defaults of all other options.
 
@@ -271,8 +278,60 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
     """
     if value is None:
         return
-    context.default_map = {**(context.default_map or {}), **read_config(value)}
     context.meta[_CONFIG] = value
+    options = read_config(value)
+    if isinstance(options.get("camera"), list):
+        context.meta[_TABLES] = options.pop("camera")
+    for name in ("source", "camera"):  # which may be given several times
+        if name in options:
+            options[name] = [options[name]]
+    context.default_map = {**(context.default_map or {}), **options}
+
+
+def each_of(context: click.Context, given: dict[str, Any]) -> list[Settings]:
+    """The settings of each camera: as typed, else as in its own table of the file, else as for all."""
+
+    def typed(name: str) -> bool:
+        return context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+
+    # 1. What stands on the command line precedes what stands in the file, also of sources.
+    common = Settings(**{**given, "source": None, "camera": None})
+    names = [name for name in ("source", "camera") if given[name]]
+    chosen = [name for name in names if typed(name)] or names
+    tables: list[dict[str, Any]] = [{name: one} for name in chosen for one in given[name]]
+    if not any(typed(name) for name in chosen) and (written := context.meta.get(_TABLES)):
+        if tables:
+            raise click.UsageError("expected --source or [[camera]] tables in the file, got both")
+        tables = [_converted(context, table, typed) for table in written]
+    if not tables:
+        raise click.UsageError("expected one of --source and --camera")
+    if len(tables) > 1 and common.name is not None:
+        raise click.UsageError("--name: expected one camera; several have their names in [[camera]] tables")
+    # 2. The service's unit names a store; a camera that counts nothing has no use for one.
+    store = os.environ.get("EDGE_CENTERNET_STORE")
+    asked = common.store is not None or not store
+    cameras = each_camera(common if asked else replace(common, store=Path(store or "")), tables)
+    return [
+        camera if asked or "store" in table or _counts(camera) else replace(camera, store=None)
+        for camera, table in zip(cameras, tables, strict=True)
+    ]
+
+
+def _converted(context: click.Context, table: dict[str, Any], typed: Callable[[str], bool]) -> dict[str, Any]:
+    """The fields of a [[camera]] table as the options would have them, without those that were typed."""
+    options = {option.name: option for option in context.command.params}
+    fields = {name: value for name, value in table.items() if name in ("source", "camera") or not typed(name)}
+    try:
+        return {
+            name: value if name in ("source", "camera") else options[name].process_value(context, value)
+            for name, value in fields.items()
+        }
+    except click.BadParameter as error:
+        raise click.UsageError(f"[[camera]] {table.get('name', '')}: {error.format_message()}") from None
+
+
+def _counts(settings: Settings) -> bool:
+    return bool(settings.count_line or settings.zone or settings.room)
 
 
 @click.command(cls=Command)
@@ -304,83 +363,95 @@ def command(context: click.Context, /, **given: Any) -> None:
       edge-centernet detect --source photo.jpg --classes person,dog
       edge-centernet detect --camera 0 --serve 8080 --count-line door=0.5,0,0.5,1
     """  # noqa: D301 (click keeps the lines below a real backspace as they are)
-    # 1. One of source and camera; one on the command line precedes one in the configuration.
-    sources = [name for name in ("source", "camera") if given[name] is not None]
-    typed = [n for n in sources if context.get_parameter_source(n) == click.core.ParameterSource.COMMANDLINE]
-    chosen = typed if len(typed) == 1 else sources
-    if len(chosen) != 1:
-        raise click.UsageError("expected one of --source and --camera")
-    settings = Settings(**{**given, **{name: None for name in sources if name not in chosen}})
-    # The service's unit names a store; a camera that counts nothing has no use for one.
-    store = os.environ.get("EDGE_CENTERNET_STORE")
-    if settings.store is None and store and (settings.count_line or settings.zone or settings.room):
-        settings = replace(settings, store=Path(store))
-    typed_shapes = [
-        name
-        for name in ("count_line", "zone", "room", "rule")
-        if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
-    ]
-    # What the command line gives would come back with the next start, whatever the file says by then.
-    config = None if typed_shapes else context.meta.get(_CONFIG)
-    run_and_report(settings, functools.partial(echo, err=True), config)
+    cameras = each_of(context, given)
+    run_and_report(cameras, functools.partial(echo, err=True), _files_of(context, len(cameras)))
 
 
-def run_and_report(settings: Settings, report: Callable[[str], None], config: Path | None = None) -> None:
+def _files_of(context: click.Context, number: int) -> list[ConfigFile | None]:
+    """Where the lines, zones and rooms of each camera are written; None where that is the command line.
+
+    What stands there would come back with the next start, whatever the file says by then.
+    """
+    names = ("source", "camera", "count_line", "zone", "room", "rule")
+    typed = {
+        name for name in names if context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+    }
+    path, sources = context.meta.get(_CONFIG), {"source", "camera"}
+    if path is None or typed - sources or (typed and number > 1):
+        return [None] * number
+    tables = _TABLES in context.meta and not typed
+    return [ConfigFile(path, index if tables else None) for index in range(number)]
+
+
+def run_and_report(
+    cameras: Sequence[Settings],
+    report: Callable[[str], None],
+    files: Sequence[ConfigFile | None] = (),
+) -> None:
     """Detect until the end, then print what was found, seen and written.
 
-    report: gets lines for people meanwhile, see `session.run`. config: likewise.
+    report: gets lines for people meanwhile. files: for each camera; see `session.run` for both.
     Raises what `session.run` raises, TargetError where something could not be written, and
     KeyboardInterrupt where Ctrl-C ended it.
     """
-    # 1. Run.
-    configure_logging(log_file=settings.log_file)
+    configure_logging(log_file=cameras[0].log_file)
     done = run(
-        settings,
-        functools.partial(open_model, settings.model, settings.runtime, settings.threads),
+        cameras,
+        functools.partial(open_model, cameras[0].model, cameras[0].runtime, cameras[0].threads),
         write=_Stdout(),
         report=report,
-        config=config,
+        files=files,
     )
-    # 2. Report, on standard error: standard output holds nothing but records.
+    for one in done:
+        _tell(one)
+    if unwritten := "; ".join(one.unwritten for one in done if one.unwritten):
+        raise TargetError(unwritten)
+    if done[0].stopped_by == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def _tell(done: Summary) -> None:
+    """What was seen and counted, on standard error: standard output holds nothing but records."""
+    of = f"{done.name}: " if done.name else ""
     frames = _plural(done.frames, "image" if done.stills else "frame")
     skipped = f", {done.skipped} skipped" if done.skipped else ""
-    echo(f"{_plural(done.detections, 'detection')} in {frames}{skipped}", err=True)
+    echo(f"{of}{_plural(done.detections, 'detection')} in {frames}{skipped}", err=True)
     if done.tally is not None:
         for line in done.tally.lines:
             by_class = [(name, f"{n_in} in, {n_out} out") for name, (n_in, n_out) in line.by_class.items()]
-            echo(f"{line.name}: {line.inward} in, {line.outward} out{_by_class(by_class)}", err=True)
+            echo(f"{of}{line.name}: {line.inward} in, {line.outward} out{_by_class(by_class)}", err=True)
         for zone in done.tally.zones:
             dwell = f"{zone.mean_dwell_s:.1f} s on average"
             by_class = [(name, f"{entered}") for name, (_, entered) in zone.by_class.items()]
-            echo(f"{zone.name}: {zone.entered} entered, {dwell}{_by_class(by_class)}", err=True)
+            echo(f"{of}{zone.name}: {zone.entered} entered, {dwell}{_by_class(by_class)}", err=True)
         for room in done.tally.rooms:
-            echo(f"{room.name}: {room.inside} inside (between {room.low} and {room.high})", err=True)
+            inside = f"{room.inside} inside (between {room.low} and {room.high})"
+            echo(f"{of}{room.name}: {inside}", err=True)
         for rule in done.tally.rules:
             if rule.active:
-                echo(f"{rule.name}: the alert is on", err=True)
+                echo(f"{of}{rule.name}: the alert is on", err=True)
     if done.annotated:
         one = len(done.annotated) == 1
         where = done.annotated[0] if one else done.folder
-        echo(f"Annotated {'copy' if one else 'copies'}: {where}", err=True)
-    if done.unwritten:
-        raise TargetError(done.unwritten)
-    if done.stopped_by == signal.SIGINT:
-        raise KeyboardInterrupt
+        echo(f"{of}Annotated {'copy' if one else 'copies'}: {where}", err=True)
 
 
 class _Stdout:
     """Writes to standard output at once, so that a reader sees each frame.
 
-    Not by `sys.stdout`: a write of a thread that blocks there would keep Python from ending.
+    Not by `sys.stdout`: a write of a thread that blocks there would keep Python from ending. Several cameras
+    write from several threads.
     """
 
     def __init__(self) -> None:
         self._rest = b""  # what a full disk did not take of the last text
+        self._writing = threading.Lock()
 
     def __call__(self, text: str) -> None:
-        self._rest += text.encode()
-        while self._rest:
-            self._rest = self._rest[os.write(1, self._rest) :]
+        with self._writing:
+            self._rest += text.encode()
+            while self._rest:
+                self._rest = self._rest[os.write(1, self._rest) :]
 
 
 def _by_class(counts: Sequence[tuple[str, str]]) -> str:

@@ -14,7 +14,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.history.report import COUNTED, REASONS, Part, Report, dwell_figures
+from edge_centernet.history.audit import percent
+from edge_centernet.history.report import COUNTED, REASONS, Part, Report, dwell_figures, find_zone
 
 _WIDTH, _HEIGHT = 960, 180  # of a chart, in its own units
 _LEFT, _BOTTOM, _TOP = 44, 26, 8  # for the labels of the axes
@@ -70,6 +71,7 @@ def as_html(report: Report) -> str:
         *_alerts(report),
         *_week(report),
         *_presence(report),
+        *_audit(report),
         *_gaps(report),
         *_table(report),
     ]
@@ -386,6 +388,30 @@ def _moves(report: Report) -> list[str]:
     return [
         "<h2>From zone to zone</h2>",
         f'<div class="scroll"><table><tr><td></td>{head}</tr>{rows}</table></div>',
+    ]
+
+
+def _audit(report: Report) -> list[str]:
+    """How right the counts were when somebody last looked, and the figures of all such audits."""
+    if not report.audits:
+        return []
+    newest, zone = report.audits[-1], find_zone(report.zone)
+    rows = "".join(
+        f"<tr><td>{audit.day(zone):%Y-%m-%d}</td><td>{escape(score.line)}, {score.direction}</td>"
+        f"<td>{score.true}</td><td>{score.matched}</td><td>{score.missed}</td><td>{score.extra}</td>"
+        f"<td>{percent(score.error)}</td></tr>"
+        for audit in reversed(report.audits)
+        for score in audit.scores()
+    )
+    head = "".join(
+        f"<th>{name}</th>"
+        for name in ("line", "crossed", "counted", "missed", "extra", "net error, with 95 %")
+    )
+    return [
+        "<h2>How right the counts are</h2>",
+        f"<p>{escape(newest.heading(zone))}</p>",
+        f"<ul>{''.join(f'<li>{escape(one)}</li>' for one in newest.sentences())}</ul>",
+        f'<div class="scroll"><table><tr><th>audited</th>{head}</tr>{rows}</table></div>',
     ]
 
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import csv_text
+from edge_centernet.history.audit import Audit, kept
 from edge_centernet.history.store import MINUTE_MS, open_store, unpack_points
 
 STEPS = ("hour", "day", "week")
@@ -89,6 +90,7 @@ class Report:
     presence: (36, 64) seconds that foot points spent in each cell of the image, by hour of the day where
         paths were kept: (24, 36, 64).
     moves: how often a track entered the second zone next after the first, by (first, second).
+    audits: of the store, whatever the time, the oldest first; those of which something was watched.
     """
 
     camera: str
@@ -105,6 +107,7 @@ class Report:
     waits: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     alerts: tuple[Alert, ...] = ()
     moves: dict[tuple[str, str], int] = field(default_factory=dict)
+    audits: tuple[Audit, ...] = ()
 
     def by_class(self, place: str, direction: str) -> dict[str, int]:
         """As `total`, for each class that was counted there, the most frequent first."""
@@ -147,19 +150,19 @@ def summarize(path: Path, begin: str | None = None, end: str | None = None, step
             "(SELECT camera FROM run ORDER BY id DESC LIMIT 1) FROM run"
         ).fetchone()
         local = find_zone(zone)
-        began = first if begin is None else _moment(begin, local, whole_day=False)
-        ended = last if end is None else _moment(end, local, whole_day=True)
+        began = first if begin is None else moment(begin, local, whole_day=False)
+        ended = last if end is None else moment(end, local, whole_day=True)
         if ended <= began:
             raise ConfigError(
                 f"report: expected an end after the beginning, got {_local(began, local):%Y-%m-%d %H:%M} to "
                 f"{_local(ended, local):%Y-%m-%d %H:%M}"
             )
         known = base.execute("SELECT began, ended, reason FROM gap")
-        gaps = _clip([(0, first, "off"), *known, (last, ended, "off")], began, ended)
+        gaps = clip([(0, first, "off"), *known, (last, ended, "off")], began, ended)
         edges = list(_edges(began, ended, local, step))
         parts = []
         for a, b in itertools.pairwise(edges):
-            missing = sum(until - since for since, until, _ in _clip(gaps, a, b))
+            missing = sum(until - since for since, until, _ in clip(gaps, a, b))
             parts.append(Part(_local(a, local), _local(b, local), 1 - missing / (b - a)))
         _count(base, parts, edges)
         dwell = _seconds(base, "dwell", began, ended)
@@ -174,7 +177,7 @@ def summarize(path: Path, begin: str | None = None, end: str | None = None, step
     shown = tuple((_local(a, local), _local(b, local), reason) for a, b, reason in gaps)
     return Report(
         camera, zone, step, _local(began, local), _local(ended, local), tuple(parts), shown, tuple(places),
-        totals, dwell, presence, waits, alerts, moves,
+        totals, dwell, presence, waits, alerts, moves, tuple(audit for audit in kept(path) if audit.watched_s),
     )  # fmt: skip
 
 
@@ -193,7 +196,8 @@ def _local(ms: int, zone: tzinfo) -> datetime:
     return datetime.fromtimestamp(ms / 1000, zone)
 
 
-def _moment(text: str, zone: tzinfo, whole_day: bool) -> int:
+def moment(text: str, zone: tzinfo, whole_day: bool) -> int:
+    """Milliseconds since 1970 of a date or time; with `whole_day` a date is its end. Raises ConfigError."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -207,7 +211,7 @@ def _moment(text: str, zone: tzinfo, whole_day: bool) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def _clip(gaps: Sequence[tuple[int, int, str]], began: int, ended: int) -> list[tuple[int, int, str]]:
+def clip(gaps: Sequence[tuple[int, int, str]], began: int, ended: int) -> list[tuple[int, int, str]]:
     """The gaps within two times, in order, without overlaps: the first to begin keeps what it covers."""
     found: list[tuple[int, int, str]] = []
     reached = began
@@ -420,6 +424,8 @@ def as_json(report: Report) -> str:
             for part in report.parts
         ],
     }
+    if report.audits:
+        record["audits"] = [audit.figures(find_zone(report.zone)) for audit in report.audits]
     return json.dumps(record, ensure_ascii=False, indent=1) + "\n"
 
 
@@ -489,6 +495,9 @@ def as_text(report: Report) -> str:
         if ended - began >= timedelta(minutes=1):
             span = f"{began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M}"
             lines.append(f"  nothing is known of {span}: {REASONS[reason]}")
+    if report.audits:  # the newest: who moved a line or took another model audits again
+        audit = report.audits[-1]
+        lines += [f"  {audit.heading(find_zone(report.zone))}", *(f"    {one}" for one in audit.sentences())]
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@
     path       the foot points of a track, without a picture
     gap        a time in which the process, the camera or the clock was away: no zeros, but nothing known
     run        each start of the process, and when it was last alive
+    audit      what somebody saw who watched a part of it, beside what was counted (`history/audit.py`)
 
 SQLite in WAL mode: one process writes and any number read. What is committed survives when the process is
 killed; what `flush` has written to the disk survives a power cut, and so does the file itself at any moment.
@@ -61,6 +62,11 @@ _ADDED = {
     "event": ("rule TEXT NOT NULL DEFAULT ''", "value REAL"),
     "occupancy": ("queue REAL", "queue_most INTEGER"),
 }
+# Made with the first audit: the tables above stay as they were, and older releases go on reading the file.
+_AUDITS = """
+CREATE TABLE IF NOT EXISTS audit (
+    id INTEGER PRIMARY KEY, began INTEGER NOT NULL, changed INTEGER NOT NULL, record TEXT NOT NULL)
+"""
 
 
 class StoreError(EdgeCenterNetError):
@@ -332,6 +338,40 @@ def open_store(path: Path) -> sqlite3.Connection:
             )
             base.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {empty} FROM main.{table}")
     return base
+
+
+def keep_audit(path: Path, number: int | None, began: int, now: int, record: str) -> int:
+    """Write an audit on a connection of its own, beside a process that counts; returns its number.
+
+    Args:
+        path: of a store.
+        number: of one that is there, to replace it; None for a new one.
+        began: milliseconds since 1970.
+        now: likewise.
+        record: JSON.
+
+    Raises StoreError.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as base:
+            base.execute("PRAGMA synchronous = FULL")  # whoever watched for an hour does it once
+            with _Transaction(base):
+                base.execute(_AUDITS)
+                written = base.execute(
+                    "INSERT OR REPLACE INTO audit (id, began, changed, record) VALUES (?, ?, ?, ?)",
+                    (number, began, now, record),
+                )
+            return int(written.lastrowid or 0)
+    except sqlite3.Error as error:
+        raise _failed(path, error) from None
+
+
+def kept_audits(path: Path) -> list[tuple[int, int, str]]:
+    """Number, beginning (milliseconds since 1970) and record of each, by number. Raises StoreError."""
+    with closing(open_store(path)) as base:
+        if not base.execute("SELECT 1 FROM sqlite_master WHERE name = 'audit'").fetchone():
+            return []
+        return base.execute("SELECT id, began, record FROM audit ORDER BY id").fetchall()
 
 
 def pack_points(points: NDArray[np.float32]) -> bytes:

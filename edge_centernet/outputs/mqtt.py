@@ -17,7 +17,6 @@ saved up meanwhile, up to a limit; a gap in their numbers shows that it was reac
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 import os
@@ -27,7 +26,6 @@ import ssl
 import sys
 import threading
 import time
-import unicodedata
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -42,6 +40,7 @@ import numpy as np
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge_centernet.camera_config import slug
 from edge_centernet.detector import class_ids
 from edge_centernet.errors import ConfigError
 from edge_centernet.outputs.home_assistant import Places, counts_record, device_config, node_id
@@ -85,8 +84,7 @@ class Broker:
 def parse_url(url: str, name: str, password_file: Path | None = None) -> Broker:
     """The broker of mqtt://user:password@host:1883/topic-prefix; mqtts:// for TLS, on port 8883 unless given.
 
-    name: of the camera; the prefix is "edge-centernet/NAME" where the URL has none, with six digits of a hash
-      where a name of other letters than a to z would lose what tells it apart.
+    name: of the camera; the prefix is "edge-centernet/NAME" where the URL has none, see `slug`.
     password_file: its first line is the password. It may also be the value of EDGE_CENTERNET_MQTT_PASSWORD:
       every user of a machine can see its command lines.
     Special characters are written as in every URL (%40 for @). Raises ConfigError, which never shows the
@@ -128,11 +126,7 @@ def parse_url(url: str, name: str, password_file: Path | None = None) -> Broker:
         raise ConfigError("MQTT: expected a user name with the password; write mqtt://USER@host")
     # 3. The prefix of the topics. + and # are wildcards in MQTT. Brokers limit the length of a topic, AWS IoT
     #    to 256 bytes.
-    whole = unicodedata.normalize("NFC", name).replace("…", "")  # which stands for a hidden part of a URL
-    slug = re.sub(r"[^0-9a-z]+", "-", whole.lower()).strip("-")
-    if not slug or not whole.isascii():
-        slug = f"{slug or 'camera'}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
-    prefix = unquote(parts.path).strip("/") or f"edge-centernet/{slug}"
+    prefix = unquote(parts.path).strip("/") or f"edge-centernet/{slug(name)}"
     if re.search(r"[+#\0-\x1f\x7f]", prefix) or len(prefix.encode()) > 200:
         raise ConfigError(
             f"MQTT: expected a topic prefix of at most 200 bytes without + and #, got {prefix!r}"
@@ -261,11 +255,14 @@ class MqttOutput:
         state = self._record(capture, objects, round(snapshot.fps, 1), round(snapshot.age_ms))
         self._take(state, changed, snapshot.tally.events if snapshot.tally else ())
 
-    def announce(self, places: Places) -> None:
-        """Publish what is counted at these, by name, from now on, and announce them. For any thread."""
+    def announce(self, **names: Sequence[str]) -> None:
+        """Publish what is counted at these from now on, and announce them. For any thread.
+
+        names: of lines, zones, rooms, queues and rules, see `__init__`.
+        """
         with self._changed:
-            self._config = _json(self._device(places, self._reset_room is not None))
-            self._places = places
+            self._places = Places(**names)  # its fields have the same names
+            self._config = _json(self._device(self._places, self._reset_room is not None))
             self._greet, self._greet_at = True, float("-inf")
             self._changed.notify_all()
 

@@ -1,6 +1,7 @@
 """What Prometheus scrapes: counts, rates and times.
 
 No label has a value per object, such as an id: each value is a time series that Prometheus keeps for weeks.
+Where there are several cameras, the label `camera` tells them apart.
 """
 
 from __future__ import annotations
@@ -80,7 +81,6 @@ class Metrics(Silent):
             buckets=_AGE_BUCKETS,
             registry=self._registry,
         )
-        ProcessCollector(registry=self._registry)
         self._registry.register(_Absolutes(self))
 
     def update(self, snapshot: Snapshot) -> None:
@@ -105,7 +105,39 @@ class Metrics(Silent):
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format, of CONTENT_TYPE."""
-        return generate_latest(self._registry)
+        return text_of({"": self})
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics of this camera."""
+        return iter(self._registry.collect())
+
+
+def text_of(cameras: Mapping[str, Metrics]) -> bytes:
+    """The metrics of cameras by their names, and those of the process, in the format of CONTENT_TYPE."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    registry.register(_Joined(cameras))
+    return generate_latest(registry)
+
+
+class _Joined(Collector):
+    """Each metric once, with the values of all cameras below it, as the format wants it."""
+
+    def __init__(self, cameras: Mapping[str, Metrics]) -> None:
+        self._cameras = cameras
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        joined: dict[str, Metric] = {}
+        for name, metrics in self._cameras.items():
+            label = {"camera": name} if name else {}
+            for metric in metrics.collect():
+                whole = joined.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                for sample in metric.samples:
+                    whole.add_sample(sample.name, {**label, **sample.labels}, sample.value)
+        yield from joined.values()
 
 
 class _Absolutes(Collector):

@@ -47,18 +47,20 @@ class Records(Protocol):
         """Text after the last frame, in pieces."""
 
 
-def make_records(format_name: str, classes: Sequence[str]) -> Records:
-    """The writer for "jsonl", "coco" or "csv"."""
-    makers: dict[str, type[JSONLines | Coco | Csv]] = {"jsonl": JSONLines, "coco": Coco, "csv": Csv}
-    return makers[format_name](classes)
+def make_records(format_name: str, classes: Sequence[str], camera: str = "") -> Records:
+    """The writer for "jsonl", "coco" or "csv". camera: see `JSONLines`, the only ones of several cameras."""
+    if format_name == "jsonl":
+        return JSONLines(classes, camera)
+    return Coco(classes) if format_name == "coco" else Csv(classes)
 
 
 class JSONLines:
     """One JSON object per frame; boxes x1, y1, x2, y2 in pixels of the frame."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        """classes: names by class_id."""
+    def __init__(self, classes: Sequence[str], camera: str = "") -> None:
+        """classes: names by class_id. camera: name of one of several, which each of its lines begins with."""
         self._classes = classes
+        self._head = {"camera": camera} if camera else {}
 
     def add(self, snapshot: Snapshot) -> str:
         """One line."""
@@ -68,6 +70,7 @@ class JSONLines:
             for box, score, class_id in _rows(snapshot.found)
         ]
         record: dict[str, Any] = {
+            **self._head,
             "source": snapshot.frame.source,
             "frame": snapshot.frame.number,
             "width": width,

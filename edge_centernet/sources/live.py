@@ -40,6 +40,7 @@ class LiveCapture:
     """The newest frame of a camera, through disconnections.
 
     name: of the source, as frames and messages carry it. live: always True.
+    arrived: is set at each frame and at the end; who waits for several cameras gives them all the same one.
     """
 
     live = True
@@ -70,6 +71,7 @@ class LiveCapture:
         if not frozen_s > 0:
             raise ConfigError(f"frozen after: expected more than 0 seconds, got {frozen_s}")
         self.name = name
+        self.arrived = threading.Event()
         self._open, self._frozen_s, self._ends, self._report = open, frozen_s, ends, report
         # Guards all below; notified of frames, the first failure and closing.
         self._changed = threading.Condition()
@@ -143,6 +145,7 @@ class LiveCapture:
             self._state = replace(self._state, state="ended", detail="")
             reader = self._reader
             self._changed.notify_all()
+        self.arrived.set()
         self._nudge.set()
         if reader is not None:
             reader.interrupt()
@@ -276,6 +279,7 @@ class LiveCapture:
             )
             self._taken = False
             self._changed.notify_all()
+        self.arrived.set()
         # 3. Reported outside the lock, because a listener may take its time.
         if before.state != "live" and before.detail:
             gone = frame.captured - (self._created if before.last_frame is None else before.last_frame)

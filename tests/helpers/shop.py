@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.camera_config import ConfigFile
 from edge_centernet.detections import Detections
 from edge_centernet.history.store import (
     DAY_MS,
@@ -35,6 +36,7 @@ from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.outputs.history import HistoryOutput
 from edge_centernet.outputs.web import archive, editor
 from edge_centernet.outputs.web.server import WebServer
+from edge_centernet.outputs.web.view import View
 from edge_centernet.sources import CaptureState, Frame
 from edge_centernet.tracking.scene import Scene, SceneOptions
 from edge_centernet.tracking.state import Snapshot
@@ -321,18 +323,19 @@ def open_shop(
     scene = scene or SceneOptions()
     scene = SceneOptions(lines=scene.lines, zones=scene.zones, rooms=scene.rooms, track=True)
     counting = Scene(scene, 0.5, CLASSES)
-    drawn = Overlay(CLASSES, scene.lines, scene.zones)
+    view = View(
+        name, classes=CLASSES, overlay=Overlay(CLASSES, scene.lines, scene.zones), plain=Overlay(CLASSES)
+    )
 
     def apply(changed: SceneOptions) -> None:
         counting.change(changed)
-        drawn.show(changed.lines, changed.zones)
+        view.show(changed.lines, changed.zones)
 
-    tool = editor.Editor(scene, apply, counting, store, config)
-    given = {"overlay": drawn, "plain": Overlay(CLASSES), "name": name, "version": lambda: tool.version}
-    server = WebServer("127.0.0.1:0", **{"classes": CLASSES, **given, **options})
-    server.add(editor.handlers(tool))
+    file = None if config is None else ConfigFile(config)
+    view.handlers += editor.handlers(editor.Editor(scene, apply, counting, store, file), view)
     if store is not None:
-        server.add(archive.handlers(store, pictures))
+        view.handlers += archive.handlers(store, pictures)
+    server = WebServer("127.0.0.1:0", [view], **options)
     film, stop = Film(), Event()
 
     def play() -> None:
@@ -346,7 +349,7 @@ def open_shop(
             result = Snapshot(frame, shown, MS, 41.5, fps, capture, tracks, tally, found)
             if history is not None:
                 history.update(result)
-            server.update(result)
+            view.update(result)
             number += 1
         if history is not None:
             history.close()

@@ -304,7 +304,7 @@ def test_lines_that_are_drawn_later_are_announced(broker: Mosquitto, made: list[
     heard, states = subscriber(made, broker, "homeassistant/#"), subscriber(made, broker)
     mqtt = output(made, broker.url)
     wait_for(lambda: heard.messages)
-    mqtt.announce(Places(["exit"], [], ["hall"]))
+    mqtt.announce(lines=["exit"], rooms=["hall"])
     components = json.loads(wait_for(lambda: heard.messages[1:])[0].payload)["components"]
     assert {"line_exit_in", "room_hall_inside"} <= set(components)
     assert not [name for name in components if name.startswith(("line_door", "zone_"))]

@@ -16,7 +16,7 @@ pytest.importorskip("prometheus_client", reason="the extra `live` is not install
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_centernet.outputs.prometheus import Metrics
+from edge_centernet.outputs.prometheus import Metrics, text_of
 
 PERSON = {"class": "person"}
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -167,3 +167,22 @@ def test_two_cameras_in_one_process_do_not_meet() -> None:
     one, other = Metrics(CLASSES), Metrics(CLASSES)
     one.update(snapshot(0))
     assert (value(one, "results_total"), value(other, "results_total")) == (1, 0)
+
+
+def test_cameras_are_told_apart_by_a_label() -> None:
+    """Each metric stands once, with a value for each camera; those of the process have no such label."""
+    cameras = {"door": Metrics(CLASSES), "yard": Metrics(CLASSES)}
+    cameras["door"].update(snapshot(0, 2, tally=counted(3)))
+    cameras["yard"].waiting(CaptureState("lost"))
+    text = text_of(cameras).decode()
+    assert text.count("# TYPE edge_centernet_crossings_total counter") == 1
+    found = {
+        (sample.name, sample.labels.get("camera"), sample.labels.get("direction")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found["edge_centernet_crossings_total", "door", "in"] == 3
+    assert found["edge_centernet_results_total", "yard", None] == 0
+    assert found["edge_centernet_results_total", "door", None] == 1
+    assert found["process_resident_memory_bytes", None, None] > 0
+    assert 'capture_state{camera="yard",state="lost"} 1.0' in text

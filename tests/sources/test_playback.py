@@ -19,10 +19,11 @@ from videos import grey, write_avi
 
 from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.runtimes import open_runtime
-from edge_centernet.session import open_frames, run
+from edge_centernet.session import run
 from edge_centernet.sources import Frame, playback
 from edge_centernet.sources.files import Video
 from edge_centernet.sources.live import LiveCapture
+from edge_centernet.sources.opening import open_frames
 from edge_centernet.sources.playback import Playback
 
 FPS = 20
@@ -151,8 +152,8 @@ def test_counts_go_on_and_ids_do_not_repeat_in_a_loop(film: Path, onnx_model: Pa
         if record["events"] and record["lines"][0]["in"] == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    done = run(
-        settings(source=str(film), pace="real", loop=True, count_line=("0.5,1,0.5,0",)),
+    (done,) = run(
+        [settings(source=str(film), pace="real", loop=True, count_line=("0.5,1,0.5,0",))],
         lambda: open_runtime(onnx_model, "onnxruntime", 1),
         write,
         print,
@@ -170,8 +171,8 @@ def test_counts_go_on_and_ids_do_not_repeat_in_a_loop(film: Path, onnx_model: Pa
 
 def test_a_run_ends_with_its_film(film: Path, onnx_model: Path) -> None:
     """Without --loop; every frame that inference could take was counted."""
-    done = run(
-        settings(source=str(film), pace="real", count_line=("0.5,1,0.5,0",), format_name="none"),
+    (done,) = run(
+        [settings(source=str(film), pace="real", count_line=("0.5,1,0.5,0",), format_name="none")],
         lambda: open_runtime(onnx_model, "onnxruntime", 1),
         print,
         print,

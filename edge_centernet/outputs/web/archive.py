@@ -145,13 +145,13 @@ def find_picture(folder: Path | None, time: int, kind: str, track: int) -> Path 
     return path if path.is_file() else None
 
 
-def handlers(store: Path, pictures: Path | None) -> list[Any]:
-    """For the application of the server. pictures: see `find_picture`."""
+def handlers(store: Path, pictures: Path | None) -> list[tuple[Any, ...]]:
+    """For `View.handlers`. pictures: see `find_picture`."""
     given = {"store": store, "pictures": pictures}
     return [
-        ("/history", _History, given),
-        ("/report", _Report, given),
-        (r"/report\.csv", _Csv, given),
-        (r"/events\.json", _Events, given),
-        (r"/event/\d{4}-\d\d-\d\d/(\d{1,15})-([\w-]{1,32})-(\d{1,15})\.jpg", _EventPicture, given),
+        ("history", _History, given),
+        ("report", _Report, given),
+        (r"report\.csv", _Csv, given),
+        (r"events\.json", _Events, given),
+        (r"event/\d{4}-\d\d-\d\d/(\d{1,15})-([\w-]{1,32})-(\d{1,15})\.jpg", _EventPicture, given),
     ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import tomlkit
 
+from edge_centernet.camera_config import ConfigFile
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
 
@@ -26,18 +27,19 @@ _HEADER = re.compile(r"^[ \t]*\[{1,2}[ \t]*([\w.\"' \t-]+?)[ \t]*\]{1,2}[ \t]*(?
 Change = tuple["int | None", Mapping[str, Any]]
 
 
-def rewrite(path: Path, wanted: Mapping[str, Sequence[Change]]) -> Path:
+def rewrite(config: ConfigFile, wanted: Mapping[str, Sequence[Change]]) -> Path:
     """Give a file other [[line]], [[zone]] and [[room]] tables; all else stays as it is, comments too.
 
+    config: the file; with its number of a [[camera]] table, [[camera.line]] and so on of that one.
     wanted: by name, all tables that there are to be: those of the file in their order, then new ones.
     Returns where the old file is kept. Raises ConfigError for a file in which that cannot be done, OSError
     where it cannot be written; nothing is changed then.
     """
-    path = path.resolve()  # a link stays one
+    path = config.path.resolve()  # a link stays one
     try:
         old = path.read_bytes()
         text = old.decode()
-        new = _rewritten(text, wanted)
+        new = _rewritten(text, wanted, config.camera)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected TOML: {error}") from None
     if new is None:
@@ -53,52 +55,71 @@ def rewrite(path: Path, wanted: Mapping[str, Sequence[Change]]) -> Path:
     return backup
 
 
-def _rewritten(text: str, wanted: Mapping[str, Sequence[Change]]) -> str | None:
+def _rewritten(text: str, wanted: Mapping[str, Sequence[Change]], camera: int | None) -> str | None:
     """The text with other tables; None if it would not say what it is to say."""
     # 1. What is to come out.
-    before = tomllib.loads(text)
-    if {"count_line", "count-line"} & set(before):
+    before, expected = tomllib.loads(text), tomllib.loads(text)
+    own, target = (
+        (before, expected) if camera is None else (before["camera"][camera], expected["camera"][camera])
+    )
+    if {"count_line", "count-line"} & set(own):
         return None
-    expected = {key: value for key, value in before.items() if key not in wanted}
     for key, changes in wanted.items():
-        tables = [{**({} if index is None else before[key][index]), **values} for index, values in changes]
+        tables = [{**({} if index is None else own[key][index]), **values} for index, values in changes]
+        target.pop(key, None)
         if tables:
-            expected[key] = [{n: value for n, value in one.items() if value is not None} for one in tables]
+            target[key] = [{n: value for n, value in one.items() if value is not None} for one in tables]
     # 2. The file in blocks: each begins with the comment right above its header, which belongs to it.
-    starts = [match.start() for match in _HEADER.finditer(text)]
-    names = [match[1] for match in _HEADER.finditer(text)]
-    edges = [0, *(_above(text, start) for start in starts), len(text)]
+    headers = list(_HEADER.finditer(text))
+    edges = [0, *(_above(text, header.start()) for header in headers), len(text)]
     blocks = [text[a:b] for a, b in itertools.pairwise(edges)]
-    # 3. Each table of ours is changed in its block, or left out.
+    # 3. Each table of ours is changed in its block, or left out. New ones follow the last one.
+    prefix, at, last = "" if camera is None else "camera.", -1, len(blocks) - 1
     found = dict.fromkeys(wanted, 0)
-    for i, name in enumerate(names, start=1):
-        if name not in wanted:
+    for i, header in enumerate(headers, start=1):
+        at += header[1] == "camera"
+        if camera is not None and at != camera:
             continue
-        values = next((values for index, values in wanted[name] if index == found[name]), None)
-        found[name] += 1
+        last = i
+        key = header[1].removeprefix(prefix)
+        if header[1] != f"{prefix}{key}" or key not in wanted:
+            continue
+        values = next((values for index, values in wanted[key] if index == found[key]), None)
+        found[key] += 1
         if values is None:
             # What stands below its last entry, after an empty line, may be about anything.
             blocks[i] = re.sub(r"\A(?s:.*)^[ \t]*[^#\s][^\n]*\n?", "", blocks[i], flags=re.MULTILINE)
         elif values:
-            document = tomlkit.parse(blocks[i])
-            tables = document[name]
-            if not isinstance(tables, list):
+            changed = _changed(blocks[i], header[1], values)
+            if changed is None:
                 return None
-            for key, value in values.items():
-                if value is not None:
-                    tables[0][key] = value
-                else:
-                    tables[0].pop(key, None)
-            blocks[i] = tomlkit.dumps(document)
-    rest = "".join(blocks)
-    new = as_toml({key: [v for i, v in changes if i is None] for key, changes in wanted.items()})
+            blocks[i] = changed
+    new = as_toml({f"{prefix}{key}": [v for i, v in changes if i is None] for key, changes in wanted.items()})
     if new:
-        rest = f"{rest.rstrip()}\n\n{new}" if rest.strip() else new
+        ours, others = "".join(blocks[: last + 1]).rstrip(), "".join(blocks[last + 1 :])
+        blocks = [ours, "\n\n" if ours else "", new, "\n" if others else "", others]
     # 4. Headers in places where they are none would have been taken for some.
+    rest = "".join(blocks)
     try:
         return rest if tomllib.loads(rest) == expected else None
     except tomllib.TOMLDecodeError:
         return None
+
+
+def _changed(block: str, name: str, values: Mapping[str, Any]) -> str | None:
+    """A block with other values in its table; None if it is no table of a list."""
+    document = tomlkit.parse(block)
+    tables: Any = document
+    for part in name.split("."):
+        tables = tables[part][0] if isinstance(tables[part], list) and part == "camera" else tables[part]
+    if not isinstance(tables, list):
+        return None
+    for key, value in values.items():
+        if value is not None:
+            tables[0][key] = value
+        else:
+            tables[0].pop(key, None)
+    return tomlkit.dumps(document)
 
 
 def _above(text: str, start: int) -> int:

@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 from tornado.web import HTTPError, stream_request_body
 
-from edge_centernet.camera_config import read_config, table_text
+from edge_centernet.camera_config import ConfigFile, read_config, table_text
 from edge_centernet.errors import ConfigError, EdgeCenterNetError
 from edge_centernet.history.store import open_store, unpack_points
 from edge_centernet.outputs.web.access import Verdict
 from edge_centernet.outputs.web.config_file import Change, as_toml, rewrite
 from edge_centernet.outputs.web.server import Guarded
+from edge_centernet.outputs.web.view import View
 from edge_centernet.tracking.geometry import Seen, Size
 from edge_centernet.tracking.line_counter import Line, LineCounter, parse_line
 from edge_centernet.tracking.room import Room, parse_room
@@ -49,6 +50,13 @@ _MAX_BODY = 1 << 16  # bytes of what is drawn
 _MAX_POINTS = 64  # of a zone; whether its edges cross is looked at pair by pair
 _MAX_SHAPES = 64  # lines and zones together
 _HOUR_MS = 3_600_000
+# Settings that hold what a page may change, in the order of `_as_tables`, and who reads each.
+_KINDS: dict[str, Callable[[str, int], Any]] = {
+    "count_line": parse_line,
+    "zone": parse_zone,
+    "room": parse_room,
+    "rule": parse_rule,
+}
 _MOST_PATHS = 2000  # that are counted, the newest; a second on a small board
 _SHOWN_PATHS = 150  # that are drawn
 
@@ -68,8 +76,7 @@ class Editor:
     apply: Callable[[SceneOptions], None]
     counting: Scene
     store: Path | None = None
-    config: Path | None = None
-    version: int = 0  # one more with each change, so that other pages notice
+    config: ConfigFile | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -79,9 +86,8 @@ class Editor:
     @property
     def writable(self) -> bool:
         """Whether changes can be saved: the file, and its folder, where the new one is written first."""
-        return self.config is not None and all(
-            os.access(path, os.W_OK) for path in (self.config.resolve(), self.config.resolve().parent)
-        )
+        path = None if self.config is None else self.config.path.resolve()
+        return path is not None and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
 
     def tables(self, size: Size) -> Tables:
         """All lines, zones and rooms. size: (width, height) of the picture, pixels."""
@@ -135,37 +141,41 @@ class Editor:
             wanted = self.parse(tables, size)
             self.apply(wanted)
             renamed = {name: was for was, name in _renamed(tables).items()}
-            before, self.scene, self.version = self.scene, wanted, self.version + 1
+            self.scene = wanted
             text = as_toml(_as_tables(wanted, size))
             if self.config is None:
                 return {"saved": False, "why": "", "text": text}
             try:
-                backup = self._save(wanted, before, renamed, size)
+                backup = self._save(self.config, wanted, renamed, size)
             except ConfigError as error:
                 return {"saved": False, "why": str(error), "text": text}
             except OSError as error:
-                return {"saved": False, "why": f"{self.config}: {error.strerror}", "text": text}
+                return {"saved": False, "why": f"{self.config.path}: {error.strerror}", "text": text}
             self._saved = wanted
-            return {"saved": True, "file": self.config.name, "backup": backup.name}
+            return {"saved": True, "file": self.config.path.name, "backup": backup.name}
 
-    def _save(
-        self, wanted: SceneOptions, before: SceneOptions, renamed: Mapping[str, str], size: Size
-    ) -> Path:
-        assert self.config is not None
-        options = read_config(self.config)
-        texts = [options.get(name, []) for name in ("count_line", "zone", "room", "rule")]
-        parsed = [
-            tuple(parse(text, i) for i, text in enumerate(ones, start=1))
-            for ones, parse in zip(texts, (parse_line, parse_zone, parse_room, parse_rule), strict=True)
-        ]
+    def _save(self, config: ConfigFile, wanted: SceneOptions, renamed: Mapping[str, str], size: Size) -> Path:
+        """Change the file; where its former content is. Raises ConfigError and OSError."""
+        # 1. What the file says now must be what it said: nobody's changes are to be lost.
+        common = read_config(config.path)
+        own = common if config.camera is None else common["camera"][config.camera]
+        inherited = {kind for kind in _KINDS if kind not in own and common.get(kind)}  # by all cameras
+        texts = {kind: own.get(kind, common.get(kind, [])) for kind in _KINDS}
+        parsed = [tuple(_KINDS[kind](text, i) for i, text in enumerate(texts[kind], 1)) for kind in _KINDS]
         if parsed != [self._saved.lines, self._saved.zones, self._saved.rooms, self._saved.rules]:
             raise ConfigError(
-                f"{self.config}: its lines, zones and rooms are not those that detection began with; change "
+                f"{config.path}: its lines, zones and rooms are not those that detection began with; change "
                 "the file by hand, and start again"
             )
+        # 2. What is to be set in which of its tables.
         old, new = _as_tables(self._saved, size), _as_tables(wanted, size)
         changes: dict[str, list[Change]] = {}
-        for (key, tables), given in zip(new.items(), texts[:3], strict=True):
+        for (key, tables), kind in zip(new.items(), _KINDS, strict=False):
+            if kind in inherited:
+                if not tables:
+                    raise ConfigError(f"{config.path}: what holds for all cameras cannot be deleted here")
+                changes[key] = [] if tables == old[key] else [(None, table) for table in tables]
+                continue
             names = [one["name"] for one in old[key]]
             changes[key] = []
             for table in tables:
@@ -178,17 +188,16 @@ class Editor:
                 kept = old[key][index]
                 values = {name: table.get(name) for name in {**kept, **table}}
                 values = {name: value for name, value in values.items() if value != kept.get(name)}
-                if (
-                    "=" not in given[index].partition(";")[0]
-                ):  # "line 2" by its place, which may be another now
+                if "=" not in texts[kind][index].partition(";")[0]:  # "line 2" by its place
                     values["name"] = table["name"]
                 changes[key].append((index, values))
             changes[key].sort(key=lambda change: (change[0] is None, change[0] or 0))
-        changes["rule"] = [
-            (index, {} if rule.where == saved.where else {"where": rule.where})
-            for index, (rule, saved) in enumerate(zip(wanted.rules, self._saved.rules, strict=True))
-        ]
-        return rewrite(self.config, changes)
+        if "rule" not in inherited:
+            changes["rule"] = [
+                (index, {} if rule.where == saved.where else {"where": rule.where})
+                for index, (rule, saved) in enumerate(zip(wanted.rules, self._saved.rules, strict=True))
+            ]
+        return rewrite(config, changes)
 
 
 def _renamed(tables: Mapping[str, Any]) -> dict[str, str]:
@@ -291,9 +300,9 @@ class Writing(Guarded):
     SUPPORTED_METHODS = ("GET", "POST")
     owner_only = False  # whether a POST needs the key, or the token in the header
 
-    def initialize(self, editor: Editor) -> None:
-        """editor: what is changed."""
-        self.editor = editor
+    def initialize(self, editor: Editor, view: View) -> None:
+        """editor: what is changed. view: where it is shown."""
+        self.editor, self.view = editor, view
         self._body = b""
 
     def prepare(self) -> None:
@@ -333,7 +342,7 @@ class Writing(Guarded):
 
     def size(self) -> Size:
         """(width, height) of the picture. Raises HTTPError 503 before the first one."""
-        if (latest := self.server.latest) is None:
+        if (latest := self.view.latest) is None:
             raise HTTPError(503)
         height, width = latest.frame.image.shape[:2]
         return width, height
@@ -374,9 +383,9 @@ class _Scene(Writing):
         self.answer(
             {
                 **editor.tables(self.size()),
-                "version": editor.version,
+                "version": self.view.version,
                 "paths": editor.store is not None,
-                "file": editor.config.name if editor.config is not None and editor.writable else None,
+                "file": editor.config.path.name if editor.config is not None and editor.writable else None,
                 "key": self.server.guard.key if self._is_owner() else None,
             }
         )
@@ -431,12 +440,12 @@ class _Reset(Writing):
             self.answer({"reset": True})
 
 
-def handlers(editor: Editor) -> list[Any]:
-    """For the application of the server."""
-    given = {"editor": editor}
+def handlers(editor: Editor, view: View) -> list[tuple[Any, ...]]:
+    """For `View.handlers`."""
+    given = {"editor": editor, "view": view}
     return [
-        ("/scene.json", _Scene, given),
-        ("/count.json", _Count, given),
-        ("/paths.json", _Paths, given),
-        ("/reset.json", _Reset, given),
+        (r"scene\.json", _Scene, given),
+        (r"count\.json", _Count, given),
+        (r"paths\.json", _Paths, given),
+        (r"reset\.json", _Reset, given),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 import time
@@ -18,7 +19,7 @@ import cv2
 import pytest
 import shop
 from browser import NEEDS, Browser, find_programs, pixels, soon
-from live_support import CLASSES, FOUND, feed, snapshot
+from live_support import CLASSES, FOUND, OneCamera, feed, snapshot
 from running import Detect
 from servers import mjpeg_server
 
@@ -27,6 +28,7 @@ from edge_centernet.camera_config import read_config
 from edge_centernet.history.store import open_store
 from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.outputs.web.server import WebServer
+from edge_centernet.outputs.web.view import View
 from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.line_counter import parse_line
 from edge_centernet.tracking.scene import SceneOptions
@@ -49,9 +51,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def server() -> Iterator[WebServer]:
+def server() -> Iterator[OneCamera]:
     """A page that needs no token."""
-    started = WebServer("127.0.0.1:0", classes=CLASSES, overlay=Overlay(CLASSES))
+    started = OneCamera("127.0.0.1:0")
     started.start()
     yield started
     started.close()
@@ -64,7 +66,7 @@ def full(result: Snapshot) -> Snapshot:
     return replace(result, tally=tally)
 
 
-def test_the_picture_moves_and_fits_a_phone(browser: Browser, server: WebServer) -> None:
+def test_the_picture_moves_and_fits_a_phone(browser: Browser, server: OneCamera) -> None:
     """Its pixels change from look to look, it is as wide as the screen, nothing is scrolled sideways."""
     with feed(server.update, full):
         browser.open(server.url)
@@ -84,7 +86,7 @@ def test_the_picture_moves_and_fits_a_phone(browser: Browser, server: WebServer)
         assert not browser.run("return document.querySelector('#picture').matches('.old')")
 
 
-def test_long_names_fit_a_phone(browser: Browser, server: WebServer) -> None:
+def test_long_names_fit_a_phone(browser: Browser, server: OneCamera) -> None:
     """Names come from users: they may be long, and are text, whatever they hold."""
     name = "<img src=x onerror=document.title='taken'> " + "a" * 80
     tally = Tally((LineCount(name, 123456, 654321),), (ZoneCount(name, 123, 456789, 86400.0, 3600.0),))
@@ -99,11 +101,11 @@ def test_long_names_fit_a_phone(browser: Browser, server: WebServer) -> None:
         }).map(cell => cell.textContent);
     """
     assert browser.run(broken) == []  # each number stands in one line
-    assert browser.run("return document.title") == "Camera"
+    assert browser.run("return document.title") == "door"
     assert browser.run("return document.documentElement.scrollWidth") == 390
 
 
-def test_the_counts_are_those_of_the_newest_result(browser: Browser, server: WebServer) -> None:
+def test_the_counts_are_those_of_the_newest_result(browser: Browser, server: OneCamera) -> None:
     """Lines, zones and objects in plain words; an engineer's figures only when they are asked for."""
     server.update(full(snapshot(7)))
     browser.open(server.url)
@@ -136,7 +138,7 @@ def test_the_counts_are_those_of_the_newest_result(browser: Browser, server: Web
     assert soon(lambda: browser.text("#lines") == "")
 
 
-def test_five_viewers_see_moving_pictures_and_right_counts(browser: Browser, server: WebServer) -> None:
+def test_five_viewers_see_moving_pictures_and_right_counts(browser: Browser, server: OneCamera) -> None:
     """The page and four streams at once, while the loop that feeds them keeps its rate."""
     done = threading.Event()
     got = [0] * 4
@@ -176,7 +178,7 @@ def test_five_viewers_see_moving_pictures_and_right_counts(browser: Browser, ser
     assert rate > 0.95 * 29.5
 
 
-def test_no_request_leaves_the_board(browser: Browser, server: WebServer) -> None:
+def test_no_request_leaves_the_board(browser: Browser, server: OneCamera) -> None:
     """What the page loads is from the server or from the page itself; its policy stops all else."""
     with feed(server.update, full):
         browser.open(server.url)
@@ -196,7 +198,7 @@ def test_no_request_leaves_the_board(browser: Browser, server: WebServer) -> Non
 def test_a_lost_camera_is_told_and_the_picture_shown_as_old(browser: Browser) -> None:
     """A red banner with the reason, a grey picture, an age that goes on growing; all gone when it is back."""
     capture = CaptureState("live")
-    server = WebServer("127.0.0.1:0", classes=CLASSES, overlay=Overlay(CLASSES), capture=lambda: capture)
+    server = OneCamera("127.0.0.1:0", capture=lambda: capture)
     server.start()
     try:
         server.update(snapshot(1))
@@ -219,7 +221,7 @@ def test_a_lost_camera_is_told_and_the_picture_shown_as_old(browser: Browser) ->
         server.close()
 
 
-def test_the_page_comes_back_when_the_server_does(browser: Browser, server: WebServer) -> None:
+def test_the_page_comes_back_when_the_server_does(browser: Browser, server: OneCamera) -> None:
     """Without being reloaded: it reports that it has no connection, and shows new images when it has."""
     server.update(full(snapshot(1)))
     browser.open(server.url)
@@ -228,7 +230,7 @@ def test_the_page_comes_back_when_the_server_does(browser: Browser, server: WebS
     server.close()
     assert soon(lambda: browser.text("#status") == "no connection")
     assert "Trying again" in browser.text("#banner")
-    second = WebServer(f"127.0.0.1:{server.port}", classes=CLASSES, overlay=Overlay(CLASSES))
+    second = OneCamera(f"127.0.0.1:{server.port}")
     second.start()
     try:
         with feed(second.update, full):
@@ -242,7 +244,7 @@ def test_the_page_comes_back_when_the_server_does(browser: Browser, server: WebS
 
 def test_the_token_leaves_the_address_bar(browser: Browser) -> None:
     """The page works by its cookie afterwards, also when opened again."""
-    server = WebServer("127.0.0.1:0", classes=CLASSES, overlay=Overlay(CLASSES), token=TOKEN)
+    server = OneCamera("127.0.0.1:0", token=TOKEN)
     server.start()
     bare = f"http://127.0.0.1:{server.port}/"
     try:
@@ -261,7 +263,7 @@ def test_the_token_leaves_the_address_bar(browser: Browser) -> None:
 
 def test_a_link_on_another_site_works_too(browser: Browser) -> None:
     """As from a web mail: no cookie is sent with what another site asks for, and still the page opens."""
-    server = WebServer("127.0.0.1:0", classes=CLASSES, overlay=Overlay(CLASSES), token=TOKEN)
+    server = OneCamera("127.0.0.1:0", token=TOKEN)
     server.start()
     try:
         with feed(server.update):
@@ -274,7 +276,7 @@ def test_a_link_on_another_site_works_too(browser: Browser) -> None:
         server.close()
 
 
-def test_a_page_in_the_background_asks_for_no_picture(browser: Browser, server: WebServer) -> None:
+def test_a_page_in_the_background_asks_for_no_picture(browser: Browser, server: OneCamera) -> None:
     """A phone in a pocket costs the board nothing but five short messages a second."""
     with feed(server.update):
         browser.open(server.url)
@@ -288,7 +290,7 @@ def test_a_page_in_the_background_asks_for_no_picture(browser: Browser, server: 
         assert soon(lambda: pixels(browser) != first)
 
 
-def test_all_has_a_name_that_a_screen_reader_says(browser: Browser, server: WebServer) -> None:
+def test_all_has_a_name_that_a_screen_reader_says(browser: Browser, server: OneCamera) -> None:
     """Landmarks, headings, names of whatever can be operated, a text for the picture, live regions."""
     server.update(full(snapshot(7)))
     browser.open(server.url)
@@ -297,6 +299,53 @@ def test_all_has_a_name_that_a_screen_reader_says(browser: Browser, server: WebS
     assert browser.run("return document.documentElement.lang") == "en"
     assert browser.run("return document.querySelector('#status').role") == "status"
     assert browser.run("return document.querySelector('#banner').role") == "alert"
+
+
+def test_several_cameras_are_on_one_page(browser: Browser) -> None:
+    """On a phone below each other: moving pictures, counts, who is lost; a touch opens one, and it works."""
+    states = {"door": CaptureState("live"), "Back yard": CaptureState("live")}
+    views = [
+        View(
+            name,
+            classes=CLASSES,
+            overlay=Overlay(CLASSES),
+            several=True,
+            capture=functools.partial(states.__getitem__, name),
+        )
+        for name in states
+    ]
+    shop = WebServer("127.0.0.1:0", views)
+    shop.start()
+
+    def give(result: Snapshot) -> None:
+        views[0].update(result)
+        if states["Back yard"].state == "live":
+            views[1].update(result)
+
+    cells = "return Array.from(document.querySelectorAll('#cameras img')).map(i => [i.clientWidth, i.src])"
+    try:
+        with feed(give, full):
+            browser.open(shop.url)
+            assert soon(lambda: browser.text("#status") == "2 of 2 live")
+            assert soon(lambda: all(src for _, src in browser.run(cells)))
+            before = browser.run(cells)
+            assert soon(lambda: all(a[1] != b[1] for a, b in zip(browser.run(cells), before, strict=True)))
+            assert [width > 300 for width, _ in before] == [True, True]
+            assert browser.run("return document.documentElement.scrollWidth") == 390
+            assert re.fullmatch(
+                r"front door: \d+ in, \d+ out · sofa: 1 inside", browser.text("#cameras .counts")
+            )
+            states["Back yard"] = CaptureState("lost", "unplugged")
+            assert soon(lambda: browser.text("#status") == "1 of 2 live")
+            assert browser.text("li:nth-child(2) .state") == "camera lost"
+            assert browser.text("li:nth-child(2) .detail") == "unplugged"
+            browser.click("li:first-child a")
+            assert soon(lambda: browser.url == f"{shop.url}door/")
+            assert soon(lambda: browser.text("#status") == "live")
+            first = pixels(browser)
+            assert soon(lambda: pixels(browser) != first)
+    finally:
+        shop.close()
 
 
 # ---- the page as a tool: a drawn shop, whose people are really tracked and counted ----------------
@@ -452,7 +501,7 @@ def test_who_opened_the_page_without_the_token_is_asked_for_it_when_saving(deskt
 
 def test_a_friendly_page_asks_for_the_token(browser: Browser) -> None:
     """Wrong: it says so, and asks again. Right: the page, and the token is nowhere to be seen."""
-    server = WebServer("127.0.0.1:0", classes=CLASSES, overlay=Overlay(CLASSES), token=TOKEN, name="Shop")
+    server = OneCamera("127.0.0.1:0", token=TOKEN)
     server.start()
     try:
         server.update(snapshot())
@@ -465,7 +514,7 @@ def test_a_friendly_page_asks_for_the_token(browser: Browser) -> None:
         browser.type("#token", "not the token\ue007")
         assert soon(lambda: browser.text("#said") == "That is not the token.")
         browser.type("#token", f"{TOKEN}\ue007")
-        assert soon(lambda: browser.text("#name") == "Shop")
+        assert soon(lambda: browser.text("#name") == "door")
         assert browser.url == f"http://127.0.0.1:{server.port}/"
     finally:
         server.close()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import shop
 
-from edge_centernet.camera_config import read_config
+from edge_centernet.camera_config import ConfigFile, read_config
 from edge_centernet.errors import ConfigError
 from edge_centernet.outputs.web.config_file import rewrite
 from edge_centernet.outputs.web.editor import Editor, recount
@@ -57,7 +57,7 @@ def server() -> Iterator[WebServer]:
     """A shop without lines; looking needs no token."""
     with shop.open_shop() as opened:
         end = time.monotonic() + 10
-        while opened.latest is None and time.monotonic() < end:
+        while opened.views[0].latest is None and time.monotonic() < end:
             time.sleep(0.02)
         yield opened
 
@@ -215,15 +215,19 @@ def test_kept_paths_are_counted_as_often_as_people_passed(tmp_path: Path) -> Non
 # ---- the file ------------------------------------------------------------------------------------
 
 
-def editor(config: Path) -> Editor:
+def editor(config: Path, camera: int | None = None) -> Editor:
     """Of a camera that was started with this file."""
     given = read_config(config)
+    if camera is not None:
+        given = {**given, **given["camera"][camera]}
     scene = SceneOptions(
         lines=tuple(parse_line(text, i) for i, text in enumerate(given.get("count_line", []), 1)),
         zones=tuple(parse_zone(text, i) for i, text in enumerate(given.get("zone", []), 1)),
         rules=tuple(parse_rule(text, i) for i, text in enumerate(given.get("rule", []), 1)),
     )
-    return Editor(scene, lambda changed: None, Scene(scene, 0.5, shop.CLASSES), config=config)
+    return Editor(
+        scene, lambda changed: None, Scene(scene, 0.5, shop.CLASSES), config=ConfigFile(config, camera)
+    )
 
 
 def test_saving_changes_what_was_changed_and_nothing_else(tmp_path: Path) -> None:
@@ -250,6 +254,31 @@ def test_saving_changes_what_was_changed_and_nothing_else(tmp_path: Path) -> Non
     assert (tmp_path / "shop.toml.bak").read_text() == named
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
     assert read_config(config)["room"] == ["shop=front,-line 2;reset=04:00"]
+
+
+def test_of_several_cameras_each_has_its_own_tables(tmp_path: Path) -> None:
+    """What one camera's page saves stands in its own [[camera]], before the next; the others' stay."""
+    config = tmp_path / "shop.toml"
+    config.write_text(
+        '[[camera]]\nname = "a"\ncamera = "0"\n\n[[camera.line]]\nname = "door"  # left\nfrom = [0, 0]\n'
+        'to = [1, 1]\n\n# the yard\n[[camera]]\nname = "b"\ncamera = "1"\n'
+    )
+    first, second = editor(config, 0), editor(config, 1)
+    tables = first.tables((640, 360))
+    tables["line"] = [{**tables["line"][0], "name": "gate", "was": "door"}, DOOR]
+    assert first.change(tables, (640, 360))["saved"]
+    assert second.change({"line": [DOOR]}, (640, 360))["saved"]
+    door = 'name = "door"\nfrom = [0.3, 0.0]\nto = [0.3, 1.0]\n'
+    assert config.read_text() == (
+        '[[camera]]\nname = "a"\ncamera = "0"\n\n[[camera.line]]\nname = "gate"  # left\nfrom = [0, 0]\n'
+        f'to = [1, 1]\n\n[[camera.line]]\n{door}\n# the yard\n[[camera]]\nname = "b"\ncamera = "1"\n\n'
+        f"[[camera.line]]\n{door}"
+    )
+    cameras = read_config(config)["camera"]
+    assert [one["count_line"] for one in cameras] == [
+        ["gate=0,0,1,1", "door=0.3,0.0,0.3,1.0"],
+        ["door=0.3,0.0,0.3,1.0"],
+    ]
 
 
 def test_a_rule_goes_with_its_zone_to_a_new_name(tmp_path: Path) -> None:
@@ -334,6 +363,6 @@ def test_a_file_that_is_written_in_another_way_is_refused_whole(tmp_path: Path, 
     path = tmp_path / "a.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"change the file by hand$"):
-        rewrite(path, {"line": [(None, DOOR)], "zone": [], "room": []})
+        rewrite(ConfigFile(path), {"line": [(None, DOOR)], "zone": [], "room": []})
     assert [one.name for one in tmp_path.iterdir()] == ["a.toml"]
     assert path.read_text() == text
