@@ -6,9 +6,9 @@ import * as past from "./past.js";
 
 const OLD_S = 3;        // a picture older than that is shown as old
 const SILENT_S = 10;    // a server that says nothing for so long is gone
-const STATUS = { starting: "starting", live: "live", frozen: "frozen", lost: "camera lost", ended: "ended" };
+const STATUS = { starting: "starting", live: "live", frozen: "frozen", lost: "camera lost", stuck: "camera hangs", ended: "ended" };
 const PROBLEM = {
-  frozen: "The camera sends no new picture.", lost: "The camera is lost.", ended: "The source has ended."
+  frozen: "The camera sends no new picture.", lost: "The camera is lost.", stuck: "The camera hangs.", ended: "The source has ended."
 };
 
 let socket = null;
@@ -82,6 +82,7 @@ function receive(message) {
   state = message;
   const offset = now() - state.clock;
   clockOffset = clockOffset === null ? offset : Math.min(clockOffset, offset);
+  $("all").hidden = !state.several;
   const name = state.name || "Camera";
   put($("name"), name);
   if (document.title !== name) document.title = name;

@@ -108,6 +108,7 @@ class View(Silent):
         state: dict[str, Any] = {
             "name": self.name,
             "places": self.version,
+            **({"several": True} if self.path else {}),
             "capture": {name: getattr(capture, name) for name in names},
         }
         if (snapshot := self.latest) is None:
