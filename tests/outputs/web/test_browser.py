@@ -281,8 +281,9 @@ def test_a_page_in_the_background_asks_for_no_picture(browser: Browser, server: 
     with feed(server.update):
         browser.open(server.url)
         assert soon(lambda: browser.text("#status") == "live")
+        assert soon(lambda: browser.run("return document.querySelector('#picture').naturalWidth"))
         browser.run("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
-        time.sleep(0.5)
+        time.sleep(2.0)  # for the two pictures that were asked for before, also on a busy computer
         first = pixels(browser)
         time.sleep(1.0)
         assert pixels(browser) == first
