@@ -91,7 +91,7 @@ class Choice:
     look: of the proposed candidate. today: of what is used now, the first candidate.
     ratings: of all candidates, in their order. budget: milliseconds that it may take.
     gain: in AP50 on the second half with its 95 % interval; None where nothing was compared.
-    reason: in one sentence.
+    reason: in one sentence. truth: that they were ranked by.
     """
 
     look: Look
@@ -100,6 +100,7 @@ class Choice:
     budget: float
     gain: tuple[float, float, float] | None
     reason: str
+    truth: Dataset
 
     @property
     def changed(self) -> bool:
@@ -148,7 +149,7 @@ def choose(looks: Sequence[Look], view: View, labels: Dataset | None, budget: fl
     )
 
     def decide(look: Look, gain: tuple[float, float, float] | None, reason: str) -> Choice:
-        return Choice(look, today, ratings, limit, gain, reason)
+        return Choice(look, today, ratings, limit, gain, reason, truth)
 
     counted = judged[0].objects.sum(axis=1)
     fewest = int(min(first @ counted, (1.0 - first) @ counted))

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from edge_centernet import draw
+from edge_centernet.errors import printable
 from edge_centernet.imageio import Image
 from edge_centernet.preprocess import Letterbox
 from edge_centernet.runtimes.engines import engine_by_suffix
@@ -111,10 +112,10 @@ def as_toml(tuned: Tuned, folder: Path) -> str:
     model = candidate.model if candidate.own else str((folder / candidate.file.name).absolute())
     lines = [
         "# Proposed by `edge-centernet tune`; add --camera or --source.",
-        *(f"# {one}" for one in reasons(tuned)),
+        *(f"# {printable(one)}" for one in reasons(tuned)),
     ]
     if command := convert_command(candidate, folder):
-        lines.append(f"# The model's file: {command}")
+        lines.append(f"# The model's file: {printable(command)}")
     lines.append(f"model = {_quoted(model)}")
     if tuned.wish.runtime != "auto":
         lines.append(f"runtime = {_quoted(tuned.wish.runtime)}")

@@ -18,7 +18,7 @@ from edge_centernet.system.logs import quiet_libraries
 from edge_centernet.tuning.candidates import Look, look, open_all
 from edge_centernet.tuning.choice import Choice, Threshold, choose, threshold
 from edge_centernet.tuning.line import Paths, Place, follow, place_line
-from edge_centernet.tuning.truth import agreed, labelled
+from edge_centernet.tuning.truth import labelled
 from edge_centernet.tuning.view import View, watch
 
 RESERVE = 0.3  # of the time between two frames, for reading, tracking and what is published
@@ -48,14 +48,13 @@ class Wish:
 class Tuned:
     """What is proposed, and what it was concluded from.
 
-    truth: labels, or what the candidates agree on. cut: the threshold; None where there was nothing to see.
+    cut: the threshold; None where there was nothing to see.
     paths: the tracks at this threshold, None for single images. place: of the line; None where too few cross.
     """
 
     wish: Wish
     view: View
     looks: tuple[Look, ...]
-    truth: Dataset
     choice: Choice
     cut: Threshold | None
     paths: Paths | None
@@ -64,7 +63,7 @@ class Tuned:
     @property
     def heights(self) -> NDArray[np.float64]:
         """(N,) heights of the objects in pixels of the frames."""
-        boxes = [sample.boxes[sample.counted] for sample in self.truth.samples]
+        boxes = [sample.boxes[sample.counted] for sample in self.choice.truth.samples]
         return np.concatenate([each[:, 3] - each[:, 1] for each in boxes]).astype(np.float64)
 
 
@@ -94,18 +93,9 @@ def tune(wish: Wish, keep: Path | None, progress: Progress, say: Say) -> Tuned:
 
 def conclude(wish: Wish, view: View, looks: Sequence[Look], labels: Dataset | None = None) -> Tuned:
     """What follows from what all candidates found in the view."""
-    truth = agreed(looks, view) if labels is None else labels
     choice = choose(looks, view, labels, wish.max_ms)
-    enough = any(sample.counted.any() for sample in truth.samples)
-    cut = threshold(choice.look, truth, view) if enough else None
+    enough = any(sample.counted.any() for sample in choice.truth.samples)
+    cut = threshold(choice.look, choice.truth, view) if enough else None
     paths = follow(choice.look.found, cut.value, view) if view.moving and cut is not None else None
-    return Tuned(
-        wish,
-        view,
-        tuple(looks),
-        truth,
-        choice,
-        cut,
-        paths,
-        None if paths is None else place_line(paths, view),
-    )
+    place = None if paths is None else place_line(paths, view)
+    return Tuned(wish, view, tuple(looks), choice, cut, paths, place)
