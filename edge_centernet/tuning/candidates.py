@@ -33,8 +33,8 @@ from edge_centernet.tuning.view import View
 FLOOR = 0.01  # the lowest score that is looked at
 # Pixels of an input in those of the model's own: from somewhat fewer to some three times as many, beyond
 # which objects are larger than any that it was trained on.
-_STEP, _STEPS = 1.35, range(-1, 5)
-_NEAR = 1.18  # a size may have so many times the pixels of its step, or so many times fewer
+_STEP, _STEPS = 1.5, range(-1, 4)
+_NEAR = 1.22  # a size may have so many times the pixels of its step, or so many times fewer
 _ENLARGED = 2.0  # pixels of an input in those of the frame: more are only invented
 _ROUNDS = 16  # of timing
 _TURN = 3  # detections of a candidate in a round; the first one finds the caches cold and is not counted

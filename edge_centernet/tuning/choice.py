@@ -27,7 +27,7 @@ from edge_centernet.tuning.view import View
 
 WORTH = 0.03  # least gain in AP50 for which a camera is set up anew
 FEWEST = 30  # objects in each half, below which nothing can be said
-_DRAWS = 500  # of the bootstrap
+_DRAWS = 300  # of the bootstrap
 _BLOCK = 10  # frames of a video, two seconds
 _EQUAL = 0.005  # of AP50: of candidates so close the quickest is taken
 _THRESHOLDS = np.round(np.arange(0.1, 0.91, 0.01), 2)
