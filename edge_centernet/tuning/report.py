@@ -84,7 +84,7 @@ def reasons(tuned: Tuned) -> list[str]:
                 f"{_places(cut.still)}; here in {_places(cut.remaining)}, at an F1 of {cut.f1:.2f}"
             )
         elif cut.remaining:
-            why += f"; in {_places(cut.remaining)} something that never moves is found: is it a {what}?"
+            why += f"; see in the picture whether what never moves, in {_places(cut.remaining)}, is a {what}"
         lines.append(f"Threshold {cut.value:.2f}: {why}.")
     if place is not None:
         lines.append(
