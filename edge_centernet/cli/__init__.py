@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": ("demo:command", "Watch people being counted, without a camera.", ""),
     "report": ("report:command", "Summarize what a camera counted: tables, charts, a page.", ""),
     "audit": ("audit:command", "Watch a recording to find out how right the counts are.", "live"),
+    "tune": ("tune:command", "Find the model, input size and line that fit a view.", "convert"),
     "models": ("models:command", "List the models that come with the package.", ""),
     "doctor": ("doctor:command", "Check what this machine can run and how to fix problems.", ""),
     "bench": ("bench:command", "Measure how fast each engine detects on this machine.", ""),
@@ -39,7 +40,7 @@ COMMANDS = {
 }
 # Headings of `edge-centernet --help`, in the order in which people need the commands.
 SECTIONS = {
-    "Detect": ("detect", "demo", "report", "audit", "models", "doctor", "bench"),
+    "Detect": ("detect", "demo", "report", "audit", "tune", "models", "doctor", "bench"),
     "Convert and evaluate": ("inspect", "convert", "verify", "eval", "import"),
     "Data and training": ("data", "label", "train"),
     "Boards": ("bundle", "deploy", "image", "flash"),

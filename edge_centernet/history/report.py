@@ -177,7 +177,8 @@ def summarize(path: Path, begin: str | None = None, end: str | None = None, step
     shown = tuple((_local(a, local), _local(b, local), reason) for a, b, reason in gaps)
     return Report(
         camera, zone, step, _local(began, local), _local(ended, local), tuple(parts), shown, tuple(places),
-        totals, dwell, presence, waits, alerts, moves, tuple(audit for audit in kept(path) if audit.watched_s),
+        totals, dwell, presence, waits, alerts, moves,
+        tuple(audit for audit in kept(path) if audit.watched_s),
     )  # fmt: skip
 
 
