@@ -43,7 +43,7 @@ def bars() -> Iterator[Progress]:
                 length=total, label=printable(title), show_eta=True, show_pos=True, file=sys.stderr
             )
             shown[title].__enter__()
-        shown[title].update(1)
+        shown[title].update(done - shown[title].pos)
         if done == total:
             shown.pop(title).__exit__(None, None, None)
 

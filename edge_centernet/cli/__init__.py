@@ -167,7 +167,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Object detection for small computers, with quantized CenterNet models.
 
-    Example: edge-centernet detect --source photo.jpg
+    Example: edge-centernet detect photo.jpg
     """
 
 
