@@ -15,6 +15,7 @@ from test_detect import environment
 import edge_centernet.cli
 from edge_centernet.cli import COMMANDS, SECTIONS, Command, cli, option_group
 from edge_centernet.errors import printable
+from edge_centernet.extras import command_for
 
 Run = Callable[..., Any]
 
@@ -109,7 +110,7 @@ main()
     done = subprocess.run(squares.python("-c", code), capture_output=True, text=True, env=environment())
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().startswith("Error: ")
-    assert f"pip install 'edge-centernet[{extra}]'" in done.stderr
+    assert command_for(extra) in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
