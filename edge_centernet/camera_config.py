@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from edge_centernet.classes import did_you_mean
 from edge_centernet.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -190,6 +191,7 @@ def _options(where: str, document: Mapping[str, Any], variables: bool) -> dict[s
             raise ConfigError(
                 f"{where}: unknown setting {key!r}; expected one of "
                 f"{', '.join([f'[[{table}]]' for table in _TABLES] + sorted(_FIELDS))}"
+                f"{did_you_mean(key, sorted(_FIELDS))}"
             )
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             value = ",".join(value)

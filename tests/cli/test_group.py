@@ -162,3 +162,19 @@ def test_every_command_prints_by_echo() -> None:
     for path in Path(edge_centernet.cli.__file__).parent.glob("*.py"):
         direct = path.read_text().count("click.echo(")
         assert direct == {"__init__": 1, "doctor": 1}.get(path.stem, 0), path.name
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["detct", "a.jpg"], "No such command 'detct'; did you mean 'detect'?"),
+        (["xyzzy"], "No such command 'xyzzy'."),
+        (["detect", "a.jpg", "--clases", "cat"], "'--classes'"),
+        (["inspect", "centernet-nano256"], "did you mean 'centernet-nano-256'?"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_right_one(run: Run, words: list[str], says: str) -> None:
+    """Commands, options and models."""
+    done = run(*words)
+    assert done.code == 2
+    assert says in done.err
