@@ -26,6 +26,7 @@ from support import ENGINES, allow_interrupts
 
 import edge_centernet
 from edge_centernet.detections import Detections
+from edge_centernet.outputs.clips import find_ffmpeg
 from edge_centernet.outputs.records import Csv
 from edge_centernet.sources import CaptureState, Frame
 from edge_centernet.tracking.state import Snapshot
@@ -353,6 +354,25 @@ def test_video_in_video_out(run: Run, video: Path, onnx_model: Path) -> None:
         count += 1
     assert count == 8
     assert os.listdir("detections") == ["clip.mp4"]
+
+
+def test_an_annotated_video_plays_in_a_browser(
+    run: Run, video: Path, onnx_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H.264 where ffmpeg has it; without the program a line says that it is for players only."""
+
+    def codec() -> str:
+        code = int(cv2.VideoCapture("o/clip.mp4").get(cv2.CAP_PROP_FOURCC))
+        return code.to_bytes(4, "little").decode()
+
+    quiet = ("detect", "clip.avi", "--model", onnx_model, "--format", "none", "--out", "o")
+    if (ffmpeg := find_ffmpeg()) is None or ffmpeg.suffix != ".mp4":
+        pytest.skip("no ffmpeg with H.264 is installed")
+    assert "MPEG-4" not in run(*quiet).err
+    assert codec() in ("h264", "avc1")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "o/clip.mp4: written as MPEG-4 for players; browsers need H.264" in run(*quiet).err
+    assert codec() in ("FMP4", "mp4v")
 
 
 @pytest.mark.parametrize(
