@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from edge_centernet.classes import did_you_mean
 from edge_centernet.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -54,12 +55,16 @@ _WEBHOOK = {
 class Settings:
     """The values of the options of `detect`: a field for each, of the same name (`format_name` is --format).
 
-    Its fields are also the list of what may stand in a camera's file. The command line takes these options,
-    and `bundle` checks a board's first configuration against them.
+    Its fields, but for `files`, are also the list of what may stand in a camera's file. The command line
+    takes these options, and `bundle` checks a board's first configuration against them.
+    files: several files and folders that are one list of images; `source` and `camera` are None then.
+    format_name: None for JSON Lines, which on a terminal become lines for people.
     """
 
+    files: tuple[str, ...]
     source: str | None
     camera: str | None
+    recursive: bool
     size: str | None
     fps: float | None
     fourcc: str | None
@@ -90,7 +95,7 @@ class Settings:
     clips: float | None
     blur: str | None
     out: Path | None
-    format_name: str
+    format_name: str | None
     save: bool | None
     serve: str | None
     token: str | None
@@ -117,6 +122,7 @@ class ConfigFile:
 # An option's name in a file where it is not the field's: a field `format` would hide Python's function.
 _IN_FILES = {"format_name": "format"}
 _FIELDS = {_IN_FILES.get(field.name, field.name): field.name for field in fields(Settings)}
+del _FIELDS["files"]  # a service has one source
 # What a process has once, however many cameras it reads.
 _SHARED = ("model", "runtime", "threads", "serve", "token", "log_file")
 # Files and folders of which each camera needs its own.
@@ -193,6 +199,7 @@ def _options(where: str, document: Mapping[str, Any], variables: bool) -> dict[s
             raise ConfigError(
                 f"{where}: unknown setting {key!r}; expected one of "
                 f"{', '.join([f'[[{table}]]' for table in _TABLES] + sorted(_FIELDS))}"
+                f"{did_you_mean(key, sorted(_FIELDS))}"
             )
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             value = ",".join(value)

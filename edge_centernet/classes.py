@@ -7,6 +7,7 @@ names a class, `find_class` looks it up, so that every spelling works. COCO's wo
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -59,6 +60,31 @@ def find_class(name: str, known: Sequence[str]) -> int | None:
     key = class_key(name)
     found = [i for i, other in enumerate(known) if class_key(other) == key]
     return found[0] if len(found) == 1 else None
+
+
+# Plurals that no rule gives; the last word of a name decides.
+_PLURALS = {
+    "aircraft": "aircraft", "broccoli": "broccoli", "child": "children", "deer": "deer", "fish": "fish",
+    "foot": "feet", "goose": "geese", "knife": "knives", "leaf": "leaves", "lens": "lenses", "man": "men",
+    "mouse": "mice", "police": "police", "sheep": "sheep", "shelf": "shelves", "tooth": "teeth",
+    "wolf": "wolves", "woman": "women",
+}  # fmt: skip
+
+
+def counted(count: int, name: str) -> str:
+    """A number of objects of a class, in English: 1 bus, 2 buses, 3 wine glasses, 2 sheep."""
+    if count == 1 or not name[-1:].isascii() or not name[-1:].isalpha():
+        return f"{count} {name}"
+    word = re.split(r"[\s_-]", name)[-1]
+    if (irregular := _PLURALS.get(word.lower())) is not None:
+        plural = irregular if word.islower() else irregular.capitalize()
+        return f"{count} {name.removesuffix(word)}{plural}"
+    lower = word.lower()
+    if re.search(r"(ss|us|x|z|ch|sh)$", lower):
+        return f"{count} {name}es"
+    if lower.endswith("s"):  # scissors, skis, gloves
+        return f"{count} {name}"
+    return f"{count} {name[:-1]}ies" if re.search(r"[^aeiou]y$", lower) else f"{count} {name}s"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

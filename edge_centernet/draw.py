@@ -17,6 +17,8 @@ Image = NDArray[np.uint8]  # (H, W, 3) BGR
 # A face or a number plate can be neither recognised in so few colours nor restored from them.
 _CELLS = 8  # squares along the longer side of a blurred box, at most
 _CELL_PIXELS = 8  # the smallest side of a square: a small box gets fewer of them
+_HEAD = 0.35  # of a box's height from its upper edge: a label there would cover a face
+_SMALLEST = 0.4  # scale of the font: below it letters of small images run together
 _MARGIN = 0.1  # of the box's size, on each side: a box rarely covers all of its object
 
 
@@ -32,15 +34,59 @@ def draw(image_bgr: NDArray[np.uint8], found: Detections, classes: Sequence[str]
     return canvas
 
 
-def draw_boxes(canvas: NDArray[np.uint8], found: Detections, texts: Sequence[str]) -> None:
-    """Every box with its text, onto the image itself: (H, W, 3) uint8 BGR, contiguous."""
-    order = range(len(found) - 1, -1, -1)
-    corners = [[round(float(v)) for v in xyxy] for xyxy in found.xyxy]
-    for i in order:
-        x1, y1, x2, y2 = corners[i]
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), class_color(int(found.class_id[i])), line_width(canvas))
-    for i in order:  # after all boxes, so that no line runs through a label
-        draw_label(canvas, texts[i], (corners[i][0], corners[i][1]), class_color(int(found.class_id[i])))
+def draw_boxes(
+    canvas: NDArray[np.uint8],
+    found: Detections,
+    texts: Sequence[str],
+    numbers: Sequence[int] | None = None,
+) -> None:
+    """Every box with its text, onto the image itself: (H, W, 3) uint8 BGR, contiguous.
+
+    A label stands where it covers neither another label nor the upper part of a box, where faces are, if
+    there is such a place; the best scores choose first.
+    numbers: of each box, for its colour; the classes unless given.
+    """
+    colors = [class_color(int(number)) for number in (found.class_id if numbers is None else numbers)]
+    corners = np.rint(found.xyxy).astype(np.int64)
+    for i in range(len(found) - 1, -1, -1):
+        x1, y1, x2, y2 = corners[i].tolist()
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colors[i], line_width(canvas))
+    # After all boxes, so that no line runs through a label.
+    places = _label_places(canvas, corners, texts)
+    for i in range(len(found) - 1, -1, -1):
+        _write_label(canvas, texts[i], places[i], colors[i])
+
+
+def _label_places(
+    canvas: NDArray[np.uint8], boxes: NDArray[np.int64], texts: Sequence[str]
+) -> list[tuple[int, int]]:
+    """The upper left corner (x, y) of each label, inside the image. boxes: (N, 4) in pixels."""
+    heads = boxes.copy()
+    heads[:, 3] = boxes[:, 1] + np.rint(_HEAD * (boxes[:, 3] - boxes[:, 1]))
+    taken = np.zeros((len(boxes), 4), np.int64)
+    for i, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        width, height = _label_size(canvas, texts[i])
+        right, above, inside = x2 - width, y1 - height, y2 - height
+        # Above the box, below it, at its lower edge, beside it, and at last at its upper edge.
+        places = np.array([
+            *[(x1, above), (right, above), (x1, y2), (right, y2), (x1, inside), (right, inside)],
+            *[(x1 - width, y1), (x2, y1), (x1 - width, inside), (x2, inside), (x1, y1), (right, y1)],
+        ])  # fmt: skip
+        room = np.array([canvas.shape[1] - width, canvas.shape[0] - height])
+        places = np.clip(places, 0, np.maximum(room, 0))
+        labels = np.concatenate([places, places + np.array([width, height])], axis=1)
+        cost = 4.0 * _shared(labels, taken[:i]) + _shared(labels, heads)
+        x, y = places[int(np.argmin(cost))].tolist()  # the first of those that cost the same
+        taken[i] = x, y, x + width, y + height
+    return [(x, y) for x, y, _, _ in taken.tolist()]
+
+
+def _shared(boxes: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N, 4), (M, 4) -> (N,) pixels that each box has in common with the others, added up."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])  # (N, M, 2)
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    total: NDArray[np.int64] = np.maximum(high - low, 0).prod(axis=2).sum(axis=1)
+    return total
 
 
 def line_width(canvas: NDArray[np.uint8]) -> int:
@@ -49,27 +95,45 @@ def line_width(canvas: NDArray[np.uint8]) -> int:
     return max(1, round(side / 400))
 
 
-def class_color(class_id: int) -> Color:
-    """A bright BGR colour for each class."""
+def class_color(number: int) -> Color:
+    """A bright BGR colour for each class, or for each track by its id."""
     # Steps of the golden ratio around the circle of hues: neighbours differ most, for any number of classes.
-    red, green, blue = colorsys.hsv_to_rgb(class_id * 0.618034 % 1.0, 0.85, 0.95)
+    red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1.0, 0.85, 0.95)
     return round(255 * blue), round(255 * green), round(255 * red)
 
 
 def draw_label(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], color: Color) -> None:
     """A filled label above the corner (x, y), or just below it where there is no room; inside the image."""
-    scale = max(0.45, max(canvas.shape[:2]) / 1400)
-    thick = max(1, round(1.5 * scale))
-    (width, height), below = cv2.getTextSize(text, _FONT, scale, thick)
+    width, height = _label_size(canvas, text)
+    x = max(0, min(corner[0], canvas.shape[1] - width))
+    y = corner[1] - height if corner[1] >= height else max(0, corner[1])
+    _write_label(canvas, text, (x, y), color)
+
+
+def _lettering(canvas: NDArray[np.uint8]) -> tuple[float, int]:
+    """(scale of the font, thickness of its lines): readable in images of 160 pixels and of 6,000."""
+    scale = max(_SMALLEST, max(canvas.shape[:2]) / 1400)
+    return scale, max(1, round(1.5 * scale))
+
+
+def _label_size(canvas: NDArray[np.uint8], text: str) -> tuple[int, int]:
+    """(width, height) of a label in pixels."""
+    (width, height), below = cv2.getTextSize(text, _FONT, *_lettering(canvas))
     pad = max(2, round(height / 4))
-    box_height = height + below + 2 * pad
-    x = max(0, min(corner[0], canvas.shape[1] - width - 2 * pad))
-    y = corner[1] - box_height if corner[1] >= box_height else max(0, corner[1])
-    cv2.rectangle(canvas, (x, y), (x + width + 2 * pad, y + box_height), color, cv2.FILLED)
+    return width + 2 * pad, height + below + 2 * pad
+
+
+def _write_label(canvas: NDArray[np.uint8], text: str, corner: tuple[int, int], color: Color) -> None:
+    """A filled label whose upper left corner is (x, y)."""
+    (x, y), (scale, thick) = corner, _lettering(canvas)
+    width, height = _label_size(canvas, text)
+    letters = cv2.getTextSize(text, _FONT, scale, thick)[0][1]
+    pad = max(2, round(letters / 4))
+    cv2.rectangle(canvas, (x, y), (x + width, y + height), color, cv2.FILLED)
     # Black or white by the luma of the label's colour (ITU-R BT.601).
     blue, green, red = color
     ink = (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 120 else (255, 255, 255)
-    cv2.putText(canvas, text, (x + pad, y + pad + height), _FONT, scale, ink, thick, cv2.LINE_AA)
+    cv2.putText(canvas, text, (x + pad, y + pad + letters), _FONT, scale, ink, thick, cv2.LINE_AA)
 
 
 def dashed_box(canvas: NDArray[np.uint8], xyxy: Sequence[float], color: Color, width: int) -> None:

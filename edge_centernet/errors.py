@@ -20,6 +20,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from edge_centernet.extras import command_for
+
 
 class EdgeCenterNetError(Exception):
     """Root of every error that this package raises on purpose. exit_code: the command line's."""
@@ -45,7 +47,7 @@ class MissingDependency(EdgeCenterNetError):
     @classmethod
     def for_extra(cls, what: str, extra: str) -> MissingDependency:
         """The error that `what` needs the packages of the pip extra `extra`."""
-        return cls(f"{what} needs packages that are not installed: pip install 'edge-centernet[{extra}]'")
+        return cls(f'{what} needs packages that are not installed (extra "{extra}"): {command_for(extra)}')
 
 
 class ConversionError(EdgeCenterNetError):

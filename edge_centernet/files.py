@@ -211,6 +211,15 @@ def prepare_folder(folder: Path, *, or_later: bool = False) -> None:
             raise ConfigError(f"output folder {folder}: cannot write there: {error.strerror}") from None
 
 
+def next_folder(folder: Path) -> Path:
+    """The first of FOLDER, FOLDER2, FOLDER3 ... that is missing or empty."""
+    number, free = 1, folder
+    while free.exists() and not (free.is_dir() and not any(free.iterdir())):
+        number += 1
+        free = folder.with_name(f"{folder.name}{number}")
+    return free
+
+
 def open_part(target: Path) -> tuple[TextIO, Path]:
     """A text file under a temporary name beside `target`, and that name; rename it when it is complete."""
     part = target.with_name(f".{target.name}.part")

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.errors import SourceError
+from edge_centernet.extras import command_for
 from edge_centernet.system.logs import silence_opencv
 
 IMAGE_SUFFIXES = (
@@ -54,8 +55,7 @@ _RAW_SUFFIXES = frozenset(
 )
 _WAY_OUT = {
     _RAW: "develop it and save it as JPEG",
-    "HEIC": "pip install 'edge-centernet[heic]', or convert it to JPEG (iPhone: Settings, Camera, Formats, "
-    "Most Compatible)",
+    "HEIC": "convert it to JPEG (iPhone: Settings, Camera, Formats, Most Compatible)",
 }
 # Formats that begin with these bytes. Those in the second table are not read, and are refused by their name.
 _READ = {
@@ -167,7 +167,10 @@ def _decode_heic(data: bytes, header: Header, name: str) -> Image:
     try:
         import pillow_heif
     except ImportError:
-        raise SourceError(f"{name}: a HEIC image, which needs one more package: {_WAY_OUT['HEIC']}") from None
+        raise SourceError(
+            f"{name}: a HEIC image, which needs one more package: {command_for('heic')}; or "
+            f"{_WAY_OUT['HEIC']}"
+        ) from None
     try:
         opened = pillow_heif.open_heif(data, convert_hdr_to_8bit=True, bgr_mode=True)
         width, height = opened.size  # of the whole grid; the header's sizes may be of its tiles

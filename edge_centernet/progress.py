@@ -34,7 +34,10 @@ def with_progress(items: Sequence[_Item], title: str, progress: Progress) -> Ite
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """A Progress that shows a bar for every title, on standard error."""
+    """A Progress that shows a bar for every title, on standard error; in a pipe or file each title once."""
+    if not sys.stderr.isatty():
+        yield _titles()
+        return
     shown: dict[str, Any] = {}
 
     def progress(title: str, done: int, total: int) -> None:
@@ -43,7 +46,7 @@ def bars() -> Iterator[Progress]:
                 length=total, label=printable(title), show_eta=True, show_pos=True, file=sys.stderr
             )
             shown[title].__enter__()
-        shown[title].update(1)
+        shown[title].update(done - shown[title].pos)
         if done == total:
             shown.pop(title).__exit__(None, None, None)
 
@@ -56,7 +59,10 @@ def bars() -> Iterator[Progress]:
 
 @contextmanager
 def byte_bars() -> Iterator[Progress]:
-    """A Progress in bytes: a bar with MB/s and the time left for every title, on standard error."""
+    """A Progress in bytes: a bar with MB/s and the time left for every title; else as `bars`."""
+    if not sys.stderr.isatty():
+        yield _titles()
+        return
     shown: dict[str, Any] = {}
     begun: dict[str, float] = {}
 
@@ -68,9 +74,8 @@ def byte_bars() -> Iterator[Progress]:
             begun[title] = time.monotonic()
             shown[title].__enter__()
         bar = shown[title]
-        if sys.stderr.isatty():  # elsewhere click prints a line for every new label
-            speed = done / 1e6 / max(time.monotonic() - begun[title], 1e-3)
-            bar.label = f"{printable(title)} {size_text(done)} of {size_text(total)}, {speed:.0f} MB/s"
+        speed = done / 1e6 / max(time.monotonic() - begun[title], 1e-3)
+        bar.label = f"{printable(title)} {size_text(done)} of {size_text(total)}, {speed:.0f} MB/s"
         bar.update(done - bar.pos)
         if done >= total:
             shown.pop(title).__exit__(None, None, None)
@@ -80,6 +85,18 @@ def byte_bars() -> Iterator[Progress]:
     finally:
         for bar in shown.values():
             bar.__exit__(None, None, None)
+
+
+def _titles() -> Progress:
+    """A Progress that writes a line when a title first comes: a log keeps all, and nobody sees it move."""
+    said: set[str] = set()
+
+    def progress(title: str, done: int, total: int) -> None:
+        if title not in said:
+            said.add(title)
+            print(printable(title), file=sys.stderr, flush=True)
+
+    return progress
 
 
 def size_text(count: int) -> str:

@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING, Any
 from edge_centernet.camera_config import ConfigFile, Settings
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
-from edge_centernet.files import Unwritten, prepare_folder
+from edge_centernet.files import Unwritten, next_folder, prepare_folder
 from edge_centernet.outputs import Output
 from edge_centernet.outputs.annotate import Annotated, AnnotatedOutput, Overlay
 from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
+from edge_centernet.outputs.screen import Screen, ScreenOutput
 from edge_centernet.pipeline import Pipeline, Rate, Result
 from edge_centernet.runtimes.base import Runtime
 from edge_centernet.sources import CaptureState
@@ -97,6 +98,7 @@ def run(
     write: Callable[[str], None],
     report: Callable[[str], None],
     files: Sequence[ConfigFile | None] = (),
+    screen: Screen | None = None,
 ) -> list[Summary]:
     """Detect until the source ends, or until SIGINT, SIGTERM or SIGHUP; files are complete then.
 
@@ -109,6 +111,8 @@ def run(
         write: gets the text of the records, on threads of its own: one for each camera.
         report: gets lines for people: a file that was skipped, where the live page is.
         files: for each camera where its lines, zones and rooms are written; the page saves changes there.
+        screen: shows how a run over files goes on, and lines for people instead of records where it takes
+          them.
 
     To be called on the main thread, because of the signals. Returns a summary of each camera.
     Raises ConfigError for settings that do not fit together, and what opening model, sources and outputs
@@ -128,7 +132,7 @@ def run(
         #    if a later one cannot be opened.
         runtime = open_model()
         stack.callback(runtime.close)
-        shared = _Shared(runtime, len(cameras) > 1, write, report)
+        shared = _Shared(runtime, len(cameras) > 1, write, report, screen or Screen())
         opened = [
             _Camera(settings, scene, shared, stack, file)
             for settings, scene, file in zip(cameras, options, files or [None] * len(cameras), strict=True)
@@ -194,9 +198,9 @@ def _check_together(cameras: Sequence[Settings]) -> None:
         if not _takes_live(settings):
             raise ConfigError(
                 f"--source {public_name(settings.source or '')}: expected only cameras and streams where "
-                "there are several; give one file, folder or quoted pattern by itself"
+                "there are several; name files and folders without --source, as in `detect a.jpg b.jpg`"
             )
-        if settings.format_name not in ("jsonl", "none"):
+        if settings.format_name not in (None, "jsonl", "none"):
             raise ConfigError(
                 f"--format {settings.format_name}: expected jsonl or none with several cameras, whose "
                 "records come in turn"
@@ -237,8 +241,15 @@ class _Shared:
         several: bool,
         write: Callable[[str], None],
         report: Callable[[str], None],
+        screen: Screen,
     ) -> None:
         self.runtime, self.several, self.write, self.report = runtime, several, write, report
+        self.screen = screen
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where annotated copies go unless a folder is given: one that holds nothing of an earlier run."""
+        return next_folder(DEFAULT_OUT)
 
 
 class _Camera:
@@ -270,6 +281,7 @@ class _Camera:
         self._overlays: list[Overlay] = []
         self.name = (settings.name or "") if shared.several else ""
         self.unwritten = Unwritten()
+        self.folder = settings.out or DEFAULT_OUT  # of annotated copies
         # 1. The scene, which decides what the detector must look for.
         model = shared.runtime.manifest.model
         threshold = model.suggested if settings.threshold is None else settings.threshold
@@ -394,7 +406,7 @@ class _Camera:
             stills=isinstance(self.frames, Stills),
             tally=None if self._latest is None else self._latest.tally,
             annotated=tuple(path for paths in written for path in paths),
-            folder=self.settings.out or DEFAULT_OUT,
+            folder=self.folder,
             stopped_by=stopped_by,
             unwritten=self.unwritten.all(),
         )
@@ -474,15 +486,21 @@ def _open_outputs(camera: _Camera) -> Iterator[Output]:
         if settings.webhook:
             camera.webhooks = _webhooks(camera, clock)
             yield camera.webhooks
-    if settings.format_name != "none":
-        target = None if settings.out is None else settings.out / f"detections{SUFFIX[settings.format_name]}"
-        records = make_records(settings.format_name, model.classes, camera.name)
-        yield RecordsOutput(records, shared.write, target, live=frames.live, unwritten=unwritten)
+    # Lines for people take the place of records on standard output, not in the file.
+    lines = settings.format_name is None and shared.screen.line is not None
+    if not (settings.format_name == "none" or (lines and settings.out is None)):
+        name = settings.format_name or "jsonl"
+        target = None if settings.out is None else settings.out / f"detections{SUFFIX[name]}"
+        records = make_records(name, model.classes, camera.name)
+        write = _nowhere if lines else shared.write
+        yield RecordsOutput(records, write, target, live=frames.live, unwritten=unwritten)
+    if isinstance(frames, (Stills, Video)):
+        yield ScreenOutput(shared.screen, model.classes, frames)
     # A camera would fill the disk: it is saved only on request.
     if settings.save or (settings.save is None and not frames.live):
-        folder = settings.out or DEFAULT_OUT
-        prepare_folder(folder, or_later=frames.live)
-        yield AnnotatedOutput(Annotated(folder, frames, unwritten), camera.overlay(), frames.live)
+        camera.folder = settings.out or shared.folder
+        prepare_folder(camera.folder, or_later=frames.live)
+        yield AnnotatedOutput(Annotated(camera.folder, frames, unwritten), camera.overlay(), frames.live)
     if settings.mqtt is not None:
         from edge_centernet.outputs.mqtt import MqttOutput  # needs the extra "live"
 
@@ -529,10 +547,14 @@ def _open_outputs(camera: _Camera) -> Iterator[Output]:
         from edge_centernet.outputs.status import StatusLine, StatusOutput, WatchdogOutput
         from edge_centernet.service import Watchdog
 
-        shared.line = shared.line or StatusLine()
+        shared.line = shared.line or StatusLine(beside_records=not lines)
         shared.watchdog = shared.watchdog or Watchdog(model.classes)
         yield StatusOutput(model.classes, shared.line, camera.name)
         yield WatchdogOutput(shared.watchdog, camera.name)
+
+
+def _nowhere(_: str) -> None:
+    """Where records go that only their file is to have."""
 
 
 def _event_media(camera: _Camera, folder: Path, overlay: Overlay, clock: Clock) -> EventMedia:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edge_centernet.artifact import damaged, read_manifest, stopped
 from edge_centernet.errors import MissingDependency
+from edge_centernet.extras import pip_command
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import Quant
 from edge_centernet.runtimes.base import as_chw, check_input, check_names, check_tensor, head_specs
@@ -82,7 +83,7 @@ def interpreter_class() -> Any:
         if int(np.__version__.split(".")[0]) >= 2:
             # It was built for NumPy 1 and would end the process at Interpreter(), without a message.
             raise MissingDependency(
-                "tflite-runtime works with NumPy 1 only: "
-                "pip install 'numpy<2', or: pip install ai-edge-litert"
+                f"tflite-runtime works with NumPy 1 only: {pip_command('numpy<2')}, or: "
+                f"{pip_command('ai-edge-litert')}"
             ) from None
     return Interpreter

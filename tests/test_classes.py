@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_centernet.classes import COCO, class_key, coco_word, did_you_mean, find_class
+from edge_centernet.classes import COCO, class_key, coco_word, counted, did_you_mean, find_class
 
 VOC = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
@@ -49,3 +49,26 @@ def test_a_slip_of_the_pen_is_asked_about() -> None:
 def test_a_class_that_coco_does_not_have_keeps_its_name() -> None:
     """A fork lift is no fork."""
     assert (coco_word("Fork_Lift"), coco_word("FORK")) == ("Fork_Lift", "fork")
+
+
+@pytest.mark.parametrize(
+    ("name", "two"),
+    [
+        ("person", "2 persons"),
+        ("bus", "2 buses"),
+        ("sheep", "2 sheep"),
+        ("wine glass", "2 wine glasses"),
+        ("knife", "2 knives"),
+        ("scissors", "2 scissors"),
+        ("couch", "2 couches"),
+        ("toy", "2 toys"),
+        ("strawberry", "2 strawberries"),
+        ("Hard-Hat", "2 Hard-Hats"),
+        ("Woman", "2 Women"),
+        ("人", "2 人"),
+    ],
+)
+def test_numbers_of_objects_are_english(name: str, two: str) -> None:
+    """One is the name itself; more have its plural."""
+    assert counted(1, name) == f"1 {name}"
+    assert counted(2, name) == two

@@ -135,6 +135,24 @@ def test_labels_stay_inside_the_image(box: tuple[float, float, float, float]) ->
     assert (drawn == class_color(0)).all(axis=2).sum() > 600
 
 
+@pytest.mark.parametrize("width", [160, 640, 6000])
+def test_labels_cover_neither_each_other_nor_faces(width: int) -> None:
+    """Of persons in a row at the upper border, two of them nearly the same: each label can be read whole."""
+    unit = width / 160
+    image = np.full((round(120 * unit), width, 3), 128, np.uint8)
+    rows = [(0, 0, 30, 80), (3, 1, 33, 82), (60, 0, 90, 90), (120, 30, 150, 100)]
+    boxes = Detections(np.array(rows) * unit, np.full(4, 0.9), np.array([0, 1, 2, 3]))
+    alone = [draw(image, boxes[[i]], list("abcd")) for i in range(4)]
+    drawn = draw(image, boxes, list("abcd"))
+    for i, (x1, y1, x2, y2) in enumerate((np.array(rows) * unit).astype(int).tolist()):
+        color = class_color(i)
+        label = (drawn == color).all(axis=2).sum()
+        outline = 2 * (x2 - x1 + y2 - y1) * max(1, round(max(image.shape) / 400))
+        assert label > 0.9 * ((alone[i] == color).all(axis=2).sum() - outline), i
+        face = drawn[y1 + round(3 * unit) : y1 + (y2 - y1) // 4, x1 + round(8 * unit) : x2 - round(4 * unit)]
+        assert not (face == color).all(axis=2).any(), i
+
+
 def test_colours_of_neighbouring_classes_differ() -> None:
     """Far apart for twenty classes, pair by pair of neighbours."""
     colors = np.array([class_color(i) for i in range(20)], float)

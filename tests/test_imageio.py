@@ -420,7 +420,7 @@ def test_heic_without_its_package_names_a_way_out(tmp_path: Path, monkeypatch: p
     """One line with what to install and what to do else."""
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.jpg").write_bytes(base64.b64decode(GRID))  # iPhones' photos are often renamed
-    with pytest.raises(SourceError, match=r"a HEIC image.*pip install 'edge-centernet\[heic\]', or convert"):
+    with pytest.raises(SourceError, match=r"a HEIC image.*pip install 'pillow-heif>=.*; or convert"):
         read_image(tmp_path / "a.jpg")
 
 

@@ -38,7 +38,8 @@ DEFAULTS = {"frozen_after": 5.0, "wait": False, "max_detections": 100, "track": 
 
 def settings(**given: Any) -> Settings:
     """The defaults of the command line, and what is given."""
-    empty: dict[str, tuple[str, ...]] = dict.fromkeys(("count_line", "zone", "room", "rule", "webhook"), ())
+    several = ("files", "count_line", "zone", "room", "rule", "webhook")
+    empty: dict[str, tuple[str, ...]] = dict.fromkeys(several, ())
     return Settings(**{**NOTHING, **DEFAULTS, **empty, **given})
 
 
@@ -101,8 +102,8 @@ def test_a_token_is_told_only_to_who_does_not_know_it(
     [
         ({"size": "1280"}, "--size: expected WIDTHxHEIGHT in pixels, such as 1280x720, got '1280'"),
         ({"size": "1x2x3"}, "--size: expected WIDTHxHEIGHT in pixels, such as 1280x720, got '1x2x3'"),
-        ({"size": "1280x720", "fps": 30.0}, "--size, --fps: expected only with --camera, got --source a.png"),
-        ({"fourcc": "MJPG", "source": "rtsp://me:secret@host/live"}, "got --source rtsp://host/live"),
+        ({"size": "1280x720", "fps": 30.0}, "--size, --fps: expected only with --camera, got a.png"),
+        ({"fourcc": "MJPG", "source": "rtsp://me:secret@host/live"}, "got rtsp://host/live"),
     ],
 )
 def test_options_of_a_camera_are_refused_elsewhere(given: dict[str, Any], message: str) -> None:

@@ -131,6 +131,18 @@ class LazyGroup(click.Group):
             with formatter.section(heading):
                 formatter.write_dl([(name.ljust(width), COMMANDS[name][1]) for name in names])
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's; an unknown command's error names the one that was probably meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from edge_centernet.classes import did_you_mean  # here: it is needed for this alone
+
+            hint = did_you_mean(args[0], list(COMMANDS)) or "."
+            raise click.UsageError(error.message.removesuffix(".") + hint, ctx) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; name the pip extra when a package is missing."""
         try:
@@ -168,7 +180,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Object detection for small computers, with quantized CenterNet models.
 
-    Example: edge-centernet detect --source photo.jpg
+    Example: edge-centernet detect photo.jpg
     """
 
 

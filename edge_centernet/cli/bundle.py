@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -105,6 +106,11 @@ def command(
     signers.write_text(signers_line(private))
     echo(f"{path} ({path.stat().st_size / 1e6:.0f} MB)")
     echo(f"Boards must trust this signer: {signers}", err=True)
+    echo(
+        f"Next: edge-centernet deploy USER@HOST --bundle {shlex.quote(str(path))}, "
+        "or put it on an SD card by edge-centernet image",
+        err=True,
+    )
 
 
 def sign_with(given: Path | None) -> Path:

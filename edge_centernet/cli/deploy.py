@@ -34,6 +34,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("host", metavar="[USER@HOST]", required=False)
 @option_group(
     click.option("--rollback", is_flag=True, help="Go back to the previous release."),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Log in and pack the release, tell what would be done, and install nothing.",
+    ),
     click.option("--status", is_flag=True, help="Print what is installed and how it is running, as JSON."),
     heading="Instead of installing",
 )
@@ -55,6 +60,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
         help="Photo for the check on the board, for a bundle made here; the model must detect something in "
         "it.",
     ),
+    click.option("--no-c", is_flag=True, help="Leave out the C decoder: NumPy decodes, more slowly."),
     click.option(
         "--allow-older", is_flag=True, help="Accept a bundle of a lower version than the one that runs."
     ),
@@ -112,10 +118,12 @@ def command(
     model: str | None,
     rollback: bool,
     status: bool,
+    dry_run: bool,
     watch: float,
     camera: str,
     config: Path | None,
     check_photo: Path | None,
+    no_c: bool,
     allow_older: bool,
     signers: Path | None,
     key: Path | None,
@@ -134,6 +142,12 @@ def command(
     """
     if (host is None) == (inventory is None):
         raise ConfigError("deploy: expected USER@HOST or --inventory FILE, one of them; try deploy --help")
+    if dry_run and (host is None or status or rollback):
+        raise ConfigError(
+            "--dry-run: expected USER@HOST and a release to install; --ansible --check is Ansible's"
+        )
+    if no_c and (bundle or model or host is None):
+        raise ConfigError("--no-c: expected only for a bundle that is made here with its packages")
     if inventory is not None and bundle is None and not rollback:
         raise ConfigError(
             "--inventory: expected --bundle FILE with it; make one with `edge-centernet bundle`"
@@ -159,7 +173,10 @@ def command(
                 echo(f"{host}: {roll_back(connection, watch, _say)}")
             else:
                 trusted = _signers(signers, key, folder)
-                made = bundle or _make(connection, model, config, check_photo, key, folder)
+                made = bundle or _make(connection, model, config, check_photo, key, no_c, folder)
+                if dry_run:
+                    _tell_plan(host, connection, made, camera)
+                    return
                 with bars() as progress:
                     name = put(
                         connection,
@@ -184,6 +201,7 @@ def _make(
     config: Path | None,
     photo: Path | None,
     key: Path | None,
+    no_c: bool,
     folder: Path,
 ) -> Path:
     """The bundle for this board: the model alone where that was asked and a release is there."""
@@ -192,8 +210,25 @@ def _make(
     target = deployed_target(status) if only_model else target_of(status)
     board = status["model"] or status["machine"]
     _say(f"board: {board}, Python {target.python}: {target.name} with {target.engine}")
-    contents = Contents(model or target.model, photo or SAMPLE, config, only_model)
+    contents = Contents(model or target.model, photo or SAMPLE, config, only_model, compiled=not no_c)
     return make_bundle(target, contents, sign_with(key), folder, _say)
+
+
+def _tell_plan(host: str, connection: Connection, bundle: Path, camera: str) -> None:
+    """What deploying would do, by what the board says of itself; nothing is installed or switched."""
+    status = connection.ask("status")
+    cameras = ", ".join(status["cameras"]) or f"edge-centernet@{camera}.service, new"
+    size = bundle.stat().st_size / 1e6
+    echo(
+        f"{host} runs {status['current'] or 'no release'}; its previous one is {status['previous'] or 'none'}"
+    )
+    echo(
+        f"Would upload {bundle.name} ({size:.0f} MB), install and check it, switch to it and restart: "
+        f"{cameras}"
+    )
+    if not status["pinned"]:
+        echo("The board trusts nobody yet: it would trust the key that signs from now on")
+    echo("Dry run: nothing was installed")
 
 
 def _signers(given: Path | None, key: Path | None, folder: Path) -> Path:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,10 @@ from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import model_options, open_model
 from edge_centernet.errors import TargetError
 from edge_centernet.outputs.records import SUFFIX
+from edge_centernet.outputs.screen import Screen
+from edge_centernet.progress import bars, unseen
 from edge_centernet.session import DEFAULT_OUT, Summary, run
+from edge_centernet.sources.files import is_camera, public_name
 from edge_centernet.system.logs import configure_logging
 
 _TABLES = "edge_centernet.cameras"  # where click's context keeps the [[camera]] tables of the file
@@ -29,7 +34,7 @@ _source_options = option_group(
         "--source",
         multiple=True,
         metavar="PATH|DIR|GLOB|VIDEO|URL",
-        help="Image, folder, quoted pattern, video or URL.",
+        help="Image, folder, quoted pattern, video or URL, the same as without --source.",
     ),
     click.option(
         "--camera",
@@ -37,6 +42,7 @@ _source_options = option_group(
         metavar="N|PATH|URL|csi",
         help="Camera: 0, /dev/video0, csi, rtsp://... or http://...; repeat it for several cameras.",
     ),
+    click.option("--recursive", is_flag=True, help="Search a folder of images at all depths."),
     click.option("--size", metavar="WxH", help="Resolution to request from the camera, such as 1280x720."),
     click.option(
         "--fps",
@@ -167,15 +173,14 @@ _output_options = option_group(
         "--out",
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help=f"Folder for annotated copies and, if given, for the records too.  [default: ./{DEFAULT_OUT}]",
+        help="Folder for annotated copies and, if given, for the records too.  "
+        f"[default: ./{DEFAULT_OUT}, or {DEFAULT_OUT}2, {DEFAULT_OUT}3 ... where it holds something]",
     ),
     click.option(
         "--format",
         "format_name",
         type=click.Choice([*SUFFIX, "none"]),
-        default="jsonl",
-        show_default=True,
-        help="Format of the records.",
+        help="Format of the records.  [default: jsonl; on a terminal, lines for people]",
     ),
     click.option(
         "--save/--no-save", default=None, help="Save annotated copies.  [default: save, except for a camera]"
@@ -295,16 +300,21 @@ def each_of(context: click.Context, given: dict[str, Any]) -> list[Settings]:
         return context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
 
     # 1. What stands on the command line precedes what stands in the file, also of sources.
-    common = Settings(**{**given, "source": None, "camera": None})
-    names = [name for name in ("source", "camera") if given[name]]
+    common = Settings(**{**given, "files": (), "source": None, "camera": None})
+    names = [name for name in ("files", "source", "camera") if given[name]]
     chosen = [name for name in names if typed(name)] or names
-    tables: list[dict[str, Any]] = [{name: one} for name in chosen for one in given[name]]
+    tables: list[dict[str, Any]] = []
+    for name in chosen:
+        tables += _named(given[name]) if name == "files" else [{name: one} for one in given[name]]
     if not any(typed(name) for name in chosen) and (written := context.meta.get(_TABLES)):
         if tables:
             raise click.UsageError("expected --source or [[camera]] tables in the file, got both")
         tables = [_converted(context, table, typed) for table in written]
     if not tables:
-        raise click.UsageError("expected one of --source and --camera")
+        raise click.UsageError(
+            "expected what to detect in: a photo, folder, video, camera number or URL, as in "
+            "`edge-centernet detect photo.jpg`"
+        )
     if len(tables) > 1 and common.name is not None:
         raise click.UsageError("--name: expected one camera; several have their names in [[camera]] tables")
     # 2. The service's unit names a store; a camera that counts nothing has no use for one.
@@ -315,6 +325,16 @@ def each_of(context: click.Context, given: dict[str, Any]) -> list[Settings]:
         camera if asked or "store" in table or _counts(camera) else replace(camera, store=None)
         for camera, table in zip(cameras, tables, strict=True)
     ]
+
+
+def _named(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """What was given without --source and --camera: each camera by itself, files and folders as one list."""
+    cameras = [text for text in texts if is_camera(text)]
+    if cameras and len(cameras) < len(texts):
+        raise click.UsageError(f"expected cameras or files, got both: {public_name(cameras[0])} is a camera")
+    if len(texts) == 1 and not cameras:
+        return [{"source": texts[0]}]
+    return [{"camera": text} for text in cameras] or [{"files": tuple(texts)}]
 
 
 def _converted(context: click.Context, table: dict[str, Any], typed: Callable[[str], bool]) -> dict[str, Any]:
@@ -344,6 +364,7 @@ def _counts(settings: Settings) -> bool:
     callback=_load_config,
     help="TOML file with any of these options. Options on the command line take precedence.",
 )
+@click.argument("files", nargs=-1, metavar="[PHOTO|FOLDER|VIDEO|CAMERA|URL]...")
 @_source_options
 @model_options
 @_detection_options
@@ -355,13 +376,14 @@ def _counts(settings: Settings) -> bool:
 def command(context: click.Context, /, **given: Any) -> None:
     """Detect, track and count objects in images, a video or the stream of a camera.
 
-    Records are written to standard output, by default as one JSON object per frame, with boxes in pixels of
-    the original image. Messages go to standard error.
+    A terminal shows one line for each image. Elsewhere, records are written to standard output, by default as
+    one JSON object per frame, with boxes in pixels of the original image. Messages go to standard error.
 
     \b
     Examples:
-      edge-centernet detect --source photo.jpg --classes person,dog
-      edge-centernet detect --camera 0 --serve 8080 --count-line door=0.5,0,0.5,1
+      edge-centernet detect photo.jpg --classes person,dog
+      edge-centernet detect photos/*.jpg --format csv > found.csv
+      edge-centernet detect 0 --serve 8080 --count-line door=0.5,0,0.5,1
     """  # noqa: D301 (click keeps the lines below a real backspace as they are)
     cameras = each_of(context, given)
     run_and_report(cameras, functools.partial(echo, err=True), _files_of(context, len(cameras)))
@@ -395,13 +417,25 @@ def run_and_report(
     KeyboardInterrupt where Ctrl-C ended it.
     """
     configure_logging(log_file=cameras[0].log_file)
-    done = run(
-        cameras,
-        functools.partial(open_model, cameras[0].model, cameras[0].runtime, cameras[0].threads),
-        write=_Stdout(),
-        report=report,
-        files=files,
-    )
+    # Records on a terminal are there because they were asked for, and a bar would run through them.
+    terminal = sys.stdout.isatty()
+    lines = terminal and all(camera.format_name is None for camera in cameras)
+    shown = sys.stderr.isatty() and (lines or not terminal or cameras[0].format_name == "none")
+
+    def tell(line: str) -> None:
+        if shown:
+            sys.stderr.write("\r\x1b[K")  # over the bar, if there is one, which is drawn again below
+        report(line)
+
+    with bars() if shown else nullcontext(unseen) as progress:
+        done = run(
+            cameras,
+            functools.partial(open_model, cameras[0].model, cameras[0].runtime, cameras[0].threads),
+            write=_Stdout(),
+            report=tell,
+            files=files,
+            screen=Screen(echo if lines else None, progress),
+        )
     for one in done:
         _tell(one)
     if unwritten := "; ".join(one.unwritten for one in done if one.unwritten):

@@ -27,6 +27,7 @@ from edge_centernet.data.base import (
     without,
 )
 from edge_centernet.errors import MissingDependency, SourceError
+from edge_centernet.extras import pip_command
 from edge_centernet.imageio import IMAGE_SUFFIXES, image_size
 
 # Where the names of the classes stand: darknet has obj.names, LabelImg writes classes.txt beside its labels,
@@ -308,7 +309,7 @@ def _read_yaml(file: Path) -> tuple[dict[str, Any], list[str]]:
         yaml = importlib.import_module("yaml")
     except ImportError:
         raise MissingDependency(
-            f"{file}: reading YAML needs PyYAML: pip install 'edge-centernet[eval]' (or pyyaml alone); "
+            f"{file}: reading YAML needs PyYAML: {pip_command('pyyaml')}; "
             f"or give the folder itself, with the class names one a line in {_LISTS[0]}"
         ) from None
     text = read_text(file)

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 
 from edge_centernet.doctor.facts import Engine, Facts, Finding, Level
+from edge_centernet.extras import pip_command
 from edge_centernet.runtimes.engines import (
     requirement,
     wheels_for_glibc,
@@ -32,10 +33,8 @@ JETPACK_MIN_L4T = 36  # JetPack 6
 
 def pip(machine: Machine, *requirements: str) -> str:
     """The command that installs into the Python that was examined."""
-    words = ["-m pip install", *map(shlex.quote, requirements)]
-    if machine.externally_managed:  # Debian's own Python takes no packages from pip
-        return " ".join(["python3 -m venv --system-site-packages .venv && .venv/bin/python", *words])
-    return " ".join([shlex.quote(machine.executable or "python3"), *words])
+    python = machine.executable or "python3"
+    return pip_command(*requirements, python=python, managed=machine.externally_managed)
 
 
 def best_engine(machine: Machine) -> tuple[str, ...]:
@@ -658,8 +657,7 @@ def backends(facts: Facts) -> Iterator[Finding]:
                 "warning",
                 f"OpenCV cannot read {title}",
                 f"OpenCV {software.opencv.version} was built without {name}.",
-                f"{shlex.quote(facts.machine.executable)} -m pip install "
-                "--force-reinstall opencv-python-headless",
+                pip(facts.machine, "--force-reinstall", "opencv-python-headless"),
             )
 
 

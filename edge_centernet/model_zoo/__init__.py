@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet import artifact
+from edge_centernet.classes import did_you_mean
 from edge_centernet.errors import ArtifactError
 
 FOLDER = Path(__file__).resolve().parent
@@ -74,6 +75,7 @@ def find_model(name_or_path: str | Path = DEFAULT, suffix: str | None = None) ->
     shipped = ", ".join(names()) or "none"
     raise ArtifactError(
         f"model {str(name_or_path)!r}: no such file, and no shipped model of that name ({shipped})"
+        f"{did_you_mean(str(name_or_path), names())}"
     )
 
 

@@ -7,8 +7,11 @@ both on a thread of its own.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
+import subprocess
+import tempfile
 import time
 import urllib.parse
 from collections import deque
@@ -16,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -39,6 +42,7 @@ from edge_centernet.tracking.state import Snapshot, Tally, Tracks
 from edge_centernet.tracking.zone_counter import Zone
 
 if TYPE_CHECKING:  # who reads files only need not load what cameras need
+    from edge_centernet.outputs.clips import Ffmpeg
     from edge_centernet.sources.live import LiveCapture
 
 _WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # others are written as PNG
@@ -56,12 +60,14 @@ _MIN_FREE = 512 << 10
 _INDEX_BYTES = 64
 _RETRY_S = 10.0  # between two attempts to begin a video
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class Remembered:
     """A snapshot with what came before it.
 
-    private: (N, 4) boxes to blur, pixels of the frame. trails: (class_id, foot points from the oldest) each.
+    private: (N, 4) boxes to blur, pixels of the frame. trails: (track id, foot points from the oldest) each.
     """
 
     snapshot: Snapshot
@@ -133,15 +139,18 @@ class Overlay:
             _draw_zone(canvas, zone, np.array(zone.pixels((width, height))) * scale, snapshot.tally)
         for line in self._lines:
             _draw_line(canvas, line, (width, height), scale, snapshot.tally)
-        for class_id, points in remembered.trails:
+        for track_id, points in remembered.trails:
             path = np.rint(np.array(points) * scale).astype(np.int32)
-            cv2.polylines(canvas, [path], False, class_color(class_id), line_width(canvas), cv2.LINE_AA)
-        # With tracking the tracks, so that the image shows what is counted.
+            cv2.polylines(canvas, [path], False, class_color(track_id), line_width(canvas), cv2.LINE_AA)
+        # With tracking the tracks, so that the image shows what is counted, each in its own colour.
         found, marks = snapshot.found, [f"{score:.2f}" for score in snapshot.found.score]
+        numbers = found.class_id.tolist()
         if snapshot.tracks is not None:
             found, marks = snapshot.tracks.found, [f"#{id_}" for id_ in snapshot.tracks.id]
+            numbers = snapshot.tracks.id.tolist()
         texts = [f"{self._classes[c]} {mark}" for c, mark in zip(found.class_id, marks, strict=True)]
-        draw_boxes(canvas, Detections(found.xyxy * np.float32(scale), found.score, found.class_id), texts)
+        scaled = Detections(found.xyxy * np.float32(scale), found.score, found.class_id)
+        draw_boxes(canvas, scaled, texts, numbers)
         return canvas
 
     def _forget(self) -> None:
@@ -167,15 +176,14 @@ class Overlay:
         return self._held
 
     def _follow(self, tracks: Tracks | None, now: float) -> list[tuple[int, list[Point]]]:
-        """(class_id, foot points from the oldest) of the tracks in this frame; forgets those long gone."""
+        """(track id, foot points from the oldest) of the tracks in this frame; forgets those long gone."""
         trails = []
         if tracks is not None:
             feet = foot_points(tracks).tolist()
-            ids, kinds = tracks.id.tolist(), tracks.found.class_id.tolist()
-            for track_id, class_id, foot in zip(ids, kinds, feet, strict=True):
+            for track_id, foot in zip(tracks.id.tolist(), feet, strict=True):
                 trail = self._trails.setdefault(track_id, deque(maxlen=_TRAIL_POINTS))
                 trail.append((now, foot))
-                trails.append((class_id, [point for at, point in trail if now - at <= _TRAIL_S]))
+                trails.append((track_id, [point for at, point in trail if now - at <= _TRAIL_S]))
         self._trails = {i: trail for i, trail in self._trails.items() if now - trail[-1][0] <= _TRAIL_S}
         return trails
 
@@ -310,8 +318,50 @@ class Annotated:
                 self.written.append(writer.target)
 
 
+class _PipedVideo:
+    """A writer like cv2.VideoWriter whose frames ffmpeg encodes, as H.264."""
+
+    def __init__(self, ffmpeg: Ffmpeg, path: Path, fps: float, size: Size) -> None:
+        """Start the program."""
+        frames = ("-f", "rawvideo", "-pix_fmt", "bgr24", "-video_size", f"{size[0]}x{size[1]}")
+        command = [*ffmpeg.command(*frames, "-framerate", f"{fps:.6f}"), f"file:{path}"]
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        # In a session of its own: Ctrl-C at the terminal is for this program, which completes the file.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            start_new_session=True,
+        )
+
+    def write(self, picture: NDArray[np.uint8]) -> None:
+        """Give it a frame. Raises OSError when the program has ended."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(picture.tobytes())
+        except BrokenPipeError:
+            self._process.wait()
+            self._errors.seek(0)
+            lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+            full = any(os.strerror(errno.ENOSPC) in line for line in lines)
+            reason = lines[-1] if lines else f"exit status {self._process.returncode}"
+            raise OSError(errno.ENOSPC if full else errno.EIO, f"ffmpeg: {reason}") from None
+
+    def release(self) -> None:
+        """Wait until the file is complete, or the program has ended without that."""
+        with suppress(BrokenPipeError):
+            self._process.communicate()
+        self._process.wait()
+        self._errors.close()
+
+
 class _VideoFile:
-    """An MPEG-4 file that carries its final name only once it is complete."""
+    """A video file that carries its final name only once it is complete: H.264, which browsers play.
+
+    Without ffmpeg, and of a live source, it is MPEG-4 for players: when a service is stopped, the signal ends
+    its encoder as well.
+    """
 
     def __init__(self, target: Path, fps: float, size: Size, live: bool) -> None:
         """size: (width, height). Raises OSError where the disk is full or read-only."""
@@ -322,6 +372,18 @@ class _VideoFile:
         target.parent.mkdir(parents=True, exist_ok=True)
         self._check_room()
         self._part.write_bytes(b"")  # OpenCV would not say why it cannot
+        self._writer: Any
+        if not live:
+            from edge_centernet.outputs.clips import find_ffmpeg  # here: images need none of it
+
+            ffmpeg = find_ffmpeg()
+            if ffmpeg is not None and ffmpeg.suffix == target.suffix:
+                self._writer = _PipedVideo(ffmpeg, self._part, fps, size)
+                return
+            _log.warning(
+                "%s: written as MPEG-4 for players; browsers need H.264, and no ffmpeg with it is installed",
+                target,
+            )
         with quiet_libraries():
             code = cv2.VideoWriter.fourcc(*"mp4v")  # the one MP4 codec that every OpenCV build can write
             self._writer = cv2.VideoWriter(str(self._part), code, fps, size)

@@ -63,30 +63,45 @@ class Encoder:
     encode: Callable[[Sequence[bytes], Path, threading.Event], None]
 
 
+@dataclass(frozen=True)
+class Ffmpeg:
+    """The program and a codec that it has, for videos that browsers play. suffix: of the files."""
+
+    program: str
+    codec: str
+    suffix: str
+    options: tuple[str, ...]
+
+    def command(self, *given: str) -> list[str]:
+        """The command, without the name of the file, that encodes at low priority what comes by its input.
+
+        given: options that tell what comes.
+        """
+        nice = shutil.which("nice")
+        return [
+            *(() if nice is None else (nice, "-n", "10")),
+            *(self.program, "-v", "error", "-nostdin", "-y", *given, "-i", "pipe:0", "-an"),
+            *("-c:v", self.codec, *self.options),
+            # All want an even number of pixels, and players want 4:2:0.
+            *("-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2,format=yuv420p"),
+        ]
+
+
+def find_ffmpeg(program: str = "ffmpeg") -> Ffmpeg | None:
+    """It with the best codec that it has; None where it is not installed, or has none for browsers."""
+    if (ffmpeg := shutil.which(program)) is None:
+        return None
+    known = run_child([ffmpeg, "-hide_banner", "-encoders"], 20.0).output.split()
+    return next((Ffmpeg(ffmpeg, *codec) for codec in _CODECS if codec[0] in known), None)
+
+
 def find_encoder(program: str = "ffmpeg") -> Encoder:
     """The best that this machine has, told in one line of the log."""
-    if (ffmpeg := shutil.which(program)) is not None:
-        known = run_child([ffmpeg, "-hide_banner", "-encoders"], 20.0).output.split()
-        for codec, suffix, options in _CODECS:
-            if codec in known:
-                _log.info("clips are encoded by %s with %s", ffmpeg, codec)
-                command = [ffmpeg, "-v", "error", "-nostdin", "-y", "-f", "image2pipe", "-c:v", "mjpeg"]
-                command += [
-                    "-framerate",
-                    str(CLIP_FPS),
-                    "-i",
-                    "pipe:0",
-                    "-an",
-                    "-threads",
-                    "1",
-                    "-c:v",
-                    codec,
-                ]
-                # Both want an even number of pixels, and players want 4:2:0.
-                command += [*options, "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2,format=yuv420p"]
-                if (nice := shutil.which("nice")) is not None:
-                    command = [nice, "-n", "10", *command]
-                return Encoder(suffix, functools.partial(_by_ffmpeg, command))
+    if (ffmpeg := find_ffmpeg(program)) is not None:
+        _log.info("clips are encoded by %s with %s", ffmpeg.program, ffmpeg.codec)
+        pictures = ("-f", "image2pipe", "-c:v", "mjpeg", "-framerate", str(CLIP_FPS))
+        command = [*ffmpeg.command(*pictures), "-threads", "1"]
+        return Encoder(ffmpeg.suffix, functools.partial(_by_ffmpeg, command))
     _log.warning(
         "clips are written as Motion JPEG, which browsers do not play: no %s with H.264 or VP9 is installed",
         program,

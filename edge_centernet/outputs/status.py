@@ -47,10 +47,10 @@ class WatchdogOutput:
 class StatusLine:
     """The line of a terminal that tells how each camera does; it changes in place."""
 
-    def __init__(self) -> None:
-        """Nothing shown yet."""
+    def __init__(self, beside_records: bool = True) -> None:
+        """Nothing shown yet. beside_records: records go to standard output."""
         # Records on the same terminal would run through the line.
-        self.on = sys.stderr.isatty() and not sys.stdout.isatty()
+        self.on = sys.stderr.isatty() and not (beside_records and sys.stdout.isatty())
         self._texts: dict[str, str] = {}
         self._next = 0.0
         self._shown = False

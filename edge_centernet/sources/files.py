@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import importlib
 import math
 import os
@@ -10,7 +9,7 @@ import re
 import sys
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +24,10 @@ from edge_centernet.imageio import (
     IMAGE_SUFFIXES,
     MAX_PIXELS,
     decode_image,
-    image_format,
     read_image,
 )
 from edge_centernet.sources import Frame
+from edge_centernet.sources.listing import files_matching, format_of, images_of
 from edge_centernet.system.logs import quiet_libraries, silence_opencv
 
 if TYPE_CHECKING:
@@ -51,7 +50,6 @@ _CONTAINERS = (
 )
 _MOVING = (".gif", ".mjpeg", ".mjpg")  # alone a video, although its first bytes are those of an image
 _CAPTURE_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-_MANY = 5  # kinds of files that a line names
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt")
 
 # What `public_name` lets through: hosts, words that cameras use in the paths of their streams, and numbers of
@@ -113,6 +111,11 @@ class Stills:
             yield Frame(public_name(name), 0, image, number / self.fps if self.fps else 0.0)
         if self.skipped == len(self.names):
             raise SourceError(f"none of the {self.skipped} files could be read as an image")
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.names)
 
     @property
     def public_names(self) -> list[str]:
@@ -210,9 +213,9 @@ class Video:
             )
 
     @property
-    def length(self) -> float:
-        """Frames that the file promises; 0 where it says nothing, as for a camera."""
-        return max(0.0, float(self._promised))
+    def count(self) -> int:
+        """How many frames the file says it has; 0 if that is unknown."""
+        return max(0, round(self._promised)) if math.isfinite(self._promised) else 0
 
     def interrupt(self) -> None:
         """End a read that is under way, from another thread. Only a stream from the network can do that."""
@@ -364,11 +367,11 @@ def _to_stderr(line: str) -> None:
 Source = Stills | Video
 
 
-def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
+def open_source(text: str, warn: Callable[[str], None] | None = None, recursive: bool = False) -> Source:
     """The frames of an image file, a folder of images, a glob pattern, a video file or a URL.
 
-    A folder is not searched below its first level; use "folder/**/*.jpg" for that.
     warn: called with one line for each file that is skipped; stderr unless given.
+    recursive: search a folder at all depths.
     Raises SourceError when there is nothing to read.
     """
     if not text.strip():
@@ -392,51 +395,34 @@ def open_source(text: str, warn: Callable[[str], None] | None = None) -> Source:
     # 2. Folders and patterns. A file whose name looks like a pattern, such as "a[1].jpg", is taken as itself.
     path = Path(text)
     if path.is_dir():
-        return Stills(_images_in(path, warn), warn)
-    if not path.exists() and glob.has_magic(text):
-        names = sorted(name for name in glob.glob(text, recursive=True) if not Path(name).is_dir())
-        if not names:
-            raise SourceError(f"{text}: no file matches this pattern")
-        return open_source(names[0], warn) if len(names) == 1 else Stills(names, warn)
+        return Stills(images_of([text], recursive, warn), warn)
+    if (names := files_matching(text)) != [text]:
+        return (
+            open_source(names[0], warn) if len(names) == 1 else Stills(images_of([text], False, warn), warn)
+        )
     # 3. One file: an image by its suffix or its first bytes, else a video. One that is missing or cannot be
     #    opened counts as an image, because reading it as one reports why.
     suffix = path.suffix.lower()
-    if suffix in _MOVING or (path.is_file() and suffix not in IMAGE_SUFFIXES and not _format_of(path)):
+    if suffix in _MOVING or (path.is_file() and suffix not in IMAGE_SUFFIXES and not format_of(path)):
         return Video(text, live=False, warn=warn)
     return Stills([text], warn)
 
 
-def _images_in(folder: Path, warn: Callable[[str], None]) -> list[str]:
-    """The images in a folder, sorted; what else lies there is named to `warn` in one line."""
-    names, others = [], dict[str, int]()
-    for path in sorted(folder.iterdir()):
-        suffix = path.suffix.lower()
-        if path.is_dir() or path.name.startswith("."):
-            continue
-        if suffix in IMAGE_SUFFIXES or (not suffix and _format_of(path)):
-            names.append(str(path))
-        else:
-            others[suffix or "without a suffix"] = others.get(suffix or "without a suffix", 0) + 1
-    kinds = [f"{count} {suffix}" for suffix, count in others.items()]
-    listed = ", ".join([*kinds[:_MANY], *(["..."] if len(kinds) > _MANY else [])])
-    if not names:
-        found = f"only files of other types ({listed})" if others else "none"
-        raise SourceError(
-            f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}) in this folder, found {found}"
-        )
-    if others:
-        total = sum(others.values())
-        warn(f"{folder}: passed over {total} file{'s' * (total > 1)} of other types ({listed})")
-    return names
+def open_stills(
+    texts: Sequence[str], warn: Callable[[str], None] | None = None, recursive: bool = False
+) -> Stills:
+    """The images of several files, folders and patterns, as one list.
 
-
-def _format_of(path: Path) -> str:
-    """The image format of a file by its first bytes; "" where it is of none, or cannot be read."""
-    with suppress(OSError):
-        if path.is_file():  # not a FIFO, which would be waited for
-            with path.open("rb") as file:
-                return image_format(file.read(4096))
-    return ""
+    warn, recursive: see `open_source`.
+    Raises SourceError when there is nothing to read, and for a URL among them.
+    """
+    warn = warn or _to_stderr
+    for text in texts:
+        if not text.strip() or is_url(text):
+            got = f"the URL {public_name(text)}" if text.strip() else "an empty name"
+            raise SourceError(f"sources: expected files and folders where there are several, got {got}")
+        _refuse_mistyped(text)
+    return Stills(images_of(texts, recursive, warn), warn)
 
 
 def open_camera(
@@ -475,6 +461,16 @@ def open_camera(
             raise SourceError(f"{public_name(text)}: no such camera{cameras.list_cameras()}")
     _refuse(public_name(text), options, options.given)
     return Video(text, live=True)
+
+
+def is_camera(text: str) -> bool:
+    """Whether a source, given without more words, is a camera: a number, a device, csi, gst: or rtsp://.
+
+    A file of that name is that file.
+    """
+    if text.startswith("/dev/") or is_live(text):
+        return True
+    return re.fullmatch(r"\d+|csi(:\d+)?|gst:.*", text, re.DOTALL) is not None and not Path(text).exists()
 
 
 def is_live(source: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_centernet.camera_config import Settings
@@ -18,6 +19,7 @@ from edge_centernet.sources.files import (
     is_url,
     open_camera,
     open_source,
+    open_stills,
     public_name,
 )
 from edge_centernet.system import heap
@@ -50,14 +52,25 @@ def open_frames(settings: Settings, report: Callable[[str], None], several: bool
                 f"--size: expected WIDTHxHEIGHT in pixels, such as 1280x720, got {settings.size!r}"
             )
         width, height = (int(part) for part in parts)
+    if settings.recursive and not any(
+        Path(text).is_dir() for text in [*settings.files, settings.source or ""]
+    ):
+        raise ConfigError("--recursive: expected a folder with it, whose folders are to be searched")
     if settings.camera is None:
         source = settings.source or ""
         given = [f"--{name}" for name, value in requested.items() if value is not None]
-        refusal = f"{', '.join(given)}: expected only with --camera, got --source {public_name(source)}"
+        refusal = f"{', '.join(given)}: expected only with --camera, got {public_name(source) or 'files'}"
         if given and (given != ["--fps"] or is_live(source)):
             raise ConfigError(refusal)
         if not is_live(source):
-            opened = open_source(source, warn=lambda line: report(f"Warning: {line}"))
+
+            def warn(line: str) -> None:
+                report(f"Warning: {line}")
+
+            if settings.files:
+                opened: Source = open_stills(settings.files, warn, settings.recursive)
+            else:
+                opened = open_source(source, warn, settings.recursive)
             if isinstance(opened, Stills):
                 _take_as_sequence(opened, settings)
             elif given:
@@ -99,6 +112,8 @@ def _play(settings: Settings, report: Callable[[str], None]) -> LiveCapture:
     given = {"--size": settings.size, "--fps": settings.fps, "--fourcc": settings.fourcc}
     if wrong := ", ".join(name for name, value in given.items() if value is not None):
         raise ConfigError(f"{wrong}: expected no such option with --pace real: the video has its own")
+    if settings.files:
+        raise ConfigError(f"--pace real: expected one video, got {len(settings.files)} files")
     if settings.camera is not None or is_live(source):
         name = public_name(settings.camera or source)
         raise ConfigError(f"--pace real: expected a video, got the camera {name}, which has its own pace")

@@ -16,13 +16,13 @@ import shutil
 import struct
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edge_centernet.extras import externally_managed
 from edge_centernet.files import cache_home, text_of
 
 Kind = Literal["pi", "jetson", "x86", "arm", "other"]
@@ -171,9 +171,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
         glibc=_glibc(),
         python=platform.python_version(),
         executable=sys.executable,
-        # The system's own Python, marked by PEP 668; a virtual environment is not concerned.
-        externally_managed=sys.prefix == sys.base_prefix
-        and Path(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED").exists(),
+        externally_managed=externally_managed(),
         disks=read_disks(root),
         user=_user(),
         groups=tuple(sorted(group_name(gid) for gid in {os.getegid(), *os.getgroups()})),

@@ -88,7 +88,7 @@ def _fitting(names: list[str], most: int) -> int:
 
 def _watched(source: Video, seconds: float, progress: Progress) -> Iterator[Frame]:
     """Frames RATE times a second, for so many seconds."""
-    total = seconds if source.live else min(seconds, source.length / source.fps or seconds)
+    total = seconds if source.live else min(seconds, source.count / source.fps or seconds)
     shown, due = 0, 0.0
     for frame in source:
         if frame.seconds >= seconds:

@@ -25,6 +25,7 @@ import edge_centernet
 from edge_centernet.bench import feed, record, report, resources, session
 from edge_centernet.bench.session import Configuration, Worker, WorkerFailed
 from edge_centernet.detector import Detector
+from edge_centernet.extras import command_for
 from edge_centernet.imageio import read_image
 from edge_centernet.model_zoo import find_model
 from edge_centernet.runtimes import ENGINES
@@ -204,7 +205,7 @@ def test_chart_without_matplotlib_names_the_extra(
     done = run("bench", "--chart", "a.png")
 
     assert done.code == 2
-    assert "pip install 'edge-centernet[convert]'" in done.err
+    assert command_for("convert") in done.err
 
 
 def test_too_many_threads_are_left_out_with_a_line(
@@ -251,7 +252,7 @@ def test_an_engine_that_is_not_installed_is_a_row_with_its_extra(monkeypatch: py
 
     assert [row["runtime"] for row in found["results"]] == ["tflite"]
     (failure,) = found["failures"]
-    assert "pip install 'edge-centernet[openvino]'" in failure["reason"]
+    assert command_for("openvino") in failure["reason"]
     assert list(session.configurations(session.Settings(NANO, (), (1,)), said.append)) == [
         Configuration("tflite", 1, find_model(NANO, ".tflite"), (resources.ordered()[0],))
     ]

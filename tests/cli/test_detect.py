@@ -7,10 +7,14 @@ import fcntl
 import io
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,7 @@ from support import ENGINES, allow_interrupts
 
 import edge_centernet
 from edge_centernet.detections import Detections
+from edge_centernet.outputs.clips import find_ffmpeg
 from edge_centernet.outputs.records import Csv
 from edge_centernet.sources import CaptureState, Frame
 from edge_centernet.tracking.state import Snapshot
@@ -56,6 +61,101 @@ def video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         writer.write(squares.scene(("red", 10, 18)))
     writer.release()
     return path
+
+
+def on_terminal(*arguments: object) -> tuple[int, str]:
+    """Exit status of `edge-centernet ARGUMENTS` and all that it showed on a terminal."""
+    main, screen = pty.openpty()
+    command = [sys.executable, "-m", "edge_centernet", *map(str, arguments)]
+    root = str(Path(edge_centernet.__file__).parents[1])
+    with subprocess.Popen(
+        command, stdin=screen, stdout=screen, stderr=screen, env={**os.environ, "PYTHONPATH": root}
+    ) as process:
+        os.close(screen)
+        shown = b""
+        with suppress(OSError):  # EIO: nobody has the other end any more
+            while data := os.read(main, 1 << 16):
+                shown += data
+    os.close(main)
+    return process.returncode, shown.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_shows_a_line_for_each_image(photo: Path, onnx_model: Path) -> None:
+    """What was found, in words, instead of records; a folder keeps these nevertheless."""
+    code, shown = on_terminal("detect", "photo.png", "--model", onnx_model, "--out", "o")
+    assert code == 0
+    assert re.search(r"^photo\.png: 1 \w+( sky)?, 1 \w+( sky)?, 1 \w+( sky)?, \d+ ms$", shown, re.M)
+    assert '"detections"' not in shown
+    assert json.loads(Path("o/detections.jsonl").read_text())["source"] == "photo.png"
+    _, shown = on_terminal("detect", "photo.png", "--model", onnx_model, "--format", "jsonl", "--no-save")
+    assert '"source": "photo.png"' in shown
+
+
+def test_a_terminal_shows_how_far_a_video_is(video: Path, onnx_model: Path) -> None:
+    """A bar up to the last frame."""
+    code, shown = on_terminal("detect", "clip.avi", "--model", onnx_model)
+    assert code == 0
+    assert "8/8" in shown
+    assert "8 detections in 8 frames" in shown
+    assert '"detections"' not in shown
+
+
+def test_files_are_one_list_of_images(
+    run: Run, tmp_path: Path, write_image: Write, onnx_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a shell expands photos/*: each once, folders read, what is no image named in one line."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("p/b.png", "p/a.png", "p/sub/c.png", "p/sub/deep/d.png", "p/.hidden/e.png"):
+        write_image(tmp_path / name, SCENE)
+    Path("p/notes.txt").write_text("x")
+    quiet = ("--model", onnx_model, "--no-save")
+
+    def names(*arguments: str) -> tuple[list[str], str]:
+        done = run("detect", *arguments, *quiet)
+        assert done.code == 0, done.err
+        return [json.loads(line)["source"] for line in done.out.splitlines()], done.err
+
+    read, said = names("p/b.png", "p/notes.txt", "p/sub", "p/b.png")
+    assert read == ["p/b.png", "p/sub/c.png"]
+    over = "4 files and folders: passed over 1 file of other types (1 .txt) and 1 folder, which --recursive"
+    assert over in said
+    read, said = names("p", "--recursive")
+    assert read == ["p/a.png", "p/b.png", "p/sub/c.png", "p/sub/deep/d.png"]
+    assert "p: passed over 1 file of other types (1 .txt)\n" in said
+    assert names("p/a.png") == names("--source", "p/a.png")
+
+
+def test_folders_of_runs_count_up(run: Run, photo: Path, onnx_model: Path) -> None:
+    """A second run overwrites nothing and says where it wrote; --out is taken as given."""
+    quiet = ("--model", onnx_model, "--format", "none")
+    said = [run("detect", "photo.png", *quiet).err for _ in range(3)]
+    assert [line.splitlines()[-1] for line in said] == [
+        f"Annotated copy: detections{number}/photo.png" for number in ("", "2", "3")
+    ]
+    for _ in range(2):
+        assert "Annotated copy: mine/photo.png" in run("detect", "photo.png", *quiet, "--out", "mine").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("0", "photo.png"), "expected cameras or files, got both: 0 is a camera"),
+        (("photo.png", "http://127.0.0.1:9/a.jpg"), "expected files and folders where there are several"),
+        (("clip.mp4", "clip.mp4"), "expected images"),
+        (("photo.png", "--recursive"), "--recursive: expected a folder"),
+        (("photo.png", "photo.png", "--pace", "real"), "--pace real: expected one video, got 2 files"),
+        (("rtsp://127.0.0.1:9/stream",), "expected a stream that answers"),
+        (("98",), "camera 98: no such camera"),
+    ],
+)
+def test_what_is_no_source_is_told(
+    run: Run, photo: Path, onnx_model: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    """A number and rtsp:// are cameras, all else files."""
+    Path("clip.mp4").write_bytes(bytes(100))
+    done = run("detect", *arguments, "--model", onnx_model)
+    assert done.code == 2
+    assert says in done.err
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -256,12 +356,31 @@ def test_video_in_video_out(run: Run, video: Path, onnx_model: Path) -> None:
     assert os.listdir("detections") == ["clip.mp4"]
 
 
+def test_an_annotated_video_plays_in_a_browser(
+    run: Run, video: Path, onnx_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H.264 where ffmpeg has it; without the program a line says that it is for players only."""
+
+    def codec() -> str:
+        code = int(cv2.VideoCapture("o/clip.mp4").get(cv2.CAP_PROP_FOURCC))
+        return code.to_bytes(4, "little").decode()
+
+    quiet = ("detect", "clip.avi", "--model", onnx_model, "--format", "none", "--out", "o")
+    if (ffmpeg := find_ffmpeg()) is None or ffmpeg.suffix != ".mp4":
+        pytest.skip("no ffmpeg with H.264 is installed")
+    assert "MPEG-4" not in run(*quiet).err
+    assert codec() in ("h264", "avc1")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "o/clip.mp4: written as MPEG-4 for players; browsers need H.264" in run(*quiet).err
+    assert codec() in ("FMP4", "mp4v")
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ((), "--source and --camera"),
+        ((), "expected what to detect in: a photo, folder"),
         (("--source", "photo.png", "--camera", "0"), "--source photo.png: expected only cameras and streams"),
-        (("--source", "photo.png", "--source", "b.png"), "give one file, folder or quoted pattern by itself"),
+        (("--source", "photo.png", "--source", "b.png"), "name files and folders without --source"),
         (("--camera", "0", "--camera", "1", "--format", "csv"), "--format csv: expected jsonl or none"),
         (
             ("--camera", "0", "--camera", "1", "--name", "door"),

@@ -15,6 +15,7 @@ from test_detect import environment
 import edge_centernet.cli
 from edge_centernet.cli import COMMANDS, SECTIONS, Command, cli, option_group
 from edge_centernet.errors import printable
+from edge_centernet.extras import command_for
 
 Run = Callable[..., Any]
 
@@ -109,7 +110,7 @@ main()
     done = subprocess.run(squares.python("-c", code), capture_output=True, text=True, env=environment())
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().startswith("Error: ")
-    assert f"pip install 'edge-centernet[{extra}]'" in done.stderr
+    assert command_for(extra) in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
@@ -161,3 +162,19 @@ def test_every_command_prints_by_echo() -> None:
     for path in Path(edge_centernet.cli.__file__).parent.glob("*.py"):
         direct = path.read_text().count("click.echo(")
         assert direct == {"__init__": 1, "doctor": 1}.get(path.stem, 0), path.name
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["detct", "a.jpg"], "No such command 'detct'; did you mean 'detect'?"),
+        (["xyzzy"], "No such command 'xyzzy'."),
+        (["detect", "a.jpg", "--clases", "cat"], "'--classes'"),
+        (["inspect", "centernet-nano256"], "did you mean 'centernet-nano-256'?"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_right_one(run: Run, words: list[str], says: str) -> None:
+    """Commands, options and models."""
+    done = run(*words)
+    assert done.code == 2
+    assert says in done.err

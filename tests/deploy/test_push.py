@@ -72,6 +72,21 @@ def test_a_bare_board_is_deployed_to_updated_and_rolled_back(
     assert (board / "opt/edge-centernet/current").resolve().name == release
 
 
+def test_a_dry_run_tells_what_would_be_done_and_does_nothing(
+    run: Run, ssh: str, key: Path, bundle: Path, tmp_path: Path
+) -> None:
+    """The board is asked, the bundle is named with its size, and the board has no release afterwards."""
+    words = ("deploy", "127.0.0.1", "--ssh", ssh, "--root", tmp_path, "--key", key)
+    done = run(*words, "--dry-run", "--bundle", bundle, "--camera", "door")
+    assert done.code == 0, done.err
+    assert "127.0.0.1 runs no release" in done.out
+    assert f"Would upload {bundle.name} (" in done.out
+    assert "restart: edge-centernet@door.service, new" in done.out
+    assert "nothing was installed" in done.out
+    assert json.loads(run(*words, "--status").out)["releases"] == {}
+    assert not list((tmp_path / "opt/edge-centernet").glob("incoming/*"))
+
+
 def test_a_bundle_of_a_stranger_is_refused_in_one_line(
     deploy: Callable[..., Result], board: Path, nano: Path, tmp_path: Path
 ) -> None:
@@ -168,6 +183,11 @@ def test_deploys_at_a_time_do_not_share_what_they_send(ssh: str, tmp_path: Path)
         ([], "expected USER@HOST or --inventory FILE"),
         (["pi@board", "--inventory", __file__], "expected USER@HOST or --inventory FILE"),
         (["--inventory", __file__], "expected --bundle FILE with it"),
+        (["pi@board", "--dry-run", "--status"], "--dry-run: expected USER@HOST and a release to install"),
+        (
+            ["pi@board", "--no-c", "--bundle", __file__],
+            "--no-c: expected only for a bundle that is made here",
+        ),
     ],
 )
 def test_missing_options_are_named(run: Run, words: list[str], message: str) -> None:

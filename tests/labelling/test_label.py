@@ -15,6 +15,7 @@ from yolox import write_yolox
 
 import edge_centernet
 from edge_centernet.data import read_dataset
+from edge_centernet.extras import command_for
 from edge_centernet.labelling.ensemble import Ensemble
 from edge_centernet.peers.common import COCO
 
@@ -251,4 +252,4 @@ def test_without_ncnn_the_extra_is_named(
     model.write_text("7767517\n")
     result = run("label", "--threads", 1, photos, "--model", model, "--out", tmp_path / "labels.json")
     assert result.code == 2
-    assert "pip install 'edge-centernet[label]'" in result.err
+    assert command_for("label") in result.err

@@ -57,14 +57,17 @@ def test_detections_look_as_in_annotated_files() -> None:
 
 
 def test_a_track_is_labelled_with_its_id() -> None:
-    """Two ids give two labels, and nothing else differs."""
+    """Two ids give two labels and two colours of the box, and nothing else differs."""
     box = (100.0, 100.0, 300.0, 300.0)
     first, again, other = (
         Overlay(CLASSES).draw(grey(tracks=tracked(box, track_id))) for track_id in (3, 3, 17)
     )
     np.testing.assert_array_equal(first, again)
+    assert where(first, class_color(3))[100:300, 100].all()
+    assert where(other, class_color(17))[100:300, 100].all()
     rows, columns = np.nonzero((first != other).any(axis=2))
-    assert (rows.max() < 100, columns.min() > 100, columns.max() < 300) == (True, True, True)
+    assert (rows.max() <= 301, columns.min() >= 99, columns.max() <= 301) == (True, True, True)
+    assert not (first != other)[105:295, 105:295].any()
 
 
 def test_a_trail_shows_where_the_feet_of_a_track_were() -> None:
@@ -75,10 +78,10 @@ def test_a_trail_shows_where_the_feet_of_a_track_were() -> None:
             grey(number, tracks=tracked((20.0 * number / 3, 100.0, 100.0 + 20.0 * number / 3, 300.0)))
         )
     # The feet went from x = 50 to 230 at y = 300; the box is now at 180 to 280.
-    assert where(picture, class_color(0))[300, 60:170].all()
-    assert not where(picture, class_color(0))[300, 285:].any()
+    assert where(picture, class_color(3))[300, 60:170].all()
+    assert not where(picture, class_color(3))[300, 285:].any()
     later = overlay.draw(grey(29 + 120, tracks=tracked((180.0, 100.0, 280.0, 300.0))))
-    assert not where(later, class_color(0))[300, 60:170].any()
+    assert not where(later, class_color(3))[300, 60:170].any()
     assert len(overlay._trails) == 1
     overlay.draw(grey(29 + 360))
     assert overlay._trails == {}

@@ -1,0 +1,48 @@
+"""What a hint asks pip for where an optional package is missing."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from importlib import metadata
+
+import pytest
+from packaging.requirements import Requirement
+
+from edge_centernet.extras import command_for, pip_command, requirements_of
+
+
+def expected(extra: str) -> set[str]:
+    """The packages of an extra, as pip itself reads the metadata."""
+    found = set()
+    for text in metadata.requires("edge-centernet") or ():
+        one = Requirement(text)
+        if (
+            one.marker is None
+            or not one.marker.evaluate({"extra": extra})
+            or one.marker.evaluate({"extra": ""})
+        ):
+            continue
+        if one.name == "edge-centernet":
+            found |= {package for inner in one.extras for package in expected(inner)}
+        else:
+            found.add(f"{one.name}{one.specifier}")
+    return found
+
+
+@pytest.mark.parametrize(
+    "extra", ["openvino", "tflite", "onnxruntime", "live", "heic", "eval", "label", "convert", "train"]
+)
+def test_the_packages_of_an_extra_are_named_and_not_this_one(extra: str) -> None:
+    """For this Python and processor; this package is in no index, and a stranger could take its name."""
+    found = requirements_of(extra)
+    assert {f"{one.name}{one.specifier}" for one in map(Requirement, found)} == expected(extra)
+    assert len(found) == len(set(found)) > 0
+    assert "edge-centernet" not in " ".join(found)
+    assert shlex.split(command_for(extra)) == [sys.executable, "-m", "pip", "install", *found]
+
+
+def test_a_python_that_takes_no_packages_gets_an_environment() -> None:
+    """Debian's own refuses pip (PEP 668)."""
+    assert pip_command("a>=1", python="/my python", managed=False) == "'/my python' -m pip install 'a>=1'"
+    assert pip_command("a", managed=True).startswith("python3 -m venv --system-site-packages .venv && .venv/")
