@@ -17,6 +17,7 @@ from edge_centernet.errors import EdgeCenterNetError, MissingDependency, printab
 COMMANDS = {
     "detect": ("detect:command", "Detect, track and count objects in images or live video.", ""),
     "report": ("report:command", "Summarize what a camera counted: tables, charts, a page.", ""),
+    "store": ("store:command", "Export what many cameras counted as Parquet.", ""),
     "models": ("models:command", "List the models that come with the package.", ""),
     "doctor": ("doctor:command", "Check what this machine can run and how to fix problems.", ""),
     "bench": ("bench:command", "Measure how fast each engine detects on this machine.", ""),
@@ -37,7 +38,7 @@ COMMANDS = {
 }
 # Headings of `edge-centernet --help`, in the order in which people need the commands.
 SECTIONS = {
-    "Detect": ("detect", "report", "models", "doctor", "bench"),
+    "Detect": ("detect", "report", "store", "models", "doctor", "bench"),
     "Convert and evaluate": ("inspect", "convert", "verify", "eval", "import"),
     "Data and training": ("data", "label", "train"),
     "Boards": ("bundle", "deploy", "image", "flash"),
@@ -49,6 +50,7 @@ _EXTRAS = {
     "paho": "live",
     "prometheus_client": "live",
     "tornado": "live",
+    "duckdb": "fleet",
     "onnx": "convert",
     "flatbuffers": "convert",
     "tflite": "convert",

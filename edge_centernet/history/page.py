@@ -66,6 +66,7 @@ def as_html(report: Report) -> str:
         *_week(report),
         *_presence(report),
         *_gaps(report),
+        *_cameras(report),
         *_table(report),
     ]
     return (
@@ -206,10 +207,10 @@ def _nice(value: float) -> float:
 def _dwell(report: Report) -> list[str]:
     """How long visits lasted: figures, and a histogram in steps that grow."""
     found = []
-    for place, seconds in report.dwell.items():
-        figures = dwell_figures(seconds)
+    for place, durations in report.dwell.items():
+        figures = dwell_figures(durations)
         edges = [0, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, math.inf]
-        numbers, _ = np.histogram(seconds, edges)
+        numbers, _ = np.histogram(durations.seconds, edges, weights=durations.visits)
         last = max(i for i, number in enumerate(numbers) if number) + 1
         names = (
             "5 s",
@@ -322,6 +323,23 @@ def _gaps(report: Report) -> list[str]:
     return [
         "<h2>Times of which nothing is known</h2>",
         f'<div class="scroll"><table><tr><th>from</th><th>to</th><th>why</th></tr>{rows}</table></div>',
+    ]
+
+
+def _cameras(report: Report) -> list[str]:
+    """What each of several cameras counted, and for how long it was away."""
+    if not report.cameras:
+        return []
+    head = "".join(f"<th>{escape(_label(place, direction))}</th>" for place, direction in report.places)
+    rows = "".join(
+        f"<tr><td>{escape(one.name)}</td><td>{one.watched:.1%}</td>"
+        + "".join(f"<td>{one.total(place, direction)}</td>" for place, direction in report.places)
+        + "</tr>"
+        for one in report.cameras
+    )
+    return [
+        "<h2>Each camera</h2>",
+        f'<div class="scroll"><table><tr><th>camera</th><th>watched</th>{head}</tr>{rows}</table></div>',
     ]
 
 
