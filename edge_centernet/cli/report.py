@@ -83,7 +83,8 @@ def _read(stores: Sequence[str], begin: str | None, end: str | None, step: str) 
             )
         from edge_centernet.history.fleet import summarize_tree
 
-        return summarize_tree(paths[0], begin, end, step)
+        with bars() as progress:
+            return summarize_tree(paths[0], begin, end, step, progress)
     if len(paths) == 1 and paths[0] == Path(stores[0]):
         return summarize(paths[0], begin, end, step)
     with bars() as progress:

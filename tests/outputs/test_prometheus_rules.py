@@ -131,7 +131,7 @@ def test_a_full_room_fires(tmp_path: Path) -> None:
 
 @contextmanager
 def prometheus(folder: Path, target: str) -> Iterator[str]:
-    """A server that scrapes `target` every second, and waits seconds where our rules wait minutes; its URL."""
+    """A server that scrapes `target` each second and waits seconds where our rules wait minutes; its URL."""
     rules = re.sub(r"for: \d+m", "for: 2s", RULES.read_text()).replace("[2m]", "[5s]")
     (folder / "rules.yml").write_text(rules)
     config = {
