@@ -80,7 +80,8 @@ def store_paths(text: str) -> list[Path]:
     """The path that a text names, or those that fit it as a pattern. Raises ConfigError where none does."""
     if not glob.has_magic(text) or Path(text).exists():
         return [Path(text)]
-    if found := sorted(glob.glob(text)):
+    # SQLite's own files stand beside a store that is in use.
+    if found := [path for path in sorted(glob.glob(text)) if not path.endswith(("-wal", "-shm", "-journal"))]:
         return [Path(path) for path in found]
     raise ConfigError(f"{text}: expected a pattern of stores, found none")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edge_centernet.errors import ConfigError
-from edge_centernet.history.parquet import HOURS, TABLES, database, read_rows, view
+from edge_centernet.history.parquet import HOURS, TABLES, database, read_rows, text, view
 from edge_centernet.history.report import Durations, Report
 from edge_centernet.history.summary import Summary, find_zone, main_zone, stretch
 from edge_centernet.progress import Progress, unseen
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-
-_QUERIES = 4  # of _add_zone that take time
 
 
 def summarize_tree(
@@ -69,79 +67,81 @@ def summarize_tree(
             if (local.minute, local.second, local.microsecond) != (0, 0, 0):
                 raise ConfigError(f"report: expected whole hours for Parquet files, got {local:%H:%M:%S}")
         summary = Summary(began, ended, zone, step)
-        zones = sorted({zone for _, zone, _, _ in cameras})
-        for number, each in enumerate(zones):
-
-            def query_done(n: int, number: int = number) -> None:
-                progress("Parquet", number * _QUERIES + n, len(zones) * _QUERIES)
-
-            own = [(name, a, b) for name, z, a, b in cameras if z == each]
-            _add_zone(duck, summary, each, own, query_done)
+        _add(duck, summary, cameras, progress)
     return summary.report(several=True)
 
 
-def _add_zone(
+def _add(
     duck: DuckDBPyConnection,
     summary: Summary,
-    zone: str,
-    cameras: Sequence[tuple[str, int, int]],
-    query_done: Callable[[int], None],
+    cameras: Sequence[tuple[str, str, int, int]],
+    progress: Progress,
 ) -> None:
-    """Add all cameras of one time zone.
-
-    Args:
-        duck: with views of all tables.
-        summary: to add to.
-        zone: an IANA name or an offset.
-        cameras: their names, and from when to when there is something of them, in milliseconds.
-        query_done: told after each of _QUERIES large queries, which one it was.
-    """
-    edges, local = summary.edges_in(zone), find_zone(zone)
-    dates = [str(datetime.fromtimestamp(edge / 1000, local).date()) for edge in (edges[0], edges[-1])]
-    values = {"names": [name for name, _, _ in cameras], "began": edges[0], "ended": edges[-1]}
-    # By the date, which is a folder or in order, DuckDB passes over what it need not read.
-    where = f"camera IN (SELECT unnest($names)) AND date BETWEEN '{dates[0]}' AND '{dates[1]}' AND "
-    where += "{0} >= make_timestamptz($began * 1000) AND {0} < make_timestamptz($ended * 1000)"
-
-    def rows(query: str, column: str) -> list[tuple[Any, ...]]:
-        return duck.execute(query.format(where=where.format(column)), values).fetchall()
-
-    counted = "SELECT {first}, kind, place, direction, class, sum(number)::BIGINT FROM event_hours "
-    counted += "WHERE {{where}} GROUP BY ALL"
-    for hour, *key, number in rows(counted.format(first="epoch_ms(hour)"), "hour"):
-        summary.add_count(edges, hour, (key[0], key[1], key[2], key[3]), number)
-    query_done(1)
+    """Add all that there is of cameras: name, time zone, and from when to when, in milliseconds."""
+    zones = sorted({zone for _, zone, _, _ in cameras})
+    wanted = _Wanted(duck, summary, zones)
+    counted = "SELECT {}, kind, place, direction, class, sum(number)::BIGINT FROM {} GROUP BY ALL"
+    for zone, hour, *key, number in wanted.rows(counted, "zone, epoch_ms(hour)", "event_hours"):
+        summary.add_count(summary.edges_in(zone), hour, (key[0], key[1], key[2], key[3]), number)
+    progress("Parquet", 1, 4)
     totals: dict[str, Counter[tuple[str, str, str, str]]] = defaultdict(Counter)
-    for camera, *key, number in rows(counted.format(first="camera"), "hour"):
+    for camera, *key, number in wanted.rows(counted, "camera", "event_hours"):
         totals[camera][key[0], key[1], key[2], key[3]] = number
-    query_done(2)
-    inside = (
-        "SELECT epoch_ms(hour), place, sum(inside_s), sum(watched_s), max(most) FROM occupancy_hours "
-        "WHERE {where} GROUP BY ALL"
-    )
-    for hour, place, inside_s, watched_s, most in rows(inside, "hour"):
-        summary.add_inside(edges, hour, place, (inside_s, watched_s), most)
-    query_done(3)
-    lengths = (
-        "SELECT place, dwell, count(*) FROM events WHERE {where} AND kind = 'left' "
-        "GROUP BY ALL ORDER BY place, dwell"
-    )
-    for place, found in itertools.groupby(rows(lengths, "time"), lambda row: str(row[0])):
+    progress("Parquet", 2, 4)
+    inside = "SELECT {}, place, sum(inside_s), sum(watched_s), max(most) FROM {} GROUP BY ALL"
+    for zone, hour, place, *sums, most in wanted.rows(inside, "zone, epoch_ms(hour)", "occupancy_hours"):
+        summary.add_inside(summary.edges_in(zone), hour, place, (sums[0], sums[1]), most)
+    progress("Parquet", 3, 4)
+    lengths = "SELECT {}, sum(number)::BIGINT FROM {} GROUP BY ALL ORDER BY ALL"
+    for place, found in itertools.groupby(
+        wanted.rows(lengths, "place, seconds", "visits"), lambda row: str(row[0])
+    ):
         table = np.array([(seconds, visits) for _, seconds, visits in found])
         summary.add_dwell({place: Durations(table[:, 0], table[:, 1].astype(np.int64))})
-    query_done(4)
-    away = "SELECT camera, epoch_ms(began), epoch_ms(ended), reason FROM gaps WHERE ended > "
-    away += "make_timestamptz($began * 1000) AND began < make_timestamptz($ended * 1000)"
+    progress("Parquet", 4, 4)
+    gaps: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     # A day that is missing between others was deleted: nothing is known of it.
     missing = (
         "SELECT camera, epoch_ms(before), epoch_ms(began), 'off' FROM (SELECT camera, began, lag(ended) "
         "OVER (PARTITION BY camera ORDER BY began) AS before FROM days) WHERE before < began"
     )
-    gaps: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-    for camera, *gap in duck.execute(away, {key: values[key] for key in ("began", "ended")}).fetchall():
+    known = f"SELECT camera, epoch_ms(began), epoch_ms(ended), reason FROM gaps WHERE {wanted.dates}"
+    for camera, *gap in read_rows(duck, f"{known} UNION ALL {missing}"):
         gaps[camera].append((gap[0], gap[1], gap[2]))
-    for camera, *gap in duck.execute(missing).fetchall():
-        gaps[camera].append((gap[0], gap[1], gap[2]))
-    for name, first, last in cameras:
-        all_gaps = [(0, first, "off"), *gaps[name], (last, edges[-1], "off")]
-        summary.add_camera(name, zone, all_gaps, totals[name])
+    for name, zone, first, last in cameras:
+        own = [(0, first, "off"), *gaps[name], (last, summary.edges_in(zone)[-1], "off")]
+        summary.add_camera(name, zone, own, totals[name])
+
+
+class _Wanted:
+    """The rows of tables with sums by the hour that a report is about."""
+
+    def __init__(self, duck: DuckDBPyConnection, summary: Summary, zones: Sequence[str]) -> None:
+        """zones: of all cameras, which DuckDB has as `cameras`."""
+        self._duck, self._zones = duck, zones
+        edges, local = summary.edges_in(zones[0]), find_zone(zones[0])
+        began, ended = (datetime.fromtimestamp(edge / 1000, local) for edge in (edges[0], edges[-1]))
+        # On the clocks of all zones these are the same days.
+        last = ended - timedelta(milliseconds=1)
+        self.dates = f"date BETWEEN '{began:%Y-%m-%d}' AND '{last:%Y-%m-%d}'"
+        self._whole_days = began.hour == ended.hour == 0
+        stretches = ", ".join(
+            f"({text(zone)}, {summary.edges_in(zone)[0]}, {summary.edges_in(zone)[-1]})" for zone in zones
+        )
+        duck.execute(
+            "CREATE TEMP TABLE wanted AS SELECT camera, zone, make_timestamptz(since * 1000) AS since, "
+            f"make_timestamptz(until * 1000) AS until FROM cameras JOIN (VALUES {stretches}) "
+            "AS of(zone, since, until) USING (zone)"
+        )
+
+    def rows(self, query: str, first: str, table: str) -> list[tuple[Any, ...]]:
+        """What a query finds that has two blanks: for its first columns, and for the table to read."""
+        if self._whole_days and (len(self._zones) == 1 or not first.startswith("zone")):
+            # The usual case, and half the work: a day is wanted or not, whatever the camera.
+            chosen = f"SELECT *, {text(self._zones[0])} AS zone FROM {table} WHERE {self.dates}"
+        else:
+            chosen = (
+                f"SELECT {table}.*, zone FROM {table} JOIN wanted USING (camera) "
+                f"WHERE {self.dates} AND hour >= since AND hour < until"
+            )
+        return read_rows(self._duck, query.format(first, f"({chosen})"))

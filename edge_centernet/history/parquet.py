@@ -62,6 +62,10 @@ HOURS = {
         SELECT camera, date, days.began + to_hours((epoch_ms(minute) - epoch_ms(days.began)) // 3600000)
             AS hour, place, sum(inside * watched) AS inside_s, sum(watched) AS watched_s, max(most) AS most
         FROM occupancy JOIN days USING (camera, date) GROUP BY ALL""",
+    "visits": """
+        SELECT camera, date, days.began + to_hours((epoch_ms(time) - epoch_ms(days.began)) // 3600000)
+            AS hour, place, dwell AS seconds, count(*) AS number
+        FROM events JOIN days USING (camera, date) WHERE kind = 'left' GROUP BY ALL""",
 }
 _MEMORY = "1GB"  # that DuckDB may take; more goes to temporary files
 _NAME_BYTES = 240  # of a folder: file systems allow 255

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -39,8 +40,8 @@ from edge_centernet.history.fleet import summarize_tree
 from edge_centernet.history.parquet import compact, export
 
 ZONES = {"Alexanderplatz": "Europe/Berlin", "Times Square": "America/New_York", "a/b=ä%": "Europe/Berlin"}
-DAYS = 14  # from 23 October 2026 on: clocks go back on the 25th in Berlin, on 1 November in New York
-STRETCH = ("2026-10-23", "2026-11-05")
+DAYS = 14  # from 23 October 2025 on: clocks go back on the 26th in Berlin, on 2 November in New York
+STRETCH = ("2025-10-23", "2025-11-05")
 
 
 def at(text: str, zone: str = "Europe/Berlin") -> int:
@@ -52,7 +53,7 @@ def fill(store: Store, zone: str, first: int, days: int, seed: int, late: int = 
     """Visits at any hour of some days. late: milliseconds after midnight at which it is last alive."""
     chance = np.random.default_rng(seed)
     for day in range(first, first + days):
-        date = datetime(2026, 10, 23) + timedelta(days=day)
+        date = datetime(2025, 10, 23) + timedelta(days=day)
         began, ended = (at(str(date + timedelta(days=more)), zone) for more in (0, 1))
         events, minutes = [], []
         for track in range(200):
@@ -76,13 +77,13 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Three shops on two continents; one has been off for three days."""
     folder, made = tmp_path_factory.mktemp("stores"), []
     for seed, (name, zone) in enumerate(ZONES.items()):
-        began = at("2026-10-23", zone)
+        began = at("2025-10-23", zone)
         path = folder / f"{seed}.db"
         store = Store(path, name, began, zone)
         if seed == 1:
             fill(store, zone, 0, 4, seed)
             store.close()
-            store = Store(path, name, at("2026-10-30", zone), zone)
+            store = Store(path, name, at("2025-10-30", zone), zone)
             fill(store, zone, 7, DAYS - 7, seed)
         else:
             fill(store, zone, 0, DAYS, seed)
@@ -96,7 +97,7 @@ def tree(stores: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their days."""
     folder = tmp_path_factory.mktemp("tree")
     for store in stores:
-        assert export(store, folder, paths=True, now=at("2026-11-06T09:00")).written == DAYS
+        assert export(store, folder, paths=True, now=at("2025-11-06T09:00")).written == DAYS
     return folder
 
 
@@ -104,18 +105,24 @@ def tree(stores: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def months(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in two files a table."""
     folder = tmp_path_factory.mktemp("months")
-    assert compact(tree, folder) == ["2026-10", "2026-11"]
+    assert compact(tree, folder) == ["2025-10", "2025-11"]
     return folder
 
 
-@pytest.mark.parametrize("step", ["hour", "day", "week"])
+@pytest.mark.parametrize(
+    ("begin", "end", "step"),
+    [
+        *((*STRETCH, step) for step in ("hour", "day", "week")),
+        ("2025-10-24T06:00", "2025-11-03T20:00", "day"),
+    ],
+)
 def test_one_report_from_stores_days_and_months(
-    stores: list[Path], tree: Path, months: Path, step: str
+    stores: list[Path], tree: Path, months: Path, begin: str, end: str, step: str
 ) -> None:
     """Every figure of it is the same, wherever it is read from."""
-    expected = json.loads(as_json(summarize(stores, *STRETCH, step)))
+    expected = json.loads(as_json(summarize(stores, begin, end, step)))
     for folder in (tree, months):
-        assert json.loads(as_json(summarize_tree(folder, *STRETCH, step))) == expected
+        assert json.loads(as_json(summarize_tree(folder, begin, end, step))) == expected
 
 
 def test_the_sum_is_that_of_the_stores(stores: list[Path], months: Path) -> None:
@@ -142,12 +149,12 @@ def test_nine_in_the_morning_is_that_of_each_shop(tmp_path: Path) -> None:
     """Two shops with a visitor at nine of their own clocks: both are in one hour."""
     paths = []
     for name, zone in (("B", "Europe/Berlin"), ("C", "Europe/Berlin"), ("N", "America/New_York")):
-        store = Store(tmp_path / f"{name}.db", name, at("2026-11-10", zone), zone)
-        nine = at("2026-11-10T09:30", zone)
-        store.add(at("2026-11-11T01:00", zone), [StoredEvent(nine, "crossed", "door", "in", "person", 1)])
+        store = Store(tmp_path / f"{name}.db", name, at("2025-11-10", zone), zone)
+        nine = at("2025-11-10T09:30", zone)
+        store.add(at("2025-11-11T01:00", zone), [StoredEvent(nine, "crossed", "door", "in", "person", 1)])
         store.close()
         paths.append(store.path)
-    report = summarize(paths, "2026-11-10", "2026-11-10")
+    report = summarize(paths, "2025-11-10", "2025-11-10")
     assert [part.count("door", "in") for part in report.parts] == [
         3 if hour == 9 else 0 for hour in range(24)
     ]
@@ -156,28 +163,28 @@ def test_nine_in_the_morning_is_that_of_each_shop(tmp_path: Path) -> None:
 
 def test_a_day_is_written_once(tmp_path: Path) -> None:
     """The next night writes the next day, and nothing else; a day that is not over is not there."""
-    store, folder = Store(tmp_path / "a.db", "007", at("2026-10-23"), "Europe/Berlin"), tmp_path / "tree"
+    store, folder = Store(tmp_path / "a.db", "007", at("2025-10-23"), "Europe/Berlin"), tmp_path / "tree"
     fill(store, "Europe/Berlin", 0, 3, 1, late=5)
-    now = at("2026-10-26T01:00")
+    now = at("2025-10-26T01:00")
     assert export(store.path, folder, now=now - 7_200_000).written == 2
     assert export(store.path, folder, now=now).written == 1
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
-    assert {path.parent.name for path in before} == {f"date=2026-10-{day}" for day in (23, 24, 25)}
+    assert {path.parent.name for path in before} == {f"date=2025-10-{day}" for day in (23, 24, 25)}
     assert {path.parent.parent.name for path in before} == {"camera=007"}
     assert export(store.path, folder, now=now).written == 0
     fill(store, "Europe/Berlin", 3, 1, 2, late=5)
-    assert export(store.path, folder, now=at("2026-10-27T01:00")).written == 1
+    assert export(store.path, folder, now=at("2025-10-27T01:00")).written == 1
     store.close()
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert compact(folder, tmp_path / "months") == ["2026-10"]
+    assert compact(folder, tmp_path / "months") == ["2025-10"]
     assert compact(folder, tmp_path / "months") == []
 
 
 def test_what_the_store_deletes_stays(tmp_path: Path) -> None:
     """Days go from the store one by one, and one of them half; the folder keeps all of them whole."""
-    store, folder = Store(tmp_path / "a.db", "c", at("2026-10-23"), "Europe/Berlin"), tmp_path / "tree"
+    store, folder = Store(tmp_path / "a.db", "c", at("2025-10-23"), "Europe/Berlin"), tmp_path / "tree"
     fill(store, "Europe/Berlin", 0, 4, 1, late=5)
-    now = at("2026-10-27T12:00")
+    now = at("2025-10-27T12:00")
     assert export(store.path, folder, now=now).written == 4
     store.close()
     flush(store.path, now, Retention(days=1))
@@ -188,18 +195,18 @@ def test_what_the_store_deletes_stays(tmp_path: Path) -> None:
 def test_a_day_that_was_cut_short_is_mended(tmp_path: Path) -> None:
     """Written while detection was off, with a gap to midnight; late events make the day anew."""
     path, folder = tmp_path / "a.db", tmp_path / "tree"
-    store = Store(path, "c", at("2026-10-23T08:00"), "Europe/Berlin")
+    store = Store(path, "c", at("2025-10-23T08:00"), "Europe/Berlin")
     store.add(
-        at("2026-10-23T20:00"), [StoredEvent(at("2026-10-23T19:00"), "crossed", "d", "in", "person", 1)]
+        at("2025-10-23T20:00"), [StoredEvent(at("2025-10-23T19:00"), "crossed", "d", "in", "person", 1)]
     )
     store.close()
-    now = at("2026-10-25T09:00")
+    now = at("2025-10-25T09:00")
     assert export(path, folder, now=now).written == 2
     days = summarize_tree(folder, step="day").parts
     assert [part.count("d", "in") for part in days] == [1, None]
     assert [part.watched for part in days] == pytest.approx([0.5, 0])
-    store = Store(path, "c", at("2026-10-24T12:00"), "Europe/Berlin")
-    store.add(at("2026-10-25T08:00"))
+    store = Store(path, "c", at("2025-10-24T12:00"), "Europe/Berlin")
+    store.add(at("2025-10-25T08:00"))
     store.close()
     assert export(path, folder, now=now).written == 2
     days = summarize_tree(folder, step="day").parts
@@ -209,7 +216,7 @@ def test_a_day_that_was_cut_short_is_mended(tmp_path: Path) -> None:
 
 def test_paths_are_written_where_asked_for(stores: list[Path], tmp_path: Path) -> None:
     """Also into days that are there without them."""
-    now = at("2026-11-06T09:00")
+    now = at("2025-11-06T09:00")
     assert export(stores[0], tmp_path, now=now).written == DAYS
     assert not (tmp_path / "paths").exists()
     assert export(stores[0], tmp_path, paths=True, now=now).written == DAYS
@@ -233,7 +240,7 @@ def test_anybody_reads_it(tree: Path, months: Path) -> None:
 
 def test_a_full_disk_leaves_no_half_of_a_file(stores: list[Path], tmp_path: Path) -> None:
     """One line, and what is there can be read; the next try writes the rest."""
-    now = at("2026-11-06T09:00")
+    now = at("2025-11-06T09:00")
     with closing(open_store(stores[0])) as base:
         base.execute("SELECT * FROM run")  # it is in use, as SQLite would need some room to open it
         with full_disk(4_000), pytest.raises(StoreError, match="DuckDB: "):
@@ -248,7 +255,7 @@ def test_texts_have_a_table_of_the_cameras(stores: list[Path], months: Path) -> 
     report = summarize_tree(months, *STRETCH, "day")
     text = as_text(report)
     assert text.startswith(
-        "3 cameras: 2026-10-23 00:00 to 2026-11-06 00:00 (each camera's own time), watched "
+        "3 cameras: 2025-10-23 00:00 to 2025-11-06 00:00 (each camera's own time), watched "
     )
     (line,) = (line for line in text.splitlines() if line.split()[0] == "Times")
     assert line.split()[2:] == ["76.9%", "2200", "2200"]
@@ -265,19 +272,25 @@ def test_texts_have_a_table_of_the_cameras(stores: list[Path], months: Path) -> 
 
 def test_the_commands(stores: list[Path], tmp_path: Path) -> None:
     """Export, pack and report, as README's readers type it."""
-    run, folder = CliRunner(), str(stores[0].parent)
+    run, folder = CliRunner(), tmp_path / "stores"
+    folder.mkdir()
+    for store in stores:
+        shutil.copy(store, folder)
+    in_use = Store(folder / stores[0].name, next(iter(ZONES)), at("2025-11-06T00:00:01"), "Europe/Berlin")
+    assert {path.suffix for path in folder.iterdir()} > {".db", ".db-wal"}
     done = run.invoke(cli, ["store", "export", f"{folder}/*.db", "--parquet", str(tmp_path / "days")])
     assert done.exit_code == 0, done.output
     assert [line.split(": ")[0] for line in done.stdout.splitlines()] == [*ZONES]
     packed = ["store", "compact", str(tmp_path / "days"), "--into", str(tmp_path / "months")]
-    assert "2026-10, 2026-11" in run.invoke(cli, packed).stdout
+    assert "2025-10, 2025-11" in run.invoke(cli, packed).stdout
     assert run.invoke(cli, packed).stdout == "Written: nothing, all is up to date\n"
     shown = [
         run.invoke(cli, ["report", source, "--by", "day", "--from", STRETCH[0], "--to", STRETCH[1]]).stdout
-        for source in (f"{folder}/*.db", str(tmp_path / "days"), str(tmp_path / "months"))
+        for source in (f"{folder}/*", str(tmp_path / "days"), str(tmp_path / "months"))
     ]
     assert shown[0].startswith("3 cameras")
     assert shown[0] == shown[1] == shown[2]
+    in_use.close()
 
 
 @pytest.mark.parametrize(
@@ -301,7 +314,7 @@ def test_the_commands(stores: list[Path], tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
     """Exit code 2, and no folder is made."""
     for name in ("a", "b"):
-        Store(tmp_path / f"{name}.db", "twin", at("2026-10-23"), "Europe/Berlin").close()
+        Store(tmp_path / f"{name}.db", "twin", at("2025-10-23"), "Europe/Berlin").close()
     done = CliRunner().invoke(cli, [text.format(tmp_path) for text in arguments])
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert says in done.stderr
@@ -311,7 +324,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, arguments: list[s
 def test_half_an_hour_is_refused_for_parquet(months: Path) -> None:
     """Its sums are by the hour."""
     with pytest.raises(ConfigError, match="expected whole hours for Parquet files, got 09:30:00"):
-        summarize_tree(months, "2026-10-23T09:30")
+        summarize_tree(months, "2025-10-23T09:30")
 
 
 def test_without_duckdb_one_store_has_its_report(stores: list[Path], tmp_path: Path) -> None:
