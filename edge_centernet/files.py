@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import logging
 import os
@@ -64,6 +65,22 @@ def append_whole(file: BinaryIO, data: bytes) -> None:
         with suppress(OSError):
             file.truncate(begin)
         raise
+
+
+def lock_alone(path: Path) -> int:
+    """A descriptor of the file, made if missing, that no other process can have at the same time.
+
+    For databases in SQLite's WAL mode, which would let several programs write. Close it after the database:
+    closing any descriptor of a file drops the locks that SQLite holds on it in this process.
+    Raises OSError; BlockingIOError where another process has it.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def set_aside(path: Path) -> None:

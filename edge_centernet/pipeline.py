@@ -12,14 +12,18 @@ the slowest step sets; frames would only wait longer and grow old.
 Which frame is dropped: of a file none, as each step waits for the next. Of a live source all but the newest.
 A frame is taken when the network is free or about to be; those that the camera delivers in the meantime are
 dropped before any work is spent on them. A slow network therefore sees fewer frames, but never an old one.
+
+Several cameras share the network by fair turns: the one after the last that had a turn comes next, if it has
+a new frame. A slow or lost camera takes no turn and delays no other.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -44,39 +48,55 @@ _MIN_LOOK_S = 0.005  # the shortest wait for a frame, where the network is about
 _QUIET_S = 0.5  # a live source is silent when nothing came for so long
 _FPS_WINDOW_S = 3.0
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """One frame with its detections.
 
     ms: milliseconds of each step, "preprocess", "inference" and "decode". age_ms: since the frame's capture.
+    lane: which of several cameras it is from, 0 for the first.
     """
 
     frame: Frame
     found: Detections
     ms: dict[str, float]
     age_ms: float
+    lane: int = 0
 
 
 class Pipeline:
     """An iterable of results in the order of the frames. Close it, or leave its `with` block, when done.
 
     frames: still images are processed one after the other, a video file and a live source on threads.
+    beside: further live sources beside a first one, each with a detector of its own; all have one runtime.
 
-    While a live source is silent, None comes twice a second, so that the caller can report it. An error in
-    any step is raised where the results are taken, after the results before it.
+    While no live source gives a frame, None comes twice a second, so that the caller can report it. An error
+    in any step is raised where the results are taken, after the results before it; but a frame that cannot be
+    preprocessed is only logged where there are several cameras, as it is no fault of the others.
     """
 
-    def __init__(self, frames: Stills | Video | LiveCapture, detector: Detector) -> None:
+    def __init__(
+        self,
+        frames: Stills | Video | LiveCapture,
+        detector: Detector,
+        beside: Sequence[tuple[LiveCapture, Detector]] = (),
+    ) -> None:
         """Nothing runs before the first result is asked for."""
-        self._frames, self._detector = frames, detector
+        self._frames = frames
+        self._detectors = [detector, *(other for _, other in beside)]
+        self._captures = [cast("LiveCapture", frames), *(capture for capture, _ in beside)]
         newest = frames.live
         self._read: SingleSlotQueue[Frame] = SingleSlotQueue(newest)
         self._prepared: SingleSlotQueue[_Prepared] = SingleSlotQueue(newest)
         self._inferred: SingleSlotQueue[_Inferred] = SingleSlotQueue(False)
         # For a live source only, whose frames both the preprocessing and the inference thread may take:
         self._taking = threading.Lock()  # held while one of them waits for a frame and preprocesses it
-        self._last = -1  # number of the newest frame taken; guarded by `_taking`
+        self._last = [-1] * len(self._detectors)  # number of each camera's newest frame that was taken
+        self._turn = -1  # the camera whose frame was taken last; both are guarded by `_taking`
+        self._arrived = threading.Event()  # one of the cameras has a new frame, or has ended
+        self._refused: dict[int, str] = {}  # why the last frame of a camera could not be preprocessed
         self._busy = threading.Event()  # the network can take no frame yet
         self._free = 0.0  # when it probably can, time.monotonic()
         self._ahead_s = 0.0  # how long before that a frame must be taken to be ready in time
@@ -88,7 +108,7 @@ class Pipeline:
         # Still images are large and few, and the user may stop after each: nothing is read ahead.
         if isinstance(self._frames, Stills):
             for frame in self._frames:
-                found, ms = self._detector.detect_timed(frame.image)
+                found, ms = self._detectors[0].detect_timed(frame.image)
                 yield Result(frame, found, ms, _age_ms(frame))
                 if self._stopped:
                     return
@@ -98,6 +118,8 @@ class Pipeline:
             self._start("read", self._read_all)
             self._start("preprocess", self._preprocess_all)
         else:  # a live source has a reader of its own, which keeps the newest frame
+            for capture in self._captures:
+                capture.arrived = self._arrived
             self._start("preprocess", self._preprocess_ahead)
         self._start("inference", self._infer)
         # 2. The last step, on the caller's thread: what the caller does with a result overlaps, too.
@@ -106,9 +128,9 @@ class Pipeline:
             inferred = self._inferred.take(_LOOK_S)
             if inferred is not None:
                 start = time.perf_counter()
-                found = self._detector.boxes(inferred.heads, inferred.box)
+                found = self._detectors[inferred.lane].boxes(inferred.heads, inferred.box)
                 inferred.ms["decode"] = 1000.0 * (time.perf_counter() - start)
-                yield Result(inferred.frame, found, inferred.ms, _age_ms(inferred.frame))
+                yield Result(inferred.frame, found, inferred.ms, _age_ms(inferred.frame), inferred.lane)
                 heard = time.monotonic()
             elif self._inferred.ended:
                 return
@@ -153,7 +175,7 @@ class Pipeline:
     def _preprocess_all(self) -> None:
         with self._prepared.feeding():
             while (frame := self._read.take()) is not None:
-                if not self._prepared.put(self._prepare(frame)):
+                if not self._prepared.put(self._prepare(0, frame)):
                     return
 
     def _preprocess_ahead(self) -> None:
@@ -170,14 +192,19 @@ class Pipeline:
                     time.sleep(min(early, _LOOK_S))
                     continue
                 # 3. Take the newest frame. If the network is busy for longer than expected, this repeats, and
-                #    a newer frame replaces the one in the slot: better too early than too late. The wait ends
-                #    when the network should be free, which then takes the frame directly.
+                #    a newer frame replaces the one in the slot: better too early than too late. Only one of
+                #    the same camera, whose turn it is. The wait ends when the network should be free, which
+                #    then takes the frame directly.
                 with self._taking:
                     left = self._free - time.monotonic()
+                    ready = self._prepared.peek()
                     if self._busy.is_set() and (
-                        prepared := self._newest(min(max(left, _MIN_LOOK_S), _LOOK_S))
+                        prepared := self._newest(min(max(left, _MIN_LOOK_S), _LOOK_S), ready)
                     ):
-                        self._prepared.put(prepared)
+                        if ready is None:
+                            self._prepared.put(prepared)
+                        else:  # unless that was taken meanwhile: its camera has had its turn then
+                            self._prepared.swap(ready, prepared)
 
     def _take(self) -> _Prepared | None:
         """What to infer next, waiting for it; None when nothing more comes, or the pipeline is closed."""
@@ -196,16 +223,26 @@ class Pipeline:
                     return prepared
         return self._prepared.take(0.0)  # raises what ended it
 
-    def _newest(self, timeout: float) -> _Prepared | None:
-        """The camera's newest frame, preprocessed; None where no new one came in `timeout` seconds."""
-        capture = cast("LiveCapture", self._frames)
-        frame = capture.newest(self._last, timeout)
-        if frame is None:
-            if capture.state.state == "ended":
+    def _newest(self, timeout: float, instead_of: _Prepared | None = None) -> _Prepared | None:
+        """The newest frame of the camera whose turn it is, preprocessed; None if none came in `timeout` s.
+
+        instead_of: what is ready already; then only a newer frame of the same camera will do.
+        """
+        until = time.monotonic() + timeout
+        count = len(self._captures)
+        patience = timeout if count == 1 else 0.0  # of several none may be waited for alone
+        while True:
+            self._arrived.clear()  # before looking, so that no frame is missed
+            turns = [(self._turn + 1 + i) % count for i in range(count)]
+            for lane in turns if instead_of is None else [instead_of.lane]:
+                if (frame := self._captures[lane].newest(self._last[lane], patience)) is not None:
+                    self._last[lane], self._turn = frame.number, lane
+                    return self._prepare_live(lane, frame)
+            if all(capture.state.state == "ended" for capture in self._captures):
                 self._prepared.close()
-            return None
-        self._last = frame.number
-        return self._prepare(frame)
+                return None
+            if not self._arrived.wait(until - time.monotonic()):
+                return None
 
     def _infer(self) -> None:
         usual = 0.0  # seconds that an inference takes, a moving average
@@ -219,19 +256,32 @@ class Pipeline:
                 self._ahead_s = 0.2 * usual + prepared.ms["preprocess"] / 1000.0
                 self._busy.set()
                 # 3. Compute.
-                heads = self._detector.infer(prepared.x)
+                heads = self._detectors[prepared.lane].infer(prepared.x)
                 taken = time.monotonic() - start
                 usual = taken if usual == 0.0 else 0.8 * usual + 0.2 * taken
                 ms = {**prepared.ms, "inference": 1000.0 * taken}
                 # 4. Copy: the next inference overwrites the engine's memory, while this result is decoded.
                 copied = Heads(*(np.array(head) for head in heads))
-                if not self._inferred.put(_Inferred(prepared.frame, copied, prepared.box, ms)):
+                if not self._inferred.put(_Inferred(prepared.lane, prepared.frame, copied, prepared.box, ms)):
                     return
 
-    def _prepare(self, frame: Frame) -> _Prepared:
+    def _prepare(self, lane: int, frame: Frame) -> _Prepared:
         start = time.perf_counter()
-        x, box = self._detector.prepare(frame.image)
-        return _Prepared(frame, x, box, {"preprocess": 1000.0 * (time.perf_counter() - start)})
+        x, box = self._detectors[lane].prepare(frame.image)
+        return _Prepared(lane, frame, x, box, {"preprocess": 1000.0 * (time.perf_counter() - start)})
+
+    def _prepare_live(self, lane: int, frame: Frame) -> _Prepared | None:
+        try:
+            prepared = self._prepare(lane, frame)
+        except Exception as error:
+            if len(self._captures) == 1:
+                raise
+            if self._refused.get(lane) != str(error):  # not again for each frame
+                self._refused[lane] = str(error)
+                _log.error("%s: a frame cannot be used: %s", frame.source, error)
+            return None
+        self._refused.pop(lane, None)
+        return prepared
 
 
 class Rate:
@@ -253,6 +303,7 @@ class Rate:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
+    lane: int
     frame: Frame
     x: NDArray[Any]
     box: Letterbox
@@ -261,6 +312,7 @@ class _Prepared:
 
 @dataclass(frozen=True, eq=False)
 class _Inferred:
+    lane: int
     frame: Frame
     heads: Heads
     box: Letterbox

@@ -32,7 +32,9 @@ class Watchdog:
       counts.
 
     It is not fed when the pipeline hangs (the camera is live, yet no result comes) or when the same frame
-    comes again: then a new process does help. All methods must be called by the thread that detects.
+    comes again: then a new process does help. Of several cameras one that works, or all being opened again,
+    is enough: one that hangs is no reason to restart the others. All methods must be called by the thread
+    that detects; `camera` is the name of one of several, which stands in the status.
     """
 
     def __init__(self, classes: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
@@ -46,29 +48,36 @@ class Watchdog:
         microseconds = environment.get("WATCHDOG_USEC", "")
         self.interval_s = int(microseconds) / 1e6 / 4 if own and microseconds.isdecimal() else 0.0
         self._fed = self._told = float("-inf")
-        self._captured = float("-inf")
+        self._is_ready = False
+        self._captured: dict[str, float] = {}  # by camera: when its newest frame was captured
+        self._live: dict[str, bool] = {}
+        self._known: dict[str, str | Snapshot] = {}  # by camera: what the status says of it
 
     def ready(self) -> None:
-        """The model is loaded and the outputs are open."""
+        """The model is loaded and the outputs are open. Only the first call counts."""
+        if self._is_ready:
+            return
+        self._is_ready = True
         # Without waiting for the camera, which may be switched on later: systemd would give up the start.
         self._send("READY=1")
         self._fed = time.monotonic()  # systemd's clock starts with READY
 
-    def frame(self, snapshot: Snapshot) -> None:
-        """A result is there. It counts as a sign of life if its frame is newer than the last one's."""
-        if snapshot.frame.captured <= self._captured:
+    def frame(self, snapshot: Snapshot, camera: str = "") -> None:
+        """A result is there. It counts as a sign of life if its frame is newer than the camera's last one."""
+        if snapshot.frame.captured <= self._captured.get(camera, float("-inf")):
             return
-        self._captured = snapshot.frame.captured
+        self._captured[camera] = snapshot.frame.captured
+        self._live[camera] = True
         self._feed()
-        if self._status_due():
-            self._status(status_line(snapshot, self._classes))
+        self._status(camera, snapshot)
 
-    def waiting(self, capture: CaptureState) -> None:
+    def waiting(self, capture: CaptureState, camera: str = "") -> None:
         """No frame came for about a second. It counts as a sign of life while the camera is being opened."""
-        if capture.state in _RETRYING:
+        self._live[camera] = capture.state == "live"
+        # A camera that is live gives frames, whose results are the sign of life then.
+        if capture.state in _RETRYING and not any(self._live.values()):
             self._feed()
-        if self._status_due():
-            self._status(f"camera {capture.state}" + (f": {capture.detail}" if capture.detail else ""))
+        self._status(camera, f"camera {capture.state}" + (f": {capture.detail}" if capture.detail else ""))
 
     def stopping(self) -> None:
         """The service shuts down on purpose."""
@@ -80,12 +89,17 @@ class Watchdog:
             self._fed = now
             self._send("WATCHDOG=1")
 
-    def _status_due(self) -> bool:
-        return bool(self._address) and time.monotonic() - self._told >= _STATUS_EVERY_S
-
-    def _status(self, text: str) -> None:
-        self._told = time.monotonic()
-        self._send(f"STATUS={one_line(text)}")
+    def _status(self, camera: str, known: str | Snapshot) -> None:
+        if not self._address:
+            return
+        self._known[camera] = known
+        if time.monotonic() - self._told >= _STATUS_EVERY_S:
+            self._told = time.monotonic()
+            parts = []
+            for name, of in self._known.items():
+                text = of if isinstance(of, str) else status_line(of, self._classes)
+                parts.append(f"{name}: {text}" if name else text)
+            self._send(f"STATUS={one_line(' | '.join(parts))}")
 
     def _send(self, message: str) -> None:
         """Send one datagram (sd_notify(3)); an error is a line in the debug log."""
@@ -101,19 +115,33 @@ class Watchdog:
 
 
 def status_line(snapshot: Snapshot, classes: Sequence[str]) -> str:
-    """The newest result in one line: "29.8 fps; person 3, dog 1; door in 12 out 9"."""
+    """The newest result in one line: "29.8 fps; person 3, dog 1; door in 12 out 9 (person 10/9, dog 2/0)"."""
     counts = np.bincount(snapshot.found.class_id, minlength=len(classes))
     most = [i for i in np.argsort(-counts, kind="stable")[:_STATUS_ITEMS] if counts[i]]
     tally = snapshot.tally or Tally()
     parts = [
         f"{snapshot.fps:.1f} fps",
         ", ".join(f"{classes[i]} {counts[i]}" for i in most) or "nothing in view",
-        ", ".join(f"{line.name} in {line.inward} out {line.outward}" for line in tally.lines[:_STATUS_ITEMS]),
-        ", ".join(f"{zone.name} {zone.inside} inside" for zone in tally.zones[:_STATUS_ITEMS]),
+        ", ".join(
+            f"{line.name} in {line.inward} out {line.outward}"
+            + _by_class([f"{name} {n_in}/{n_out}" for name, (n_in, n_out) in line.by_class.items()])
+            for line in tally.lines[:_STATUS_ITEMS]
+        ),
+        ", ".join(
+            f"{zone.name} {zone.inside} inside"
+            + _by_class([f"{name} {inside}" for name, (inside, _) in zone.by_class.items()])
+            + (f", {zone.queue.length} waiting" if zone.queue else "")
+            for zone in tally.zones[:_STATUS_ITEMS]
+        ),
         ", ".join(f"{room.name} {room.inside} inside" for room in tally.rooms[:_STATUS_ITEMS]),
+        ", ".join(f"alert {rule.name}" for rule in tally.rules if rule.active),
         snapshot.unwritten,
     ]
     return "; ".join(part for part in parts if part)
+
+
+def _by_class(counts: list[str]) -> str:
+    return f" ({', '.join(counts[:_STATUS_ITEMS])})" if len(counts) > 1 else ""
 
 
 def health(
@@ -123,6 +151,7 @@ def health(
     max_age_s: float = 10.0,
     now: float | None = None,
     mqtt: str | None = None,
+    webhooks: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[bool, dict[str, Any]]:
     """Whether detection works right now, and the record to show for it.
 
@@ -133,6 +162,7 @@ def health(
         now: time.monotonic() unless given.
         mqtt: why nothing reaches the broker, "" if all does; None where there is none. Detection works all
             the same, so it is told, and changes nothing else.
+        webhooks: how each receiver of events does, told likewise.
 
     Returns (ok, record): ok needs a live camera and a fresh result; the record's "status" is "ok" or the
     reason. A file that cannot be written is in the record, as "unwritten", and no reason for a restart.
@@ -164,4 +194,6 @@ def health(
     }
     if mqtt is not None:
         record["mqtt"] = mqtt or "ok"
+    if webhooks:
+        record["webhooks"] = list(webhooks)
     return ok, record

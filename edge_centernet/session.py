@@ -1,9 +1,10 @@
-"""One run of `detect`: a source, a model, a scene and outputs, from opening to closing.
+"""One run of `detect`: sources, a model, scenes and outputs, from opening to closing.
 
     source -> Pipeline -> Scene -> Snapshot -> each Output
 
-`run` is all of it. It needs the options of the command line as `Settings`, and nothing of the command line
-itself: it prints nothing, and reports through the functions that it is given.
+`run` is all of it. It needs the options of the command line as `Settings`, one for each camera, and nothing
+of the command line itself: it prints nothing, and reports through the functions that it is given. A `_Camera`
+is what one camera has for itself; model, pipeline and server are shared.
 
 What cameras, services and the network need is imported where the settings ask for it, so that an image is
 detected without the packages of the extra "live", and without the time that importing them takes.
@@ -16,54 +17,60 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_centernet.camera_config import Settings
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import Unwritten, prepare_folder
-from edge_centernet.outputs import Output, Silent
+from edge_centernet.outputs import Output
 from edge_centernet.outputs.annotate import Annotated, AnnotatedOutput, Overlay
 from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
-from edge_centernet.pipeline import Pipeline, Rate
+from edge_centernet.pipeline import Pipeline, Rate, Result
 from edge_centernet.runtimes.base import Runtime
-from edge_centernet.sources import CaptureState, Frame
-from edge_centernet.sources.files import (
-    Source,
-    Stills,
-    Video,
-    is_live,
-    is_url,
-    open_camera,
-    open_source,
-    public_name,
-)
-from edge_centernet.system import heap
+from edge_centernet.sources import CaptureState
+from edge_centernet.sources.files import Stills, Video, is_live, public_name
+from edge_centernet.sources.opening import capture_state, open_frames
+from edge_centernet.tracking.floor import parse_floor
 from edge_centernet.tracking.line_counter import parse_line
 from edge_centernet.tracking.room import parse_room
+from edge_centernet.tracking.rules import parse_rule
 from edge_centernet.tracking.scene import Scene, SceneOptions
 from edge_centernet.tracking.state import Snapshot, Tally
 from edge_centernet.tracking.zone_counter import parse_zone
 
 if TYPE_CHECKING:
+    from edge_centernet.outputs.event_media import EventMedia
+    from edge_centernet.outputs.history import Clock
     from edge_centernet.outputs.mqtt import MqttOutput
+    from edge_centernet.outputs.prometheus import Metrics
+    from edge_centernet.outputs.status import StatusLine
+    from edge_centernet.outputs.web.server import WebServer
+    from edge_centernet.outputs.web.view import View
+    from edge_centernet.outputs.webhook import WebhookOutput
+    from edge_centernet.service import Watchdog
     from edge_centernet.sources.live import LiveCapture
-
-    Frames = Source | LiveCapture
+    from edge_centernet.sources.opening import Frames
 
 DEFAULT_OUT = Path("detections")  # folder for annotated copies; records are only kept where a folder is given
+
+_QUIET_S = 0.5  # a camera that gave no frame for so long is silent
+_STALLED_S = 10.0  # one that gives frames, but no results, is silent after so long
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did.
+    """What a run did with one camera, or with all the images of a source.
 
+    name: the camera's; "" of a single source.
     detections, frames: how many were reported, of how many frames. skipped: files that could not be read.
     stills: whether the frames were single images.
     tally: the last counts; None without lines and zones.
@@ -72,6 +79,7 @@ class Summary:
     unwritten: what a full or read-only disk, or a reader that stopped, did not take; "" if nothing.
     """
 
+    name: str
     detections: int
     frames: int
     skipped: int
@@ -84,62 +92,64 @@ class Summary:
 
 
 def run(
-    settings: Settings,
+    cameras: Sequence[Settings],
     open_model: Callable[[], Runtime],
     write: Callable[[str], None],
     report: Callable[[str], None],
-) -> Summary:
+) -> list[Summary]:
     """Detect until the source ends, or until SIGINT, SIGTERM or SIGHUP; files are complete then.
 
-    A full or read-only disk ends nothing: what is counted stays in memory, and writing is tried again.
+    A full or read-only disk ends nothing: what is counted stays in memory, and writing is tried again. Nor
+    does a fault of one of several cameras: it is logged, and that camera goes on with its next frame.
 
-    To be called on the main thread, because of the signals.
-    open_model: opens the model; called after the settings are checked.
-    write: gets the text of the records, on a thread of its own.
-    report: gets lines for people: a file that was skipped, where the live page is.
-    Raises ConfigError for settings that do not fit together, and what opening model, source and outputs
+    Args:
+        cameras: the settings of each, at least one; several are live sources with names.
+        open_model: opens the model; called after the settings are checked.
+        write: gets the text of the records, on threads of its own: one for each camera.
+        report: gets lines for people: a file that was skipped, where the live page is.
+
+    To be called on the main thread, because of the signals. Returns a summary of each camera.
+    Raises ConfigError for settings that do not fit together, and what opening model, sources and outputs
     raises.
     """
     # 1. What is quickly found to be wrong comes before the model, which takes seconds to load.
-    options = _scene_options(settings)
-    unwritten = Unwritten()
-    if settings.out is not None:
-        # A camera's service must start again on a disk that has become read-only.
-        live = settings.camera is not None or is_live(settings.source or "")
-        prepare_folder(settings.out, or_later=live)
+    _check_together(cameras)
+    options = [_scene_options(settings) for settings in cameras]
+    for settings, scene in zip(cameras, options, strict=True):
+        _check_events(settings, scene)
+    for settings in cameras:
+        if settings.out is not None:
+            # A camera's service must start again on a disk that has become read-only.
+            prepare_folder(settings.out, or_later=_takes_live(settings))
     with ExitStack() as stack:
-        # 2. The model, and the scene, which decides what the detector must look for.
+        # 2. The model, and for each camera its scene, its source and its outputs. The stack closes each, also
+        #    if a later one cannot be opened.
         runtime = open_model()
         stack.callback(runtime.close)
-        model = runtime.manifest.model
-        threshold = model.suggested if settings.threshold is None else settings.threshold
-        wanted = None if settings.classes is None else words(settings.classes)
-        scene = Scene(options, threshold, model.classes, wanted, unwritten)
-        stack.callback(scene.close)
-        detector = Detector(
-            runtime,
-            threshold=scene.detector_threshold,
-            max_detections=settings.max_detections,
-            only=scene.detector_classes,
-        )
-        # 3. The source, and the outputs. The stack closes each, also if a later one cannot be opened.
-        frames = open_frames(settings, report)
-        stack.callback(frames.close)
-        totals = _Totals()
-        outputs: list[Output] = [totals]
-        for output in _open_outputs(settings, options, frames, detector, totals, unwritten, write, report):
-            outputs.append(output)
-            stack.callback(output.close)
-        records = [output for output in outputs if isinstance(output, RecordsOutput)]
-        # 4. The loop.
-        pipeline = stack.enter_context(Pipeline(frames, detector))
-        with _stop_on_signals(pipeline.stop, *(output.stop for output in records)) as stopped:
-            _detect(pipeline, frames, scene, outputs, unwritten)
-            # 5. Only a run that no error ended writes what stands at the end of its records.
-            for output in records:
-                output.finish()
+        shared = _Shared(runtime, len(cameras) > 1, write, report)
+        opened = [
+            _Camera(settings, scene, shared, stack) for settings, scene in zip(cameras, options, strict=True)
+        ]
+        stack.callback(_close_together, opened)
+        if cameras[0].serve is not None:
+            stack.callback(_serve(cameras[0], opened, report).close)
+        # 3. The loop.
+        first, *others = opened
+        beside = [(_live(camera.frames), camera.detector) for camera in others]
+        pipeline = stack.enter_context(Pipeline(first.frames, first.detector, beside))
+        stops = [output.stop for camera in opened for output in camera.records]
+        with _stop_on_signals(pipeline.stop, *stops) as stopped:
+            for result in pipeline:
+                if result is not None:
+                    opened[result.lane].take(result)
+                for camera in opened:
+                    camera.look()
+            # 4. Only a run that no error ended writes what stands at the end of its records.
+            for camera in opened:
+                for output in camera.records:
+                    output.finish()
     # After all is closed, because only then every file has its name.
-    return totals.summary(settings, frames, outputs, stopped[0] if stopped else None, unwritten)
+    return [camera.summary(stopped[0] if stopped else None) for camera in opened]
 
 
 def words(text: str) -> list[str]:
@@ -153,47 +163,211 @@ def _scene_options(settings: Settings) -> SceneOptions:
         lines=tuple(parse_line(text, i + 1) for i, text in enumerate(settings.count_line)),
         zones=tuple(parse_zone(text, i + 1) for i, text in enumerate(settings.zone)),
         rooms=tuple(parse_room(text, i + 1) for i, text in enumerate(settings.room)),
+        rules=tuple(parse_rule(text, i + 1) for i, text in enumerate(settings.rule)),
         presence=settings.presence,
+        floor=None if settings.floor is None else parse_floor(settings.floor),
+        plan=settings.plan,
         counts=settings.counts,
         store=settings.store is not None,
         blur=tuple(words(settings.blur)) if settings.blur else (),
     )
 
 
-def _detect(
-    pipeline: Pipeline, frames: Frames, scene: Scene, outputs: Sequence[Output], unwritten: Unwritten
-) -> None:
-    """Pass each result to the outputs, with tracks, counts, rate and the state of the source.
+def _check_events(settings: Settings, scene: SceneOptions) -> None:
+    """Raise ConfigError where events are to be told, and there can be none."""
+    told = {"--events-dir": settings.events_dir, "--webhook": settings.webhook}
+    given = ", ".join(option for option, value in told.items() if value)
+    if given and not (scene.lines or scene.zones):
+        raise ConfigError(f"{given}: nothing is counted that it could tell; expected --count-line or --zone")
+    if settings.clips is not None and settings.events_dir is None:
+        raise ConfigError("--clips: expected --events-dir with it, the folder to write them to")
 
-    Args:
-        pipeline: gives the results.
-        frames: the source, for its state.
-        scene: follows and counts.
-        outputs: get every result.
-        unwritten: what cannot be written at the moment.
+
+def _check_together(cameras: Sequence[Settings]) -> None:
+    """Several must be live, as frames of a file would wait for all others; their records are one stream."""
+    if len(cameras) == 1:
+        return
+    for settings in cameras:
+        if not _takes_live(settings):
+            raise ConfigError(
+                f"--source {public_name(settings.source or '')}: expected only cameras and streams where "
+                "there are several; give one file, folder or quoted pattern by itself"
+            )
+        if settings.format_name not in ("jsonl", "none"):
+            raise ConfigError(
+                f"--format {settings.format_name}: expected jsonl or none with several cameras, whose "
+                "records come in turn"
+            )
+
+
+def _takes_live(settings: Settings) -> bool:
+    """Whether the source gives frames in real time and is opened again when it is lost."""
+    return settings.camera is not None or is_live(settings.source or "") or settings.pace is not None
+
+
+def _close_together(cameras: Sequence[_Camera]) -> None:
+    """Close at once what may wait for a driver or a broker: a service has 20 seconds for all of it."""
+    waits = [camera.frames.close for camera in cameras]
+    waits += [camera.mqtt.close for camera in cameras if camera.mqtt is not None]
+    threads = [threading.Thread(target=close, daemon=True) for close in waits]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+# ---- one camera ---------------------------------------------------------------------------------
+
+
+class _Shared:
+    """What all cameras of a run have in common.
+
+    several: whether there are others. line, watchdog: None of files, which need neither.
     """
-    rate = Rate()
-    for result in pipeline:
-        if result is None:  # a live source is silent
-            for output in outputs:
-                output.waiting(capture_state(frames, None))
-            continue
-        found, tracks, tally = scene.update(result.frame, result.found)
-        snapshot = Snapshot(
-            frame=result.frame,
-            found=found,
-            ms=result.ms,
-            age_ms=result.age_ms,
-            fps=rate.tick(),
-            capture=capture_state(frames, result.frame),
-            tracks=tracks,
-            tally=tally,
-            seen=result.found,
-            timed=frames.fps is not None,
-            unwritten=unwritten.now(),
+
+    line: StatusLine | None = None
+    watchdog: Watchdog | None = None
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        several: bool,
+        write: Callable[[str], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self.runtime, self.several, self.write, self.report = runtime, several, write, report
+
+
+class _Camera:
+    """What one camera, or source of images, has for itself: detector, scene, outputs and their faults."""
+
+    mqtt: MqttOutput | None = None  # each is among the outputs, too
+    metrics: Metrics | None = None
+    view: View | None = None
+    webhooks: WebhookOutput | None = None
+
+    def __init__(self, settings: Settings, options: SceneOptions, shared: _Shared, stack: ExitStack) -> None:
+        """Open all of it; the stack closes it."""
+        self.settings, self.options, self.shared = settings, options, shared
+        self.name = (settings.name or "") if shared.several else ""
+        self.unwritten = Unwritten()
+        # 1. The scene, which decides what the detector must look for.
+        model = shared.runtime.manifest.model
+        threshold = model.suggested if settings.threshold is None else settings.threshold
+        wanted = None if settings.classes is None else words(settings.classes)
+        self._scene = Scene(options, threshold, model.classes, wanted, self.unwritten)
+        self.reset_room = self._scene.reset_room  # for any thread
+        stack.callback(self._scene.close)
+        self.detector = Detector(
+            shared.runtime,
+            threshold=self._scene.detector_threshold,
+            max_detections=settings.max_detections,
+            only=self._scene.detector_classes,
         )
-        for output in outputs:
-            output.update(snapshot)
+        # 2. The source, and the outputs.
+        self.frames = open_frames(settings, shared.report, shared.several)
+        stack.callback(self.frames.close)
+        self.title = settings.name or ("pictures" if isinstance(self.frames, Stills) else self.frames.name)
+        self.outputs: list[Output] = []
+        for output in _open_outputs(self):
+            self.outputs.append(output)
+            stack.callback(output.close)
+        self.records = [output for output in self.outputs if isinstance(output, RecordsOutput)]
+        # 3. What is counted of it here.
+        self._frames = self._detections = 0
+        self._latest: Snapshot | None = None
+        self._rate = Rate()
+        self._heard = self._looked = time.monotonic()
+        self._fault = ""
+
+    def take(self, result: Result) -> None:
+        """Pass a result to the outputs, with tracks, counts, rate and the state of the source."""
+        self._heard = self._looked = time.monotonic()
+        with self._contained():
+            found, tracks, tally = self._scene.update(result.frame, result.found)
+            self._latest = snapshot = Snapshot(
+                frame=result.frame,
+                found=found,
+                ms=result.ms,
+                age_ms=result.age_ms,
+                fps=self._rate.tick(),
+                capture=capture_state(self.frames, result.frame),
+                tracks=tracks,
+                tally=tally,
+                seen=result.found,
+                timed=self.frames.fps is not None,
+                unwritten=self.unwritten.now(),
+            )
+            self._frames += 1
+            self._detections += len(found)
+            for output in self.outputs:
+                output.update(snapshot)
+            if self._fault:
+                _log.warning("%s: all is well again", self.name)
+                self._fault = ""
+
+    def look(self) -> None:
+        """Tell the outputs, twice a second, if a live source is silent."""
+        now = time.monotonic()
+        if not self.frames.live or now - self._looked < _QUIET_S:
+            return
+        self._looked = now
+        state = self.state()
+        # A network that is slow, or shared by many cameras, is no silence of this one.
+        if now - self._heard < _STALLED_S and state.last_frame and now - state.last_frame < _QUIET_S:
+            return
+        with self._contained():
+            for output in self.outputs:
+                output.waiting(state)
+
+    def state(self) -> CaptureState:
+        """How the source does now. For any thread."""
+        state = capture_state(self.frames, self._latest.frame if self._latest else None)
+        return replace(state, detail=state.detail or self._fault)
+
+    def health(self) -> tuple[bool, dict[str, Any]]:
+        """Whether this camera works, and details. For any thread."""
+        from edge_centernet.service import health
+
+        hooks = () if self.webhooks is None else self.webhooks.states()
+        return health(
+            self.state(),
+            self._latest,
+            mqtt=None if self.mqtt is None else self.mqtt.trouble,
+            webhooks=[asdict(state) for state in hooks],
+        )
+
+    def summary(self, stopped_by: int | None) -> Summary:
+        """What was done with it. To be asked for when all is closed."""
+        written = [output.written for output in self.outputs if isinstance(output, AnnotatedOutput)]
+        return Summary(
+            name=self.name,
+            detections=self._detections,
+            frames=self._frames,
+            skipped=self.frames.skipped,
+            stills=isinstance(self.frames, Stills),
+            tally=None if self._latest is None else self._latest.tally,
+            annotated=tuple(path for paths in written for path in paths),
+            folder=self.settings.out or DEFAULT_OUT,
+            stopped_by=stopped_by,
+            unwritten=self.unwritten.all(),
+        )
+
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
+        """Let a fault of one of several cameras be its own: it goes on with its next frame, as the others do.
+
+        A fault of a single one ends the run, and so does the end of whoever reads all records.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self.shared.several or isinstance(error, BrokenPipeError):
+                raise
+            fault = f"{type(error).__name__}: {error}"
+            if fault != self._fault:  # not again for each frame
+                _log.error("%s: a frame is left out: %s", self.name, fault, exc_info=error)
+            self._fault = fault
 
 
 @contextmanager
@@ -224,209 +398,135 @@ def _stop_on_signals(*stop: Callable[[], None]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-# ---- the source ---------------------------------------------------------------------------------
-
-
-def open_frames(settings: Settings, report: Callable[[str], None]) -> Frames:
-    """The source, opened and checked; a live one is read on its own thread from now on.
-
-    report: gets one line for each file that is skipped.
-    Raises ConfigError for options of a camera where there is none and for tracking in images that are no
-    sequence, SourceError when nothing can be read.
-    """
-    requested = {"size": settings.size, "fps": settings.fps, "fourcc": settings.fourcc}
-    width: int | None = None
-    height: int | None = None
-    if settings.size is not None:
-        parts = settings.size.lower().split("x")
-        if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-            raise ConfigError(
-                f"--size: expected WIDTHxHEIGHT in pixels, such as 1280x720, got {settings.size!r}"
-            )
-        width, height = (int(part) for part in parts)
-    if settings.camera is None:
-        source = settings.source or ""
-        given = [f"--{name}" for name, value in requested.items() if value is not None]
-        refusal = f"{', '.join(given)}: expected only with --camera, got --source {public_name(source)}"
-        if given and (given != ["--fps"] or is_live(source)):
-            raise ConfigError(refusal)
-        if not is_live(source):
-            opened = open_source(source, warn=lambda line: report(f"Warning: {line}"))
-            if isinstance(opened, Stills):
-                _take_as_sequence(opened, settings)
-            elif given:
-                opened.close()
-                raise ConfigError(refusal.replace("--camera", "--camera or images"))
-            return opened
-    from edge_centernet.sources.cameras import CameraOptions
-    from edge_centernet.sources.live import LiveCapture
-
-    options = CameraOptions(width, height, settings.fps, settings.fourcc)
-    text = settings.camera or settings.source or ""
-    if is_url(text):  # a pipeline of GStreamer may hold one
-        from edge_centernet.sources.network import check_url
-
-        check_url(text)  # now, as --wait would wait for it to become right
-    heap.share_arenas()  # before the threads of the capture start, each of which would get its own
-    capture = LiveCapture(
-        lambda: open_camera(text, options, _log.warning),
-        f"camera {text}" if text.isdecimal() else public_name(text),
-        frozen_s=settings.frozen_after,
-        report=_log.warning,
-    )
-    capture.start(wait=settings.wait)
-    return capture
-
-
-def _take_as_sequence(stills: Stills, settings: Settings) -> None:
-    """Give images the rate that the settings give them; refuse what follows objects where there is none."""
-    if settings.fps is not None:
-        stills.as_sequence(settings.fps)
-    follows = {
-        "--track": settings.track,
-        "--count-line": settings.count_line,
-        "--zone": settings.zone,
-        "--room": settings.room,
-        "--presence": settings.presence,
-        "--store": settings.store,
-    }
-    given = ", ".join(option for option, value in follows.items() if value)
-    if given and len(stills.names) == 1:
-        raise ConfigError(
-            f"{given}: expected a video, a camera or a sequence of images, "
-            f"got one image, {stills.public_names[0]}"
-        )
-    if given and stills.fps is None:
-        raise ConfigError(
-            f"{given}: expected a video, a camera or a sequence of images, got {len(stills.names)} single "
-            "images; if they are consecutive, tell their number per second, as in --fps 10"
-        )
-
-
-def capture_state(frames: Frames, newest: Frame | None) -> CaptureState:
-    """The state of a source, of which this is the newest frame; a file is as live as that."""
-    if not isinstance(frames, (Stills, Video)):
-        return frames.state
-    if newest is None:
-        return CaptureState("live")
-    return CaptureState("live", frames=newest.number + 1, last_frame=newest.captured)
+def _live(frames: Frames) -> LiveCapture:
+    """The same, of which it is known that it is live."""
+    assert not isinstance(frames, (Stills, Video))
+    return frames
 
 
 # ---- the outputs --------------------------------------------------------------------------------
 
 
-class _Totals(Silent):
-    """An output for the run itself: it counts for the summary and remembers the newest result."""
-
-    def __init__(self) -> None:
-        self.frames = self.detections = 0
-        self.latest: Snapshot | None = None
-
-    def update(self, snapshot: Snapshot) -> None:
-        self.latest = snapshot
-        self.frames += 1
-        self.detections += len(snapshot.found)
-
-    def summary(
-        self,
-        settings: Settings,
-        frames: Frames,
-        outputs: Sequence[Output],
-        stopped_by: int | None,
-        unwritten: Unwritten,
-    ) -> Summary:
-        written = [output.written for output in outputs if isinstance(output, AnnotatedOutput)]
-        return Summary(
-            detections=self.detections,
-            frames=self.frames,
-            skipped=frames.skipped,
-            stills=isinstance(frames, Stills),
-            tally=None if self.latest is None else self.latest.tally,
-            annotated=tuple(path for paths in written for path in paths),
-            folder=settings.out or DEFAULT_OUT,
-            stopped_by=stopped_by,
-            unwritten=unwritten.all(),
-        )
-
-
-def _open_outputs(
-    settings: Settings,
-    scene: SceneOptions,
-    frames: Frames,
-    detector: Detector,
-    totals: _Totals,
-    unwritten: Unwritten,
-    write: Callable[[str], None],
-    report: Callable[[str], None],
-) -> Iterator[Output]:
+def _open_outputs(camera: _Camera) -> Iterator[Output]:
     """Open what is asked for, in the order of updates; one by one, so that all are closed when one fails."""
-    model = detector.manifest.model
-    # First of all: what others report is in the store by then, and survives a crash.
-    if settings.store is not None:
-        from edge_centernet.history.store import Retention
-        from edge_centernet.outputs.history import HistoryOutput
-
-        keep = Retention(days=settings.keep)
-        name = settings.name or ("pictures" if isinstance(frames, Stills) else frames.name)
-        yield HistoryOutput(settings.store, name, model.classes, keep, frames.live, unwritten)
+    settings, scene, shared, frames = camera.settings, camera.options, camera.shared, camera.frames
+    unwritten, model = camera.unwritten, shared.runtime.manifest.model
     # One for each output that draws: it remembers where objects were.
     overlay = functools.partial(Overlay, model.classes, scene.lines, scene.zones, scene.blur)
+    # First of all what keeps events: what others report is on the disk by then, and survives a crash.
+    if settings.store is not None or settings.events_dir is not None or settings.webhook:
+        from edge_centernet.outputs.history import Clock, HistoryOutput
+
+        clock = Clock()
+        if settings.store is not None:
+            from edge_centernet.history.store import Retention
+
+            keep = Retention(days=settings.keep)
+            yield HistoryOutput(
+                settings.store, camera.title, model.classes, keep, frames.live, unwritten, clock
+            )
+        if settings.events_dir is not None:
+            yield _event_media(camera, settings.events_dir, overlay(), clock)
+        if settings.webhook:
+            camera.webhooks = _webhooks(camera, clock)
+            yield camera.webhooks
     if settings.format_name != "none":
         target = None if settings.out is None else settings.out / f"detections{SUFFIX[settings.format_name]}"
-        records = make_records(settings.format_name, model.classes)
-        yield RecordsOutput(records, write, target, live=frames.live, unwritten=unwritten)
+        records = make_records(settings.format_name, model.classes, camera.name)
+        yield RecordsOutput(records, shared.write, target, live=frames.live, unwritten=unwritten)
     # A camera would fill the disk: it is saved only on request.
     if settings.save or (settings.save is None and not frames.live):
         folder = settings.out or DEFAULT_OUT
         prepare_folder(folder, or_later=frames.live)
         yield AnnotatedOutput(Annotated(folder, frames, unwritten), overlay(), frames.live)
-    mqtt: MqttOutput | None = None
     if settings.mqtt is not None:
         from edge_centernet.outputs.mqtt import MqttOutput  # needs the extra "live"
 
-        mqtt = MqttOutput(
+        camera.mqtt = MqttOutput(
             settings.mqtt,
-            name=settings.name or ("pictures" if isinstance(frames, Stills) else frames.name),
+            name=camera.title,
             classes=model.classes,
             wanted=None if settings.classes is None else words(settings.classes),
             lines=[line.name for line in scene.lines],
             zones=[zone.name for zone in scene.zones],
             rooms=[room.name for room in scene.rooms],
+            queues=[zone.name for zone in scene.zones if zone.queue is not None],
+            rules=[rule.name for rule in scene.rules],
+            reset_room=camera.reset_room,
             password_file=settings.mqtt_password_file,
             ca_file=settings.mqtt_ca_file,
         )
-        mqtt.start()
-        yield mqtt
+        camera.mqtt.start()
+        yield camera.mqtt
     if settings.serve is not None:
         from edge_centernet.outputs.prometheus import Metrics  # both need the extra "live"
-        from edge_centernet.outputs.web.access import TOKEN_VARIABLE
-        from edge_centernet.outputs.web.server import WebServer
-        from edge_centernet.service import health
-
-        def capture() -> CaptureState:
-            return capture_state(frames, totals.latest.frame if totals.latest else None)
+        from edge_centernet.outputs.web.view import View
 
         version = f"{model.name} {model.version}"
-        metrics = Metrics(model.classes, model=version, runtime=detector.runtime.name)
-        yield metrics
-        server = WebServer(
-            settings.serve,
+        states = tuple if camera.webhooks is None else camera.webhooks.states
+        camera.metrics = Metrics(model.classes, model=version, runtime=shared.runtime.name, webhooks=states)
+        yield camera.metrics
+        camera.view = View(
+            camera.title,
             classes=model.classes,
-            token=settings.token,
             overlay=overlay(),
-            metrics=metrics.text,
-            health=lambda: health(capture(), totals.latest, mqtt=None if mqtt is None else mqtt.trouble),
-            capture=capture,
+            several=shared.several,
+            health=camera.health,
+            capture=camera.state,
         )
-        server.start()
-        # The token goes to who can use it, not into a journal: one that was given, its owner knows.
-        given = settings.token or os.environ.get(TOKEN_VARIABLE)
-        hide = given and not sys.stderr.isatty()
-        report(f"Live page: {server.url.partition('?')[0] if hide else server.url}")
-        yield server
+        yield camera.view
     if frames.live:
-        from edge_centernet.outputs.status import StatusOutput, WatchdogOutput
+        from edge_centernet.outputs.status import StatusLine, StatusOutput, WatchdogOutput
         from edge_centernet.service import Watchdog
 
-        yield StatusOutput(model.classes)
-        yield WatchdogOutput(Watchdog(model.classes))
+        shared.line = shared.line or StatusLine()
+        shared.watchdog = shared.watchdog or Watchdog(model.classes)
+        yield StatusOutput(model.classes, shared.line, camera.name)
+        yield WatchdogOutput(shared.watchdog, camera.name)
+
+
+def _event_media(camera: _Camera, folder: Path, overlay: Overlay, clock: Clock) -> EventMedia:
+    """Pictures and clips of events. folder: where they go. overlay: draws them. clock: times of events."""
+    from edge_centernet.outputs.event_media import EventMedia, MediaFolder
+
+    settings, live = camera.settings, camera.frames.live
+    prepare_folder(folder, or_later=live)
+    media = MediaFolder(folder, settings.events_keep, settings.events_max << 20, camera.unwritten)
+    return EventMedia(media, overlay, clock, live=live, clip_s=settings.clips)
+
+
+def _webhooks(camera: _Camera, clock: Clock) -> WebhookOutput:
+    """The receivers of events. clock: their times."""
+    from edge_centernet.outputs.webhook import WebhookOutput, parse_webhook
+
+    settings, scene = camera.settings, camera.options
+    places = [one.name for kind in (scene.lines, scene.zones, scene.rooms) for one in kind]
+    hooks = [parse_webhook(text, number + 1, places) for number, text in enumerate(settings.webhook)]
+    return WebhookOutput(
+        hooks,
+        settings.webhook_queue,
+        camera=camera.title,
+        clock=clock,
+        live=camera.frames.live,
+        events_dir=settings.events_dir,
+        unwritten=camera.unwritten,
+    )
+
+
+def _serve(settings: Settings, cameras: Sequence[_Camera], report: Callable[[str], None]) -> WebServer:
+    """Start the live page of all cameras, and tell where it is."""
+    from edge_centernet.outputs.prometheus import text_of
+    from edge_centernet.outputs.web.access import TOKEN_VARIABLE
+    from edge_centernet.outputs.web.server import WebServer
+
+    metrics = {camera.name: camera.metrics for camera in cameras if camera.metrics is not None}
+    views = [camera.view for camera in cameras if camera.view is not None]
+    server = WebServer(
+        settings.serve or "", views, token=settings.token, metrics=functools.partial(text_of, metrics)
+    )
+    server.start()
+    # The token goes to who can use it, not into a journal: one that was given, its owner knows.
+    given = settings.token or os.environ.get(TOKEN_VARIABLE)
+    hide = given and not sys.stderr.isatty()
+    report(f"Live page: {server.url.partition('?')[0] if hide else server.url}")
+    return server

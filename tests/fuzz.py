@@ -92,6 +92,12 @@ to = [0.9, 0.5]
 [[zone]]
 name = "queue"
 points = [[0, 0], [1, 0], [1, 1]]
+queue = true
+[[rule]]
+kind = "queue"
+where = "queue"
+limit = 5
+days = "mon-fri"
 """
 URLS = (
     "@10.0.0.8:554/Streaming/Channels/101?a=1#b",

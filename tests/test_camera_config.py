@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edge_centernet.camera_config import Settings, read_config
+from edge_centernet.camera_config import Settings, each_camera, read_config, slug
 from edge_centernet.cli.detect import command
 from edge_centernet.errors import ConfigError
 
@@ -37,6 +38,10 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         points = [[10, 20], [200, 20], [200, 180]]
         [[zone]]
         points = [0, 0, 1, 0, 1, 1]
+        queue = true
+        [[zone]]
+        points = [0, 0, 1, 0, 1, 1]
+        queue = 7.5
         [[room]]
         name = "shop"
         lines = ["door", "-exit"]
@@ -44,6 +49,22 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         missed = 0.05
         [[room]]
         lines = ["door"]
+        [floor]
+        points = [[0, 1], [1, 1], [0.8, 0.5], [0.2, 0.5]]
+        metres = [0, 0, 4, 0, 4, 6.5, 0, 6.5]
+        [[rule]]
+        name = "busy"
+        kind = "queue"
+        where = "till 1"
+        limit = 5
+        for = 30
+        hours = "09:00-18:00"
+        days = "mon-fri"
+        classes = ["person", "dog"]
+        [[rule]]
+        kind = "capacity"
+        where = "shop"
+        limit = 50
         """,
     )
     assert read_config(path) == {
@@ -52,8 +73,13 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         "threshold": "0.4",
         "track": True,
         "count_line": ["door=0.5,0,0.5,1.0"],
-        "zone": ["till 1=10,20,200,20,200,180", "0,0,1,0,1,1"],
+        "zone": ["till 1=10,20,200,20,200,180", "0,0,1,0,1,1;queue", "0,0,1,0,1,1;queue=7.5"],
         "room": ["shop=door,-exit;reset=04:00;missed=0.05", "door"],
+        "floor": "0,1,1,1,0.8,0.5,0.2,0.5=0,0,4,0,4,6.5,0,6.5",
+        "rule": [
+            "busy=queue,till 1,5;for=30;hours=09:00-18:00;days=mon-fri;classes=person,dog",
+            "capacity,shop,50",
+        ],
     }
 
 
@@ -68,7 +94,28 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         ('[[zone]]\npoints = ["a"]', "expected numbers"),
         ('[[room]]\nlines = "door"', 'expected name, lines = ["door", "-exit"]'),
         ('[[room]]\nlines = ["a"]\nempt = "b"', "empty = a zone's name and missed = 0.03"),
+        ("[floor]\npoints = [0, 0]", "[floor]: expected metres = a list of numbers"),
+        ("[floor]\ncorners = [0, 0]", "[floor]: unknown corners"),
+        ('[[zone]]\npoints = [0, 0]\nqueue = "yes"', "expected queue = true, or seconds"),
+        (
+            '[[rule]]\nkind = "queue"\nwhere = "a"\nlimit = true',
+            "classes as a list of texts; got limit = True",
+        ),
+        ('[[rule]]\nkind = "queue"\nplace = "a"', "got place = 'a'"),
+        ('[[rule]]\nkind = "queue"\nlimit = 4', "expected kind, where and limit, missing where"),
         ("camera = 2026-01-01", "expected a text"),
+        ('webhook = "https://h/"', "expected tables that begin with [[webhook]], got str"),
+        ('[[webhook]]\nurl = "https://h/"\nevent = ["left"]', "unknown event"),
+        ('[[webhook]]\nurl = "https://h/"\nevents = "left"', "events: expected a list of texts, got str"),
+        (
+            '[[webhook]]\nurl = "https://h/"\nsecret = "${NO_SUCH}"',
+            "[[webhook]]: secret: ${NO_SUCH} is not set",
+        ),
+        ("camera = []", "expected one camera, or tables that begin with [[camera]]"),
+        ("[[camera]]\ncamera = 0\nserve = 80", "serve holds for all cameras"),
+        ("[[camera]]\nname = 'door'", "expected a camera in each"),
+        ("[[camera]]\ncamera = 0\ncamra = 1", "unknown setting 'camra'"),
+        ("name = 'shop'\n[[camera]]\ncamera = 0\n[[camera]]\ncamera = 1", "expected it in each [[camera]]"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, said: str) -> None:
@@ -79,6 +126,97 @@ def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, said:
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value).strip()
+
+
+SHOP = """
+    threshold = 0.4
+    counts = "counts.json"
+    store = "shop.db"
+    out = "out"
+    mqtt = "mqtt://broker/shop"
+    [[camera]]
+    name = "Front Door"
+    camera = "rtsp://cam/1"
+    store = "door.db"
+    [[camera.line]]
+    name = "door"
+    from = [0.5, 0]
+    to = [0.5, 1]
+    [[camera]]
+    camera = 0
+    threshold = 0.5
+"""
+
+
+def test_cameras_are_tables_below_what_holds_for_all(tmp_path: Path) -> None:
+    """Each has its own options, lines too, in its order."""
+    found = read_config(write(tmp_path, SHOP))
+    assert found.pop("camera") == [
+        {
+            "name": "Front Door",
+            "camera": "rtsp://cam/1",
+            "store": "door.db",
+            "count_line": ["door=0.5,0,0.5,1"],
+        },
+        {"camera": "0", "threshold": "0.5"},
+    ]
+    assert found["threshold"] == "0.4"
+
+
+def settings(**given: Any) -> Settings:
+    """Nothing but what is given."""
+    return Settings(**{**dict.fromkeys(Settings.__dataclass_fields__), **given})
+
+
+def test_what_holds_for_all_is_kept_apart_by_names() -> None:
+    """Files, folders and topics get a camera's name, unless they are its own or it is the only one."""
+    common = settings(
+        counts=Path("a/counts.json"), store=Path("shop.db"), out=Path("out"), mqtt="mqtt://broker/shop/"
+    )
+    door, other = each_camera(
+        common, [{"name": "Front Door", "camera": "a", "store": Path("door.db")}, {"camera": "b"}]
+    )
+    assert (door.name, door.counts, door.store) == (
+        "Front Door",
+        Path("a/counts-front-door.json"),
+        Path("door.db"),
+    )
+    assert (door.out, door.mqtt) == (Path("out/front-door"), "mqtt://broker/shop/front-door")
+    assert (other.name, other.store, other.camera) == ("camera 2", Path("shop-camera-2.db"), "b")
+    assert each_camera(common, [{"camera": "a"}]) == [replace(common, camera="a")]
+    assert each_camera(settings(mqtt="mqtt://broker"), [{}, {}])[1].mqtt == "mqtt://broker"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({"name": "Door"}, {"name": "door!"}, "a different name for each camera, got 'Door' and 'door!'"),
+        ({"name": "camera 2"}, {}, "a different name"),
+        ({"store": Path("a.db")}, {"store": Path("a.db")}, "store: expected a path of its own"),
+        (
+            {"mqtt": "mqtt://u:S3CRET@b/x"},
+            {"mqtt": "mqtt://u:S3CRET@b/x/"},
+            "mqtt: expected a URL of its own",
+        ),
+    ],
+)
+def test_what_two_cameras_cannot_share_is_refused(
+    first: dict[str, Any], second: dict[str, Any], said: str
+) -> None:
+    """Names that are one in addresses, files and topics; no password is shown."""
+    with pytest.raises(ConfigError) as caught:
+        each_camera(settings(), [first, second])
+    assert said in str(caught.value)
+    assert "S3CRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [("Front Door", "front-door"), ("../x", "x"), ("Tür", "t-r-1cff8a"), ("…", "camera-e3b0c4")],
+)
+def test_a_name_in_addresses_is_of_plain_letters(name: str, short: str) -> None:
+    """With digits of a hash where letters were lost."""
+    assert slug(name) == short
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -97,6 +235,7 @@ def test_format_is_the_name_in_a_file(tmp_path: Path) -> None:
 def test_variables_stand_for_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """${NAME} is the environment's, else a systemd credential's; $${ is ${. On another computer all stay."""
     monkeypatch.setenv("CAMERA_USER", "admin")
+    monkeypatch.setenv("quoted", '", "url": "http://thief/')
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     (tmp_path / "door.password").write_text("S3CRET\n")
     path = write(
@@ -109,6 +248,9 @@ def test_variables_stand_for_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyP
         name = "by ${CAMERA_USER}"
         from = [0, 0]
         to = [1, 1]
+        [[webhook]]
+        url = "https://h/"
+        secret = "${quoted}"
         """,
     )
     assert read_config(path) == {
@@ -116,6 +258,7 @@ def test_variables_stand_for_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "token": "a${b}$c",
         "classes": "admin,dog",
         "count_line": ["by admin=0,0,1,1"],
+        "webhook": ['{"url": "https://h/", "secret": "\\", \\"url\\": \\"http://thief/"}'],
     }
     assert read_config(path, variables=False)["token"] == "a$${b}$c"
 

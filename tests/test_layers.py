@@ -14,8 +14,11 @@ import edge_centernet
 from edge_centernet.runtimes import engines
 
 PACKAGE = Path(edge_centernet.__file__).parent
-HOST = ("calibration", "converters", "network", "qdq", "train", "labelling", "peers")
-HOST_COMMANDS = ("cli.label", "cli.train", "cli.convert", "cli.import_", "cli.verify", "cli.export_frigate")
+HOST = ("calibration", "converters", "network", "qdq", "train", "labelling", "peers", "tuning")
+HOST_COMMANDS = (
+    *("cli.label", "cli.train", "cli.convert", "cli.import_", "cli.verify", "cli.export_frigate"),
+    "cli.tune",
+)
 ADAPTERS = ("runtimes.ov", "runtimes.tflite", "runtimes.ort")  # each is imported where its engine is wanted
 ENGINES = {"openvino", "ai_edge_litert", "tflite_runtime", "onnxruntime"}
 REFUSED = {

@@ -46,6 +46,7 @@ DISTRIBUTION = {
 # base.
 EXTRAS = {
     "converters": ("convert",),
+    "audit/server.py": ("live",),
     "outputs/prometheus.py": ("live",),
     "outputs/mqtt.py": ("live",),
     "outputs/web/server.py": ("live",),

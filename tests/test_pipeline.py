@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +168,75 @@ def test_a_network_that_is_faster_than_the_camera_sees_each_frame_once(detector:
     steps = np.diff(numbers)
     assert steps.min() == 1
     assert numbers[-1] - numbers[0] < 70
+
+
+def test_cameras_have_fair_turns(onnx_model: Path) -> None:
+    """Of three at 30 and one at 2 frames a second: all of the slow one, for the others a third of the rest.
+
+    While one is killed its turns are the others', and each gets its newest frames.
+    """
+    with ExitStack() as stack:
+        rates = (30, 30, 2, 30)
+        servers = [stack.enter_context(mjpeg_server(path=f"/cam.mjpg?fps={rate}")) for rate in rates]
+        captures = []
+        for i, server in enumerate(servers):
+            capture = LiveCapture(functools.partial(open_camera, server.url), f"cam {i}", report=print)
+            capture.start()
+            stack.callback(capture.close)
+            captures.append(capture)
+        runtime = Slow(onnx_model, 0.03)
+        first, *others = [(capture, Detector(runtime)) for capture in captures]
+        pipeline = stack.enter_context(Pipeline(*first, others))
+        results = filter(None, pipeline)
+
+        def shares(seconds: float) -> tuple[Counter[int], list[float]]:
+            lanes, late, until = Counter[int](), [], time.monotonic() + seconds
+            while time.monotonic() < until:
+                result = next(results)
+                lanes[result.lane] += 1
+                late.append(result.age_ms - result.ms["inference"])
+            return lanes, late
+
+        lanes, late = shares(6.0)
+        assert 9 <= lanes[2] <= 14
+        fair = (lanes.total() - lanes[2]) / 3
+        assert [abs(lanes[i] / fair - 1) < 0.1 for i in (0, 1, 3)] == [True] * 3, lanes
+        assert np.median(late) < 2000 / 30, late
+        servers[0].kill()
+        shares(1.0)
+        lanes, late = shares(4.0)
+        assert lanes[0] == 0
+        assert abs(lanes[1] / lanes[3] - 1) < 0.1, lanes
+        servers[0].start()
+        shares(5.0)
+        lanes, late = shares(4.0)
+        fair = (lanes.total() - lanes[2]) / 3
+        assert [abs(lanes[i] / fair - 1) < 0.1 for i in (0, 1, 3)] == [True] * 3, lanes
+
+
+def test_a_frame_that_cannot_be_prepared_is_its_cameras_fault(
+    onnx_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged once, and the other camera goes on; alone, it ends the run."""
+
+    class Faulty(Detector):
+        def prepare(self, image_bgr: NDArray[np.uint8]) -> Any:
+            raise SourceError("no such image")
+
+    with ExitStack() as stack:
+        runtime = Slow(onnx_model, 0.0)
+        captures = []
+        for _ in range(2):
+            server = stack.enter_context(mjpeg_server())
+            captures.append(LiveCapture(functools.partial(open_camera, server.url), "cam", report=print))
+            captures[-1].start()
+            stack.callback(captures[-1].close)
+        with Pipeline(captures[0], Faulty(runtime), [(captures[1], Detector(runtime))]) as pipeline:
+            results = filter(None, pipeline)
+            assert {next(results).lane for _ in range(20)} == {1}
+        assert caplog.text.count("cam: a frame cannot be used: no such image") == 1
+        with Pipeline(captures[0], Faulty(runtime)) as pipeline, pytest.raises(SourceError):
+            next(filter(None, pipeline))
 
 
 def test_a_capture_that_is_closed_ends_the_iteration(detector: Detector) -> None:

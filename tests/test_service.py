@@ -18,6 +18,7 @@ from snapshots import CLASSES, counted, snapshot
 import edge_centernet
 from edge_centernet.service import Watchdog, health, status_line
 from edge_centernet.sources import CaptureState
+from edge_centernet.tracking.state import LineCount, QueueCount, RuleState, Tally, ZoneCount
 
 UNIT = Path(edge_centernet.__file__).parent / "assets" / "edge-centernet@.service"
 EXPOSURE_MAX = 2.5
@@ -112,6 +113,25 @@ def test_live_camera_without_results_does_not_feed_it(systemd: Supervisor) -> No
     assert "WATCHDOG=1" not in systemd.heard()
 
 
+def test_one_camera_of_two_that_works_feeds_it(systemd: Supervisor) -> None:
+    """One that hangs stops nobody; one that is opened hides no pipeline that hangs; the status names both."""
+    dog = watchdog(systemd, 0.04)
+    dog.ready()
+    dog.waiting(CaptureState("stuck", "it blocks"), "yard")
+    assert "WATCHDOG=1" not in systemd.heard()
+    time.sleep(0.02)
+    dog.frame(snapshot(), "door")
+    assert "WATCHDOG=1" in systemd.heard()
+    time.sleep(0.02)
+    dog.waiting(CaptureState("lost"), "yard")  # the door is live and gives no results: a hang
+    assert systemd.heard() == []
+    dog.waiting(CaptureState("lost"), "door")
+    assert systemd.heard() == ["WATCHDOG=1"]
+    dog._told = float("-inf")
+    dog.frame(snapshot(1), "door")
+    assert "STATUS=yard: camera lost | door: 20.0 fps; nothing in view" in systemd.heard()
+
+
 def test_status_every_five_seconds_at_most(systemd: Supervisor) -> None:
     """Fifty frames in a moment make one status line."""
     dog = watchdog(systemd)
@@ -182,6 +202,25 @@ def test_health_tells_of_the_broker() -> None:
     """Detection works without it, so the answer is the same."""
     told = [health(CaptureState("live"), snapshot(), mqtt=text) for text in ("", "connection lost")]
     assert [(ok, record["mqtt"]) for ok, record in told] == [(True, "ok"), (True, "connection lost")]
+
+
+def test_the_status_tells_classes_queues_and_alerts() -> None:
+    """Classes where there are several, a queue's length, and the alerts that are on."""
+    line = LineCount("door", 12, 9, {"person": (10, 9), "dog": (2, 0)})
+    zone = ZoneCount("till", 3, 5, 0.0, 0.0, {"person": (3, 5)}, QueueCount(2))
+    rules = RuleState("busy", "queue", "till", True, 2), RuleState("full", "capacity", "till", False, 3)
+    assert status_line(snapshot(tally=Tally((line,), (zone,), rules=rules)), CLASSES) == (
+        "20.0 fps; nothing in view; door in 12 out 9 (person 10/9, dog 2/0); till 3 inside, 2 waiting; "
+        "alert busy"
+    )
+
+
+def test_health_of_webhooks() -> None:
+    """What waits for a receiver that is away is told; detection is well all the same."""
+    hook = {"name": "till", "queued": 3, "sent": 0, "failed": 0, "trouble": "Connection refused"}
+    ok, record = health(CaptureState("live"), snapshot(), webhooks=[hook])
+    assert (ok, record["webhooks"]) == (True, [hook])
+    assert "webhooks" not in health(CaptureState("live"), snapshot())[1]
 
 
 def test_a_file_that_cannot_be_written_is_told_and_no_reason_for_a_restart() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,17 +15,22 @@ import cv2
 import numpy as np
 import pytest
 import squares
+from servers import mjpeg_server
 from snapshots import CLASSES, snapshot
 from support import full_disk
 
 from edge_centernet.camera_config import Settings
+from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.files import Unwritten
 from edge_centernet.imageio import read_image
 from edge_centernet.outputs import records
 from edge_centernet.outputs.records import SUFFIX, RecordsOutput, make_records
 from edge_centernet.runtimes import open_runtime
-from edge_centernet.session import open_frames, run
+from edge_centernet.session import run
+from edge_centernet.sources import Frame, opening
+from edge_centernet.sources.opening import open_frames
+from edge_centernet.tracking.scene import Scene
 
 NOTHING = dict.fromkeys(Settings.__dataclass_fields__)
 DEFAULTS = {"frozen_after": 5.0, "wait": False, "max_detections": 100, "track": False, "format_name": "jsonl"}
@@ -32,7 +38,8 @@ DEFAULTS = {"frozen_after": 5.0, "wait": False, "max_detections": 100, "track": 
 
 def settings(**given: Any) -> Settings:
     """The defaults of the command line, and what is given."""
-    return Settings(**{**NOTHING, **DEFAULTS, "count_line": (), "zone": (), "room": (), **given})
+    empty: dict[str, tuple[str, ...]] = dict.fromkeys(("count_line", "zone", "room", "rule", "webhook"), ())
+    return Settings(**{**NOTHING, **DEFAULTS, **empty, **given})
 
 
 def test_a_run_writes_records_reports_and_returns_a_summary(
@@ -44,8 +51,8 @@ def test_a_run_writes_records_reports_and_returns_a_summary(
     damaged.write_text("no image")
     written: list[str] = []
     reported: list[str] = []
-    done = run(
-        settings(source=str(good.parent), out=tmp_path / "out"),
+    (done,) = run(
+        [settings(source=str(good.parent), out=tmp_path / "out")],
         lambda: open_runtime(onnx_model, "onnxruntime", 1),
         written.append,
         reported.append,
@@ -61,7 +68,7 @@ def test_a_run_writes_records_reports_and_returns_a_summary(
 def test_lines_are_checked_before_the_model_is_loaded() -> None:
     """A mistake in an option takes no seconds to be found."""
     with pytest.raises(ConfigError, match="line 'door': expected 4 numbers"):
-        run(settings(source="a.png", count_line=("door=1,2",)), lambda: pytest.fail("loaded"), print, print)
+        run([settings(source="a.png", count_line=("door=1,2",))], lambda: pytest.fail("loaded"), print, print)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +89,7 @@ def test_a_token_is_told_only_to_who_does_not_know_it(
     photo = write_image(tmp_path / "a.png", squares.scene())
     reported: list[str] = []
     options = settings(source=str(photo), save=False, format_name="none", serve=serve, token=token)
-    run(options, lambda: open_runtime(onnx_model, "onnxruntime", 1), print, reported.append)
+    run([options], lambda: open_runtime(onnx_model, "onnxruntime", 1), print, reported.append)
     (line,) = reported
     assert line.startswith("Live page: http://")
     assert ("?token=" in line) == shown
@@ -142,8 +149,8 @@ def test_images_with_a_rate_are_a_sequence(
     for number in range(1, 13):
         write_image(tmp_path / f"in/walk{number}.png", squares.scene(("red", 4 + 6 * number, 18)))
     written: list[str] = []
-    done = run(
-        settings(source=str(tmp_path / "in"), fps=5.0, count_line=("0.5,1,0.5,0",), save=False),
+    (done,) = run(
+        [settings(source=str(tmp_path / "in"), fps=5.0, count_line=("0.5,1,0.5,0",), save=False)],
         lambda: open_runtime(onnx_model, "onnxruntime", 1),
         written.append,
         print,
@@ -163,6 +170,39 @@ def test_the_rate_of_a_video_is_its_own(tmp_path: Path) -> None:
     writer.release()
     with pytest.raises(ConfigError, match=r"^--fps: expected only with --camera or images, got .*v.avi$"):
         open_frames(settings(source=str(tmp_path / "v.avi"), fps=10.0), print)
+
+
+# ---- several cameras ----------------------------------------------------------------------------
+
+
+def test_a_fault_of_one_camera_is_its_own(
+    onnx_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its scene fails at each frame: that is told once, the other camera is recorded, and both are closed."""
+    update = Scene.update
+
+    def fail(scene: Scene, frame: Frame, seen: Detections) -> Any:
+        if frame.source == "door":
+            raise ZeroDivisionError("no ground")
+        return update(scene, frame, seen)
+
+    monkeypatch.setattr(Scene, "update", fail)
+    written: list[str] = []
+
+    def write(line: str) -> None:
+        written.append(line)
+        if len(written) == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with mjpeg_server() as one, mjpeg_server() as other:
+        cameras = [settings(camera=one.url, name="door"), settings(camera=other.url, name="yard")]
+        monkeypatch.setattr(opening, "public_name", {one.url: "door", other.url: "yard"}.get)
+        done = run(cameras, lambda: open_runtime(onnx_model, "onnxruntime", 1), write, print)
+    assert {json.loads(line)["camera"] for line in written} == {"yard"}
+    assert [summary.name for summary in done] == ["door", "yard"]
+    assert (done[0].frames, done[1].frames >= 10) == (0, True)
+    assert [summary.stopped_by for summary in done] == [signal.SIGTERM] * 2
+    assert caplog.text.count("door: a frame is left out: ZeroDivisionError: no ground") == 1
 
 
 # ---- records on a full disk, after a kill, and for a reader that stops -----------------------------

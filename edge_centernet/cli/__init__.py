@@ -16,8 +16,11 @@ from edge_centernet.errors import EdgeCenterNetError, MissingDependency, printab
 # name -> ("module:command" of this package, one line of help, pip extra that the command needs, if any)
 COMMANDS = {
     "detect": ("detect:command", "Detect, track and count objects in images or live video.", ""),
+    "demo": ("demo:command", "Watch people being counted, without a camera.", ""),
     "report": ("report:command", "Summarize what a camera counted: tables, charts, a page.", ""),
     "store": ("store:command", "Export what many cameras counted as Parquet.", ""),
+    "audit": ("audit:command", "Watch a recording to find out how right the counts are.", "live"),
+    "tune": ("tune:command", "Find the model, input size and line that fit a view.", "convert"),
     "models": ("models:command", "List the models that come with the package.", ""),
     "doctor": ("doctor:command", "Check what this machine can run and how to fix problems.", ""),
     "bench": ("bench:command", "Measure how fast each engine detects on this machine.", ""),
@@ -38,7 +41,7 @@ COMMANDS = {
 }
 # Headings of `edge-centernet --help`, in the order in which people need the commands.
 SECTIONS = {
-    "Detect": ("detect", "report", "store", "models", "doctor", "bench"),
+    "Detect": ("detect", "demo", "report", "store", "audit", "tune", "models", "doctor", "bench"),
     "Convert and evaluate": ("inspect", "convert", "verify", "eval", "import"),
     "Data and training": ("data", "label", "train"),
     "Boards": ("bundle", "deploy", "image", "flash"),

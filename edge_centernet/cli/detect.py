@@ -5,26 +5,36 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edge_centernet.camera_config import Settings, read_config
+from edge_centernet.camera_config import Settings, each_camera, read_config
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import model_options, open_model
 from edge_centernet.errors import TargetError
 from edge_centernet.outputs.records import SUFFIX
-from edge_centernet.session import DEFAULT_OUT, run
+from edge_centernet.session import DEFAULT_OUT, Summary, run
 from edge_centernet.system.logs import configure_logging
+
+_TABLES = "edge_centernet.cameras"  # where click's context keeps the [[camera]] tables of the file
 
 _source_options = option_group(
     click.option(
-        "--source", metavar="PATH|DIR|GLOB|VIDEO|URL", help="Image, folder, quoted pattern, video or URL."
+        "--source",
+        multiple=True,
+        metavar="PATH|DIR|GLOB|VIDEO|URL",
+        help="Image, folder, quoted pattern, video or URL.",
     ),
     click.option(
-        "--camera", metavar="N|PATH|URL|csi", help="Camera: 0, /dev/video0, csi, rtsp://... or http://..."
+        "--camera",
+        multiple=True,
+        metavar="N|PATH|URL|csi",
+        help="Camera: 0, /dev/video0, csi, rtsp://... or http://...; repeat it for several cameras.",
     ),
     click.option("--size", metavar="WxH", help="Resolution to request from the camera, such as 1280x720."),
     click.option(
@@ -33,6 +43,13 @@ _source_options = option_group(
         help="Frame rate to request from the camera, per second; for images that are consecutive, theirs.",
     ),
     click.option("--fourcc", metavar="CODE", help="Pixel format of a V4L2 camera, such as MJPG or YUYV."),
+    click.option(
+        "--pace",
+        type=click.Choice(["real"]),
+        help="Play a video as a camera would film it: in its own time, dropping the frames that are too many "
+        "for inference.  [default: every frame, as fast as possible]",
+    ),
+    click.option("--loop", is_flag=True, help="With --pace real, start again at the end, until stopped."),
     click.option(
         "--frozen-after",
         type=click.FloatRange(min=0.5),
@@ -82,9 +99,9 @@ _scene_options = option_group(
     click.option(
         "--zone",
         multiple=True,
-        metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...",
+        metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...[;queue]",
         help="Count objects inside this polygon and how long they stay. Coordinates are pixels, or fractions "
-        "of the image if all are between 0 and 1.",
+        "of the image if all are between 0 and 1. With ;queue it tells how many wait there and for how long.",
     ),
     click.option(
         "--room",
@@ -92,6 +109,14 @@ _scene_options = option_group(
         metavar="[NAME=]LINE,-LINE,...[;reset=HH:MM][;empty=ZONE]",
         help='Estimate how many are in a room from the lines at its doors. A line whose "in" leads out of it '
         "gets a minus.",
+    ),
+    click.option(
+        "--rule",
+        multiple=True,
+        metavar="[NAME=]KIND,PLACE,LIMIT[;for=SECONDS][;hours=09:00-18:00][;days=mon-fri]",
+        help="Alert when more than LIMIT persons are in a queue (KIND queue), somebody has waited there "
+        "(waiting) or stayed in a zone (loitering) for more than LIMIT seconds, or a zone or room holds "
+        "LIMIT persons (capacity). Further ;clear=NUMBER, ;hold=SECONDS, ;classes=A,B.",
     ),
     click.option(
         "--counts",
@@ -104,6 +129,18 @@ _scene_options = option_group(
         type=click.Path(path_type=Path),
         metavar="PNG",
         help="Write a heatmap of where tracked objects spent their time.",
+    ),
+    click.option(
+        "--floor",
+        metavar="X1,Y1,...,X4,Y4=M1,N1,...,M4,N4",
+        help="Four points on the floor in the image, and where they are in metres: tracks then have a place "
+        "and a speed in metres per second.",
+    ),
+    click.option(
+        "--plan",
+        type=click.Path(path_type=Path),
+        metavar="PNG",
+        help="With --floor, write a plan of it with the paths and the heatmap, seen from above.",
     ),
     click.option(
         "--store",
@@ -185,6 +222,54 @@ _network_options = option_group(
 )
 
 
+_event_options = option_group(
+    click.option(
+        "--webhook",
+        multiple=True,
+        metavar="URL",
+        help="Send each event to this web server, signed with $EDGE_CENTERNET_WEBHOOK_SECRET. Tables "
+        "[[webhook]] in the TOML file say more: which events, with a picture.",
+    ),
+    click.option(
+        "--webhook-queue",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        default=Path("webhook.db"),
+        show_default=True,
+        help="Where events wait for their web server, also over a restart.",
+    ),
+    click.option(
+        "--events-dir",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Save a picture of each event in this folder.",
+    ),
+    click.option(
+        "--clips",
+        type=click.FloatRange(min=0, min_open=True, max=30),
+        metavar="SECONDS",
+        help="Save there also a video from so long before the event until so long after it.",
+    ),
+    click.option(
+        "--events-keep",
+        type=click.FloatRange(min=0, min_open=True),
+        default=30.0,
+        show_default=True,
+        metavar="DAYS",
+        help="How long pictures and videos are kept.",
+    ),
+    click.option(
+        "--events-max",
+        type=click.IntRange(min=1),
+        default=1000,
+        show_default=True,
+        metavar="MB",
+        help="How large they may be together; the oldest go first.",
+    ),
+    heading="Events",
+)
+
+
 def _load_config(context: click.Context, parameter: click.Parameter, value: Path | None) -> None:
     """Make the values of the file the defaults of all other options.
 
@@ -192,7 +277,59 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
     """
     if value is None:
         return
-    context.default_map = {**(context.default_map or {}), **read_config(value)}
+    options = read_config(value)
+    if isinstance(options.get("camera"), list):
+        context.meta[_TABLES] = options.pop("camera")
+    for name in ("source", "camera"):  # which may be given several times
+        if name in options:
+            options[name] = [options[name]]
+    context.default_map = {**(context.default_map or {}), **options}
+
+
+def each_of(context: click.Context, given: dict[str, Any]) -> list[Settings]:
+    """The settings of each camera: as typed, else as in its own table of the file, else as for all."""
+
+    def typed(name: str) -> bool:
+        return context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+
+    # 1. What stands on the command line precedes what stands in the file, also of sources.
+    common = Settings(**{**given, "source": None, "camera": None})
+    names = [name for name in ("source", "camera") if given[name]]
+    chosen = [name for name in names if typed(name)] or names
+    tables: list[dict[str, Any]] = [{name: one} for name in chosen for one in given[name]]
+    if not any(typed(name) for name in chosen) and (written := context.meta.get(_TABLES)):
+        if tables:
+            raise click.UsageError("expected --source or [[camera]] tables in the file, got both")
+        tables = [_converted(context, table, typed) for table in written]
+    if not tables:
+        raise click.UsageError("expected one of --source and --camera")
+    if len(tables) > 1 and common.name is not None:
+        raise click.UsageError("--name: expected one camera; several have their names in [[camera]] tables")
+    # 2. The service's unit names a store; a camera that counts nothing has no use for one.
+    store = os.environ.get("EDGE_CENTERNET_STORE")
+    asked = common.store is not None or not store
+    cameras = each_camera(common if asked else replace(common, store=Path(store or "")), tables)
+    return [
+        camera if asked or "store" in table or _counts(camera) else replace(camera, store=None)
+        for camera, table in zip(cameras, tables, strict=True)
+    ]
+
+
+def _converted(context: click.Context, table: dict[str, Any], typed: Callable[[str], bool]) -> dict[str, Any]:
+    """The fields of a [[camera]] table as the options would have them, without those that were typed."""
+    options = {option.name: option for option in context.command.params}
+    fields = {name: value for name, value in table.items() if name in ("source", "camera") or not typed(name)}
+    try:
+        return {
+            name: value if name in ("source", "camera") else options[name].process_value(context, value)
+            for name, value in fields.items()
+        }
+    except click.BadParameter as error:
+        raise click.UsageError(f"[[camera]] {table.get('name', '')}: {error.format_message()}") from None
+
+
+def _counts(settings: Settings) -> bool:
+    return bool(settings.count_line or settings.zone or settings.room)
 
 
 @click.command(cls=Command)
@@ -211,6 +348,7 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
 @_scene_options
 @_output_options
 @_network_options
+@_event_options
 @click.pass_context
 def command(context: click.Context, /, **given: Any) -> None:
     """Detect, track and count objects in images, a video or the stream of a camera.
@@ -223,60 +361,78 @@ def command(context: click.Context, /, **given: Any) -> None:
       edge-centernet detect --source photo.jpg --classes person,dog
       edge-centernet detect --camera 0 --serve 8080 --count-line door=0.5,0,0.5,1
     """  # noqa: D301 (click keeps the lines below a real backspace as they are)
-    # 1. One of source and camera; one on the command line precedes one in the configuration.
-    sources = [name for name in ("source", "camera") if given[name] is not None]
-    typed = [n for n in sources if context.get_parameter_source(n) == click.core.ParameterSource.COMMANDLINE]
-    chosen = typed if len(typed) == 1 else sources
-    if len(chosen) != 1:
-        raise click.UsageError("expected one of --source and --camera")
-    settings = Settings(**{**given, **{name: None for name in sources if name not in chosen}})
-    # The service's unit names a store; a camera that counts nothing has no use for one.
-    store = os.environ.get("EDGE_CENTERNET_STORE")
-    if settings.store is None and store and (settings.count_line or settings.zone or settings.room):
-        settings = replace(settings, store=Path(store))
-    # 2. Run.
-    configure_logging(log_file=settings.log_file)
+    run_and_report(each_of(context, given), functools.partial(echo, err=True))
+
+
+def run_and_report(cameras: Sequence[Settings], report: Callable[[str], None]) -> None:
+    """Detect until the end, then print what was found, seen and written.
+
+    report: gets lines for people meanwhile, see `session.run`.
+    Raises what `session.run` raises, TargetError where something could not be written, and
+    KeyboardInterrupt where Ctrl-C ended it.
+    """
+    configure_logging(log_file=cameras[0].log_file)
     done = run(
-        settings,
-        functools.partial(open_model, settings.model, settings.runtime, settings.threads),
+        cameras,
+        functools.partial(open_model, cameras[0].model, cameras[0].runtime, cameras[0].threads),
         write=_Stdout(),
-        report=functools.partial(echo, err=True),
+        report=report,
     )
-    # 3. Report, on standard error: standard output holds nothing but records.
+    for one in done:
+        _tell(one)
+    if unwritten := "; ".join(one.unwritten for one in done if one.unwritten):
+        raise TargetError(unwritten)
+    if done[0].stopped_by == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def _tell(done: Summary) -> None:
+    """What was seen and counted, on standard error: standard output holds nothing but records."""
+    of = f"{done.name}: " if done.name else ""
     frames = _plural(done.frames, "image" if done.stills else "frame")
     skipped = f", {done.skipped} skipped" if done.skipped else ""
-    echo(f"{_plural(done.detections, 'detection')} in {frames}{skipped}", err=True)
+    echo(f"{of}{_plural(done.detections, 'detection')} in {frames}{skipped}", err=True)
     if done.tally is not None:
         for line in done.tally.lines:
-            echo(f"{line.name}: {line.inward} in, {line.outward} out", err=True)
+            by_class = [(name, f"{n_in} in, {n_out} out") for name, (n_in, n_out) in line.by_class.items()]
+            echo(f"{of}{line.name}: {line.inward} in, {line.outward} out{_by_class(by_class)}", err=True)
         for zone in done.tally.zones:
             dwell = f"{zone.mean_dwell_s:.1f} s on average"
-            echo(f"{zone.name}: {zone.entered} entered, {dwell}", err=True)
+            by_class = [(name, f"{entered}") for name, (_, entered) in zone.by_class.items()]
+            echo(f"{of}{zone.name}: {zone.entered} entered, {dwell}{_by_class(by_class)}", err=True)
         for room in done.tally.rooms:
-            echo(f"{room.name}: {room.inside} inside (between {room.low} and {room.high})", err=True)
+            inside = f"{room.inside} inside (between {room.low} and {room.high})"
+            echo(f"{of}{room.name}: {inside}", err=True)
+        for rule in done.tally.rules:
+            if rule.active:
+                echo(f"{of}{rule.name}: the alert is on", err=True)
     if done.annotated:
         one = len(done.annotated) == 1
         where = done.annotated[0] if one else done.folder
-        echo(f"Annotated {'copy' if one else 'copies'}: {where}", err=True)
-    if done.unwritten:
-        raise TargetError(done.unwritten)
-    if done.stopped_by == signal.SIGINT:
-        raise KeyboardInterrupt
+        echo(f"{of}Annotated {'copy' if one else 'copies'}: {where}", err=True)
 
 
 class _Stdout:
     """Writes to standard output at once, so that a reader sees each frame.
 
-    Not by `sys.stdout`: a write of a thread that blocks there would keep Python from ending.
+    Not by `sys.stdout`: a write of a thread that blocks there would keep Python from ending. Several cameras
+    write from several threads.
     """
 
     def __init__(self) -> None:
         self._rest = b""  # what a full disk did not take of the last text
+        self._writing = threading.Lock()
 
     def __call__(self, text: str) -> None:
-        self._rest += text.encode()
-        while self._rest:
-            self._rest = self._rest[os.write(1, self._rest) :]
+        with self._writing:
+            self._rest += text.encode()
+            while self._rest:
+                self._rest = self._rest[os.write(1, self._rest) :]
+
+
+def _by_class(counts: Sequence[tuple[str, str]]) -> str:
+    """Counts in brackets, (person 3 in, 1 out; dog 1 in, 0 out); nothing where there is one class."""
+    return f" ({'; '.join(f'{name} {count}' for name, count in counts)})" if len(counts) > 1 else ""
 
 
 def _plural(count: int, what: str) -> str:

@@ -15,11 +15,13 @@ import numpy as np
 from edge_centernet.errors import ConfigError
 from edge_centernet.history.parquet import HOURS, TABLES, database, read_rows, text, view
 from edge_centernet.history.report import Durations, Report
-from edge_centernet.history.summary import Summary, find_zone, main_zone, stretch
+from edge_centernet.history.summary import Occupied, Summary, Turn, find_zone, main_zone, stretch
 from edge_centernet.progress import Progress, unseen
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
+
+_STEPS = 6  # of reading, for the progress
 
 
 def summarize_tree(
@@ -83,22 +85,31 @@ def _add(
     counted = "SELECT {}, kind, place, direction, class, sum(number)::BIGINT FROM {} GROUP BY ALL"
     for zone, hour, *key, number in wanted.rows(counted, "zone, epoch_ms(hour)", "event_hours"):
         summary.add_count(summary.edges_in(zone), hour, (key[0], key[1], key[2], key[3]), number)
-    progress("Parquet", 1, 4)
+    progress("Parquet", 1, _STEPS)
     totals: dict[str, Counter[tuple[str, str, str, str]]] = defaultdict(Counter)
     for camera, *key, number in wanted.rows(counted, "camera", "event_hours"):
         totals[camera][key[0], key[1], key[2], key[3]] = number
-    progress("Parquet", 2, 4)
-    inside = "SELECT {}, place, sum(inside_s), sum(watched_s), max(most) FROM {} GROUP BY ALL"
-    for zone, hour, place, *sums, most in wanted.rows(inside, "zone, epoch_ms(hour)", "occupancy_hours"):
-        summary.add_inside(summary.edges_in(zone), hour, place, (sums[0], sums[1]), most)
-    progress("Parquet", 3, 4)
-    lengths = "SELECT {}, sum(number)::BIGINT FROM {} GROUP BY ALL ORDER BY ALL"
-    for place, found in itertools.groupby(
-        wanted.rows(lengths, "place, seconds", "visits"), lambda row: str(row[0])
-    ):
-        table = np.array([(seconds, visits) for _, seconds, visits in found])
-        summary.add_dwell({place: Durations(table[:, 0], table[:, 1].astype(np.int64))})
-    progress("Parquet", 4, 4)
+    progress("Parquet", 2, _STEPS)
+    inside = (
+        "SELECT {}, place, sum(inside_s), sum(watched_s), max(most), sum(queue_s), sum(queue_watched_s), "
+        "max(queue_most) FROM {} GROUP BY ALL"
+    )
+    for zone, hour, place, *sums in wanted.rows(inside, "zone, epoch_ms(hour)", "occupancy_hours"):
+        queue = None if sums[3] is None else Occupied(*sums[3:])
+        summary.add_inside(summary.edges_in(zone), hour, place, Occupied(*sums[:3]), queue)
+    progress("Parquet", 3, _STEPS)
+    summary.add_dwell(_durations(wanted, "visits"))
+    summary.add_waits(_durations(wanted, "waits"))
+    progress("Parquet", 4, _STEPS)
+    moved = "SELECT {}, sum(number)::BIGINT FROM {} GROUP BY ALL"
+    rows = wanted.rows(moved, "origin, place", "moves")
+    summary.add_moves({(origin, place): number for origin, place, number in rows})
+    progress("Parquet", 5, _STEPS)
+    turns: dict[str, list[Turn]] = defaultdict(list)
+    alerts = "SELECT {}, epoch_ms(time), rule, place, direction, value, dwell FROM {} ORDER BY time, id"
+    for camera, *turn in wanted.rows(alerts, "camera", "alerts"):
+        turns[camera].append(Turn(*turn))
+    progress("Parquet", 6, _STEPS)
     gaps: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     # A day that is missing between others was deleted: nothing is known of it.
     missing = (
@@ -111,6 +122,18 @@ def _add(
     for name, zone, first, last in cameras:
         own = [(0, first, "off"), *gaps[name], (last, summary.edges_in(zone)[-1], "off")]
         summary.add_camera(name, zone, own, totals[name])
+        summary.add_alerts(name, zone, turns[name])
+
+
+def _durations(wanted: _Wanted, table: str) -> dict[str, Durations]:
+    """By zone. table: "visits" or "waits"."""
+    lengths = "SELECT {}, sum(number)::BIGINT FROM {} GROUP BY ALL ORDER BY ALL"
+    found = {}
+    rows = wanted.rows(lengths, "place, seconds", table)
+    for place, of in itertools.groupby(rows, lambda row: str(row[0])):
+        numbers = np.array([(seconds, visits) for _, seconds, visits in of])
+        found[place] = Durations(numbers[:, 0], numbers[:, 1].astype(np.int64))
+    return found
 
 
 class _Wanted:

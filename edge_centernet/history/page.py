@@ -14,10 +14,12 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.history.report import REASONS, Part, Report, dwell_figures
+from edge_centernet.history.audit import percent
+from edge_centernet.history.report import COUNTED, REASONS, Part, Report, dwell_figures
 
 _WIDTH, _HEIGHT = 960, 180  # of a chart, in its own units
 _LEFT, _BOTTOM, _TOP = 44, 26, 8  # for the labels of the axes
+_ALERTS_SHOWN = 100
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 _STYLE = """
@@ -60,11 +62,15 @@ def as_html(report: Report) -> str:
         f'<p class="about">{report.began:%d %B %Y, %H:%M} to {report.ended:%d %B %Y, %H:%M} '
         f"({escape(report.zone)}); watched {report.watched:.1%} of that time</p>",
         _tiles(report),
+        *_classes(report),
         *_counts(report),
         *_occupancy(report),
         *_dwell(report),
+        *_moves(report),
+        *_alerts(report),
         *_week(report),
         *_presence(report),
+        *_audit(report),
         *_gaps(report),
         *_cameras(report),
         *_table(report),
@@ -93,12 +99,29 @@ def _tiles(report: Report) -> str:
         f"<span>{escape(_label(place, direction))}</span></div>"
         for place, direction in report.places
     ]
-    names = sorted({name for kind, _, _, name in report.totals if kind != "left"})
+    names = sorted({name for kind, _, _, name in report.totals if kind in COUNTED})
     if len(names) > 1:
         for name in names:
-            number = sum(n for (kind, _, _, c), n in report.totals.items() if c == name and kind != "left")
+            number = sum(n for (kind, _, _, c), n in report.totals.items() if c == name and kind in COUNTED)
             tiles.append(f'<div class="tile"><b>{number}</b><span>{escape(name)}, all places</span></div>')
     return f'<div class="tiles">{"".join(tiles) or "<p>Nothing was counted.</p>"}</div>'
+
+
+def _classes(report: Report) -> list[str]:
+    """A table of the totals by class, where there are several."""
+    names = sorted({name for kind, _, _, name in report.totals if kind in COUNTED})
+    if len(names) < 2:
+        return []
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    rows = []
+    for place, direction in report.places:
+        found = report.by_class(place, direction)
+        cells = "".join(f"<td>{found.get(name, 0)}</td>" for name in names)
+        rows.append(f"<tr><td>{escape(_label(place, direction))}</td>{cells}</tr>")
+    return [
+        "<h2>By class</h2>",
+        f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>',
+    ]
 
 
 def _counts(report: Report) -> list[str]:
@@ -124,13 +147,22 @@ def _counts(report: Report) -> list[str]:
 def _occupancy(report: Report) -> list[str]:
     charts = []
     for place in sorted({place for part in report.parts for place in part.inside}):
-        series = [[part.inside.get(place) if part.watched > 0 else None for part in report.parts]]
-        most = max(part.most.get(place, 0) for part in report.parts)
-        charts += [
-            f"<h2>{escape(place)}: persons inside, on average</h2>",
-            f'<p class="legend">at most {most} at once</p>',
-            _bars(report.parts, series, report.step, f"{place}: persons inside"),
-        ]
+        for what, mean, most in (
+            ("persons inside", [part.inside.get(place) for part in report.parts],
+             max(part.most.get(place, 0) for part in report.parts)),
+            ("persons in the queue", [part.queue.get(place) for part in report.parts],
+             max(part.queue_most.get(place, 0) for part in report.parts)),
+        ):  # fmt: skip
+            if all(value is None for value in mean):
+                continue
+            looked = [
+                value if part.watched > 0 else None for part, value in zip(report.parts, mean, strict=True)
+            ]
+            charts += [
+                f"<h2>{escape(place)}: {what}, on average</h2>",
+                f'<p class="legend">at most {most} at once</p>',
+                _bars(report.parts, [looked], report.step, f"{place}: {what}"),
+            ]
     return charts
 
 
@@ -205,9 +237,11 @@ def _nice(value: float) -> float:
 
 
 def _dwell(report: Report) -> list[str]:
-    """How long visits lasted: figures, and a histogram in steps that grow."""
+    """How long visits lasted, and waits in queues: figures, and a histogram in steps that grow."""
     found = []
-    for place, durations in report.dwell.items():
+    lengths = [(place, "visits", durations) for place, durations in report.dwell.items()]
+    lengths += [(place, "waits", durations) for place, durations in report.waits.items()]
+    for place, what, durations in lengths:
         figures = dwell_figures(durations)
         edges = [0, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, math.inf]
         numbers, _ = np.histogram(durations.seconds, edges, weights=durations.visits)
@@ -232,12 +266,35 @@ def _dwell(report: Report) -> list[str]:
             for i, (name, number) in enumerate(zip(names[:last], numbers[:last], strict=True))
         )
         found += [
-            f"<h2>{escape(place)}: how long visits last</h2>",
-            f"<p>{figures['visits']} visits; half of them last {figures['median_s']:g} s or more, a quarter "
-            f"{figures['three_quarters_s']:g} s or more; {figures['mean_s']:g} s on average.</p>",
-            f'<div class="scroll"><table><tr><th>length</th><th>visits</th></tr>{rows}</table></div>',
+            f"<h2>{escape(place)}: how long {what} last</h2>",
+            f"<p>{figures['visits']} {what}; half of them last {figures['median_s']:g} s or more, a quarter "
+            f"{figures['three_quarters_s']:g} s or more, a tenth {figures['p90_s']:g} s or more; "
+            f"{figures['mean_s']:g} s on average.</p>",
+            f'<div class="scroll"><table><tr><th>length</th><th>{what}</th></tr>{rows}</table></div>',
         ]
     return found
+
+
+def _alerts(report: Report) -> list[str]:
+    """The newest alerts of rules."""
+    if not report.alerts:
+        return []
+    camera = "<th>camera</th>" if report.cameras else ""
+    rows = "".join(
+        f"<tr>{f'<td>{escape(alert.camera)}</td>' if camera else ''}<td>{escape(alert.rule)}</td>"
+        f"<td>{escape(alert.place)}</td>"
+        f"<td>{alert.began:%Y-%m-%d %H:%M:%S}</td>"
+        f"<td>{'not known' if alert.ended is None else f'{alert.ended:%Y-%m-%d %H:%M:%S}'}</td>"
+        f"<td>{alert.value:.4g}</td></tr>"
+        for alert in report.alerts[: -_ALERTS_SHOWN - 1 : -1]
+    )
+    number, more = len(report.alerts), len(report.alerts) - _ALERTS_SHOWN
+    return [
+        "<h2>Alerts</h2>",
+        f'<p class="legend">{number} in all{f"; the newest {_ALERTS_SHOWN}" if more > 0 else ""}</p>',
+        f'<div class="scroll"><table><tr>{camera}<th>rule</th><th>place</th><th>from</th><th>to</th>'
+        f"<th>at most</th></tr>{rows}</table></div>",
+    ]
 
 
 def _week(report: Report) -> list[str]:
@@ -309,6 +366,48 @@ def _map(seconds: NDArray[np.float64], title: str) -> str:
         f'<rect width="{columns}" height="{rows}" fill="none" stroke="var(--rule)" stroke-width=".2"/>'
         f'<g class="other">{cells}</g></svg>'
     )
+
+
+def _moves(report: Report) -> list[str]:
+    """How many went from which zone to which next."""
+    if not report.moves:
+        return []
+    zones = sorted({zone for move in report.moves for zone in move})
+    head = "".join(f"<th>to {escape(zone)}</th>" for zone in zones)
+    rows = "".join(
+        f"<tr><td>from {escape(first)}</td>"
+        + "".join(f"<td>{report.moves.get((first, second), '–')}</td>" for second in zones)
+        + "</tr>"
+        for first in zones
+    )
+    return [
+        "<h2>From zone to zone</h2>",
+        f'<div class="scroll"><table><tr><td></td>{head}</tr>{rows}</table></div>',
+    ]
+
+
+def _audit(report: Report) -> list[str]:
+    """How right the counts were when somebody last looked, and the figures of all such audits."""
+    if not report.audits:
+        return []
+    newest, zone = report.audits[-1], report.began.tzinfo
+    rows = "".join(
+        f"<tr><td>{audit.day(zone):%Y-%m-%d}</td><td>{escape(score.line)}, {score.direction}</td>"
+        f"<td>{score.true}</td><td>{score.matched}</td><td>{score.missed}</td><td>{score.extra}</td>"
+        f"<td>{percent(score.error)}</td></tr>"
+        for audit in reversed(report.audits)
+        for score in audit.scores()
+    )
+    head = "".join(
+        f"<th>{name}</th>"
+        for name in ("line", "crossed", "counted", "missed", "extra", "net error, with 95 %")
+    )
+    return [
+        "<h2>How right the counts are</h2>",
+        f"<p>{escape(newest.heading(zone))}</p>",
+        f"<ul>{''.join(f'<li>{escape(one)}</li>' for one in newest.sentences())}</ul>",
+        f'<div class="scroll"><table><tr><th>audited</th>{head}</tr>{rows}</table></div>',
+    ]
 
 
 def _gaps(report: Report) -> list[str]:

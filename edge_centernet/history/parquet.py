@@ -37,9 +37,11 @@ TABLES = {
     "events": {
         "id": "BIGINT", "run": "INTEGER", "time": _MOMENT, "kind": "VARCHAR", "place": "VARCHAR",
         "direction": "VARCHAR", "class": "VARCHAR", "track": "BIGINT", "dwell": "DOUBLE",
+        "rule": "VARCHAR", "value": "DOUBLE",
     },
     "occupancy": {
         "minute": _MOMENT, "place": "VARCHAR", "inside": "DOUBLE", "watched": "DOUBLE", "most": "INTEGER",
+        "queue": "DOUBLE", "queue_most": "INTEGER",
     },
     "gaps": {"began": _MOMENT, "ended": _MOMENT, "reason": "VARCHAR"},
     "paths": {
@@ -52,7 +54,8 @@ TABLES = {
         "settled": "BOOLEAN", "digest": "VARCHAR",
     },
 }  # fmt: skip
-# Sums by the hour of local time: made by `compact` from a month, and by a report where only days are there.
+# Sums by the hour of local time, and alerts one by one: made by `compact` from a month, and by a report where
+# only days are there.
 HOURS = {
     "event_hours": """
         SELECT camera, date, days.began + to_hours((epoch_ms(time) - epoch_ms(days.began)) // 3600000)
@@ -60,12 +63,30 @@ HOURS = {
         FROM events JOIN days USING (camera, date) GROUP BY ALL""",
     "occupancy_hours": """
         SELECT camera, date, days.began + to_hours((epoch_ms(minute) - epoch_ms(days.began)) // 3600000)
-            AS hour, place, sum(inside * watched) AS inside_s, sum(watched) AS watched_s, max(most) AS most
+            AS hour, place, sum(inside * watched) AS inside_s, sum(watched) AS watched_s, max(most) AS most,
+            sum(queue * watched) AS queue_s, sum(watched) FILTER (WHERE queue IS NOT NULL) AS queue_watched_s,
+            max(queue_most) AS queue_most
         FROM occupancy JOIN days USING (camera, date) GROUP BY ALL""",
     "visits": """
         SELECT camera, date, days.began + to_hours((epoch_ms(time) - epoch_ms(days.began)) // 3600000)
             AS hour, place, dwell AS seconds, count(*) AS number
         FROM events JOIN days USING (camera, date) WHERE kind = 'left' GROUP BY ALL""",
+    "waits": """
+        SELECT camera, date, days.began + to_hours((epoch_ms(time) - epoch_ms(days.began)) // 3600000)
+            AS hour, place, value AS seconds, count(*) AS number
+        FROM events JOIN days USING (camera, date) WHERE kind = 'left' AND value IS NOT NULL GROUP BY ALL""",
+    # Within a day: a store that began anew has its runs and tracks begin at 1 again.
+    "moves": """
+        SELECT camera, date, days.began + to_hours((epoch_ms(time) - epoch_ms(days.began)) // 3600000)
+            AS hour, origin, place, count(*) AS number
+        FROM (SELECT camera, date, time, place, lag(place) OVER
+                (PARTITION BY camera, date, run, track ORDER BY time, id) AS origin
+            FROM events WHERE kind = 'entered') JOIN days USING (camera, date)
+        WHERE origin != place GROUP BY ALL""",
+    "alerts": """
+        SELECT camera, date, days.began + to_hours((epoch_ms(time) - epoch_ms(days.began)) // 3600000)
+            AS hour, id, time, rule, place, direction, value, dwell
+        FROM events JOIN days USING (camera, date) WHERE kind = 'alert'""",
 }
 _MEMORY = "1GB"  # that DuckDB may take; more goes to temporary files
 _NAME_BYTES = 240  # of a folder: file systems allow 255
@@ -179,13 +200,14 @@ def _changed(
             return None
     tables = {
         "events": base.execute(
-            "SELECT id, run, time, kind, place, direction, class, track, round(dwell, 2) FROM event "
-            "WHERE time >= ? AND time < ? ORDER BY time, id",
+            "SELECT id, run, time, kind, place, direction, class, track, round(dwell, 2), rule, "
+            "round(value, 2) FROM event WHERE time >= ? AND time < ? ORDER BY time, id",
             day,
         ).fetchall(),
         # Two runs in one minute, around a restart, become one row.
         "occupancy": base.execute(
-            "SELECT minute, place, sum(inside * watched) / sum(watched), sum(watched), max(most) "
+            "SELECT minute, place, sum(inside * watched) / sum(watched), sum(watched), max(most), "
+            "sum(queue * watched) / sum(iif(queue IS NULL, 0, watched)), max(queue_most) "
             "FROM occupancy WHERE minute >= ? AND minute < ? GROUP BY minute, place ORDER BY minute, place",
             day,
         ).fetchall(),

@@ -1,10 +1,11 @@
 """One SQLite file for each camera: every event, where people walked, and when nobody looked.
 
-    event      a crossing, an entry or an exit, with its time, place, class and track
-    occupancy  for every zone and minute: how many were inside, on average and at most
+    event      a crossing, an entry, an exit, an alert of a rule, a reset, with its time, place, class, track
+    occupancy  for every zone and minute: how many were inside and in its queue, on average and at most
     path       the foot points of a track, without a picture
     gap        a time in which the process, the camera or the clock was away: no zeros, but nothing known
     run        each start of the process, and when it was last alive
+    audit      what somebody saw who watched a part of it, beside what was counted (`history/audit.py`)
 
 SQLite in WAL mode: one process writes and any number read. What is committed survives when the process is
 killed; what `flush` has written to the disk survives a power cut, and so does the file itself at any moment.
@@ -13,7 +14,6 @@ Times are milliseconds since 1970 in UTC; each run remembers the time zone of it
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import time
@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.errors import ConfigError, EdgeCenterNetError
+from edge_centernet.files import lock_alone
 
 APPLICATION_ID = 0x65636E68  # "ecnh": what `file` and SQLite tell this kind of database by
-VERSION = 1  # of the tables below
+VERSION = 2  # of the tables below
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
 # A process that was last alive this long before the next one starts was away; less is a quick restart.
@@ -55,6 +56,17 @@ CREATE INDEX path_ended ON path (ended);
 CREATE TABLE gap (began INTEGER NOT NULL, ended INTEGER NOT NULL, reason TEXT NOT NULL);
 CREATE INDEX gap_ended ON gap (ended);
 """
+# What version 2 has more than the tables above, which are those of version 1: a rule's name and its number,
+# and the length of queues.
+_ADDED = {
+    "event": ("rule TEXT NOT NULL DEFAULT ''", "value REAL"),
+    "occupancy": ("queue REAL", "queue_most INTEGER"),
+}
+# Made with the first audit: the tables above stay as they were, and older releases go on reading the file.
+_AUDITS = """
+CREATE TABLE IF NOT EXISTS audit (
+    id INTEGER PRIMARY KEY, began INTEGER NOT NULL, changed INTEGER NOT NULL, record TEXT NOT NULL)
+"""
 
 
 class StoreError(EdgeCenterNetError):
@@ -66,8 +78,12 @@ class StoreError(EdgeCenterNetError):
 class StoredEvent(NamedTuple):
     """Something that happened once.
 
-    time: milliseconds since 1970, UTC. kind: "crossed", "entered" or "left". place: name of the line or zone.
-    direction: "in" or "out" of a crossing, else "". dwell: seconds, of "left" alone.
+    time: milliseconds since 1970, UTC.
+    kind: "crossed", "entered", "left", "alert" or "reset". place: name of the line, zone or room.
+    direction: "in" or "out" of a crossing, "began" or "ended" of an alert, else "".
+    class_name, track: "" and 0 where it is not about one object.
+    dwell: seconds that a visit ("left") or an alert ("ended") lasted.
+    rule, value: see `edge_centernet.tracking.state.Event`.
     """
 
     time: int
@@ -77,6 +93,25 @@ class StoredEvent(NamedTuple):
     class_name: str
     track: int
     dwell: float | None = None
+    rule: str = ""
+    value: float | None = None
+
+
+class StoredMinute(NamedTuple):
+    """How many were in a zone.
+
+    minute: when it began, milliseconds since 1970, UTC. place: name of the zone.
+    inside, most: on average over the `watched` seconds, and at most.
+    queue, queue_most: the same of those who waited; None for a zone that is no queue.
+    """
+
+    minute: int
+    place: str
+    inside: float
+    watched: float
+    most: int
+    queue: float | None = None
+    queue_most: int | None = None
 
 
 class StoredPath(NamedTuple):
@@ -142,10 +177,16 @@ class Store:
             self._base.execute("PRAGMA synchronous = NORMAL")
             self._base.execute("PRAGMA wal_autocheckpoint = 0")
             with _Transaction(self._base):
-                if not self._base.execute("PRAGMA user_version").fetchone()[0]:
+                (version,) = self._base.execute("PRAGMA user_version").fetchone()
+                if version < 1:
                     for statement in _TABLES.split(";"):
                         self._base.execute(statement)
                     self._base.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                if version < 2:  # takes no time, however much is stored: SQLite adds columns to no row
+                    for table, columns in _ADDED.items():
+                        for column in columns:
+                            self._base.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+                    self._base.execute("CREATE INDEX event_alert ON event (time) WHERE kind = 'alert'")
                     self._base.execute(f"PRAGMA user_version = {VERSION}")
                 (last,) = self._base.execute("SELECT max(alive) FROM run").fetchone()
                 if last is not None and now - last > _AWAY_MS:
@@ -166,7 +207,7 @@ class Store:
         events: Sequence[StoredEvent] = (),
         paths: Sequence[StoredPath] = (),
         gaps: Sequence[tuple[int, int, str]] = (),
-        occupancy: Iterable[tuple[int, str, float, float, int]] = (),
+        occupancy: Iterable[StoredMinute | tuple[int, str, float, float, int]] = (),
     ) -> None:
         """Commit all of it, or nothing; after this call a killed process loses none of it.
 
@@ -175,8 +216,7 @@ class Store:
             events: in the order in which they happened.
             paths: of tracks that ended.
             gaps: began, ended (milliseconds) and the reason: "camera" or "clock".
-            occupancy: minute (milliseconds), zone, mean inside, seconds watched, most inside; replaces what
-                this run has said of that minute before.
+            occupancy: replaces what this run has said of that minute before.
 
         Raises StoreError where it cannot be written, such as on a full disk; nothing is written then.
         """
@@ -184,8 +224,8 @@ class Store:
         try:
             with _Transaction(base):
                 base.executemany(
-                    "INSERT INTO event (run, time, kind, place, direction, class, track, dwell) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO event (run, time, kind, place, direction, class, track, dwell, rule, value) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     [(run, *event) for event in events],
                 )
                 base.executemany(
@@ -194,9 +234,10 @@ class Store:
                 )
                 base.executemany("INSERT INTO gap VALUES (?, ?, ?)", gaps)
                 base.executemany(
-                    "INSERT OR REPLACE INTO occupancy (run, minute, place, inside, watched, most) "
-                    "VALUES (?, ?, ?, ?, ?, ?)",
-                    [(run, *one) for one in occupancy],
+                    "INSERT OR REPLACE INTO occupancy "
+                    "(run, minute, place, inside, watched, most, queue, queue_most) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    [(run, *StoredMinute(*one)) for one in occupancy],
                 )
                 base.execute("UPDATE run SET alive = max(alive, ?) WHERE id = ?", (now, run))
         except sqlite3.Error as error:
@@ -207,7 +248,6 @@ class Store:
         with suppress(sqlite3.Error):  # the log beside the file has all of it, and the next start reads it
             self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._base.close()
-        # Last: closing any descriptor of a file drops the locks that SQLite holds on it in this process.
         os.close(self._lock)
 
 
@@ -264,23 +304,21 @@ def _used_bytes(base: sqlite3.Connection) -> int:
 
 
 def _lock(path: Path) -> int:
-    """A descriptor that keeps other writers out while it is open: in WAL mode SQLite would let them in."""
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be opened for writing: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
+        return lock_alone(path)
+    except BlockingIOError:
         raise StoreError(
             f"{path}: another process is writing to it; give each camera a store of its own"
         ) from None
-    return lock
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened for writing: {error.strerror}") from None
 
 
 def open_store(path: Path) -> sqlite3.Connection:
-    """A connection that only reads. Raises StoreError for a missing file, another program's, a newer one."""
+    """A connection that only reads; a store of an earlier release has the columns of this one, empty.
+
+    Raises StoreError for a missing file, another program's, a newer one.
+    """
     if not path.is_file():
         raise StoreError(f"{path}: expected a store that `detect --store` wrote, found no such file")
     base = None
@@ -300,7 +338,49 @@ def open_store(path: Path) -> sqlite3.Connection:
             else "another database"
         )
         raise StoreError(f"{path}: expected a store that `detect --store` wrote, got {got}")
+    if version < VERSION:
+        # A temporary view goes before a table of the same name, and the file stays as it is.
+        for table, columns in _ADDED.items():
+            empty = ", ".join(
+                f"{'NULL' if 'DEFAULT' not in column else repr('')} AS {column.split()[0]}"
+                for column in columns
+            )
+            base.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {empty} FROM main.{table}")
     return base
+
+
+def keep_audit(path: Path, number: int | None, began: int, now: int, record: str) -> int:
+    """Write an audit on a connection of its own, beside a process that counts; returns its number.
+
+    Args:
+        path: of a store.
+        number: of one that is there, to replace it; None for a new one.
+        began: milliseconds since 1970.
+        now: likewise.
+        record: JSON.
+
+    Raises StoreError.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as base:
+            base.execute("PRAGMA synchronous = FULL")  # whoever watched for an hour does it once
+            with _Transaction(base):
+                base.execute(_AUDITS)
+                written = base.execute(
+                    "INSERT OR REPLACE INTO audit (id, began, changed, record) VALUES (?, ?, ?, ?)",
+                    (number, began, now, record),
+                )
+            return int(written.lastrowid or 0)
+    except sqlite3.Error as error:
+        raise _failed(path, error) from None
+
+
+def kept_audits(path: Path) -> list[tuple[int, int, str]]:
+    """Number, beginning (milliseconds since 1970) and record of each, by number. Raises StoreError."""
+    with closing(open_store(path)) as base:
+        if not base.execute("SELECT 1 FROM sqlite_master WHERE name = 'audit'").fetchone():
+            return []
+        return base.execute("SELECT id, began, record FROM audit ORDER BY id").fetchall()
 
 
 def pack_points(points: NDArray[np.float32]) -> bytes:

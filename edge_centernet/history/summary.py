@@ -10,8 +10,9 @@ import itertools
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone, tzinfo
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.errors import ConfigError
-from edge_centernet.history.report import CELLS, Camera, Durations, Part, Report
+from edge_centernet.history.audit import Audit, kept
+from edge_centernet.history.report import CELLS, COUNTED, Alert, Camera, Durations, Part, Report
 from edge_centernet.history.store import MINUTE_MS, open_store, unpack_points
 from edge_centernet.progress import Progress, unseen, with_progress
 
@@ -60,13 +62,17 @@ def summarize(
         with closing(open_store(path)) as base:
             edges = summary.edges_in(one.zone)
             totals = _count(base, summary, edges)
-            summary.add_dwell(_dwell(base, edges[0], edges[-1]))
+            summary.add_dwell(_durations(base, "dwell", edges[0], edges[-1]))
+            summary.add_waits(_durations(base, "value", edges[0], edges[-1]))
+            summary.add_moves(_moves(base, edges[0], edges[-1]))
             known = base.execute("SELECT began, ended, reason FROM gap")
             gaps = [(0, one.first, "off"), *known, (one.last, edges[-1], "off")]
             name = one.camera if names[one.camera] == 1 else f"{one.camera} ({path})"
             summary.add_camera(name, one.zone, gaps, totals)
+            summary.add_alerts(name, one.zone, _turns(base, edges[-1]))
             if isinstance(stores, Path):
                 summary.presence += _presence(base, edges[0], edges[-1], summary.local)
+                summary.audits = tuple(audit for audit in kept(path) if audit.watched_s)
     return summary.report(several=not isinstance(stores, Path))
 
 
@@ -110,20 +116,51 @@ def stretch(begin: str | None, end: str | None, first: int, last: int, zone: str
     return began, ended
 
 
+class Occupied(NamedTuple):
+    """How many were in a zone, or in its queue, in some time of which `watched_s` seconds were watched.
+
+    persons_s: persons times seconds. most: persons at once.
+    """
+
+    persons_s: float
+    watched_s: float
+    most: int
+
+
+class Turn(NamedTuple):
+    """An alert of a rule that began or ended.
+
+    time: milliseconds since 1970. state: "began" or "ended". lasted_s: seconds, of an end.
+    """
+
+    time: int
+    rule: str
+    place: str
+    state: str
+    value: float
+    lasted_s: float | None
+
+
 class Summary:
     """Adds up what one or several cameras counted, wherever that is kept; `report` is the sum."""
 
     def __init__(self, began: int, ended: int, zone: str, step: str) -> None:
         """began, ended: milliseconds since 1970. zone: of the parts. step: "hour", "day" or "week"."""
         self.local = find_zone(zone)
+        # Of a single camera alone.
         self.presence = np.zeros((24, *CELLS))
+        self.audits: tuple[Audit, ...] = ()
         self._zone, self._zones, self._step = zone, {zone}, step
         self._edges = {zone: list(edges(began, ended, self.local, step))}
         count = len(self._edges[zone]) - 1
         self._events: list[Counter[tuple[str, str, str, str]]] = [Counter() for _ in range(count)]
-        self._inside: list[dict[str, list[float]]] = [{} for _ in range(count)]  # persons * s, s, most
+        self._inside: list[dict[str, Occupied]] = [{} for _ in range(count)]
+        self._queues: list[dict[str, Occupied]] = [{} for _ in range(count)]
         self._missing, self._spans = np.zeros(count), np.zeros(count)  # ms, of all cameras together
         self._dwell: dict[str, list[Durations]] = {}
+        self._waits: dict[str, list[Durations]] = {}
+        self._moves: Counter[tuple[str, str]] = Counter()
+        self._alerts: list[Alert] = []
         self._cameras: list[Camera] = []
 
     def edges_in(self, zone: str) -> list[int]:
@@ -141,7 +178,7 @@ class Summary:
         self._events[_which(edges, at)][key] += number
 
     def add_inside(
-        self, edges: Sequence[int], at: int, place: str, sums: tuple[float, float], most: int
+        self, edges: Sequence[int], at: int, place: str, inside: Occupied, queue: Occupied | None
     ) -> None:
         """Occupancy in the minute or hour that begins at a time.
 
@@ -149,16 +186,35 @@ class Summary:
             edges: of `edges_in`.
             at: milliseconds since 1970.
             place: name of the zone.
-            sums: persons times seconds, and seconds watched.
-            most: persons at once.
+            inside: those in the zone.
+            queue: those of them who waited; None for a zone that is no queue.
         """
-        of = self._inside[_which(edges, at)].setdefault(place, [0.0, 0.0, 0])
-        of[0], of[1], of[2] = of[0] + sums[0], of[1] + sums[1], max(of[2], most)
+        index = _which(edges, at)
+        _add(self._inside[index], place, inside)
+        if queue is not None:
+            _add(self._queues[index], place, queue)
 
     def add_dwell(self, found: dict[str, Durations]) -> None:
         """Visits that ended, by zone."""
         for place, durations in found.items():
             self._dwell.setdefault(place, []).append(durations)
+
+    def add_waits(self, found: dict[str, Durations]) -> None:
+        """Waits of those who left a queue, by zone."""
+        for place, durations in found.items():
+            self._waits.setdefault(place, []).append(durations)
+
+    def add_moves(self, found: Mapping[tuple[str, str], int]) -> None:
+        """How many went from a zone to another next."""
+        self._moves.update(found)
+
+    def add_alerts(self, camera: str, zone: str, turns: Iterable[Turn]) -> None:
+        """Alerts of a camera that began or ended in the time of the report. turns: in their order."""
+        edges, local = self.edges_in(zone), find_zone(zone)
+        for rule, place, since, until, value in _paired(turns):
+            if edges[0] <= since < edges[-1] or (until is not None and edges[0] <= until < edges[-1]):
+                ended = None if until is None else _local(until, local)
+                self._alerts.append(Alert(rule, place, _local(since, local), ended, value, camera))
 
     def add_camera(
         self,
@@ -194,8 +250,10 @@ class Summary:
                 _local(b, self.local),
                 float(watched[i]),
                 self._events[i],
-                {place: of[0] / of[1] for place, of in self._inside[i].items()},
-                {place: int(of[2]) for place, of in self._inside[i].items()},
+                {place: of.persons_s / of.watched_s for place, of in self._inside[i].items()},
+                {place: of.most for place, of in self._inside[i].items()},
+                {place: of.persons_s / of.watched_s for place, of in self._queues[i].items()},
+                {place: of.most for place, of in self._queues[i].items()},
             )
             for i, (a, b) in enumerate(itertools.pairwise(edges))
         )
@@ -203,8 +261,9 @@ class Summary:
         for counted in self._events:
             totals.update(counted)
         # Lines first: they are what most people ask for.
-        pairs = {(place, direction) for kind, place, direction, _ in totals if kind != "left"}
+        pairs = {(place, direction) for kind, place, direction, _ in totals if kind in COUNTED}
         places = sorted(pairs, key=lambda pair: (not pair[1], pair))
+        alerts = sorted(self._alerts, key=lambda one: (one.began, one.camera, one.rule))
         return Report(
             camera=f"{len(self._cameras)} cameras" if several else self._cameras[0].name,
             zone=self._zone if len(self._zones) == 1 else "each camera's own time",
@@ -217,8 +276,37 @@ class Summary:
             totals=totals,
             dwell={place: _joined(self._dwell[place]) for place in sorted(self._dwell)},
             presence=self.presence,
+            waits={place: _joined(self._waits[place]) for place in sorted(self._waits)},
+            alerts=tuple(alerts if several else (replace(one, camera="") for one in alerts)),
+            moves=dict(sorted(self._moves.items())),
+            audits=self.audits,
             cameras=tuple(sorted(self._cameras, key=lambda one: one.name)) if several else (),
         )
+
+
+def _add(into: dict[str, Occupied], place: str, more: Occupied) -> None:
+    had = into.get(place, Occupied(0.0, 0.0, 0))
+    into[place] = Occupied(
+        had.persons_s + more.persons_s, had.watched_s + more.watched_s, max(had.most, more.most)
+    )
+
+
+def _paired(turns: Iterable[Turn]) -> list[tuple[str, str, int, int | None, float]]:
+    """Rule, place, beginning, end (None where it is not known) and value of each alert."""
+    on: dict[str, Turn] = {}  # by rule, alerts whose end did not come yet
+    found: list[tuple[str, str, int, int | None, float]] = []
+    for turn in turns:
+        ends = turn.state == "ended"
+        if (before := on.pop(turn.rule, None)) is not None:
+            # One that begins anew has ended while nobody looked.
+            until = turn.time if ends else None
+            found.append((turn.rule, before.place, before.time, until, max(turn.value, before.value)))
+        elif ends and turn.lasted_s is not None:  # its beginning is not among what was read
+            since = turn.time - round(1000 * turn.lasted_s)
+            found.append((turn.rule, turn.place, since, turn.time, turn.value))
+        if not ends:
+            on[turn.rule] = turn
+    return found + [(one.rule, one.place, one.time, None, one.value) for one in on.values()]
 
 
 def _joined(found: Sequence[Durations]) -> Durations:
@@ -311,12 +399,14 @@ def _count(
         totals[key] += number
         summary.add_count(edges, minute, key, number)
     rows = base.execute(
-        "SELECT minute, place, sum(inside * watched), sum(watched), max(most) FROM occupancy "
+        "SELECT minute, place, sum(inside * watched), sum(watched), max(most), sum(queue * watched), "
+        "sum(iif(queue IS NULL, 0, watched)), max(queue_most) FROM occupancy "
         "WHERE minute >= ? AND minute < ? GROUP BY minute, place",
-        (edges[0], edges[-1]),
+        (edges[0] - edges[0] % MINUTE_MS, edges[-1]),  # the minute in which it began, too
     )
-    for minute, place, inside, watched, most in rows:
-        summary.add_inside(edges, minute, place, (inside, watched), most)
+    for minute, place, *sums in rows:
+        queue = None if sums[3] is None else Occupied(*sums[3:])
+        summary.add_inside(edges, minute, place, Occupied(*sums[:3]), queue)
     return totals
 
 
@@ -325,12 +415,13 @@ def _which(edges: Sequence[int], minute: int) -> int:
     return min(max(0, bisect.bisect_right(edges, minute) - 1), len(edges) - 2)
 
 
-def _dwell(base: sqlite3.Connection, began: int, ended: int) -> dict[str, Durations]:
+def _durations(base: sqlite3.Connection, column: str, began: int, ended: int) -> dict[str, Durations]:
+    """Of the visits that ended, by zone. column: "dwell", or "value" for the waits of those who waited."""
     found: dict[str, list[tuple[float, int]]] = {}
     # To a hundredth: more than that nobody measures, and a year has fewer distinct lengths than visits.
     rows = base.execute(
-        "SELECT place, round(dwell, 2) AS seconds, count(*) FROM event "
-        "WHERE kind = 'left' AND time >= ? AND time < ? GROUP BY place, seconds ORDER BY place, seconds",
+        f"SELECT place, round({column}, 2) AS seconds, count(*) FROM event WHERE kind = 'left' AND "
+        f"{column} IS NOT NULL AND time >= ? AND time < ? GROUP BY place, seconds ORDER BY place, seconds",
         (began, ended),
     )
     for place, seconds, visits in rows:
@@ -339,6 +430,26 @@ def _dwell(base: sqlite3.Connection, began: int, ended: int) -> dict[str, Durati
         place: Durations(np.array([s for s, _ in rows]), np.array([n for _, n in rows]))
         for place, rows in found.items()
     }
+
+
+def _moves(base: sqlite3.Connection, began: int, ended: int) -> dict[tuple[str, str], int]:
+    # A track's number begins again with each run of detection.
+    rows = base.execute(
+        "SELECT first, second, count(*) FROM (SELECT place AS second, lag(place) OVER "
+        "(PARTITION BY run, track ORDER BY time, id) AS first FROM event "
+        "WHERE kind = 'entered' AND time >= ? AND time < ?) WHERE first != second GROUP BY first, second",
+        (began, ended),
+    )
+    return {(first, second): number for first, second, number in rows}
+
+
+def _turns(base: sqlite3.Connection, ended: int) -> Iterator[Turn]:
+    rows = base.execute(
+        "SELECT time, rule, place, direction, value, dwell FROM event WHERE kind = 'alert' AND time < ? "
+        "ORDER BY id",
+        (ended,),
+    )
+    yield from itertools.starmap(Turn, rows)
 
 
 def _presence(base: sqlite3.Connection, began: int, ended: int, zone: tzinfo) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Where results go: records, annotated images and videos, MQTT, Prometheus, the live page.
+"""Where results go: records, annotated images, MQTT, webhooks, pictures of events, Prometheus, the live page.
 
 `Output` is what each of them implements; docs/extending.md adds a new one step by step.
 """

@@ -14,6 +14,7 @@ import urllib.parse
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,18 @@ _INDEX_BYTES = 64
 _RETRY_S = 10.0  # between two attempts to begin a video
 
 
+@dataclass(frozen=True, eq=False)
+class Remembered:
+    """A snapshot with what came before it.
+
+    private: (N, 4) boxes to blur, pixels of the frame. trails: (class_id, foot points from the oldest) each.
+    """
+
+    snapshot: Snapshot
+    private: NDArray[np.float32]
+    trails: list[tuple[int, list[Point]]]
+
+
 class Overlay:
     """Draws snapshots in the order in which they come.
 
@@ -84,15 +97,23 @@ class Overlay:
 
     def draw(self, snapshot: Snapshot, max_width: int | None = None) -> Image:
         """A new (H, W, 3) uint8 BGR image, as large as the frame's but at most `max_width` pixels wide."""
+        return self.paint(self.remember(snapshot), max_width)
+
+    def remember(self, snapshot: Snapshot) -> Remembered:
+        """The first step of `draw`, which takes microseconds: for who sees all frames and draws only some."""
         frame = snapshot.frame
-        height, width = frame.image.shape[:2]
-        # 1. Remember first, in pixels of the frame, so that nothing depends on the size that is drawn.
         if not snapshot.timed or frame.seconds < self._last:
             self._forget()  # another image, or a video from its start
         self._last = frame.seconds
-        private = self._private(snapshot)
-        trails = self._follow(snapshot.tracks, frame.seconds)
-        # 2. Shrink before drawing, so that lines and letters stay readable and fewer pixels are drawn. The
+        # In pixels of the frame, so that nothing depends on the size that is drawn.
+        return Remembered(snapshot, self._private(snapshot), self._follow(snapshot.tracks, frame.seconds))
+
+    def paint(self, remembered: Remembered, max_width: int | None = None) -> Image:
+        """The second step of `draw`; may run on another thread."""
+        snapshot, private = remembered.snapshot, remembered.private
+        frame = snapshot.frame
+        height, width = frame.image.shape[:2]
+        # 1. Shrink before drawing, so that lines and letters stay readable and fewer pixels are drawn. The
         #    mean of all pixels takes five times as long, and is needed only where more than two become one.
         if max_width is None or width <= max_width:
             canvas, scale = np.ascontiguousarray(frame.image).copy(), 1.0
@@ -101,14 +122,14 @@ class Overlay:
             how = cv2.INTER_LINEAR if scale >= 0.5 else cv2.INTER_AREA
             resized = cv2.resize(frame.image, (max_width, max(1, round(height * scale))), interpolation=how)
             canvas = resized.astype(np.uint8, copy=False)
-        # 3. Blur before anything is drawn, or it would be blurred too.
+        # 2. Blur before anything is drawn, or it would be blurred too.
         canvas = blur(canvas, private * scale)
-        # 4. Boxes last: they must not be hidden.
+        # 3. Boxes last: they must not be hidden.
         for zone in self._zones:
             _draw_zone(canvas, zone, np.array(zone.pixels((width, height))) * scale, snapshot.tally)
         for line in self._lines:
             _draw_line(canvas, line, (width, height), scale, snapshot.tally)
-        for class_id, points in trails:
+        for class_id, points in remembered.trails:
             path = np.rint(np.array(points) * scale).astype(np.int32)
             cv2.polylines(canvas, [path], False, class_color(class_id), line_width(canvas), cv2.LINE_AA)
         # With tracking the tracks, so that the image shows what is counted.
@@ -126,6 +147,8 @@ class Overlay:
 
     def _private(self, snapshot: Snapshot) -> NDArray[np.float32]:
         """(N, 4) boxes to blur: those in this frame, and those of the last second that are gone since."""
+        if not len(self._blurred):
+            return self._held
         now = snapshot.frame.seconds
         # All that was seen, below the threshold too: a box too many costs little, a face missed a lot.
         sets = [snapshot.found, snapshot.seen, None if snapshot.tracks is None else snapshot.tracks.found]

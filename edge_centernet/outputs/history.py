@@ -18,11 +18,12 @@ from edge_centernet.history.store import (
     Retention,
     Store,
     StoredEvent,
+    StoredMinute,
     StoredPath,
     StoreError,
     flush,
 )
-from edge_centernet.sources import CaptureState
+from edge_centernet.sources import CaptureState, Frame
 from edge_centernet.tracking.geometry import foot_points
 from edge_centernet.tracking.state import Event, Snapshot
 
@@ -39,12 +40,16 @@ _log = logging.getLogger(__name__)
 
 
 class Clock:
-    """Wall-clock times of moments on the monotonic clock, and the jumps of the former."""
+    """Wall-clock times of moments on the monotonic clock, and the jumps of the former.
+
+    All outputs of a run share one, on one thread, so that an event has the same time in each.
+    """
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         """now: seconds since 1970."""
         self._now = now
         self._offset = self._read()
+        self._began = time.monotonic()
 
     def _read(self) -> int:
         return round((self._now() - time.monotonic()) * 1000)
@@ -52,6 +57,10 @@ class Clock:
     def at(self, monotonic: float) -> int:
         """Milliseconds since 1970 at a moment of `time.monotonic`."""
         return round(monotonic * 1000) + self._offset
+
+    def of(self, frame: Frame, live: bool) -> int:
+        """Milliseconds since 1970 at which a frame was captured; those of a file begin with this clock."""
+        return self.at(frame.captured if live else self._began + frame.seconds)
 
     def jump(self) -> tuple[int, int] | None:
         """The time before and after it, if the clock was set since the last call; else None."""
@@ -65,11 +74,13 @@ class Clock:
 
 @dataclass
 class _Minute:
-    """A zone in the current minute: seconds times persons, seconds watched, most at once."""
+    """A zone in the current minute: seconds times persons, seconds watched, most at once; those who wait."""
 
     inside_s: float = 0.0
     watched_s: float = 0.0
     most: int = 0
+    queue_s: float = 0.0
+    queue_most: int | None = None  # of a zone that is no queue
 
 
 @dataclass
@@ -113,9 +124,9 @@ class HistoryOutput:
         Raises StoreError for a file that is not a store or cannot be written.
         """
         self._clock = clock or Clock()
-        self._live, self._began = live, time.monotonic()
+        self._live = live
         self._classes = tuple(classes)
-        self._store = Store(path, camera, self._clock.at(self._began))
+        self._store = Store(path, camera, self._clock.at(time.monotonic()))
         self._waiting = _Waiting()
         self._walks: dict[int, tuple[int, str, list[tuple[float, ...]]]] = {}  # track: began, class, points
         self._last: int | None = None  # time of the newest frame
@@ -132,7 +143,7 @@ class HistoryOutput:
             if after > before:  # set back instead: some time happens twice, and nothing is missing
                 self._waiting.gaps.append((before, after, "clock"))
             self._last = None
-        now = self._clock.at(frame.captured if self._live else self._began + frame.seconds)
+        now = self._clock.of(frame, self._live)
         if self._silent and self._last is not None:
             self._waiting.gaps.append((self._last, now, "camera"))
         step = 0.0 if self._last is None or self._silent else min((now - self._last) / 1000, _LONGEST_STEP_S)
@@ -146,13 +157,18 @@ class HistoryOutput:
                 minute.inside_s += zone.inside * max(step, 0.0)
                 minute.watched_s += max(step, 0.0)
                 minute.most = max(minute.most, zone.inside)
+                if zone.queue is not None:
+                    minute.queue_s += zone.queue.length * max(step, 0.0)
+                    minute.queue_most = max(minute.queue_most or 0, zone.queue.length)
         for event in events:
-            dwell = event.dwell_s if event.kind == "left" else None
+            dwell = event.dwell_s if event.kind == "left" or event.state == "ended" else None
+            direction = event.direction or event.state
             self._waiting.events.append(
                 StoredEvent(
-                    now, event.kind, event.where, event.direction, event.class_name, event.track_id, dwell
+                    now, event.kind, event.where, direction, event.class_name, event.track_id, dwell,
+                    event.rule, event.value,
                 )
-            )
+            )  # fmt: skip
         if (events and not self._failed) or time.monotonic() >= self._next_alive:
             self._commit(now)
 
@@ -205,10 +221,13 @@ class HistoryOutput:
         self._next_alive = time.monotonic() + _ALIVE_EVERY_S
         waiting = self._waiting
         occupancy = [
-            (minute, zone, of.inside_s / of.watched_s, of.watched_s, of.most)
+            StoredMinute(
+                minute, zone, of.inside_s / of.watched_s, of.watched_s, of.most,
+                None if of.queue_most is None else of.queue_s / of.watched_s, of.queue_most,
+            )
             for (minute, zone), of in waiting.minutes.items()
             if of.watched_s
-        ]
+        ]  # fmt: skip
         try:
             self._store.add(now, waiting.events, waiting.paths, waiting.gaps, occupancy)
         except StoreError as error:

@@ -5,8 +5,10 @@ Topics, below the prefix that the URL ends in:
     PREFIX/availability   retained   "online"; "offline" when detection ends, by the last will also when the
                                      process is killed
     PREFIX/state          retained   JSON: totals, what is in view, state of the camera
-    PREFIX/events         once each  JSON: one crossing, entry or exit, numbered so that a repetition is
-                                     recognised
+    PREFIX/events         once each  JSON: one crossing, entry, exit, alert or reset, numbered so that a
+                                     repetition is recognised
+    PREFIX/command        listens    JSON: {"reset": ROOM, "inside": N}, from a broker that asked us for a
+                                     password; what is retained is ignored
 
 Counts are totals, so a broker that was away for an hour has the right ones as soon as it is back. Events are
 saved up meanwhile, up to a limit; a gap in their numbers shows that it was reached.
@@ -14,7 +16,6 @@ saved up meanwhile, up to a limit; a gap in their numbers shows that it was reac
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -24,10 +25,9 @@ import ssl
 import sys
 import threading
 import time
-import unicodedata
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -39,9 +39,10 @@ import numpy as np
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge_centernet.camera_config import slug
 from edge_centernet.detector import class_ids
 from edge_centernet.errors import ConfigError
-from edge_centernet.outputs.home_assistant import device_config, node_id
+from edge_centernet.outputs.home_assistant import Places, counts_record, device_config, node_id
 from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import Event, Snapshot, Tally
 
@@ -82,8 +83,7 @@ class Broker:
 def parse_url(url: str, name: str, password_file: Path | None = None) -> Broker:
     """The broker of mqtt://user:password@host:1883/topic-prefix; mqtts:// for TLS, on port 8883 unless given.
 
-    name: of the camera; the prefix is "edge-centernet/NAME" where the URL has none, with six digits of a hash
-      where a name of other letters than a to z would lose what tells it apart.
+    name: of the camera; the prefix is "edge-centernet/NAME" where the URL has none, see `slug`.
     password_file: its first line is the password. It may also be the value of EDGE_CENTERNET_MQTT_PASSWORD:
       every user of a machine can see its command lines.
     Special characters are written as in every URL (%40 for @). Raises ConfigError, which never shows the
@@ -125,11 +125,7 @@ def parse_url(url: str, name: str, password_file: Path | None = None) -> Broker:
         raise ConfigError("MQTT: expected a user name with the password; write mqtt://USER@host")
     # 3. The prefix of the topics. + and # are wildcards in MQTT. Brokers limit the length of a topic, AWS IoT
     #    to 256 bytes.
-    whole = unicodedata.normalize("NFC", name).replace("…", "")  # which stands for a hidden part of a URL
-    slug = re.sub(r"[^0-9a-z]+", "-", whole.lower()).strip("-")
-    if not slug or not whole.isascii():
-        slug = f"{slug or 'camera'}-{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
-    prefix = unquote(parts.path).strip("/") or f"edge-centernet/{slug}"
+    prefix = unquote(parts.path).strip("/") or f"edge-centernet/{slug(name)}"
     if re.search(r"[+#\0-\x1f\x7f]", prefix) or len(prefix.encode()) > 200:
         raise ConfigError(
             f"MQTT: expected a topic prefix of at most 200 bytes without + and #, got {prefix!r}"
@@ -171,6 +167,9 @@ class MqttOutput:
         lines: Sequence[str] = (),
         zones: Sequence[str] = (),
         rooms: Sequence[str] = (),
+        queues: Sequence[str] = (),
+        rules: Sequence[str] = (),
+        reset_room: Callable[[str, int], None] | None = None,
         discovery: bool = True,
         discovery_prefix: str = "homeassistant",
         password_file: Path | None = None,
@@ -187,6 +186,10 @@ class MqttOutput:
             lines: names of the counting lines, so that they are announced before the first frame.
             zones: names of the zones, likewise.
             rooms: names of the rooms, likewise.
+            queues: names of the zones that are queues, likewise.
+            rules: names of the rules, likewise.
+            reset_room: sets the number of persons in a room, and raises ConfigError for what cannot be set;
+                called on another thread. None listens to no commands.
             discovery: announce the device to Home Assistant.
             discovery_prefix: topic below which Home Assistant looks for announcements.
             password_file: see `parse_url`.
@@ -202,10 +205,16 @@ class MqttOutput:
         self._n_classes = len(classes)
         topic = f"{discovery_prefix}/device/{node_id(self.broker.prefix)}/config"
         self._config_topic = topic if discovery else ""
-        self._config = _json(device_config(self.broker.prefix, name, list(self._wanted), lines, zones, rooms))
+        self._places = Places(tuple(lines), tuple(zones), tuple(rooms), tuple(queues), tuple(rules))
+        # Only a broker that knows its clients: with any other, whoever is in the network could empty a room.
+        trusted = self.broker.user is not None and self.broker.password is not None
+        self._reset_room = reset_room if rooms and trusted else None
+        commands = self._reset_room is not None
+        config = device_config(self.broker.prefix, name, list(self._wanted), self._places, commands)
+        self._config = _json(config)
         self._birth_topic = f"{discovery_prefix}/status"
+        self._command_topic = f"{self.broker.prefix}/command"
         self._changed = threading.Condition()  # guards the following; never held while paho is called
-        self._lines, self._zones, self._rooms = tuple(lines), tuple(zones), tuple(rooms)
         self._tally: Tally | None = None
         self._state: dict[str, Any] | None = None
         self._fresh = False  # the state is not published yet
@@ -272,30 +281,14 @@ class MqttOutput:
     def _record(
         self, capture: CaptureState, objects: dict[str, int | None], fps: float, age_ms: int | None
     ) -> dict[str, Any]:
-        """What PREFIX/state holds.
-
-        Lines and zones by name, not by position: after a change of settings no reader takes one for another.
-        Totals not known yet are null. A 0 would mean a new start to Home Assistant, which would count twice
-        the totals that are continued after a restart.
-        """
-        unknown: dict[str, Any] = dict.fromkeys(("inside", "entered", "longest_s", "mean_dwell_s"))
-        lines: dict[str, Any] = {line: {"in": None, "out": None} for line in self._lines}
-        zones: dict[str, Any] = {zone: dict(unknown) for zone in self._zones}
-        nobody: dict[str, Any] = dict.fromkeys(("inside", "low", "high", "entered"))
-        rooms: dict[str, Any] = {room: dict(nobody) for room in self._rooms}
-        if self._tally is not None:
-            rooms.update({room.pop("name"): room for room in [room.as_dict() for room in self._tally.rooms]})
-            lines.update({line.name: {"in": line.inward, "out": line.outward} for line in self._tally.lines})
-            zones.update({zone.pop("name"): zone for zone in [zone.as_dict() for zone in self._tally.zones]})
+        """What PREFIX/state holds."""
         return {
             "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "run": self.run,
             "camera": capture.state,
             "detail": capture.detail,
             "objects": objects,
-            "lines": lines,
-            "zones": zones,
-            **({"rooms": rooms} if rooms else {}),
+            **counts_record(self._places, list(self._wanted), self._tally),
             "fps": fps,
             "age_ms": age_ms,
             "frames": capture.frames,
@@ -429,6 +422,8 @@ class MqttOutput:
             return
         if self._config_topic and not self._client.too_large:
             client.subscribe(self._birth_topic, qos=1)
+        if self._reset_room is not None and not self._client.too_large:
+            client.subscribe(self._command_topic, qos=1)
         with self._changed:
             waiting, self._dropped, dropped = len(self._events), 0, self._dropped
             self._connected = self._greet = True
@@ -452,7 +447,7 @@ class MqttOutput:
         if self._client.too_large:
             self._warn(
                 f"it sends a message of more than {_MAX_PACKET} bytes; from now on nobody listens on "
-                f"{self._birth_topic} for a new start of Home Assistant"
+                f"{self._birth_topic} for a new start of Home Assistant, nor for commands"
             )
         else:
             self._warn("connection lost")
@@ -473,11 +468,28 @@ class MqttOutput:
             _log.info("MQTT: %s confirms what is sent again", self.broker.public)
 
     def _on_message(self, client: Client, userdata: object, message: MQTTMessage) -> None:
-        """Home Assistant has started, and may have forgotten the device: announce it again."""
-        if message.payload == b"online":
+        """Home Assistant has started, and may have forgotten the device: announce it again. Or a command."""
+        if message.topic == self._command_topic:
+            if not message.retain:  # one of last year would come again at every start
+                self._obey(message.payload)
+        elif message.payload == b"online":
             with self._changed:
                 self._greet = True
                 self._changed.notify_all()
+
+    def _obey(self, payload: bytes | bytearray) -> None:
+        """Do what a command says; one that is none is a line in the log, and nothing else."""
+        try:
+            command = json.loads(payload)
+            if not isinstance(command, dict) or not {"reset"} <= set(command) <= {"reset", "inside"}:
+                raise ConfigError("no such command")
+            if self._reset_room is not None:
+                self._reset_room(command["reset"], command.get("inside", 0))
+        except (ValueError, RecursionError, ConfigError) as error:
+            reason = str(error) if isinstance(error, ConfigError) else "it is not JSON"
+            _log.warning(
+                'MQTT: %s: expected {"reset": ROOM, "inside": NUMBER}: %s', self._command_topic, reason[:200]
+            )
 
     def _warn(self, trouble: str) -> None:
         """One line per outage: the attempts that follow fail alike, or differently for a moment."""
@@ -491,7 +503,8 @@ def _counts(tally: Tally | None) -> tuple[Any, ...]:
     """What must be published at once when it changes; how long somebody stays changes with every frame."""
     if tally is None:
         return ()
-    return tally.lines, tally.rooms, [(zone.name, zone.inside, zone.entered) for zone in tally.zones]
+    zones = [(zone.name, zone.inside, zone.entered, zone.queue and zone.queue.length) for zone in tally.zones]
+    return tally.lines, tally.rooms, zones, [rule.active for rule in tally.rules]
 
 
 def _json(value: Any) -> str:

@@ -1,12 +1,15 @@
 """What Prometheus scrapes: counts, rates and times.
 
 No label has a value per object, such as an id: each value is a time series that Prometheus keeps for weeks.
+Where there are several cameras, the label `camera` tells them apart.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -17,6 +20,9 @@ from edge_centernet import __version__
 from edge_centernet.outputs import Silent
 from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import Snapshot, Tally
+
+if TYPE_CHECKING:  # only where there are webhooks
+    from edge_centernet.outputs.webhook import WebhookState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of `Metrics.text`
 _STATES = ("starting", "live", "frozen", "lost", "stuck", "ended")
@@ -33,11 +39,22 @@ class Metrics(Silent):
     Every method may be called from any thread.
     """
 
-    def __init__(self, classes: Sequence[str], *, model: str = "", runtime: str = "") -> None:
-        """Make the registry; every class starts at 0, so that a first detection is seen as an increase."""
+    def __init__(
+        self,
+        classes: Sequence[str],
+        *,
+        model: str = "",
+        runtime: str = "",
+        webhooks: Callable[[], Sequence[WebhookState]] = tuple,
+    ) -> None:
+        """Make the registry; every class starts at 0, so that a first detection is seen as an increase.
+
+        webhooks: returns how each receiver of events does.
+        """
         self._classes = tuple(classes)
         self._build = {"version": __version__, "model": model, "runtime": runtime}
         self._capture = CaptureState()
+        self._webhooks = webhooks
         self._tally = Tally()
         self._in_view = np.zeros(len(self._classes), np.int64)
         self._fps = 0.0
@@ -65,7 +82,6 @@ class Metrics(Silent):
             buckets=_AGE_BUCKETS,
             registry=self._registry,
         )
-        ProcessCollector(registry=self._registry)
         self._registry.register(_Absolutes(self))
 
     def update(self, snapshot: Snapshot) -> None:
@@ -91,7 +107,39 @@ class Metrics(Silent):
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format, of CONTENT_TYPE."""
-        return generate_latest(self._registry)
+        return text_of({"": self})
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics of this camera."""
+        return iter(self._registry.collect())
+
+
+def text_of(cameras: Mapping[str, Metrics]) -> bytes:
+    """The metrics of cameras by their names, and those of the process, in the format of CONTENT_TYPE."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    registry.register(_Joined(cameras))
+    return generate_latest(registry)
+
+
+class _Joined(Collector):
+    """Each metric once, with the values of all cameras below it, as the format wants it."""
+
+    def __init__(self, cameras: Mapping[str, Metrics]) -> None:
+        self._cameras = cameras
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        joined: dict[str, Metric] = {}
+        for name, metrics in self._cameras.items():
+            label = {"camera": name} if name else {}
+            for metric in metrics.collect():
+                whole = joined.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                for sample in metric.samples:
+                    whole.add_sample(sample.name, {**label, **sample.labels}, sample.value)
+        yield from joined.values()
 
 
 class _Absolutes(Collector):
@@ -134,18 +182,23 @@ class _Absolutes(Collector):
         yield in_view
         # 3. Lines and zones.
         crossings = CounterMetricFamily(
-            "edge_centernet_crossings", "Objects that crossed a line.", labels=["line", "direction"]
+            "edge_centernet_crossings", "Objects that crossed a line.", labels=["line", "direction", "class"]
         )
         for line in tally.lines:
-            crossings.add_metric([line.name, "in"], line.inward)
-            crossings.add_metric([line.name, "out"], line.outward)
-        entered = CounterMetricFamily("edge_centernet_zone_entered", "Visits to a zone.", labels=["zone"])
-        inside = _family("zone_occupancy", "Objects in a zone now.", ["zone"])
+            for name, (n_in, n_out) in _by_class(of._classes, line.by_class, (line.inward, line.outward)):
+                crossings.add_metric([line.name, "in", name], n_in)
+                crossings.add_metric([line.name, "out", name], n_out)
+        entered = CounterMetricFamily(
+            "edge_centernet_zone_entered", "Visits to a zone.", labels=["zone", "class"]
+        )
+        inside = _family("zone_occupancy", "Objects in a zone now.", ["zone", "class"])
         mean = _family("zone_mean_dwell_seconds", "Mean length of a visit.", ["zone"])
         longest = _family("zone_longest_dwell_seconds", "Longest visit.", ["zone"])
         for zone in tally.zones:
-            entered.add_metric([zone.name], zone.entered)
-            inside.add_metric([zone.name], zone.inside)
+            totals = zone.inside, zone.entered
+            for name, (n_inside, n_entered) in _by_class(of._classes, zone.by_class, totals):
+                inside.add_metric([zone.name, name], n_inside)
+                entered.add_metric([zone.name, name], n_entered)
             mean.add_metric([zone.name], zone.mean_dwell_s)
             longest.add_metric([zone.name], zone.longest_s)
         yield from (crossings, entered, inside, mean, longest)
@@ -154,6 +207,52 @@ class _Absolutes(Collector):
             for bound, number in (("low", room.low), ("median", room.inside), ("high", room.high)):
                 people.add_metric([room.name, bound], number)
         yield people
+        # 4. Queues and rules.
+        length = _family("queue_length", "Persons who wait in a zone that is a queue.", ["zone"])
+        waiting = _family("queue_waiting_seconds", "How long those in a queue have waited.", ["zone", "of"])
+        waited = _family(
+            "queue_waited_seconds", "How long those waited who left in the last 15 minutes.", ["zone", "of"]
+        )
+        for zone in tally.zones:
+            if (queue := zone.queue) is not None:
+                length.add_metric([zone.name], queue.length)
+                waiting.add_metric([zone.name, "mean"], queue.mean_s)
+                waiting.add_metric([zone.name, "longest"], queue.longest_s)
+                # NaN is Prometheus' word for a quantile of nothing; a 0 would be a short wait.
+                for of_whom, seconds in (("mean", queue.left_mean_s), ("p90", queue.left_p90_s)):
+                    waited.add_metric([zone.name, of_whom], math.nan if seconds is None else seconds)
+        alerts = _family("alert", "1 while a rule's alert is on.", ["rule", "kind", "place"])
+        for rule in tally.rules:
+            alerts.add_metric([rule.name, rule.kind, rule.where], float(rule.active))
+        yield from (length, waiting, waited, alerts)
+        # 5. Webhooks.
+        queued = _family("webhook_queued", "Messages that wait for their receiver.", ["webhook"])
+        up = _family("webhook_up", "1 if the receiver took the last message.", ["webhook"])
+        outcomes = CounterMetricFamily(
+            "edge_centernet_webhook_messages",
+            "Messages that a receiver took, and those that it refused or that were dropped.",
+            labels=["webhook", "outcome"],
+        )
+        for hook in of._webhooks():
+            queued.add_metric([hook.name], hook.queued)
+            up.add_metric([hook.name], float(not hook.trouble))
+            outcomes.add_metric([hook.name, "sent"], hook.sent)
+            outcomes.add_metric([hook.name, "failed"], hook.failed)
+        yield from (queued, up, outcomes)
+
+
+def _by_class(
+    classes: Sequence[str], counted: Mapping[str, tuple[int, int]], totals: tuple[int, int]
+) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Both counts of every class, so that a first one is seen as an increase; they add up to the totals.
+
+    What an earlier release counted is in no class: to Prometheus an empty label is one that is not there.
+    """
+    for name in dict.fromkeys((*classes, *counted)):
+        yield name, counted.get(name, (0, 0))
+    first, second = (max(0, total - sum(of[i] for of in counted.values())) for i, total in enumerate(totals))
+    if first or second:
+        yield "", (first, second)
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

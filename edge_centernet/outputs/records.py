@@ -11,6 +11,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import tempfile
 import threading
@@ -46,18 +47,20 @@ class Records(Protocol):
         """Text after the last frame, in pieces."""
 
 
-def make_records(format_name: str, classes: Sequence[str]) -> Records:
-    """The writer for "jsonl", "coco" or "csv"."""
-    makers: dict[str, type[JSONLines | Coco | Csv]] = {"jsonl": JSONLines, "coco": Coco, "csv": Csv}
-    return makers[format_name](classes)
+def make_records(format_name: str, classes: Sequence[str], camera: str = "") -> Records:
+    """The writer for "jsonl", "coco" or "csv". camera: see `JSONLines`, the only ones of several cameras."""
+    if format_name == "jsonl":
+        return JSONLines(classes, camera)
+    return Coco(classes) if format_name == "coco" else Csv(classes)
 
 
 class JSONLines:
     """One JSON object per frame; boxes x1, y1, x2, y2 in pixels of the frame."""
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        """classes: names by class_id."""
+    def __init__(self, classes: Sequence[str], camera: str = "") -> None:
+        """classes: names by class_id. camera: name of one of several, which each of its lines begins with."""
         self._classes = classes
+        self._head = {"camera": camera} if camera else {}
 
     def add(self, snapshot: Snapshot) -> str:
         """One line."""
@@ -67,6 +70,7 @@ class JSONLines:
             for box, score, class_id in _rows(snapshot.found)
         ]
         record: dict[str, Any] = {
+            **self._head,
             "source": snapshot.frame.source,
             "frame": snapshot.frame.number,
             "width": width,
@@ -84,6 +88,10 @@ class JSONLines:
                 detection["id"] = int(id_)
                 detection["velocity"] = [round(float(v), 1) for v in velocity]  # pixels per second
                 detection["age_s"] = round(float(age), 2)
+            if tracks.metres is not None and tracks.speed is not None:
+                for detection, metres, speed in zip(detections, tracks.metres, tracks.speed, strict=True):
+                    detection["metres"] = [None if math.isnan(m) else round(float(m), 2) for m in metres]
+                    detection["speed"] = None if math.isnan(speed) else round(float(speed), 2)
         if snapshot.tally is not None:
             record.update(
                 snapshot.tally.as_dict(), events=[event.as_dict() for event in snapshot.tally.events]

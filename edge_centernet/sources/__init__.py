@@ -1,4 +1,4 @@
-"""What every source returns: frames, and the state it is in. `files` and `live` are the sources."""
+"""What every source returns: frames, and the state it is in; the modules are the sources."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Frame:
     seconds: since the source's first frame, by its own clock: the container's times in a file, time of
       arrival in a live source; 0 for images that are no sequence.
     captured: time.monotonic() when the frame came into memory; the age of a result counts from there.
+    part: another number begins where a video starts again: nothing in it goes on from the frame before.
     """
 
     source: str
@@ -25,6 +26,7 @@ class Frame:
     image: NDArray[np.uint8]  # (H, W, 3) BGR, of square pixels
     seconds: float = 0.0
     captured: float = field(default_factory=time.monotonic)
+    part: int = 0
 
 
 @dataclass(frozen=True)

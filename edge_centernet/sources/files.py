@@ -209,6 +209,11 @@ class Video:
                 "where it came"
             )
 
+    @property
+    def length(self) -> float:
+        """Frames that the file promises; 0 where it says nothing, as for a camera."""
+        return max(0.0, float(self._promised))
+
     def interrupt(self) -> None:
         """End a read that is under way, from another thread. Only a stream from the network can do that."""
         if (interrupt := getattr(self._capture, "interrupt", None)) is not None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from edge_centernet.errors import ConfigError, EdgeCenterNetError, SourceError
 from edge_centernet.sources import CaptureState, Frame
 from edge_centernet.sources.files import Video
+from edge_centernet.sources.playback import Playback
 from edge_centernet.system import heap
 
 # Seconds from the beginning of one attempt to open to the next; the last one is repeated. Short at first,
@@ -39,6 +40,7 @@ class LiveCapture:
     """The newest frame of a camera, through disconnections.
 
     name: of the source, as frames and messages carry it. live: always True.
+    arrived: is set at each frame and at the end; who waits for several cameras gives them all the same one.
     """
 
     live = True
@@ -46,7 +48,13 @@ class LiveCapture:
     stuck_s = 60.0  # without an attempt, because all hang: then the state is "stuck", and a watchdog may act
 
     def __init__(
-        self, open: Callable[[], Video], name: str, *, frozen_s: float = 5.0, report: Callable[[str], None]
+        self,
+        open: Callable[[], Video | Playback],
+        name: str,
+        *,
+        frozen_s: float = 5.0,
+        ends: bool = False,
+        report: Callable[[str], None],
     ) -> None:
         """Check the options; nothing is opened before `start`.
 
@@ -54,6 +62,7 @@ class LiveCapture:
             open: opens the camera, on a thread of its own; called again after each loss.
             name: of the source, for frames and messages.
             frozen_s: seconds without a frame after which the camera is opened again, above 0.
+            ends: whether the capture ends where what was opened does, without an error; a camera does not.
             report: gets one line when the camera is lost, freezes or is back; called on a thread of this
                 object.
 
@@ -62,7 +71,8 @@ class LiveCapture:
         if not frozen_s > 0:
             raise ConfigError(f"frozen after: expected more than 0 seconds, got {frozen_s}")
         self.name = name
-        self._open, self._frozen_s, self._report = open, frozen_s, report
+        self.arrived = threading.Event()
+        self._open, self._frozen_s, self._ends, self._report = open, frozen_s, ends, report
         # Guards all below; notified of frames, the first failure and closing.
         self._changed = threading.Condition()
         self._created = time.monotonic()
@@ -104,10 +114,10 @@ class LiveCapture:
     def newest(self, after: int, timeout: float | None = None) -> Frame | None:
         """The newest frame if its number is above `after`; waits `timeout` seconds for it, None for ever.
 
-        None when none came in time, and at once when the capture is closed.
+        None when none came in time, and at once when the capture has ended or is closed.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._newer(after), timeout)
+            self._changed.wait_for(lambda: self._state.state == "ended" or self._newer(after), timeout)
             if not self._newer(after):
                 return None
             self._taken = True
@@ -135,6 +145,7 @@ class LiveCapture:
             self._state = replace(self._state, state="ended", detail="")
             reader = self._reader
             self._changed.notify_all()
+        self.arrived.set()
         self._nudge.set()
         if reader is not None:
             reader.interrupt()
@@ -161,6 +172,11 @@ class LiveCapture:
             # 2. Watch it until it is lost.
             loss = self._watch(reader)
             if loss is None:
+                return
+            if self._ends and reader.ended:
+                with self._changed:
+                    self._state = replace(self._state, state="ended", detail="")
+                    self._changed.notify_all()
                 return
             # 3. A camera that could not be opened at all is an error of whoever started it, who is waiting.
             if self.state.frames == 0 and not self._wait:
@@ -236,7 +252,7 @@ class LiveCapture:
 
     # ---- called on a reader's thread -------------------------------------------------------------
 
-    def _deliver(self, reader: _Reader, video: Video, frame: Frame) -> bool:
+    def _deliver(self, reader: _Reader, video: Video | Playback, frame: Frame) -> bool:
         """Take a frame; False when this reader is no longer wanted."""
         with self._changed:
             if self._closed or reader is not self._reader:
@@ -263,6 +279,7 @@ class LiveCapture:
             )
             self._taken = False
             self._changed.notify_all()
+        self.arrived.set()
         # 3. Reported outside the lock, because a listener may take its time.
         if before.state != "live" and before.detail:
             gone = frame.captured - (self._created if before.last_frame is None else before.last_frame)
@@ -283,8 +300,8 @@ class _Reader:
 
     def __init__(
         self,
-        open: Callable[[], Video],
-        deliver: Callable[[_Reader, Video, Frame], bool],
+        open: Callable[[], Video | Playback],
+        deliver: Callable[[_Reader, Video | Playback, Frame], bool],
         nudge: threading.Event,
         name: str,
     ) -> None:
@@ -292,8 +309,9 @@ class _Reader:
         self.started = self.last = time.monotonic()  # last: when it gave a frame
         self.frames = 0
         self.error: Exception | None = None  # set when it has ended
+        self.ended = False  # set before that, if there was nothing left to read
         self.thread = threading.Thread(target=self._run, name="camera", daemon=True)
-        self._video: Video | None = None  # once it is open; opening has limits of its own
+        self._video: Video | Playback | None = None  # once it is open; opening has limits of its own
 
     def interrupt(self) -> None:
         """End a read that hangs, if the camera can do that. For other threads."""
@@ -307,6 +325,8 @@ class _Reader:
                 for frame in video:
                     if not self._deliver(self, video, frame):
                         break
+                else:
+                    self.ended = True
             finally:
                 video.close()
                 heap.give_back()

@@ -45,6 +45,18 @@ class SingleSlotQueue(Generic[T]):
             self._changed.notify_all()
             return not self.closed
 
+    def peek(self) -> T | None:
+        """What waits in the slot, left there; None if nothing."""
+        return self._item
+
+    def swap(self, old: T, new: T) -> bool:
+        """Put an item into the slot in place of another; False, and nothing is put, when that was taken."""
+        with self._changed:
+            if self._item is not old:
+                return False
+            self._item = new
+            return True
+
     def wait_empty(self) -> bool:
         """Wait until the slot is free; False when the taker wants no more."""
         with self._changed:

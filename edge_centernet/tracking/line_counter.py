@@ -107,6 +107,7 @@ class LineCounter:
         """Nothing counted yet."""
         self.line = line
         self._inward = self._outward = 0
+        self._by_class: dict[str, tuple[int, int]] = {}  # (in, out)
         self._walks: dict[int, _Walk] = {}
 
     def update(
@@ -127,6 +128,8 @@ class LineCounter:
             if side:
                 self._inward += side > 0
                 self._outward += side < 0
+                inward, outward = self._by_class.get(one.class_name, (0, 0))
+                self._by_class[one.class_name] = inward + (side > 0), outward + (side < 0)
                 direction = "in" if side > 0 else "out"
                 event = Event("crossed", self.line.name, one.id, one.class_name, seconds, direction)
                 events.append(event)
@@ -161,15 +164,21 @@ class LineCounter:
 
     def count(self) -> LineCount:
         """The counts up to now."""
-        return LineCount(self.line.name, self._inward, self._outward)
+        return LineCount(self.line.name, self._inward, self._outward, dict(self._by_class))
 
     def totals(self) -> dict[str, Any]:
         """The counts in types of JSON, for `restore`."""
-        return {"in": self._inward, "out": self._outward}
+        counted = self.count().as_dict()
+        return {key: counted[key] for key in ("in", "out", "classes")}
 
     def restore(self, totals: Mapping[str, Any]) -> None:
-        """Continue from what `totals` returned. Raises ValueError for anything else."""
+        """Continue from what `totals` returned. Raises AttributeError, KeyError or ValueError otherwise."""
         self._inward, self._outward = whole_number(totals.get("in", 0)), whole_number(totals.get("out", 0))
+        # Earlier releases kept none.
+        self._by_class = {
+            name: (whole_number(of["in"]), whole_number(of["out"]))
+            for name, of in totals.get("classes", {}).items()
+        }
 
 
 def _place(foot: Point, start: Point, end: Point) -> tuple[float, float]:

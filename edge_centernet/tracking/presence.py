@@ -33,6 +33,10 @@ class PresenceMap:
 
         seconds: the frame's own time. size: (width, height) of the image, pixels.
         """
+        self.add(foot_points(tracks), seconds, size)
+
+    def add(self, feet: NDArray[np.floating], seconds: float, size: Size) -> None:
+        """The same for (N, 2) points of an image or plan of (width, height)."""
         width, height = size
         if not self.seconds.size:
             cell = max(width, height) / _CELLS
@@ -41,7 +45,6 @@ class PresenceMap:
         self._last = seconds
         rows, columns = self.seconds.shape
         # Clipped: the feet of those whom the image's edge cuts off lie on the edge or just beyond it.
-        feet = foot_points(tracks)  # (N, 2)
         x = np.clip((feet[:, 0] * (columns / width)).astype(np.intp), 0, columns - 1)
         y = np.clip((feet[:, 1] * (rows / height)).astype(np.intp), 0, rows - 1)
         np.add.at(self.seconds, (y, x), dt)  # not `+=`, which counts two people in one cell once

@@ -36,7 +36,9 @@ _MISSED = 0.03
 # missed crossings is itself only an estimate.
 _SURE = 0.97
 _NEGLIGIBLE = 1e-9  # probabilities below it are dropped from both ends, so that the filter stays small
-_MOST = 1 << 16  # persons; a larger room than any, so that a state from a damaged file cannot take the memory
+MOST_INSIDE = (
+    1 << 16
+)  # persons; a larger room than any, so that a state from a damaged file cannot take the memory
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,10 @@ class RoomCounter:
             return
         chance: NDArray[np.float64] = np.array(totals["chance"], np.float64)
         first, entered = totals["first"], totals["entered"]
-        whole = isinstance(first, int) and isinstance(entered, int) and 0 <= first < _MOST and entered >= 0
-        if not whole or chance.ndim != 1 or not 0 < len(chance) < _MOST or not (chance >= 0).all():
+        whole = (
+            isinstance(first, int) and isinstance(entered, int) and 0 <= first < MOST_INSIDE and entered >= 0
+        )
+        if not whole or chance.ndim != 1 or not 0 < len(chance) < MOST_INSIDE or not (chance >= 0).all():
             raise ValueError(totals)
         if not math.isclose(chance.sum(), 1, rel_tol=1e-3):
             raise ValueError(totals)

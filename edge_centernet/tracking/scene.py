@@ -1,6 +1,6 @@
 """From detections to who is where.
 
-`Counter` joins all lines, zones and rooms, `Scene` the tracker and all that follows from it.
+`Counter` joins all lines, zones, rooms and rules, `Scene` the tracker and all that follows from it.
 Everything looks at the foot point of a track, the middle of its box's lower edge: for a camera that looks
 down, that is where the object stands.
 """
@@ -11,8 +11,9 @@ import copy
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ from edge_centernet.errors import ConfigError
 from edge_centernet.files import Unwritten, prepare_folder, write_atomic
 from edge_centernet.sources import Frame
 from edge_centernet.system.single_slot import Worker
+from edge_centernet.tracking.floor import Floor, FloorTracks, Plan
 from edge_centernet.tracking.geometry import Seen, Size, foot_points, misplacement
 from edge_centernet.tracking.line_counter import Line, LineCounter
 from edge_centernet.tracking.presence import PresenceMap
-from edge_centernet.tracking.room import Room, RoomCounter
+from edge_centernet.tracking.room import MOST_INSIDE, Room, RoomCounter
+from edge_centernet.tracking.rules import Rule, RuleWatch
 from edge_centernet.tracking.state import Event, Tally, Tracks
 from edge_centernet.tracking.tracker import Tracker, TrackerOptions
 from edge_centernet.tracking.zone_counter import Zone, ZoneCounter
@@ -55,6 +58,7 @@ class Counter:
         state: Mapping[str, Any] | None = None,
         rooms: Sequence[Room] = (),
         now: Callable[[], datetime] = datetime.now,
+        rules: Sequence[Rule] = (),
     ) -> None:
         """Nothing counted yet, or what a state says.
 
@@ -64,10 +68,11 @@ class Counter:
             classes: names by class_id, for the events.
             state: what `state` returned before a restart.
             rooms: of these lines and zones.
-            now: the local time, for the quiet hour of a room.
+            now: the local time, for the quiet hour of a room and the hours of a rule.
+            rules: of these zones and rooms.
 
-        Raises ConfigError when two lines or zones share a name, for a room of lines that are none, or for a
-        state that is none.
+        Raises ConfigError when two lines or zones share a name, for a room or rule of what is not there, for
+        an unknown class, or for a state that is none.
         """
         names = [line.name for line in lines] + [zone.name for zone in zones] + [room.name for room in rooms]
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -85,11 +90,55 @@ class Counter:
         self._lines = [LineCounter(line) for line in lines]
         self._zones = [ZoneCounter(zone) for zone in zones]
         self._rooms = [RoomCounter(room) for room in rooms]
+        self._rules = self._watches(rules, classes)
+        # Rooms to be set before the next frame; bounded, as a camera that is away gives none.
+        self._resets: deque[tuple[str, int]] = deque(maxlen=1000)
         self._now = now
         self._classes = tuple(classes)
+        self._seconds = 0.0  # of the newest frame
         self._sizes: set[Size] = set()  # of images in which the places of lines and zones were looked at
         if state is not None:
             self.restore(state)
+
+    def _watches(self, rules: Sequence[Rule], classes: Sequence[str]) -> list[RuleWatch]:
+        zones = {one.zone.name: one.zone for one in self._zones}
+        rooms = {one.room.name for one in self._rooms}
+        names = [rule.name for rule in rules]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"rules: expected different names, got {twice[0]!r} twice")
+        watches = []
+        for rule in rules:
+            queues = [name for name, zone in zones.items() if zone.queue is not None]
+            known = queues if rule.kind in ("queue", "waiting") else [*zones]
+            what = "a queue (;queue after a zone's points)" if rule.kind in ("queue", "waiting") else "a zone"
+            if rule.kind == "capacity" and not rule.classes:  # a room does not tell classes apart
+                known, what = [*zones, *rooms], "a zone or room"
+            if rule.where not in known:
+                raise ConfigError(
+                    f"rule {rule.name!r}: expected the name of {what}, "
+                    f"{'one of ' + ', '.join(known) if known else 'of which there is none'}; "
+                    f"got {rule.where!r}"
+                )
+            if rule.classes:
+                wanted = tuple(classes[i] for i in class_ids(rule.classes, classes))
+                rule = replace(rule, classes=wanted)
+            zone = zones.get(rule.where)
+            watches.append(RuleWatch(rule, (zone.queue or 0.0) if zone else 0.0))
+        return watches
+
+    def reset_room(self, name: str, inside: int = 0) -> None:
+        """Set the number of persons in a room, before the next frame is counted. May be called on any thread.
+
+        Raises ConfigError for a room that is none, or a number that is not from 0 to 65535.
+        """
+        rooms = [counter.room.name for counter in self._rooms]
+        if name not in rooms:
+            raise ConfigError(f"room: expected one of {', '.join(rooms) or 'no rooms'}, got {name!r}")
+        if isinstance(inside, bool) or not isinstance(inside, int) or not 0 <= inside < MOST_INSIDE:
+            raise ConfigError(
+                f"room {name!r}: expected a whole number from 0 to {MOST_INSIDE - 1}, got {inside!r}"
+            )
+        self._resets.append((name, inside))
 
     def update(self, tracks: Tracks, seconds: float, size: Size) -> Tally:
         """Count one frame. seconds: the frame's own time; size: (width, height) of its image in pixels."""
@@ -109,20 +158,41 @@ class Counter:
         for id_, class_id, (x, y), span in zip(tracks.id, tracks.found.class_id, feet, spans, strict=True):
             name = self._classes[class_id] if class_id < len(self._classes) else str(class_id)
             seen.append(Seen(int(id_), name, (float(x), float(y)), float(span)))
-        events: list[Event] = []
+        self._seconds, now = seconds, self._now()
+        events = self._reset(seconds, now)
         for line in self._lines:
             line.update(seen, tracks.ended, seconds, size, events)
         for zone in self._zones:
             zone.update(seen, tracks.ended, seconds, size, events)
         inside = tuple(zone.count() for zone in self._zones)
         for room in self._rooms:
-            room.update(events, inside, seconds, self._now())
+            room.update(events, inside, seconds, now)
+        rooms = tuple(room.count() for room in self._rooms)
+        if self._rules:
+            stays = {zone.zone.name: zone.stays() for zone in self._zones}
+            numbers = {room.name: room.inside for room in rooms}
+            for watch in self._rules:
+                where = watch.rule.where
+                watch.update(stays.get(where, ()), numbers.get(where), seconds, now, events)
         return Tally(
             tuple(line.count() for line in self._lines),
             inside,
             tuple(events),
-            tuple(room.count() for room in self._rooms),
+            rooms,
+            tuple(watch.state() for watch in self._rules),
         )
+
+    def _reset(self, seconds: float, now: datetime) -> list[Event]:
+        """Set the rooms that somebody asked to be set, and tell of it."""
+        events = []
+        while self._resets:
+            name, inside = self._resets.popleft()
+            for counter in self._rooms:
+                if counter.room.name == name:
+                    counter.set(inside, now)
+                    events.append(Event("reset", name, 0, "", seconds, value=inside))
+                    _log.info("room %r: set to %d by hand", name, inside)
+        return events
 
     def state(self) -> dict[str, Any]:
         """The totals in types of JSON, without who is on the way or inside: after a restart ids are new."""
@@ -130,6 +200,7 @@ class Counter:
             "lines": {counter.line.name: counter.totals() for counter in self._lines},
             "zones": {counter.zone.name: counter.totals() for counter in self._zones},
             "rooms": {counter.room.name: counter.totals() for counter in self._rooms},
+            "rules": {watch.rule.name: watch.totals(self._seconds) for watch in self._rules},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -144,6 +215,8 @@ class Counter:
                 zone.restore(state["zones"].get(zone.zone.name, {}))
             for room in self._rooms:
                 room.restore(state.get("rooms", {}).get(room.room.name, {}))
+            for watch in self._rules:
+                watch.restore(state.get("rules", {}).get(watch.rule.name, {}))
         except (AttributeError, KeyError, TypeError, ValueError):
             raise ConfigError(
                 "saved counts: expected what Counter.state() returned; remove them to begin at 0"
@@ -158,21 +231,25 @@ class SceneOptions:
     presence: image file to write, with the classes in `blur` made unrecognisable on it.
     counts: file that keeps the totals over restarts.
     store: whether a store keeps where tracks walk.
+    floor: how the image's floor lies. plan: image file to write of it, with presence and paths.
     """
 
     track: bool = False
     lines: tuple[Line, ...] = ()
     zones: tuple[Zone, ...] = ()
     rooms: tuple[Room, ...] = ()
+    rules: tuple[Rule, ...] = ()
     presence: Path | None = None
     counts: Path | None = None
     store: bool = False
     blur: tuple[str, ...] = ()
+    floor: Floor | None = None
+    plan: Path | None = None
 
     @property
     def tracks(self) -> bool:
         """Whether anything here needs tracks."""
-        return bool(self.track or self.lines or self.zones or self.presence or self.store)
+        return bool(self.track or self.lines or self.zones or self.presence or self.store or self.floor)
 
 
 class Scene:
@@ -210,11 +287,18 @@ class Scene:
             None if self._wanted is None else [classes[i] for i in sorted({*self._wanted, *self._blurred})]
         )
         self._tracker = Tracker(threshold) if options.tracks else None
-        counting = options.lines or options.zones or options.rooms
+        self._part = 0  # Frame.part of the newest frame
+        counting = options.lines or options.zones or options.rooms or options.rules
         self._counter = (
-            Counter(options.lines, options.zones, classes, rooms=options.rooms) if counting else None
+            Counter(options.lines, options.zones, classes, rooms=options.rooms, rules=options.rules)
+            if counting
+            else None
         )
         self._presence = PresenceMap() if options.presence else None
+        if options.plan is not None and options.floor is None:
+            raise ConfigError("--plan draws the floor from above: expected --floor with it")
+        self._floor = FloorTracks(options.floor) if options.floor else None
+        self._plan = Plan(options.floor) if options.plan and options.floor else None
         self._background: tuple[Frame, NDArray[np.float32]] | None = None  # and the boxes to blur in it
         self._saved_at = time.monotonic()
         if options.counts is not None and self._counter is None:
@@ -229,11 +313,11 @@ class Scene:
                 raise ConfigError(
                     f"{options.counts}: expected counts that this program wrote: {error}; move the file away"
                 ) from None
-        for path in (options.counts, options.presence):
+        for path in (saved := (options.counts, options.presence, options.plan)):
             if path is not None:
                 prepare_folder(path.parent, or_later=True)
         # On a thread: flushing to an SD card takes a good part of a second.
-        self._saver = Worker("save", self._write, newest=True) if options.counts or options.presence else None
+        self._saver = Worker("save", self._write, newest=True) if any(saved) else None
 
     @property
     def detector_threshold(self) -> float | Sequence[float]:
@@ -246,6 +330,12 @@ class Scene:
         options = TrackerOptions() if self._tracker is None else self._tracker.options
         return options.low_for(self._threshold)
 
+    def reset_room(self, name: str, inside: int = 0) -> None:
+        """Set the number of persons in a room, see `Counter.reset_room`. May be called on any thread."""
+        if self._counter is None:
+            raise ConfigError(f"room: expected one of no rooms, got {name!r}")
+        self._counter.reset_room(name, inside)
+
     def update(self, frame: Frame, seen: Detections) -> tuple[Detections, Tracks | None, Tally | None]:
         """Take one result: what to show of all that was seen, the tracks, the counts.
 
@@ -255,8 +345,15 @@ class Scene:
         found = seen if self._wanted is None else seen[np.isin(seen.class_id, self._wanted)]
         if self._tracker is None:
             return found[found.reaching(self._threshold)], None, None
+        if frame.part != self._part:
+            self._tracker.end_all()
+            self._part = frame.part
         tracks = self._tracker.update(found, frame.seconds)
         height, width = frame.image.shape[:2]
+        if self._floor is not None:
+            tracks = self._floor.update(tracks, frame.seconds, (width, height))
+        if self._plan is not None:
+            self._plan.update(tracks, frame.seconds)
         tally = self._counter.update(tracks, frame.seconds, (width, height)) if self._counter else None
         if self._presence is not None:
             self._presence.update(tracks, frame.seconds, (width, height))
@@ -275,20 +372,24 @@ class Scene:
     def _files(self) -> _Files:
         # Copies, because the thread writes them while this one counts on; a frame is never changed.
         counts = None if self._counter is None else self._counter.state()
-        return _Files(
-            counts, None if self._presence is None else copy.deepcopy(self._presence), self._background
-        )
+        return _Files(counts, copy.deepcopy(self._presence), self._background, copy.deepcopy(self._plan))
 
     def _write(self, files: _Files) -> None:
-        """Both files, on the thread that saves."""
+        """All files, on the thread that saves."""
         if self._options.counts is not None and files.counts is not None:
             self._save(self._options.counts, json.dumps(files.counts, ensure_ascii=False, indent=1) + "\n")
         if self._options.presence is not None and files.presence is not None and files.background is not None:
             frame, boxes = files.background
-            picture = files.presence.picture(blur(frame.image.copy(), boxes))
-            ok, data = cv2.imencode(".png", picture)
-            if ok:
-                self._save(self._options.presence, data.tobytes())
+            self._save_picture(
+                self._options.presence, files.presence.picture(blur(frame.image.copy(), boxes))
+            )
+        if self._options.plan is not None and files.plan is not None:
+            self._save_picture(self._options.plan, files.plan.picture())
+
+    def _save_picture(self, path: Path, picture: NDArray[np.uint8]) -> None:
+        ok, data = cv2.imencode(".png", picture)
+        if ok:
+            self._save(path, data.tobytes())
 
     def _save(self, path: Path, content: bytes | str) -> None:
         try:
@@ -306,3 +407,4 @@ class _Files:
     counts: dict[str, Any] | None
     presence: PresenceMap | None
     background: tuple[Frame, NDArray[np.float32]] | None
+    plan: Plan | None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ class Tracks:
     age: (N,) float32, seconds since the object was first seen.
     lost, recovered, ended: ids that this frame misses for the first time, sees again after missing them, and
       gives up.
+    metres: (N, 2) where they stand on the floor, NaN beyond its horizon. speed: (N,) metres per second there,
+      NaN until it is known. None where no floor was given.
     """
 
     id: NDArray[np.int64]
@@ -34,6 +37,8 @@ class Tracks:
     lost: tuple[int, ...] = ()
     recovered: tuple[int, ...] = ()
     ended: tuple[int, ...] = ()
+    metres: NDArray[np.float64] | None = None
+    speed: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Number of objects seen in this frame."""
@@ -49,15 +54,53 @@ class LineCount:
     """How many crossed a line since counting began.
 
     inward: called "in" in every output, which Python reserves as a keyword.
+    by_class: (in, out) of each class that was counted. Totals continued from a file of an older release are
+        in no class.
     """
 
     name: str
     inward: int
     outward: int
+    by_class: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """As it stands in JSON."""
-        return {"name": self.name, "in": self.inward, "out": self.outward}
+        return {
+            "name": self.name,
+            "in": self.inward,
+            "out": self.outward,
+            "classes": {name: {"in": n_in, "out": n_out} for name, (n_in, n_out) in self.by_class.items()},
+        }
+
+
+@dataclass(frozen=True)
+class QueueCount:
+    """Who waits in a zone that is a queue.
+
+    length: how many wait now.
+    mean_s, longest_s: seconds for which they have waited; 0 while nobody waits.
+    left: how many left within the last quarter of an hour after they had waited.
+    left_mean_s, left_p90_s: seconds for which those had waited: the mean, and what nine of ten of them did
+        not exceed; None if nobody left.
+    """
+
+    length: int = 0
+    mean_s: float = 0.0
+    longest_s: float = 0.0
+    left: int = 0
+    left_mean_s: float | None = None
+    left_p90_s: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in JSON; seconds are rounded to a tenth."""
+        return {
+            "length": self.length,
+            "mean_s": round(self.mean_s, 1),
+            "longest_s": round(self.longest_s, 1),
+            "left": self.left,
+            "left_mean_s": None if self.left_mean_s is None else round(self.left_mean_s, 1),
+            "left_p90_s": None if self.left_p90_s is None else round(self.left_p90_s, 1),
+        }
 
 
 @dataclass(frozen=True)
@@ -66,6 +109,8 @@ class ZoneCount:
 
     entered: visits since counting began.
     longest_s, mean_dwell_s: seconds, over the visits that ended and those that still last.
+    by_class: (inside, entered) of each class that was counted, as in `LineCount`.
+    queue: who waits in it; None for a zone that is no queue.
     """
 
     name: str
@@ -73,16 +118,23 @@ class ZoneCount:
     entered: int
     longest_s: float
     mean_dwell_s: float
+    by_class: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    queue: QueueCount | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it stands in JSON; seconds are rounded to a tenth."""
-        return {
+        record = {
             "name": self.name,
             "inside": self.inside,
             "entered": self.entered,
             "longest_s": round(self.longest_s, 1),
             "mean_dwell_s": round(self.mean_dwell_s, 1),
+            "classes": {
+                name: {"inside": inside, "entered": entered}
+                for name, (inside, entered) in self.by_class.items()
+            },
         }
+        return record if self.queue is None else {**record, "queue": self.queue.as_dict()}
 
 
 @dataclass(frozen=True)
@@ -111,12 +163,44 @@ class RoomCount:
 
 
 @dataclass(frozen=True)
+class RuleState:
+    """Whether a rule's alert is on.
+
+    kind: see `edge_centernet.tracking.rules.Rule`. where: name of the zone or room.
+    value: what the rule looks at: persons, or seconds.
+    """
+
+    name: str
+    kind: str
+    where: str
+    active: bool
+    value: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in JSON."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "where": self.where,
+            "active": self.active,
+            "value": round(self.value, 1),
+        }
+
+
+@dataclass(frozen=True)
 class Event:
     """Something that happened once.
 
-    kind: "crossed" (with direction "in" or "out"), "entered", or "left" (with dwell_s, in seconds).
-    where: name of the line or zone.
+    kind: "crossed" (with direction "in" or "out"), "entered", "left" (with dwell_s, in seconds), "alert"
+        (with rule, state and value), or "reset" (with value).
+    where: name of the line, zone or room.
+    track_id, class_name: 0 and "" where it is not about one object.
     seconds: of the frame in which it was noticed.
+    rule: name of the rule whose alert it is.
+    state: "began" or "ended" of an alert; dwell_s is then how long it lasted.
+    value: what the rule looks at, in persons or seconds: when the alert began, and the most while it lasted.
+        Of "reset" the number of persons that the room is set to. Of "left" the seconds for which somebody
+        waited in a queue; None for a zone that is none, and for those who only passed through.
     """
 
     kind: str
@@ -126,20 +210,28 @@ class Event:
     seconds: float
     direction: str = ""
     dwell_s: float = 0.0
+    rule: str = ""
+    state: str = ""
+    value: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As it stands in JSON: only what belongs to this kind."""
-        record: dict[str, Any] = {
-            "event": self.kind,
-            "where": self.where,
-            "id": self.track_id,
-            "class": self.class_name,
-            "seconds": round(self.seconds, 3),
-        }
+        record: dict[str, Any] = {"event": self.kind, "where": self.where}
+        if self.class_name:
+            record |= {"id": self.track_id, "class": self.class_name}
+        record["seconds"] = round(self.seconds, 3)
         if self.kind == "crossed":
             record["direction"] = self.direction
-        if self.kind == "left":
+        elif self.kind == "left":
             record["dwell_s"] = round(self.dwell_s, 2)
+            if self.value is not None:
+                record["waited_s"] = round(self.value, 2)
+        elif self.kind == "alert":
+            record |= {"name": self.rule, "state": self.state, "value": round(self.value or 0, 1)}
+            if self.state == "ended":
+                record["lasted_s"] = round(self.dwell_s, 1)
+        elif self.kind == "reset":
+            record["value"] = self.value
         return record
 
 
@@ -151,6 +243,7 @@ class Tally:
     zones: tuple[ZoneCount, ...] = ()
     events: tuple[Event, ...] = ()
     rooms: tuple[RoomCount, ...] = ()
+    rules: tuple[RuleState, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The counts as they stand in JSON, without the events."""
@@ -158,6 +251,7 @@ class Tally:
             "lines": [line.as_dict() for line in self.lines],
             "zones": [zone.as_dict() for zone in self.zones],
             **({"rooms": [room.as_dict() for room in self.rooms]} if self.rooms else {}),
+            **({"rules": [rule.as_dict() for rule in self.rules]} if self.rules else {}),
         }
 
 

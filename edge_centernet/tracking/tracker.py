@@ -168,6 +168,10 @@ class Tracker:
             ended=ended,
         )
 
+    def end_all(self) -> None:
+        """Give up all tracks at the next update: what it shows does not go on from what was seen before."""
+        self._tracks["last"] = -math.inf
+
     def _predict(self, seconds: float) -> tuple[int, ...]:
         """Give up what was hidden too long, move the rest to the time of the frame; the ids given up."""
         if not math.isfinite(seconds):

@@ -260,7 +260,13 @@ def test_video_in_video_out(run: Run, video: Path, onnx_model: Path) -> None:
     ("args", "says"),
     [
         ((), "--source and --camera"),
-        (("--source", "photo.png", "--camera", "0"), "--source and --camera"),
+        (("--source", "photo.png", "--camera", "0"), "--source photo.png: expected only cameras and streams"),
+        (("--source", "photo.png", "--source", "b.png"), "give one file, folder or quoted pattern by itself"),
+        (("--camera", "0", "--camera", "1", "--format", "csv"), "--format csv: expected jsonl or none"),
+        (
+            ("--camera", "0", "--camera", "1", "--name", "door"),
+            "several have their names in [[camera]] tables",
+        ),
         (("--source", "none.jpg"), "none.jpg: expected an image file, got no such file"),
         (("--source", "empty.jpg"), "empty.jpg: expected an image, got an empty file"),
         (("--source", "text.jpg"), "text.jpg: expected a JPEG"),

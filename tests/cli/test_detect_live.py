@@ -8,7 +8,9 @@ import signal
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import pytest
 from broker import Mosquitto, Subscriber, needs_broker
 from running import Detect, anything
 from servers import WALK_S, Server, crossings, free_port, mjpeg_server, rtsp_server
+
+from edge_centernet.history.summary import summarize
 
 pytestmark = pytest.mark.slow  # whole commands with cameras and servers
 
@@ -229,9 +233,93 @@ def test_page_metrics_and_health_of_a_running_camera(start: Callable[..., Detect
         state = json.loads(get("/state.json"))
         line = state["lines"][0]
         assert (line["in"], line["out"]) == counts(run.records[-1][1])
-        assert f'edge_centernet_crossings_total{{direction="out",line="mid"}} {line["out"]}.0' in get(
-            "/metrics"
-        )
+        labels = 'class="person",direction="out",line="mid"'
+        assert f"edge_centernet_crossings_total{{{labels}}} {line['out']}.0" in get("/metrics")
         assert "ok" in get("/healthz")
         assert run.end() == 0
     assert f"Live page: http://127.0.0.1:{port}/" in run.said()
+
+
+def peak_mb(run: Detect) -> float:
+    """The most memory that the process ever held."""
+    status = Path(f"/proc/{run.process.pid}/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1024
+
+
+def shares(run: Detect, seconds: float) -> Counter[str]:
+    """Results of each camera in the next seconds."""
+    begin = time.monotonic()
+    time.sleep(seconds)
+    return Counter(record["camera"] for at, record in run.records.copy() if at > begin)
+
+
+def fair(found: Counter[str]) -> bool:
+    """Whether each has what all have, to a tenth; or to a result and a half, of few."""
+    mean = found.total() / len(found)
+    return max(abs(count - mean) for count in found.values()) <= max(0.1 * mean, 1.5)
+
+
+def test_four_cameras_share_one_process(start: Callable[..., Detect], tmp_path: Path) -> None:
+    """At most 1.4 times the memory of one, equal shares, and one that is killed harms no other.
+
+    Each has counts, a store, and a page of its own.
+    """
+    with ExitStack() as stack:
+        servers = [stack.enter_context(mjpeg_server(path="/walk")) for _ in range(4)]
+        ports = free_port(), free_port()
+        one = start("--camera", servers[0].url, *WALK, "--serve", str(ports[0]), "--store", "one.db")
+        one.wait_for(anything, 0, 30)
+        time.sleep(6.0)
+        alone = peak_mb(one)
+        assert one.end() == 0
+        config = tmp_path / "shop.toml"
+        config.write_text(
+            f'serve = "{ports[1]}"\nstore = "shop.db"\ncounts = "counts.json"\n'
+            + "".join(
+                f'[[camera]]\nname = "cam {i}"\ncamera = "{server.url}"\n' for i, server in enumerate(servers)
+            )
+        )
+        run = start("--config", str(config), *WALK)
+        run.wait_for(anything, 0, 30)
+        time.sleep(2.0)
+        # 1. Memory, and fair shares.
+        found = shares(run, 10.0)
+        print(f"alone {alone:.0f} MB, four {peak_mb(run):.0f} MB; {dict(found)}")
+        assert len(found) == 4
+        assert fair(found), found
+        assert peak_mb(run) < 1.4 * alone
+        # 2. One is killed: the others take its turns, and nobody counts less.
+        servers[1].kill()
+        time.sleep(2.0)
+        found = shares(run, 10.0)
+        assert set(found) == {"cam 0", "cam 2", "cam 3"}
+        assert fair(found), found
+
+        def get(path: str) -> str:
+            with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}{path}", timeout=5) as answer:
+                return str(answer.read().decode())
+
+        assert get("/healthz") == "ok; 1 of 4 cameras do not work\n"
+        states = {
+            camera["name"]: camera["capture"]["state"] for camera in json.loads(get("/state.json"))["cameras"]
+        }
+        assert states == {"cam 0": "live", "cam 1": "lost", "cam 2": "live", "cam 3": "live"}
+        assert json.loads(get("/cam-2/state.json"))["name"] == "cam 2"
+        # 3. It comes back, and has its turns again.
+        back = time.monotonic()
+        servers[1].start()
+        run.wait_for(lambda record: record["camera"] == "cam 1", back, BACK_S)
+        time.sleep(2.0)
+        found = shares(run, 10.0)
+        assert len(found) == 4
+        assert fair(found), found
+        assert run.end() == 0
+    said = run.said()
+    assert [line for line in said.splitlines() if "cam 1: http" in line and "lost, opening it again" in line]
+    for i in range(4):
+        (told,) = re.findall(rf"^cam {i}: mid: (\d+) in, (\d+) out$", said, re.MULTILINE)
+        kept = json.loads((tmp_path / f"counts-cam-{i}.json").read_text())["lines"]["mid"]
+        assert (str(kept["in"]), str(kept["out"])) == told
+        report = summarize(tmp_path / f"shop-cam-{i}.db")
+        assert report.camera == f"cam {i}"
+        assert (str(report.total("mid", "in")), str(report.total("mid", "out"))) == told

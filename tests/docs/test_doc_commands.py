@@ -15,6 +15,7 @@ from doc_pages import ROOT, SHELLS, Block, blocks, complaint, inline_code, own_c
 
 from edge_centernet.cli.detect import command as detect
 from edge_centernet.tracking.line_counter import parse_line
+from edge_centernet.tracking.rules import parse_rule
 from edge_centernet.tracking.zone_counter import parse_zone
 
 BLOCKS = blocks()
@@ -75,7 +76,7 @@ def test_scripts_in_the_documentation_have_the_options() -> None:
 
 @pytest.mark.parametrize("block", [pytest.param(one, id=one.name) for one in of("toml")])
 def test_toml_block_is_a_configuration_of_detect(block: Block, tmp_path: Path) -> None:
-    """`detect --config` reads it, every name and value, and the lines and zones in it."""
+    """`detect --config` reads it, every name and value, and the lines, zones and rules in it."""
     (tmp_path / "x.toml").write_text(block.text)
     with detect.make_context("detect", ["--config", str(tmp_path / "x.toml")]) as context:
         assert context.params["camera"] is not None or context.params["source"] is not None
@@ -83,3 +84,5 @@ def test_toml_block_is_a_configuration_of_detect(block: Block, tmp_path: Path) -
             parse_line(line)
         for zone in context.params["zone"]:
             parse_zone(zone)
+        for rule in context.params["rule"]:
+            parse_rule(rule)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +14,9 @@ import numpy as np
 import edge_centernet
 from edge_centernet.detections import Detections
 from edge_centernet.imageio import read_image
+from edge_centernet.outputs.annotate import Overlay
+from edge_centernet.outputs.web.server import WebServer
+from edge_centernet.outputs.web.view import View
 from edge_centernet.sources import CaptureState, Frame
 from edge_centernet.tracking.state import Snapshot, Tracks
 
@@ -31,6 +35,17 @@ def snapshot(number: int = 0) -> Snapshot:
     cv2.circle(image, (20 + 7 * number % 1000, 256), 20, (0, 255, 0), cv2.FILLED)
     frame = Frame("camera 0", number, image, number / 30)
     return Snapshot(frame, FOUND, MS, 41.5, 29.7, CaptureState("live", frames=number))
+
+
+class OneCamera(WebServer):
+    """The server of a single camera, which takes its results itself. options: of `View` or `WebServer`."""
+
+    def __init__(self, address: str, **options: Any) -> None:
+        """Nothing listens before `start`."""
+        own = {name: options.pop(name) for name in ("token", "metrics") if name in options}
+        view = View("door", **{"classes": CLASSES, "overlay": Overlay(CLASSES), **options})
+        super().__init__(address, [view], **own)
+        self.update = view.update
 
 
 @contextmanager

@@ -43,5 +43,6 @@ def snapshot(number: int = 0, *class_ids: int, tally: Tally | None = None, **cha
 
 
 def counted(inward: int, outward: int = 0, *events: Event, inside: int = 0) -> Tally:
-    """A door and a shop."""
-    return Tally((LineCount("door", inward, outward),), (ZoneCount("shop", inside, 4, 9.5, 3.25),), events)
+    """A door and a shop, and persons."""
+    line = LineCount("door", inward, outward, {"person": (inward, outward)})
+    return Tally((line,), (ZoneCount("shop", inside, 4, 9.5, 3.25, {"person": (inside, 4)}),), events)

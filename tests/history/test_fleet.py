@@ -25,6 +25,7 @@ from edge_centernet.history.store import (
     Retention,
     Store,
     StoredEvent,
+    StoredMinute,
     StoredPath,
     StoreError,
     flush,
@@ -56,17 +57,28 @@ def fill(store: Store, zone: str, first: int, days: int, seed: int, late: int = 
         date = datetime(2025, 10, 23) + timedelta(days=day)
         began, ended = (at(str(date + timedelta(days=more)), zone) for more in (0, 1))
         events, minutes = [], []
-        for track in range(200):
+        for hour, state, value in ((5, "began", 5.0), (7, "ended", 8.0), (23, "began", 5.0)):
+            when, lasted = began + hour * 3_600_000, 7200.0 if state == "ended" else None
+            events.append(StoredEvent(when, "alert", "till", state, "", 0, lasted, "busy", value))
+        for visit in range(200):
+            track = 200 * day + visit
             came, stayed = int(chance.integers(began, ended - 600_000)), float(chance.gamma(2, 60))
-            name = "dog" if track % 9 == 0 else "person"
+            name = "dog" if visit % 9 == 0 else "person"
             left = min(ended - 1, came + round(stayed * 1000))
             events += [
                 StoredEvent(came, "crossed", "door", "in", name, track),
                 StoredEvent(came, "entered", "till", "", name, track),
-                StoredEvent(left, "left", "till", "", name, track, stayed),
+                StoredEvent(
+                    left, "left", "till", "", name, track, stayed, "", stayed / 2 if visit % 3 else None
+                ),
             ]
+            if visit % 5 == 0:
+                events.append(StoredEvent(came + 1, "entered", "shelf", "", name, track))
         for minute in range(began, ended, 60_000):
-            minutes.append((minute, "till", float(chance.integers(4)) / 4, 60.0, int(chance.integers(5))))
+            inside, most = float(chance.integers(4)) / 4, int(chance.integers(5))
+            minutes.append(StoredMinute(minute, "till", inside, 60.0, most, inside / 2, most // 2))
+            if minute % 600_000 == 0:
+                minutes.append(StoredMinute(minute, "shelf", inside, 60.0, most))
         walk = StoredPath(began, began + 1000, "person", 1, np.zeros((5, 4), np.float32))
         gaps = [(began + 3_600_000, began + 9_000_000, "camera")] if day % 3 == 0 else []
         store.add(ended + late, sorted(events), [walk], gaps, minutes)
@@ -133,6 +145,10 @@ def test_the_sum_is_that_of_the_stores(stores: list[Path], months: Path) -> None
     assert report.totals["crossed", "door", "in", "person"] == 177 * (3 * DAYS - 3)
     by_name = {one.camera: one for one in single}
     assert {one.name for one in report.cameras} == {*ZONES}
+    assert report.moves == {("till", "shelf"): 40 * (3 * DAYS - 3)}
+    assert {one.camera for one in report.alerts} == {*ZONES}
+    assert len(report.alerts) == sum(len(one.alerts) for one in single) == 2 * (3 * DAYS - 3)
+    assert report.waits["till"].visits.sum() == sum(one.waits["till"].visits.sum() for one in single) > 0
     for camera in report.cameras:
         own = by_name[camera.name]
         assert (camera.totals, camera.gaps) == (own.totals, own.gaps)
@@ -258,13 +274,15 @@ def test_texts_have_a_table_of_the_cameras(stores: list[Path], months: Path) -> 
         "3 cameras: 2025-10-23 00:00 to 2025-11-06 00:00 (each camera's own time), watched "
     )
     (line,) = (line for line in text.splitlines() if line.split()[0] == "Times")
-    assert line.split()[2:] == ["76.9%", "2200", "2200"]
+    assert line.split()[2:] == ["76.9%", "2200", "440", "2200"]
     assert "<td>a/b=ä%</td>" in as_html(report)
     rows = [line.split(",") for line in as_csv(report).splitlines()]
     assert rows[0][-1] == "camera"
-    own = [row for row in rows if row[-1] == "Times Square"]
+    *own, alerts = [row for row in rows if row[-1] == "Times Square"]
+    assert (alerts[3], alerts[11], alerts[12]) == ("till", "busy", "22")
     assert [(row[3], row[4], row[5], row[6]) for row in own] == [
         ("door", "in", "dog", "253"), ("door", "in", "person", "1947"),
+        ("shelf", "", "dog", "55"), ("shelf", "", "person", "385"),
         ("till", "", "dog", "253"), ("till", "", "person", "1947"),
     ]  # fmt: skip
     assert sum(int(row[6]) for row in rows[1:] if not row[-1] and row[3] == "door") == 200 * (3 * DAYS - 3)

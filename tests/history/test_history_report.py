@@ -19,7 +19,7 @@ from edge_centernet.cli import cli
 from edge_centernet.errors import ConfigError
 from edge_centernet.history.page import as_html
 from edge_centernet.history.report import Report, as_csv, as_json, as_text, dwell_figures
-from edge_centernet.history.store import Store, StoredEvent, StoredPath, open_store
+from edge_centernet.history.store import Store, StoredEvent, StoredMinute, StoredPath, open_store
 from edge_centernet.history.summary import find_zone, summarize
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -253,3 +253,105 @@ def test_a_zone_is_a_name_or_an_offset() -> None:
     moment = datetime(2026, 7, 1)
     for name, hours in (("Europe/Berlin", 2), ("+05:30", 5.5), ("-03:00", -3), ("Mars/Olympus", 0), ("", 0)):
         assert find_zone(name).utcoffset(moment) == timedelta(hours=hours)
+
+
+def test_moves_are_from_each_track_s_zone_to_its_next(tmp_path: Path) -> None:
+    """Three zones; back again is another move, twice the same is none, nor what another run's track did."""
+    path = tmp_path / "zones.db"
+    came = at("2026-10-20T10:00")
+    for run, walks in enumerate((("till", "shelf", "till"), ("shelf", "shelf", "<door>"))):
+        store = Store(path, "shop", came + run * HOUR_MS, "Europe/Berlin")
+        events = [
+            StoredEvent(came + run * HOUR_MS + i * 1000, "entered", zone, "", "person", 1)
+            for i, zone in enumerate(walks)
+        ]
+        events.append(StoredEvent(came + run * HOUR_MS + 500, "entered", "till", "", "person", 2))
+        store.add(came + (run + 1) * HOUR_MS, sorted(events))
+        store.close()
+    report = summarize(path)
+    assert report.moves == {("shelf", "<door>"): 1, ("shelf", "till"): 1, ("till", "shelf"): 1}
+    assert "from till to shelf: 1\n" in as_text(report)
+    assert {"from": "shelf", "to": "till", "count": 1} in json.loads(as_json(report))["moves"]
+    assert "<td>from shelf</td><td>1</td><td>–</td><td>1</td>" in as_html(report)
+
+
+def test_classes_are_told_apart(whole: Report) -> None:
+    """On the terminal and as a table; both add up to the total."""
+    classes = whole.by_class("door", "in")
+    assert sum(classes.values()) == whole.total("door", "in")
+    assert list(classes) == ["person", "dog"]
+    assert f"; person {classes['person']}, dog {classes['dog']}\n" in as_text(whole)
+    row = f"<tr><td>door: in</td><td>{classes['dog']}</td><td>{classes['person']}</td></tr>"
+    assert f"<tr><th></th><th>dog</th><th>person</th></tr>{row}" in as_html(whole)
+
+
+@pytest.fixture(scope="module")
+def till(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """An hour at a queue of three on average; ten waited; two alerts, and a third when it was killed."""
+    began = at("2026-10-20T09:30")
+    store = Store(tmp_path_factory.mktemp("store") / "till.db", "till", began, "Europe/Berlin")
+    waits = [
+        StoredEvent(began + n, "left", "till", "", "person", n, 60.0 * n, "", 60.0 * n) for n in range(1, 11)
+    ]
+    passes = StoredEvent(began + 11, "left", "till", "", "person", 11, 1.0)
+    turns = (5, "began", 6), (9, "ended", 8), (40, "began", 6), (44, "ended", 7), (58, "began", 9)
+    alerts = [
+        StoredEvent(began + minute * 60_000, "alert", "till", state, "", 0, None, "=busy", value)
+        for minute, state, value in turns
+    ]
+    minutes = [
+        StoredMinute(began + minute * 60_000, "till", 4.0, 60.0, 9, 3.0, 5 + (minute == 7))
+        for minute in range(60)
+    ]
+    reset = StoredEvent(began + 12, "reset", "shop", "", "", 0, None, "", 0)
+    store.add(began + 3_600_000, [*waits, passes, *alerts, reset], occupancy=minutes)
+    store.close()
+    return summarize(store.path)
+
+
+def test_a_queue_has_waits_and_a_length(till: Report) -> None:
+    """Those who passed through did not wait."""
+    assert (till.dwell["till"].visits.sum(), till.waits["till"].visits.sum()) == (11, 10)
+    assert [(part.queue["till"], part.queue_most["till"]) for part in till.parts] == [(3, 6), (3, 5)]
+    assert "till, queue: 10 waited, mean 330 s, nine of ten up to 546 s; at most 6 at once" in as_text(till)
+    record = json.loads(as_json(till))
+    assert record["waits"]["till"]["p90_s"] == 546
+    assert record["parts"][0]["queue"] == {"till": {"mean": 3.0, "most": 6}}
+    page = as_html(till)
+    assert "till: persons in the queue, on average" in page
+    assert "10 waits; half of them last 330 s or more" in page
+
+
+def test_the_minute_in_which_a_store_begins_counts(tmp_path: Path) -> None:
+    """It began before the store did, by its name."""
+    store = Store(tmp_path / "a.db", "c", at("2026-10-20T09:30:20"), "Europe/Berlin")
+    began = at("2026-10-20T09:30")
+    store.add(began + 50_000, occupancy=[StoredMinute(began, "till", 2.0, 30.0, 3)])
+    store.close()
+    (part,) = summarize(store.path).parts
+    assert (part.inside, part.most) == ({"till": 2.0}, {"till": 3})
+
+
+def test_alerts_are_listed(till: Report) -> None:
+    """With beginning, end and the most; the last one has no end. A reset is no count."""
+    assert [(f"{a.began:%H:%M}", a.ended and f"{a.ended:%H:%M}", a.value) for a in till.alerts] == [
+        ("09:35", "09:39", 8),
+        ("10:10", "10:14", 7),
+        ("10:28", None, 9),
+    ]
+    assert (
+        "alert =busy at till: 3; the last from 2026-10-20 10:28:00, its end is not known, at most 9"
+        in as_text(till)
+    )
+    record = json.loads(as_json(till))
+    assert record["alerts"][0] == {
+        "rule": "=busy", "where": "till", "began": "2026-10-20T09:35:00+02:00",
+        "ended": "2026-10-20T09:39:00+02:00", "value": 8,
+    }  # fmt: skip
+    table = [row for row in csv.DictReader(io.StringIO(as_csv(till))) if row["rule"]]
+    assert [(row["place"], row["rule"], row["alerts"]) for row in table] == [
+        ("till", "'=busy", "1"),
+        ("till", "'=busy", "2"),
+    ]
+    assert as_html(till).count("<td>=busy</td><td>till</td>") == 3
+    assert till.places == ()

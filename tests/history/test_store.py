@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 
 from edge_centernet.errors import ConfigError
+from edge_centernet.history import store as store_module
 from edge_centernet.history.store import (
     DAY_MS,
     Retention,
     Store,
     StoredEvent,
+    StoredMinute,
     StoredPath,
     StoreError,
     flush,
@@ -210,3 +212,54 @@ def test_keeping_nothing_is_refused() -> None:
         Retention(days=0)
     with pytest.raises(ConfigError, match="expected at least 1048576 bytes, got 5"):
         Retention(max_bytes=5)
+
+
+def old_store(path: Path) -> None:
+    """A store of version 1, as the first release wrote it: an entry, an exit and a minute."""
+    added = [column.split()[0] for columns in store_module._ADDED.values() for column in columns]
+    tables = store_module._TABLES
+    assert not [column for column in added if f" {column} " in tables]
+    with closing(sqlite3.connect(path)) as base:
+        base.executescript(tables)
+        base.execute(f"PRAGMA application_id = {store_module.APPLICATION_ID}")
+        base.execute("PRAGMA user_version = 1")
+        base.execute("INSERT INTO run VALUES (1, ?, ?, 'Europe/Berlin', 'old cam')", (NOON, NOON + 60_000))
+        base.execute("INSERT INTO event VALUES (1, 1, ?, 'entered', 'till', '', 'person', 4, NULL)", (NOON,))
+        base.execute("INSERT INTO event VALUES (2, 1, ?, 'left', 'till', '', 'person', 4, 9.5)", (NOON + 1,))
+        base.execute("INSERT INTO occupancy VALUES (1, ?, 'till', 0.5, 60.0, 1)", (NOON,))
+        base.commit()
+
+
+def test_a_store_of_an_earlier_release_is_read_as_it_is(tmp_path: Path) -> None:
+    """By readers, who change no byte of it: what it does not have is empty."""
+    path = tmp_path / "a.db"
+    old_store(path)
+    before = path.read_bytes()
+    assert rows(path, "SELECT kind, dwell, rule, value FROM event") == [
+        ("entered", None, "", None),
+        ("left", 9.5, "", None),
+    ]
+    assert rows(path, "SELECT inside, queue, queue_most FROM occupancy") == [(0.5, None, None)]
+    assert path.read_bytes() == before
+
+
+def test_a_store_of_an_earlier_release_is_continued(tmp_path: Path) -> None:
+    """The next start gives it what it lacks, and loses nothing; alerts, resets and queues are in it then."""
+    path = tmp_path / "a.db"
+    old_store(path)
+    store = Store(path, "new cam", NOON + 61_000)
+    alert = StoredEvent(NOON + 70_000, "alert", "till", "began", "", 0, None, "busy", 6)
+    minute = StoredMinute(NOON + 60_000, "till", 3.0, 60.0, 8, 2.5, 6)
+    store.add(NOON + 70_000, [alert], occupancy=[minute])
+    store.close()
+    assert rows(path, "SELECT time, kind, place, direction, class, track, dwell, rule, value FROM event") == [
+        (NOON, "entered", "till", "", "person", 4, None, "", None),
+        (NOON + 1, "left", "till", "", "person", 4, 9.5, "", None),
+        tuple(alert),
+    ]
+    assert rows(path, "SELECT minute, place, inside, watched, most, queue, queue_most FROM occupancy") == [
+        (NOON, "till", 0.5, 60.0, 1, None, None),
+        tuple(minute),
+    ]
+    assert rows(path, "PRAGMA user_version") == [(store_module.VERSION,)]
+    assert rows(path, "PRAGMA integrity_check") == [("ok",)]

@@ -21,7 +21,7 @@ from edge_centernet.files import Unwritten
 from edge_centernet.history.store import Retention, Store, open_store, unpack_points
 from edge_centernet.outputs.history import Clock, HistoryOutput
 from edge_centernet.sources import CaptureState
-from edge_centernet.tracking.state import Tracks
+from edge_centernet.tracking.state import Event, QueueCount, Tally, Tracks, ZoneCount
 
 NOW = 1_796_040_000.0  # seconds since 1970
 
@@ -70,6 +70,34 @@ def test_an_event_is_there_at_once(tmp_path: Path) -> None:
     assert event == ["crossed", "door", "in", "person", 7]
     assert when == pytest.approx((NOW - 0.5) * 1000, abs=2000)
     history.close()
+
+
+def test_alerts_resets_and_waits_are_kept(tmp_path: Path) -> None:
+    """Each with what belongs to it, and the length of a queue by the minute."""
+    history = output(tmp_path / "a.db")
+    began = time.monotonic()
+    events = (
+        Event("left", "till", 4, "person", 7.0, dwell_s=9.5, value=9.5),
+        Event("alert", "till", 7, "person", 7.0, rule="busy", state="began", value=6),
+        Event("alert", "till", 0, "", 7.0, dwell_s=3.5, rule="busy", state="ended", value=8),
+        Event("reset", "shop", 0, "", 7.0, value=2),
+    )
+    for number in range(11):
+        zone = ZoneCount("till", 5, 5, 0.0, 0.0, {}, QueueCount(3 if number < 6 else 1))
+        tally = Tally((), (zone,), events if number == 10 else ())
+        history.update(snapshot(number, tally=tally, captured=began + number / 10))
+    history.close()
+    columns = "kind, place, direction, class, track, dwell, rule, value"
+    assert rows(tmp_path / "a.db", f"SELECT {columns} FROM event ORDER BY id") == [
+        ("left", "till", "", "person", 4, 9.5, "", 9.5),
+        ("alert", "till", "began", "person", 7, None, "busy", 6),
+        ("alert", "till", "ended", "", 0, 3.5, "busy", 8),
+        ("reset", "shop", "", "", 0, None, "", 2),
+    ]
+    ((queue, most),) = rows(
+        tmp_path / "a.db", "SELECT sum(queue * watched) / sum(watched), max(queue_most) FROM occupancy"
+    )
+    assert (queue, most) == (pytest.approx(2.0, abs=0.1), 3)
 
 
 def test_a_silent_camera_is_a_gap(tmp_path: Path) -> None:

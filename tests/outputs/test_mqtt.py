@@ -24,12 +24,13 @@ from snapshots import CLASSES, counted, crossing, snapshot
 
 from edge_centernet.errors import ConfigError
 from edge_centernet.sources import CaptureState
+from edge_centernet.tracking.state import Event, LineCount, QueueCount, RoomCount, RuleState, Tally, ZoneCount
 
 pytest.importorskip("paho.mqtt", reason="the extra `live` is not installed")
 
 
 from edge_centernet.outputs import mqtt as mqtt_module
-from edge_centernet.outputs.home_assistant import device_config, node_id
+from edge_centernet.outputs.home_assistant import Places, device_config, node_id
 from edge_centernet.outputs.mqtt import PASSWORD_VARIABLE, MqttOutput, parse_url
 
 pytestmark = pytest.mark.slow  # a real broker that is killed and comes back
@@ -170,8 +171,12 @@ def test_state_says_what_is_counted(broker: Mosquitto, made: list[Any]) -> None:
     wait_for(early.state)
     late = subscriber(made, broker)
     state = wait_for(late.state)
-    assert state["lines"] == {"door": {"in": 12, "out": 9}}
-    assert state["zones"] == {"shop": {"inside": 2, "entered": 4, "longest_s": 9.5, "mean_dwell_s": 3.2}}
+    none = {"in": 0, "out": 0}
+    line = {"in": 12, "out": 9, "classes": {"person": {"in": 12, "out": 9}, "dog": none}}
+    assert state["lines"] == {"door": line}
+    inside = {"person": {"inside": 2, "entered": 4}, "dog": {"inside": 0, "entered": 0}}
+    zone = {"inside": 2, "entered": 4, "longest_s": 9.5, "mean_dwell_s": 3.2, "classes": inside}
+    assert state["zones"] == {"shop": zone}
     assert state["objects"] == {"person": 2, "dog": 0}
     assert (state["camera"], state["fps"], state["age_ms"], state["frames"]) == ("live", 20.0, 41, 8)
     assert late.messages[0].retain
@@ -232,12 +237,15 @@ def test_lost_camera_keeps_its_totals(broker: Mosquitto, made: list[Any]) -> Non
 def test_totals_are_unknown_before_the_first_frame(broker: Mosquitto, made: list[Any]) -> None:
     """A camera that is not there yet has no totals: 0 would be a new start, and count old totals twice."""
     heard = subscriber(made, broker)
-    output(made, broker.url).waiting(CaptureState("starting"))
+    output(made, broker.url, queues=["shop"], rules=["busy"]).waiting(CaptureState("starting"))
     state = wait_for(heard.state)
-    assert state["lines"] == {"door": {"in": None, "out": None}}
-    assert state["zones"] == {
-        "shop": {"inside": None, "entered": None, "longest_s": None, "mean_dwell_s": None}
+    unknown = {label: {"in": None, "out": None} for label in CLASSES}
+    assert state["lines"] == {"door": {"in": None, "out": None, "classes": unknown}}
+    assert {value for key, value in state["zones"]["shop"].items() if key not in ("classes", "queue")} == {
+        None
     }
+    assert set(state["zones"]["shop"]["queue"].values()) == {None}
+    assert state["rules"] == {"busy": dict.fromkeys(("kind", "where", "active", "value"))}
 
 
 # ---- Home Assistant
@@ -267,6 +275,8 @@ def test_discovery_is_retained(broker: Mosquitto, made: list[Any]) -> None:
     assert set(config["components"]) == {
         *("camera", "fps", "age", "line_door_in", "line_door_out"),
         *("zone_shop_inside", "zone_shop_entered", "zone_shop_mean", "zone_shop_longest"),
+        *(f"line_door_{way}_class_{label}" for way in ("in", "out") for label in CLASSES),
+        *(f"zone_shop_inside_class_{label}" for label in CLASSES),
         *("class_cat", "class_dog", "class_person"),
     }
     assert config["components"]["line_door_in"]["state_class"] == "total_increasing"
@@ -301,16 +311,19 @@ def test_discovery_can_be_left_out(broker: Mosquitto, made: list[Any]) -> None:
 def test_templates_read_the_state(broker: Mosquitto, made: list[Any]) -> None:
     """Every entity's template, rendered on the published state, gives its value, awkward names included."""
     jinja2 = pytest.importorskip("jinja2")
-    from edge_centernet.tracking.state import LineCount, RoomCount, Tally, ZoneCount
-
     room = RoomCount("hall", 7, 5, 9, 20)
-    line, zone = 'the "big" gate }} é 🚪', "back\\slash's"
+    line, zone, rule = 'the "big" gate }} é 🚪', "back\\slash's", 'too "full" }}'
     heard = subscriber(made, broker)
-    mqtt = output(made, broker.url, lines=[line], zones=[zone], rooms=["hall"])
-    zones = (ZoneCount(zone, 2, 5, 8.0, 4.0),)
-    mqtt.update(snapshot(0, 2, tally=Tally((LineCount(line, 3, 1),), zones, (), (room,))))
+    names: dict[str, Any] = {
+        "lines": [line], "zones": [zone], "rooms": ["hall"], "queues": [zone], "rules": [rule]
+    }  # fmt: skip
+    mqtt = output(made, broker.url, wanted=["cat", "person"], **names)
+    zones = (ZoneCount(zone, 2, 5, 8.0, 4.0, {"person": (2, 5)}, QueueCount(2, 3.0, 4.5, 1, 60.0, 61.0)),)
+    rules = (RuleState(rule, "queue", zone, True, 2),)
+    lines = (LineCount(line, 3, 1, {"person": (3, 1)}),)
+    mqtt.update(snapshot(0, 2, tally=Tally(lines, zones, (), (room,), rules)))
     state = wait_for(heard.state)
-    config = device_config("house/door", "c", CLASSES, [line], [zone], ["hall"])
+    config = device_config("house/door", "c", ["cat", "person"], Places(**names))
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     shown = {
         entity["name"]: environment.from_string(entity["value_template"]).render(value_json=state)
@@ -321,8 +334,19 @@ def test_templates_read_the_state(broker: Mosquitto, made: list[Any]) -> None:
         "Frame rate": "20.0",
         "Frame age": "41",
         f"{line} in": "3",
+        f"{line} in, cat": "0",
+        f"{line} in, person": "3",
         f"{line} out": "1",
+        f"{line} out, cat": "0",
+        f"{line} out, person": "1",
         f"{zone} inside": "2",
+        f"{zone} inside, cat": "0",
+        f"{zone} inside, person": "2",
+        f"{zone} queue": "2",
+        f"{zone} longest wait now": "4.5",
+        f"{zone} mean wait, 15 min": "60.0",
+        f"{zone} 90 % waited at most, 15 min": "61.0",
+        rule: "ON",
         f"{zone} visits": "5",
         f"{zone} mean dwell": "4.0",
         f"{zone} longest dwell": "8.0",
@@ -330,7 +354,6 @@ def test_templates_read_the_state(broker: Mosquitto, made: list[Any]) -> None:
         "hall inside, at least": "5",
         "hall inside, at most": "9",
         "cat in view": "0",
-        "dog in view": "0",
         "person in view": "1",
     }
 
@@ -344,9 +367,87 @@ def test_ids_differ_where_prefixes_do() -> None:
 
 def test_many_classes_are_off_until_wanted() -> None:
     """A model of twenty classes announces them all, switched off."""
-    config = device_config("p", "c", [f"class {n}" for n in range(20)], [], [])
+    config = device_config("p", "c", [f"class {n}" for n in range(20)], Places(["door"]))
+    assert not [key for key in config["components"] if key.startswith("line_door_in_class")]
     assert config["components"]["class_class 7"]["enabled_by_default"] is False
-    assert device_config("p", "c", ["cat"], [], [])["components"]["class_cat"]["enabled_by_default"] is True
+    assert device_config("p", "c", ["cat"], Places())["components"]["class_cat"]["enabled_by_default"] is True
+
+
+@needs_broker
+def test_a_room_is_reset_by_a_command(
+    tmp_path: Path, made: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """By those whom the broker knows: not by what is retained, nor by what is no command, which is logged."""
+    passwords = tmp_path / "passwords"
+    command = ["mosquitto_passwd", "-b", "-c", str(passwords), "anna", SECRET]
+    subprocess.run(command, check=True, capture_output=True)
+    broker = Mosquitto(tmp_path, f"password_file {passwords}", "allow_anonymous false")
+    broker.start()
+    try:
+        say = ["mosquitto_pub", "-p", str(broker.port), "-u", "anna", "-P", SECRET, "-q", "1"]
+        say += ["-t", "house/door/command"]
+        subprocess.run([*say, "-r", "-m", '{"reset": "shop", "inside": 99}'], check=True)
+        done: list[tuple[str, int]] = []
+
+        def reset(room: str, inside: int) -> None:
+            if room != "shop":
+                raise ConfigError(f"room: expected one of shop, got {room!r}")
+            done.append((room, inside))
+
+        url = f"mqtt://anna:{SECRET}@127.0.0.1:{broker.port}/house/door"
+        mqtt = output(made, url, rooms=["shop"], reset_room=reset)
+        wait_for(lambda: mqtt._connected)
+        (button,) = (
+            one for one in json.loads(mqtt._config)["components"].values() if one["platform"] == "button"
+        )
+        assert button["command_topic"] == "house/door/command"
+        wrong = ["reset", "[" * 60_000, '{"reset": "cellar"}', '{"reset": "shop", "delete": 1}', "[]"]
+        with caplog.at_level(logging.WARNING):
+            for text in [*wrong, button["payload_press"], '{"reset": "shop", "inside": 7}']:
+                subprocess.run([*say, "-s"], input=text.encode(), check=True)
+            wait_for(lambda: len(done) == 2)
+        assert done == [("shop", 0), ("shop", 7)]
+        told = [record.getMessage() for record in caplog.records]
+        assert [text.rpartition(": ")[2] for text in told] == [
+            "it is not JSON", "it is not JSON", "expected one of shop, got 'cellar'", "no such command",
+            "no such command",
+        ]  # fmt: skip
+        mqtt.close()
+    finally:
+        broker.kill()
+
+
+@needs_broker
+def test_without_a_password_nobody_commands(broker: Mosquitto, made: list[Any]) -> None:
+    """Whoever is in the network could empty a room: no button is announced, and no command obeyed."""
+    done: list[tuple[str, int]] = []
+    heard = subscriber(made, broker)
+    mqtt = output(made, broker.url, rooms=["shop"], reset_room=lambda *command: done.append(command))
+    wait_for(lambda: "online" in heard.payloads("availability"))
+    assert "button" not in mqtt._config
+    heard.publish("house/door/command", '{"reset": "shop"}')
+    mqtt.update(snapshot(0, tally=counted(1)))
+    wait_for(lambda: heard.state().get("lines", {}).get("door", {}).get("in"))
+    assert done == []
+
+
+@needs_broker
+def test_an_alert_is_an_event_and_a_state(broker: Mosquitto, made: list[Any]) -> None:
+    """Published at once, both ways."""
+    heard = subscriber(made, broker)
+    mqtt = output(made, broker.url, rules=["busy"])
+    for number, state in ((1, "began"), (2, "ended")):
+        event = Event("alert", "shop", 0, "", 7.0, rule="busy", state=state, value=6, dwell_s=number)
+        on = RuleState("busy", "capacity", "shop", state == "began", 6)
+        mqtt.update(snapshot(number, tally=Tally((), (), (event,), rules=(on,))))
+        wait_for(lambda on=on: heard.state().get("rules", {}).get("busy", {}).get("active") is on.active, 5)
+    wait_for(lambda: len(heard.payloads("events")) == 2)
+    began, ended = (
+        {k: v for k, v in e.items() if k not in ("time", "run")} for e in heard.payloads("events")
+    )
+    alert = {"event": "alert", "where": "shop", "seconds": 7.0, "name": "busy", "value": 6}
+    assert began == {**alert, "seq": 1, "state": "began"}
+    assert ended == {**alert, "seq": 2, "state": "ended", "lasted_s": 2.0}
 
 
 # ---- when things fail

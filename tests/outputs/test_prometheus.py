@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -9,13 +10,15 @@ from snapshots import CLASSES, counted, snapshot
 
 import edge_centernet
 from edge_centernet.sources import CaptureState
+from edge_centernet.tracking.state import LineCount, QueueCount, RuleState, Tally, ZoneCount
 
 pytest.importorskip("prometheus_client", reason="the extra `live` is not installed")
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_centernet.outputs.prometheus import Metrics
+from edge_centernet.outputs.prometheus import Metrics, text_of
 
+PERSON = {"class": "person"}
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -75,11 +78,44 @@ def test_crossings_equal_the_tally(metrics: Metrics) -> None:
     """Crossings are the tally's totals, by line and direction, however often it is told."""
     for _ in range(3):
         metrics.update(snapshot(0, tally=counted(12, 9, inside=3)))
-    assert value(metrics, "crossings_total", line="door", direction="in") == 12
-    assert value(metrics, "crossings_total", line="door", direction="out") == 9
-    assert value(metrics, "zone_occupancy", zone="shop") == 3
-    assert value(metrics, "zone_entered_total", zone="shop") == 4
+    assert value(metrics, "crossings_total", line="door", direction="in", **PERSON) == 12
+    assert value(metrics, "crossings_total", line="door", direction="out", **PERSON) == 9
+    assert value(metrics, "zone_occupancy", zone="shop", **PERSON) == 3
+    assert value(metrics, "zone_entered_total", zone="shop", **PERSON) == 4
     assert value(metrics, "zone_mean_dwell_seconds", zone="shop") == 3.25
+
+
+def test_classes_of_a_line_and_a_zone_add_up_to_the_totals(metrics: Metrics) -> None:
+    """What an earlier release counted is in no class; a class that nobody saw yet is 0."""
+    line = LineCount("door", 12, 9, {"person": (4, 2), "dog": (1, 0)})
+    zone = ZoneCount("shop", 3, 7, 0.0, 0.0, {"person": (3, 7)})
+    metrics.update(snapshot(0, tally=Tally((line,), (zone,))))
+    inward = {
+        dict(labels)["class"]: number
+        for (name, labels), number in samples(metrics).items()
+        if name == "crossings_total" and dict(labels)["direction"] == "in"
+    }
+    assert inward == {"person": 4, "dog": 1, "cat": 0, "": 7}
+    inside = [number for (name, _), number in samples(metrics).items() if name == "zone_occupancy"]
+    assert sorted(inside) == [0, 0, 3]
+
+
+def test_queues_and_alerts(metrics: Metrics) -> None:
+    """Length, waits now and lately; no wait yet is no number; an alert is 1 while it is on."""
+    for queue, expected in (
+        (QueueCount(2, 30.0, 45.0), [2, 30, 45, None, None]),
+        (QueueCount(0, 0.0, 0.0, 3, 20.0, 31.5), [0, 0, 0, 20, 31.5]),
+    ):
+        zone = ZoneCount("till", 2, 5, 0.0, 0.0, {}, queue)
+        rule = RuleState("busy", "queue", "till", queue.length > 1, queue.length)
+        metrics.update(snapshot(0, tally=Tally((), (zone,), rules=(rule,))))
+        found = [
+            value(metrics, "queue_length", zone="till"),
+            *(value(metrics, "queue_waiting_seconds", zone="till", of=of) for of in ("mean", "longest")),
+            *(value(metrics, "queue_waited_seconds", zone="till", of=of) for of in ("mean", "p90")),
+        ]
+        assert [None if math.isnan(number) else number for number in found] == expected
+        assert value(metrics, "alert", rule="busy", kind="queue", place="till") == (queue.length > 1)
 
 
 def test_stages_and_age_are_histograms_in_seconds(metrics: Metrics) -> None:
@@ -107,7 +143,7 @@ def test_lost_camera_shows(metrics: Metrics) -> None:
     assert value(metrics, "capture_reopened_total") == 2
     assert value(metrics, "fps") == 0
     assert value(metrics, "objects", **{"class": "person"}) == 0
-    assert value(metrics, "crossings_total", line="door", direction="in") == 5
+    assert value(metrics, "crossings_total", line="door", direction="in", **PERSON) == 5
 
 
 def test_a_full_disk_shows(metrics: Metrics) -> None:
@@ -129,11 +165,9 @@ def test_number_of_series_does_not_grow(metrics: Metrics) -> None:
 
 def test_awkward_names_survive() -> None:
     """A line called by quotes, a backslash and a line break is read back as it was."""
-    from edge_centernet.tracking.state import LineCount, Tally
-
     metrics, name = Metrics(CLASSES), 'say "door"\\\nor é'
-    metrics.update(snapshot(0, tally=Tally((LineCount(name, 7, 0),))))
-    assert value(metrics, "crossings_total", line=name, direction="in") == 7
+    metrics.update(snapshot(0, tally=Tally((LineCount(name, 7, 0, {"person": (7, 0)}),))))
+    assert value(metrics, "crossings_total", line=name, direction="in", **PERSON) == 7
 
 
 def test_two_cameras_in_one_process_do_not_meet() -> None:
@@ -141,3 +175,22 @@ def test_two_cameras_in_one_process_do_not_meet() -> None:
     one, other = Metrics(CLASSES), Metrics(CLASSES)
     one.update(snapshot(0))
     assert (value(one, "results_total"), value(other, "results_total")) == (1, 0)
+
+
+def test_cameras_are_told_apart_by_a_label() -> None:
+    """Each metric stands once, with a value for each camera; those of the process have no such label."""
+    cameras = {"door": Metrics(CLASSES), "yard": Metrics(CLASSES)}
+    cameras["door"].update(snapshot(0, 2, tally=counted(3)))
+    cameras["yard"].waiting(CaptureState("lost"))
+    text = text_of(cameras).decode()
+    assert text.count("# TYPE edge_centernet_crossings_total counter") == 1
+    found = {
+        (sample.name, sample.labels.get("camera"), sample.labels.get("direction")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert found["edge_centernet_crossings_total", "door", "in"] == 3
+    assert found["edge_centernet_results_total", "yard", None] == 0
+    assert found["edge_centernet_results_total", "door", None] == 1
+    assert found["process_resident_memory_bytes", None, None] > 0
+    assert 'capture_state{camera="yard",state="lost"} 1.0' in text

@@ -100,6 +100,10 @@ def test_each_trouble_has_its_alert(tmp_path: Path) -> None:
     assert fired(tmp_path, 40, *healthy(), series("unwritten", "0x10 1x50")) == {"EdgeCenterNetCannotWrite"}
     hook = series("webhook_up", "1x10 0x50", 'webhook="till"')
     assert fired(tmp_path, 40, *healthy(), hook) == {"EdgeCenterNetWebhookDown"}
+    lost = series("webhook_messages_total", "3x10 4x50", 'webhook="till", outcome="failed"')
+    sent = series("webhook_messages_total", "0+5x60", 'webhook="till", outcome="sent"')
+    assert fired(tmp_path, 15, *healthy(), lost, sent) == {"EdgeCenterNetWebhookLost"}
+    assert fired(tmp_path, 40, *healthy(), lost, sent) == set()
     other = {"series": 'up{job="node", instance="b:9100"}', "values": "0x60"}
     assert fired(tmp_path, 40, *healthy(), other) == set()
 
@@ -127,6 +131,14 @@ def test_a_full_room_fires(tmp_path: Path) -> None:
     assert fired(tmp_path, 10, *healthy(), *room) == set()
     alert = series("alert", "1x60", 'rule="full", kind="capacity", place="shop"')
     assert fired(tmp_path, 10, *healthy(), alert) == {"EdgeCenterNetOverCapacity"}
+
+
+def test_a_rule_of_detect_fires_while_it_alerts(tmp_path: Path) -> None:
+    """At once, as the rule has waited itself, and no longer than the rule says."""
+    alert = series("alert", "0x10 1x10 0x40", 'rule="till too long", kind="queue", place="till"')
+    assert fired(tmp_path, 9, *healthy(), alert) == set()
+    assert fired(tmp_path, 11, *healthy(), alert) == {"EdgeCenterNetRule"}
+    assert fired(tmp_path, 25, *healthy(), alert) == set()
 
 
 @contextmanager

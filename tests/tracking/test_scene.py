@@ -152,8 +152,8 @@ def test_lines_count_for_themselves_and_tracks_too() -> None:
     for seconds, (a, b) in enumerate([(80.0, 220.0), (150.0, 150.0), (220.0, 80.0)]):
         tally = counter.update(tracks({1: (a, 150.0), 2: (b, 200.0)}), seconds, SIZE)
     assert tally.as_dict()["lines"] == [
-        {"name": "door", "in": 1, "out": 1},
-        {"name": "far", "in": 1, "out": 1},
+        {"name": "door", "in": 1, "out": 1, "classes": {"0": {"in": 1, "out": 1}}},
+        {"name": "far", "in": 1, "out": 1, "classes": {"0": {"in": 1, "out": 1}}},
     ]
 
 
@@ -177,7 +177,8 @@ def test_a_visit_has_occupancy_and_dwell() -> None:
         {"event": "left", "where": "yard", "id": 1, "class": "person", "seconds": 4.5, "dwell_s": 2.9},
     ]
     assert tallies[-1].zones[0].as_dict() == {
-        "name": "yard", "inside": 0, "entered": 1, "longest_s": 2.9, "mean_dwell_s": 2.9
+        "name": "yard", "inside": 0, "entered": 1, "longest_s": 2.9, "mean_dwell_s": 2.9,
+        "classes": {"person": {"inside": 0, "entered": 1}},
     }  # fmt: skip
 
 
@@ -244,12 +245,12 @@ def test_counts_survive_a_restart() -> None:
     old = Counter([UP], [YARD])
     walk(old, across(80, 150, 150, *[250.0] * 30, y=150.0))
     kept = json.loads(json.dumps(old.state()))
-    assert kept["lines"] == {"door": {"in": 1, "out": 0}}
+    assert kept["lines"] == {"door": {"in": 1, "out": 0, "classes": {"0": {"in": 1, "out": 0}}}}
     new = Counter([UP, Line("new", (300.0, 0.0), (300.0, 100.0))], [YARD], state=kept)
     tally = new.update(tracks({}), 0.0, SIZE)
     assert [line.as_dict() for line in tally.lines] == [
-        {"name": "door", "in": 1, "out": 0},
-        {"name": "new", "in": 0, "out": 0},
+        {"name": "door", "in": 1, "out": 0, "classes": {"0": {"in": 1, "out": 0}}},
+        {"name": "new", "in": 0, "out": 0, "classes": {}},
     ]
     zone = tally.zones[0]
     assert (zone.inside, zone.entered, zone.longest_s, zone.mean_dwell_s) == (

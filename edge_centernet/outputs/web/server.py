@@ -5,6 +5,9 @@
     GET /events         WebSocket: see `_Events`       GET /metrics        for Prometheus
     GET /healthz        200 or 503, without a token
 
+A `View` is what there is of one camera. Where there are several, each has these addresses below /NAME/, and
+the page at / shows all of them; /events, /state.json, /metrics and /healthz are there of all together.
+
 The detection loop hands over each result by exchanging one reference. All else happens here: images are
 drawn and encoded once for all viewers, only while somebody watches, and no faster than `stream_fps`.
 
@@ -25,23 +28,18 @@ import threading
 import time
 import urllib.parse
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import Application, HTTPError, RequestHandler
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 import edge_centernet
-from edge_centernet.outputs import Silent
-from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.outputs.web.access import (
     GUESSES_S,
     Guard,
@@ -52,10 +50,8 @@ from edge_centernet.outputs.web.access import (
     parse_address,
     reachable,
 )
-from edge_centernet.service import health as service_health
-from edge_centernet.sources import CaptureState
+from edge_centernet.outputs.web.view import Pictures, View
 from edge_centernet.system.machine import board_status
-from edge_centernet.tracking.state import Snapshot
 
 MAX_VIEWERS = 32  # pages and streams together: what a board's network carries
 _MAX_CONNECTIONS = 128  # browsers open up to six each; beyond this somebody holds them on purpose
@@ -63,58 +59,42 @@ _MAX_STRANGERS = 32  # connections from one network that have not shown the toke
 _HEADERS_S = 5.0  # for a request's headers, and between two requests of one connection
 _COOKIE_DAYS = 30
 _STATE_S = 0.2  # seconds between two states that a page gets
-_LOOK_S = 0.01  # how often the newest result is looked for while somebody waits for it
-_WAIT_S = 1.0  # for a new image, before a viewer looks whether it is still connected
 _SEND_S = 30.0  # a viewer that takes nothing for so long is gone
-_FRESH_S = 1.0  # an older image is drawn again for a new viewer, if there is a newer result
-_QUALITY = 75  # of the JPEG files, 0..100
 _PAGE = Path(__file__).parent / "live.html"
+_GRID = Path(__file__).parent / "grid.html"
 
 _log = logging.getLogger(__name__)
 
 
-class WebServer(Silent):
-    """Serves the newest `Snapshot` on a thread of its own."""
+class WebServer:
+    """Serves one or several views on a thread of its own."""
 
     def __init__(
         self,
         address: str,
+        views: Sequence[View],
         *,
-        classes: Sequence[str],
-        overlay: Overlay,
         token: str | None = None,
         metrics: Callable[[], bytes] | None = None,
-        health: Callable[[], tuple[bool, dict[str, Any]]] | None = None,
-        capture: Callable[[], CaptureState] | None = None,
-        stream_fps: float = 10.0,
-        max_width: int = 960,
     ) -> None:
         """Check the options; nothing listens before `start`.
 
         Args:
             address: see `parse_address`.
-            classes: names by class_id.
-            overlay: draws the images; nothing else may use it.
+            views: what to show; a single one without a path, several with one each.
             token: what a viewer must present; None takes the environment variable EDGE_CENTERNET_TOKEN.
                 Without either a loopback address needs none, and any other address gets a random one, which
                 is in `url`.
             metrics: returns the text for Prometheus; there is no /metrics without it.
-            health: returns whether all is well, and details for /state.json; `service.health` unless given.
-            capture: returns the current state of the source; by default its state at the last result, which
-                does not show a camera that was lost since.
-            stream_fps: images per second, at most; above 0.
-            max_width: of the images, pixels.
 
         Raises ConfigError for an address or token that cannot be used.
         """
         self.host, self.port = parse_address(address)
         self.guard = Guard(choose_token(token, self.host), self.host)
+        self.views = tuple(views)
         self.viewers = 0
         self.metrics = metrics
-        self.pictures = _Pictures(lambda: self._latest, overlay, stream_fps, max_width)
-        self._classes, self._health, self._capture = classes, health, capture
-        self._latest: Snapshot | None = None
-        self._shared_state = (0.0, "")
+        self._shared_states: dict[tuple[View, ...], tuple[float, str]] = {}
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
@@ -122,10 +102,10 @@ class WebServer(Silent):
 
     def start(self) -> None:
         """Listen and serve. Raises ConfigError when the address cannot be listened on."""
-        page = _PAGE.read_bytes()
+        pages = _PAGE.read_bytes(), _GRID.read_bytes()
         sockets = bind(self.host, self.port)
         self.port = sockets[0].getsockname()[1]
-        self._thread = threading.Thread(target=self._run, args=(sockets, page), name="web", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(sockets, *pages), name="web", daemon=True)
         self._thread.start()
         self._ready.wait(10)
 
@@ -135,14 +115,6 @@ class WebServer(Silent):
         token = self.guard.token
         query = f"?token={urllib.parse.quote(token, safe='')}" if token else ""
         return f"http://{reachable(self.host, self.port)}/{query}"
-
-    def update(self, snapshot: Snapshot) -> None:
-        """Show this from now on. Returns at once.
-
-        Nobody is woken from here: that would be a system call, after which this thread could wait for
-        Python's lock. Whoever waits for an image looks here a hundred times per second.
-        """
-        self._latest = snapshot
 
     def close(self) -> None:
         """Close every connection and stop; takes at most a few seconds."""
@@ -154,94 +126,79 @@ class WebServer(Silent):
 
     # ---- what the handlers ask for, on the server's own thread -----------------------------------
 
-    def healthy(self) -> tuple[bool, dict[str, Any]]:
-        """Whether all is well, and details."""
-        return service_health(self._captured(), self._latest) if self._health is None else self._health()
+    def healthy(self, views: tuple[View, ...]) -> tuple[bool, dict[str, Any]]:
+        """Whether one of them works, and details of one, or how many of several do not.
 
-    def page_state(self) -> str:
+        A single camera that is lost is no reason to restart what works with the others.
+        """
+        found = [view.healthy() for view in views]
+        if len(found) == 1:
+            return found[0]
+        unwritten = "; ".join(text for _, details in found if (text := details.get("unwritten", "")))
+        return any(well for well, _ in found), {
+            "unwritten": unwritten,
+            "failing": [view.name for view, (well, _) in zip(views, found, strict=True) if not well],
+        }
+
+    def page_state(self, views: tuple[View, ...]) -> str:
         """JSON for the page. In front of it "clock", seconds now, to which a page relates times of capture.
 
         The rest is made once for all pages that ask within a fifth of a second; the clock must be exact.
         """
-        made, text = self._shared_state
+        made, text = self._shared_states.get(views, (0.0, ""))
         if not text or time.monotonic() - made >= 0.9 * _STATE_S:
-            text = json.dumps(self._state())
-            self._shared_state = (time.monotonic(), text)
+            text = json.dumps(self._common() | self._joined(views, View.state))
+            self._shared_states[views] = (time.monotonic(), text)
         return f'{{"clock": {time.monotonic():.3f}, {text[1:]}'
 
-    def full_state(self) -> str:
+    def full_state(self, views: tuple[View, ...]) -> str:
         """JSON with every box and what health reports."""
-        well, details = self.healthy()
-        state = {**self._state(), "healthy": well, "health": details}
-        if (snapshot := self._latest) is not None:
-            shown = snapshot.found  # with tracks theirs, in their order
-            state["objects"] = objects = [
-                {
-                    "class": self._classes[c],
-                    "score": round(float(s), 4),
-                    "box": [round(float(v), 2) for v in box],
-                }
-                for box, s, c in zip(shown.xyxy, shown.score, shown.class_id, strict=True)
-            ]
-            if snapshot.tracks is not None:
-                ids = zip(snapshot.tracks.id, objects, strict=True)
-                state["objects"] = [{"id": int(id_), **thing} for id_, thing in ids]
-        return json.dumps(state)
+        return json.dumps(self._common() | self._joined(views, View.full_state))
 
-    def _state(self) -> dict[str, Any]:
-        """What the page shows. picture_age_s counts from the frame's capture, age_ms to its result."""
-        capture = self._captured()
-        names = ("state", "detail", "reopened", "frames", "dropped")
-        state: dict[str, Any] = {
-            "version": edge_centernet.__version__,
-            "viewers": self.viewers,
-            "board": board_status(),
-            "capture": {name: getattr(capture, name) for name in names},
-        }
-        if (snapshot := self._latest) is None:
-            return state
-        frame = snapshot.frame
-        state |= {
-            "source": frame.source,
-            "frame": frame.number,
-            "width": frame.image.shape[1],
-            "height": frame.image.shape[0],
-            "fps": round(snapshot.fps, 1),
-            "age_ms": round(snapshot.age_ms, 1),
-            "picture_age_s": round(time.monotonic() - frame.captured, 3),
-            "ms": {step: round(value, 1) for step, value in snapshot.ms.items()},
-            "detections": dict(Counter(self._classes[class_id] for class_id in snapshot.found.class_id)),
-        }
-        return state if snapshot.tally is None else state | snapshot.tally.as_dict()
+    def _common(self) -> dict[str, Any]:
+        return {"version": edge_centernet.__version__, "viewers": self.viewers, "board": board_status()}
 
-    def _captured(self) -> CaptureState:
-        if self._capture is not None:
-            return self._capture()
-        return CaptureState() if self._latest is None else self._latest.capture
+    def _joined(self, views: tuple[View, ...], state: Callable[[View], dict[str, Any]]) -> dict[str, Any]:
+        if len(views) == 1:
+            return state(views[0])
+        return {"cameras": [{"path": view.path, **state(view)} for view in views]}
 
-    def _run(self, sockets: list[socket.socket], page: bytes) -> None:
+    def _run(self, sockets: list[socket.socket], page: bytes, grid: bytes) -> None:
         try:
-            asyncio.run(self._serve(sockets, page))
+            asyncio.run(self._serve(sockets, page, grid))
         finally:
-            self.pictures.close()
+            for view in self.views:
+                view.close()
 
-    async def _serve(self, sockets: list[socket.socket], page: bytes) -> None:
+    def _routes(self, page: bytes, grid: bytes) -> list[Any]:
+        """(address, handler, what the handler is given)."""
+
+        def of(prefix: str, views: tuple[View, ...], page: bytes) -> list[Any]:
+            pictures = [view.small for view in views] if len(views) > 1 else [views[0].pictures]
+            return [
+                (prefix, _Page, {"page": page}),
+                (f"{prefix}state.json", _State, {"views": views}),
+                (f"{prefix}events", _Events, {"views": views, "pictures": pictures}),
+                (f"{prefix}healthz", _Healthz, {"views": views}),
+            ]
+
+        routes = of("/", self.views, page if len(self.views) == 1 else grid)
+        for view in self.views:
+            if view.path:
+                routes += of(f"/{view.path}", (view,), page)
+            routes += [
+                (f"/{view.path}stream.mjpg", _Stream, {"view": view}),
+                (f"/{view.path}snapshot.jpg", _Picture, {"view": view}),
+            ]
+        return routes if self.metrics is None else [*routes, ("/metrics", _Metrics)]
+
+    async def _serve(self, sockets: list[socket.socket], page: bytes, grid: bytes) -> None:
         self._loop = asyncio.get_running_loop()
-        handlers: list[Any] = [
-            ("/", _Page, {"page": page}),
-            ("/stream.mjpg", _Stream),
-            ("/snapshot.jpg", _Picture),
-            ("/state.json", _State),
-            ("/events", _Events),
-            ("/healthz", _Healthz),
-        ]
-        if self.metrics is not None:
-            handlers.append(("/metrics", _Metrics))
         application = Application(
-            handlers,
+            self._routes(page, grid),
             default_handler_class=_NotFound,
             server=self,
-            policy=_content_policy(page),
+            policy=_content_policy(page + grid),
             log_function=lambda handler: None,  # a request's address may hold the token
             websocket_ping_interval=15,  # finds viewers that went out of range
             websocket_ping_timeout=15,
@@ -263,11 +220,11 @@ class WebServer(Silent):
         server.close_streams()
 
 
-def _content_policy(page: bytes) -> str:
-    """Content-Security-Policy: nothing from anywhere else, and no script or style but the page's own."""
+def _content_policy(pages: bytes) -> str:
+    """Content-Security-Policy: nothing from anywhere else, and no script or style but those of the pages."""
 
     def own(tag: str) -> str:
-        bodies = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)
+        bodies = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), pages, re.DOTALL)
         return " ".join(f"'sha256-{b64encode(hashlib.sha256(body).digest()).decode()}'" for body in bodies)
 
     return (
@@ -275,74 +232,6 @@ def _content_policy(page: bytes) -> str:
         "img-src 'self' blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Drawn:
-    """A finished image. number: 1 and up. data: JPEG. made: time.monotonic()."""
-
-    number: int
-    snapshot: Snapshot
-    data: bytes
-    made: float
-
-
-class _Pictures:
-    """Images of the newest result, made when a viewer waits for one, once for all who wait.
-
-    A viewer that is slow asks less often and so misses images; nothing is saved up for it.
-    """
-
-    def __init__(
-        self, newest: Callable[[], Snapshot | None], overlay: Overlay, fps: float, max_width: int
-    ) -> None:
-        self._newest, self._overlay = newest, overlay
-        self._period, self._max_width = 1.0 / fps, max_width
-        self._due = 0.0  # earliest time for the next, time.monotonic()
-        self._drawn: _Drawn | None = None
-        self._making: asyncio.Task[None] | None = None
-        self._worker = ThreadPoolExecutor(1, "picture")
-
-    async def newer(self, number: int) -> _Drawn | None:
-        """The first image after this one, or None when there was none for about a second."""
-        end = time.monotonic() + _WAIT_S
-        while True:
-            drawn = self._drawn
-            if drawn is not None and drawn.number > number:
-                # Not one that was made when somebody last watched, an hour ago.
-                fresh = drawn.snapshot is self._newest() or time.monotonic() - drawn.made < _FRESH_S
-                if fresh:
-                    return drawn
-            if time.monotonic() >= end:
-                return None
-            if self._making is None or self._making.done():
-                self._making = asyncio.create_task(self._make())
-            # Shielded, because it is shared: one viewer that leaves must not stop it for the others.
-            await asyncio.shield(self._making)
-
-    def close(self) -> None:
-        """Start no more."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
-
-    async def _make(self) -> None:
-        # 1. Wait for the next image's turn, and for a result that is newer than the last image's.
-        await asyncio.sleep(self._due - time.monotonic())
-        last, end = self._drawn, time.monotonic() + _WAIT_S
-        while (snapshot := self._newest()) is None or (last is not None and snapshot is last.snapshot):
-            if time.monotonic() >= end:
-                return
-            await asyncio.sleep(_LOOK_S)
-        # 2. The next turn: up to half a period of lateness is made up for, no more.
-        now = time.monotonic()
-        self._due = max(self._due, now - self._period / 2) + self._period
-
-        # 3. Draw and encode on another thread, so that this one can serve meanwhile.
-        def encode(snapshot: Snapshot) -> bytes:
-            picture = self._overlay.draw(snapshot, self._max_width)
-            return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
-
-        data = await asyncio.get_running_loop().run_in_executor(self._worker, encode, snapshot)
-        self._drawn = _Drawn(1 if last is None else last.number + 1, snapshot, data, now)
 
 
 class _Trust(enum.IntEnum):
@@ -493,8 +382,11 @@ class _Page(_Guarded):
 
 
 class _Picture(_Guarded):
+    def initialize(self, view: View) -> None:
+        self._view = view
+
     async def get(self) -> None:
-        drawn = await self.server.pictures.newer(0)
+        drawn = await self._view.pictures.newer(0)
         if drawn is None:
             self.refuse(503)
             return
@@ -503,9 +395,12 @@ class _Picture(_Guarded):
 
 
 class _State(_Guarded):
+    def initialize(self, views: tuple[View, ...]) -> None:
+        self._views = views
+
     def get(self) -> None:
         self.set_header("Content-Type", "application/json")
-        self.finish(self.server.full_state())
+        self.finish(self.server.full_state(self._views))
 
 
 class _Metrics(_Guarded):
@@ -516,15 +411,23 @@ class _Metrics(_Guarded):
 
 
 class _Healthz(_Guarded):
+    def initialize(self, views: tuple[View, ...]) -> None:
+        self._views = views
+
     def prepare(self) -> None:
         """Anybody may ask, by any name: monitoring has no token, and the answer holds nothing private."""
 
     def get(self) -> None:
-        well, details = self.server.healthy()
+        well, details = self.server.healthy(self._views)
         self.set_status(200 if well else 503)
-        # Without the names of files, which are private.
-        unwritten = "; files cannot be written" if details.get("unwritten") else ""
-        self.finish(f"{'ok' if well else 'not ok'}{unwritten}\n")
+        # Without the names of files and cameras, which are private.
+        failing = details.get("failing", ())
+        told = [
+            "ok" if well else "not ok",
+            *([f"{len(failing)} of {len(self._views)} cameras do not work"] if failing else []),
+            *(["files cannot be written"] if details.get("unwritten") else []),
+        ]
+        self.finish("; ".join(told) + "\n")
 
 
 class _NotFound(_Guarded):
@@ -534,6 +437,9 @@ class _NotFound(_Guarded):
 
 class _Stream(_Guarded):
     """Motion JPEG: an answer of images that has no end; every browser, VLC and Home Assistant show it."""
+
+    def initialize(self, view: View) -> None:
+        self._view = view
 
     async def get(self) -> None:
         if self.server.viewers >= MAX_VIEWERS:
@@ -558,7 +464,7 @@ class _Stream(_Guarded):
     async def _pictures(self, stream: IOStream) -> None:
         number = 0
         while not stream.closed():
-            drawn = await self.server.pictures.newer(number)
+            drawn = await self._view.pictures.newer(number)
             if drawn is not None:
                 number = drawn.number
                 head = f"Content-Type: image/jpeg\r\nContent-Length: {len(drawn.data)}\r\n\r\n"
@@ -573,7 +479,13 @@ class _Events(_Guarded, WebSocketHandler):
     neither the network nor the browser queues old ones; a page in the background asks for none. At most two
     can be asked for at a time. Before the JPEG stand eight bytes: a big-endian double, the second of capture
     on the clock that is in every state.
+
+    A page of several cameras asks for each of them, as in "more 2" for the third, and before the JPEG stand
+    four more bytes, that number.
     """
+
+    def initialize(self, views: tuple[View, ...], pictures: Sequence[Pictures]) -> None:
+        self._views, self._pictures = views, pictures
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         if self.server.viewers >= MAX_VIEWERS:
@@ -585,13 +497,14 @@ class _Events(_Guarded, WebSocketHandler):
 
     def open(self, *args: str, **kwargs: str) -> None:
         self.server.viewers += 1
-        self._asked: asyncio.Queue[None] = asyncio.Queue(2)
-        self._tasks = [asyncio.create_task(self._run(work)) for work in (self._states(), self._pictures())]
+        self._asked: list[asyncio.Queue[None]] = [asyncio.Queue(2) for _ in self._pictures]
+        works = [self._states(), *(self._send_pictures(i) for i in range(len(self._pictures)))]
+        self._tasks = [asyncio.create_task(self._run(work)) for work in works]
 
     def on_message(self, message: str | bytes) -> None:
-        if message == "more":
-            with suppress(asyncio.QueueFull):
-                self._asked.put_nowait(None)
+        if match := re.fullmatch(r"more(?: ([0-9]{1,4}))?", message if isinstance(message, str) else ""):
+            with suppress(asyncio.QueueFull, IndexError):
+                self._asked[int(match[1] or 0)].put_nowait(None)
 
     def on_close(self) -> None:
         self.server.viewers -= 1
@@ -610,18 +523,20 @@ class _Events(_Guarded, WebSocketHandler):
 
     async def _states(self) -> None:
         while True:
-            await _patiently(self.write_message(self.server.page_state()))
+            await _patiently(self.write_message(self.server.page_state(self._views)))
             await asyncio.sleep(_STATE_S)
 
-    async def _pictures(self) -> None:
+    async def _send_pictures(self, which: int) -> None:
         number = 0
         while True:
-            await self._asked.get()
-            while (drawn := await self.server.pictures.newer(number)) is None:
+            await self._asked[which].get()
+            while (drawn := await self._pictures[which].newer(number)) is None:
                 pass
             number = drawn.number
-            captured = struct.pack(">d", drawn.snapshot.frame.captured)
-            await _patiently(self.write_message(captured + drawn.data, binary=True))
+            head = struct.pack(">d", drawn.snapshot.frame.captured)
+            if len(self._pictures) > 1:
+                head += struct.pack(">I", which)
+            await _patiently(self.write_message(head + drawn.data, binary=True))
 
 
 async def _patiently(sending: Awaitable[None]) -> None:

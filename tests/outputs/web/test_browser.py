@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import threading
 import time
 import urllib.error
@@ -12,10 +14,11 @@ from dataclasses import replace
 
 import pytest
 from browser import NEEDS, Browser, find_programs, pixels, soon
-from live_support import CLASSES, FOUND, feed, snapshot
+from live_support import CLASSES, FOUND, OneCamera, feed, snapshot
 
 from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.outputs.web.server import WebServer
+from edge_centernet.outputs.web.view import View
 from edge_centernet.sources import CaptureState
 from edge_centernet.tracking.state import LineCount, Snapshot, Tally, ZoneCount
 
@@ -35,9 +38,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def server() -> Iterator[WebServer]:
+def server() -> Iterator[OneCamera]:
     """A page that needs no token."""
-    started = WebServer("127.0.0.1:0", classes=CLASSES, overlay=Overlay(CLASSES))
+    started = OneCamera("127.0.0.1:0")
     started.start()
     yield started
     started.close()
@@ -50,7 +53,7 @@ def full(result: Snapshot) -> Snapshot:
     return replace(result, tally=tally)
 
 
-def test_the_picture_moves_and_fits_a_phone(browser: Browser, server: WebServer) -> None:
+def test_the_picture_moves_and_fits_a_phone(browser: Browser, server: OneCamera) -> None:
     """Its pixels change from look to look, it is as wide as the screen, nothing is scrolled sideways."""
     with feed(server.update, full):
         browser.open(server.url)
@@ -70,7 +73,7 @@ def test_the_picture_moves_and_fits_a_phone(browser: Browser, server: WebServer)
         assert not browser.run("return document.querySelector('#picture').matches('.old')")
 
 
-def test_long_names_fit_a_phone(browser: Browser, server: WebServer) -> None:
+def test_long_names_fit_a_phone(browser: Browser, server: OneCamera) -> None:
     """Names come from users: they may be long, and are text, whatever they hold."""
     name = "<img src=x onerror=document.title='taken'> " + "a" * 80
     tally = Tally((LineCount(name, 123456, 654321),), (ZoneCount(name, 123, 456789, 86400.0, 3600.0),))
@@ -89,7 +92,7 @@ def test_long_names_fit_a_phone(browser: Browser, server: WebServer) -> None:
     assert browser.run("return document.documentElement.scrollWidth") == 390
 
 
-def test_the_counts_are_those_of_the_newest_result(browser: Browser, server: WebServer) -> None:
+def test_the_counts_are_those_of_the_newest_result(browser: Browser, server: OneCamera) -> None:
     """Lines, zones, objects, speed, in words and numbers."""
     server.update(full(snapshot(7)))
     browser.open(server.url)
@@ -114,7 +117,7 @@ def test_the_counts_are_those_of_the_newest_result(browser: Browser, server: Web
     assert soon(lambda: browser.text("#lines") == "")
 
 
-def test_five_viewers_see_moving_pictures_and_right_counts(browser: Browser, server: WebServer) -> None:
+def test_five_viewers_see_moving_pictures_and_right_counts(browser: Browser, server: OneCamera) -> None:
     """The page and four streams at once, while the loop that feeds them keeps its rate."""
     done = threading.Event()
     got = [0] * 4
@@ -152,7 +155,7 @@ def test_five_viewers_see_moving_pictures_and_right_counts(browser: Browser, ser
     assert rate > 0.95 * 29.5
 
 
-def test_no_request_leaves_the_board(browser: Browser, server: WebServer) -> None:
+def test_no_request_leaves_the_board(browser: Browser, server: OneCamera) -> None:
     """What the page loads is from the server or from the page itself; its policy stops all else."""
     with feed(server.update, full):
         browser.open(server.url)
@@ -172,7 +175,7 @@ def test_no_request_leaves_the_board(browser: Browser, server: WebServer) -> Non
 def test_a_lost_camera_is_told_and_the_picture_shown_as_old(browser: Browser) -> None:
     """A red banner with the reason, a grey picture, an age that goes on growing; all gone when it is back."""
     capture = CaptureState("live")
-    server = WebServer("127.0.0.1:0", classes=CLASSES, overlay=Overlay(CLASSES), capture=lambda: capture)
+    server = OneCamera("127.0.0.1:0", capture=lambda: capture)
     server.start()
     try:
         server.update(snapshot(1))
@@ -195,7 +198,7 @@ def test_a_lost_camera_is_told_and_the_picture_shown_as_old(browser: Browser) ->
         server.close()
 
 
-def test_the_page_comes_back_when_the_server_does(browser: Browser, server: WebServer) -> None:
+def test_the_page_comes_back_when_the_server_does(browser: Browser, server: OneCamera) -> None:
     """Without being reloaded: it reports that it has no connection, and shows new images when it has."""
     server.update(full(snapshot(1)))
     browser.open(server.url)
@@ -204,7 +207,7 @@ def test_the_page_comes_back_when_the_server_does(browser: Browser, server: WebS
     server.close()
     assert soon(lambda: browser.text("#status") == "no connection")
     assert "Trying again" in browser.text("#banner")
-    second = WebServer(f"127.0.0.1:{server.port}", classes=CLASSES, overlay=Overlay(CLASSES))
+    second = OneCamera(f"127.0.0.1:{server.port}")
     second.start()
     try:
         with feed(second.update, full):
@@ -218,7 +221,7 @@ def test_the_page_comes_back_when_the_server_does(browser: Browser, server: WebS
 
 def test_the_token_leaves_the_address_bar(browser: Browser) -> None:
     """The page works by its cookie afterwards, also when opened again; another browser's page gets 401."""
-    server = WebServer("127.0.0.1:0", classes=CLASSES, overlay=Overlay(CLASSES), token=TOKEN)
+    server = OneCamera("127.0.0.1:0", token=TOKEN)
     server.start()
     bare = f"http://127.0.0.1:{server.port}/"
     try:
@@ -237,7 +240,7 @@ def test_the_token_leaves_the_address_bar(browser: Browser) -> None:
 
 def test_a_link_on_another_site_works_too(browser: Browser) -> None:
     """As from a web mail: no cookie is sent with what another site asks for, and still the page opens."""
-    server = WebServer("127.0.0.1:0", classes=CLASSES, overlay=Overlay(CLASSES), token=TOKEN)
+    server = OneCamera("127.0.0.1:0", token=TOKEN)
     server.start()
     try:
         with feed(server.update):
@@ -250,7 +253,7 @@ def test_a_link_on_another_site_works_too(browser: Browser) -> None:
         server.close()
 
 
-def test_a_page_in_the_background_asks_for_no_picture(browser: Browser, server: WebServer) -> None:
+def test_a_page_in_the_background_asks_for_no_picture(browser: Browser, server: OneCamera) -> None:
     """A phone in a pocket costs the board nothing but five short messages a second."""
     with feed(server.update):
         browser.open(server.url)
@@ -264,7 +267,7 @@ def test_a_page_in_the_background_asks_for_no_picture(browser: Browser, server: 
         assert soon(lambda: pixels(browser) != first)
 
 
-def test_every_number_has_a_name_that_a_screen_reader_says(browser: Browser, server: WebServer) -> None:
+def test_every_number_has_a_name_that_a_screen_reader_says(browser: Browser, server: OneCamera) -> None:
     """Row and column headers, terms, a text for the picture, live regions for what changes by itself."""
     server.update(full(snapshot(7)))
     browser.open(server.url)
@@ -277,3 +280,50 @@ def test_every_number_has_a_name_that_a_screen_reader_says(browser: Browser, ser
     assert browser.run("return document.documentElement.lang") == "en"
     assert browser.run("return document.querySelector('#status').role") == "status"
     assert browser.run("return document.querySelector('#banner').role") == "alert"
+
+
+def test_several_cameras_are_on_one_page(browser: Browser) -> None:
+    """On a phone below each other: moving pictures, counts, who is lost; a touch opens one, and it works."""
+    states = {"door": CaptureState("live"), "Back yard": CaptureState("live")}
+    views = [
+        View(
+            name,
+            classes=CLASSES,
+            overlay=Overlay(CLASSES),
+            several=True,
+            capture=functools.partial(states.__getitem__, name),
+        )
+        for name in states
+    ]
+    shop = WebServer("127.0.0.1:0", views)
+    shop.start()
+
+    def give(result: Snapshot) -> None:
+        views[0].update(result)
+        if states["Back yard"].state == "live":
+            views[1].update(result)
+
+    cells = "return Array.from(document.querySelectorAll('#cameras img')).map(i => [i.clientWidth, i.src])"
+    try:
+        with feed(give, full):
+            browser.open(shop.url)
+            assert soon(lambda: browser.text("#status") == "2 of 2 live")
+            assert soon(lambda: all(src for _, src in browser.run(cells)))
+            before = browser.run(cells)
+            assert soon(lambda: all(a[1] != b[1] for a, b in zip(browser.run(cells), before, strict=True)))
+            assert [width > 300 for width, _ in before] == [True, True]
+            assert browser.run("return document.documentElement.scrollWidth") == 390
+            assert re.fullmatch(
+                r"front door: \d+ in, \d+ out · sofa: 1 inside", browser.text("#cameras .counts")
+            )
+            states["Back yard"] = CaptureState("lost", "unplugged")
+            assert soon(lambda: browser.text("#status") == "1 of 2 live")
+            assert browser.text("li:nth-child(2) .state") == "camera lost"
+            assert browser.text("li:nth-child(2) .detail") == "unplugged"
+            browser.click("li:first-child a")
+            assert soon(lambda: browser.url == f"{shop.url}door/")
+            assert soon(lambda: browser.text("#status") == "live")
+            first = pixels(browser)
+            assert soon(lambda: pixels(browser) != first)
+    finally:
+        shop.close()

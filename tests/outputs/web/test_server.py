@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from live_support import CLASSES, PHOTO, TRACKS, feed, snapshot
+from live_support import CLASSES, PHOTO, TRACKS, OneCamera, feed, snapshot
 from numpy.typing import NDArray
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
@@ -36,12 +36,13 @@ from edge_centernet.outputs.web import access
 from edge_centernet.outputs.web import server as server_module
 from edge_centernet.outputs.web.access import Guard, Verdict, choose_token, network_of, parse_address
 from edge_centernet.outputs.web.server import WebServer
+from edge_centernet.outputs.web.view import View
 from edge_centernet.sources import CaptureState
-from edge_centernet.tracking.state import LineCount, Snapshot, Tally, ZoneCount
+from edge_centernet.tracking.state import LineCount, QueueCount, RuleState, Snapshot, Tally, ZoneCount
 
 TOKEN = "open, sesame!"  # nothing that a cookie or an address could hold as it is
 PATHS = ("/", "/stream.mjpg", "/snapshot.jpg", "/state.json", "/events", "/metrics", "/nothing")
-Start = Callable[..., WebServer]
+Start = Callable[..., OneCamera]
 
 
 class Counting(Overlay):
@@ -63,8 +64,8 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.delenv("EDGE_CENTERNET_TOKEN", raising=False)
     with ExitStack() as stack:
 
-        def begin(**options: Any) -> WebServer:
-            server = WebServer("127.0.0.1:0", **{"classes": CLASSES, "overlay": Overlay(CLASSES), **options})
+        def begin(**options: Any) -> OneCamera:
+            server = OneCamera("127.0.0.1:0", **options)
             stack.callback(server.close)
             server.start()
             return server
@@ -93,7 +94,7 @@ def get(server: WebServer, path: str, headers: dict[str, str] | None = None, met
 class Stream:
     """A viewer of /stream.mjpg that reads one picture after the other."""
 
-    def __init__(self, server: WebServer, query: str = "") -> None:
+    def __init__(self, server: OneCamera, query: str = "") -> None:
         """Asks, and reads the headers."""
         self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
         self._connection.request("GET", f"/stream.mjpg{query}")
@@ -191,7 +192,7 @@ def test_only_other_addresses_need_a_token(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_port_in_use_is_one_line(start: Start) -> None:
     """The caller hears of it, not a log."""
     port = start().port
-    second = WebServer(f"127.0.0.1:{port}", classes=CLASSES, overlay=Overlay(CLASSES))
+    second = OneCamera(f"127.0.0.1:{port}")
     with pytest.raises(ConfigError, match=rf"^cannot serve on 127.0.0.1:{port}: the port is in use; .*$"):
         second.start()
     second.close()
@@ -199,7 +200,7 @@ def test_a_port_in_use_is_one_line(start: Start) -> None:
 
 def test_an_address_of_another_computer_is_one_line() -> None:
     """192.0.2.1 is reserved: nobody has it."""
-    server = WebServer("192.0.2.1:0", classes=CLASSES, overlay=Overlay(CLASSES))
+    server = OneCamera("192.0.2.1:0")
     with pytest.raises(
         ConfigError, match=r"^cannot serve on 192.0.2.1:0: this computer does not have that address"
     ):
@@ -208,7 +209,7 @@ def test_an_address_of_another_computer_is_one_line() -> None:
 
 def test_a_server_on_every_address_is_reachable_by_its_url() -> None:
     """The URL holds the token, and an address that can be opened, which 0.0.0.0 on a phone cannot."""
-    server = WebServer("0.0.0.0:0", classes=CLASSES, overlay=Overlay(CLASSES))
+    server = OneCamera("0.0.0.0:0")
     server.start()
     try:
         match = re.fullmatch(r"http://(?P<host>[^/:]+):(?P<port>\d+)/\?token=[\w-]{32}", server.url)
@@ -547,7 +548,7 @@ def test_a_viewer_that_leaves_is_noticed_while_no_picture_comes(start: Start) ->
     assert soon(lambda: server.viewers == 0)
 
 
-def open_and_never_read(server: WebServer, upgrade: str = "", asks: bytes = b"") -> socket.socket:
+def open_and_never_read(server: OneCamera, upgrade: str = "", asks: bytes = b"") -> socket.socket:
     """A viewer whose network has stalled, of the stream or, by upgrading, of the page's WebSocket."""
     stalled = socket.socket()
     stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -608,7 +609,9 @@ def test_a_viewer_that_takes_nothing_for_long_loses_its_place(
 
 def full(number: int = 7) -> Snapshot:
     """A result with all that a result can have."""
-    tally = Tally((LineCount("door", 3, 1),), (ZoneCount("sofa", 1, 2, 12.34, 4.56),))
+    zone = ZoneCount("sofa", 1, 2, 12.34, 4.56, {"dog": (1, 2)}, QueueCount(1, 5.0, 5.0))
+    rule = RuleState("full", "capacity", "sofa", True, 1)
+    tally = Tally((LineCount("door", 3, 1, {"dog": (3, 1)}),), (zone,), rules=(rule,))
     return replace(snapshot(number), tracks=TRACKS, tally=tally)
 
 
@@ -618,6 +621,7 @@ def test_the_state_tells_all(start: Start) -> None:
     server.update(full())
     state = json.loads(get(server, "/state.json").body)
     assert 0 < state.pop("picture_age_s") < 10
+    assert state.pop("name") == "door"
     assert set(state.pop("board")) >= {"load", "cores", "memory_free_mb"}
     health = state.pop("health")
     assert (health["status"], health["camera"], health["detail"], health["age_ms"]) == (
@@ -639,8 +643,26 @@ def test_the_state_tells_all(start: Start) -> None:
         "age_ms": 41.5,
         "ms": {"preprocess": 2.1, "inference": 31.4, "decode": 0.4},
         "detections": {"person": 1, "cat": 1},
-        "lines": [{"name": "door", "in": 3, "out": 1}],
-        "zones": [{"name": "sofa", "inside": 1, "entered": 2, "longest_s": 12.3, "mean_dwell_s": 4.6}],
+        "lines": [{"name": "door", "in": 3, "out": 1, "classes": {"dog": {"in": 3, "out": 1}}}],
+        "zones": [
+            {
+                "name": "sofa",
+                "inside": 1,
+                "entered": 2,
+                "longest_s": 12.3,
+                "mean_dwell_s": 4.6,
+                "classes": {"dog": {"inside": 1, "entered": 2}},
+                "queue": {
+                    "length": 1,
+                    "mean_s": 5.0,
+                    "longest_s": 5.0,
+                    "left": 0,
+                    "left_mean_s": None,
+                    "left_p90_s": None,
+                },
+            }
+        ],
+        "rules": [{"name": "full", "kind": "capacity", "where": "sofa", "active": True, "value": 1}],
         "objects": [
             {"id": 3, "class": "person", "score": 0.9, "box": [400.0, 60.0, 640.0, 480.0]},
             {"id": 17, "class": "cat", "score": 0.8, "box": [700.0, 250.0, 1000.0, 470.0]},
@@ -690,7 +712,7 @@ def test_health_and_metrics_come_from_who_knows_them(start: Start) -> None:
     assert get(start(), "/metrics").status == 404
 
 
-async def messages(server: WebServer, asks: int, seconds: float) -> list[str | bytes]:
+async def messages(server: OneCamera, asks: int, seconds: float) -> list[str | bytes]:
     """All that the WebSocket sends, if a picture is asked for so many times at once."""
     socket: WebSocketClientConnection = await websocket_connect(f"ws://127.0.0.1:{server.port}/events")
     for _ in range(asks):
@@ -714,7 +736,8 @@ def test_events_tell_the_state_at_most_five_times_a_second(start: Start) -> None
     server.update(full())
     got = [json.loads(message) for message in asyncio.run(messages(server, 0, 2.0))]
     assert 5 <= len(got) <= 11
-    assert [state["lines"] for state in got] == [[{"name": "door", "in": 3, "out": 1}]] * len(got)
+    lines = [line.as_dict() for line in full().tally.lines]  # type: ignore[union-attr]
+    assert [state["lines"] for state in got] == [lines] * len(got)
     assert got[0]["viewers"] == 1
     assert soon(lambda: server.viewers == 0)
 
@@ -730,6 +753,80 @@ def test_events_send_a_picture_for_each_request(start: Start) -> None:
     assert decode(pictures[0][8:]).shape == (437, 960, 3)
     (captured,) = struct.unpack(">d", pictures[0][:8])
     assert clock[0] - 1 < captured < clock[-1]
+
+
+# ---- several cameras ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop() -> Iterator[WebServer]:
+    """Two cameras; the second has a name of two words."""
+    views = [
+        View(name, classes=CLASSES, overlay=Overlay(CLASSES), several=True) for name in ("door", "Back yard")
+    ]
+    server = WebServer("127.0.0.1:0", views)
+    server.start()
+    yield server
+    server.close()
+
+
+def test_each_camera_has_a_page_of_its_own(shop: WebServer) -> None:
+    """Below its name; / shows all, and what is of one camera only is not there."""
+    door, yard = shop.views
+    door.update(snapshot(1))
+    yard.update(full(11))
+    assert b"waiting for the first picture" in get(shop, "/back-yard/").body
+    assert b'id="cameras"' in get(shop, "/").body
+    pictures = [decode(get(shop, f"/{path}snapshot.jpg").body) for path in ("door/", "back-yard/")]
+    assert [disc(picture) for picture in pictures] == pytest.approx([27 / 1126, 97 / 1126], abs=0.005)
+    (line,) = json.loads(get(shop, "/back-yard/state.json").body)["lines"]
+    assert (line["name"], line["in"], line["out"]) == ("door", 3, 1)
+    state = json.loads(get(shop, "/state.json").body)
+    assert [(one["name"], one["path"], one["frame"]) for one in state["cameras"]] == [
+        ("door", "door/", 1),
+        ("Back yard", "back-yard/", 11),
+    ]
+    for path in ("/snapshot.jpg", "/yard/", "/door/metrics"):
+        assert get(shop, path).status == 404
+
+
+def test_health_of_several_is_that_of_any(shop: WebServer) -> None:
+    """One that is lost is counted, and no reason to restart the other; below its name it is asked for."""
+    assert (get(shop, "/healthz").status, get(shop, "/healthz").body) == (
+        503,
+        b"not ok; 2 of 2 cameras do not work\n",
+    )
+    shop.views[0].update(snapshot())
+    shop.views[1].update(replace(snapshot(), capture=CaptureState("lost", "unplugged")))
+    answer = get(shop, "/healthz")
+    assert (answer.status, answer.body) == (200, b"ok; 1 of 2 cameras do not work\n")
+    assert [get(shop, f"/{path}/healthz").status for path in ("door", "back-yard")] == [200, 503]
+
+
+def test_one_websocket_has_small_pictures_of_all(shop: WebServer) -> None:
+    """480 pixels wide, each with the number of its camera; drawn for who asks, and for nobody else."""
+    for i, view in enumerate(shop.views):
+        view.update(snapshot(10 * i))
+
+    async def ask() -> list[str | bytes | None]:
+        events = await websocket_connect(f"ws://127.0.0.1:{shop.port}/events")
+        for message in ("more 1", "more 7", "more x", "more 0"):
+            await events.write_message(message)
+        got: list[str | bytes | None] = []
+        while sum(isinstance(one, bytes) for one in got) < 2:
+            got.append(await events.read_message())
+        events.close()
+        return got
+
+    got = asyncio.run(ask())
+    pictures = {int.from_bytes(one[8:12], "big"): decode(one[12:]) for one in got if isinstance(one, bytes)}
+    assert {number: picture.shape for number, picture in pictures.items()} == {
+        0: (218, 480, 3),
+        1: (218, 480, 3),
+    }
+    assert disc(pictures[1]) - disc(pictures[0]) == pytest.approx(70 / 1126, abs=0.01)
+    states = [json.loads(one) for one in got if isinstance(one, str)]
+    assert [one["name"] for one in states[0]["cameras"]] == ["door", "Back yard"]
 
 
 # ---- speed and the end --------------------------------------------------------------------------
@@ -798,7 +895,7 @@ def test_its_port_can_be_used_again_at_once(start: Start) -> None:
     with feed(first.update), Stream(first) as stream:
         stream.next()
         first.close()
-    second = WebServer(f"127.0.0.1:{first.port}", classes=CLASSES, overlay=Overlay(CLASSES))
+    second = OneCamera(f"127.0.0.1:{first.port}")
     second.start()
     assert second.port == first.port
     second.close()
