@@ -142,6 +142,20 @@ def tracking() -> str:
     return table(f"{head} | counted, of {left} and {right}", rows)
 
 
+def fleet() -> str:
+    """The report over a simulated chain, by scripts/bench_fleet.py."""
+    record = _json("fleet.json")
+    rows = [
+        [name, f"{one['seconds']:.1f}", f"{one['cpu_seconds']:.1f}", f"{one['peak_mb']:.0f}"]
+        for name, one in record["results"].items()
+    ]
+    about = (
+        f"{record['boards']} boards and {record['days']} days: {record['events'] / 1e6:.0f} million events, "
+        f"{record['bytes'] / 1e9:.1f} GB. {record['machine']['cpu']}, {record['date'][:10]}."
+    )
+    return f"{table('report --by day over | seconds | of processor time | peak memory, MB', rows)}\n{about}\n"
+
+
 def own_classes() -> str:
     """Data sets the models were not made for, trained with the defaults, by scripts/own_classes.py."""
     rows = [

@@ -15,8 +15,8 @@ from typing import Any
 from edge_centernet.audit.recording import VideoRecording, count_crossings
 from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.history.audit import Audit, Crossing, choose_stretches, kept
-from edge_centernet.history.report import clip, find_zone, moment
 from edge_centernet.history.store import Store, StoredEvent, keep_audit, open_store
+from edge_centernet.history.summary import clip, find_zone, moment
 from edge_centernet.progress import Progress
 from edge_centernet.runtimes.base import Runtime
 from edge_centernet.tracking.line_counter import Line

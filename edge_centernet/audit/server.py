@@ -29,8 +29,8 @@ from tornado.web import Application
 from edge_centernet.audit.recording import Recording
 from edge_centernet.detections import Detections
 from edge_centernet.history.audit import Audit, Crossing
-from edge_centernet.history.report import find_zone
 from edge_centernet.history.store import StoreError, keep_audit, local_zone
+from edge_centernet.history.summary import find_zone
 from edge_centernet.outputs.annotate import Overlay
 from edge_centernet.outputs.web.access import Guard, bind, reachable
 from edge_centernet.outputs.web.server import Guarded, _NotFound, _Server

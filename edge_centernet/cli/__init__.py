@@ -18,6 +18,7 @@ COMMANDS = {
     "detect": ("detect:command", "Detect, track and count objects in images or live video.", ""),
     "demo": ("demo:command", "Watch people being counted, without a camera.", ""),
     "report": ("report:command", "Summarize what a camera counted: tables, charts, a page.", ""),
+    "store": ("store:command", "Export what many cameras counted as Parquet.", ""),
     "audit": ("audit:command", "Watch a recording to find out how right the counts are.", "live"),
     "tune": ("tune:command", "Find the model, input size and line that fit a view.", "convert"),
     "models": ("models:command", "List the models that come with the package.", ""),
@@ -40,7 +41,7 @@ COMMANDS = {
 }
 # Headings of `edge-centernet --help`, in the order in which people need the commands.
 SECTIONS = {
-    "Detect": ("detect", "demo", "report", "audit", "tune", "models", "doctor", "bench"),
+    "Detect": ("detect", "demo", "report", "store", "audit", "tune", "models", "doctor", "bench"),
     "Convert and evaluate": ("inspect", "convert", "verify", "eval", "import"),
     "Data and training": ("data", "label", "train"),
     "Boards": ("bundle", "deploy", "image", "flash"),
@@ -52,6 +53,7 @@ _EXTRAS = {
     "paho": "live",
     "prometheus_client": "live",
     "tornado": "live",
+    "duckdb": "fleet",
     "onnx": "convert",
     "flatbuffers": "convert",
     "tflite": "convert",

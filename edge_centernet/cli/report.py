@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from edge_centernet.cli import Command, echo
+from edge_centernet.cli.store import store_paths
+from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
-from edge_centernet.history.report import STEPS, as_csv, as_json, as_text, summarize
+from edge_centernet.history.report import STEPS, Report, as_csv, as_json, as_text
+from edge_centernet.history.summary import summarize
+from edge_centernet.progress import bars
 
 
 @click.command(cls=Command)
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("stores", metavar="STORE...", nargs=-1, required=True)
 @click.option("--from", "begin", metavar="TIME", help="Beginning.  [default: the first start of detection]")
 @click.option(
     "--to", "end", metavar="TIME", help="End; a date is that whole day.  [default: the last sign of life]"
@@ -34,7 +39,7 @@ from edge_centernet.history.report import STEPS, as_csv, as_json, as_text, summa
     "--html", "html_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with charts."
 )
 def command(
-    store: Path,
+    stores: tuple[str, ...],
     begin: str | None,
     end: str | None,
     step: str,
@@ -44,6 +49,9 @@ def command(
 ) -> None:
     """Summarize what `detect --store STORE` counted: how many, when, for how long.
 
+    Several stores, or a pattern of them in quotes, make one report with the sum and a table of the cameras;
+    so does a folder of Parquet files that `edge-centernet store` wrote.
+
     Times are those of the camera's time zone, such as 2026-11-30 or 2026-11-30T18:00. Times in which the
     camera or the process was away are listed, and are never counted as zeros. The store may be in use.
 
@@ -51,8 +59,9 @@ def command(
     Examples:
       edge-centernet report entrance.db --by day --html report.html
       edge-centernet report entrance.db --from 2026-11-01 --to 2026-11-30 --csv november.csv
+      edge-centernet report 'stores/*.db' --by day
     """  # noqa: D301 (click keeps the lines below a real backspace as they are)
-    report = summarize(store, begin, end, step)
+    report = _read(stores, begin, end, step)
     echo(as_text(report), nl=False)
     if csv_file is not None:
         write_atomic(csv_file, as_csv(report))
@@ -62,3 +71,21 @@ def command(
         from edge_centernet.history.page import as_html
 
         write_atomic(html_file, as_html(report))
+
+
+def _read(stores: Sequence[str], begin: str | None, end: str | None, step: str) -> Report:
+    """The report over one store, several, or a folder of Parquet files."""
+    paths = [path for text in stores for path in store_paths(text)]
+    if any(path.is_dir() for path in paths):
+        if len(paths) > 1:
+            raise ConfigError(
+                f"report: expected stores, or one folder of Parquet files, got {len(paths)} paths"
+            )
+        from edge_centernet.history.fleet import summarize_tree
+
+        with bars() as progress:
+            return summarize_tree(paths[0], begin, end, step, progress)
+    if len(paths) == 1 and paths[0] == Path(stores[0]):
+        return summarize(paths[0], begin, end, step)
+    with bars() as progress:
+        return summarize(paths, begin, end, step, progress)

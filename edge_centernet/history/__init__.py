@@ -1,1 +1,4 @@
-"""What a camera counted over days and years: `store` keeps it, `report` sums it up, `page` draws it."""
+"""What cameras counted over days and years.
+
+`store` keeps it, `summary` sums it up into a `report`, `page` draws that; `parquet` and `fleet` are for many.
+"""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.history.audit import percent
-from edge_centernet.history.report import COUNTED, REASONS, Part, Report, dwell_figures, find_zone
+from edge_centernet.history.report import COUNTED, REASONS, Part, Report, dwell_figures
 
 _WIDTH, _HEIGHT = 960, 180  # of a chart, in its own units
 _LEFT, _BOTTOM, _TOP = 44, 26, 8  # for the labels of the axes
@@ -73,6 +73,7 @@ def as_html(report: Report) -> str:
         *_presence(report),
         *_audit(report),
         *_gaps(report),
+        *_cameras(report),
         *_table(report),
     ]
     return (
@@ -246,12 +247,12 @@ def _nice(value: float) -> float:
 def _dwell(report: Report) -> list[str]:
     """How long visits lasted, and waits in queues: figures, and a histogram in steps that grow."""
     found = []
-    lengths = [(place, "visits", seconds) for place, seconds in report.dwell.items()]
-    lengths += [(place, "waits", seconds) for place, seconds in report.waits.items()]
-    for place, what, seconds in lengths:
-        figures = dwell_figures(seconds)
+    lengths = [(place, "visits", durations) for place, durations in report.dwell.items()]
+    lengths += [(place, "waits", durations) for place, durations in report.waits.items()]
+    for place, what, durations in lengths:
+        figures = dwell_figures(durations)
         edges = [0, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, math.inf]
-        numbers, _ = np.histogram(seconds, edges)
+        numbers, _ = np.histogram(durations.seconds, edges, weights=durations.visits)
         last = max(i for i, number in enumerate(numbers) if number) + 1
         names = (
             "5 s",
@@ -286,8 +287,10 @@ def _alerts(report: Report) -> list[str]:
     """The newest alerts of rules."""
     if not report.alerts:
         return []
+    camera = "<th>camera</th>" if report.cameras else ""
     rows = "".join(
-        f"<tr><td>{escape(alert.rule)}</td><td>{escape(alert.place)}</td>"
+        f"<tr>{f'<td>{escape(alert.camera)}</td>' if camera else ''}<td>{escape(alert.rule)}</td>"
+        f"<td>{escape(alert.place)}</td>"
         f"<td>{alert.began:%Y-%m-%d %H:%M:%S}</td>"
         f"<td>{'not known' if alert.ended is None else f'{alert.ended:%Y-%m-%d %H:%M:%S}'}</td>"
         f"<td>{alert.value:.4g}</td></tr>"
@@ -297,8 +300,8 @@ def _alerts(report: Report) -> list[str]:
     return [
         "<h2>Alerts</h2>",
         f'<p class="legend">{number} in all{f"; the newest {_ALERTS_SHOWN}" if more > 0 else ""}</p>',
-        '<div class="scroll"><table><tr><th>rule</th><th>place</th><th>from</th><th>to</th><th>at most</th>'
-        f"</tr>{rows}</table></div>",
+        f'<div class="scroll"><table><tr>{camera}<th>rule</th><th>place</th><th>from</th><th>to</th>'
+        f"<th>at most</th></tr>{rows}</table></div>",
     ]
 
 
@@ -395,7 +398,7 @@ def _audit(report: Report) -> list[str]:
     """How right the counts were when somebody last looked, and the figures of all such audits."""
     if not report.audits:
         return []
-    newest, zone = report.audits[-1], find_zone(report.zone)
+    newest, zone = report.audits[-1], report.began.tzinfo
     rows = "".join(
         f"<tr><td>{audit.day(zone):%Y-%m-%d}</td><td>{escape(score.line)}, {score.direction}</td>"
         f"<td>{score.true}</td><td>{score.matched}</td><td>{score.missed}</td><td>{score.extra}</td>"
@@ -427,6 +430,23 @@ def _gaps(report: Report) -> list[str]:
     return [
         "<h2>Times of which nothing is known</h2>",
         f'<div class="scroll"><table><tr><th>from</th><th>to</th><th>why</th></tr>{rows}</table></div>',
+    ]
+
+
+def _cameras(report: Report) -> list[str]:
+    """What each of several cameras counted, and for how long it was away."""
+    if not report.cameras:
+        return []
+    head = "".join(f"<th>{escape(_label(place, direction))}</th>" for place, direction in report.places)
+    rows = "".join(
+        f"<tr><td>{escape(one.name)}</td><td>{one.watched:.1%}</td>"
+        + "".join(f"<td>{one.total(place, direction)}</td>" for place, direction in report.places)
+        + "</tr>"
+        for one in report.cameras
+    )
+    return [
+        "<h2>Each camera</h2>",
+        f'<div class="scroll"><table><tr><th>camera</th><th>watched</th>{head}</tr>{rows}</table></div>',
     ]
 
 

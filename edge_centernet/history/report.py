@@ -6,35 +6,26 @@ of it somebody was looking (`watched`); where nobody was, its counts are None.
 
 from __future__ import annotations
 
-import bisect
 import csv
 import io
-import itertools
 import json
-import re
-import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone, tzinfo
-from pathlib import Path
-from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_centernet.errors import ConfigError
 from edge_centernet.files import csv_text
-from edge_centernet.history.audit import Audit, kept
-from edge_centernet.history.store import MINUTE_MS, open_store, unpack_points
+from edge_centernet.history.audit import Audit
 
 STEPS = ("hour", "day", "week")
 COUNTED = ("crossed", "entered")  # events of which a report gives the number
 REASONS = {"off": "not running", "camera": "no picture", "clock": "clock set"}  # of gaps, for people
 CELLS = (36, 64)  # rows and columns of the presence map
-_LONGEST_STEP_S = 1.0  # between two points of a path
+_CAMERAS_SHOWN = 20  # in a terminal
 
 
 @dataclass(frozen=True)
@@ -60,16 +51,40 @@ class Part:
         """Crossings of a line in a direction, or entries into a zone (""); None if nobody looked."""
         if self.watched <= 0:
             return None
-        kind = "crossed" if direction else "entered"
-        return sum(n for (k, p, d, _), n in self.events.items() if (k, p, d) == (kind, place, direction))
+        return _total(self.events, place, direction)
+
+
+class Durations(NamedTuple):
+    """How long visits lasted.
+
+    seconds: (K,) float64, each length once, rising. visits: (K,) int64, how many lasted so long.
+    """
+
+    seconds: NDArray[np.float64]
+    visits: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One of several cameras of a report. watched, gaps and totals: as those of Report."""
+
+    name: str
+    watched: float
+    gaps: tuple[tuple[datetime, datetime, str], ...]
+    totals: Counter[tuple[str, str, str, str]]
+
+    def total(self, place: str, direction: str) -> int:
+        """As Report.total."""
+        return _total(self.totals, place, direction)
 
 
 @dataclass(frozen=True)
 class Alert:
     """One alert of a rule.
 
-    began, ended: in the store's time zone; None for an end that is not known, as when the process was killed.
+    began, ended: in the camera's time zone; None for an end that is not known, as of a killed process.
     value: the most while it lasted, in persons or seconds; what it began with where no end is known.
+    camera: whose, in a report over several.
     """
 
     rule: str
@@ -77,20 +92,25 @@ class Alert:
     began: datetime
     ended: datetime | None
     value: float
+    camera: str = ""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `summarize` found.
+    """What `summary.summarize` found.
 
     zone: the store's time zone. gaps: began, ended and reason of the times in which nobody looked.
     places: (place, direction), lines before zones; direction is "" for a zone.
-    totals: as Part.events. dwell: (N,) seconds of all visits that ended, by zone. waits: the same of those
-        who waited in a queue. alerts: in the order in which they began.
+    totals: as Part.events. dwell: of all visits that ended, by zone. waits: the same of those who waited in a
+        queue. alerts: in the order in which they began.
     presence: (36, 64) seconds that foot points spent in each cell of the image, by hour of the day where
         paths were kept: (24, 36, 64).
     moves: how often a track entered the second zone next after the first, by (first, second).
     audits: of the store, whatever the time, the oldest first; those of which something was watched.
+    cameras: of a report over several, by name. Its hours and days are those of each camera's own clock; its
+        counts, `dwell`, `waits` and `moves` are sums, its `watched`, `inside` and `queue` are averages, and
+        an alert has its camera's name. `gaps` is empty: see each camera's own. `presence` is zero, as each
+        looks at something else, and `audits` is empty, as one camera's error says nothing of another's.
     """
 
     camera: str
@@ -102,12 +122,13 @@ class Report:
     gaps: tuple[tuple[datetime, datetime, str], ...]
     places: tuple[tuple[str, str], ...]
     totals: Counter[tuple[str, str, str, str]]
-    dwell: dict[str, NDArray[np.float64]]
+    dwell: dict[str, Durations]
     presence: NDArray[np.float64]
-    waits: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    waits: dict[str, Durations] = field(default_factory=dict)
     alerts: tuple[Alert, ...] = ()
     moves: dict[tuple[str, str], int] = field(default_factory=dict)
     audits: tuple[Audit, ...] = ()
+    cameras: tuple[Camera, ...] = ()
 
     def by_class(self, place: str, direction: str) -> dict[str, int]:
         """As `total`, for each class that was counted there, the most frequent first."""
@@ -119,8 +140,7 @@ class Report:
 
     def total(self, place: str, direction: str) -> int:
         """Crossings of a line in a direction, or entries into a zone (""), over the whole time."""
-        kind = "crossed" if direction else "entered"
-        return sum(n for (k, p, d, _), n in self.totals.items() if (k, p, d) == (kind, place, direction))
+        return _total(self.totals, place, direction)
 
     @property
     def watched(self) -> float:
@@ -136,226 +156,30 @@ class Report:
         return max(counted, key=lambda part: part.count(place, direction) or 0, default=None)
 
 
-def summarize(path: Path, begin: str | None = None, end: str | None = None, step: str = "hour") -> Report:
-    """Read a store.
-
-    begin, end: dates or times in the store's time zone, such as 2026-11-30 or 2026-11-30T18:00; from the
-        first run to the last sign of life if not given. A date as the end is that whole day.
-    step: "hour", "day" or "week"; weeks begin on Monday.
-    Raises ConfigError for a time that is none or an end before the beginning, StoreError for the file.
-    """
-    with closing(open_store(path)) as base:
-        first, last, zone, camera = base.execute(
-            "SELECT min(began), max(alive), (SELECT zone FROM run ORDER BY id DESC LIMIT 1), "
-            "(SELECT camera FROM run ORDER BY id DESC LIMIT 1) FROM run"
-        ).fetchone()
-        local = find_zone(zone)
-        began = first if begin is None else moment(begin, local, whole_day=False)
-        ended = last if end is None else moment(end, local, whole_day=True)
-        if ended <= began:
-            raise ConfigError(
-                f"report: expected an end after the beginning, got {_local(began, local):%Y-%m-%d %H:%M} to "
-                f"{_local(ended, local):%Y-%m-%d %H:%M}"
-            )
-        known = base.execute("SELECT began, ended, reason FROM gap")
-        gaps = clip([(0, first, "off"), *known, (last, ended, "off")], began, ended)
-        edges = list(_edges(began, ended, local, step))
-        parts = []
-        for a, b in itertools.pairwise(edges):
-            missing = sum(until - since for since, until, _ in clip(gaps, a, b))
-            parts.append(Part(_local(a, local), _local(b, local), 1 - missing / (b - a)))
-        _count(base, parts, edges)
-        dwell = _seconds(base, "dwell", began, ended)
-        waits = _seconds(base, "value", began, ended)
-        alerts = _alerts(base, began, ended, local)
-        presence = _presence(base, began, ended, local)
-        moves = _moves(base, began, ended)
-    totals: Counter[tuple[str, str, str, str]] = sum((part.events for part in parts), Counter())
-    # Lines first: they are what most people ask for.
-    pairs = {(place, direction) for kind, place, direction, _ in totals if kind in COUNTED}
-    places = sorted(pairs, key=lambda pair: (not pair[1], pair))
-    shown = tuple((_local(a, local), _local(b, local), reason) for a, b, reason in gaps)
-    return Report(
-        camera, zone, step, _local(began, local), _local(ended, local), tuple(parts), shown, tuple(places),
-        totals, dwell, presence, waits, alerts, moves,
-        tuple(audit for audit in kept(path) if audit.watched_s),
-    )  # fmt: skip
-
-
-def find_zone(name: str) -> tzinfo:
-    """A time zone by its IANA name or an offset such as +01:00; UTC where this machine does not know it."""
-    if match := re.fullmatch(r"([+-])(\d\d):(\d\d)", name):
-        offset = timedelta(hours=int(match[2]), minutes=int(match[3]))
-        return timezone(-offset if match[1] == "-" else offset)
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return timezone.utc
-
-
-def _local(ms: int, zone: tzinfo) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, zone)
-
-
-def moment(text: str, zone: tzinfo, whole_day: bool) -> int:
-    """Milliseconds since 1970 of a date or time; with `whole_day` a date is its end. Raises ConfigError."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(
-            f"report: expected a date or time such as 2026-11-30 or 2026-11-30T18:00, got {text!r}"
-        ) from None
-    if whole_day and re.fullmatch(r"\d{4}-\d\d-\d\d", text):
-        moment += timedelta(days=1)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone)
-    return round(moment.timestamp() * 1000)
-
-
-def clip(gaps: Sequence[tuple[int, int, str]], began: int, ended: int) -> list[tuple[int, int, str]]:
-    """The gaps within two times, in order, without overlaps: the first to begin keeps what it covers."""
-    found: list[tuple[int, int, str]] = []
-    reached = began
-    for a, b, reason in sorted(gaps):
-        a, b = max(a, reached), min(b, ended)
-        if a < b:
-            found.append((a, b, reason))
-            reached = b
-    return found
-
-
-def _edges(began: int, ended: int, zone: tzinfo, step: str) -> Iterator[int]:
-    """Where parts begin and end, in milliseconds: both ends, and each hour, midnight or Monday between."""
-    yield began
-    at = _local(began, zone).replace(minute=0, second=0, microsecond=0)
-    if step != "hour":
-        at = at.replace(hour=0)
-    if step == "week":
-        at -= timedelta(days=at.weekday())
-    while (now := round(at.timestamp() * 1000)) < ended:
-        if now > began:
-            yield now
-        if step == "hour":  # in UTC: the day on which clocks change has 23 or 25 of them
-            at = _local(now + 3_600_000, zone)
-        else:  # in local time: such a day is a day all the same
-            at = (at.replace(tzinfo=None) + timedelta(days=1 if step == "day" else 7)).replace(tzinfo=zone)
-    yield ended
-
-
-def _count(base: sqlite3.Connection, parts: Sequence[Part], edges: Sequence[int]) -> None:
-    """Fill in what happened, part by part."""
-    # One pass in the order of time, grouped by minute: a year of a busy entrance has half a million of them.
-    rows = base.execute(
-        "SELECT time - time % ? AS minute, kind, place, direction, class, count(*) FROM event "
-        "WHERE time >= ? AND time < ? GROUP BY minute, kind, place, direction, class",
-        (MINUTE_MS, edges[0], edges[-1]),
-    )
-    for minute, kind, place, direction, name, number in rows:
-        parts[_which(edges, minute)].events[kind, place, direction, name] += number
-    sums: dict[tuple[int, str], NDArray[np.float64]] = {}
-    rows = base.execute(
-        "SELECT minute, place, sum(watched), sum(inside * watched), max(most), sum(queue * watched), "
-        "sum(iif(queue IS NULL, 0, watched)), max(queue_most) FROM occupancy "
-        "WHERE minute >= ? AND minute < ? GROUP BY minute, place",
-        (edges[0] - edges[0] % MINUTE_MS, edges[-1]),  # the minute in which it began, too
-    )
-    for minute, place, watched, inside, most, queue, queue_watched, queue_most in rows:
-        index = _which(edges, minute)
-        total = sums.setdefault((index, place), np.zeros(4))
-        total += watched, inside, queue_watched, queue or 0
-        part = parts[index]
-        part.inside[place] = float(total[1] / total[0])
-        part.most[place] = max(part.most.get(place, 0), most)
-        if queue is not None:
-            part.queue[place] = float(total[3] / total[2])
-            part.queue_most[place] = max(part.queue_most.get(place, 0), queue_most)
-
-
-def _which(edges: Sequence[int], minute: int) -> int:
-    """The part that a minute begins in; the first one for a minute that begins before it."""
-    return max(0, bisect.bisect_right(edges, minute) - 1)
-
-
-def _seconds(base: sqlite3.Connection, column: str, began: int, ended: int) -> dict[str, NDArray[np.float64]]:
-    """(N,) sorted seconds of the visits that ended, by zone: "dwell", or "value" of those who waited."""
-    found: dict[str, list[float]] = {}
-    rows = base.execute(
-        f"SELECT place, {column} FROM event "
-        f"WHERE kind = 'left' AND {column} IS NOT NULL AND time >= ? AND time < ?",
-        (began, ended),
-    )
-    for place, seconds in rows:
-        found.setdefault(place, []).append(seconds)
-    return {place: np.sort(np.array(found[place])) for place in sorted(found)}
-
-
-def _moves(base: sqlite3.Connection, began: int, ended: int) -> dict[tuple[str, str], int]:
-    # A track's number begins again with each run of detection.
-    rows = base.execute(
-        "SELECT first, second, count(*) FROM (SELECT place AS second, lag(place) OVER "
-        "(PARTITION BY run, track ORDER BY time, id) AS first FROM event "
-        "WHERE kind = 'entered' AND time >= ? AND time < ?) "
-        "WHERE first != second GROUP BY first, second ORDER BY first, second",
-        (began, ended),
-    )
-    return {(first, second): number for first, second, number in rows}
-
-
-def _alerts(base: sqlite3.Connection, began: int, ended: int, zone: tzinfo) -> tuple[Alert, ...]:
-    """Those that began or ended between the two."""
-    # rule -> place, began and value of an alert whose end did not come yet
-    on: dict[str, tuple[str, int, float]] = {}
-    found: list[tuple[str, str, int, int | None, float]] = []
-    rows = base.execute(
-        "SELECT time, rule, place, direction, value FROM event WHERE kind = 'alert' AND time < ? ORDER BY id",
-        (ended,),
-    )
-    for time, rule, place, state, value in rows:
-        if (before := on.pop(rule, None)) is not None:
-            # One that begins anew has ended while nobody looked.
-            found.append((rule, *before[:2], time if state == "ended" else None, max(value, before[2])))
-        if state == "began":
-            on[rule] = place, time, value
-    found += [(rule, place, time, None, value) for rule, (place, time, value) in on.items()]
-    return tuple(
-        Alert(rule, place, _local(since, zone), None if until is None else _local(until, zone), value)
-        for rule, place, since, until, value in sorted(found, key=lambda one: one[2])
-        if since >= began or (until is not None and until >= began)
-    )
-
-
-def _presence(base: sqlite3.Connection, began: int, ended: int, zone: tzinfo) -> NDArray[np.float64]:
-    rows, columns = CELLS
-    seconds = np.zeros((24, rows, columns))
-    paths = base.execute("SELECT began, points FROM path WHERE ended >= ? AND began < ?", (began, ended))
-    for start, packed in paths:
-        points = unpack_points(packed)
-        # In steps of a tenth of a second on the straight way between two points: without them a walk would be
-        # a row of dots. Nobody knows where a track was that was hidden for longer, so that time is not shown.
-        moments = np.arange(0, points[-1, 0], 0.1, dtype=np.float32)
-        after = np.searchsorted(points[:, 0], moments, side="right")
-        known = points[np.minimum(after, len(points) - 1), 0] - points[after - 1, 0] <= _LONGEST_STEP_S
-        moments = moments[known]
-        x = np.interp(moments, points[:, 0], points[:, 1] * columns).astype(np.intp)
-        y = np.interp(moments, points[:, 0], points[:, 2] * rows).astype(np.intp)
-        cells = np.minimum(y, rows - 1), np.minimum(x, columns - 1)
-        np.add.at(seconds[_local(start, zone).hour], cells, 0.1)
-    return seconds
+def _total(counted: Counter[tuple[str, str, str, str]], place: str, direction: str) -> int:
+    kind = "crossed" if direction else "entered"
+    return sum(n for (k, p, d, _), n in counted.items() if (k, p, d) == (kind, place, direction))
 
 
 # ---- as text
 
 
 def as_csv(report: Report) -> str:
-    """A row for each part, place, direction and class, and for each rule; no number where nobody looked."""
+    """A row for each part, place, direction and class, and for each rule; no number where nobody looked.
+
+    Of several cameras: a column more, and behind the rows of all together those of each over the whole time,
+    alerts among them.
+    """
     out = io.StringIO()
     writer = csv.writer(out)
+    several = ("camera",) if report.cameras else ()
     writer.writerow(
         (
             "began", "ended", "watched", "place", "direction", "class", "count", "inside_mean", "inside_most",
-            "queue_mean", "queue_most", "rule", "alerts",
+            "queue_mean", "queue_most", "rule", "alerts", *several,
         )
     )  # fmt: skip
+    rules = [] if several else sorted({(alert.rule, alert.place) for alert in report.alerts})
     for part in report.parts:
         watched = f"{part.watched:.4f}"
         for place, direction in report.places:
@@ -369,13 +193,24 @@ def as_csv(report: Report) -> str:
                     (
                         part.began.isoformat(), part.ended.isoformat(), watched, csv_text(place), direction,
                         csv_text(name), number, inside, most, queue, part.queue_most.get(place, ""), "", "",
+                        *([""] if several else []),
                     )
                 )  # fmt: skip
-        for rule, place in sorted({(alert.rule, alert.place) for alert in report.alerts}):
+        for rule, place in rules:
             began = [alert.began for alert in report.alerts if (alert.rule, alert.place) == (rule, place)]
             number = sum(part.began <= one < part.ended for one in began) if part.watched > 0 else ""
             row = (part.began.isoformat(), part.ended.isoformat(), watched, csv_text(place), *[""] * 7)
             writer.writerow((*row, csv_text(rule), number))
+    for camera in report.cameras:
+        head = report.began.isoformat(), report.ended.isoformat(), f"{camera.watched:.4f}"
+        of = csv_text(camera.name)
+        for (kind, place, direction, name), number in sorted(camera.totals.items()):
+            if kind in COUNTED:
+                cells = csv_text(place), direction, csv_text(name), number
+                writer.writerow((*head, *cells, *[""] * 6, of))
+        alerts = Counter((one.rule, one.place) for one in report.alerts if one.camera == camera.name)
+        for (rule, place), number in sorted(alerts.items()):
+            writer.writerow((*head, csv_text(place), *[""] * 7, csv_text(rule), number, of))
     return out.getvalue()
 
 
@@ -388,9 +223,7 @@ def as_json(report: Report) -> str:
         "began": report.began.isoformat(),
         "ended": report.ended.isoformat(),
         "watched": round(report.watched, 4),
-        "gaps": [
-            {"began": a.isoformat(), "ended": b.isoformat(), "reason": reason} for a, b, reason in report.gaps
-        ],
+        "gaps": _gaps(report.gaps),
         "totals": _events(report.totals),
         "dwell": {place: dwell_figures(values) for place, values in report.dwell.items()},
         "moves": [
@@ -404,6 +237,7 @@ def as_json(report: Report) -> str:
                 "began": alert.began.isoformat(),
                 "ended": None if alert.ended is None else alert.ended.isoformat(),
                 "value": round(alert.value, 1),
+                **({"camera": alert.camera} if alert.camera else {}),
             }
             for alert in report.alerts
         ],
@@ -426,8 +260,22 @@ def as_json(report: Report) -> str:
         ],
     }
     if report.audits:
-        record["audits"] = [audit.figures(find_zone(report.zone)) for audit in report.audits]
+        record["audits"] = [audit.figures(report.began.tzinfo) for audit in report.audits]
+    if report.cameras:
+        record["cameras"] = [
+            {
+                "camera": one.name,
+                "watched": round(one.watched, 4),
+                "gaps": _gaps(one.gaps),
+                "totals": _events(one.totals),
+            }
+            for one in report.cameras
+        ]
     return json.dumps(record, ensure_ascii=False, indent=1) + "\n"
+
+
+def _gaps(gaps: Sequence[tuple[datetime, datetime, str]]) -> list[dict[str, str]]:
+    return [{"began": a.isoformat(), "ended": b.isoformat(), "reason": reason} for a, b, reason in gaps]
 
 
 def _events(counted: Counter[tuple[str, str, str, str]]) -> list[dict[str, Any]]:
@@ -443,16 +291,24 @@ def _events(counted: Counter[tuple[str, str, str, str]]) -> list[dict[str, Any]]
     ]
 
 
-def dwell_figures(seconds: NDArray[np.float64]) -> dict[str, float]:
-    """Number of visits, and mean, quartiles and p90 of how long they lasted, in seconds. seconds: (N,)."""
-    low, middle, high, p90 = np.percentile(seconds, (25, 50, 75, 90))
+def dwell_figures(durations: Durations) -> dict[str, float]:
+    """Number of visits, and mean, quartiles and p90 of how long they lasted, in seconds."""
+    seconds, visits = durations
+    ends = np.cumsum(visits)  # visits that last so long or less
+    count = int(ends[-1])
+
+    def quantile(share: float) -> float:  # as numpy.percentile, between the two visits next to it
+        below = int(share * (count - 1))
+        low, high = seconds[np.searchsorted(ends, [below, min(below + 1, count - 1)], side="right")]
+        return round(float(low + (high - low) * (share * (count - 1) - below)), 1)
+
     return {
-        "visits": len(seconds),
-        "mean_s": round(float(seconds.mean()), 1),
-        "quarter_s": round(float(low), 1),
-        "median_s": round(float(middle), 1),
-        "three_quarters_s": round(float(high), 1),
-        "p90_s": round(float(p90), 1),
+        "visits": count,
+        "mean_s": round(float(seconds @ visits) / count, 1),
+        "quarter_s": quantile(0.25),
+        "median_s": quantile(0.5),
+        "three_quarters_s": quantile(0.75),
+        "p90_s": quantile(0.9),
     }
 
 
@@ -488,7 +344,8 @@ def as_text(report: Report) -> str:
     for rule, alerts in _by_rule(report).items():
         last = alerts[-1]
         lines.append(
-            f"  alert {rule} at {last.place}: {len(alerts)}; the last from {last.began:%Y-%m-%d %H:%M:%S}"
+            f"  alert {rule} at {last.place}: {len(alerts)}; the last{last.camera and f' of {last.camera}'} "
+            f"from {last.began:%Y-%m-%d %H:%M:%S}"
             + (f" to {last.ended:%H:%M:%S}" if last.ended else ", its end is not known")
             + f", at most {last.value:.4g}"
         )
@@ -498,7 +355,8 @@ def as_text(report: Report) -> str:
             lines.append(f"  nothing is known of {span}: {REASONS[reason]}")
     if report.audits:  # the newest: who moved a line or took another model audits again
         audit = report.audits[-1]
-        lines += [f"  {audit.heading(find_zone(report.zone))}", *(f"    {one}" for one in audit.sentences())]
+        lines += [f"  {audit.heading(report.began.tzinfo)}", *(f"    {one}" for one in audit.sentences())]
+    lines += _camera_lines(report)
     return "\n".join(lines) + "\n"
 
 
@@ -507,3 +365,28 @@ def _by_rule(report: Report) -> dict[str, list[Alert]]:
     for alert in report.alerts:
         found.setdefault(alert.rule, []).append(alert)
     return dict(sorted(found.items()))
+
+
+def _camera_lines(report: Report) -> list[str]:
+    """A table of the cameras, those with the most visitors first."""
+    if not report.cameras:
+        return []
+    heads = [
+        f"{place}, {direction}" if direction else f"{place}, entered" for place, direction in report.places
+    ]
+    ranked = sorted(report.cameras, key=lambda one: -sum(one.total(*pair) for pair in report.places))
+    rows = [["camera", "watched", *heads]] + [
+        [one.name, f"{one.watched:.1%}", *(str(one.total(*pair)) for pair in report.places)]
+        for one in ranked[:_CAMERAS_SHOWN]
+    ]
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  "
+        + "  ".join(
+            [row[0].ljust(wide[0]), *(text.rjust(w) for text, w in zip(row[1:], wide[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    if (more := len(ranked) - _CAMERAS_SHOWN) > 0:
+        lines.append(f"  and {more} more, which --csv, --json and --html have")
+    return lines

@@ -271,6 +271,7 @@ def _prune(base: sqlite3.Connection, now: int, keep: Retention) -> None:
     _delete(base, "path", "ended", max(oldest, now - int(keep.path_days * DAY_MS)))
     for table, column in (("event", "time"), ("occupancy", "minute"), ("gap", "ended")):
         _delete(base, table, column, oldest)
+    _forget(base, oldest)
     # A file does not shrink, but its free pages are used again: what counts is what is in use.
     for table, column in (("path", "ended"), ("event", "time"), ("occupancy", "minute")):
         while _used_bytes(base) > keep.max_bytes:
@@ -278,6 +279,14 @@ def _prune(base: sqlite3.Connection, now: int, keep: Retention) -> None:
             if first is None:
                 break
             _delete(base, table, column, first + DAY_MS // 4)
+            if table != "path":
+                _forget(base, first + DAY_MS // 4)
+
+
+def _forget(base: sqlite3.Connection, before: int) -> None:
+    """Let runs begin where events do: a report would take what was deleted for hours without anyone."""
+    base.execute("DELETE FROM run WHERE alive < ? AND id < (SELECT max(id) FROM run)", (before,))
+    base.execute("UPDATE run SET began = ? WHERE began < ? AND alive >= ?", (before, before, before))
 
 
 def _delete(base: sqlite3.Connection, table: str, column: str, before: int) -> None:

@@ -58,6 +58,7 @@ class Metrics(Silent):
         self._tally = Tally()
         self._in_view = np.zeros(len(self._classes), np.int64)
         self._fps = 0.0
+        self._unwritten = ""
         self._registry = CollectorRegistry()
         prefix = "edge_centernet"
         self._results = Counter(
@@ -93,6 +94,7 @@ class Metrics(Silent):
         self._age.observe(snapshot.age_ms / 1000.0)
         self._results.inc()
         self._in_view, self._fps, self._capture = found, snapshot.fps, snapshot.capture
+        self._unwritten = snapshot.unwritten
         if snapshot.tally is not None:
             self._tally = snapshot.tally
 
@@ -170,6 +172,8 @@ class _Absolutes(Collector):
             wall = time.time() - (time.monotonic() - capture.last_frame)
             text = "Unix time at which the newest frame was read."
             yield _gauge("last_frame_timestamp_seconds", text, {}, wall)
+        waits = "1 while counts or records cannot be written, as a disk is full or read-only."
+        yield _gauge("unwritten", waits, {}, float(bool(of._unwritten)))
         # 2. What is in view.
         yield _gauge("fps", "Results a second over the last seconds.", {}, of._fps)
         in_view = _family("objects", "Boxes in the newest frame.", ["class"])

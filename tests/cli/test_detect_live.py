@@ -20,7 +20,7 @@ from broker import Mosquitto, Subscriber, needs_broker
 from running import Detect, anything
 from servers import WALK_S, Server, crossings, free_port, mjpeg_server, rtsp_server
 
-from edge_centernet.history.report import summarize
+from edge_centernet.history.summary import summarize
 
 pytestmark = pytest.mark.slow  # whole commands with cameras and servers
 

@@ -25,8 +25,9 @@ from edge_centernet.history.audit import (
     share,
 )
 from edge_centernet.history.page import as_html
-from edge_centernet.history.report import as_json, as_text, summarize
+from edge_centernet.history.report import as_json, as_text
 from edge_centernet.history.store import Store, keep_audit
+from edge_centernet.history.summary import summarize
 
 TIMES = st.lists(st.integers(0, 60), max_size=7).map(sorted)
 SETUP = {"kind": "video", "source": "saturday.mp4"}

@@ -18,8 +18,9 @@ from click.testing import CliRunner
 from edge_centernet.cli import cli
 from edge_centernet.errors import ConfigError
 from edge_centernet.history.page import as_html
-from edge_centernet.history.report import Report, as_csv, as_json, as_text, find_zone, summarize
+from edge_centernet.history.report import Report, as_csv, as_json, as_text, dwell_figures
 from edge_centernet.history.store import Store, StoredEvent, StoredMinute, StoredPath, open_store
+from edge_centernet.history.summary import find_zone, summarize
 
 BERLIN = ZoneInfo("Europe/Berlin")
 DAYS = 10  # from 20 October 2026 on; summer time ends on the 25th
@@ -151,11 +152,11 @@ def test_occupancy_dwell_and_presence(whole: Report) -> None:
     assert len(open_hours) == 9 * 9 - 1
     assert {(part.inside["=till"], part.most["=till"]) for part in open_hours} == {(1.5, 4)}
     seconds = whole.dwell["=till"]
-    assert len(seconds) == total(whole, "left", "=till", "")
-    assert seconds.mean() == pytest.approx(120, rel=0.1)
+    assert seconds.visits.sum() == total(whole, "left", "=till", "")
+    assert dwell_figures(seconds)["mean_s"] == pytest.approx(120, rel=0.1)
     seen = whole.presence.sum(0)
     assert np.flatnonzero(seen.sum(1)).tolist() == [21]  # 0.6 of 36 rows
-    assert seen.sum() == pytest.approx(19 * len(seconds), rel=1e-3)
+    assert seen.sum() == pytest.approx(19 * seconds.visits.sum(), rel=1e-3)
     assert np.flatnonzero(whole.presence.sum((1, 2))).tolist() == list(range(9, 18))
 
 
@@ -310,7 +311,7 @@ def till(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 def test_a_queue_has_waits_and_a_length(till: Report) -> None:
     """Those who passed through did not wait."""
-    assert (len(till.dwell["till"]), len(till.waits["till"])) == (11, 10)
+    assert (till.dwell["till"].visits.sum(), till.waits["till"].visits.sum()) == (11, 10)
     assert [(part.queue["till"], part.queue_most["till"]) for part in till.parts] == [(3, 6), (3, 5)]
     assert "till, queue: 10 waited, mean 330 s, nine of ten up to 546 s; at most 6 at once" in as_text(till)
     record = json.loads(as_json(till))

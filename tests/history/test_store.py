@@ -175,6 +175,8 @@ def test_old_days_and_old_paths_go(tmp_path: Path) -> None:
         rows(store.path, f"SELECT count(*) FROM {table}") for table in ("event", "occupancy", "gap", "path")
     ]
     assert counts == [[(10,)], [(10,)], [(10,)], [(2,)]]
+    # A report begins where events do: the days before them are unknown, and no days without visitors.
+    assert rows(store.path, "SELECT began FROM run") == [(NOON + 5 * DAY_MS - 1,)]
 
 
 def test_the_file_stays_below_its_limit(tmp_path: Path) -> None:

@@ -146,6 +146,14 @@ def test_lost_camera_shows(metrics: Metrics) -> None:
     assert value(metrics, "crossings_total", line="door", direction="in", **PERSON) == 5
 
 
+def test_a_full_disk_shows(metrics: Metrics) -> None:
+    """1 while something waits to be written."""
+    metrics.update(snapshot(0, unwritten="a.db: cannot write: No space left on device"))
+    assert value(metrics, "unwritten") == 1
+    metrics.update(snapshot(1))
+    assert value(metrics, "unwritten") == 0
+
+
 def test_number_of_series_does_not_grow(metrics: Metrics) -> None:
     """After 500 frames with new objects as many series exist as after the first."""
     metrics.update(snapshot(0, 0, 1, 2, tally=counted(1)))
