@@ -23,8 +23,8 @@ from tornado.web import HTTPError
 from edge_centernet.errors import ConfigError, EdgeCenterNetError
 from edge_centernet.history.page import as_fragment, as_html
 from edge_centernet.history.report import STEPS, Report, as_csv
-from edge_centernet.history.summary import summarize
 from edge_centernet.history.store import open_store
+from edge_centernet.history.summary import summarize
 from edge_centernet.outputs.web.server import Guarded
 
 _T = TypeVar("_T")

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import shop
 
-from edge_centernet.history.report import as_csv, summarize
+from edge_centernet.history.report import as_csv
 from edge_centernet.history.store import Store, StoredEvent, open_store
+from edge_centernet.history.summary import summarize
 from edge_centernet.outputs.web.archive import find_picture
 from edge_centernet.outputs.web.server import WebServer
 
