@@ -533,7 +533,7 @@ static void move_box(ecn_box *to, const ecn_box *from)
     *to = box;
 }
 
-static float middle(float low, float high)
+static float midpoint(float low, float high)
 {
     return rounded(rounded(high + low) * 0.5f);
 }
@@ -542,15 +542,15 @@ static float middle(float low, float high)
 static int concentric(float low_a, float high_a, float low_b, float high_b)
 {
     const float a = rounded(high_a - low_a), b = rounded(high_b - low_b);
-    return distance(middle(low_a, high_a), middle(low_b, high_b)) <= rounded((float)0.15f * a) && b <= rounded(2.0f * a) && a <= rounded(2.0f * b);
+    return distance(midpoint(low_a, high_a), midpoint(low_b, high_b)) <= rounded((float)0.15f * a) && b <= rounded(2.0f * a) && a <= rounded(2.0f * b);
 }
 
 /* Do the peaks of two boxes of different levels lie within reach? */
 static int within_reach(const ecn_box *a, const ecn_box *b, const ecn_levels *levels)
 {
     return (a->cell < 0) != (b->cell < 0)
-        && distance(middle(a->x1, a->x2), middle(b->x1, b->x2)) <= levels->reach_x
-        && distance(middle(a->y1, a->y2), middle(b->y1, b->y2)) <= levels->reach_y;
+        && distance(midpoint(a->x1, a->x2), midpoint(b->x1, b->x2)) <= levels->reach_x
+        && distance(midpoint(a->y1, a->y2), midpoint(b->y1, b->y2)) <= levels->reach_y;
 }
 
 /* Drop every box that stands for the same object as one before it that was kept; with levels, of the other level. */
@@ -562,10 +562,14 @@ static int32_t keep_first(ecn_box *boxes, int32_t count, int32_t scope, const ec
         int twin = 0;
         for (int32_t k = 0; k < kept && !twin; ++k) {
             const ecn_box *best = &boxes[k];
-            if (scope == ECN_ANY_CLASS || best->class_id == box->class_id) {
-                twin = levels != NULL ? within_reach(best, box, levels)
-                    : concentric(best->x1, best->x2, box->x1, box->x2)
-                        && concentric(best->y1, best->y2, box->y1, box->y2);
+            if (scope != ECN_ANY_CLASS && best->class_id != box->class_id) {
+                continue;
+            }
+            if (levels != NULL) {
+                twin = within_reach(best, box, levels);
+            } else {
+                twin = concentric(best->x1, best->x2, box->x1, box->x2)
+                    && concentric(best->y1, best->y2, box->y1, box->y2);
             }
         }
         if (!twin) {
