@@ -78,6 +78,7 @@ class Settings:
     threshold: float | None
     max_detections: int
     classes: str | None
+    tiles: str | None
     track: bool
     count_line: tuple[str, ...]
     zone: tuple[str, ...]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.classes import did_you_mean, find_class
-from edge_centernet.decoder import decode
+from edge_centernet.decoder import decode, decode_levels
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
 from edge_centernet.heads import Heads
@@ -22,6 +22,7 @@ from edge_centernet.model_zoo import DEFAULT
 from edge_centernet.preprocess import Letterbox, prepare
 from edge_centernet.runtimes import ENGINES, open_runtime, select_engine
 from edge_centernet.runtimes.base import Runtime
+from edge_centernet.tiles import Chooser, Grid, TiledHeads, TiledInput, Tiler, Tiling
 
 
 class Detector:
@@ -44,6 +45,11 @@ class Detector:
         own, once for each file, engine release and processor (docs/decisions/0014-self-check.md). An engine
         that fails is passed over with a warning in the log.
 
+    tiles: "2x2" looks for small objects in so many columns and rows of overlapping tiles, too: each takes as
+        long as the image without tiles. "auto" chooses their number by the sizes of what is found, from image
+        to image; for a video, a camera, or photos of one place.
+    tiles_ms: with "auto", the milliseconds that all passes of the network for one image may take; None: any.
+
     `detect` may be called from several threads: one inference runs at a time, preprocessing overlaps. Where
     several should run at once, give each thread a Detector with threads=1. After os.fork, open a new one.
 
@@ -64,6 +70,8 @@ class Detector:
         max_detections: int = 100,
         only: Sequence[str] | None = None,
         selfcheck: bool = True,
+        tiles: str | None = None,
+        tiles_ms: float | None = None,
     ) -> None:
         """Open the model, unless it is a runtime already, and check the options against it."""
         self._owned = isinstance(model, (str, os.PathLike))
@@ -88,6 +96,11 @@ class Detector:
             self.runtime = model
         try:
             self._set_up(threshold, max_detections, only)
+            self._tilers: dict[Grid, Tiler] = {}
+            self._grid = None if tiles in (None, "auto") else Grid.of(tiles)
+            self._chooser = Chooser(self.manifest.model, tiles_ms) if tiles == "auto" else None
+            if self._grid is not None:
+                self._tiler(self._grid)  # which refuses one that is too large
         except ConfigError:
             self.close()  # nobody else can: the caller gets no Detector
             raise
@@ -158,32 +171,65 @@ class Detector:
 
     # The three steps, public because `pipeline.Pipeline` runs each on a thread of its own.
 
-    def prepare(self, image_bgr: NDArray[np.uint8]) -> tuple[NDArray[Any], Letterbox]:
+    def prepare(self, image_bgr: NDArray[np.uint8]) -> tuple[NDArray[Any] | TiledInput, Letterbox | Tiling]:
         """The first step: (H, W, 3) uint8 BGR -> the network's input, and where the image lies in it."""
+        grid = self._grid if self._chooser is None else self._chooser.grid
+        if grid is not None:
+            return self._tiler(grid).prepare(image_bgr)
         return prepare(image_bgr, self.manifest)
 
-    def infer(self, x: NDArray[Any]) -> Heads:
-        """The second step: what `prepare` made -> the network's heads, valid until the next call.
+    def infer(self, x: NDArray[Any] | TiledInput) -> Heads | TiledHeads:
+        """The second step: what `prepare` made -> the network's heads.
 
-        To be called by one thread at a time; unlike `detect` it does not wait for its turn.
+        Heads without tiles are valid until the next call. To be called by one thread at a time; unlike
+        `detect` it does not wait for its turn.
         """
-        return self.runtime.run(x)
+        if isinstance(x, TiledInput):
+            return self._tiler(x.how.grid).run(x, self._run_wanted)
+        return self._run_wanted(x)
 
-    def boxes(self, heads: Heads, box: Letterbox) -> Detections:
-        """The last step: the heads of an image with this letterbox -> detections as `detect` returns them."""
+    def _tiler(self, grid: Grid) -> Tiler:
+        if grid not in self._tilers:
+            self._tilers[grid] = Tiler(self.manifest, self._decoded, grid)
+        return self._tilers[grid]
+
+    def _run_wanted(self, x: NDArray[Any]) -> Heads:
+        """The heads of the classes that are looked for."""
+        start = perf_counter()
+        heads = self.runtime.run(x)
+        if self._chooser is not None:
+            self._chooser.passed(1000.0 * (perf_counter() - start))
+        return heads if self._ids is None else heads._replace(heat=heads.heat[self._ids])
+
+    def boxes(self, heads: Heads | TiledHeads, box: Letterbox | Tiling) -> Detections:
+        """The last step: the heads of an image that lies so in the input -> detections as `detect` gives."""
+        own = self._class_thresholds
+        if own is not None and self._ids is not None:
+            own = {name: own[name] for name in self._decoded.model.classes}
         options: dict[str, Any] = {
             "threshold": self._lowest,
-            "class_thresholds": self._class_thresholds,
+            "class_thresholds": own,
             "max_detections": self.max_detections,
-            "frame": box.frame,
         }
+        if isinstance(box, Tiling):
+            assert isinstance(heads, TiledHeads)  # the two come together
+            found = decode_levels(
+                heads.coarse,
+                heads.fine,
+                (self._decoded, box.decoded),
+                frames=(box.coarse.frame, box.frame.frame),
+                tiles=box.tiles,
+                levels=box.levels,
+                **options,
+            )
+        else:
+            assert isinstance(heads, Heads)
+            found = decode(heads, self._decoded, frame=box.frame, **options)
+        if self._chooser is not None:
+            whole = box.coarse if isinstance(box, Tiling) else box
+            self._chooser.learn(found, whole.src_width, whole.src_height)
         if self._ids is None:
-            return decode(heads, self.manifest, **options)
-        if self._class_thresholds is not None:
-            options["class_thresholds"] = {
-                name: self._class_thresholds[name] for name in self._decoded.model.classes
-            }
-        found = decode(heads._replace(heat=heads.heat[self._ids]), self._decoded, **options)
+            return found
         return Detections(found.xyxy, found.score, self._ids[found.class_id], self.classes)
 
     def close(self) -> None:

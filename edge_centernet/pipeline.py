@@ -37,6 +37,7 @@ from edge_centernet.preprocess import Letterbox
 from edge_centernet.sources import Frame
 from edge_centernet.sources.files import Stills, Video
 from edge_centernet.system.single_slot import SingleSlotQueue
+from edge_centernet.tiles import TiledHeads, TiledInput, Tiling
 
 if TYPE_CHECKING:  # reading files does not load what cameras need
     from edge_centernet.sources.live import LiveCapture
@@ -261,7 +262,8 @@ class Pipeline:
                 usual = taken if usual == 0.0 else 0.8 * usual + 0.2 * taken
                 ms = {**prepared.ms, "inference": 1000.0 * taken}
                 # 4. Copy: the next inference overwrites the engine's memory, while this result is decoded.
-                copied = Heads(*(np.array(head) for head in heads))
+                #    Those of tiles are copies already, put together.
+                copied = heads if isinstance(heads, TiledHeads) else Heads(*map(np.array, heads))
                 if not self._inferred.put(_Inferred(prepared.lane, prepared.frame, copied, prepared.box, ms)):
                     return
 
@@ -305,8 +307,8 @@ class Rate:
 class _Prepared:
     lane: int
     frame: Frame
-    x: NDArray[Any]
-    box: Letterbox
+    x: NDArray[Any] | TiledInput
+    box: Letterbox | Tiling
     ms: dict[str, float]
 
 
@@ -314,8 +316,8 @@ class _Prepared:
 class _Inferred:
     lane: int
     frame: Frame
-    heads: Heads
-    box: Letterbox
+    heads: Heads | TiledHeads
+    box: Letterbox | Tiling
     ms: dict[str, float]
 
 

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 DEFAULT_OUT = Path("detections")  # folder for annotated copies; records are only kept where a folder is given
 
 _QUIET_S = 0.5  # a camera that gave no frame for so long is silent
+_TILES_MS = 200.0  # with --tiles auto, so that a tracker sees five frames a second
 _STALLED_S = 10.0  # one that gives frames, but no results, is silent after so long
 
 _log = logging.getLogger(__name__)
@@ -293,6 +294,8 @@ class _Camera:
             threshold=self.scene.detector_threshold,
             max_detections=settings.max_detections,
             only=self.scene.detector_classes,
+            tiles=settings.tiles,
+            tiles_ms=_TILES_MS if _takes_live(settings) else None,
         )
         # 2. The source, and the outputs.
         self.frames = open_frames(settings, shared.report, shared.several)

@@ -46,9 +46,10 @@ PATH = click.Path(path_type=Path)
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--model", "models", multiple=True, help="Name or file.  [default: all shipped]")
+@click.option("--tiles", help="As of `detect`.")
 @click.option("--env", type=PATH, default=ROOT / ".venv-motmetrics", help="For py-motmetrics.")
 @click.option("--out", type=PATH, default=ROOT / "docs/benchmarks/tracking-pets09.json")
-def main(data: Path, models: tuple[str, ...], env: Path, out: Path) -> None:
+def main(data: Path, models: tuple[str, ...], tiles: str | None, env: Path, out: Path) -> None:
     """Detect, track, measure, write, print."""
     # Of the MOT Challenge: frame from 1, id, left, top, width, height.
     truth = np.loadtxt(data / "gt.txt", delimiter=",")[:, :6]
@@ -58,7 +59,7 @@ def main(data: Path, models: tuple[str, ...], env: Path, out: Path) -> None:
     results: list[dict[str, Any]] = []
     jobs = []
     for model in models or names():
-        rows, threshold, digest = detect(data / "video.mp4", model)
+        rows, threshold, digest = detect(data / "video.mp4", model, tiles)
         for step in STEPS:
             found, true, fps = thin(rows, step), thin(truth, step), FPS / step
             frames = FRAMES // step
@@ -72,17 +73,19 @@ def main(data: Path, models: tuple[str, ...], env: Path, out: Path) -> None:
         click.echo(" ".join(f"{key} {value}" for key, value in result.items() if key != "sha256"))
     record = {
         "results": results, "true_crossings": crossings(truth, FPS), "tracker": asdict(TrackerOptions()),
-        "commit": commit(), "date": datetime.now(timezone.utc).date().isoformat(),
+        "tiles": tiles, "commit": commit(), "date": datetime.now(timezone.utc).date().isoformat(),
     }  # fmt: skip
     write_atomic(out, json.dumps(record, indent=1) + "\n")
 
 
-def detect(video: Path, model: str) -> tuple[Rows, float, str]:
+def detect(video: Path, model: str, tiles: str | None) -> tuple[Rows, float, str]:
     """People in every frame, the threshold that the model suggests, and the hash of its file."""
     file, engine = first_candidate(model)
     with closing(open_runtime(file, engine)) as runtime:
         threshold = runtime.manifest.model.threshold
-        detector = Detector(runtime, threshold=TrackerOptions().low_for(threshold), only=["person"])
+        detector = Detector(
+            runtime, threshold=TrackerOptions().low_for(threshold), only=["person"], tiles=tiles
+        )
         rows = []
         for frame in open_source(str(video)):
             found = detector.detect(frame.image)

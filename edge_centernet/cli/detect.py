@@ -17,7 +17,7 @@ import click
 
 from edge_centernet.camera_config import ConfigFile, Settings, each_camera, read_config
 from edge_centernet.cli import Command, echo, option_group
-from edge_centernet.cli.options import model_options, open_model
+from edge_centernet.cli.options import model_options, open_model, tiles_option
 from edge_centernet.errors import TargetError
 from edge_centernet.outputs.records import SUFFIX
 from edge_centernet.outputs.screen import Screen
@@ -86,6 +86,7 @@ _detection_options = option_group(
         help="Maximum number of boxes per frame.",
     ),
     click.option("--classes", metavar="A,B", help="Detect only these classes.  [default: all]"),
+    tiles_option,
     heading="Detection",
 )
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from edge_centernet.cli import Command, echo, option_group
-from edge_centernet.cli.options import model_options, open_model
+from edge_centernet.cli.options import model_options, open_model, tiles_option
 from edge_centernet.data import read_dataset
 from edge_centernet.data.base import list_names
 from edge_centernet.detector import Detector
@@ -50,6 +50,7 @@ _NUMBERS = re.compile(r"\[\n([-\d.,\seE]+?)\n\s*\]")
     ),
     heading="Data",
 )
+@option_group(tiles_option, heading="Detection")
 @option_group(
     click.option(
         "--json",
@@ -70,6 +71,7 @@ def command(
     threads: int | None,
     data: Path,
     images: Path | None,
+    tiles: str | None,
     out: Path | None,
     plots: Path | None,
 ) -> None:
@@ -106,13 +108,16 @@ def command(
     with closing(open_model(model, runtime, threads)) as opened, bars() as progress:
         classes = opened.manifest.model.classes
         only = detector_classes(classes, dataset.classes)
-        detector = Detector(opened, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, only=only)
+        detector = Detector(
+            opened, threshold=THRESHOLD, max_detections=MAX_DETECTIONS, only=only, tiles=tiles
+        )
         result = evaluate_dataset(detector.detect_timed, dataset, classes, progress, opened.manifest.model)
         about: dict[str, Any] = {
             "model": model,
             "runtime": opened.name,
             "precision": opened.manifest.precision,
             "data": str(data),
+            "tiles": tiles,
             "left_out": left_out(classes, dataset.classes),
         }
         about["sha256"] = sha256(first_candidate(model, runtime)[0])
@@ -127,6 +132,8 @@ def command(
 
 def _table(result: dict[str, Any], about: dict[str, Any]) -> str:
     lines = ["{model}, {precision}, {runtime}, on {data}".format(**about)]
+    if about["tiles"] is not None:
+        lines[0] += f", tiles {about['tiles']}"
     # An AP over some of the classes is not that of the data set, so this stands above it.
     left = [
         f"only in the {where}: {list_names(names)}" for where, names in about["left_out"].items() if names

@@ -50,6 +50,14 @@ engine_options = option_group(_runtime_option, _threads_option, heading="Inferen
 # --model, --runtime, --threads; passed on as model, runtime, threads to `open_model`.
 model_options = option_group(model_option, _runtime_option, _threads_option, heading="Model")
 
+# --tiles; passed on as it is, to `Detector`.
+tiles_option = click.option(
+    "--tiles",
+    metavar="COLUMNSxROWS|auto",
+    help="Look for small objects in so many overlapping tiles, too, such as 2x2; each takes as long as the "
+    "whole image. auto chooses by the sizes of what is found.  [default: the whole image only]",
+)
+
 
 def open_model(model: str | Path, runtime: str = "auto", threads: int | None = None) -> Runtime:
     """Open what the options say, and say on stderr which engine runs which file, and on which device.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from edge_centernet.classes import find_class
 from edge_centernet.decoder import rule
-from edge_centernet.decoder.rule import BOX, Head, as_pair
+from edge_centernet.decoder.rule import BOX, Head, Levels, Tile, as_pair
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.heads import Heads
 from edge_centernet.manifest import HeatUnit, Manifest, Quant, TensorSpec
 
-__all__ = ["BACKEND", "decode", "in_heat_unit"]
+__all__ = ["BACKEND", "decode", "decode_levels", "in_heat_unit"]
 
 BACKEND: Literal["c", "numpy"]
 _BACKENDS: dict[str, ModuleType] = {"numpy": rule}
@@ -74,6 +74,66 @@ def decode(
     """
     how = _pick(backend)
     plan = _plan(manifest, threshold)
+    boxes = _find(how, plan, heads, class_thresholds, max_detections, any_class)[:max_detections]
+    if plan.logits:
+        boxes = how.to_probability(boxes)
+    return _finish(plan, boxes if frame is None else how.to_image(boxes, frame), frame is not None)
+
+
+def decode_levels(
+    coarse: Heads,
+    fine: Heads,
+    manifests: tuple[Manifest, Manifest],
+    *,
+    frames: tuple[Frame, Frame],
+    tiles: Sequence[Tile],
+    levels: Levels,
+    threshold: float = 0.3,
+    max_detections: int = 100,
+    class_thresholds: Mapping[str, float] | None = None,
+    backend: str | None = None,
+) -> Detections:
+    """The boxes in two maps of one image, of its tiles and of all of it at once, in pixels of the image.
+
+    Args:
+        coarse: heads of the whole image, as in `decode`.
+        fine: heads of the tiles, put together.
+        manifests: of coarse and fine heads.
+        frames: where the image lies in the input of either.
+        tiles: what the fine map was put together from.
+        levels: which of them may speak of what, see rule.join_levels.
+        threshold: as in `decode`, like all below.
+        max_detections: of both maps together.
+        class_thresholds: class name -> its own threshold.
+        backend: "c", "numpy" or None.
+
+    Raises what `decode` raises.
+    """
+    how = _pick(backend)
+    found = []
+    for heads, manifest, frame in zip((coarse, fine), manifests, frames, strict=True):
+        plan = _plan(manifest, threshold)
+        boxes = _find(how, plan, heads, class_thresholds, max_detections, any_class=False)
+        if heads is fine:
+            for tile in tiles:
+                boxes = how.drop_cut(
+                    boxes, tile, manifests[0].model.cells, manifest.model.cells, plan.cell_px
+                )
+        if plan.logits:
+            boxes = how.to_probability(boxes)
+        found.append(how.to_image(boxes, frame))
+    return _finish(plan, how.join_levels(found[1], found[0], levels)[:max_detections], True)
+
+
+def _find(
+    how: ModuleType,
+    plan: _Plan,
+    heads: Heads,
+    class_thresholds: Mapping[str, float] | None,
+    max_detections: int,
+    any_class: bool,
+) -> NDArray[np.void]:
+    """BOX records in pixels of the network's input, best first, without duplicates."""
     for data, spec in zip(heads, plan.specs, strict=True):
         # By identity first: comparing two dtypes takes longer, and only a foreign runtime has other objects.
         if data.shape != spec.shape or (data.dtype is not spec.dtype and data.dtype != spec.dtype):
@@ -83,7 +143,7 @@ def decode(
             )
     # 1. Peaks to boxes: twice as many as wanted, because some of them are duplicates.
     capacity = min(2 * _count(max_detections), plan.cells)
-    own = _each_class(class_thresholds, threshold, manifest) if class_thresholds else None
+    own = _each_class(class_thresholds, plan.probability, plan.manifest) if class_thresholds else None
     if how is rule:
         boxes = rule.decode_boxes(
             *(Head(spec.role, data, spec.quant) for data, spec in zip(heads, plan.specs, strict=True)),
@@ -96,18 +156,17 @@ def decode(
         boxes = np.empty(capacity, BOX)
         boxes = boxes[: how.find(heads, plan.quants, plan.cell_px, plan.threshold, own, boxes)]
     # 2. Duplicates go before the boxes are clipped, which would move the centres that they are found by.
-    boxes = how.drop_duplicate_peaks(boxes, any_class)[:max_detections]
-    # 3. Scores and coordinates as users read them.
-    if plan.logits:
-        boxes = how.to_probability(boxes)
-    if frame is not None:
-        boxes = how.to_image(boxes, frame)
-    # 4. Clipping has left a box that lay in the padding without an area.
+    found: NDArray[np.void] = how.drop_duplicate_peaks(boxes, any_class)
+    return found
+
+
+def _finish(plan: _Plan, boxes: NDArray[np.void], clipped: bool) -> Detections:
+    """As users read them, without boxes that clipping has left no area: they lay in the padding."""
     rows = boxes.view(np.float32).reshape(-1, COLUMNS)
-    if frame is not None and not (inside := (rows[:, 2:4] > rows[:, :2]).all(1)).all():
+    if clipped and not (inside := (rows[:, 2:4] > rows[:, :2]).all(1)).all():
         rows, boxes = rows[inside], boxes[inside]
     score = rows[:, 4] if plan.logits else np.clip(rows[:, 4], 0, 1)
-    return Detections(rows[:, :4], score, boxes["class_id"], manifest.model.classes)
+    return Detections(rows[:, :4], score, boxes["class_id"], plan.manifest.model.classes)
 
 
 class _Spec(NamedTuple):
@@ -127,6 +186,7 @@ class _Plan(NamedTuple):
     quants: tuple[tuple[float, int], ...]
     cells: int
     cell_px: float
+    probability: float
     threshold: float
     logits: bool
 
@@ -157,6 +217,7 @@ def _plan(manifest: Manifest, threshold: float) -> _Plan:
         quants=tuple(as_pair(spec.quant) for spec in specs),
         cells=math.prod(heat.shape),
         cell_px=float(model.stride),
+        probability=threshold,
         threshold=in_heat_unit(float(threshold), model.heat_unit),
         logits=model.heat_unit == "logit",
     )

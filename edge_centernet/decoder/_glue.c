@@ -140,6 +140,38 @@ static PyObject *drop_twins(PyObject *self, PyObject *args)
     return result;
 }
 
+static PyObject *drop_cut(PyObject *self, PyObject *args)
+{
+    PyObject *boxes, *capsule, *result = NULL;
+    array_interface *seen;
+    int count;
+    ecn_tile tile;
+    ecn_heads heads, canvas;
+    (void)self;
+    if (PyArg_ParseTuple(args, "Oi(iiiiii)(ii)(ii)f", &boxes, &count, &tile.left, &tile.top, &tile.x1, &tile.y1, &tile.x2,
+            &tile.y2, &heads.height, &heads.width, &canvas.height, &canvas.width, &canvas.cell_px)
+        && (capsule = look_at(boxes, &seen)) != NULL) {
+        result = PyLong_FromLong(ecn_drop_cut((ecn_box *)seen->data, count, &tile, &heads, &canvas));
+        Py_DECREF(capsule);
+    }
+    return result;
+}
+
+static PyObject *join_levels(PyObject *self, PyObject *args)
+{
+    PyObject *boxes, *capsule, *result = NULL;
+    array_interface *seen;
+    int fine, coarse;
+    ecn_levels levels;
+    (void)self;
+    if (PyArg_ParseTuple(args, "Oii(ffff)", &boxes, &fine, &coarse, &levels.width, &levels.height, &levels.reach_x,
+            &levels.reach_y) && (capsule = look_at(boxes, &seen)) != NULL) {
+        result = PyLong_FromLong(ecn_join_levels((ecn_box *)seen->data, fine, coarse, &levels));
+        Py_DECREF(capsule);
+    }
+    return result;
+}
+
 static PyObject *to_image(PyObject *self, PyObject *args)
 {
     PyObject *boxes, *capsule, *result = NULL;
@@ -195,6 +227,10 @@ static PyMethodDef methods[] = {
     {"decode", decode, METH_VARARGS, "decode(heat, size, offset, quant, quant, quant, cell_px, threshold, class_thresholds "
         "or None, out) -> count, ECN_ERR_* or NOT_WALKABLE; quant is (scale, zero_point)"},
     {"drop_twins", drop_twins, METH_VARARGS, "drop_twins(boxes, count, scope) -> count or ECN_ERR_*"},
+    {"drop_cut", drop_cut, METH_VARARGS, "drop_cut(boxes, count, (left, top, x1, y1, x2, y2), (height, width), (height, "
+        "width) of the canvas, cell_px) -> count or ECN_ERR_*"},
+    {"join_levels", join_levels, METH_VARARGS, "join_levels(boxes, fine, coarse, (width, height, reach_x, reach_y)) -> count "
+        "or ECN_ERR_*"},
     {"to_image", to_image, METH_VARARGS, "to_image(boxes, count, (src_width, src_height, new_width, new_height, left, "
         "top)) -> 0 or ECN_ERR_*"},
     {"to_probability", to_probability, METH_VARARGS, "to_probability(boxes, count) -> 0"},

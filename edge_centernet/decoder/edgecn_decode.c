@@ -245,14 +245,12 @@ typedef struct {
                               int right)                                                           \
     {                                                                                              \
         const TYPE v = *p;                                                                         \
-        if (left && p[-sx] >= v) { return 0; }                                                     \
-        if (right && p[sx] > v) { return 0; }                                                      \
-        if (up && p[-sy] >= v) { return 0; }                                                       \
-        if (up && left && p[-sy - sx] >= v) { return 0; }                                          \
-        if (up && right && p[-sy + sx] >= v) { return 0; }                                         \
-        if (down && p[sy] > v) { return 0; }                                                       \
-        if (down && left && p[sy - sx] > v) { return 0; }                                          \
-        if (down && right && p[sy + sx] > v) { return 0; }                                         \
+        for (int32_t dy = -up; dy <= down; ++dy) {                 /* loops take half the code */  \
+            for (int32_t dx = -left; dx <= right; ++dx) {                                          \
+                const TYPE n = p[dy * sy + dx * sx];                                               \
+                if (n > v || (n >= v && (dy < 0 || (dy == 0 && dx < 0)))) { return 0; }            \
+            }                                                                                      \
+        }                                                                                          \
         return 1;                                                                                  \
     }                                                                                              \
                                                                                                    \
@@ -529,44 +527,211 @@ static float distance(float a, float b)
     return d < 0.0f ? -d : d;
 }
 
+static void move_box(ecn_box *to, const ecn_box *from)
+{
+    const ecn_box box = *from;
+    *to = box;
+}
+
+static float midpoint(float low, float high)
+{
+    return rounded(rounded(high + low) * 0.5f);
+}
+
 /* Along one axis: centres close for the better box's side, and sides alike? */
 static int concentric(float low_a, float high_a, float low_b, float high_b)
 {
     const float a = rounded(high_a - low_a), b = rounded(high_b - low_b);
-    const float centre_a = rounded(rounded(high_a + low_a) * 0.5f);
-    const float centre_b = rounded(rounded(high_b + low_b) * 0.5f);
-    return distance(centre_a, centre_b) <= rounded((float)0.15f * a) && b <= rounded(2.0f * a) && a <= rounded(2.0f * b);
+    return distance(midpoint(low_a, high_a), midpoint(low_b, high_b)) <= rounded((float)0.15f * a) && b <= rounded(2.0f * a) && a <= rounded(2.0f * b);
+}
+
+/* Do the peaks of two boxes of different levels lie within reach? */
+static int within_reach(const ecn_box *a, const ecn_box *b, const ecn_levels *levels)
+{
+    return (a->cell < 0) != (b->cell < 0)
+        && distance(midpoint(a->x1, a->x2), midpoint(b->x1, b->x2)) <= levels->reach_x
+        && distance(midpoint(a->y1, a->y2), midpoint(b->y1, b->y2)) <= levels->reach_y;
+}
+
+/* Drop every box that stands for the same object as one before it that was kept; with levels, of the other level. */
+static int32_t keep_first(ecn_box *boxes, int32_t count, int32_t scope, const ecn_levels *levels)
+{
+    int32_t kept = 0;
+    for (int32_t i = 0; i < count; ++i) {
+        const ecn_box *box = &boxes[i];
+        int twin = 0;
+        for (int32_t k = 0; k < kept && !twin; ++k) {
+            const ecn_box *best = &boxes[k];
+            if (scope != ECN_ANY_CLASS && best->class_id != box->class_id) {
+                continue;
+            }
+            if (levels != NULL) {
+                twin = within_reach(best, box, levels);
+            } else {
+                twin = concentric(best->x1, best->x2, box->x1, box->x2)
+                    && concentric(best->y1, best->y2, box->y1, box->y2);
+            }
+        }
+        if (!twin) {
+            move_box(&boxes[kept++], box);
+        }
+    }
+    return kept;
 }
 
 int32_t ecn_drop_twins(ecn_box *boxes, int32_t count, int32_t scope)
 {
-    int32_t kept = 0;
     if (boxes == NULL && count > 0) {
         return ECN_ERR_NULL;
     }
     if (count < 0 || (scope != ECN_SAME_CLASS && scope != ECN_ANY_CLASS)) {
         return ECN_ERR_ARG;
     }
-    for (int32_t i = 0; i < count; ++i) {
-        const ecn_box *box = &boxes[i];
-        int twin = 0;
-        for (int32_t k = 0; k < kept && !twin; ++k) {
-            const ecn_box *best = &boxes[k];
-            twin = (scope == ECN_ANY_CLASS || best->class_id == box->class_id)
-                && concentric(best->x1, best->x2, box->x1, box->x2)
-                && concentric(best->y1, best->y2, box->y1, box->y2);
+    return keep_first(boxes, count, scope, NULL);
+}
+
+/* ---- public: tiles ------------------------------------------------------------------------------- */
+
+/* Does first..end - 1, on a canvas of `side` cells, lie in a tile of `length` cells that begins at `begin`? */
+static int is_span(int32_t begin, int32_t first, int32_t end, int32_t length, int32_t side)
+{
+    return begin >= 0 && begin <= first && first <= end && end <= side && end - begin <= length;
+}
+
+static void copy_cells(const ecn_tensor *from, const ecn_tensor *onto, int32_t channels, const ecn_tile *tile)
+{
+    const int32_t bytes = from->dtype == ECN_F32 ? 4 : from->dtype == ECN_S16 ? 2 : 1;
+    for (int32_t c = 0; c < channels; ++c) {
+        for (int32_t y = tile->y1; y < tile->y2; ++y) {
+            for (int32_t x = tile->x1; x < tile->x2; ++x) {
+                const int32_t source = c * from->stride_c + (y - tile->top) * from->stride_y + (x - tile->left) * from->stride_x;
+                const int32_t target = c * onto->stride_c + y * onto->stride_y + x * onto->stride_x;
+                for (int32_t i = 0; i < bytes; ++i) {
+                    ((uint8_t *)onto->data + (size_t)target * (size_t)bytes)[i]
+                        = ((const uint8_t *)from->data + (size_t)source * (size_t)bytes)[i];
+                }
+            }
         }
-        if (!twin) {
-            boxes[kept].x1 = box->x1;
-            boxes[kept].y1 = box->y1;
-            boxes[kept].x2 = box->x2;
-            boxes[kept].y2 = box->y2;
-            put(&boxes[kept], get(box));
-            ++kept;
+    }
+}
+
+int32_t ecn_stitch(const ecn_heads *heads, const ecn_tile *tile, const ecn_heads *canvas)
+{
+    const ecn_tensor *from[3], *onto[3];
+    int32_t error;
+    if (heads == NULL || tile == NULL || canvas == NULL) {
+        return ECN_ERR_NULL;
+    }
+    error = check_heads(heads);
+    error = error != 0 ? error : check_heads(canvas);
+    from[0] = &heads->heat;
+    from[1] = &heads->size;
+    from[2] = &heads->offset;
+    onto[0] = &canvas->heat;
+    onto[1] = &canvas->size;
+    onto[2] = &canvas->offset;
+    for (int32_t i = 0; i < 3 && error == 0; ++i) {
+        error = from[i]->dtype == onto[i]->dtype ? 0 : ECN_ERR_DTYPE;
+    }
+    if (error != 0) {
+        return error;
+    }
+    if (heads->classes != canvas->classes) {
+        return ECN_ERR_SHAPE;
+    }
+    if (!is_span(tile->left, tile->x1, tile->x2, heads->width, canvas->width)
+        || !is_span(tile->top, tile->y1, tile->y2, heads->height, canvas->height)) {
+        return ECN_ERR_ARG;
+    }
+    for (int32_t i = 0; i < 3; ++i) {
+        copy_cells(from[i], onto[i], i == 0 ? heads->classes : 2, tile);
+    }
+    return 0;
+}
+
+/* Along one axis: does a box come closer than a cell to an edge of its tile that is no edge of the canvas? In cells but
+ * for the box. */
+static int is_cut(const float *low, int32_t begin, int32_t end, int32_t side, float cell_px)
+{
+    return (begin > 0 && low[0] < rounded((float)(begin + 1) * cell_px))
+        || (end < side && low[2] > rounded((float)(end - 1) * cell_px));
+}
+
+int32_t ecn_drop_cut(ecn_box *boxes, int32_t count, const ecn_tile *tile, const ecn_heads *heads, const ecn_heads *canvas)
+{
+    int32_t kept = 0;
+    if (tile == NULL || heads == NULL || canvas == NULL || (boxes == NULL && count > 0)) {
+        return ECN_ERR_NULL;
+    }
+    for (int32_t i = 0; i < count; ++i) {
+        const int32_t y = boxes[i].cell / canvas->width, x = boxes[i].cell % canvas->width;
+        int cut = 0;
+        if (x >= tile->x1 && x < tile->x2 && y >= tile->y1 && y < tile->y2) {
+            const float ends[4] = {boxes[i].x1, boxes[i].y1, boxes[i].x2, boxes[i].y2};
+            for (int32_t axis = 0; axis < 2; ++axis) {
+                const int32_t begin = axis == 0 ? tile->left : tile->top;
+                const int32_t end = begin + (axis == 0 ? heads->width : heads->height);
+                cut |= is_cut(&ends[axis], begin, end, axis == 0 ? canvas->width : canvas->height, canvas->cell_px);
+            }
+        }
+        if (!cut) {
+            move_box(&boxes[kept++], &boxes[i]);
         }
     }
     return kept;
 }
+
+/* What a level has to say of a box of this size: the coarse one more, the larger it is, and the fine one less. */
+static float say(const ecn_box *box, const ecn_levels *levels)
+{
+    const float wide = rounded(rounded(box->x2 - box->x1) / levels->width);
+    const float high = rounded(rounded(box->y2 - box->y1) / levels->height);
+    const float size = wide > high ? wide : high;
+    return box->cell < 0 ? rounded(size - 0.5f) : rounded(1.0f - size);
+}
+
+static float rank(const ecn_box *box, const ecn_levels *levels)
+{
+    return levels == NULL ? box->score : rounded(box->score * say(box, levels));
+}
+
+/* Insertion sort, which keeps equals in their order: by what levels have to say, or by score. */
+static void sort(ecn_box *boxes, int32_t count, const ecn_levels *levels)
+{
+    for (int32_t i = 1; i < count; ++i) {
+        ecn_box box;
+        int32_t hole = i;
+        move_box(&box, &boxes[i]);
+        while (hole > 0 && rank(&boxes[hole - 1], levels) < rank(&box, levels)) {
+            move_box(&boxes[hole], &boxes[hole - 1]);
+            --hole;
+        }
+        move_box(&boxes[hole], &box);
+    }
+}
+
+int32_t ecn_join_levels(ecn_box *boxes, int32_t fine, int32_t coarse, const ecn_levels *levels)
+{
+    int32_t count = 0;
+    if (levels == NULL || (boxes == NULL && (fine > 0 || coarse > 0))) {
+        return ECN_ERR_NULL;
+    }
+    if (fine < 0 || coarse < 0 || coarse > INT32_MAX - fine) {
+        return ECN_ERR_ARG;
+    }
+    for (int32_t i = 0; i < fine + coarse; ++i) {
+        boxes[i].cell = i < fine ? boxes[i].cell : -1 - boxes[i].cell;
+        if (say(&boxes[i], levels) > 0.0f) {
+            move_box(&boxes[count++], &boxes[i]);
+        }
+    }
+    sort(boxes, count, levels);
+    count = keep_first(boxes, count, ECN_SAME_CLASS, levels);
+    sort(boxes, count, NULL);
+    return count;
+}
+
+/* ---- public: to the image and to probabilities ---------------------------------------------------- */
 
 /* NaN, which no box of ecn_decode has, becomes 0. */
 static float mapped(float value, int32_t before, int32_t src, int32_t resized)
@@ -668,7 +833,7 @@ const char *ecn_strerror(int32_t code)
     case ECN_ERR_DTYPE: return "unknown dtype: expected ECN_F32, ECN_S8, ECN_U8 or ECN_S16";
     case ECN_ERR_QUANT: return "scale is not a positive finite number, or zero_point does not fit the dtype";
     case ECN_ERR_SHAPE: return "a dimension is outside 1..1024, a stride is negative, or the last index reaches 2^31";
-    case ECN_ERR_ARG:   return "a count is negative, cell_px is not a positive finite number, a threshold is NaN, or a side is not positive";
+    case ECN_ERR_ARG:   return "a count is negative, cell_px is not a positive finite number, a threshold is NaN, a side is not positive, or a tile or level cannot be";
     default:            return code < 0 ? "unknown error" : "no error";
     }
 }

@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define ECN_VERSION 0x00020000u          /* major << 16 | minor; compare to ecn_version() */
+#define ECN_VERSION 0x00020001u          /* major << 16 | minor; compare to ecn_version() */
 #define ECN_DIM_MAX 1024                 /* per side and classes: keeps C*H*W inside int32_t */
 
 enum { ECN_F32 = 0, ECN_S8 = 1, ECN_U8 = 2, ECN_S16 = 3 };  /* ecn_tensor.dtype */
@@ -35,8 +35,9 @@ enum {                                   /* negative, so counts can share the re
                                           * zero_point does not fit the dtype */
     ECN_ERR_SHAPE = -4,                  /* a dimension or stride is outside its limits */
     ECN_ERR_ARG   = -5                   /* capacity < 0, cell_px is not a positive finite
-                                          * number, a threshold is NaN, or a frame has
-                                          * a side that is not positive */
+                                          * number, a threshold is NaN, a frame has a side
+                                          * that is not positive, or a tile or levels are not
+                                          * what their comments say */
 };
 
 /* A read-only view of one head. real = scale * (stored - zero_point), rounded once to float;
@@ -104,6 +105,46 @@ typedef struct {
  *   x = (x - left) * src_width / new_width       y alike
  * A box that lay in the padding alone ends up with a side of 0. 0 or ECN_ERR_*, and then nothing is changed. */
 int32_t ecn_to_image(ecn_box *boxes, int32_t count, const ecn_frame *frame);
+
+/* Where a tile lies on a canvas, and which of its cells count: columns x1 to x2 - 1, rows y1 to y2 - 1. All in cells of
+ * the canvas: 0 <= left <= x1 <= x2 <= left + the tile's width, x2 <= the canvas's width; y alike. */
+typedef struct {
+    int32_t left, top;
+    int32_t x1, y1, x2, y2;
+} ecn_tile;
+
+/* Copy the cells of a tile that count, of all three heads, to where they lie on the canvas: written is what the `data` of
+ * the canvas's heads points to, which must be writable and must not overlap the tile's. Layouts may differ. Once each
+ * cell was written, ecn_decode of the canvas finds the boxes of all tiles, each once, without comparing boxes.
+ * Values are copied as stored: both must have the same scales and zero points, as heads of one network have.
+ * 0 or ECN_ERR_*, and then nothing was written: ECN_ERR_SHAPE for different numbers of classes, too, ECN_ERR_DTYPE for
+ * different types, ECN_ERR_ARG for a tile that is not as above. */
+int32_t ecn_stitch(const ecn_heads *heads, const ecn_tile *tile, const ecn_heads *canvas);
+
+/* Drop the boxes of this tile, of those that ecn_decode found on the canvas, that it saw cut off: they come closer than a
+ * cell to an edge of the tile that is no edge of the canvas. Once for each tile, before ecn_to_image; returns how many are
+ * left, in their order, or ECN_ERR_NULL. Of `heads`, those of a tile, only the sides are read, of the canvas cell_px, too. */
+int32_t ecn_drop_cut(ecn_box *boxes, int32_t count, const ecn_tile *tile, const ecn_heads *heads, const ecn_heads *canvas);
+
+/* What tells the two levels of ecn_join_levels apart, in pixels of the image. */
+typedef struct {
+    float width, height;                 /* above 0: of the largest object that a tile sees
+                                          * whole; infinite where there is one tile only */
+    float reach_x, reach_y;              /* how far apart the peaks of one object may be: 1.5
+                                          * cells of the coarse map */
+} ecn_levels;
+
+/* One list of the boxes of two maps: of a canvas of tiles (fine), and of the whole image at once (coarse), which sees what
+ * is larger than a tile. `boxes`: `fine` of them, then `coarse` of them, each as ecn_decode, ecn_drop_twins, ecn_to_image
+ * and ecn_to_probability leave them. In place; returns how many are left, best first; those of the coarse map have
+ * -1 - cell for their cell. Each step is rounded to float:
+ *   1. u = max(width of the box / levels->width, height of it / levels->height), and what its level has to say of it:
+ *      coarse, u - 0.5; fine, 1 - u. A box of which that is not above 0 is dropped.
+ *   2. Order: higher score * that, then fine before coarse, then as they came. In this order one is dropped if one of the
+ *      other level and its class was kept whose centre lies within reach of its own.
+ *   3. What is left is ordered by score, equals as they are.
+ * Time O((fine + coarse)^2). Negative: ECN_ERR_*, and nothing is changed. */
+int32_t ecn_join_levels(ecn_box *boxes, int32_t fine, int32_t coarse, const ecn_levels *levels);
 
 /* 1 / (1 + exp(-x)) within 1e-6, without libm and the same bits everywhere; 0 for NaN. */
 float ecn_logistic(float logit);

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.decoder import _decoder
-from edge_centernet.decoder.rule import BOX, Head, as_pair
+from edge_centernet.decoder.rule import BOX, Head, Levels, Tile, as_pair
 from edge_centernet.errors import ArtifactError
 
-VERSION = 0x00020000  # ECN_VERSION of the header this file was written for
+VERSION = 0x00020001  # ECN_VERSION of the header this file was written for
 
 # A record that C lays out otherwise would give wrong boxes without an error, so an extension that was built
 # from other sources is refused. Only the major version counts: a minor one adds functions.
@@ -102,6 +102,29 @@ def to_probability(boxes: NDArray[np.void]) -> NDArray[np.void]:
     """See rule.to_probability. Works in place."""
     _decoder.to_probability(boxes.view(np.float32), len(boxes))
     return boxes
+
+
+def drop_cut(
+    boxes: NDArray[np.void], tile: Tile, tile_cells: tuple[int, int], cells: tuple[int, int], cell_px: float
+) -> NDArray[np.void]:
+    """See rule.drop_cut, whose arguments these are. Works in place.
+
+    Args:
+        boxes: in pixels of the canvas.
+        tile: where it lies.
+        tile_cells: its height and width in cells.
+        cells: those of the canvas.
+        cell_px: pixels per cell.
+    """
+    floats = boxes.view(np.float32)
+    return boxes[: _checked(_decoder.drop_cut(floats, len(boxes), tile, tile_cells, cells, cell_px))]
+
+
+def join_levels(fine: NDArray[np.void], coarse: NDArray[np.void], levels: Levels) -> NDArray[np.void]:
+    """See rule.join_levels."""
+    both = np.concatenate([fine, coarse])
+    count = _decoder.join_levels(both.view(np.float32), len(fine), len(coarse), levels)
+    return both[: _checked(count)]
 
 
 def _checked(result: int) -> int:

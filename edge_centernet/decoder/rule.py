@@ -14,13 +14,14 @@ class's heatmap. Here it is made exact:
    or infinite size or offset counts as 0, and then a negative size as 0: no coordinate is ever NaN.
 
 What may follow: duplicate peaks are dropped (`drop_duplicate_peaks`), boxes are mapped to the image
-(`to_image`), logits become probabilities (`to_probability`).
+(`to_image`), logits become probabilities (`to_probability`), and with tiles the boxes of two maps become one
+list (`join_levels`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,33 @@ EARLIER = ((-1, -1), (-1, 0), (-1, 1), (0, -1))  # (dy, dx), raster order
 LATER = ((0, 1), (1, -1), (1, 0), (1, 1))
 # How alike two boxes are that stand for one object (docs/decisions/0001-decoder.md).
 DUPLICATE_CENTRE, DUPLICATE_SIZE = np.float32(0.15), np.float32(2.0)
+
+
+class Tile(NamedTuple):
+    """Where a tile lies on the canvas, and which of its cells count: ecn_tile of edgecn_decode.h.
+
+    In cells of the canvas: left, top of the tile; x1, y1 and, exclusive, x2, y2 of what counts.
+    """
+
+    left: int
+    top: int
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+
+class Levels(NamedTuple):
+    """What tells the two levels of `join_levels` apart, in pixels of the image.
+
+    width, height: of the largest object that a tile sees whole; infinite where there is one tile only.
+    reach_x, reach_y: how far apart the peaks of one object may be.
+    """
+
+    width: float
+    height: float
+    reach_x: float
+    reach_y: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,12 +202,82 @@ def drop_duplicate_peaks(boxes: NDArray[np.void], any_class: bool = False) -> ND
     duplicate = like["x"] & like["y"]
     if not any_class:
         duplicate &= boxes["class_id"][:, None] == boxes["class_id"]
+    return boxes[_keep_first(duplicate)]
+
+
+def drop_cut(
+    boxes: NDArray[np.void], tile: Tile, tile_cells: tuple[int, int], cells: tuple[int, int], cell_px: float
+) -> NDArray[np.void]:
+    """BOX records (N,) of a canvas without those of a tile that it saw cut off.
+
+    Those come closer than a cell to an edge of the tile that is no edge of the canvas.
+
+    Args:
+        boxes: in pixels of the canvas.
+        tile: where it lies.
+        tile_cells: its height and width in cells.
+        cells: those of the canvas.
+        cell_px: pixels per cell.
+    """
+    # An object that two tiles see parts of has no peak in the cells of either that count, but the slope of
+    # one may end at the seam, and look like a peak beside the other tile's cells.
+    y, x = boxes["cell"] // cells[1], boxes["cell"] % cells[1]
+    cut = np.zeros(len(boxes), np.bool_)
+    for axis, begin, length, side in (
+        ("x", tile.left, tile_cells[1], cells[1]),
+        ("y", tile.top, tile_cells[0], cells[0]),
+    ):
+        if begin > 0:
+            cut |= boxes[f"{axis}1"] < np.float32(begin + 1) * np.float32(cell_px)
+        if begin + length < side:
+            cut |= boxes[f"{axis}2"] > np.float32(begin + length - 1) * np.float32(cell_px)
+    mine = (x >= tile.x1) & (x < tile.x2) & (y >= tile.y1) & (y < tile.y2)
+    return boxes[~(cut & mine)]
+
+
+def join_levels(fine: NDArray[np.void], coarse: NDArray[np.void], levels: Levels) -> NDArray[np.void]:
+    """One list of BOX records, best first, of two maps of one image: of its tiles, and of all of it at once.
+
+    fine, coarse: (N,) and (M,), each best first, both in pixels of the image, scores as probabilities. What
+    is coarse has -1 - cell for its cell in the result.
+
+    1. Say, every step in float32: with u the larger of width / levels.width and height / levels.height, a
+       coarse box counts u - 0.5, a fine one 1 - u. Those that count not above 0 are dropped.
+    2. Peak: in the order of score times say (of equals fine before coarse, and each as it came), a box is
+       kept unless one of the other level and of its class was kept whose centre lies within the reach of its
+       own, which is a coarse cell's 3x3 neighbourhood.
+    3. What is kept is ordered by score, equals as they are.
+    """
+    # Between half and all of the limit both may speak: an object near it is lost only where the two levels
+    # disagree on its size by a factor of two. The second rule keeps it from being found twice, and prefers
+    # the level that sees objects of this size better.
+    marked = coarse.copy()
+    marked["cell"] = -1 - coarse["cell"]
+    both = np.concatenate([fine, marked])
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = (both["x2"] - both["x1"]) / np.float32(levels.width)
+        high = (both["y2"] - both["y1"]) / np.float32(levels.height)
+        size = np.where(wide > high, wide, high)
+        say = np.where(both["cell"] < 0, size - np.float32(0.5), np.float32(1) - size)
+        both, say = both[say > 0], say[say > 0]
+        both = both[np.argsort(-(both["score"] * say), kind="stable")]
+        near = both["class_id"][:, None] == both["class_id"]
+        for axis, reach in (("x", levels.reach_x), ("y", levels.reach_y)):
+            centre = (both[f"{axis}2"] + both[f"{axis}1"]) * np.float32(0.5)
+            near &= np.abs(centre[:, None] - centre) <= np.float32(reach)
+    near &= (both["cell"] < 0)[:, None] != (both["cell"] < 0)
+    kept: NDArray[np.void] = both[_keep_first(near)]
+    return kept[np.argsort(-kept["score"], kind="stable")]
+
+
+def _keep_first(alike: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N, N) which boxes stand for one object, best first -> (N,) those that stay."""
     # In order of score: a box that was dropped drops no other, or a chain of neighbours would vanish.
-    keep = np.ones(len(boxes), np.bool_)
-    for i in range(len(boxes)):
+    keep = np.ones(len(alike), np.bool_)
+    for i in range(len(alike)):
         if keep[i]:
-            keep[i + 1 :] &= ~duplicate[i, i + 1 :]
-    return boxes[keep]
+            keep[i + 1 :] &= ~alike[i, i + 1 :]
+    return keep
 
 
 def to_image(boxes: NDArray[np.void], frame: tuple[int, int, int, int, int, int]) -> NDArray[np.void]:

@@ -411,6 +411,36 @@ static void try_probability_table(const ecn_tensor *heat)
     free(table);
 }
 
+/* Boxes of an image, split into two levels at will: what is left is some of them, best first, none twice. */
+static void try_join_levels(const ecn_box *boxes, int32_t count)
+{
+    ecn_box *after = copy_of(boxes, count);
+    const int32_t fine = any_int(0, count + 1);
+    ecn_levels levels;
+    int32_t left;
+    levels.width = any_float();
+    levels.height = any_float();
+    levels.reach_x = any_float();
+    levels.reach_y = any_float();
+    if (fine < 0 || fine > count) {      /* odd on purpose: the rest would be read behind the end */
+        free(after);
+        return;
+    }
+    left = ecn_join_levels(after, fine, count - fine, &levels);
+    REQUIRE(left >= 0 && left <= count);
+    for (int32_t i = 0; i < left; ++i) {
+        int32_t from = 0;
+        while (from < count && (memcmp(&boxes[from].x1, &after[i].x1, 5 * sizeof(float)) != 0
+               || (from < fine ? boxes[from].cell : -1 - boxes[from].cell) != after[i].cell
+               || boxes[from].class_id != after[i].class_id)) {
+            ++from;
+        }
+        REQUIRE(from < count);
+        REQUIRE(i == 0 || !(after[i - 1].score < after[i].score));
+    }
+    free(after);
+}
+
 static void try_decode(const ecn_heads *h, int32_t capacity, int null_out, unsigned due)
 {
     /* Room for all peaks is enough: nothing is written past the count. */
@@ -437,6 +467,7 @@ static void try_decode(const ecn_heads *h, int32_t capacity, int null_out, unsig
         try_drop_twins(out, count);
         try_to_image(out, count);
         try_to_probability(out, count);
+        try_join_levels(out, count);
     }
     free(out);
     free(again);

@@ -1,4 +1,4 @@
-"""Write tests/golden/decoder_v2.npz and .bin: head tensors, and the boxes that the NumPy rule finds in them.
+"""Write tests/golden/decoder_v3.npz and .bin: head tensors, and the boxes that the NumPy rule finds in them.
 
 Run from anywhere: python tests/c/make_goldens.py
 The files pin the rule. Regenerate only when it changes on purpose, and raise VERSION (and the file names with
@@ -13,6 +13,8 @@ The .bin, little-endian throughout: "ECNGOLD", VERSION as one byte, int32 number
     int32 boxes; for each: float32 x1, y1, x2, y2, score; int32 class_id, cell
     what follows: int32 scope of twins; the frame: int32 src_width, src_height, new_width, new_height, left,
     top; int32 boxes; each as above, without twins, mapped to the image, the score as a probability
+then int32 joins; for each: float32 width, height, reach_x, reach_y; and three times, of the fine, the coarse
+    and the joined level, int32 boxes; each as above
 and at the end int32 pairs; for each: float32 logit, its probability
 """
 
@@ -30,11 +32,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.decoder import rule
-from edge_centernet.decoder.rule import Head
+from edge_centernet.decoder.rule import Head, Levels
 from edge_centernet.files import write_atomic
 from edge_centernet.manifest import Quant
 
-VERSION = 2
+VERSION = 3
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 DTYPES = ("float32", "int8", "uint8", "int16")  # their index is ecn_tensor.dtype
 ROLES = ("heat", "size", "offset")
@@ -326,6 +328,25 @@ def logits() -> NDArray[np.float32]:
     return np.concatenate([np.linspace(-90, 90, 2001), np.linspace(-1, 1, 501), odd]).astype(np.float32)
 
 
+def joins() -> Iterator[tuple[Levels, NDArray[np.void], NDArray[np.void]]]:
+    """(levels, fine boxes, coarse boxes) to join: of all sizes around the limit, with many ties."""
+    rng = np.random.default_rng(21)
+    for number in range(24):
+        levels = Levels(*rng.uniform(20, 60, 2).astype(np.float32).tolist(), *rng.uniform(2, 12, 2).tolist())
+        if number % 3 == 0:
+            levels = levels._replace(height=math.inf)
+        pair = []
+        for count in rng.integers(0, 24, 2):
+            boxes = np.zeros(count, rule.BOX)
+            for axis in "xy":
+                centre, side = rng.uniform(0, 90, count), rng.uniform(0, 80, count)
+                boxes[f"{axis}1"], boxes[f"{axis}2"] = centre - side / 2, centre + side / 2
+            boxes["score"] = -np.sort(-rng.integers(0, 9, count) / 9)
+            boxes["class_id"], boxes["cell"] = rng.integers(0, 2, count), rng.integers(0, 1000, count)
+            pair.append(boxes)
+        yield levels, pair[0], pair[1]
+
+
 def pack(cases: list[tuple[Case, NDArray[np.void], NDArray[np.void]]]) -> bytes:
     """The .bin: see the module docstring."""
     parts = [b"ECNGOLD", struct.pack("<Bi", VERSION, len(cases))]
@@ -343,6 +364,14 @@ def pack(cases: list[tuple[Case, NDArray[np.void], NDArray[np.void]]]) -> bytes:
         parts += [struct.pack("<i", len(boxes)), *(struct.pack("<5f2i", *box.tolist()) for box in boxes)]
         parts.append(struct.pack("<7i", case.any_class, *case.frame))
         parts += [struct.pack("<i", len(final)), *(struct.pack("<5f2i", *box.tolist()) for box in final)]
+    joined = [
+        (levels, (fine, coarse, rule.join_levels(fine, coarse, levels))) for levels, fine, coarse in joins()
+    ]
+    parts.append(struct.pack("<i", len(joined)))
+    for levels, lists in joined:
+        parts.append(struct.pack("<4f", *levels))
+        for boxes in lists:
+            parts += [struct.pack("<i", len(boxes)), *(struct.pack("<5f2i", *box.tolist()) for box in boxes)]
     pairs = np.stack([logits(), rule.logistic(logits())], axis=1)
     parts += [struct.pack("<i", len(pairs)), pairs.astype("<f4").tobytes()]
     return b"".join(parts)

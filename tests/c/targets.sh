@@ -19,7 +19,7 @@ PACKAGES=(gcc libc6-dev binutils clang libclang-rt-14-dev clang-tidy cppcheck va
     gcc-arm-linux-gnueabihf libc6-dev-armhf-cross gcc-s390x-linux-gnu libc6-dev-s390x-cross
     gcc-riscv64-linux-gnu libc6-dev-riscv64-cross gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm)
 
-CODE_LIMIT=6144    # bytes of code and constants on a Cortex-M4 at -Os; a build must stay below
+CODE_LIMIT=7168    # bytes of code and constants on a Cortex-M4 at -Os; a build must stay below
 STACK_LIMIT=512    # bytes of stack, the deepest chain of calls from any public function
 
 decoder=edge_centernet/decoder

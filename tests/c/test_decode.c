@@ -1,7 +1,7 @@
 /* test_decode - edgecn_decode against the goldens and its own header, without Python.
  *
  *     cc -std=c99 -I edge_centernet/decoder tests/c/test_decode.c edge_centernet/decoder/edgecn_decode.c -o test_decode
- *     ./test_decode tests/golden/decoder_v2.bin
+ *     ./test_decode tests/golden/decoder_v3.bin
  *
  * Prints what differs and exits 1, or prints a count and exits 0. Also run under sanitizers: every
  * tensor lies in memory of exactly its own size, so one element read too far is found.
@@ -102,20 +102,26 @@ static void expect_box(const char *name, int32_t index, const ecn_box *expected,
            (double)actual->score, (int)actual->class_id, (int)actual->cell);
 }
 
+static ecn_box read_box(void)
+{
+    ecn_box box;
+    box.x1 = read_f32();
+    box.y1 = read_f32();
+    box.x2 = read_f32();
+    box.y2 = read_f32();
+    box.score = read_f32();
+    box.class_id = read_i32();
+    box.cell = read_i32();
+    return box;
+}
+
 /* Compare `count` boxes with those that follow in the file. */
 static void expect_boxes(const char *name, const ecn_box *out, int32_t count)
 {
     const int32_t expected_count = read_i32();
     EXPECT(expected_count, count);
     for (int32_t i = 0; i < expected_count; ++i) {
-        ecn_box box;
-        box.x1 = read_f32();
-        box.y1 = read_f32();
-        box.x2 = read_f32();
-        box.y2 = read_f32();
-        box.score = read_f32();
-        box.class_id = read_i32();
-        box.cell = read_i32();
+        const ecn_box box = read_box();
         if (i < count) {
             expect_box(name, i, &box, &out[i]);
         }
@@ -170,6 +176,27 @@ static void test_case(void)
     free(memory[3]);
 }
 
+static void test_joins(void)
+{
+    const int32_t joins = read_i32();
+    for (int32_t i = 0; i < joins; ++i) {
+        ecn_box boxes[64];
+        ecn_levels levels;
+        int32_t count[2], end = 0;
+        levels.width = read_f32();
+        levels.height = read_f32();
+        levels.reach_x = read_f32();
+        levels.reach_y = read_f32();
+        for (int32_t level = 0; level < 2; ++level) {
+            count[level] = read_i32();
+            for (int32_t k = 0; k < count[level]; ++k) {
+                boxes[end++] = read_box();
+            }
+        }
+        expect_boxes("join", boxes, ecn_join_levels(boxes, count[0], count[1], &levels));
+    }
+}
+
 static void test_logistic(void)
 {
     const int32_t pairs = read_i32();
@@ -194,14 +221,15 @@ static int32_t test_goldens(const char *path)
         exit(1);
     }
     read_bytes(magic, 8);
-    if (memcmp(magic, "ECNGOLD\2", 8) != 0) {
-        printf("%s: expected magic ECNGOLD, version 2: run tests/c/make_goldens.py\n", path);
+    if (memcmp(magic, "ECNGOLD\3", 8) != 0) {
+        printf("%s: expected magic ECNGOLD, version 3: run tests/c/make_goldens.py\n", path);
         exit(1);
     }
     cases = read_i32();
     for (int32_t i = 0; i < cases; ++i) {
         test_case();
     }
+    test_joins();
     test_logistic();
     EXPECT(EOF, fgetc(golden));
     fclose(golden);
@@ -386,6 +414,111 @@ static void test_later_steps(void)
     ecn_to_probability(NULL, 3);
 }
 
+/* A map cut into four tiles of another layout, each wrong outside of what counts, is whole again on a canvas. */
+static void test_stitch(void)
+{
+    enum { SIDE = 7, TILE = 5, CLASSES = 2 };
+    static const int32_t AXIS[2][3] = {{0, 0, 3}, {2, 3, SIDE}};    /* where a tile begins, and what counts of it */
+    int16_t canvas[3][CLASSES * SIDE * SIDE], tiles[3][TILE * TILE * CLASSES];
+    ecn_heads h = good(), whole = good();
+    ecn_tensor *const parts[3] = {&h.heat, &h.size, &h.offset};
+    ecn_tensor *const maps[3] = {&whole.heat, &whole.size, &whole.offset};
+    ecn_tile tile;
+    memset(canvas, 0x55, sizeof canvas);
+    h.classes = whole.classes = CLASSES;
+    h.width = h.height = TILE;
+    whole.width = whole.height = SIDE;
+    for (int32_t i = 0; i < 3; ++i) {
+        parts[i]->dtype = maps[i]->dtype = ECN_S16;
+        parts[i]->data = tiles[i];
+        parts[i]->stride_c = 1;
+        parts[i]->stride_y = TILE * CLASSES;
+        parts[i]->stride_x = CLASSES;
+        maps[i]->data = canvas[i];
+        maps[i]->stride_c = SIDE * SIDE;
+        maps[i]->stride_y = SIDE;
+        maps[i]->stride_x = 1;
+    }
+    for (int32_t n = 0; n < 4; ++n) {
+        const int32_t *column = AXIS[n % 2], *row = AXIS[n / 2];
+        tile.left = column[0];
+        tile.top = row[0];
+        tile.x1 = column[1];
+        tile.y1 = row[1];
+        tile.x2 = column[2];
+        tile.y2 = row[2];
+        for (int32_t i = 0; i < 3 * TILE * TILE * CLASSES; ++i) {
+            const int32_t map = i / (TILE * TILE * CLASSES), cell = i % (TILE * TILE * CLASSES);
+            const int32_t c = cell % CLASSES;
+            const int32_t x = cell / CLASSES % TILE + tile.left, y = cell / CLASSES / TILE + tile.top;
+            const int counts = x >= tile.x1 && x < tile.x2 && y >= tile.y1 && y < tile.y2;
+            tiles[map][cell] = (int16_t)(counts ? 1000 * map + 100 * c + 10 * y + x : -1);
+        }
+        EXPECT(0, ecn_stitch(&h, &tile, &whole));
+    }
+    for (int32_t i = 0; i < 3 * CLASSES * SIDE * SIDE; ++i) {
+        const int32_t map = i / (CLASSES * SIDE * SIDE), c = i / (SIDE * SIDE) % CLASSES, cell = i % (SIDE * SIDE);
+        EXPECT(1000 * map + 100 * c + 10 * (cell / SIDE) + cell % SIDE, canvas[map][i % (CLASSES * SIDE * SIDE)]);
+    }
+
+    EXPECT(ECN_ERR_NULL, ecn_stitch(NULL, &tile, &whole));
+    EXPECT(ECN_ERR_NULL, ecn_stitch(&h, NULL, &whole));
+    EXPECT(ECN_ERR_NULL, ecn_stitch(&h, &tile, NULL));
+    ++tile.x2;
+    EXPECT(ECN_ERR_ARG, ecn_stitch(&h, &tile, &whole));      /* beyond the canvas */
+    tile.x2 -= 2;
+    tile.left = 0;
+    EXPECT(ECN_ERR_ARG, ecn_stitch(&h, &tile, &whole));      /* beyond the tile */
+    tile.left = tile.x1 + 1;
+    EXPECT(ECN_ERR_ARG, ecn_stitch(&h, &tile, &whole));      /* before the tile */
+    tile.left = tile.x1;
+    tile.top = -1;
+    EXPECT(ECN_ERR_ARG, ecn_stitch(&h, &tile, &whole));
+    h.classes = 1;
+    EXPECT(ECN_ERR_SHAPE, ecn_stitch(&h, &tile, &whole));
+    h.heat.dtype = ECN_S8;
+    EXPECT(ECN_ERR_DTYPE, ecn_stitch(&h, &tile, &whole));
+    h.offset.data = NULL;
+    EXPECT(ECN_ERR_NULL, ecn_stitch(&h, &tile, &whole));
+}
+
+/* Joining refuses what it cannot do, and changes nothing then. */
+static void test_join_errors(void)
+{
+    ecn_box box = {1.0f, 2.0f, 3.0f, 4.0f, 0.5f, 5, 6};
+    const ecn_levels levels = {8.0f, 8.0f, 1.0f, 1.0f};
+    EXPECT(ECN_ERR_NULL, ecn_join_levels(&box, 1, 0, NULL));
+    EXPECT(ECN_ERR_NULL, ecn_join_levels(NULL, 0, 1, &levels));
+    EXPECT(ECN_ERR_ARG, ecn_join_levels(&box, -1, 0, &levels));
+    EXPECT(ECN_ERR_ARG, ecn_join_levels(&box, 1, -1, &levels));
+    EXPECT(6, box.cell);
+    EXPECT(0, ecn_join_levels(NULL, 0, 0, &levels));
+    EXPECT(1, ecn_join_levels(&box, 1, 0, &levels));
+    EXPECT(0, ecn_join_levels(&box, 0, 1, &levels));     /* too small for the coarse level to speak of */
+}
+
+/* Of four boxes on a canvas of 40 x 30 cells, a tile drops the one that ends at its own inner edge. */
+static void test_drop_cut(void)
+{
+    const ecn_tile tile = {10, 0, 14, 0, 26, 16};    /* 20 x 20 cells: inner edges at the left, right and bottom */
+    ecn_heads h = good(), canvas = good();
+    ecn_box boxes[4] = {
+        {88.0f, 0.0f, 120.0f, 80.0f, 0.9f, 0, 5 * 40 + 15},  /* a cell from the edge, and at that of the canvas */
+        {87.0f, 20.0f, 120.0f, 80.0f, 0.8f, 0, 5 * 40 + 15}, /* closer */
+        {87.0f, 20.0f, 120.0f, 80.0f, 0.7f, 0, 5 * 40 + 13}, /* a cell that is not of this tile */
+        {200.0f, 20.0f, 230.0f, 153.0f, 0.6f, 0, 10 * 40 + 25},
+    };
+    h.width = h.height = 20;
+    canvas.width = 40;
+    canvas.height = 30;
+    canvas.cell_px = 8.0f;
+    EXPECT(2, ecn_drop_cut(boxes, 4, &tile, &h, &canvas));
+    EXPECT(90, (long)(boxes[0].score * 100.0f + 0.5f));
+    EXPECT(70, (long)(boxes[1].score * 100.0f + 0.5f));
+    EXPECT(ECN_ERR_NULL, ecn_drop_cut(NULL, 1, &tile, &h, &canvas));
+    EXPECT(ECN_ERR_NULL, ecn_drop_cut(boxes, 1, NULL, &h, &canvas));
+}
+
 static void test_texts(void)
 {
     for (int32_t a = -6; a <= 0; ++a) {
@@ -402,7 +535,7 @@ int main(int argc, char **argv)
 {
     int32_t cases;
     if (argc != 2) {
-        printf("usage: %s decoder_v2.bin\n", argv[0]);
+        printf("usage: %s decoder_v3.bin\n", argv[0]);
         return 2;
     }
     cases = test_goldens(argv[1]);
@@ -410,6 +543,9 @@ int main(int argc, char **argv)
     test_errors();
     test_class_threshold();
     test_later_steps();
+    test_stitch();
+    test_join_errors();
+    test_drop_cut();
     test_texts();
     printf("%d golden cases, %d checks, %d failures\n", (int)cases, checks, failures);
     return failures == 0 ? 0 : 1;

@@ -196,7 +196,7 @@ def raw(compiler: str) -> Any:
         (
             -5,
             {"cell_px": 0.0},
-            "a count is negative, cell_px is not a positive finite number, a threshold is NaN, or",
+            "a count is negative, cell_px is not a positive finite number, a threshold is NaN,",
         ),
         (
             -5,

@@ -79,6 +79,10 @@ int main(void)
     static const char *const NAMES[] = {"ecn_decode_f32", "ecn_decode_s8", "ecn_decode_u8", "ecn_decode_s16"};
     const ecn_frame frame = {640, 480, 36, 27, 0, 4};
     const ecn_tensor s8 = tensor(ECN_S8);
+    const ecn_levels levels = {16.0f, 16.0f, 2.0f, 2.0f};
+    const ecn_tile tile = {0, 0, 0, 0, SIDE, SIDE};
+    const ecn_heads whole = heads(ECN_S8);
+    const ecn_heads canvas = whole;
     for (int32_t dtype = ECN_F32; dtype <= ECN_S16; ++dtype) {
         const ecn_heads h = heads(dtype);
         MEASURE(NAMES[dtype], count = ecn_decode(&h, boxes, CAPACITY));
@@ -88,6 +92,13 @@ int main(void)
         }
     }
     MEASURE("ecn_drop_twins", count = ecn_drop_twins(boxes, CAPACITY, ECN_ANY_CLASS));
+    MEASURE("ecn_stitch", count = ecn_stitch(&whole, &tile, &canvas));
+    if (count != 0) {
+        printf("expected to stitch, got error %d\n", (int)count);
+        return 1;
+    }
+    MEASURE("ecn_drop_cut", count = ecn_drop_cut(boxes, CAPACITY, &tile, &whole, &canvas));
+    MEASURE("ecn_join_levels", count = ecn_join_levels(boxes, CAPACITY / 2, CAPACITY / 2, &levels));
     MEASURE("ecn_to_image", (void)ecn_to_image(boxes, count, &frame));
     MEASURE("ecn_to_probability", ecn_to_probability(boxes, count));
     MEASURE("ecn_probability_table", (void)ecn_probability_table(&s8, table));
