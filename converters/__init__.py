@@ -75,8 +75,10 @@ CONVERTERS = {
     "onnx": "edge_centernet.converters.to_onnx:convert",
     "tensorrt": "edge_centernet.converters.to_tensorrt:convert",
     "tflite-uint8": "edge_centernet.converters.to_tflite:convert_uint8",
+    "openvino-boxes": "edge_centernet.converters.openvino_boxes:convert",
 }
-_VARIANTS = {"tensorrt": "-tensorrt", "tflite-uint8": "-uint8"}  # tells files for one engine apart
+# tells files for one engine apart
+_VARIANTS = {"tensorrt": "-tensorrt", "tflite-uint8": "-uint8", "openvino-boxes": "-boxes"}
 # target -> how its files' names end
 SUFFIXES = {
     target: f"{_VARIANTS.get(target, '')}{engine.suffix}"
@@ -168,6 +170,10 @@ def _make(reference: Reference, target: str, path: Path, progress: Say) -> Artif
         report = reference.compare(draft)
         if report.failures:
             raise ConversionError(f"does not answer as the source does: {', '.join(report.failures)}")
+        if target == "openvino-boxes":
+            from edge_centernet.converters import openvino_boxes
+
+            openvino_boxes.check_boxes(reference, draft)
         # 3. Twice more: with `verified` in the manifest, and with the hash of what that file holds.
         manifest = save(draft, True, content_sha256(draft, save(draft, True)))
         check_content(draft, read_manifest(draft))

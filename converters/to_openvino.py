@@ -30,6 +30,21 @@ def convert(network: Network, precision: Precision) -> Save:
 
     Raises ConversionError where 8-bit weights would make the answer depend on the processor.
     """
+    model = copy_of(network.model) if precision == "int8" else float_model(network)
+    return ir_save(network, precision, model, model_info(network.manifest.model))
+
+
+def ir_save(network: Network, precision: Precision, model: Any, info: dict[str, str]) -> Save:
+    """Build the IR of an onnx.ModelProto; the result writes it with the network's manifest.
+
+    Args:
+        network: what the model was made from.
+        precision: of the model.
+        model: has the network's input and heads; changed.
+        info: keys and values of rt_info/model_info.
+
+    Raises as `convert` does.
+    """
     try:
         openvino = OPENVINO.load()
     except ImportError:
@@ -40,7 +55,6 @@ def convert(network: Network, precision: Precision) -> Save:
             f"ones in {len(wide)} ({wide[0]!r} first), which overflow on processors without VNNI: train for "
             "int8 again"
         )
-    model = copy_of(network.model) if precision == "int8" else float_model(network)
     # OpenVINO copies ONNX metadata into rt_info: the source's manifest would stand beside this file's own.
     del model.metadata_props[:]
     ir = _to_ir(openvino, model)
@@ -50,7 +64,7 @@ def convert(network: Network, precision: Precision) -> Save:
     def save(out: Path, verified: bool, content_sha256: str = "") -> Manifest:
         manifest = written_manifest(network.manifest, specs, "openvino", version, verified, content_sha256)
         ir.set_rt_info(manifest.to_json(), [KEY])
-        for key, value in model_info(manifest.model).items():
+        for key, value in info.items():
             ir.set_rt_info(value, ["model_info", key])
         # By default it stores floats as float16: the weights of float32 files, and biases and scales of int8.
         openvino.save_model(ir, out, compress_to_fp16=False)

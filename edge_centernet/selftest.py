@@ -23,9 +23,10 @@ from edge_centernet.preprocess import prepare
 SIDE = 32  # pixels of the thumbnail: every side of a network's input is a multiple of 32
 SAMPLES = 200  # values of each head, evenly spread, and as many of the heatmap's highest
 MAX_MEAN_STEPS = 1.5  # the same as conversion allows; engines that agree to the bit are at 0
-# tflite-runtime's own kernels round otherwise, at the same accuracy: up to 3.1, 6.3 and 5.1 steps. Faults of
-# a whole engine start at 12.5, 12.7 and 10.7 (docs/decisions/0014-self-check.md): about halfway by ratio.
-_ROUND_OTHERWISE = {"tflite_runtime": {"heat": 6.0, "size": 9.0, "offset": 7.0}}
+# TFLite's own kernels, which tflite-runtime and microcontrollers have, round otherwise, at the same accuracy:
+# up to 3.1, 6.3 and 5.1 steps. Faults of a whole engine start at 12.5, 12.7 and 10.7
+# (docs/decisions/0014-self-check.md): about halfway by ratio.
+ROUND_OTHERWISE = {"tflite_runtime": {"heat": 6.0, "size": 9.0, "offset": 7.0}}
 ROLES = Heads._fields
 
 
@@ -91,7 +92,7 @@ def problem(manifest: Manifest, heads: Heads, module: str = "") -> str | None:
 
     module: the engine's Python module or one inside it, for the engine that rounds otherwise.
     """
-    limits = _ROUND_OTHERWISE.get(module.split(".")[0], {})
+    limits = ROUND_OTHERWISE.get(module.split(".")[0], {})
     for role, error in differences(manifest, heads).items():
         limit = limits.get(role, MAX_MEAN_STEPS)
         if not error <= limit:  # NaN fails too
@@ -104,7 +105,7 @@ def differences(manifest: Manifest, heads: Heads) -> dict[str, float]:
     found = {}
     for role in ROLES:
         spec: TensorSpec = getattr(manifest, role)
-        answer = _answer(manifest, role)
+        answer = expected_answer(manifest, role)
         real = real_values(getattr(heads, role), spec).reshape(-1)[list(answer.at)]
         found[role] = float(np.abs(real / answer.step - np.array(answer.steps)).mean())
     return found
@@ -116,8 +117,11 @@ def _golden(manifest: Manifest) -> dict[str, Any]:
     return manifest.golden
 
 
-def _answer(manifest: Manifest, role: str) -> Answer:
-    """The expected values of one head, every number checked: a manifest may come from anywhere."""
+def expected_answer(manifest: Manifest, role: str) -> Answer:
+    """The expected values of one head, every number checked: a manifest may come from anywhere.
+
+    Raises ManifestError where there are none, or they are damaged.
+    """
     try:
         found = _golden(manifest)[role]
         answer = Answer(float(found["step"]), tuple(map(int, found["at"])), tuple(map(float, found["steps"])))

@@ -38,6 +38,11 @@ def head_specs(manifest: Manifest) -> tuple[TensorSpec, TensorSpec, TensorSpec]:
     return manifest.heat, manifest.size, manifest.offset
 
 
+# Outputs beside the heads in a file with the decoder in its graph, for programs that read boxes: a runtime
+# here leaves them alone.
+BOX_OUTPUTS = ("bboxes", "scores", "labels")
+
+
 def check_names(path: Path, manifest: Manifest, inputs: list[str], outputs: list[str]) -> None:
     """ArtifactError unless the engine has exactly the manifest's input and three outputs, in their roles."""
     # size and offset share a shape: nothing but their names tells them apart, so a manifest that swapped them

@@ -167,7 +167,7 @@ ENGINES = {
             adapter="edge_centernet.runtimes.ov:OpenVINORuntime",
             packages=(OPENVINO,),
             extra="openvino",
-            targets=("openvino",),
+            targets=("openvino", "openvino-boxes"),
         ),
         Engine(
             "tflite",

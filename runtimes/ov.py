@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from edge_centernet.artifact import damaged, read_manifest, stopped
 from edge_centernet.heads import Heads
 from edge_centernet.runtimes import compile_cache
-from edge_centernet.runtimes.base import as_chw, check_input, check_names, check_tensor, head_specs
+from edge_centernet.runtimes.base import (
+    BOX_OUTPUTS,
+    as_chw,
+    check_input,
+    check_names,
+    check_tensor,
+    head_specs,
+)
 from edge_centernet.runtimes.engines import OPENVINO
 from edge_centernet.system.machine import is_arm
 
@@ -51,7 +58,8 @@ class OpenVINORuntime:
         inputs = {port.get_any_name(): port for port in self._compiled.inputs}
         outputs = {name: port for port in self._compiled.outputs for name in port.get_names()}
         expected = {spec.name for spec in head_specs(self.manifest)}
-        foreign = [port.get_any_name() for port in self._compiled.outputs if not port.get_names() & expected]
+        known = expected.union(BOX_OUTPUTS)
+        foreign = [port.get_any_name() for port in self._compiled.outputs if not port.get_names() & known]
         check_names(path, self.manifest, list(inputs), [n for n in outputs if n in expected] + foreign)
         for spec, port in [
             (self.manifest.input, inputs[self.manifest.input.name]),

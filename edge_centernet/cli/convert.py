@@ -40,7 +40,7 @@ METHODS = ("average", "minmax", "percentile", "mse", "entropy")
         show_default=True,
         help="Format to write; repeatable. openvino writes .xml and .bin, tflite a .tflite, onnx an .onnx, "
         "tensorrt an .onnx for trtexec; all writes these four. tflite-uint8 writes a .tflite that takes raw "
-        "uint8 pixels.",
+        "uint8 pixels, openvino-boxes an .xml and .bin with the decoder inside, for OpenVINO's Model API.",
     ),
     click.option(
         "--int8/--fp32",

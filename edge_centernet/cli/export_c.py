@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import numpy as np
 
 import edge_centernet.decoder
-from edge_centernet import __version__
+from edge_centernet import __version__, selftest
 from edge_centernet.artifact import check_content, read_manifest
 from edge_centernet.cli import Command, echo
 from edge_centernet.decoder import in_heat_unit
@@ -37,6 +38,8 @@ COLUMNS = 6  # numbers a line of the table
 def command(model: str, out: Path) -> None:
     """Export what firmware needs to decode a model's outputs: NAME_model.h and the sources of the C decoder.
 
+    NAME_golden.h has an input and its answers, by which to find out whether the device computes as it should.
+
     MODEL is the .tflite, .xml or .onnx file that will run on the device, as their layouts differ; the name of
     a shipped model stands for its .tflite. docs/decoder.md explains the next steps.
 
@@ -46,7 +49,10 @@ def command(model: str, out: Path) -> None:
     manifest = read_manifest(path)
     check_content(path, manifest)
     name = identifier(manifest.model.name)
-    files: dict[str, str | bytes] = {f"{name}_model.h": header(manifest, name, path)}
+    files: dict[str, str | bytes] = {
+        f"{name}_model.h": header(manifest, name, path),
+        f"{name}_golden.h": golden_header(manifest, name),
+    }
     files |= {source.name: source.read_bytes() for source in sorted(LIBRARY.glob("edgecn_*.[ch]"))}
     prepare_folder(out)
     for file, content in files.items():
@@ -121,6 +127,93 @@ def header(manifest: Manifest, name: str, origin: Path) -> str:
     return "\n".join([*lines, *_function(manifest, name), "", "#endif"]) + "\n"
 
 
+def golden_header(manifest: Manifest, name: str) -> str:
+    """The text of NAME_golden.h: the manifest's self-test vector with the tolerances of other kernels, in C.
+
+    Raises ManifestError where the manifest has none.
+    """
+    model, image = manifest.model, manifest.input
+    side = selftest.SIDE
+    # Every pixel of the thumbnail is a block of the input: its first one is enough.
+    x = selftest.test_input(manifest)[0]
+    x = x if image.layout == "NHWC" else x.transpose(1, 2, 0)  # (H, W, 3)
+    picture = x[:: model.height // side, :: model.width // side]  # (32, 32, 3), as stored
+    guard = f"{name.upper()}_GOLDEN_H"
+    lines = [
+        f"/* {name}_golden.h - does the device compute what {_comment(model.name)} should? Written by",
+        f" * edge-centernet {__version__} export-c. Fill the input by {name}_golden_input, run the network,",
+        f" * and give its outputs to {name}_golden_check. */",
+        f"#ifndef {guard}",
+        f"#define {guard}",
+        "",
+        "#include <stddef.h>",
+        "",
+        f'#include "{name}_model.h"',
+        "",
+        f"/* {side}x{side} pixels of 3 channels, as the input stores them. */",
+        *_array(f"{name}_golden_picture", picture.reshape(-1).tolist(), f"{name}_input_type"),
+        "",
+        f"static inline void {name}_golden_input({name}_input_type *input)",
+        "{",
+        f"    const size_t height = {name}_input_height, width = {name}_input_width;",
+        "    for (size_t i = 0; i < height * width * 3; ++i) {",
+        "        const size_t c = i % 3, x = i / 3 % width, y = i / 3 / width;",
+        f"        const size_t block = y * {side} / height * {side} + x * {side} / width;",
+        f"        input[{name}_input_is_nhwc ? i : (c * height + y) * width + x] = "
+        f"{name}_golden_picture[block * 3 + c];",
+        "    }",
+        "}",
+    ]
+    for role, spec in _heads(manifest).items():
+        lines += ["", *_golden_head(manifest, name, role, spec)]
+    roles = list(_heads(manifest))
+    lines += [
+        "",
+        "/* 0: as it should be. 1, 2, 3: heat, size or offset differs by more than its tolerance. */",
+        f"static inline int {name}_golden_check(",
+        ",\n".join(f"    const {name}_{role}_type *{role}" for role in roles) + ")",
+        "{",
+    ]
+    for number, role in enumerate(roles, 1):
+        lines += [
+            f"    if (!({name}_golden_{role}_steps({role}) <= {name}_golden_{role}_tolerance)) {{",
+            f"        return {number};",
+            "    }",
+        ]
+    return "\n".join([*lines, "    return 0;", "}", "", "#endif"]) + "\n"
+
+
+def _golden_head(manifest: Manifest, name: str, role: str, spec: TensorSpec) -> list[str]:
+    """The expected values of one head, and the function that compares."""
+    answer = selftest.expected_answer(manifest, role)
+    real = np.array(answer.steps) * answer.step
+    quant = spec.quant if spec.dtype != "float32" else None
+    values = real if quant is None else np.rint(real / quant.scale) + quant.zero_point
+    # From the place in (C, H, W) to that in the tensor.
+    channels, height, width = spec.chw
+    c, cell = np.divmod(np.array(answer.at), height * width)
+    at = np.array(answer.at) if spec.layout == "NCHW" else cell * channels + c
+    steps = (1.0 if quant is None else quant.scale) / answer.step
+    begin, kind = f"{name}_golden_{role}", f"{name}_{role}_type"
+    return [
+        f"/* Places in {role}, the values there, and how far off they may be on average, in 8-bit steps. */",
+        *_array(f"{begin}_at", at.tolist(), "uint32_t"),
+        *_array(begin, (values if quant is None else values.astype(int)).tolist(), kind),
+        f"static const float {begin}_tolerance = {_float(selftest.ROUND_OTHERWISE['tflite_runtime'][role])};",
+        "",
+        "/* The mean difference. */",
+        f"static inline float {begin}_steps(const {kind} *{role})",
+        "{",
+        "    float sum = 0.0f;",
+        f"    for (size_t i = 0; i < {len(answer.at)}; ++i) {{",
+        f"        const float off = (float){role}[{begin}_at[i]] - (float){begin}[i];",
+        "        sum += off < 0.0f ? -off : off;",
+        "    }",
+        f"    return sum * {_float(steps / len(answer.at))};",
+        "}",
+    ]
+
+
 def _heads(manifest: Manifest) -> dict[str, TensorSpec]:
     return {role: getattr(manifest, role) for role in Heads._fields}
 
@@ -183,12 +276,13 @@ def _classes(classes: tuple[str, ...], name: str) -> list[str]:
     ]
 
 
-def _array(name: str, values: list[float]) -> list[str]:
-    """A constant array of floats, a few on each line."""
-    numbers = [_float(value) for value in values]
-    rows = [", ".join(numbers[i : i + COLUMNS]) for i in range(0, len(numbers), COLUMNS)]
+def _array(name: str, values: Sequence[float], kind: str = "float") -> list[str]:
+    """A constant array, a few numbers on each line: integers as they are, floats as float32."""
+    numbers = [str(value) if isinstance(value, int) else _float(value) for value in values]
+    columns = 3 * COLUMNS if values and isinstance(values[0], int) else COLUMNS
+    rows = [", ".join(numbers[i : i + columns]) for i in range(0, len(numbers), columns)]
     return [
-        f"static const float {name}[{len(values)}] = {{",
+        f"static const {kind} {name}[{len(values)}] = {{",
         ",\n".join(f"    {row}" for row in rows),
         "};",
     ]

@@ -1,7 +1,7 @@
 """The decode rule in NumPy: the specification that edgecn_decode.c must equal, bit for bit.
 
 It has two copies: `edgecn_decode.c` beside it, for speed and for firmware, and the graph that
-`converters/frigate.py` writes. Whoever changes the rule changes all three, and regenerates the expected
+`converters/decoder_graph.py` adds. Whoever changes the rule changes all three, and regenerates the expected
 results with `tests/c/make_goldens.py`.
 
 The rule is that of CenterNet (Zhou et al., "Objects as Points", 2019): a box for each local maximum of a

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import edge_centernet
+from edge_centernet import selftest
 from edge_centernet.artifact import read_manifest
 from edge_centernet.cli.export_c import LIBRARY, header, identifier
 from edge_centernet.converters import convert
@@ -72,7 +73,8 @@ def test_folder_holds_all_that_is_needed(run: Run, tmp_path: Path) -> None:
     assert done.code == 0
     library = {path.name: path.read_bytes() for path in LIBRARY.glob("edgecn_*.[ch]")}
     found = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert found == library | {f"{NAME}_model.h": found[f"{NAME}_model.h"]}
+    assert set(found) == set(library) | {f"{NAME}_model.h", f"{NAME}_golden.h"}
+    assert library.items() <= found.items()
     assert {"edgecn_decode.c", "edgecn_decode.h"} <= set(library)
     assert set(done.out.splitlines()[:-1]) == {str(out / name) for name in found}
     assert done.out.splitlines()[-1].endswith("heat int8 NHWC, size int8 NHWC, offset int8 NHWC")
@@ -125,12 +127,97 @@ def test_example_refuses_a_dump_of_another_size(run: Run, compiler: str, tmp_pat
 
 
 def test_c_code_of_the_docs_compiles(run: Run, compiler: str, tmp_path: Path) -> None:
-    """The block in docs/decoder.md, without a warning."""
-    block = re.search(r"```c\n(.*?)```", (ROOT / "docs" / "decoder.md").read_text(encoding="utf-8"), re.S)
-    assert block
+    """The blocks in docs/decoder.md, without a warning."""
+    blocks = re.findall(r"```c\n(.*?)```", (ROOT / "docs" / "decoder.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 2
     run("export-c", MODEL, "--out", tmp_path)
-    (tmp_path / "find.c").write_text(block[1])
+    (tmp_path / "find.c").write_text("".join(blocks))
     call(compiler, "-std=c99", *STRICT, "-c", tmp_path / "find.c", "-o", tmp_path / "find.o")
+
+
+def checked_by_c(run: Run, model: Path, compiler: str, folder: Path) -> Callable[..., str]:
+    """The program that a user would write around NAME_golden.h; called with heads, it prints its verdict."""
+    run("export-c", model, "--out", folder)
+    (folder / "check.c").write_text(f"""
+#include <stdio.h>
+#include "{NAME}_golden.h"
+static {NAME}_input_type input[{NAME}_input_count];
+static {NAME}_heat_type heat[{NAME}_heat_count];
+static {NAME}_size_type size[{NAME}_size_count];
+static {NAME}_offset_type offset[{NAME}_offset_count];
+int main(int argc, char **argv)
+{{
+    FILE *file = fopen(argv[1], "wb");
+    {NAME}_golden_input(input);
+    if (!file || !fwrite(input, sizeof input, 1, file) || fclose(file)) {{
+        return 2;
+    }}
+    if (argc > 2) {{
+        file = fopen(argv[2], "rb");
+        if (!file || !fread(heat, sizeof heat, 1, file) || !fread(size, sizeof size, 1, file)
+            || !fread(offset, sizeof offset, 1, file) || fclose(file)) {{
+            return 2;
+        }}
+        printf("%d %.2f %.2f %.2f", {NAME}_golden_check(heat, size, offset),
+               (double){NAME}_golden_heat_steps(heat), (double){NAME}_golden_size_steps(size),
+               (double){NAME}_golden_offset_steps(offset));
+    }}
+    return 0;
+}}
+""")
+    flags = ["-std=c99", *STRICT, f"-I{folder}", "-O2"]
+    call(compiler, *flags, folder / "check.c", folder / "edgecn_decode.c", "-o", folder / "check")
+
+    def check(*tensors: Any) -> str:
+        """The tensors as an engine leaves them."""
+        (folder / "heads.bin").write_bytes(b"".join(tensor.tobytes() for tensor in tensors))
+        return call(folder / "check", folder / "input.bin", *([folder / "heads.bin"] if tensors else []))
+
+    return check
+
+
+@pytest.mark.parametrize("kind", ENGINE)
+def test_golden_vectors_know_a_right_engine_from_a_wrong_one(
+    run: Run, models: dict[str, Path], kind: str, compiler: str, tmp_path: Path
+) -> None:
+    """In C: the self-test's input to the byte; its answers pass without a difference, changed ones do not."""
+    check = checked_by_c(run, models[kind], compiler, tmp_path)
+    runtime = open_runtime(models[kind], ENGINE[kind], threads=1)
+    manifest = runtime.manifest
+    check()
+    x = np.fromfile(tmp_path / "input.bin", manifest.input.dtype).reshape(manifest.input.shape)
+    assert np.array_equal(x, selftest.test_input(manifest))
+
+    nchw = manifest.heat.layout == "NCHW"
+    heads = [np.array(head if nchw else head.transpose(1, 2, 0)) for head in runtime.run(x)]
+    runtime.close()
+    assert check(*heads) == "0 0.00 0.00 0.00"
+    for number in (1, 2, 3):
+        wrong = [np.roll(head, 7) if i + 1 == number else head for i, head in enumerate(heads)]
+        assert check(*wrong)[0] == str(number)
+    assert check(*(np.zeros_like(head) for head in heads))[0] != "0"
+
+
+@pytest.mark.parametrize("kernels", ["BUILTIN_REF", "BUILTIN_WITHOUT_DEFAULT_DELEGATES"])
+def test_tflites_own_kernels_are_within_the_tolerance(
+    run: Run, kernels: str, compiler: str, tmp_path: Path
+) -> None:
+    """Those of microcontrollers round otherwise than XNNPACK, by some steps: golden vectors allow it."""
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="pip install '.[tflite]'")
+    model = find_model(MODEL, ".tflite")
+    check = checked_by_c(run, model, compiler, tmp_path)
+    engine = interpreter.Interpreter(
+        model_content=model.read_bytes(),
+        num_threads=1,
+        experimental_op_resolver_type=interpreter.OpResolverType[kernels],
+    )
+    engine.allocate_tensors()
+    engine.set_tensor(engine.get_input_details()[0]["index"], selftest.test_input(read_manifest(model)))
+    engine.invoke()
+    found = {tensor["name"]: engine.get_tensor(tensor["index"]) for tensor in engine.get_output_details()}
+    verdict, *steps = check(*(found[role] for role in ("heat", "size", "offset"))).split()
+    assert verdict == "0"
+    assert all(float(value) > 1 for value in steps)
 
 
 @pytest.mark.parametrize("kind", ENGINE)
@@ -141,7 +228,7 @@ def test_header_is_also_cpp(run: Run, models: dict[str, Path], kind: str, tmp_pa
         pytest.skip("no C++ compiler: install g++ or clang++")
     run("export-c", models[kind], "--out", tmp_path)
     source = tmp_path / "program.cpp"
-    source.write_text(f'#include "{NAME}_model.h"\nint classes() {{ return {NAME}_classes; }}\n')
+    source.write_text(f'#include "{NAME}_golden.h"\nint classes() {{ return {NAME}_classes; }}\n')
     call(cpp, *STRICT, "-c", source, "-o", tmp_path / "program.o")
 
 

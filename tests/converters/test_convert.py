@@ -136,7 +136,7 @@ def test_source_is_never_overwritten(mobilenet_file: Path) -> None:
 def test_unknown_target_is_named(mobilenet_file: Path, tmp_path: Path) -> None:
     """The message lists what there is."""
     with pytest.raises(
-        ConfigError, match="expected openvino, tflite, onnx, tensorrt, tflite-uint8, got ncnn"
+        ConfigError, match="expected openvino, tflite, onnx, tensorrt, tflite-uint8, openvino-boxes, got ncnn"
     ):
         convert(mobilenet_file, ["ncnn"], "int8", tmp_path)
 

@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 from support import Result
 
 from edge_centernet import Detections, Detector, Heads, qdq
-from edge_centernet.converters import frigate
+from edge_centernet.converters import decoder_graph, frigate
 from edge_centernet.decoder import decode
 from edge_centernet.errors import ConfigError
 from edge_centernet.model_zoo import find_model
 from edge_centernet.qdq import reference
+from edge_centernet.qdq.onnx_graph import HEADS
 from edge_centernet.runtimes import open_runtime
 
 MODELS = ("centernet-mbv2-320", "centernet-nano-256")
@@ -98,15 +99,11 @@ def decoder_alone(network: qdq.Network, threshold: float) -> Any:
     import onnx
     from onnx import TensorProto, helper
 
-    heads = [
-        helper.make_tensor_value_info(r, TensorProto.INT8, [1, *network.heads[r].shape])
-        for r in frigate.HEADS
-    ]
+    heads = [helper.make_tensor_value_info(r, TensorProto.INT8, [1, *network.heads[r].shape]) for r in HEADS]
     table = helper.make_tensor_value_info(frigate.OUTPUT, TensorProto.FLOAT, [frigate.ROWS, frigate.COLUMNS])
     graph = helper.make_graph([], "decoder", heads, [table])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    lowest = np.full(network.heads["heat"].shape[0], frigate.in_heat_unit(threshold, "logit"), np.float32)
-    frigate._decode(frigate._Nodes(model.graph), network, lowest)
+    frigate.add_table(model.graph, network, threshold)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -114,7 +111,7 @@ def decoder_alone(network: qdq.Network, threshold: float) -> Any:
 def random_heads(network: qdq.Network, seed: int) -> Heads:
     """Few different heats, for plateaus and ties, and boxes so large that neighbours are duplicate peaks."""
     rng = np.random.default_rng(seed)
-    heat, size, offset = (network.heads[role].shape for role in frigate.HEADS)
+    heat, size, offset = (network.heads[role].shape for role in HEADS)
     steps = int(rng.integers(2, 40))
     values = rng.integers(-128, 128, steps)
     hot = np.where(rng.random(heat) < rng.choice([0.002, 0.02, 0.3]), rng.choice(values, heat), -128)
@@ -139,13 +136,13 @@ def test_the_decoder_in_the_graph_follows_the_rule(kind: str, tmp_path: Path) ->
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         run: Callable[[Heads], Any] = lambda h: session.run(  # noqa: E731
-            None, {role: getattr(h, role)[None] for role in frigate.HEADS}
+            None, {role: getattr(h, role)[None] for role in HEADS}
         )[0]
     else:
         import openvino
 
         compiled = openvino.Core().compile_model(path, "CPU")
-        run = lambda h: compiled({role: getattr(h, role)[None] for role in frigate.HEADS})[0]  # noqa: E731
+        run = lambda h: compiled({role: getattr(h, role)[None] for role in HEADS})[0]  # noqa: E731
     full = twins = 0
     for seed in range(200):
         heads = random_heads(network, seed)
@@ -234,8 +231,8 @@ def test_a_model_that_finds_something_else_is_not_written(
     run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a decoder that looks for boxes of half the size: one clear line, exit code 2, an empty folder."""
-    right = frigate._edges
-    monkeypatch.setattr(frigate, "_edges", lambda nodes, axis, at, size, off, stride: right(
+    right = decoder_graph._edges
+    monkeypatch.setattr(decoder_graph, "_edges", lambda nodes, axis, at, size, off, stride: right(
         nodes, axis, at, nodes("Mul", size, nodes.constant(np.float32(0.5))), off, stride
     ))  # fmt: skip
     done = run("export-frigate", "centernet-nano-256", "--out", tmp_path)
