@@ -5,6 +5,7 @@ copied (tables of figures are in the pages themselves: scripts/tables.py):
 
     <!-- include: ../README.md -->                      another file, its links made to fit
     <!-- commands -->                                   --help of every command, as click prints it
+    <!-- training-options -->                           tables of what `train --set` takes
 
 Docstrings are made ready for Sphinx's autodoc here too.
 """
@@ -22,9 +23,10 @@ from sphinx.ext.napoleon import Config, GoogleDocstring
 from sphinx.util.typing import ExtensionMetadata
 
 from edge_centernet.cli import cli
+from edge_centernet.train.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-MARKER = re.compile(r"^<!-- (include|commands)(?:: (.+?))? -->$", re.M)
+MARKER = re.compile(r"^<!-- (include|commands|training-options)(?:: (.+?))? -->$", re.M)
 # Files at the top level that have a page of their own on the site.
 PAGES = {
     "README.md": "docs/index.md",
@@ -56,6 +58,8 @@ def fill(text: str, page: PurePosixPath) -> str:
 
     def one(match: re.Match[str]) -> str:
         kind, rest = match.groups()
+        if kind == "training-options":
+            return training_options()
         return include(rest, page) if kind == "include" else commands()
 
     return MARKER.sub(one, text)
@@ -113,6 +117,19 @@ def _help(command: click.Command, ctx: click.Context, level: int) -> Iterator[st
             assert below is not None
             inner = click.Context(below, parent=ctx, info_name=name, terminal_width=HELP_WIDTH)
             yield from _help(below, inner, min(level + 1, 3))
+
+
+def training_options() -> str:
+    """A table for each group of training options, from their dataclass."""
+    lines: list[str] = []
+    group = ""
+    for option in TrainConfig.describe():
+        if option.group != group:
+            group = option.group
+            lines += ["", f"**{group}**", "", "| option | default | meaning |", "|---|---|---|"]
+        default = f"`{option.default}`" if option.default else ""
+        lines.append(f"| `{option.name}` | {default} | {option.help.replace('|', '/')} |")
+    return "\n".join(lines)
 
 
 # --- docstrings

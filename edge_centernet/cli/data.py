@@ -1,4 +1,4 @@
-"""`edge-centernet data`: what is in a data set, and what is wrong with it."""
+"""`edge-centernet data`: what is in a data set and what is wrong with it, its parts, and a set to try."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import click
 
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import input_size, set_options, sources
+from edge_centernet.data import Parts, find_parts, read_datasets, unpack_all, use_parts
+from edge_centernet.data.archive import is_zip
 from edge_centernet.data.check import KINDS, PERCENTILES, STRIDES, check_dataset
+from edge_centernet.data.coco import write_labels
+from edge_centernet.data.split import BLOCKS, split, to_coco
+from edge_centernet.errors import ConfigError
 from edge_centernet.files import prepare_folder, write_atomic
 from edge_centernet.manifest import InputSize
 from edge_centernet.progress import bars
@@ -20,7 +25,7 @@ SHOWN = 5  # findings of a kind on the screen; the JSON file has all
 
 @click.group()
 def command() -> None:
-    """Check a data set before training on it.
+    """Check a data set before training on it, split it, or write one to try.
 
     Example: edge-centernet data check instances_train.json --val instances_val.json
     """
@@ -65,9 +70,10 @@ def check(
     stride: str,
     out: Path | None,
 ) -> None:
-    """Check a data set: COCO JSON, PASCAL VOC (folder or ImageSets/Main/*.txt) or YOLO (.yaml or folder).
+    """Check a data set: COCO JSON, PASCAL VOC, YOLO or labelme; a file, a folder or an export's .zip.
 
-    Several sets are merged in the same way as by `edge-centernet train`.
+    Several sets are merged in the same way as by `edge-centernet train`. Of a set that has parts, train and
+    val are checked.
 
     Prints the number of images and objects per class, the size of objects at the input of the network, how
     many share a heatmap cell, and the problems found. Errors make training fail or learn the wrong thing;
@@ -80,7 +86,9 @@ def check(
     if out is not None:
         prepare_folder(out.parent)
     with bars() as progress:
-        report = check_dataset(train_sets, val_sets, size=size, stride=int(stride), progress=progress)
+        unpack_all((*train_sets, *val_sets), progress)
+        parts = use_parts(train_sets, val_sets)
+        report = check_dataset(parts.train, parts.val, size=size, stride=int(stride), progress=progress)
     # Blocks with an empty line between them: the sets, their figures, the findings, their number.
     cell = f"input {report.size}, heatmap cells of {report.stride}x{report.stride} pixels"
     blocks = [[*(f"{name}: {figures['data']}" for name, figures in report.sets.items()), cell]]
@@ -98,6 +106,102 @@ def check(
     if out is not None:
         write_atomic(out, json.dumps(report.to_json(), indent=1) + "\n")
     ctx.exit(1 if report.errors else 0)
+
+
+@command.command("split", cls=Command)
+@click.argument("data", type=click.Path(path_type=Path), nargs=-1, required=True)
+@option_group(
+    click.option("--images", multiple=True, metavar="FOLDER", help="Image folder, as for `data check`."),
+    click.option(
+        "--val", default=0.2, show_default=True, metavar="SHARE",
+        type=click.FloatRange(0, 0.9, min_open=True),
+        help="Share of the images that becomes the validation set, above 0.",
+    ),
+    click.option(
+        "--test", default=0.0, show_default=True, metavar="SHARE", type=click.FloatRange(0, 0.9),
+        help="Share that becomes a test set; 0 for none.",
+    ),
+    click.option(
+        "--seed", default=0, show_default=True, help="Another one deals the scenes out in another way."
+    ),
+    heading="Data",
+)  # fmt: skip
+@option_group(
+    click.option(
+        "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the files."
+    ),
+    heading="Output",
+)
+def split_command(
+    data: tuple[Path, ...], images: tuple[str, ...], val: float, test: float, seed: int, out: Path
+) -> None:
+    """Split a data set into training and validation parts that share no scene.
+
+    Photos that look alike and the frames of a video stay together, and each class is shared out evenly.
+    Writes instances_train.json, instances_val.json and, with --test, instances_test.json; photos stay where
+    they are. Train on the folder: edge-centernet train --data FOLDER --out runs/mine
+
+    Example: edge-centernet data split labelled --val 0.2 --out parts
+    """
+    shares = {"train": 1 - val - test, "val": val} | ({"test": test} if test else {})
+    if shares["train"] < 0.05:
+        raise ConfigError(
+            f"--val {val:g} --test {test:g}: expected shares that leave something to learn from"
+        )
+    given, _ = sources("DATA", data, images, (), (), ())
+    for path in data:
+        if is_zip(path):
+            raise ConfigError(f"{path}: unpack it first; the parts name its photos where they are")
+        if path.exists() and len(parts := find_parts(path)) > 1:
+            raise ConfigError(
+                f"{path} has parts already ({', '.join(parts)}), which train uses as they are; "
+                "to split one of them, name its own folder or file"
+            )
+    files = {part: out / f"instances_{part}.json" for part in shares}
+    for file in (out / f"instances_{part}.json" for part in Parts._fields):
+        if file.exists():
+            raise ConfigError(f"{file} is there already; choose another --out")
+    dataset = read_datasets(given)
+    with bars() as progress:
+        found = split(dataset, shares, seed, progress)
+    prepare_folder(out)
+    rows = [["set", "images", "scenes", *dataset.classes]]
+    for part, own in found.images.items():
+        write_labels(files[part], to_coco(dataset, own, files[part]))
+        counts = [
+            sum(int((dataset.samples[i].labels == k).sum()) for i in own) for k in range(len(dataset.classes))
+        ]
+        rows.append([part, f"{len(own)}", f"{found.scenes[part]}", *map(str, counts)])
+    echo("\n".join(_table(rows)))
+    if found.cut:
+        echo(
+            f"One scene has more than half of the images: it was cut into {BLOCKS} runs, whose ends look "
+            "alike. A recording of another day is a better validation set.",
+            err=True,
+        )
+    echo(
+        f"Wrote {', '.join(map(str, files.values()))}. Train on them: "
+        f"edge-centernet train --data {out} --out runs/mine"
+    )
+
+
+@command.command(cls=Command)
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--seed", default=0, show_default=True, help="Another one draws other images.")
+def sample(folder: Path, seed: int) -> None:
+    """Write a small data set to try training with: three road signs, drawn on photos of this package.
+
+    180 images of 320x240 pixels in the parts train, val and test, as COCO JSON.
+
+    Example: edge-centernet data sample signs
+    """
+    from edge_centernet.data.sample import CLASSES, write_sample
+
+    with bars() as progress:
+        parts = write_sample(folder, seed, progress)
+    count = ", ".join(f"{n} images for {part}" for part, n in parts.items())
+    echo(f"Wrote {folder}: {count}; classes {', '.join(CLASSES)}.")
+    echo(f"Train on it: edge-centernet train --data {folder} --epochs 10 --out runs/signs")
 
 
 def _figures(sets: dict[str, dict[str, Any]]) -> list[list[str]]:

@@ -13,7 +13,7 @@ import click
 
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import model_options, open_model, tiles_option
-from edge_centernet.data import read_dataset
+from edge_centernet.data import DataSource, read_datasets, use_parts
 from edge_centernet.data.base import list_names
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
@@ -41,7 +41,12 @@ _NUMBERS = re.compile(r"\[\n([-\d.,\seE]+?)\n\s*\]")
         "data",
         required=True,
         type=click.Path(path_type=Path),
-        help="Labelled data set: COCO JSON, VOC folder or list, or YOLO.",
+        help="Labelled data set: an export as a folder, file or .zip (COCO, VOC, YOLO, labelme).",
+    ),
+    click.option(
+        "--split",
+        type=click.Choice(("val", "test", "train")),
+        help="Which part of a data set that has parts.  [default: val, else test]",
     ),
     click.option(
         "--images",
@@ -70,6 +75,7 @@ def command(
     runtime: str,
     threads: int | None,
     data: Path,
+    split: str | None,
     images: Path | None,
     tiles: str | None,
     out: Path | None,
@@ -104,7 +110,8 @@ def command(
     if plots is not None:
         require_matplotlib()
         prepare_folder(plots)
-    dataset = read_dataset(data, images)
+    (chosen,) = use_parts([], [DataSource(data, images, split=split)]).val
+    dataset = read_datasets([chosen])
     with closing(open_model(model, runtime, threads)) as opened, bars() as progress:
         classes = opened.manifest.model.classes
         only = detector_classes(classes, dataset.classes)
@@ -116,7 +123,7 @@ def command(
             "model": model,
             "runtime": opened.name,
             "precision": opened.manifest.precision,
-            "data": str(data),
+            "data": str(chosen),
             "tiles": tiles,
             "left_out": left_out(classes, dataset.classes),
         }

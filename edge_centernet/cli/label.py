@@ -13,6 +13,7 @@ from edge_centernet import __version__
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import engine_options, open_model
 from edge_centernet.data import read_dataset
+from edge_centernet.data.coco import write_labels
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ArtifactError, ConfigError, ManifestError
 from edge_centernet.evaluation.coco import THRESHOLD as SCORE_FLOOR
@@ -31,7 +32,6 @@ from edge_centernet.labelling.labels import (
     some,
     some_of,
     to_coco,
-    write_labels,
     write_sheet,
 )
 from edge_centernet.model_zoo import DEFAULT

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,35 @@ import click
 
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import input_size, set_options, sources
-from edge_centernet.data import DataSource, read_datasets
-from edge_centernet.data.base import list_names
+from edge_centernet.data import Dataset, DataSource, Parts, read_datasets, unpack_all, use_parts
+from edge_centernet.data.base import list_names, log
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
 from edge_centernet.manifest import InputSize
 from edge_centernet.model_zoo import DEFAULT, find_model
 from edge_centernet.progress import bars
+
+
+def _list_options(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Callback of --list-options: print what --set takes, and end."""
+    if not asked or ctx.resilient_parsing:
+        return
+    from edge_centernet.train.config import TrainConfig
+
+    group = ""
+    for option in TrainConfig.describe():
+        if option.group != group:
+            echo(f"\n{option.group}" if group else option.group)
+            group = option.group
+        echo(
+            click.wrap_text(
+                f"{option.name}={option.default}  {option.help}",
+                100,
+                "  ",
+                "      ",
+                preserve_paragraphs=False,
+            )
+        )
+    ctx.exit()
 
 
 @click.command(cls=Command)
@@ -26,11 +52,15 @@ from edge_centernet.progress import bars
         type=click.Path(path_type=Path),
         required=True,
         multiple=True,
-        help="Training set: COCO JSON, VOC or YOLO; repeat it to merge several.",
+        help="Training set: an export as a folder, file or .zip (COCO, VOC, YOLO, labelme); repeat it to "
+        "merge several. Of one that has parts, train is learned.",
     ),
     heading="Data",
 )
-@set_options("--data", val="Validation set to evaluate during training; repeatable.")
+@set_options(
+    "--data",
+    val="Validation set to evaluate during training; repeatable.  [default: the part val of --data, if any]",
+)
 @option_group(
     click.option(
         "--classes", metavar="A,B", help="Train on these classes only, under these names.  [default: all]"
@@ -48,6 +78,7 @@ from edge_centernet.progress import bars
     click.option("--name", default=DEFAULT, show_default=True, help="Name of the model in its manifest."),
     click.option(
         "--size",
+        "--imgsz",
         callback=input_size,
         metavar="WxH",
         help="Width and height of the network's input in pixels, multiples of 32, or one number for a "
@@ -65,17 +96,50 @@ from edge_centernet.progress import bars
         "--config",
         "config_file",
         type=click.Path(path_type=Path),
-        help="YAML file with options of TrainConfig.",
+        help="YAML file with options of training, one NAME: VALUE a line.",
     ),
     click.option(
-        "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of TrainConfig; repeatable."
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Any other option of training; repeatable. See --list-options.",
+    ),
+    click.option(
+        "--list-options",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_list_options,
+        help="Print all options for --set and --config, with their defaults, and exit.",
     ),
     click.option("--epochs", type=int, help="Number of float epochs; short for --set epochs=N."),
+    click.option(
+        "--batch",
+        "--batch-size",
+        "batch_size",
+        type=int,
+        help="Images a step, over all processes; short for --set batch_size=N.",
+    ),
+    click.option("--lr", "--lr0", "lr", type=float, help="Peak learning rate; short for --set lr=RATE."),
+    click.option(
+        "--patience",
+        type=int,
+        help="Evaluations (one every eval_every epochs) without a better AP after which the float stage "
+        "ends; short for --set patience=N.  [default: 0, never]",
+    ),
     click.option(
         "--device", default="auto", show_default=True, help="Device to train on: auto, cpu, cuda, cuda:1, ..."
     ),
     click.option(
         "--threads", type=click.IntRange(1), help="Number of CPU threads.  [default: PyTorch decides]"
+    ),
+    click.option(
+        "--processes",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Processes on this machine that train together, one for each GPU.",
     ),
     heading="Training",
 )
@@ -89,39 +153,83 @@ from edge_centernet.progress import bars
 def command(
     data: tuple[Path, ...], val: tuple[Path, ...], images: tuple[str, ...], val_images: tuple[str, ...],
     labelled_only: tuple[str, ...], classes: str | None, out: Path, name: str, weights: str,
-    config_file: Path | None, size: InputSize | None, epochs: int | None, settings: tuple[str, ...],
-    symmetric: bool, device: str, threads: int | None, resume: bool,
+    config_file: Path | None, size: InputSize | None, epochs: int | None, batch_size: int | None,
+    lr: float | None, patience: int | None, settings: tuple[str, ...], symmetric: bool, device: str,
+    threads: int | None, processes: int, resume: bool,
 ) -> None:  # fmt: skip
     """Train a CenterNet on your own classes, first in float, then quantization-aware.
 
     Training starts from the shipped model unless --weights names another start. It can be interrupted with
-    Ctrl-C and continued with --resume. Writes float.safetensors, qat.safetensors, metrics.csv, curves.png,
-    pr.png, contact_sheet.jpg and NAME.onnx, the interchange file for `edge-centernet convert`. To use several
-    GPUs or machines: torchrun ... -m edge_centernet train ...
+    Ctrl-C and continued with --resume. Writes best.safetensors and last.safetensors, float.safetensors (the
+    best with calibrated scores), qat.safetensors, metrics.csv, curves.png, pr.png, contact_sheet.jpg and
+    NAME.onnx, the interchange file for `edge-centernet convert`. To use several machines: torchrun ... -m
+    edge_centernet train ...
 
     With several --data, the classes of all sets are learned. Where a set lacks a class or is not labelled for
     it, detections of that class count neither as right nor as wrong.
 
     Example: edge-centernet train --data train.json --val val.json --out runs/mine
     """
-    try:
-        import torch
-        import torch.utils.data
-    except ImportError:
-        raise MissingDependency.for_extra("Training", "train") from None
+    _require_torch()
+    import torch
+
     from edge_centernet.network import distributed
     from edge_centernet.train.config import TrainConfig
 
+    if processes > 1 and not distributed.launched():
+        raise SystemExit(_launch(processes))
     if threads:
         torch.set_num_threads(threads)
     wanted = TrainConfig.read_yaml(config_file) if config_file is not None else {}
-    wanted |= TrainConfig.parse(settings) | ({"epochs": epochs} if epochs is not None else {})
-    wanted |= ({"symmetric": True} if symmetric else {}) | ({"size": size} if size is not None else {})
+    wanted |= TrainConfig.parse(settings)
+    short = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "patience": patience, "size": size}
+    wanted |= {option: value for option, value in short.items() if value is not None}
+    wanted |= {"symmetric": True} if symmetric else {}
     chosen = torch.device(device) if device != "auto" else distributed.default_device()
     train_sets, val_sets = sources("--data", data, images, val, val_images, labelled_only)
     names = None if classes is None else [word.strip() for word in classes.split(",")]
     with distributed.process_group(chosen):
-        _train(train_sets, val_sets, names, out, name, weights, wanted, device, resume)
+        try:
+            _train(train_sets, val_sets, names, out, name, weights, wanted, device, resume)
+        except KeyboardInterrupt:
+            if distributed.is_first():
+                saved = (out / "state.pt").is_file()
+                echo(
+                    "Stopped; everything up to here is saved. To go on, repeat the command with --resume."
+                    if saved
+                    else "Stopped before anything was learned. Run the command again.",
+                    err=True,
+                )
+            # Otherwise Python looks through all objects of PyTorch once more, which takes half a second; once
+            # onnxsim is loaded it has to, as that complains about each of its own that is left.
+            if "onnxsim" not in sys.modules:
+                gc.freeze()
+            raise
+
+
+def _launch(processes: int) -> int:
+    """Run this very command in several processes, as torchrun does it; the exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)  # each process speaks for itself
+    count = ["--standalone", "--nproc-per-node", str(processes)]
+    try:
+        torchrun([*count, "-m", "edge_centernet", *sys.argv[1:]])
+    except SignalException as error:  # its processes have stopped and said so
+        return 128 + int(error.sigval)
+    except ChildFailedError as error:
+        return abs(next(iter(error.failures.values())).exitcode) or 1
+    return 0
+
+
+def _require_torch() -> None:
+    """Raise MissingDependency where PyTorch is not installed."""
+    try:
+        import torch.utils.data  # noqa: F401
+    except ImportError:
+        raise MissingDependency.for_extra("Training", "train") from None
 
 
 def _train(
@@ -135,9 +243,10 @@ def _train(
     from edge_centernet.train.dataset import Augment, check_objects
     from edge_centernet.train.export import export_onnx
     from edge_centernet.train.loop import Trainer
+    from edge_centernet.train.report import class_table
     from edge_centernet.train.start import is_checkpoint
 
-    first = distributed.rank() == 0
+    first = distributed.is_first()
     # 1. The options: what was asked goes before what an earlier run or the start brings along.
     start: Path | None = None
     defaults: dict[str, Any] = {}
@@ -160,26 +269,36 @@ def _train(
     if first and not resume and (out / "state.pt").exists():
         raise ConfigError(f"{out} already holds a run: go on with --resume, or choose another --out")
     # 2. The data. Validation counts the classes of training.
-    train_set = read_datasets(data, classes)
+    with bars() as progress:
+        if first:
+            unpack_all((*data, *val), progress)
+        distributed.from_first(None)  # the others find what the first one has unpacked
+    parts = use_parts(data, val)
+    train_set = read_datasets(parts.train, classes)
     if learnt is not None and learnt != list(train_set.classes):
         raise ConfigError(
             f"--resume: the run in {out} learns {list_names(learnt)}, in this order, but the data set has "
             f"{list_names(train_set.classes)}; give it the data of its start, or begin in another --out"
         )
-    val_set = read_datasets(val, train_set.classes) if val else None
+    val_set = read_datasets(parts.val, train_set.classes) if parts.val else None
+    test_set = read_datasets(parts.test, train_set.classes) if parts.test else None
+    if val_set is not None:
+        _compare(train_set, val_set, _shown(parts.val))
     if first:
         # Before hours of training, not in their midst.
         augment = Augment(scale=(config.scale_min, config.scale_max))
-        check_objects(train_set, " + ".join(str(one.path) for one in data), config.size, augment)
-        if val_set is not None and not any(sample.counted.any() for sample in val_set.samples):
-            shown = " + ".join(str(one.path) for one in val)
-            raise SourceError(
-                f"--val {shown}: expected at least one labelled object to evaluate on, found none"
-            )
+        check_objects(train_set, _shown(parts.train), config.size, augment)
+        for option, one, shown in (("--val", val_set, parts.val), ("test", test_set, parts.test)):
+            if one is not None and not any(sample.counted.any() for sample in one.samples):
+                raise SourceError(
+                    f"{option} {_shown(shown)}: expected at least one labelled object to evaluate on, "
+                    "found none"
+                )
         with bars() as progress:
             train_set.check_images("check images", progress)
-            if val_set is not None:
-                val_set.check_images("check images of val", progress)
+            for title, one in (("val", val_set), ("test", test_set)):
+                if one is not None:
+                    one.check_images(f"check images of {title}", progress)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -188,12 +307,55 @@ def _train(
         count = f"{len(train_set)} training images, {len(train_set.classes)} classes"
         source = "resuming" if resume else f"starting from {start or 'nothing'}"
         echo(f"{count}, {source}, run folder {out}", err=True)
+        echo(_validation(parts, bool(val), val_set, test_set), err=True)
     # 3. Training and export.
-    trainer = Trainer(config, train_set, val_set, out, name, start, device)
+    trainer = Trainer(config, train_set, val_set, out, name, start, device, test_set)
     if resume:
         trainer.resume()
     trainer.run()
     if first:
         path = export_onnx(out / "qat.safetensors", out / f"{name}.onnx")
+        for part, one in (("val", val_set), ("test", test_set)):
+            if one is not None and part in trainer.metrics:
+                echo("\n".join(["", f"{part}, as INT8 computes:", *class_table(one, trainer.metrics[part])]))
+        echo(f"\n{_files(out)}")
         convert = f"edge-centernet convert {path} --int8 --target all --out artifacts"
         echo(f"Trained. Convert it with: {convert}")
+
+
+def _shown(sets: Sequence[DataSource]) -> str:
+    return " + ".join(map(str, sets))
+
+
+def _compare(train: Dataset, val: Dataset, shown: str) -> None:
+    """Refuse a validation set of training images alone, and say how many of another are."""
+    learned = {sample.path.resolve() for sample in train.samples}
+    same = sum(sample.path.resolve() in learned for sample in val.samples)
+    if same == len(val):
+        raise SourceError(
+            f"--val {shown}: all {same} images are training images, which say nothing about new ones; "
+            "make two parts with edge-centernet data split"
+        )
+    if same:
+        log.warning("--val %s: %d of %d images are training images too", shown, same, len(val))
+
+
+def _validation(parts: Parts, asked: bool, val: Dataset | None, test: Dataset | None) -> str:
+    """What the network is evaluated on, in one line."""
+    if val is None:
+        text = "No validation set: no AP, no best, scores as trained; edge-centernet data split makes one"
+    else:
+        text = f"Validation on {len(val)} images: {_shown(parts.val)}"
+        text += "" if asked else ", the part val of --data"
+    return text + ("" if test is None else f"; the result also on {len(test)} images: {_shown(parts.test)}")
+
+
+def _files(out: Path) -> str:
+    """Where to look, of what there is."""
+    files = {
+        "Best and worst images": ("contact_sheet.jpg",),
+        "Curves": ("curves.png",),
+        "Weights": ("best.safetensors", "last.safetensors"),
+    }
+    there = {title: [out / n for n in names if (out / n).is_file()] for title, names in files.items()}
+    return "\n".join(f"{title}: {', '.join(map(str, found))}" for title, found in there.items() if found)

@@ -241,7 +241,7 @@ def check_dataset(
     train = (DataSource(data, images),) if isinstance(data, Path) else tuple(data)
     other = (DataSource(val, val_images),) if isinstance(val, Path) else tuple(val or ())
     for source in other:
-        if any((source.path, source.images) == (mine.path, mine.images) for mine in train):
+        if any(source.same_as(mine) for mine in train):
             raise ConfigError(
                 f"val: {source.path} is the training set itself; "
                 "name another set, or the images folder of its part"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -25,11 +25,16 @@ from edge_centernet.data.base import (
     require_files,
     warn_absent,
 )
+from edge_centernet.data.layout import visible, way_out
 from edge_centernet.errors import SourceError
+from edge_centernet.files import write_atomic
 
 _PROBE = 16  # number of images that decide which folder holds them
 # A key of ours, in an image or, for all images, in "info": names of the classes that were labelled.
 _LABELLED_ONLY = "labelled_only"
+
+
+_Resolve = Callable[[Path, str], Path]
 
 
 class _Image(NamedTuple):
@@ -57,7 +62,8 @@ def read_coco(
         path: the file.
         images: by default the folder that holds the files, out of: a folder named like the split
             (instances_train.json -> train/) beside the file, beside its folder or in an images/ folder
-            there; images/ itself; the file's own folder.
+            there; images/ itself; the file's own folder, and those in it. Where none holds them, files of
+            the same names without their folders are taken: Label Studio writes paths of its server.
         classes: those to read, in this order.
         split: not used, for a file is one split.
         problems: with a list, missing image files are left to the caller to find.
@@ -74,8 +80,14 @@ def read_coco(
     with note(problems):
         labelled = _labelled(f"{path}: info", data.get("info"), declared)
     entries, index_of = _images(path, data["images"], declared, labelled, problems)
-    root = images if images is not None else _find_root(path, entries)
-    files = [_resolve(root, entry.name) for entry in entries]
+    root, resolve = _find_root(path, entries, images)
+    files = [resolve(root, entry.name) for entry in entries]
+    if resolve is _by_name and len(set(files)) < len(files):
+        twice = next(file for i, file in enumerate(files) if file in files[:i])
+        raise SourceError(
+            f"{path}: two of its images are called {twice.name}, in folders that are not there; restore the "
+            "folders that file_name names"
+        )
     if problems is None:
         require_files(path, files, lambda i: f"images[{i}].file_name {entries[i].name!r}")
 
@@ -178,8 +190,9 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[int, str]]:
     except OSError as error:
         raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
     if not isinstance(data, dict):
+        way = f"; {way_out(path)}" if isinstance(data, list) else ""
         raise SourceError(
-            f"{path}: expected a JSON object with images, annotations, categories, got a {_kind(data)}"
+            f"{path}: expected a JSON object with images, annotations, categories, got a {_kind(data)}{way}"
         )
     for key in ("images", "annotations", "categories"):
         if not isinstance(data.get(key), list):
@@ -280,27 +293,41 @@ def _images(
     return entries, index_of
 
 
-def _find_root(path: Path, entries: list[_Image]) -> Path:
-    """Return the folder that holds most of the first few images."""
+def _find_root(path: Path, entries: list[_Image], images: Path | None) -> tuple[Path, _Resolve]:
+    """Return the folder that holds most of the first few images, and how their names lead to files there.
+
+    images: the only folder to look in, if any.
+    """
     split = path.stem.removeprefix("instances_").removeprefix("annotations_")
     here, above = path.parent, path.parent.parent
     folders = [here / split, here / "images" / split, here / "images", here]
     folders += [above / split, above / "images" / split, above / "images"]
+    folders += [folder for folder in visible(here) if folder.is_dir()][:_PROBE]
+    folders = folders if images is None else [images]
     probe = [entry.name for entry in entries[:_PROBE]]
     # Not by the first image alone: its file may be missing, or a namesake may lie in another folder.
-    found = [sum(os.path.isfile(_resolve(folder, name)) for name in probe) for folder in folders]
-    if not max(found):
-        raise SourceError(
-            f"{path}: images[0].file_name {probe[0]!r}: not found in "
-            f"{', '.join(str(folder) for folder in folders if folder.is_dir())}; name the images folder"
-        )
-    return folders[found.index(max(found))]
+    for resolve in (_resolve, _by_name):
+        found = [sum(os.path.isfile(resolve(folder, name)) for name in probe) for folder in folders]
+        if max(found):
+            return folders[found.index(max(found))], resolve
+    if images is not None:
+        return images, _resolve  # which of them are missing is said by name
+    raise SourceError(
+        f"{path}: images[0].file_name {probe[0]!r}: not found in "
+        f"{', '.join(str(folder) for folder in dict.fromkeys(folders) if folder.is_dir())}; export again "
+        "with images, or name the images folder"
+    )
 
 
 def _resolve(root: Path, name: str) -> Path:
     """Return the file; its name may repeat that of the images folder (train/ + train/a.jpg)."""
     first, _, rest = name.partition("/")
     return on_disk(root, rest if rest and first == root.name else name)
+
+
+def _by_name(root: Path, name: str) -> Path:
+    """Return the file of this name in the folder, whatever folders are written before it."""
+    return on_disk(root, name.replace("\\", "/").rpartition("/")[2])
 
 
 def _lookup(where: str, annotation: dict[str, Any], key: str, table: dict[Any, Any], owner: str) -> Any:
@@ -319,3 +346,34 @@ def _kind(value: Any) -> str:
     """Return JSON's word for the type of a value."""
     kinds = {dict: "object", list: "list", str: "string", type(None): "null", bool: "boolean"}
     return kinds.get(type(value), "number")
+
+
+# ---- writing
+
+
+def file_name(photo: Path, out: Path) -> str:
+    """Return the path of a photo relative to the folder of `out`, so that `read_dataset(out)` finds it."""
+    # The reader looks into folders named `images` or like the file, and lets names repeat the folder they are
+    # in. Where it could find another file of that name, a dot in front keeps it to this one.
+    here = Path(os.path.abspath(out)).parent
+    name = Path(os.path.relpath(photo, here)).as_posix()
+    special = {
+        "images",
+        here.name,
+        out.stem,
+        out.stem.removeprefix("instances_").removeprefix("annotations_"),
+    }
+    return f"./{name}" if name.split("/", 1)[0] in special else name
+
+
+def write_labels(out: Path, content: dict[str, Any]) -> None:
+    """Write the JSON with one image or annotation per line, for `diff`; the file is whole or not there."""
+    parts = []
+    for key, value in content.items():
+        if isinstance(value, list):
+            rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in value)
+            parts.append(f"{json.dumps(key)}: [\n{rows}\n]")
+        else:
+            parts.append(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, indent=1)}")
+    # A byte of a file name that is not UTF-8 becomes \udce9 or the like, JSON's escape for the same byte.
+    write_atomic(out, ("{\n" + ",\n".join(parts) + "\n}\n").encode("utf-8", "backslashreplace"))

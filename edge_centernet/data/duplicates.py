@@ -77,6 +77,12 @@ def find_alike(
             yield Alike(int(rows[row]), int(other), int(distance[row, other]), float(correlation[row, other]))
 
 
+def correlations(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(N, 8, 9) thumbnails each -> (N,) how each correlates with the one of its number, -1..1."""
+    similar: NDArray[np.float32] = (_features(images)[1] * _features(others)[1]).sum(axis=1)
+    return similar
+
+
 def _features(grey: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return (N, 64) hash bits, -1 or 1, and (N, 72) pixels less their mean, scaled to length 1.
 

@@ -1,4 +1,8 @@
-"""PASCAL VOC XML: Annotations/NAME.xml, JPEGImages/NAME.jpg, ImageSets/Main/SPLIT.txt."""
+"""PASCAL VOC XML: Annotations/NAME.xml, JPEGImages/NAME.jpg, ImageSets/Main/SPLIT.txt.
+
+Also in annotations/ and images/, as sets on Kaggle have it, and with both kinds of files in one folder, as
+LabelImg and Roboflow write it.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ from edge_centernet.data.base import (
     warn_absent,
     without,
 )
+from edge_centernet.data.layout import xml_folder
 from edge_centernet.errors import SourceError
 from edge_centernet.imageio import IMAGE_SUFFIXES, image_size
 
@@ -42,6 +47,7 @@ _LARGER = {
 _NO_CHARSET = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "unicode-escape",
                          "raw-unicode-escape", "undefined"})  # fmt: skip
 _SIDE_LIMIT = 1e6  # pixels; no image is that large
+_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "image", "imgs")
 
 
 class _Object(NamedTuple):
@@ -61,32 +67,33 @@ def read_voc(
 
     Args:
         path: the folder or one of its ImageSets/Main/NAME.txt.
-        images: by default JPEGImages/. A <size> that is missing or zero is read from the image.
+        images: by default JPEGImages/ or images/, or the folder of the XML files. A <size> that is missing or
+            zero is read from the image.
         classes: those to read, in this order.
         split: of a folder, NAME of its image set; by default every annotation is read.
         problems: see `read_annotations`.
 
     Raises SourceError naming file and line (broken XML, image sets) or element, as object[2]/bndbox/xmin.
     """
-    path, root, names = _annotations(path, split, problems)
-    folder = images if images is not None else root / "JPEGImages"
+    path, annotations, names = _annotations(path, split, problems)
+    folder = images if images is not None else _image_folder(annotations)
     if not folder.is_dir():
         raise SourceError(
             f"{folder}: expected the folder of the images, found no such folder; name the images folder"
         )
-    split_names = (os.path.splitext(name) for name in sorted(os.listdir(folder)))
-    files = [(stem, stem + suffix) for stem, suffix in split_names if suffix.lower() in IMAGE_SUFFIXES]
+    split_names = (os.path.splitext(name) for name in _images_below(folder))
+    files = [(stem, stem + suffix) for stem, suffix in split_names]
     present = {_key(stem): name for stem, name in files} | {_key(name): name for _, name in files}
 
     entries: list[tuple[Path, int, int]] = []
     found: list[dict[str, _Object]] = []
     used: dict[Path, Path] = {}
     for name in names:
-        xml = on_disk(root / "Annotations", f"{name}.xml")
+        xml = on_disk(annotations, f"{name}.xml")
         with note(problems):
             tree, size = _parse(xml)
             with note(problems, "image"):
-                file = folder / _image_name(xml, tree, present, folder)
+                file = folder / _image_name(xml, name, tree, present, folder)
                 if file in used:  # reading it twice would train on half of its objects as background
                     raise SourceError(
                         f"{xml}: filename: image {file.name!r} already belongs to {used[file].name}"
@@ -114,25 +121,27 @@ def read_voc(
 def _annotations(
     path: Path, split: str | None, problems: list[Problem] | None
 ) -> tuple[Path, Path, list[str]]:
-    """Return the folder or image set that is read, the folder of Annotations/, and the names to read."""
+    """Return the folder or image set that is read, the folder of the XML files, and the names to read."""
     if path.is_dir() and split is not None:
         path = path / "ImageSets" / "Main" / f"{split}.txt"
         if not path.is_file():
             raise SourceError(f"{path}: expected the image set of split {split!r}, found no such file")
     # 1. Annotations/ is in the folder itself, or above ImageSets/Main/NAME.txt.
     places = (path, *path.absolute().parents[:3])
-    root = next((folder for folder in places if (folder / "Annotations").is_dir()), None)
-    if root is None:
+    found = (xml_folder(folder) for folder in places if folder.is_dir())
+    folder = next((xmls for xmls in found if xmls is not None), None)
+    if folder is None:
         raise SourceError(
             f"{path}: expected a VOC image set (ImageSets/Main/NAME.txt) with Annotations/ beside ImageSets/"
         )
     # 2. Without an image set, every annotation counts.
     seen: dict[str, int] = {}
     if not path.is_file():
-        seen = dict.fromkeys(sorted(p.stem for p in (root / "Annotations").glob("*.xml")), 0)
+        # CVAT keeps the folders of a task.
+        files = folder.glob("*.xml") if _is_flat(folder) else folder.rglob("*.xml")
+        seen = dict.fromkeys(sorted(str(p.relative_to(folder).with_suffix("")) for p in files), 0)
     else:
         # 3. Lines are `NAME` or, in the sets of one class, `NAME -1|0|1`: absent, difficult or present.
-        folder = root / "Annotations"
         for number, line in enumerate(read_text(path).splitlines(), 1):
             name = line.strip()
             if not name:
@@ -152,7 +161,34 @@ def _annotations(
                 seen[name] = number
     if not seen:
         raise SourceError(f"{path}: expected at least one image, found none")
-    return path, root, list(seen)
+    return path, folder, list(seen)
+
+
+def _image_folder(annotations: Path) -> Path:
+    """Return the images folder that belongs to a folder of XML files, which may be that itself."""
+    root = annotations if _is_flat(annotations) else annotations.parent
+    places = [root / name for name in _IMAGE_FOLDERS]
+    flat = [folder for folder in (root, annotations) if any(_is_image(p.name) for p in folder.iterdir())]
+    return next((place for place in places if place.is_dir()), (flat or places)[0])
+
+
+def _is_flat(annotations: Path) -> bool:
+    """Whether a folder of XML files is the whole data set."""
+    return annotations.name.lower() != "annotations"
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _images_below(folder: Path) -> list[str]:
+    """Return the images in a folder and below it as paths from there, sorted."""
+    found = []
+    for root, _, names in os.walk(folder):
+        below = os.path.relpath(root, folder)
+        images = [name for name in names if _is_image(name)]
+        found += images if below == "." else [f"{below}/{name}" for name in images]
+    return sorted(found)
 
 
 def _parse(xml: Path) -> tuple[ElementTree.Element, tuple[int, int] | None]:
@@ -203,11 +239,13 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _image_name(xml: Path, tree: ElementTree.Element, present: Mapping[str, str], folder: Path) -> str:
-    """Return the image's file name; present: name or stem -> name of each image in the folder."""
+def _image_name(
+    xml: Path, own: str, tree: ElementTree.Element, present: Mapping[str, str], folder: Path
+) -> str:
+    """Return the image's file name; own: the annotation's; present: name or stem -> name of each image."""
     # <filename> often lacks its suffix or was never updated: then the annotation's own name counts.
     said = (tree.findtext("filename") or "").strip()
-    name = present.get(_key(said)) or present.get(_key(xml.stem))
+    name = present.get(_key(said)) or present.get(_key(own)) or present.get(_key(xml.stem))
     if name is None:
         raise SourceError(f"{xml}: filename: neither {brief(said)} nor {xml.stem!r} is an image in {folder}")
     return name

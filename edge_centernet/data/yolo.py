@@ -26,13 +26,11 @@ from edge_centernet.data.base import (
     warn_absent,
     without,
 )
+from edge_centernet.data.layout import YOLO_LISTS, part_of, yolo_config
 from edge_centernet.errors import MissingDependency, SourceError
 from edge_centernet.extras import pip_command
 from edge_centernet.imageio import IMAGE_SUFFIXES, image_size
 
-# Where the names of the classes stand: darknet has obj.names, LabelImg writes classes.txt beside its labels,
-# Roboflow _darknet.labels, others above them.
-_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "labels/classes.txt")
 # A data.yaml has a few lines; a larger one is something else, and would be parsed for minutes.
 _YAML_LIMIT = 1 << 18  # characters
 # How far outside 0 to 1 a fraction may be: tools round, and draw a little over the edge. Pixels, which some
@@ -77,7 +75,7 @@ def read_yolo(
     poses: list[bool] = []  # for each polygon whether it might as well be a box and keypoints
     for file in files:
         with note(problems, "image"):
-            label_file = _label_file(file)
+            label_file = _label_file(file, images, root)
             if label_file in labelled:
                 raise SourceError(
                     f"{file}: its labels {label_file} already belong to {labelled[label_file].name}"
@@ -97,7 +95,9 @@ def read_yolo(
                         box = x1 * width, y1 * height, x2 * width, y2 * height
                         objects.add(len(entries) - 1, label_of[index], box, f"line {number}")
     if not some:
-        raise SourceError(f"{path}: expected label files such as {_label_file(files[0])}, found none")
+        raise SourceError(
+            f"{path}: expected label files such as {_label_file(files[0], images, root)}, found none"
+        )
     if poses and all(poses):
         log.warning(
             "%s: read as polygons, but all %d of them might be a box and keypoints in it: if they are, "
@@ -120,7 +120,7 @@ def _orphans(labelled: Mapping[Path, Path]) -> list[Problem]:
     for labels, images in folders.items():
         stems = {p.stem for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES}
         for file in sorted(labels.glob("*.txt")):
-            if file.stem not in stems and not any(Path(name).name == file.name for name in _LISTS):
+            if file.stem not in stems and not any(Path(name).name == file.name for name in YOLO_LISTS):
                 found.append(
                     Problem("orphan", f"{file}: expected its image in {images}, found none of that name")
                 )
@@ -171,7 +171,10 @@ def _images(
             with note(problems, "image"):
                 file = _existing(target.parent, line.strip())
                 if not os.path.isfile(file):
-                    raise SourceError(f"{target}: line {number}: image {file} does not exist")
+                    raise SourceError(
+                        f"{target}: line {number}: image {file} does not exist; "
+                        "export again with images, or name their folder"
+                    )
                 found.append(file)
     if not found:
         why = f"; {problems[0].text}" if problems else ""
@@ -186,7 +189,8 @@ def _is_list(path: Path) -> bool:
 def _existing(folder: Path, name: str) -> Path:
     """Return the file or folder that a data set's file calls `name`, at the first place that has it."""
     # Exporters write ../train/images relative to the yaml's own folder or to one level below it; darknet
-    # names everything from the folder above data/, which CVAT's exports do not have.
+    # names everything from the folder above data/, which CVAT's exports do not have. Windows writes \\.
+    name = name.replace("\\", "/") if "\\" in name and not os.path.exists(folder / name) else name
     shorter = [name.removeprefix(prefix) for prefix in ("../", "data/") if name.startswith(prefix)]
     places = [(folder, name), *((folder, short) for short in shorter), (folder.parent, name)]
     candidates = [on_disk(*place) for place in places]
@@ -203,8 +207,12 @@ def _files_in(folder: Path) -> list[Path]:
     return found
 
 
-def _label_file(image: Path) -> Path:
-    """Return .../labels/a/b.txt for .../images/a/b.jpg, or b.txt beside the image where that is missing."""
+def _label_file(image: Path, images: Path | None, root: Path) -> Path:
+    """Return .../labels/a/b.txt for .../images/a/b.jpg, or b.txt beside the image where that is missing.
+
+    images: the folder that the caller named, if any: labels of photos that lie elsewhere are in labels/ or in
+    darknet's folders of `root`.
+    """
     beside = on_disk(image.parent, f"{image.stem}.txt")
     parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
@@ -213,6 +221,10 @@ def _label_file(image: Path) -> Path:
             break
     label = Path(*parts).with_suffix(".txt")
     label = on_disk(label.parent, label.name)
+    if images is not None and not label.is_file() and not beside.is_file():
+        below = image.relative_to(images).with_suffix(".txt")
+        places = [root / "labels", *sorted(root.glob("obj_*_data")), root]
+        return next((place / below for place in places if (place / below).is_file()), label)
     return beside if beside.is_file() and not label.is_file() else label
 
 
@@ -271,9 +283,10 @@ def _declared(path: Path, root: Path, classes: Sequence[str] | None) -> tuple[di
     """Return the contents of data.yaml or obj.data, empty without one, and the names of class 0, 1, ..."""
     # 1. A file that is named, or found where no plain list of names makes it (and PyYAML) unnecessary.
     #    Whether a line of labels is a polygon or keypoints, though, only data.yaml can say.
-    listed = next((root / name for name in _LISTS if (root / name).is_file()), None)
-    places = (root / "data.yaml", root / "obj.data", root / "data" / "obj.data")
-    file = path if path.is_file() else next((p for p in places if p.is_file()), None)
+    folders = (root, root.parent) if path.is_dir() else (root,)  # train/ and valid/ share the list above them
+    lists = (folder / name for folder in folders for name in YOLO_LISTS)
+    listed = next((file for file in lists if file.is_file()), None)
+    file = path if path.is_file() else yolo_config(root)
     if file is not None and file.suffix == ".data":
         return _read_darknet(file)
     plain = listed is not None and not path.is_file()
@@ -284,7 +297,34 @@ def _declared(path: Path, root: Path, classes: Sequence[str] | None) -> tuple[di
         return {}, _read_names(listed)
     if classes:
         return {}, list(classes)
-    raise SourceError(f"{root}: expected the class names, one a line, in {root / _LISTS[0]}; write that file")
+    raise SourceError(
+        f"{root}: expected the class names, one a line, in {root / YOLO_LISTS[0]}; write that file"
+    )
+
+
+def named_parts(file: Path) -> list[str]:
+    """Return the keys of a data.yaml or obj.data that name images which are there, and "train" in any case.
+
+    Exporters write keys for parts that a set does not have; such a val or test is left out with a warning.
+    Raises what `read_yolo` raises for the file.
+    """
+    config = _read_darknet(file)[0] if file.suffix.lower() == ".data" else _read_yaml(file)[0]
+    base = str(config.get("path") or ".")
+    found = []
+    for key, places in config.items():
+        if not isinstance(key, str) or not places or key not in ("train", "val", "valid", "test"):
+            continue
+        names = places if isinstance(places, list) else [places]
+        there = all(
+            isinstance(name, str)
+            and any(os.path.exists(_existing(folder, name)) for folder in (file.parent / base, file.parent))
+            for name in names
+        )
+        if part_of(key) == "train" or there:
+            found.append(key)
+        else:
+            log.warning("%s: %r: %s is not there: left out", file, key, brief(places))
+    return found
 
 
 def _read_names(file: Path) -> list[str]:
@@ -310,7 +350,7 @@ def _read_yaml(file: Path) -> tuple[dict[str, Any], list[str]]:
     except ImportError:
         raise MissingDependency(
             f"{file}: reading YAML needs PyYAML: {pip_command('pyyaml')}; "
-            f"or give the folder itself, with the class names one a line in {_LISTS[0]}"
+            f"or give the folder itself, with the class names one a line in {YOLO_LISTS[0]}"
         ) from None
     text = read_text(file)
     if len(text) > _YAML_LIMIT:

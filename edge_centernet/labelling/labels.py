@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from edge_centernet.calibration.images import spread
 from edge_centernet.classes import find_class
 from edge_centernet.data import Dataset, read_dataset
+from edge_centernet.data.coco import file_name
 from edge_centernet.detections import Detections
 from edge_centernet.draw import banner, class_color, dashed_box, draw_boxes, draw_label, fit, grid, tile
 from edge_centernet.errors import ConfigError, SourceError
@@ -193,34 +193,6 @@ def to_coco(
             })  # fmt: skip
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def file_name(photo: Path, out: Path) -> str:
-    """Return the path of a photo relative to the folder of `out`, so that `read_dataset(out)` finds it."""
-    # The reader looks into folders named `images` or like the file, and lets names repeat the folder they are
-    # in. Where it could find another file of that name, a dot in front keeps it to this one.
-    here = Path(os.path.abspath(out)).parent
-    name = Path(os.path.relpath(photo, here)).as_posix()
-    special = {
-        "images",
-        here.name,
-        out.stem,
-        out.stem.removeprefix("instances_").removeprefix("annotations_"),
-    }
-    return f"./{name}" if name.split("/", 1)[0] in special else name
-
-
-def write_labels(out: Path, content: dict[str, Any]) -> None:
-    """Write the JSON with one image or annotation per line, for `diff`; the file is whole or not there."""
-    parts = []
-    for key, value in content.items():
-        if isinstance(value, list):
-            rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in value)
-            parts.append(f"{json.dumps(key)}: [\n{rows}\n]")
-        else:
-            parts.append(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, indent=1)}")
-    # A byte of a file name that is not UTF-8 becomes \udce9 or the like, JSON's escape for the same byte.
-    write_atomic(out, ("{\n" + ",\n".join(parts) + "\n}\n").encode("utf-8", "backslashreplace"))
 
 
 def some(items: Sequence[Path], limit: int | None) -> list[Path]:

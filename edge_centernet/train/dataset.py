@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import cv2
@@ -395,8 +398,21 @@ def collate(items: list[dict[str, NDArray[Any]]]) -> Batch:
     return batch
 
 
+def _unless_parent_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an exception of a worker's thread, unless its parent stopped while it took a batch."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
+
+
 def _release_worker(_: int) -> None:
-    """Let a worker run on every core: it inherits its parent's affinity, which OpenMP may have set to one."""
+    """Let a worker run on every core: it inherits its parent's affinity, which OpenMP may have set to one.
+
+    Ctrl-C and SIGTERM reach all processes of a terminal; the parent decides when to stop, and a worker ends
+    with it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _unless_parent_left
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
     cv2.setNumThreads(1)

@@ -11,19 +11,24 @@ import copy
 import json
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import cv2
 import numpy as np
+import onnx
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from edge_centernet import qdq
 from edge_centernet.data import Dataset
-from edge_centernet.errors import EdgeCenterNetError
+from edge_centernet.errors import ConfigError, EdgeCenterNetError
 from edge_centernet.manifest import SCORE_FIELDS, ModelSpec
 from edge_centernet.network import distributed
 from edge_centernet.network.centernet import CenterNet
@@ -40,7 +45,7 @@ from edge_centernet.train.config import TrainConfig
 from edge_centernet.train.dataset import Augment, BatchSampler, TrainingSet, input_shapes, make_loader
 from edge_centernet.train.qat import quantize_post_training, relative_step, teacher_from_float_stage
 from edge_centernet.train.report import write_report
-from edge_centernet.train.run_folder import Position, RunFolder, StopRequest
+from edge_centernet.train.run_folder import Best, Position, RunFolder, StopRequest
 from edge_centernet.train.score_calibration import Fitted, fit_to, set_scores, summary
 from edge_centernet.train.start import freeze_layers, start_network
 from edge_centernet.train.validate import validate
@@ -48,6 +53,7 @@ from edge_centernet.train.validate import validate
 LOSSES = ("loss", "heat", "overlap", "size", "offset", "teacher")  # the fields of Loss, and the teacher's
 # Columns of metrics.csv. side: of the square images of early epochs, else the longer one of the input.
 METRICS = ("stage", "epoch", "side", "lr", *LOSSES, "AP50", "AP", "images_per_s", "seconds")
+_Result = TypeVar("_Result")
 
 
 class TrainingDiverged(EdgeCenterNetError):
@@ -91,6 +97,8 @@ class Trainer:
     model: the network that learns. ema: its moving average, which is evaluated and saved.
     step: the forward pass and losses of a batch, shared between processes.
     position: how far the run has come.
+    metrics: set at the end of `run`, in the first process: what `evaluate_samples` says of the result on
+        "val" and on "test", where there are such sets.
     """
 
     model: CenterNet
@@ -107,6 +115,7 @@ class Trainer:
         name: str,
         weights: Path | None = None,
         device: str = "auto",
+        test: Dataset | None = None,
     ) -> None:
         """Build the network and everything around it; nothing is written.
 
@@ -118,17 +127,29 @@ class Trainer:
             name: the model's name in its manifest.
             weights: what to start from, see `start_network`; None for random weights.
             device: a PyTorch device, or "auto" for a GPU where there is one.
+            test: images that only the result is evaluated on, or None.
+
+        Raises ConfigError for `patience` without a validation set.
         """
-        self.folder, self.val = RunFolder(out, METRICS), val
+        if config.patience and val is None:
+            raise ConfigError(
+                "patience: expected a validation set to tell whether AP still rises; give --val"
+            )
+        self.folder, self.val, self.test = RunFolder(out, METRICS), val, test
+        self.metrics: dict[str, dict[str, Any]] = {}
         self.device = distributed.default_device() if device == "auto" else torch.device(device)
         width, height = config.size
         spec = ModelSpec(name, "1", height, width, train.classes)  # the stride follows from the network
         torch.manual_seed(config.seed)
+        # A stop may come in the midst of a bar, which then keeps tqdm's lock: its thread would wait for ever.
+        tqdm.monitor_interval = 0
         cv2.setNumThreads(1)  # the warps are small, and OpenCV's threads would fight those that train
         model, self.config = start_network(config, spec, weights)
         self.frozen = config.freeze if weights is not None else 0  # backbone layers up to this stride
         self.position = Position()
         self._sums = np.zeros(len(LOSSES))  # of the losses in this epoch
+        self._row: dict[str, Any] | None = None  # metrics of an epoch that is trained, but not yet evaluated
+        self._best = Best()
         self._stop = StopRequest()
         self.amp = config.amp == "on" or (config.amp == "auto" and _has_bfloat16(self.device))
         self._set_model(model)
@@ -146,8 +167,9 @@ class Trainer:
     def run(self, quantize: bool = True) -> None:
         """Train through both stages, from `position` on.
 
-        Ctrl-C and SIGTERM end the run after the current step with its state saved (KeyboardInterrupt); a
-        second Ctrl-C does not wait. quantize: False stops after the float stage.
+        Ctrl-C and SIGTERM end the run with its state saved (KeyboardInterrupt): after the current step, which
+        a second Ctrl-C drops, or at once in evaluation and calibration, which `resume` does again. quantize:
+        False stops after the float stage.
         """
         options = {**self.config.to_dict(), "classes": list(self.model.spec.classes)}
         self.folder.write("config.json", json.dumps(options, indent=1) + "\n")
@@ -155,8 +177,9 @@ class Trainer:
             if self.position.stage == "float":
                 # 1. Learn from the labels, in float.
                 self._stage(self.config.epochs)
-                # 2. Make scores say how often a detection is right. This comes before quantization because it
-                # changes the weights of the last convolution.
+                # 2. Take the best of it, and make scores say how often a detection is right: before
+                # quantization, because it changes the weights of the last convolution.
+                self._take_best()
                 self._calibrate_scores()
                 self.folder.save_weights("float.safetensors", self.ema, "float")
                 if not quantize:
@@ -166,34 +189,79 @@ class Trainer:
                 self.save()
             # 4. Learn to answer in int8 as the float network does.
             self._stage(self.config.qat_epochs)
-        # 5. The averaged weights, rounded, are the result.
-        settle_weights(self.ema)
-        stage: Stage = "qat_symmetric" if self.config.symmetric else "qat"
-        self.folder.save_weights("qat.safetensors", self.ema, stage)
-        # 6. The report; without a single epoch there is nothing to report.
-        if distributed.is_first() and self.config.epochs + self.config.qat_epochs > 0:
-            write_report(self.folder.path, self.ema, self.val)
+            # 5. The averaged weights, rounded, are the result.
+            settle_weights(self.ema)
+            stage: Stage = "qat_symmetric" if self.config.symmetric else "qat"
+            self.folder.save_weights("qat.safetensors", self.ema, stage)
+            # 6. The report; without a single epoch there is nothing to report.
+            if distributed.is_first() and self.config.epochs + self.config.qat_epochs > 0:
+                with self._stop.at_once():
+                    if metrics := write_report(self.folder.path, self.ema, self.val):
+                        self.metrics["val"] = metrics
+                    if self.test is not None:
+                        self.metrics["test"] = validate(self.ema, self.test)
 
     def _stage(self, epochs: int) -> None:
         """The rest of the current stage: train, evaluate and save, epoch by epoch."""
         every = self.config.eval_every
-        while self.position.epoch < epochs:
+        patience = self.config.patience if self.position.stage == "float" else 0
+        while self.position.epoch < epochs and not 0 < patience <= self._best.stale:
             epoch = self.position.epoch
             if self.position.stage == "qat" and epoch >= self.config.qat_freeze * epochs:
                 freeze_ranges(self.model)
-            row = self._epoch(epoch, epochs)
-            self.position.epoch, self.position.step = epoch + 1, 0
             due = epoch + 1 == epochs or (every and (epoch + 1) % every == 0)
-            if self.val is not None and due and distributed.is_first():
-                metrics = validate(self.ema, self.val)
-                row.update(AP50=round(metrics["AP50"], 4), AP=round(metrics["AP"], 4))
+            if self._row is None:
+                self._row = self._epoch(epoch, epochs)
+                if due and self.val is not None:
+                    self.save()  # an evaluation that is interrupted is done again
+            row = self._row
+            if due and self.val is not None:
+                row |= self._evaluate(epoch + 1, epochs, row["loss"])
             self.folder.log(row)
             if self.position.stage == "float":
-                self.folder.save_weights("float.safetensors", self.ema, "float")
+                self.folder.save_weights("last.safetensors", self.ema, "float")
             # The state last: a crash before it repeats the epoch, one after it loses nothing.
+            self.position.epoch, self.position.step, self._row = epoch + 1, 0, None
+            self._sums[:] = 0
             self.save()
             if distributed.anywhere(self._stop.made):
                 raise KeyboardInterrupt
+        if 0 < patience <= self._best.stale and distributed.is_first():
+            tqdm.write(
+                f"Stopped early: no better AP in {self._best.stale} evaluations (patience); "
+                f"the best is that of epoch {self._best.epoch}"
+            )
+
+    def _evaluate(self, epoch: int, epochs: int, loss: float) -> dict[str, float]:
+        """Evaluate the averaged network after `epoch` epochs, keep it if it is the best; AP50 and AP."""
+        val = cast(Dataset, self.val)
+
+        def measure() -> dict[str, float]:
+            metrics = validate(self.ema, val)
+            return {name: round(metrics[name], 4) for name in ("AP50", "AP")}
+
+        found = self._in_first(measure)
+        best = self.position.stage == "float" and self._best.takes(found["AP"], epoch)
+        if best:
+            self.folder.save_weights("best.safetensors", self.ema, "float")
+        if distributed.is_first():
+            figures = f"loss {loss:.3f}, AP50 {found['AP50']:.3f}, AP {found['AP']:.3f}"
+            tqdm.write(f"{self.position.stage} {epoch}/{epochs}: {figures}{' (best)' if best else ''}")
+        return found
+
+    def _in_first(self, work: Callable[[], _Result]) -> _Result:
+        """What the first process alone works out, in all of them; a stop ends it and them at once."""
+        result, stopped = None, False
+        if distributed.is_first():
+            try:
+                with self._stop.at_once():
+                    result = work()
+            except KeyboardInterrupt:
+                stopped = True
+        result, stopped = cast("tuple[_Result, bool]", distributed.from_first((result, stopped)))
+        if stopped:
+            raise KeyboardInterrupt
+        return result
 
     def _epoch(self, epoch: int, epochs: int) -> dict[str, Any]:
         """The rest of one epoch; returns its line of metrics."""
@@ -211,7 +279,6 @@ class Trainer:
         self.model.train()
         start = saved = time.perf_counter()
         bar = tqdm(
-            self.loader,
             desc=f"{self.position.stage} {epoch + 1}/{epochs} {width}x{height}px",
             unit="batch",
             initial=first,
@@ -220,28 +287,29 @@ class Trainer:
             mininterval=2.0,
             disable=not distributed.is_first(),
         )
-        for batch in bar:
-            # 3. One step, and its figures on the screen.
-            moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-            lr, losses = self._train_step(moved, epoch * self.steps + self.position.step, epochs * self.steps)
-            self._sums += losses
-            self.position.step += 1
-            mean = dict(zip(LOSSES, self._sums / self.position.step, strict=True))
-            speed = (self.position.step - first) * config.batch_size / (time.perf_counter() - start)
-            shown = {"loss": mean["loss"], "heat": mean["heat"], "IoU": 1 - mean["overlap"]}
-            figures = {name: f"{value:.3f}" for name, value in shown.items()}
-            bar.set_postfix(**figures, img_s=f"{speed:.0f}", refresh=False)
-            if self.position.step == self.steps:
-                continue  # the state is saved in a moment, as that of a finished epoch
-            # 4. Save the state every few minutes, and before a stop.
-            stop = distributed.anywhere(self._stop.made)
-            if stop or time.perf_counter() - saved > config.save_every:
-                self.save()
-                saved = time.perf_counter()
-            if stop:
-                bar.close()
-                raise KeyboardInterrupt
-        self._sums[:] = 0
+        with bar:
+            for batch in self._batches():
+                # 3. One step, and its figures on the screen.
+                moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+                done = epoch * self.steps + self.position.step
+                lr, losses = self._train_step(moved, done, epochs * self.steps)
+                self._sums += losses
+                self.position.step += 1
+                mean = dict(zip(LOSSES, self._sums / self.position.step, strict=True))
+                speed = (self.position.step - first) * config.batch_size / (time.perf_counter() - start)
+                shown = {"loss": mean["loss"], "heat": mean["heat"], "IoU": 1 - mean["overlap"]}
+                figures = {name: f"{value:.3f}" for name, value in shown.items()}
+                bar.set_postfix(**figures, img_s=f"{speed:.0f}", refresh=False)
+                bar.update()
+                if self.position.step == self.steps:
+                    continue  # the state is saved in a moment, as that of a finished epoch
+                # 4. Save the state every few minutes, and before a stop.
+                stop = distributed.anywhere(self._stop.made)
+                if stop or time.perf_counter() - saved > config.save_every:
+                    self.save()
+                    saved = time.perf_counter()
+                if stop:
+                    raise KeyboardInterrupt
         row = {
             "stage": self.position.stage,
             "epoch": epoch + 1,
@@ -251,6 +319,22 @@ class Trainer:
         row |= {name: round(float(value), 5) for name, value in mean.items()}
         seconds = time.perf_counter() - start
         return row | {"images_per_s": round(speed, 1), "seconds": round(seconds, 1)}
+
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
+        """What the sampler draws; a stop that comes while a batch is loaded is heeded at once."""
+        source = iter(self.loader)
+        alone = distributed.processes() == 1  # several stop together, after a step
+        while True:
+            waiting = self._stop.at_once() if alone and self.position.step < self.steps else nullcontext()
+            try:
+                with waiting:
+                    batch = next(source, None)
+            except KeyboardInterrupt:
+                self.save()
+                raise
+            if batch is None:
+                return
+            yield batch
 
     def _train_step(self, batch: dict[str, Tensor], step: int, steps: int) -> tuple[float, list[float]]:
         """Update the network by one batch: step number `step` of the `steps` of the stage.
@@ -294,12 +378,19 @@ class Trainer:
 
     # ---- between the stages
 
+    def _take_best(self) -> None:
+        """Make the averaged network the best of the stage, where that is not the last."""
+        if self._best.epoch and self._best.stale:
+            name = "best.safetensors"
+            content = self.folder.read(name, "the best weights of the float stage")
+            load_state(self.ema, load(content), self.folder.path / name)
+
     def _calibrate_scores(self) -> None:
         """Calibrate the averaged float network on the validation set: in the first process, alike in all."""
-        if self.val is None or not self.config.calibrate_scores:
+        val = self.val
+        if val is None or not self.config.calibrate_scores:
             return
-        found = fit_to(self.ema, self.val) if distributed.is_first() else None
-        fitted = cast("Fitted | None", distributed.from_first(found))
+        fitted: Fitted | None = self._in_first(lambda: fit_to(self.ema, val))
         set_scores(self.ema, fitted)
         if fitted is not None:
             self.folder.write("scores.json", json.dumps(fitted.record, indent=1) + "\n")
@@ -311,7 +402,8 @@ class Trainer:
         self.model.load_state_dict(self.ema.state_dict())
         self.model.spec = self.ema.spec  # with what the scores mean
         train = cast(TrainingSet, self.loader.dataset).data
-        quantized = quantize_post_training(self.model, train, self.config.symmetric)
+        found = self._in_first(lambda: quantize_post_training(self.model, train, self.config.symmetric))
+        quantized = qdq.parse(onnx.load_from_string(found))
         self._insert_quantizers()
         start_from(self.model, quantized, fixed=self.config.qat_freeze == 0)
         self.ema = copy.deepcopy(self.model).eval()
@@ -373,6 +465,8 @@ class Trainer:
             "step": self.position.step,
             "frozen": self.frozen,
             "sums": self._sums.tolist(),
+            "row": self._row,
+            "best": [self._best.ap, self._best.epoch, self._best.stale],
             "scores": {name: getattr(self.ema.spec, name) for name in SCORE_FIELDS},
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
@@ -390,6 +484,8 @@ class Trainer:
         self.position = Position(state["stage"], state["epoch"], state["step"])
         self.frozen = state["frozen"]
         self._sums = np.array(state["sums"])
+        self._row = state.get("row")
+        self._best = Best(*state.get("best", ()))
         # The same modules as in the run that was saved come first, then their weights, then the random state,
         # which building them has moved.
         self._set_model(CenterNet(replace(self.model.spec, **state.get("scores", {})), self.model.arch))

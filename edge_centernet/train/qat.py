@@ -7,18 +7,14 @@ that float network does. The fake quantizers themselves are in `network.fake_qua
 from __future__ import annotations
 
 import copy
-from typing import cast
 
-import onnx
 import torch
 from safetensors.torch import load
 from tqdm import tqdm
 
-from edge_centernet import qdq
 from edge_centernet.calibration.images import CALIBRATION_IMAGES, readers, spread
 from edge_centernet.calibration.quantize import Options, quantize
 from edge_centernet.data import Dataset
-from edge_centernet.network import distributed
 from edge_centernet.network.centernet import CenterNet
 from edge_centernet.network.checkpoint import load_state
 from edge_centernet.network.losses import Teacher
@@ -27,24 +23,20 @@ from edge_centernet.train.export import float_onnx
 from edge_centernet.train.run_folder import RunFolder
 
 
-def quantize_post_training(model: CenterNet, train: Dataset, symmetric: bool) -> qdq.Network:
-    """The float network `model` quantized as `convert --calibration` does it; the model stays as it is.
+def quantize_post_training(model: CenterNet, train: Dataset, symmetric: bool) -> bytes:
+    """The float network `model` quantized as `convert --calibration` does it, as an ONNX file.
 
-    Ranges are measured on images of the training set as a device will see them, by the first process; all
-    processes get the same network. symmetric: every zero point is 0.
+    Ranges are measured on images of the training set as a device will see them. The model stays as it is.
+    symmetric: every zero point is 0.
     """
-    content = b""
-    if distributed.is_first():
-        files = [sample.path for sample in spread(train.samples, CALIBRATION_IMAGES)]
-        network = float_onnx(copy.deepcopy(model).cpu())
-        with bars() as progress:
-            proto, report = quantize(
-                network, model.spec, readers(files), Options(symmetric=symmetric), progress
-            )
-        for line in report.lines():
-            tqdm.write(line)
-        content = proto.SerializeToString()
-    return qdq.parse(onnx.load_from_string(cast(bytes, distributed.from_first(content))))
+    files = [sample.path for sample in spread(train.samples, CALIBRATION_IMAGES)]
+    network = float_onnx(copy.deepcopy(model).cpu())
+    with bars() as progress:
+        proto, report = quantize(network, model.spec, readers(files), Options(symmetric=symmetric), progress)
+    for line in report.lines():
+        tqdm.write(line)
+    content: bytes = proto.SerializeToString()
+    return content
 
 
 def teacher_from_float_stage(folder: RunFolder, model: CenterNet) -> Teacher:

@@ -88,6 +88,25 @@ def write_report(
     return metrics
 
 
+def class_table(data: Dataset, metrics: Mapping[str, Any]) -> list[str]:
+    """Lines of a table: images, objects, AP50 and AP of each class of a data set, and of all.
+
+    metrics: what `evaluate_samples` says of detections on `data`.
+    """
+    rows: list[tuple[str, ...]] = [("class", "images", "objects", "AP50", "AP")]
+    counted = [sample.labels[sample.counted] for sample in data.samples]
+    for name, figures in metrics["per_class"].items():
+        own = [int((labels == data.classes.index(name)).sum()) for labels in counted]
+        rows.append((name, f"{sum(map(bool, own))}", f"{sum(own)}", *_two(figures)))
+    rows.append(("all", f"{len(counted)}", f"{sum(map(len, counted))}", *_two(metrics)))
+    wide = max(len(row[0]) for row in rows)
+    return [f"{row[0]:<{wide}}" + "".join(f"  {cell:>7}" for cell in row[1:]) for row in rows]
+
+
+def _two(figures: Mapping[str, Any]) -> list[str]:
+    return ["-" if figures[key] is None else f"{figures[key]:.3f}" for key in ("AP50", "AP")]
+
+
 # ---- curves
 
 

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,9 +32,18 @@ SETTINGS = (
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 images with one filled circle or square each, as COCO JSON."""
-    folder = tmp_path_factory.mktemp("drawn")
+    return _draw(tmp_path_factory.mktemp("drawn"), 0)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many others, to validate on."""
+    return _draw(tmp_path_factory.mktemp("others"), 1)
+
+
+def _draw(folder: Path, seed: int) -> Path:
     (folder / "train").mkdir()
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     images, annotations = [], []
     for i in range(16):
         canvas = np.full((64, 80, 3), 60, np.uint8)
@@ -95,11 +105,12 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def finished(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an uninterrupted run."""
+def finished(drawn: Path, others: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run, with what it printed."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    done = _train(drawn, out, "--val", str(drawn))
+    done = _train(drawn, out, "--val", str(others))
     assert done.returncode == 0, done.stderr
+    (out / "printed.txt").write_text(done.stdout)
     return out
 
 
@@ -118,9 +129,198 @@ def test_a_run_leaves_weights_metrics_and_the_interchange_file(finished: Path) -
     ]
     assert float(rows[2]["loss"]) < float(rows[0]["loss"])
     assert rows[2]["AP50"] != ""
-    assert (finished / "float.safetensors").is_file()
-    assert (finished / "qat.safetensors").is_file()
+    for name in ("float", "qat", "best", "last"):
+        assert (finished / f"{name}.safetensors").is_file()
     assert read_manifest(finished / "drawn.onnx").model.classes == ("circle", "square")
+
+
+@pytest.mark.slow
+def test_the_terminal_shows_ap_the_classes_and_where_to_look(finished: Path) -> None:
+    """A line an evaluation; at the end a row a class and the paths of pictures and weights."""
+    printed = (finished / "printed.txt").read_text()
+    assert re.search(r"^float 3/3: loss [\d.]+, AP50 [\d.]+, AP [\d.]+ \(best\)$", printed, re.M)
+    assert re.search(r"^qat 1/1: loss [\d.]+, AP50 [\d.]+, AP [\d.]+$", printed, re.M)
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["class", "images", "objects", "AP50", "AP"] in rows
+    assert [row[:3] for row in rows if row[:1] in (["circle"], ["square"], ["all"])] == [
+        ["circle", "8", "8"],
+        ["square", "8", "8"],
+        ["all", "16", "16"],
+    ]
+    assert f"Best and worst images: {finished / 'contact_sheet.jpg'}" in printed
+    assert f"Curves: {finished / 'curves.png'}" in printed
+
+
+# Ctrl-C from inside, as soon as a stage is under way: the same stage on every machine.
+STOPPED = """
+import os, signal, sys, time
+module, name, nth = sys.argv.pop(1).split(":")
+import importlib
+owner = importlib.import_module(module)
+work = getattr(owner, name)
+calls = 0
+def stopped(*args, **more):
+    global calls
+    calls += 1
+    if calls == int(nth):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)  # what would have to be waited for
+    return work(*args, **more)
+setattr(owner, name, stopped)
+from edge_centernet.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "saved"),
+    [
+        ("edge_centernet.data.base:image_size:3", False),
+        ("edge_centernet.train.dataset:make_targets:3", True),
+        ("edge_centernet.train.validate:letterbox:3", True),
+        ("edge_centernet.train.validate:letterbox:19", True),
+        ("edge_centernet.calibration.images:read_image:3", True),
+        ("edge_centernet.train.report:tile:1", True),
+    ],
+    ids=["decoding", "training", "validation", "score calibration", "calibration", "report"],
+)
+def test_ctrl_c_is_heeded_at_once_in_every_stage(
+    drawn: Path, others: Path, finished: Path, tmp_path: Path, stage: str, saved: bool
+) -> None:
+    """It says how to go on, and what is resumed ends with the weights of an uninterrupted run."""
+    more = ("--val", str(others))
+    arguments = _command(drawn, tmp_path / "out", *more)[3:]
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, stage, *arguments],
+        capture_output=True, text=True, check=False, timeout=300, preexec_fn=allow_interrupts,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - begin < 200
+    if not saved:
+        assert "Stopped before anything was learned. Run the command again." in done.stderr
+        return
+    assert (
+        "Stopped; everything up to here is saved. To go on, repeat the command with --resume." in done.stderr
+    )
+    resumed = _train(drawn, tmp_path / "out", *more, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert _digest(tmp_path / "out") == _digest(finished)
+    assert _rows(tmp_path / "out")[-1]["AP50"] == _rows(finished)[-1]["AP50"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_to_the_group_ends_without_a_traceback(
+    drawn: Path, others: Path, tmp_path: Path, processes: int
+) -> None:
+    """Loading workers and the processes of torchrun get it too, as from systemd or a closed terminal."""
+    command = _command(drawn, tmp_path / "out", "--val", str(others), "--set", "workers=1")
+    command += ["--set", "epochs=1000"]
+    command += ["--processes", f"{processes}"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "out/state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=100)
+    assert "Traceback" not in stderr
+    assert "Stopped; everything up to here is saved" in stderr
+    assert process.returncode != 0
+
+
+@pytest.mark.slow
+def test_patience_ends_the_float_stage_and_takes_the_best(drawn: Path, others: Path, tmp_path: Path) -> None:
+    """A rate at which nothing is learned: two evaluations without a better AP, and the first is the best."""
+    options = ("--val", str(others), "--epochs", "50", "--lr", "1e-12", "--patience", "2", "--batch", "16")
+    done = _train(drawn, tmp_path, *options, "--set", "eval_every=1")
+    assert done.returncode == 0, done.stderr
+    assert (
+        "Stopped early: no better AP in 2 evaluations (patience); the best is that of epoch 1" in done.stdout
+    )
+    assert [(row["stage"], row["epoch"]) for row in _rows(tmp_path)] == [
+        ("float", "1"),
+        ("float", "2"),
+        ("float", "3"),
+        ("qat", "1"),
+    ]
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["batch_size"], config["lr"], config["patience"]) == (16, 1e-12, 2)
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_set_are_used_for_what_they_are(drawn: Path, others: Path, tmp_path: Path) -> None:
+    """Train is learned, val chosen by, test evaluated at the end; all of it is said."""
+    for part, source in (("train", drawn), ("val", others), ("test", others)):
+        data = json.loads(source.read_text())
+        for one in data["images"]:
+            one["file_name"] = str(source.parent / "train" / one["file_name"])
+        (tmp_path / f"instances_{part}.json").write_text(json.dumps(data))
+    done = _train(tmp_path, tmp_path / "out", "--set", "epochs=1", "--set", "qat_epochs=0")
+    assert done.returncode == 0, done.stderr
+    assert f"Validation on 16 images: {tmp_path} (val), the part val of --data" in done.stderr
+    assert f"the result also on 16 images: {tmp_path} (test)" in done.stderr
+    assert "val, as INT8 computes:" in done.stdout
+    assert "test, as INT8 computes:" in done.stdout
+
+
+def test_validation_by_the_training_images_is_refused(
+    run: Callable[..., Result], drawn: Path, tmp_path: Path
+) -> None:
+    """By the same path, and by another file that names the same images."""
+    same = run("train", "--data", drawn, "--val", drawn, "--out", tmp_path / "out")
+    assert (same.code, "is the training set itself" in same.err) == (2, True)
+    copy = tmp_path / "copy.json"
+    copy.write_text(drawn.read_text())
+    images = ("--val-images", drawn.parent / "train")
+    other = run("train", "--data", drawn, "--val", copy, *images, "--out", tmp_path / "out")
+    assert (other.code, "all 16 images are training images" in other.err) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_patience_needs_a_validation_set(run: Callable[..., Result], drawn: Path, tmp_path: Path) -> None:
+    """Without one AP never rises."""
+    done = run("train", "--data", drawn, "--patience", "3", "--weights", "none", "--out", tmp_path / "out")
+    assert (done.code, "patience: expected a validation set" in done.err) == (2, True)
+
+
+def test_options_are_listed_from_the_dataclass(run: Callable[..., Result]) -> None:
+    """Every field, with its default; nothing else is needed."""
+    from edge_centernet.train.config import TrainConfig
+
+    done = run("train", "--list-options")
+    assert done.code == 0, done.err
+    listed = re.findall(r"^  (\w+)=(\S*)", done.out, re.M)
+    assert [name for name, _ in listed] == list(TrainConfig().to_dict())
+    assert {"size": "320x320", "neck": "128,96,64", "symmetric": "false", "lr": "0.004"}.items() <= dict(
+        listed
+    ).items()
+
+
+def test_words_of_other_trainers_mean_the_same_or_lead_to_ours(tmp_path: Path) -> None:
+    """imgsz, batch and lr0 are size, batch_size and lr; what differs is named."""
+    from edge_centernet.errors import ConfigError
+    from edge_centernet.train.config import TrainConfig
+
+    assert TrainConfig.parse(("imgsz=256", "batch=4", "lr0=0.01")) == {
+        "size": (256, 256),
+        "batch_size": 4,
+        "lr": 0.01,
+    }
+    yaml = tmp_path / "run.yaml"
+    yaml.write_text("imgsz: 256\nbatch: 4\namp: on\n")
+    assert TrainConfig.read_yaml(yaml) == {"size": (256, 256), "batch_size": 4, "amp": "on"}
+    for setting, message in (
+        ("close_mosaic=10", "there is no option 'close_mosaic'; set mosaic_part"),
+        ("epoch=3", "did you mean 'epochs'"),
+        ("lr", "expected NAME=VALUE, got 'lr'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            TrainConfig.parse((setting,))
 
 
 @pytest.mark.slow
@@ -207,7 +407,7 @@ def test_two_processes_follow_the_curve_of_one(drawn: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_several_sets_are_learnt_as_one(drawn: Path, tmp_path: Path) -> None:
+def test_several_sets_are_learnt_as_one(drawn: Path, others: Path, tmp_path: Path) -> None:
     """A second set of the same images, labelled for rings: a warning, the union of classes, a network."""
     pytest.importorskip("faster_coco_eval", reason="needs the eval extra")
     data = json.loads(drawn.read_text())
@@ -223,7 +423,7 @@ def test_several_sets_are_learnt_as_one(drawn: Path, tmp_path: Path) -> None:
         "--labelled-only",
         "rings=ring",
     )
-    short = ("--val", str(drawn), "--set", "epochs=1", "--set", "qat_epochs=0")
+    short = ("--val", str(others), "--set", "epochs=1", "--set", "qat_epochs=0")
     done = _train(drawn, tmp_path / "out", *sets, *short)
 
     assert done.returncode == 0, done.stderr
@@ -272,7 +472,7 @@ def test_training_can_start_from_a_checkpoint_of_ours(drawn: Path, finished: Pat
     ("arguments", "message"),
     [
         (("--set", "lr=fast"), "--set lr: expected float, got 'fast'"),
-        (("--set", "speed=9"), "--set: expected NAME=VALUE with one of"),
+        (("--set", "speed=9"), "--set: there is no option 'speed'"),
         (("--set", "size=100"), "size: expected WIDTHxHEIGHT such as 512x384, or one number for a square"),
         (
             ("--images", "a", "--images", "b"),

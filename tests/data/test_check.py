@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import edge_centernet
-from edge_centernet.data import read_dataset
+from edge_centernet.data import DataSource, read_dataset
 from edge_centernet.data.check import KINDS, Report, check_dataset
 from edge_centernet.data.duplicates import find_alike, thumbnail
 from edge_centernet.errors import ConfigError, SourceError
@@ -509,7 +509,8 @@ def test_playing_cards_have_no_errors() -> None:
 @pytest.mark.skipif(not BCCD.is_dir(), reason="needs ../shared/data/bccd")
 def test_bccd_holds_two_specks_and_seven_cells_annotated_twice() -> None:
     """VOC XML; its collisions are those that `edge_centernet.evaluation.crowds` counts for model cards."""
-    report = check_dataset(BCCD, stride=4)
+    parts = [DataSource(BCCD, split=part) for part in ("train", "val", "test")]
+    report = check_dataset(parts, stride=4)
     assert kinds(report) == {"near_duplicate": 1, "duplicate_box": 7, "tiny": 2, "collision": 5}
     assert [
         finding.text.split("/")[-1].split(":")[0] for finding in report.findings if finding.kind == "tiny"

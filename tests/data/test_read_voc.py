@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_centernet.data import read_annotations, read_dataset
+from edge_centernet.data import DataSource, read_annotations, read_dataset, read_datasets
 from edge_centernet.data.base import Problem
 from edge_centernet.errors import SourceError
 
@@ -240,7 +240,8 @@ def test_a_size_that_no_image_has_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(not BCCD.is_dir(), reason="needs ../shared/data/bccd")
 def test_bccd_is_read_whole() -> None:
     """364 images of three kinds of blood cells, 205 of them for training."""
-    data = read_dataset(BCCD)
+    parts = [DataSource(BCCD, split=part) for part in ("train", "val", "test")]
+    data = read_datasets(parts)
     assert data.classes == ("Platelets", "RBC", "WBC")
     assert len(data) == 364
     assert len(read_dataset(BCCD / "ImageSets" / "Main" / "train.txt")) == 205

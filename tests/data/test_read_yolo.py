@@ -58,10 +58,10 @@ def test_given_classes_select_order_or_stand_in_for_the_list(tmp_path: Path) -> 
 
 
 def test_a_split_or_an_images_folder_takes_part_of_it(tmp_path: Path) -> None:
-    """images/train and images/val; without either, all of it."""
+    """images/train and images/val; without either, train."""
     line = "0 0.5 0.5 0.5 0.2\n"
     root = write(tmp_path, {"train/a": line, "train/b": line, "val/c": line})
-    assert len(read_dataset(root)) == 3
+    assert len(read_dataset(root)) == 2
     for data in (read_dataset(root, split="val"), read_dataset(root, root / "images" / "val")):
         assert [sample.path.stem for sample in data.samples] == ["c"]
         assert data.samples[0].labels.tolist() == [0]
@@ -146,7 +146,7 @@ class TestYaml:
         (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnc: 2\nnames: {names}\n")
         assert [s.path.stem for s in read_dataset(root / "data.yaml").samples] == ["a"]
         whole = read_dataset(root)
-        assert (whole.classes, [s.path.stem for s in whole.samples]) == (("car", "dog"), ["a", "b"])
+        assert (whole.classes, [s.path.stem for s in whole.samples]) == (("car", "dog"), ["a"])
         val = read_dataset(root / "data.yaml", split="val")
         assert (val.classes, val.samples[0].path.stem, val.samples[0].labels.tolist()) == (
             ("car", "dog"),

@@ -14,17 +14,16 @@ import pytest
 
 import edge_centernet
 from edge_centernet.data import Dataset, read_dataset
+from edge_centernet.data.coco import file_name, write_labels
 from edge_centernet.detections import Detections
 from edge_centernet.draw import class_color
 from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.files import write_atomic
 from edge_centernet.labelling.labels import (
     Photo,
-    file_name,
     find_photos,
     in_words,
     to_coco,
-    write_labels,
     write_sheet,
 )
 
