@@ -101,7 +101,7 @@ class Demo:
     @property
     def page(self) -> str:
         """The address of the page, once it is told."""
-        told = soon(lambda: re.search(r"Live page: (http://127\.0\.0\.1:\d+/)", self.log.read_text()))
+        told = soon(lambda: re.search(r"Live page: (http://127\.0\.0\.1:\d+/\S*)", self.log.read_text()))
         assert told, self.log.read_text()
         return str(told[1])
 
@@ -141,7 +141,7 @@ def test_the_page_opens_and_counts_until_ctrl_c(demo: Callable[..., Demo], tmp_p
         assert soon(lambda: browser.run("return document.querySelector('#picture').naturalWidth")) == 640
 
         def entered() -> bool:
-            with urllib.request.urlopen(f"{running.page}state.json", timeout=5) as answer:
+            with urllib.request.urlopen(f"{running.page.partition('?')[0]}state.json", timeout=5) as answer:
                 return bool(json.load(answer)["lines"][0]["in"] >= 1)
 
         assert soon(entered, 30)
@@ -160,7 +160,7 @@ def test_the_page_opens_and_counts_until_ctrl_c(demo: Callable[..., Demo], tmp_p
 def test_without_a_browser(demo: Callable[..., Demo]) -> None:
     """--no-browser starts none; the page is there all the same, at the port that was asked for."""
     running = demo("--no-browser", "--model", "centernet-nano-256")
-    with urllib.request.urlopen(f"{running.page}state.json", timeout=10) as answer:
+    with urllib.request.urlopen(f"{running.page.partition('?')[0]}state.json", timeout=10) as answer:
         assert [line["name"] for line in json.load(answer)["lines"]] in ([], ["door"])
     time.sleep(0.5)
     assert running.asked == ""
