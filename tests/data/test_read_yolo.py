@@ -118,7 +118,7 @@ def test_a_yaml_without_pyyaml_says_how_to_go_on(tmp_path: Path, monkeypatch: py
     path.write_text("names: [car]\ntrain: images\n")
     with pytest.raises(
         MissingDependency,
-        match=r"pip install 'edge-centernet\[eval\]'.* or give the folder itself.*classes\.txt",
+        match=r"pip install pyyaml; or give the folder itself.*classes\.txt",
     ):
         read_dataset(path)
 
