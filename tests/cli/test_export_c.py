@@ -129,7 +129,7 @@ def test_example_refuses_a_dump_of_another_size(run: Run, compiler: str, tmp_pat
 def test_c_code_of_the_docs_compiles(run: Run, compiler: str, tmp_path: Path) -> None:
     """The blocks in docs/decoder.md, without a warning."""
     blocks = re.findall(r"```c\n(.*?)```", (ROOT / "docs" / "decoder.md").read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     run("export-c", MODEL, "--out", tmp_path)
     (tmp_path / "find.c").write_text("".join(blocks))
     call(compiler, "-std=c99", *STRICT, "-c", tmp_path / "find.c", "-o", tmp_path / "find.o")

@@ -562,13 +562,20 @@ def test_a_validation_set_is_looked_at_before_the_first_step(
         ("empty", {"annotations": []}, "expected at least one labelled object to evaluate on, found none"),
         ("small", {}, "expected 800x640 pixels as its annotation says, got 80x64"),
     ):
-        data = {**json.loads(drawn.read_text()), **change}
+        whole = json.loads(drawn.read_text())
+        parts = [{**whole, "images": images} for images in (whole["images"][:8], whole["images"][8:])]
+        for part in parts:
+            ids = {image["id"] for image in part["images"]}
+            part["annotations"] = [one for one in whole["annotations"] if one["image_id"] in ids]
+        learnt, data = parts[0], {**parts[1], **change}
         if not change:
             _ten_times(data)
+        (train := tmp_path / "train.json").write_text(json.dumps(learnt))
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps(data))
-        options = ("--val", path, "--val-images", drawn.parent / "train", "--weights", "none")
-        result = run("train", "--data", drawn, *options, "--out", tmp_path / "out")
+        images = drawn.parent / "train"
+        options = ("--images", images, "--val", path, "--val-images", images, "--weights", "none")
+        result = run("train", "--data", train, *options, "--out", tmp_path / "out")
         assert (result.code, message in result.err) == (2, True), result.err
 
 

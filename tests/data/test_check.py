@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import edge_centernet
-from edge_centernet.data import DataSource, read_dataset
+from edge_centernet.data import DataSource, read_dataset, read_datasets
 from edge_centernet.data.check import KINDS, Report, check_dataset
 from edge_centernet.data.duplicates import find_alike, thumbnail
 from edge_centernet.errors import ConfigError, SourceError
@@ -516,7 +516,7 @@ def test_bccd_holds_two_specks_and_seven_cells_annotated_twice() -> None:
         finding.text.split("/")[-1].split(":")[0] for finding in report.findings if finding.kind == "tiny"
     }
     assert tiny == {"BloodImage_00338.jpg", "BloodImage_00343.jpg"}
-    data = read_dataset(BCCD)
+    data = read_datasets(parts)
     spec = ModelSpec(name="m", version="1", height=320, width=320, classes=data.classes)
     expected = sum(int(centre_collisions(sample, spec).sum()) for sample in data.samples)
     assert report.sets["train"]["collisions"]["same_class"]["objects"] == expected == 10

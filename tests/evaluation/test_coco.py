@@ -231,7 +231,7 @@ def test_a_missing_package_is_named_before_the_work(tmp_path: Path, monkeypatch:
     path = write_coco(tmp_path, ["car"], [(0, HERE, {})])
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)  # as the import system blocks a module
     seen: list[Any] = []
-    with pytest.raises(MissingDependency, match=r"pip install 'edge-centernet\[eval\]'"):
+    with pytest.raises(MissingDependency, match="pip install 'faster-coco-eval"):
         evaluate_dataset(
             lambda image: (Detections.empty(), {"all": 0.0 * len(seen.append(image) or "")}),
             read_dataset(path),
