@@ -309,7 +309,8 @@ def named_parts(file: Path) -> list[str]:
     Raises what `read_yolo` raises for the file.
     """
     config = _read_darknet(file)[0] if file.suffix.lower() == ".data" else _read_yaml(file)[0]
-    base = str(config.get("path") or ".")
+    base = config.get("path")
+    base = base if base and isinstance(base, str) else "."  # `read_yolo` refuses what is no text
     found = []
     for key, places in config.items():
         if not isinstance(key, str) or not places or key not in ("train", "val", "valid", "test"):

@@ -358,4 +358,4 @@ def test_without_duckdb_one_store_has_its_report(stores: list[Path], tmp_path: P
     assert run("report", str(stores[0])).returncode == 0
     done = run("store", "export", str(stores[0]), "--parquet", str(tmp_path / "t"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "pip install 'edge-centernet[fleet]'" in done.stderr
+    assert 'packages that are not installed (extra "fleet")' in done.stderr
