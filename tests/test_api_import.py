@@ -37,7 +37,7 @@ def test_help_loads_click_and_no_numpy() -> None:
     )
     loaded = python(code).splitlines()[-1]
     ours = [name for name in eval(loaded) if not name.startswith("click")]
-    assert ours == ["edge_centernet", "edge_centernet.cli", "edge_centernet.errors"]
+    assert ours == ["edge_centernet", "edge_centernet.cli", "edge_centernet.errors", "edge_centernet.extras"]
 
 
 @pytest.mark.parametrize("name", [name for name in edge_centernet.__all__ if name != "__version__"])
@@ -60,4 +60,4 @@ def test_a_misspelt_name_is_an_attribute_error() -> None:
 def test_errors_are_loaded_without_numpy() -> None:
     """Asking for one name loads its module alone."""
     code = f"import sys, edge_centernet; edge_centernet.EdgeCenterNetError; {LOADED}"
-    assert python(code) == "['edge_centernet', 'edge_centernet.errors']"
+    assert python(code) == "['edge_centernet', 'edge_centernet.errors', 'edge_centernet.extras']"
