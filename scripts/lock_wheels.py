@@ -21,7 +21,7 @@ from edge_centernet.files import write_atomic
 
 # On 32-bit ARM what the board's own packages bring is left out; Tornado has no wheel for it.
 BASE_ARMV7L = ["click>=8.3.3", "paho-mqtt>=2.0", "prometheus-client>=0.20"]
-BASE = [*BASE_ARMV7L, "opencv-python-headless>=4.8.1.78", "tornado>=6.5.10"]
+BASE = [*BASE_ARMV7L, "opencv-python-headless>=4.8.1.78", "tomlkit>=0.12", "tornado>=6.5.10"]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 MACHINES = ("aarch64", "x86_64")
 INSTALLER = ["pip>=24"]  # a board's Python may come without pip (Debian splits it off)

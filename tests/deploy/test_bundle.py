@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 import zipfile
@@ -26,6 +27,7 @@ from edge_centernet.deploy.bundle import (
 )
 from edge_centernet.deploy.signing import as_signers, sign, signing_key
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
+from edge_centernet.extras import requirements_of
 
 MODELS = Path(agent.__file__).parents[1] / "model_zoo"
 ELF_MACHINE = {"aarch64": 183, "armv7l": 40, "x86_64": 62}
@@ -108,6 +110,15 @@ def test_a_configuration_with_an_unknown_name_is_refused(here: Target, key: Path
     config.write_text('camra = "/dev/video0"\n')
     with pytest.raises(ConfigError, match="unknown setting 'camra'"):
         make_bundle(here, Contents("centernet-nano-256", camera=config), key, tmp_path / "out")
+
+
+def test_a_lock_has_all_that_the_live_page_imports() -> None:
+    """Where there is Tornado; 32-bit ARM, which has no wheel of it, has no page."""
+    live = {re.split(r"[<>=\[;]", line)[0] for line in requirements_of("live")}
+    assert "tornado" in live
+    for name, lines in locks().items():
+        known = {line.partition("==")[0].replace("_", "-") for line in lines}
+        assert live <= known or "tornado" not in known, name
 
 
 def test_every_target_has_a_lock_with_wheels_by_hash() -> None:
