@@ -21,9 +21,10 @@ from edge_centernet.converters.to_openvino import ir_save, model_info
 from edge_centernet.detections import Detections
 from edge_centernet.errors import ConversionError
 from edge_centernet.manifest import Precision
+from edge_centernet.qdq import reference as reference_module
 from edge_centernet.qdq.network import Network
 from edge_centernet.qdq.onnx_graph import copy_of
-from edge_centernet.qdq.reference import MIN_AGREEMENT, Reference
+from edge_centernet.qdq.reference import Reference
 from edge_centernet.runtimes.base import BOX_OUTPUTS
 from edge_centernet.runtimes.engines import OPENVINO
 
@@ -103,8 +104,8 @@ def check_boxes(reference: Reference, path: Path) -> None:
         return Detections(boxes[sure] * sides, scores[sure], labels[sure].astype(np.int32))
 
     found, matched = agreement_with(reference, run, spec.suggested, ROWS)
-    if matched < MIN_AGREEMENT * found:
+    if matched < reference_module.MIN_AGREEMENT * found:
         raise ConversionError(
             f"{matched} of {found} boxes in the graph agree with the decoder's, expected at least "
-            f"{MIN_AGREEMENT:.0%}"
+            f"{reference_module.MIN_AGREEMENT:.0%}"
         )
