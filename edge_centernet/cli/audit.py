@@ -13,7 +13,7 @@ from edge_centernet.audit.begin import Detection, Plan, audit_paths, audit_video
 from edge_centernet.audit.recording import PathsRecording, Recording, VideoRecording
 from edge_centernet.audit.server import AuditServer
 from edge_centernet.cli import Command, echo
-from edge_centernet.cli.detect import _load_config
+from edge_centernet.cli.detect import config_option
 from edge_centernet.cli.options import model_options, open_model
 from edge_centernet.errors import ConfigError
 from edge_centernet.history.audit import span_text
@@ -23,15 +23,7 @@ from edge_centernet.tracking.line_counter import parse_line
 
 @click.command(cls=Command)
 @click.argument("what", metavar="VIDEO|STORE", type=click.Path(path_type=Path))
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="TOML",
-    is_eager=True,
-    expose_value=False,
-    callback=_load_config,
-    help="The camera's TOML file, for its lines, model, threshold, classes and store.",
-)
+@config_option("The camera's TOML file, for its lines, model, threshold, classes and store.")
 @click.option(
     "--count-line", multiple=True, metavar="[NAME=]X1,Y1,X2,Y2", help="A line to watch, as for `detect`."
 )

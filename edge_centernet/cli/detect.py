@@ -294,6 +294,19 @@ def _load_config(context: click.Context, parameter: click.Parameter, value: Path
     context.default_map = {**(context.default_map or {}), **options}
 
 
+def config_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option --config, whose file has the defaults of a command's other options. text: its help."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="TOML",
+        is_eager=True,
+        expose_value=False,
+        callback=_load_config,
+        help=text,
+    )
+
+
 def each_of(context: click.Context, given: dict[str, Any]) -> list[Settings]:
     """The settings of each camera: as typed, else as in its own table of the file, else as for all."""
 
@@ -356,15 +369,7 @@ def _counts(settings: Settings) -> bool:
 
 
 @click.command(cls=Command)
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="TOML",
-    is_eager=True,
-    expose_value=False,
-    callback=_load_config,
-    help="TOML file with any of these options. Options on the command line take precedence.",
-)
+@config_option("TOML file with any of these options. Options on the command line take precedence.")
 @click.argument("files", nargs=-1, metavar="[PHOTO|FOLDER|VIDEO|CAMERA|URL]...")
 @_source_options
 @model_options
