@@ -54,9 +54,8 @@ def quantized(network: qdq.Network, source: Any) -> qdq.Network:
     return qdq.parse(quantize(source, network.manifest.model, _pictures(24))[0])
 
 
-def test_every_engine_answers_to_the_bit(quantized: qdq.Network, tmp_path: Path, monkeypatch: Any) -> None:
+def test_every_engine_answers_to_the_bit(quantized: qdq.Network, tmp_path: Path) -> None:
     """No head of any target differs by a single step on pictures that calibration has not seen."""
-    monkeypatch.setattr(reference, "MIN_AGREEMENT", 1.0)
     pictures = qdq_factory.photos(4, 96, 128, seed=7)
     made = convert(Path("net.onnx"), list(CONVERTERS), "int8", tmp_path, network=quantized, pictures=pictures)
 
