@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NoReturn
@@ -68,6 +70,7 @@ _EXTRAS = {
     "tqdm": "train",
 }
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+_BROWSER_SIGNS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")  # variables; without one there is no window
 
 
 Function = Callable[..., Any]
@@ -76,6 +79,18 @@ Function = Callable[..., Any]
 def echo(message: object, err: bool = False, nl: bool = True) -> None:
     """Print as click.echo, without control characters; every command prints by this."""
     click.echo(printable(str(message)), err=err, nl=nl)
+
+
+def open_browser(url: str) -> None:
+    """Show a page in the user's browser, where there is one with a window; returns at once.
+
+    Over SSH it would be a browser for the terminal, in which the command is running.
+    """
+    if sys.platform == "darwin" or any(os.environ.get(name) for name in _BROWSER_SIGNS):
+        import webbrowser
+
+        # On a thread: some browsers return when they are closed.
+        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
 class Command(click.Command):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import webbrowser
 from pathlib import Path
 
 import click
@@ -12,7 +10,7 @@ import click
 from edge_centernet.audit.begin import Detection, Plan, audit_paths, audit_video, is_store
 from edge_centernet.audit.recording import PathsRecording, Recording, VideoRecording
 from edge_centernet.audit.server import AuditServer
-from edge_centernet.cli import Command, echo
+from edge_centernet.cli import Command, echo, open_browser
 from edge_centernet.cli.detect import config_option
 from edge_centernet.cli.options import model_options, open_model
 from edge_centernet.errors import ConfigError
@@ -140,9 +138,8 @@ def command(
 
     def started(url: str) -> None:
         echo(f"Page: {url}", err=True)
-        # Without a screen a browser would be one that takes the terminal, or none.
-        if not no_browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            webbrowser.open(url)
+        if not no_browser:
+            open_browser(url)
 
     try:
         server.run(started)

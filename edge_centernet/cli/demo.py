@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import sys
 import tempfile
-import threading
-import webbrowser
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edge_centernet.cli import Command, detect, echo, option_group
+from edge_centernet.cli import Command, detect, echo, open_browser, option_group
 from edge_centernet.cli.options import model_options
 
 CLIP = Path(__file__).parents[1] / "assets" / "demo.mp4"  # scripts/render_demo.py makes it
@@ -60,22 +56,15 @@ def command(port: int, browser: bool, **model: Any) -> None:
         arguments += ["--store", str(Path(folder) / "demo.db")]
         with detect.command.make_context("detect", arguments) as context:
             cameras = detect.each_of(context, {**context.params, **model})
-        detect.run_and_report(cameras, _Browser() if browser else _tell)
+        detect.run_and_report(cameras, _tell_and_open if browser else _tell)
 
 
 def _tell(line: str) -> None:
     echo(line, err=True)
 
 
-class _Browser:
-    """Prints what a run reports, and opens the browser when it says where the page is."""
-
-    def __call__(self, line: str) -> None:
-        _tell(line)
-        if (page := re.match(r"Live page: (\S+)", line)) is None:
-            return
-        # Over SSH the browser would be one for the terminal, in which the counts are running.
-        shown = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or os.environ.get("BROWSER")
-        if shown or sys.platform == "darwin":
-            # On a thread: some browsers return when they are closed.
-            threading.Thread(target=webbrowser.open, args=(page[1],), daemon=True).start()
+def _tell_and_open(line: str) -> None:
+    """Print what a run reports, and open the browser when it says where the page is."""
+    _tell(line)
+    if page := re.match(r"Live page: (\S+)", line):
+        open_browser(page[1])
