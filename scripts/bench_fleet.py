@@ -42,14 +42,16 @@ _EVENTS = """
         (['door', 'till', 'till', 'door'])[number % 4 + 1] AS place,
         (['in', '', '', 'out'])[number % 4 + 1] AS direction,
         CASE WHEN number // 4 % 20 = 0 THEN 'dog' ELSE 'person' END AS class, number // 4 AS track,
-        CASE WHEN number % 4 = 2 THEN round(-120 * ln((random % 1000003 + 1) / 1000003), 2) END AS dwell
+        CASE WHEN number % 4 = 2 THEN round(-120 * ln((random % 1000003 + 1) / 1000003), 2) END AS dwell,
+        '' AS rule, CASE WHEN number % 4 = 2 THEN random % 100 / 2.0 END::DOUBLE AS value
     FROM (SELECT *, (hash(day * 1000 + number) % 1000000007)::BIGINT AS random
         FROM (SELECT *, (hash(camera, date) % 1000000007)::BIGINT AS day, unnest(range($visits * 4)) AS number
             FROM days))"""
 _OCCUPANCY = """
     SELECT camera, date, began + to_minutes(minute) AS minute, 'till' AS place,
         open * (hash(day + minute) % 300) / 100.0::DOUBLE AS inside, 60.0::DOUBLE AS watched,
-        (3 * open)::INTEGER AS most
+        (3 * open)::INTEGER AS most, open * (hash(day + minute) % 200) / 200.0::DOUBLE AS queue,
+        (2 * open)::INTEGER AS queue_most
     FROM (SELECT *, (minute BETWEEN 480 AND 1080)::INTEGER AS open
         FROM (SELECT *, (hash(camera, date) % 1000000007)::BIGINT AS day, unnest(range(1440)) AS minute
             FROM days))"""

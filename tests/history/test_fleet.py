@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from support import full_disk
+from support import full_disk, load_script
 
 from edge_centernet.cli import cli
 from edge_centernet.errors import ConfigError
@@ -286,6 +286,14 @@ def test_texts_have_a_table_of_the_cameras(stores: list[Path], months: Path) -> 
         ("till", "", "dog", "253"), ("till", "", "person", "1947"),
     ]  # fmt: skip
     assert sum(int(row[6]) for row in rows[1:] if not row[-1] and row[3] == "door") == 200 * (3 * DAYS - 3)
+
+
+def test_a_simulated_fleet_is_summed_up_whole(tmp_path: Path) -> None:
+    """That of the benchmark has all the tables that `store compact` writes: 247 visits a board and day."""
+    load_script("bench_fleet").simulate(tmp_path, boards=3, days=2)
+    summary = summarize_tree(tmp_path, step="day")
+    assert summary.totals.total() == 3 * 2 * 247 * 4
+    assert json.loads(as_json(summary))["waits"]["till"]["visits"] == 6 * 247
 
 
 def test_the_commands(stores: list[Path], tmp_path: Path) -> None:
