@@ -102,7 +102,7 @@ def config(network: Network, files: Export) -> str:
     wanted = "person" if "person" in spec.classes else spec.classes[0]
     own = spec.class_thresholds[spec.classes.index(wanted)] if spec.class_thresholds else spec.threshold
     return f"""\
-# {spec.name} {spec.version} for Frigate, by edge-centernet {__version__}. docs/frigate.md explains each line.
+# {spec.name} {spec.version} for Frigate, by edge-centernet {__version__}. docs/frigate.md tells more.
 detectors:
   edge_centernet:
     type: openvino  # on ARM: onnx

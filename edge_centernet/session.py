@@ -287,7 +287,7 @@ class _Camera:
         model = shared.runtime.manifest.model
         threshold = model.suggested if settings.threshold is None else settings.threshold
         wanted = None if settings.classes is None else words(settings.classes)
-        self.scene = Scene(options, threshold, model.classes, wanted, self.unwritten)
+        self.scene = Scene(options, threshold, model.classes, wanted, self.unwritten, self.name)
         stack.callback(self.scene.close)
         self.detector = Detector(
             shared.runtime,

@@ -179,7 +179,10 @@ def test_the_rate_of_a_video_is_its_own(tmp_path: Path) -> None:
 def test_a_fault_of_one_camera_is_its_own(
     onnx_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its scene fails at each frame: that is told once, the other camera is recorded, and both are closed."""
+    """Its scene fails at each frame: that is told once, the other camera is recorded, and both are closed.
+
+    What the log says of a camera's lines begins with its name.
+    """
     update = Scene.update
 
     def fail(scene: Scene, frame: Frame, seen: Detections) -> Any:
@@ -196,7 +199,11 @@ def test_a_fault_of_one_camera_is_its_own(
             os.kill(os.getpid(), signal.SIGTERM)
 
     with mjpeg_server() as one, mjpeg_server() as other:
-        cameras = [settings(camera=one.url, name="door"), settings(camera=other.url, name="yard")]
+        far = ("far=5000,0,5000,90",)  # beyond the picture
+        cameras = [
+            settings(camera=one.url, name="door"),
+            settings(camera=other.url, name="yard", count_line=far),
+        ]
         monkeypatch.setattr(opening, "public_name", {one.url: "door", other.url: "yard"}.get)
         done = run(cameras, lambda: open_runtime(onnx_model, "onnxruntime", 1), write, print)
     assert {json.loads(line)["camera"] for line in written} == {"yard"}
@@ -204,6 +211,7 @@ def test_a_fault_of_one_camera_is_its_own(
     assert (done[0].frames, done[1].frames >= 10) == (0, True)
     assert [summary.stopped_by for summary in done] == [signal.SIGTERM] * 2
     assert caplog.text.count("door: a frame is left out: ZeroDivisionError: no ground") == 1
+    assert "yard: Line 'far': it lies outside" in caplog.text
 
 
 # ---- records on a full disk, after a kill, and for a reader that stops -----------------------------

@@ -7,7 +7,7 @@
 RESULT has runtime, precision, threads; p50_ms, p90_ms, p99_ms, each {preprocess, inference, decode,
 end_to_end}; fps; frame_age_ms ({p50, p90, p99}, null but for a live source); peak_rss_mb, steady_rss_mb;
 cold_start_ms; and `rounds`, with the medians of each, from which the spread can be computed again.
-docs/bench.md explains all fields. There is no path, host name, user or serial number in it.
+docs/bench.md explains the fields that people need. There is no path, host name, user or serial number in it.
 """
 
 from __future__ import annotations

@@ -163,9 +163,12 @@ def _weekdays(text: str) -> frozenset[int]:
 class RuleWatch:
     """One rule, and whether its alert is on."""
 
-    def __init__(self, rule: Rule, settles: float = 0.0) -> None:
-        """No alert. settles: seconds until somebody who is seen in the place is counted there."""
-        self.rule = rule
+    def __init__(self, rule: Rule, settles: float = 0.0, prefix: str = "") -> None:
+        """No alert. settles: seconds until somebody who is seen in the place is counted there.
+
+        prefix: of lines in the log, where there are several cameras.
+        """
+        self.rule, self._prefix = rule, prefix
         self._blind_s = _BLIND_S + settles + (rule.limit if rule.kind in _TIMES else 0.0)
         self._active = False
         self._value = self._most = 0.0
@@ -218,9 +221,10 @@ class RuleWatch:
         unit = "s" if rule.kind in _TIMES else "persons"
         if active:
             self._began, self._most = seconds, self._value
-            _log.warning("alert %r: %s at %s: %g %s", rule.name, rule.kind, rule.where, self._value, unit)
+            where = f"{rule.kind} at {rule.where}"
+            _log.warning("%salert %r: %s: %g %s", self._prefix, rule.name, where, self._value, unit)
         else:
-            _log.info("alert %r ended: at most %g %s", rule.name, self._most, unit)
+            _log.info("%salert %r ended: at most %g %s", self._prefix, rule.name, self._most, unit)
         events.append(
             Event(
                 "alert",

@@ -60,6 +60,7 @@ class Counter:
         rooms: Sequence[Room] = (),
         now: Callable[[], datetime] = datetime.now,
         rules: Sequence[Rule] = (),
+        camera: str = "",
     ) -> None:
         """Nothing counted yet, or what a state says.
 
@@ -71,6 +72,7 @@ class Counter:
             rooms: of these lines and zones.
             now: the local time, for the quiet hour of a room and the hours of a rule.
             rules: of these zones and rooms.
+            camera: its name, for the log; "" where there is only one.
 
         Raises ConfigError when two lines or zones share a name, for a room or rule of what is not there, for
         an unknown class, or for a state that is none.
@@ -88,6 +90,7 @@ class Counter:
                         f"room {room.name!r}: expected one of {', '.join(sorted(known)) or 'no'} lines and "
                         f"zones, got {name!r}; name lines and zones as in door=X1,Y1,X2,Y2"
                     )
+        self._prefix = f"{camera}: " if camera else ""  # of lines in the log
         self._lines = [LineCounter(line) for line in lines]
         self._zones = [ZoneCounter(zone) for zone in zones]
         self._rooms = [RoomCounter(room) for room in rooms]
@@ -124,7 +127,7 @@ class Counter:
                 wanted = tuple(classes[i] for i in class_ids(rule.classes, classes))
                 rule = replace(rule, classes=wanted)
             zone = zones.get(rule.where)
-            watches.append(RuleWatch(rule, (zone.queue or 0.0) if zone else 0.0))
+            watches.append(RuleWatch(rule, (zone.queue or 0.0) if zone else 0.0, self._prefix))
         return watches
 
     def reset_room(self, name: str, inside: int = 0) -> None:
@@ -149,7 +152,8 @@ class Counter:
             shapes += [one.zone for one in self._zones]
             for shape in shapes:
                 if wrong := misplacement(shape.pixels(size), shape.relative, size):
-                    _log.warning("%s %r: %s", type(shape).__name__, shape.name, wrong)
+                    kind = type(shape).__name__
+                    _log.warning("%s%s %r: %s", self._prefix, kind, shape.name, wrong)
         # Somebody whom the edge of the image cuts off stands in a zone that reaches it: half a pixel inside,
         # not on the edge.
         feet = np.clip(foot_points(tracks), 0.5, np.array(size) - 0.5)  # (N, 2)
@@ -218,7 +222,7 @@ class Counter:
                 if counter.room.name == name:
                     counter.set(inside, now)
                     events.append(Event("reset", name, 0, "", seconds, value=inside))
-                    _log.info("room %r: set to %d by hand", name, inside)
+                    _log.info("%sroom %r: set to %d by hand", self._prefix, name, inside)
         return events
 
     def state(self) -> dict[str, Any]:
@@ -292,6 +296,7 @@ class Scene:
         classes: Sequence[str],
         wanted: Sequence[str] | None = None,
         unwritten: Unwritten | None = None,
+        camera: str = "",
     ) -> None:
         """Nothing seen yet; totals continue from the counts file if there is one.
 
@@ -301,11 +306,13 @@ class Scene:
             classes: names by class_id.
             wanted: classes to follow and show; all unless given.
             unwritten: is told when the files cannot be written; counting goes on.
+            camera: its name, for the log; "" where there is only one.
 
         Raises ConfigError for an unknown class, a counts file that is none, or a folder of the files that
         cannot be.
         """
         self._options, self._threshold, self._classes = options, threshold, tuple(classes)
+        self._camera = camera
         self._requests: SimpleQueue[Callable[[], None]] = SimpleQueue()  # done between two frames
         self._unwritten = Unwritten() if unwritten is None else unwritten
         self._wanted = None if wanted is None else class_ids(wanted, classes)
@@ -316,12 +323,7 @@ class Scene:
         )
         self._tracker = Tracker(threshold) if options.tracks else None
         self._part = 0  # Frame.part of the newest frame
-        counting = options.lines or options.zones or options.rooms or options.rules
-        self._counter = (
-            Counter(options.lines, options.zones, classes, rooms=options.rooms, rules=options.rules)
-            if counting
-            else None
-        )
+        self._counter = self._counter_of(options)
         self._presence = PresenceMap() if options.presence else None
         if options.plan is not None and options.floor is None:
             raise ConfigError("--plan draws the floor from above: expected --floor with it")
@@ -358,6 +360,19 @@ class Scene:
         options = TrackerOptions() if self._tracker is None else self._tracker.options
         return options.low_for(self._threshold)
 
+    def _counter_of(self, options: SceneOptions) -> Counter | None:
+        """For the places and rules of these options; None where there are none. Raises ConfigError."""
+        if not (options.lines or options.zones or options.rooms or options.rules):
+            return None
+        return Counter(
+            options.lines,
+            options.zones,
+            self._classes,
+            rooms=options.rooms,
+            rules=options.rules,
+            camera=self._camera,
+        )
+
     def change(self, options: SceneOptions) -> None:
         """Count at the lines, zones and rooms of these options from the next frame on.
 
@@ -365,11 +380,7 @@ class Scene:
         the detector keeps its threshold, and tracks are lost a little sooner until the next start.
         Raises ConfigError for lines, zones and rooms that do not fit together; nothing is changed then.
         """
-        counter = None
-        if options.lines or options.zones or options.rooms or options.rules:
-            counter = Counter(
-                options.lines, options.zones, self._classes, rooms=options.rooms, rules=options.rules
-            )
+        counter = self._counter_of(options)
 
         def take_over() -> None:
             if counter is not None and self._counter is not None:

@@ -206,6 +206,7 @@ class WebServer:
         for view in self.views:
             if view.path:
                 routes += of(f"/{view.path}", (view,), page)
+                routes.append((f"/{view.path.rstrip('/')}", _Slash))
             routes += [
                 (f"/{view.path}stream.mjpg", _Stream, {"view": view}),
                 (f"/{view.path}snapshot.jpg", _Picture, {"view": view}),
@@ -448,6 +449,18 @@ class _Page(Guarded):
     def shows_token(self) -> bool:
         """Whether the request holds one, right or wrong."""
         return bool(self.get_query_argument("token", ""))
+
+
+class _Slash(Guarded):
+    """A camera's page without its slash, as people type it: the browser is sent to the page."""
+
+    def prepare(self) -> None:
+        """Anybody may be sent on: the page looks at the token."""
+
+    def get(self) -> None:
+        # Relative, because a proxy may have put a folder in front. The query may hold the token.
+        name, query = self.request.path.rpartition("/")[2], self.request.query
+        self.redirect(f"{name}/{'?' if query else ''}{query}")
 
 
 class _Token(_Page):

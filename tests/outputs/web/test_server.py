@@ -805,6 +805,14 @@ def test_each_camera_has_a_page_of_its_own(shop: WebServer) -> None:
         assert get(shop, path).status == 404
 
 
+def test_a_page_without_its_slash_leads_to_the_page(shop: WebServer) -> None:
+    """By a relative address, with the token that was given; what is no camera stays unknown."""
+    answer = get(shop, "/back-yard?token=a%20b")
+    assert (answer.status, answer.headers["Location"]) == (302, "back-yard/?token=a%20b")
+    assert get(shop, "/door").headers["Location"] == "door/"
+    assert get(shop, "/yard").status == 404
+
+
 def test_health_of_several_is_that_of_any(shop: WebServer) -> None:
     """One that is lost is counted, and no reason to restart the other; below its name it is asked for."""
     assert (get(shop, "/healthz").status, get(shop, "/healthz").body) == (
