@@ -41,13 +41,11 @@ def steps(page: str) -> list[tuple[str, str]]:
 
 
 def clone(folder: Path) -> None:
-    """A clone of what is committed, with the data sets in reach, as they are beside this one."""
+    """A clone of what is committed."""
     if folder.exists():
         return
     folder.mkdir(parents=True)
     subprocess.run(["git", "clone", "-q", ROOT, folder / "main"], check=True)
-    if (shared := ROOT.parent / "shared").is_dir():
-        (folder / "shared").symlink_to(shared.resolve())
 
 
 def run(commands: str, folder: Path) -> float:
