@@ -65,7 +65,7 @@ def models() -> str:
         rows.append([f"`{name}`", f"{about['width']}x{about['height']}", *accuracy, *times])
     head = "model | input | AP50 float | AP50 INT8 | AP float | AP INT8 | OpenVINO | TFLite"
     threads, cpu = speed["threads"], speed["machine"]["cpu"]
-    note = f"inference alone in INT8, median, {threads} thread of {cpu} (`scripts/compare_speed.py`)."
+    note = f"inference alone in INT8, median, {threads} thread of {cpu}."
     return f"{table(head, rows)}\nMilliseconds: {note}\n"
 
 
