@@ -18,12 +18,15 @@ import csv
 import functools
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cogapp import Cog
+
+from edge_centernet.deploy.boards import TARGETS
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "docs/benchmarks"
@@ -62,8 +65,18 @@ def models() -> str:
         rows.append([f"`{name}`", f"{about['width']}x{about['height']}", *accuracy, *times])
     head = "model | input | AP50 float | AP50 INT8 | AP float | AP INT8 | OpenVINO | TFLite"
     threads, cpu = speed["threads"], speed["machine"]["cpu"]
-    note = f"inference alone in INT8, median, {threads} thread of {cpu} (`scripts/compare_speed.py`)."
+    note = f"inference alone in INT8, median, {threads} thread of {cpu}."
     return f"{table(head, rows)}\nMilliseconds: {note}\n"
+
+
+def boards() -> str:
+    """The model, its input and the engine that a bundle gets unless told otherwise, and for which boards."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for target in TARGETS.values():
+        about = json.loads((MODELS / f"{target.model}.json").read_text(encoding="utf-8"))
+        choice = f"`{target.model}`", f"{about['width']}x{about['height']}", target.runtime.title
+        found.setdefault(choice, []).append(re.split(", | with ", target.board)[0])
+    return table("board | model | input | engine", [["; ".join(of), *choice] for choice, of in found.items()])
 
 
 def accuracy(name: str) -> str:
@@ -75,11 +88,16 @@ def accuracy(name: str) -> str:
     return table("network | AP | AP50 | AP75 | AP small | AP medium | AP large", rows)
 
 
-def classes(name: str) -> str:
-    """A card: each class in INT8."""
-    record = _evaluation(name, "openvino")["per_class"]
-    rows = [[one, _figure(of["AP50"]), _figure(of["AP"])] for one, of in record.items()]
-    return table("class | AP50 INT8 | AP INT8", rows)
+def classes(*names: str) -> str:
+    """The cards: each class in INT8, by each of the models."""
+    records = [_evaluation(name, "openvino")["per_class"] for name in names]
+    rows = [
+        [one, *(_figure(record[one][key]) for record in records for key in ("AP50", "AP"))]
+        for one in records[0]
+    ]
+    return table(
+        " | ".join(["class", *(f"`{name}` {key}" for name in names for key in ("AP50", "AP"))]), rows
+    )
 
 
 def crowds(name: str) -> str:

@@ -135,10 +135,10 @@ def test_reference_has_the_public_classes(pages: dict[Path, Page], site: Path) -
 
 
 @pytest.mark.slow
-def test_the_page_on_training_has_every_option(pages: dict[Path, Page], site: Path) -> None:
+def test_reference_has_every_option_of_training(pages: dict[Path, Page], site: Path) -> None:
     """In its tables, made from the dataclass."""
     from edge_centernet.train.config import TrainConfig
 
-    text = " ".join((site / "training.html").read_text(encoding="utf-8").split())
+    text = " ".join((site / "reference/commands.html").read_text(encoding="utf-8").split())
     missing = [option.name for option in TrainConfig.describe() if f">{option.name}</span>" not in text]
     assert missing == []

@@ -1,6 +1,6 @@
 """Every training option in one place, with its unit, limits, default and how to turn it off.
 
-`describe` lists them, for `edge-centernet train --list-options` and docs/training.md.
+`describe` lists them, for `edge-centernet train --list-options` and docs/reference/commands.md.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from edge_centernet.data.check import KINDS
 Run = Callable[..., Any]
 ASSETS = Path(edge_centernet.__file__).parent / "assets"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
-SHARED = PAGE.parents[2] / "shared" / "data"
 
 
 def yolo(root: Path, photos: dict[str, str]) -> Path:
@@ -166,19 +165,3 @@ def test_every_kind_of_finding_is_documented() -> None:
     """The tables of docs/data.md list the kinds by severity, in the order of the report."""
     rows = re.findall(r"^\| `(\w+)` \| (error|warning) \|", PAGE.read_text(encoding="utf-8"), re.M)
     assert rows == [(name, kind.severity) for name, kind in KINDS.items()]
-
-
-@pytest.mark.skipif(not PAGE.is_file(), reason="needs docs/data.md of the checkout")
-@pytest.mark.skipif(not (SHARED / "playing_cards").is_dir(), reason="needs ../shared/data/playing_cards")
-def test_the_example_of_the_page_is_what_the_command_prints(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Command and output of docs/data.md, which leaves out lines where it has three dots."""
-    monkeypatch.chdir(SHARED)
-    example = re.search(
-        r"```\w*\n\$ edge-centernet (data check .*)\n((?s:.*?))```", PAGE.read_text(encoding="utf-8")
-    )
-    assert example
-    shown = [line for line in example.group(2).splitlines() if line != "..."]
-    printed = iter(run(*example.group(1).split()).out.splitlines())
-    assert [line for line in shown if line not in printed] == []

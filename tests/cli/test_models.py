@@ -90,7 +90,7 @@ def test_a_model_that_is_not_in_the_package_says_where_it_is() -> None:
     with pytest.raises(ArtifactError, match="model 'centernet-r18': not in the package"):
         find_model("centernet-r18")
 
-    assert "docs/training.md" in note
+    assert "docs/decisions/0009-shipped-models.md" in note
 
 
 # ---- inspect --------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Commands of README and the documentation are those of the command line; settings in them are taken.
 
-Nothing is run here: README's commands run in tests/test_docs.py, the tutorial's by scripts/run_tutorial.py.
+Nothing is run here: README's commands run in tests/test_docs.py, the tutorial's in tests/tutorial.
 """
 
 from __future__ import annotations
