@@ -184,22 +184,25 @@ def own_classes() -> str:
 
 
 def wheels() -> str:
-    """The newest release that pip takes on each ARM system, its oldest glibc, by scripts/wheel_matrix.py."""
+    """The newest release of each CPU engine that pip takes on each ARM system, by scripts/wheel_matrix.py."""
     # x86-64 has wheels of everything, and Pythons before 3.10 cannot run the package.
     record = _json("wheels.json")
     shown = [row for row in record if row["machine"] != "x86_64" and int(row["python"].split(".")[1]) >= 10]
+    engines = ("ai-edge-litert", "tflite-runtime", "openvino", "onnxruntime")
     rows = []
     for row in shown:
-        cells = [f"{one['version']} ({one['glibc']})" if one else "none" for one in row["wheels"].values()]
+        wheels = [row["wheels"][engine] for engine in engines]
+        cells = [f"{one['version']} ({one['glibc']})" if one else "none" for one in wheels]
         rows.append([row["system"], row["python"], row["glibc"], *cells])
-    return table(" | ".join(["system", "Python", "glibc", *shown[0]["wheels"]]), rows)
+    return table(" | ".join(["system", "Python", "glibc", *engines]), rows)
 
 
 def decoder_size() -> str:
-    """Bytes of the C decoder with -Os on every target, by tests/c/targets.sh."""
+    """Bytes of the C decoder with -Os on microcontrollers, by tests/c/targets.sh."""
     text = (RECORDS / "decoder-size.csv").read_text(encoding="utf-8")
     lines = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
-    sizes = {(row["library"], row["target"]): row for row in lines if row["opt"] == "Os"}
+    shown = [row for row in lines if row["opt"] == "Os" and row["target"].startswith("cortex-m")]
+    sizes = {(row["library"], row["target"]): row for row in shown}
     rows = []
     for target in dict.fromkeys(target for _, target in sizes):
         of = [sizes[library, target] for library in ("edgecn_decode", "edgecn_letterbox")]
