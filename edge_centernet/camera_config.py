@@ -74,6 +74,7 @@ class Settings:
     wait: bool
     model: str
     runtime: str
+    device: str
     threads: int | None
     threshold: float | None
     max_detections: int
@@ -125,7 +126,7 @@ _IN_FILES = {"format_name": "format"}
 _FIELDS = {_IN_FILES.get(field.name, field.name): field.name for field in fields(Settings)}
 del _FIELDS["files"]  # a service has one source
 # What a process has once, however many cameras it reads.
-_SHARED = ("model", "runtime", "threads", "serve", "token", "log_file")
+_SHARED = ("model", "runtime", "device", "threads", "serve", "token", "log_file")
 # Files and folders of which each camera needs its own.
 _OWN_PATHS = ("counts", "presence", "plan", "store", "webhook_queue", "events_dir", "out")
 

@@ -22,6 +22,7 @@ from edge_centernet.model_zoo import DEFAULT
 from edge_centernet.preprocess import Letterbox, prepare
 from edge_centernet.runtimes import ENGINES, open_runtime, select_engine
 from edge_centernet.runtimes.base import Runtime
+from edge_centernet.runtimes.engines import CPU, is_cpu
 from edge_centernet.tiles import Chooser, Grid, TiledHeads, TiledInput, Tiler, Tiling
 
 
@@ -35,6 +36,8 @@ class Detector:
         a runtime: an object with `name`, `manifest`, `device`, `run` and `close` (`edge_centernet.Runtime`).
     runtime: "openvino", "tflite" or "onnxruntime"; "auto" goes by the file's suffix, and takes TFLite on ARM,
         OpenVINO elsewhere, for a shipped model.
+    device: what OpenVINO computes on, by its name there: "CPU", "GPU", "NPU", "AUTO"; another than the CPU
+        chooses OpenVINO.
     threads: CPU threads; None leaves it to the engine.
     threshold: lowest score (probability, 0..1) returned: one for all, or one for each of the model's classes
         in their order; None takes the model's own.
@@ -54,8 +57,8 @@ class Detector:
     several should run at once, give each thread a Detector with threads=1. After os.fork, open a new one.
 
     Raises:
-        ConfigError: a value outside these limits, a class that the model does not know, or an engine that
-            does not run files of this kind.
+        ConfigError: a value outside these limits, a class that the model does not know, an engine that does
+            not run files of this kind, or a device that is not here.
         ArtifactError: there is no such model, its file is damaged, or no engine computes it here.
         MissingDependency: the engine is not installed; the message has the pip command.
     """
@@ -65,6 +68,7 @@ class Detector:
         model: str | os.PathLike[str] | Runtime = DEFAULT,
         *,
         runtime: str = "auto",
+        device: str = CPU,
         threads: int | None = None,
         threshold: float | Sequence[float] | None = None,
         max_detections: int = 100,
@@ -80,8 +84,8 @@ class Detector:
                 raise ConfigError(
                     f"threads: expected 1 or more, or None for the engine's choice, got {threads}"
                 )
-            file, engine = select_engine(os.fspath(model), runtime, run_selftest=selfcheck)
-            self.runtime = open_runtime(file, engine, threads)
+            file, engine = select_engine(os.fspath(model), runtime, device, run_selftest=selfcheck)
+            self.runtime = open_runtime(file, engine, threads, device)
         else:
             missing = [name for name in ("manifest", "run") if not hasattr(model, name)]
             if missing:
@@ -89,9 +93,9 @@ class Detector:
                     "model: expected the name of a shipped model, a path, or a runtime, "
                     f"got {type(model).__name__} without {' and '.join(missing)}"
                 )
-            if runtime != "auto" or threads is not None:
+            if runtime != "auto" or threads is not None or not is_cpu(device):
                 raise ConfigError(
-                    "runtime and threads: expected neither beside a runtime that is open already"
+                    "runtime, device and threads: expected none beside a runtime that is open already"
                 )
             self.runtime = model
         try:

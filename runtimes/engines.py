@@ -82,6 +82,7 @@ class Engine:
     name: what `--runtime` calls it. title: its name for people.
     suffix: of the model files that it runs.
     adapter: "module:class", a `Runtime` that is made from a path and a number of threads.
+    devices: whether it runs on other devices than the CPU; its adapter then takes the name of one, too.
     packages: any one of them will do; the first is preferred.
     extra: the pip extra that installs one of them.
     targets: those of `edge-centernet convert` whose files it runs, the usual one first.
@@ -94,6 +95,7 @@ class Engine:
     packages: tuple[Package, ...]
     extra: str
     targets: tuple[str, ...]
+    devices: bool = False
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -105,11 +107,11 @@ class Engine:
         """The package that would be imported, found without importing it; None if none is installed."""
         return next((package for package in self.packages if is_installed(package.module)), None)
 
-    def load_adapter(self) -> Callable[[Path, int | None], Runtime]:
+    def load_adapter(self) -> Callable[..., Runtime]:
         """Import the adapter's module, and with it the engine; returns the adapter's class."""
         # A text instead of the class itself: naming the class here would import every engine.
         module, _, attribute = self.adapter.partition(":")
-        adapter: Callable[[Path, int | None], Runtime] = getattr(import_module(module), attribute)
+        adapter: Callable[..., Runtime] = getattr(import_module(module), attribute)
         return adapter
 
 
@@ -168,6 +170,7 @@ ENGINES = {
             packages=(OPENVINO,),
             extra="openvino",
             targets=("openvino", "openvino-boxes"),
+            devices=True,
         ),
         Engine(
             "tflite",
@@ -190,18 +193,23 @@ ENGINES = {
     )
 }
 NAMES = ("auto", *ENGINES)
+CPU = "CPU"  # the device that every engine has
 # One model is opened at a time: two threads that ask OpenVINO 2026.4 for a dtype for the first time can wait
 # for each other forever.
 _opening = Lock()
 
 
-def open_runtime(path: str | Path, runtime: str = "auto", threads: int | None = None) -> Runtime:
+def open_runtime(
+    path: str | Path, runtime: str = "auto", threads: int | None = None, device: str = CPU
+) -> Runtime:
     """Open a model file (.xml, .tflite or .onnx) with its engine.
 
     runtime: one of NAMES; auto goes by the suffix. threads: CPU threads, None leaves it to the engine.
+    device: OpenVINO's name of the device that computes, such as "GPU", in any case.
     Several threads may call it; they take turns.
     Raises ArtifactError for a file that is damaged, not ours or not what its manifest says, ConfigError for
-    an engine that does not run this kind of file, MissingDependency when the engine is not installed.
+    an engine that does not run this kind of file or has no such device, MissingDependency when the engine is
+    not installed.
     """
     path = Path(path)
     check_exists(path)
@@ -212,12 +220,29 @@ def open_runtime(path: str | Path, runtime: str = "auto", threads: int | None = 
             f"{path}: {runtime} runs {other.suffix} files; use --runtime {engine.name}, "
             f"or make one with 'edge-centernet convert --target {other.targets[0]}'"
         )
+    check_device(engine, device)
     if engine.package is None:
         raise MissingDependency.for_extra(engine.title, engine.extra)
     # Before the engine sees the file: it may open a damaged one and compute nonsense.
     check_content(path, read_manifest(path))
     with _opening:
+        if engine.devices:
+            return engine.load_adapter()(path, threads, device)
         return engine.load_adapter()(path, threads)
+
+
+def is_cpu(device: str) -> bool:
+    """Whether a device, as a user writes it, is the CPU."""
+    return device.strip().upper() == CPU
+
+
+def check_device(engine: Engine, device: str) -> None:
+    """Raise ConfigError for another device than the CPU with an engine that runs nowhere else."""
+    if not is_cpu(device) and not engine.devices:
+        raise ConfigError(
+            f"device: expected CPU with {engine.title}, got {device!r}; only OpenVINO runs on other devices: "
+            "use --runtime openvino and an .xml file"
+        )
 
 
 def engine_by_name(name: str) -> Engine:

@@ -47,7 +47,10 @@ def executed(runtime: Runtime, path: Path, x: Any) -> Executed:
 
 
 def openvino(runtime: Any) -> Executed:
-    """By the kernels that its CPU plugin chose, whose names end in the precision ("brgconv_avx512_I8")."""
+    """By the kernels that its plugin chose, whose names end in the precision.
+
+    "brgconv_avx512_I8" on a CPU, "convolution_gpu_mmad_b_fs_yx_fsv32__i8" on a GPU; an NPU shows none.
+    """
     kernels: list[str] = list(runtime.executed_precisions().values())
     in_int8 = [kernel for kernel in kernels if kernel.upper().endswith(("_I8", "_U8"))]
     return _verdict(len(in_int8), len(kernels), f"kernels: {_counted(kernels)}")

@@ -1,21 +1,26 @@
-"""OpenVINO on the CPU.
+"""OpenVINO on the CPU, or on another device that it has here.
 
 Compiled networks are cached in $XDG_CACHE_HOME/edge-centernet/openvino, which saves most of the time of the
 next start. OpenVINO's own cache (CACHE_DIR) identifies a model by its path and time: a new model of the same
-name, size and time would be answered by the old one. Ours identifies it by its bytes.
+name, size and time would be answered by the old one. Ours identifies it by its bytes, and a device by its
+name and its driver.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
+import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from edge_centernet.artifact import damaged, read_manifest, stopped
+from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.heads import Heads
 from edge_centernet.runtimes import compile_cache
 from edge_centernet.runtimes.base import (
@@ -26,10 +31,30 @@ from edge_centernet.runtimes.base import (
     check_tensor,
     head_specs,
 )
-from edge_centernet.runtimes.engines import OPENVINO
+from edge_centernet.runtimes.engines import CPU, OPENVINO
 from edge_centernet.system.machine import is_arm
 
 ov = OPENVINO.load()
+
+# OpenVINO chooses one device; or it splits the network, with the names of devices after the colon. (MULTI
+# lets devices take turns: an answer would not be that of the device that was checked.)
+_AUTO, _HETERO = "AUTO", "HETERO:"
+# What a kind of device needs, for who asks for one that is not here.
+_NEEDS = {
+    "GPU": "a GPU must be Intel's, with its driver for OpenCL (intel-opencl-icd) and a user in group render",
+    "NPU": "an NPU needs Intel's linux-npu-driver and a user in group render",
+}
+# What a runtime graph tells of an operation. A GPU's plugin may call the kernel "undef".
+_TOLD = ("layerType", "primitiveType", "runtimePrecision")
+# What identifies a device and its driver; each kind of device has some of these properties.
+_IDENTITY = (
+    "FULL_DEVICE_NAME",
+    "DEVICE_ARCHITECTURE",
+    "GPU_UARCH_VERSION",
+    "GPU_DRIVER_VERSION",
+    "NPU_DRIVER_VERSION",
+    "NPU_COMPILER_VERSION",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -38,21 +63,22 @@ class OpenVINORuntime:
     """An OpenVINO IR (.xml with its .bin beside it)."""
 
     name = "openvino"
-    device = ""
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        """Compile the model. threads: None lets OpenVINO take every physical core."""
+    def __init__(self, path: Path, threads: int | None = None, device: str = CPU) -> None:
+        """Compile the model.
+
+        threads: of the CPU; None lets OpenVINO take every physical core. device: one of `devices`, AUTO, or
+        HETERO: with several of them, in any case. Raises ConfigError for a device that is not here.
+        """
         self.manifest, self._path = read_manifest(path), path
-        # 1. Options. Without the f32 hint some CPUs compute the float parts in bfloat16, and results differ
-        #    from machine to machine.
-        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
-        if is_arm(platform.machine()):
-            # OpenVINO's int8 on ARM crashed or gave wrong results (openvino #34673): compute in float.
-            options["LP_TRANSFORMS_MODE"] = False
-        # 2. Compile, or load what was compiled before.
-        self._compiled = _compile(path, options)
+        # 1. Compile, or load what was compiled before.
+        core = _core(os.getpid())
+        name = _find_device(core, device)
+        self._compiled = _compile(core, path, name, _options(core, name, threads))
+        # 2. What computes. The CPU goes without saying.
+        self.device = "" if name == CPU else name
+        if name == _AUTO:
+            self.device = f"{', '.join(self._compiled.get_property('EXECUTION_DEVICES'))} ({_AUTO})"
         # 3. Compare every tensor with the manifest. A port may carry further names (those of the tensors it
         #    was fused with); a port with none of ours belongs to another network.
         inputs = {port.get_any_name(): port for port in self._compiled.inputs}
@@ -87,23 +113,94 @@ class OpenVINORuntime:
         self._request = self._compiled = None
 
     def executed_precisions(self) -> dict[str, str]:
-        """Convolution -> kernel and precision that the CPU plugin chose for it, e.g. "brgconv_avx512_I8"."""
+        """Convolution -> kernel and precision that the plugin chose for it, e.g. "brgconv_avx512_I8".
+
+        Empty for a device that does not show what it executes.
+        """
         info = {
             op.get_friendly_name(): op.get_rt_info() for op in self._compiled.get_runtime_model().get_ops()
         }
-        kinds = {name: str(rt["layerType"].astype(str)) for name, rt in info.items()}
+        told = {op: {key: str(rt[key].astype(str)) for key in _TOLD if key in rt} for op, rt in info.items()}
         return {
-            name: str(rt["primitiveType"].astype(str)) for name, rt in info.items() if "Conv" in kinds[name]
+            op: f"undef_{rt['runtimePrecision']}" if rt["primitiveType"] == "undef" else rt["primitiveType"]
+            for op, rt in told.items()
+            if "Conv" in rt.get("layerType", "")
         }
 
 
-def _compile(path: Path, options: dict[str, Any]) -> Any:
-    """The compiled network, from the cache for this file, release, processor and options, or a new one."""
-    core = ov.Core()
+def devices() -> list[str]:
+    """OpenVINO's names of the devices here: "CPU", "GPU" or "GPU.0" and "GPU.1", "NPU"."""
+    return list(_core(os.getpid()).available_devices)
+
+
+@functools.cache
+def _core(process: int) -> Any:
+    """OpenVINO itself, once in a process; a fork gets its own."""
+    # Its CPU plugin installs a stack for signals, and puts back the one before when it ends. Of two that end
+    # in the order in which they began, the second puts back what the first has freed, and the next signal
+    # ends the process with SIGSEGV (seen with 2026.4). The only one that never ends frees nothing.
+    return ov.Core()
+
+
+def _find_device(core: Any, asked: str) -> str:
+    """OpenVINO's name of the device that a user asks for. Raises ConfigError where it is not here."""
+    name = asked.strip().upper()
+    if name in (CPU, _AUTO):  # always here; looking for others loads their drivers
+        return name
+    here = list(core.available_devices)
+    # Where there is one GPU it is called GPU, and where there are several the first is GPU.0: both mean it.
+    known = {*here, *(one.partition(".")[0] for one in here), *(f"{one}.0" for one in here if one != CPU)}
+    parts = name.removeprefix(_HETERO).split(",") if name.startswith(_HETERO) else [name]
+    if known.issuperset(parts):
+        return name
+    needs = "".join(f"; {text}" for kind, text in _NEEDS.items() if kind in name)
+    raise ConfigError(
+        f"device: expected {', '.join(here)} or {_AUTO}, which OpenVINO has here, got {asked!r}{needs} "
+        "(docs/devices.md)"
+    )
+
+
+def _options(core: Any, device: str, threads: int | None) -> dict[str, Any]:
+    """OpenVINO's options for a device. threads: of the CPU."""
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if device == _AUTO or device.startswith(_HETERO):
+        options["DEVICE_PROPERTIES"] = {one: _options(core, one, threads) for one in core.available_devices}
+        if device == _AUTO:
+            # Else the CPU answers until the other device is ready: neither checked nor measured would be
+            # what runs.
+            options["ENABLE_STARTUP_FALLBACK"] = False
+        return options
+    # Without the f32 hint some CPUs compute the float parts in bfloat16, and results differ from machine to
+    # machine. An NPU knows f16 only, and refuses the hint.
+    if not device.startswith("NPU"):
+        options["INFERENCE_PRECISION_HINT"] = "f32"
+    if device == CPU and threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    if device == CPU and is_arm(platform.machine()):
+        # OpenVINO's int8 on ARM crashed or gave wrong results (openvino #34673): compute in float.
+        options["LP_TRANSFORMS_MODE"] = False
+    return options
+
+
+def _identity(core: Any, device: str) -> list[str]:
+    """What a compiled network depends on beside the processor: the other devices here and their drivers."""
+    found = []
+    for one in [] if device == CPU else core.available_devices:
+        known = core.get_property(one, "SUPPORTED_PROPERTIES")
+        for name in (name for name in _IDENTITY if name in known):
+            with suppress(RuntimeError):  # one that a driver does not answer
+                found.append(f"{one} {name} {core.get_property(one, name)}")
+    return found
+
+
+def _compile(core: Any, path: Path, device: str, options: dict[str, Any]) -> Any:
+    """The compiled network, from the cache for this file, release, device and options, or a new one."""
     about = (
         compile_cache.content_of(path),
         ov.get_version(),
         compile_cache.processor(),
+        device,
+        _identity(core, device),
         repr(sorted(options.items())),
     )
     key = hashlib.sha256(repr(about).encode()).hexdigest()[:32]
@@ -112,12 +209,16 @@ def _compile(path: Path, options: dict[str, Any]) -> Any:
     # compiled as if there were none.
     if (content := compile_cache.load(file)) is not None:
         try:
-            return core.import_model(content, "CPU", options)
+            return core.import_model(content, device, options)
         except RuntimeError as error:
             _log.debug("%s: compiled again: %s", file, _last_line(error))
     try:
-        compiled = core.compile_model(str(path), "CPU", options)
+        compiled = core.compile_model(str(path), device, options)
     except RuntimeError as error:
+        if device != CPU:  # which says nothing about the file
+            raise ArtifactError(
+                f"{path}: OpenVINO cannot compile it for {device}: {_last_line(error)}; use --device CPU"
+            ) from None
         raise damaged(path, _last_line(error)) from None
     try:
         compile_cache.store(file, compiled.export_model().getvalue())

@@ -1,10 +1,10 @@
 """Does an engine compute this model correctly on this machine? Tested once, in a process of its own.
 
-    python -m edge_centernet.runtimes.selfcheck MODEL ENGINE
+    python -m edge_centernet.runtimes.selfcheck MODEL ENGINE [DEVICE]
 
-A crash or a hang ends that process, not the one that wants to detect. The result is remembered for the same
-file, engine release and processor, in $XDG_CACHE_HOME/edge-centernet/selfcheck.json (~/.cache where that is
-not set). The reasons are in docs/decisions/0014-self-check.md.
+A crash or a hang ends that process, not the one that wants to detect. The result on a CPU is remembered for
+the same file, engine release and processor, in $XDG_CACHE_HOME/edge-centernet/selfcheck.json (~/.cache where
+that is not set). The reasons are in docs/decisions/0014-self-check.md.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 from edge_centernet.artifact import read_manifest
 from edge_centernet.errors import EdgeCenterNetError
 from edge_centernet.files import write_atomic
-from edge_centernet.runtimes import compile_cache, providers
-from edge_centernet.runtimes.engines import ENGINES, open_runtime
+from edge_centernet.runtimes import compile_cache, executed_precision, providers
+from edge_centernet.runtimes.engines import CPU, ENGINES, is_cpu, open_runtime
 from edge_centernet.system.child import command_of, run_child
 
 TIMEOUT = 120.0  # seconds; opening a model takes some ten on the smallest boards
@@ -34,13 +34,19 @@ UNOPENED = 4  # the file or the engine cannot be opened; whoever opens it next w
 _log = logging.getLogger(__name__)
 
 
-def selftest_failure(path: Path, engine: str) -> str | None:
-    """Why an engine must not run this file on this machine, in a few words; None if it may.
+def selftest_failure(path: Path, engine: str, device: str = CPU) -> str | None:
+    """Why an engine must not run this file on this machine and device, in a few words; None if it may.
 
+    A device other than the CPU must also compute an int8 file in int8, where it tells how it computes.
     A file without a self-test vector is run all the same: one that crashes the engine is found out. A file
     that cannot be opened is left to whoever opens it, who reports the reason.
     """
     read_manifest(path)
+    command = command_of(__name__, str(path.resolve()), engine)
+    if not is_cpu(device):
+        # Asked at every start: a driver's release could change the verdict, too, and to ask for that means
+        # to load the driver, which may crash.
+        return ask([*command, device], TIMEOUT)[1] or None
     # Whatever could change the verdict is in the key: an update of the engine is tested again.
     key = f"{compile_cache.content_of(path)} {engine} {version(engine)} {compile_cache.processor()}"
     if engine == "onnxruntime" and (others := providers.fingerprint()):
@@ -51,7 +57,7 @@ def selftest_failure(path: Path, engine: str) -> str | None:
         if engine == "onnxruntime" and (line := providers.first_start(path)):
             _log.warning(line)
             timeout += BUILDING
-        done, reason = ask(command_of(__name__, str(path.resolve()), engine), timeout)
+        done, reason = ask(command, timeout)
         if not done:
             return reason or None
         known = {**_load(), key: reason}  # another process may have written meanwhile
@@ -101,7 +107,7 @@ def _load() -> dict[str, str]:
     return {k: v for k, v in content.items() if isinstance(v, str)} if isinstance(content, dict) else {}
 
 
-def main(path: Path, engine: str) -> int:
+def main(path: Path, engine: str, device: str = CPU) -> int:
     """Run the self-test in this process; returns the exit status."""
     # They need NumPy, which the calling process may not have.
     import numpy as np
@@ -109,24 +115,36 @@ def main(path: Path, engine: str) -> int:
     from edge_centernet import selftest
 
     try:
-        opened = open_runtime(path, engine, threads=1)
+        opened = open_runtime(path, engine, threads=1, device=device)
     except EdgeCenterNetError as error:
         print(error, file=sys.stderr)
         return UNOPENED
     with closing(opened) as runtime:
         manifest = runtime.manifest
         try:
+            x = np.zeros(manifest.input.shape, manifest.input.dtype)
+            wrong = None
             if manifest.golden is None:  # the right answer is not known: it only has to give one
-                runtime.run(np.zeros(manifest.input.shape, manifest.input.dtype))
-                return 0
-            heads = runtime.run(selftest.test_input(manifest))
-            wrong = selftest.problem(manifest, heads, version(engine).split()[0])
+                runtime.run(x)
+            else:
+                x = selftest.test_input(manifest)
+                wrong = selftest.problem(manifest, runtime.run(x), version(engine).split()[0])
         except EdgeCenterNetError as error:
             print(f"gives no answer: {error}")
             return WRONG
-    print(f"answers wrongly: {wrong}" if wrong else "right")
-    return WRONG if wrong else 0
+        if wrong:
+            print(f"answers wrongly: {wrong}")
+            return WRONG
+        # Whoever asks for another device wants its speed. One that does not tell, such as an NPU, is judged
+        # by its answers alone.
+        if not is_cpu(device) and manifest.precision == "int8":
+            executed = executed_precision.executed(runtime, path, x)
+            if executed.int8 in ("no", "partly"):
+                print(f"does not compute in int8: {executed.how}")
+                return WRONG
+    print("right")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))

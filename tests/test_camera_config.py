@@ -26,6 +26,7 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         tmp_path,
         """
         camera = 0
+        device = "GPU.1"
         classes = ["person", "dog"]
         threshold = 0.4
         track = true
@@ -69,6 +70,7 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
     )
     assert read_config(path) == {
         "camera": "0",
+        "device": "GPU.1",
         "classes": "person,dog",
         "threshold": "0.4",
         "track": True,
@@ -114,6 +116,7 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         ),
         ("camera = []", "expected one camera, or tables that begin with [[camera]]"),
         ("[[camera]]\ncamera = 0\nserve = 80", "serve holds for all cameras"),
+        ('[[camera]]\ncamera = 0\ndevice = "NPU"', "device holds for all cameras"),
         ("[[camera]]\nname = 'door'", "expected a camera in each"),
         ("[[camera]]\ncamera = 0\ncamra = 1", "unknown setting 'camra'"),
         ("name = 'shop'\n[[camera]]\ncamera = 0\n[[camera]]\ncamera = 1", "expected it in each [[camera]]"),

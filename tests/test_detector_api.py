@@ -137,6 +137,7 @@ def test_options_that_are_refused_release_the_engine(
             ConfigError,
             "runtime: expected one of auto, openvino",
         ),
+        (lambda path: Detector(path, device="GPU"), ConfigError, "expected CPU with ONNX Runtime, got 'GPU'"),
         (lambda path: Detector(path, threads=0), ConfigError, "threads: expected 1 or more"),
         (lambda path: Detector(path, threshold=1.5), ConfigError, "expected 0..1, got 1.5"),
         (
@@ -167,7 +168,7 @@ def test_an_engine_that_fails_its_self_check_is_passed_over(
     """The next one is taken and the log has a warning; with selfcheck=False nobody asks."""
     asked: list[str] = []
 
-    def unfit(path: Path, engine: str) -> str | None:
+    def unfit(path: Path, engine: str, device: str) -> str | None:
         asked.append(engine)
         return "answers wrongly" if engine == "openvino" else None
 

@@ -272,6 +272,7 @@ def differences(a: Record, b: Record) -> Iterator[str]:
         ("model", lambda r: f"{r['model']['name']} {r['model']['version']}"),
         ("source", lambda r: source_text(r["source"])),
         ("duration", lambda r: f"{r['settings']['duration_s']:g} s"),
+        ("device", lambda r: ", ".join(sorted({row["device"] or "CPU" for row in r["results"]}))),
         ("versions", versions),
         ("throttled", lambda r: ", ".join(r["board"]["throttled"] or ["no"])),
         ("interrupted", lambda r: "yes" if r["interrupted"] else "no"),

@@ -33,6 +33,7 @@ from edge_centernet.files import sha256
 from edge_centernet.model_zoo import find_model, is_name, ships
 from edge_centernet.progress import Progress, Say, unseen
 from edge_centernet.runtimes import ENGINES, first_candidate, installed, providers, selfcheck
+from edge_centernet.runtimes.engines import CPU, is_cpu
 from edge_centernet.system.child import command_of, crash_in_words
 from edge_centernet.system.machine import board_status, read_machine
 
@@ -54,6 +55,7 @@ Words = dict[str, Any]
 class Settings:
     """What is asked for. runtimes: names, or none for all that are installed.
 
+    device: what OpenVINO computes on; another than the CPU leaves the other engines out.
     duration: seconds for each configuration. Raises ConfigError for numbers outside their limits.
     """
 
@@ -63,6 +65,7 @@ class Settings:
     source: str | None = None
     camera: str | None = None
     duration: float = 10.0
+    device: str = CPU
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -84,6 +87,7 @@ class Configuration:
     threads: int
     path: Path
     cpus: tuple[int, ...]
+    device: str = CPU
 
     @property
     def name(self) -> str:
@@ -131,21 +135,27 @@ def configurations(settings: Settings, notify: Say, root: Path = Path("/")) -> l
             f"--threads: expected {len(cpus)} at most, the cores that may be used, got no such number"
         )
     if settings.runtimes:
-        files = {name: first_candidate(settings.model, name)[0] for name in settings.runtimes}
+        files = {
+            name: first_candidate(settings.model, name, settings.device)[0] for name in settings.runtimes
+        }
     elif not is_name(settings.model):  # a file: the engine of its suffix
-        path, name = first_candidate(settings.model)
+        path, name = first_candidate(settings.model, device=settings.device)
         files = {name: path}
     else:  # a shipped model: every engine that it ships a file for
-        able = [name for name, engine in ENGINES.items() if ships(settings.model, engine.suffix)]
+        able = [
+            name
+            for name, engine in ENGINES.items()
+            if ships(settings.model, engine.suffix) and (engine.devices or is_cpu(settings.device))
+        ]
         for name in able:
             if not installed(name):
                 notify(f"{ENGINES[name].title}: left out, it is not installed")
         files = {name: find_model(settings.model, ENGINES[name].suffix) for name in able if installed(name)}
         if not files:
-            first_candidate(settings.model)  # raises: no such model, or no engine
+            first_candidate(settings.model, device=settings.device)  # raises: no such model, or no engine
             raise MissingDependency.for_extra("bench", "tflite")
     return [
-        Configuration(name, count, path, tuple(cpus[:count]))
+        Configuration(name, count, path, tuple(cpus[:count]), settings.device)
         for name, path in files.items()
         for count in fits
     ]
@@ -168,7 +178,13 @@ class Worker:
     def __init__(self, about: Configuration, feed: Feed, streamed: bool) -> None:
         """Start it and wait until it is ready. Raises WorkerFailed where it does not come so far."""
         task = {"engine": about.runtime, "path": str(about.path.resolve()), "threads": about.threads}
-        task |= {"cpus": about.cpus, "source": feed.source, "camera": feed.camera, "streamed": streamed}
+        task |= {
+            "device": about.device,
+            "cpus": about.cpus,
+            "source": feed.source,
+            "camera": feed.camera,
+            "streamed": streamed,
+        }
         # The first start with TensorRT builds an engine, which takes minutes on a Jetson.
         builds = about.runtime == "onnxruntime" and providers.first_start(about.path)
         self._answers: queue.Queue[str] = queue.Queue()
@@ -330,7 +346,7 @@ class _Session:
             name, title = one.about.runtime, ENGINES[one.about.runtime].title
             if not installed(name):
                 self._fail(one, str(MissingDependency.for_extra(title, ENGINES[name].extra)))
-            elif (reason := selfcheck.selftest_failure(one.about.path, name)) is not None:
+            elif (reason := selfcheck.selftest_failure(one.about.path, name, one.about.device)) is not None:
                 self._fail(one, f"fails its self-check: {reason}")
             else:
                 left.append(one)

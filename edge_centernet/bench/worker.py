@@ -2,10 +2,10 @@
 
     python -m edge_centernet.bench.worker TASK
 
-TASK is a JSON object: engine, path, threads, cpus, source, camera, streamed (video or camera). Each line on
-standard input is a command, {"do": "warm_up" | "turn" | "precisions", ...}; each answer is a line on standard
-output, {"failed": ...} where it could not be done. Between commands the process waits and computes nothing.
-It ends with its standard input.
+TASK is a JSON object: engine, path, threads, device, cpus, source, camera, streamed (video or camera). Each
+line on standard input is a command, {"do": "warm_up" | "turn" | "precisions", ...}; each answer is a line on
+standard output, {"failed": ...} where it could not be done. Between commands the process waits and computes
+nothing. It ends with its standard input.
 
 Nothing heavy is imported at the top: how long that takes is part of what is measured.
 """
@@ -53,7 +53,7 @@ class Worker:
         moments["imports"] = time.monotonic()
         # 2. The model.
         self._path = Path(task["path"])
-        self._runtime = open_runtime(self._path, task["engine"], task["threads"])
+        self._runtime = open_runtime(self._path, task["engine"], task["threads"], task["device"])
         self._detector = Detector(self._runtime)
         moments["open"] = time.monotonic()
         # 3. The first image, and the first detections in it.

@@ -90,6 +90,7 @@ def command(
     no_browser: bool,
     model: str,
     runtime: str,
+    device: str,
     threads: int | None,
 ) -> None:
     """Find out how right the counts are: watch a recording, and press a key for each crossing.
@@ -119,7 +120,7 @@ def command(
             raise ConfigError(f"{', '.join(given)}: expected only with a store, got {what}")
         kept_in = store or Path(f"{what.stem}.audit.db")
         detection = Detection(
-            functools.partial(open_model, model, runtime, threads),
+            functools.partial(open_model, model, runtime, threads, device),
             threshold,
             None if classes is None else tuple(word.strip() for word in classes.split(",")),
             max_detections,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edge_centernet.cli import Command, echo
-from edge_centernet.cli.options import model_option
+from edge_centernet.cli.options import device_option, model_option
 from edge_centernet.errors import ArtifactError, ConfigError
 from edge_centernet.files import write_atomic
 from edge_centernet.progress import bars
@@ -26,6 +26,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     metavar="all|NAME,...",
     help="Inference engines: openvino, tflite, onnxruntime, or all that are installed.",
 )
+@device_option
 @click.option(
     "--threads",
     default="1,2,4",

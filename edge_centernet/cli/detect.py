@@ -433,10 +433,11 @@ def run_and_report(
             sys.stderr.write("\r\x1b[K")  # over the bar, if there is one, which is drawn again below
         report(line)
 
+    first = cameras[0]
     with bars() if shown else nullcontext(unseen) as progress:
         done = run(
             cameras,
-            functools.partial(open_model, cameras[0].model, cameras[0].runtime, cameras[0].threads),
+            functools.partial(open_model, first.model, first.runtime, first.threads, first.device),
             write=_Stdout(),
             report=tell,
             files=files,

@@ -23,6 +23,7 @@ from edge_centernet.evaluation.plots import require_matplotlib, write_precision_
 from edge_centernet.files import prepare_folder, sha256, write_atomic
 from edge_centernet.progress import bars
 from edge_centernet.runtimes import first_candidate
+from edge_centernet.runtimes.engines import CPU
 
 KEYS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 # key of the record's "crowds" -> how the table calls those objects
@@ -73,6 +74,7 @@ _NUMBERS = re.compile(r"\[\n([-\d.,\seE]+?)\n\s*\]")
 def command(
     model: str,
     runtime: str,
+    device: str,
     threads: int | None,
     data: Path,
     split: str | None,
@@ -112,7 +114,7 @@ def command(
         prepare_folder(plots)
     (chosen,) = use_parts([], [DataSource(data, images, split=split)]).val
     dataset = read_datasets([chosen])
-    with closing(open_model(model, runtime, threads)) as opened, bars() as progress:
+    with closing(open_model(model, runtime, threads, device)) as opened, bars() as progress:
         classes = opened.manifest.model.classes
         only = detector_classes(classes, dataset.classes)
         detector = Detector(
@@ -122,12 +124,13 @@ def command(
         about: dict[str, Any] = {
             "model": model,
             "runtime": opened.name,
+            "device": opened.device or CPU,
             "precision": opened.manifest.precision,
             "data": str(chosen),
             "tiles": tiles,
             "left_out": left_out(classes, dataset.classes),
         }
-        about["sha256"] = sha256(first_candidate(model, runtime)[0])
+        about["sha256"] = sha256(first_candidate(model, runtime, device)[0])
     echo(_table(result, about))
     if out is not None:
         text = json.dumps({**about, **result}, indent=2) + "\n"
@@ -138,7 +141,8 @@ def command(
 
 
 def _table(result: dict[str, Any], about: dict[str, Any]) -> str:
-    lines = ["{model}, {precision}, {runtime}, on {data}".format(**about)]
+    engine = about["runtime"] if about["device"] == CPU else "{runtime} on {device}".format(**about)
+    lines = ["{model}, {precision}, {engine}, on {data}".format(engine=engine, **about)]
     if about["tiles"] is not None:
         lines[0] += f", tiles {about['tiles']}"
     # An AP over some of the classes is not that of the data set, so this stands above it.

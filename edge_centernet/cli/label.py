@@ -125,7 +125,7 @@ from edge_centernet.runtimes import first_candidate
 )
 def command(
     photos: tuple[Path, ...], models: tuple[str, ...], weights: tuple[float, ...], runtime: str,
-    threads: int | None, out: Path, classes: str | None, iou: float, threshold: float | None,
+    device: str, threads: int | None, out: Path, classes: str | None, iou: float, threshold: float | None,
     ignore_below: float | None, calibrate_on: Path | None, precision: float | None, limit: int | None,
     sheet: Path | None,
 ) -> None:  # fmt: skip
@@ -154,7 +154,7 @@ def command(
     seen: Seen = {}
     with ExitStack() as stack, bars() as progress:
         votes = zip(models, weights or (1.0,) * len(models), strict=True)
-        members = [_open(name, weight, runtime, threads, stack) for name, weight in votes]
+        members = [_open(name, weight, runtime, device, threads, stack) for name, weight in votes]
         if classes is not None:
             wanted = tuple(name.strip() for name in classes.split(",") if name.strip())
         else:
@@ -200,8 +200,19 @@ def _check(
             prepare_folder(file.parent)
 
 
-def _open(name: str, weight: float, runtime: str, threads: int | None, stack: ExitStack) -> Member:
-    """A detector by its name on the command line; `stack` closes it."""
+def _open(
+    name: str, weight: float, runtime: str, device: str, threads: int | None, stack: ExitStack
+) -> Member:
+    """A detector by its name on the command line.
+
+    Args:
+        name: a model, or FAMILY=FILE for a detector of others.
+        weight: of its vote.
+        runtime: the engine, or "auto"; others' detectors have one of their own, on the CPU.
+        device: what OpenVINO computes on.
+        threads: CPU threads.
+        stack: closes it.
+    """
     peer = peer_file(name)
     if peer is not None:
         family, file = peer
@@ -216,7 +227,7 @@ def _open(name: str, weight: float, runtime: str, threads: int | None, stack: Ex
             weight,
         )
     try:
-        opened = open_model(name, runtime, threads)
+        opened = open_model(name, runtime, threads, device)
     except (ArtifactError, ManifestError) as error:
         if Path(name).suffix in OF_SUFFIX and Path(name).is_file():
             raise type(error)(
@@ -225,7 +236,7 @@ def _open(name: str, weight: float, runtime: str, threads: int | None, stack: Ex
         raise
     stack.callback(opened.close)
     ours = Detector(opened, threshold=SCORE_FLOOR, max_detections=MAX_DETECTIONS)
-    path = first_candidate(name, runtime)[0]
+    path = first_candidate(name, runtime, device)[0]
     return Member(opened.manifest.model.name, path.name, sha256(path), ours.classes, ours.detect, weight)
 
 

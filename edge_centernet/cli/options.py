@@ -17,6 +17,7 @@ from edge_centernet.manifest import InputSize
 from edge_centernet.model_zoo import DEFAULT
 from edge_centernet.runtimes import ENGINES, NAMES, open_runtime, select_engine
 from edge_centernet.runtimes.base import Runtime
+from edge_centernet.runtimes.engines import CPU
 from edge_centernet.system.logs import quiet_libraries
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ model_option = click.option(
     help="Model file (.xml, .tflite or .onnx) or the name of a shipped model."
     f"  [default: $EDGE_CENTERNET_MODEL, else {DEFAULT}]",
 )
-# --runtime, --threads
 _runtime_option = click.option(
     "--runtime",
     type=click.Choice(NAMES),
@@ -42,13 +42,22 @@ _runtime_option = click.option(
     help="Inference engine. auto chooses by the file's suffix; for a shipped model TFLite on ARM, "
     "OpenVINO elsewhere.",
 )
+device_option = click.option(
+    "--device",
+    default=CPU,
+    show_default=True,
+    metavar="CPU|GPU|NPU|AUTO",
+    help="Device that OpenVINO computes on, by its name there, such as GPU.1; AUTO lets it choose. One whose "
+    "answers are wrong, or that does not compute in int8, is refused.",
+)
 _threads_option = click.option(
     "--threads", type=click.IntRange(min=1), help="Number of CPU threads.  [default: the engine decides]"
 )
-engine_options = option_group(_runtime_option, _threads_option, heading="Inference engine")
+# --runtime, --device, --threads; passed on as runtime, device, threads to `open_model`.
+engine_options = option_group(_runtime_option, device_option, _threads_option, heading="Inference engine")
 
-# --model, --runtime, --threads; passed on as model, runtime, threads to `open_model`.
-model_options = option_group(model_option, _runtime_option, _threads_option, heading="Model")
+# The same with --model.
+model_options = option_group(model_option, _runtime_option, device_option, _threads_option, heading="Model")
 
 # --tiles; passed on as it is, to `Detector`.
 tiles_option = click.option(
@@ -59,15 +68,17 @@ tiles_option = click.option(
 )
 
 
-def open_model(model: str | Path, runtime: str = "auto", threads: int | None = None) -> Runtime:
+def open_model(
+    model: str | Path, runtime: str = "auto", threads: int | None = None, device: str = CPU
+) -> Runtime:
     """Open what the options say, and say on stderr which engine runs which file, and on which device.
 
     An engine that fails its self-check on this machine is named and, where auto leaves the choice, the next
     one taken. Raises what `select_engine` and `open_runtime` raise.
     """
-    path, name = select_engine(model, runtime, tell=functools.partial(echo, err=True))
+    path, name = select_engine(model, runtime, device, tell=functools.partial(echo, err=True))
     with quiet_libraries():
-        opened = open_runtime(path, name, threads)
+        opened = open_runtime(path, name, threads, device)
     on = f" on {opened.device}" if opened.device else ""
     echo(f"Using {ENGINES[name].title}{on}, {opened.manifest.precision}: {path}", err=True)
     return opened

@@ -74,7 +74,7 @@ from edge_centernet.tuning.view import STRETCH
 )
 def command(
     source: str, classes: str, fps: float | None, max_ms: float | None, labels: Path | None, model: str,
-    runtime: str, threads: int | None, frames: int, seconds: float, out: Path, apply: bool,
+    runtime: str, device: str, threads: int | None, frames: int, seconds: float, out: Path, apply: bool,
 ) -> None:  # fmt: skip
     """Propose model, input size, threshold and counting line for a view.
 
@@ -94,7 +94,7 @@ def command(
         raise ConfigError("--classes: expected names such as person, got none")
     prepare_folder(out)
     budget = max_ms if fps is None else 1000.0 / fps * (1.0 - RESERVE)
-    wish = Wish(source, model, runtime, threads, wanted, budget, labels, frames, seconds)
+    wish = Wish(source, model, runtime, device, threads, wanted, budget, labels, frames, seconds)
     with bars() as progress:
         tuned = tune(wish, out if apply else None, progress, lambda line: echo(line, err=True))
     echo(as_text(tuned))

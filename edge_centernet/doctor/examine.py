@@ -178,6 +178,7 @@ def judge(engine: Engine, told: Told) -> Engine:
         fast=told.get("fast"),
         ms=told.get("ms"),
         device=told.get("device", ""),
+        devices=tuple(told.get("devices", ())),
     )
 
 

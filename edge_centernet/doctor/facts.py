@@ -54,6 +54,7 @@ class Engine:
     package: the module that is taken ("ai_edge_litert"), empty where none is installed. stage: where it
     ended, if not at the end; reason: in words. int8_how: how that is known; fast: whether by fast kernels,
     None where that is not known. ms: milliseconds of the median inference. device: "CUDA" and the like.
+    devices: what `--device` may name, for an engine that has several.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Engine:
     fast: bool | None = None
     ms: float | None = None
     device: str = ""
+    devices: tuple[str, ...] = ()
 
     @property
     def installed(self) -> bool:

@@ -112,6 +112,11 @@ def engine(name: str, path: Path) -> None:
         from edge_centernet.runtimes import executed_precision
 
         say(**executed_precision.executed(runtime, path, x)._asdict())
+    if ENGINES[name].devices:
+        # In this stage still: a driver of another device that crashes is not the fault of the CPU's plugin.
+        from edge_centernet.runtimes import ov
+
+        say(devices=ov.devices())
     say(stage="")
 
 

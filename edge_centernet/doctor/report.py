@@ -53,6 +53,8 @@ def as_text(facts: Facts, findings: Sequence[Finding]) -> str:
             parts.append(f"{int8[engine.int8]} ({engine.int8_how})")
         if engine.ms is not None:
             parts.append(f"{engine.ms:g} ms" + (f" on {engine.device}" if engine.device else ""))
+        if engine.devices:
+            parts.append(f"devices: {' '.join(engine.devices)}")
         package = f"{engine.package} {engine.version}".strip()
         mark = "  <- --runtime auto" if engine == facts.taken else ""
         text = f"{package}: {', '.join(parts)}{mark}" if engine.installed else _STATES["missing"]

@@ -110,13 +110,21 @@ def sizes_for(own: InputSize, view: Size) -> list[InputSize]:
 
 
 def open_all(
-    model: str, runtime: str, classes: Sequence[str], view: View, folder: Path, progress: Progress, say: Say
+    model: str,
+    runtime: str,
+    device: str,
+    classes: Sequence[str],
+    view: View,
+    folder: Path,
+    progress: Progress,
+    say: Say,
 ) -> list[Candidate]:
     """The candidates, the one that is used today first: `model` at its own size.
 
     Args:
         model: name of a shipped model, or an .onnx file written by train or convert.
         runtime: the engine, or "auto".
+        device: what OpenVINO computes on.
         classes: that every model must know.
         view: what they will look at.
         folder: where files of other sizes are written to.
@@ -143,7 +151,7 @@ def open_all(
                 )
             continue
         try:
-            file, engine = select_engine(name, runtime, tell=say)
+            file, engine = select_engine(name, runtime, device, tell=say)
         except ArtifactError as error:
             if name == model:
                 raise
@@ -181,14 +189,25 @@ def look(
     view: View,
     classes: Sequence[str],
     threads: int | None,
+    device: str,
     progress: Progress,
 ) -> list[Look]:
-    """Have every candidate look at every frame and its mirror image, and measure its time."""
+    """Have every candidate look at every frame and its mirror image, and measure its time.
+
+    Args:
+        candidates: at least one.
+        view: the frames.
+        classes: to look for.
+        threads: CPU threads; None leaves it to the engine.
+        device: what OpenVINO computes on.
+        progress: called as work goes on.
+    """
     with ExitStack() as stack:
         detectors = [
             stack.enter_context(
                 Detector(
                     str(one.file),
+                    device=device,
                     threads=threads,
                     threshold=FLOOR,
                     max_detections=MAX_DETECTIONS,

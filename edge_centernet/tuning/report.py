@@ -13,7 +13,7 @@ from edge_centernet import draw
 from edge_centernet.errors import printable
 from edge_centernet.imageio import Image
 from edge_centernet.preprocess import Letterbox
-from edge_centernet.runtimes.engines import engine_by_suffix
+from edge_centernet.runtimes.engines import engine_by_suffix, is_cpu
 from edge_centernet.tuning.candidates import Candidate
 from edge_centernet.tuning.choice import Rating
 from edge_centernet.tuning.run import Tuned
@@ -119,6 +119,8 @@ def as_toml(tuned: Tuned, folder: Path) -> str:
     lines.append(f"model = {_quoted(model)}")
     if tuned.wish.runtime != "auto":
         lines.append(f"runtime = {_quoted(tuned.wish.runtime)}")
+    if not is_cpu(tuned.wish.device):
+        lines.append(f"device = {_quoted(tuned.wish.device)}")
     if tuned.wish.threads is not None:
         lines.append(f"threads = {tuned.wish.threads}")
     if tuned.cut is not None:

@@ -28,7 +28,7 @@ RESERVE = 0.3  # of the time between two frames, for reading, tracking and what 
 class Wish:
     """What is asked for.
 
-    source, model (that is used today), runtime, threads, classes: as `detect` takes them.
+    source, model (that is used today), runtime, device, threads, classes: as `detect` takes them.
     max_ms: milliseconds that a frame may take; None for what the model takes today.
     labels: of the frames. frames: to look at, at most. seconds: to watch, at most.
     """
@@ -36,6 +36,7 @@ class Wish:
     source: str
     model: str
     runtime: str
+    device: str
     threads: int | None
     classes: tuple[str, ...]
     max_ms: float | None
@@ -81,8 +82,10 @@ def tune(wish: Wish, keep: Path | None, progress: Progress, say: Say) -> Tuned:
     view = watch(wish.source, wish.frames, wish.seconds, progress, lambda line: say(f"Warning: {line}"))
     labels = None if wish.labels is None else labelled(wish.labels, view, wish.classes)
     with tempfile.TemporaryDirectory(prefix="edge-centernet-tune-") as folder, quiet_libraries():
-        candidates = open_all(wish.model, wish.runtime, wish.classes, view, Path(folder), progress, say)
-        looks = look(candidates, view, wish.classes, wish.threads, progress)
+        candidates = open_all(
+            wish.model, wish.runtime, wish.device, wish.classes, view, Path(folder), progress, say
+        )
+        looks = look(candidates, view, wish.classes, wish.threads, wish.device, progress)
         tuned = conclude(wish, view, looks, labels)
         chosen = tuned.choice.look.candidate
         if keep is not None and not chosen.own:

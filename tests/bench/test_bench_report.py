@@ -151,12 +151,14 @@ def test_another_machine_and_model_are_told(kept: dict[str, Any]) -> None:
     other["versions"] |= {"tflite": "ai_edge_litert 2.2.0"}
     other["source"] |= {"sha256": "ef"}
     other["board"] |= {"throttled": ["under-voltage"]}
+    other["results"] = [row | {"device": "GPU"} for row in other["results"]]
 
     assert list(report.differences(kept, other)) == [
         "machine: Raspberry Pi 5 Model B Rev 1.0, Cortex-A76, 4 cores -> "
         "Raspberry Pi 4 Model B Rev 1.4, Cortex-A72, 4 cores",
         "governor: performance -> ondemand",
         "model: centernet-nano-256 1 -> centernet-mbv2-320 1",
+        "device: CPU -> GPU",
         "versions: ai_edge_litert 2.1.0 -> ai_edge_litert 2.2.0",
         "throttled: no -> under-voltage",
         "source: other images of the same sizes",

@@ -60,7 +60,7 @@ def test_a_perfect_detector_has_ap_1(
     assert metrics["per_class"] == {"green": {"AP": 1.0, "AP50": 1.0}, "red": {"AP": 1.0, "AP50": 1.0}}
     assert metrics["ms_median"] > 0
     assert set(metrics["ms"]) == {"preprocess", "inference", "decode"}
-    assert (metrics["runtime"], metrics["precision"]) == ("onnxruntime", "int8")
+    assert [metrics[key] for key in ("runtime", "device", "precision")] == ["onnxruntime", "CPU", "int8"]
     assert [line.split() for line in result.out.splitlines() if line.startswith(("green", "all"))] == [
         ["green", "1.000", "1.000"],
         ["all", "1.000", "1.000"],

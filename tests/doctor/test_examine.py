@@ -45,6 +45,7 @@ def test_every_installed_engine_is_run() -> None:
         assert Path(engine.model).suffix == ENGINES[engine.name].suffix
         assert engine.ms is not None
         assert 0 < engine.ms < 1000
+        assert ("CPU" in engine.devices) == (engine.name == "openvino")
 
 
 def test_a_file_is_for_one_engine(onnx_model: Path) -> None:

@@ -26,7 +26,7 @@ from edge_centernet.tuning.view import RATE, STRETCH, View, watch
 
 SIZE = (320, 240)
 FRAMES = 120
-WISH = Wish("film.mp4", "today", "auto", None, ("person",), None, None, 240, 600.0)
+WISH = Wish("film.mp4", "today", "auto", "CPU", None, ("person",), None, None, 240, 600.0)
 Run = Callable[..., Any]
 
 
