@@ -26,7 +26,7 @@ from edge_centernet.qdq.network import Network
 from edge_centernet.qdq.onnx_graph import copy_of
 from edge_centernet.qdq.reference import Reference
 from edge_centernet.runtimes.base import BOX_OUTPUTS
-from edge_centernet.runtimes.engines import OPENVINO
+from edge_centernet.runtimes.engines import openvino_core
 
 ROWS = 100
 
@@ -94,7 +94,7 @@ def _quantize_again(nodes: Nodes, graph: Any, image: str) -> None:
 def check_boxes(reference: Reference, path: Path) -> None:
     """Raise ConversionError unless OpenVINO finds there what our decoder finds in the source's heads."""
     spec = reference.manifest.model
-    compiled: Any = OPENVINO.load().Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled: Any = openvino_core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     sides = np.array([spec.width, spec.height] * 2, np.float32)
 
     def run(x: NDArray[Any]) -> Detections:

@@ -6,6 +6,8 @@ methods of `runtimes.base.Runtime`) and one record here.
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,6 +130,22 @@ OPENVINO = Package(
         Wheel("openvino", "x86_64", (3, 10), (3, 14), (2, 28), older=((2, 17), "openvino<2026")),
     ),
 )
+
+
+def openvino_core() -> Any:
+    """OpenVINO's `Core`, one in a process; a fork gets its own. Nothing else makes one.
+
+    Its CPU plugin installs a stack for signals, and puts back the one before when it ends. Of two that end in
+    the order in which they began, the second puts back what the first has freed, and the next signal ends the
+    process with SIGSEGV (seen with 2026.4). The only one, which never ends, frees nothing.
+    """
+    return _core_of(os.getpid())
+
+
+@functools.cache
+def _core_of(process: int) -> Any:
+    return OPENVINO.load().Core()
+
 _LITERT = Package(
     "ai-edge-litert",
     module="ai_edge_litert",

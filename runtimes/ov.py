@@ -8,10 +8,8 @@ name and its driver.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
-import os
 import platform
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +29,7 @@ from edge_centernet.runtimes.base import (
     check_tensor,
     head_specs,
 )
-from edge_centernet.runtimes.engines import CPU, OPENVINO
+from edge_centernet.runtimes.engines import CPU, OPENVINO, openvino_core
 from edge_centernet.system.machine import is_arm
 
 ov = OPENVINO.load()
@@ -72,7 +70,7 @@ class OpenVINORuntime:
         """
         self.manifest, self._path = read_manifest(path), path
         # 1. Compile, or load what was compiled before.
-        core = _core(os.getpid())
+        core = openvino_core()
         name = _find_device(core, device)
         self._compiled = _compile(core, path, name, _options(core, name, threads))
         # 2. What computes. The CPU goes without saying.
@@ -130,16 +128,7 @@ class OpenVINORuntime:
 
 def devices() -> list[str]:
     """OpenVINO's names of the devices here: "CPU", "GPU" or "GPU.0" and "GPU.1", "NPU"."""
-    return list(_core(os.getpid()).available_devices)
-
-
-@functools.cache
-def _core(process: int) -> Any:
-    """OpenVINO itself, once in a process; a fork gets its own."""
-    # Its CPU plugin installs a stack for signals, and puts back the one before when it ends. Of two that end
-    # in the order in which they began, the second puts back what the first has freed, and the next signal
-    # ends the process with SIGSEGV (seen with 2026.4). The only one that never ends frees nothing.
-    return ov.Core()
+    return list(openvino_core().available_devices)
 
 
 def _find_device(core: Any, asked: str) -> str:

@@ -44,7 +44,7 @@ class OpenVINONet:
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         self._request = (
-            engines.OPENVINO.load().Core().compile_model(str(path), "CPU", options).create_infer_request()
+            engines.openvino_core().compile_model(str(path), "CPU", options).create_infer_request()
         )
         port = self._request.model_inputs[0]
         self._name, self.dtype = port.get_any_name(), str(port.get_element_type().to_dtype())

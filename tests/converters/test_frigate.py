@@ -34,6 +34,7 @@ from edge_centernet.model_zoo import find_model
 from edge_centernet.qdq import reference
 from edge_centernet.qdq.onnx_graph import HEADS
 from edge_centernet.runtimes import open_runtime
+from edge_centernet.runtimes.engines import openvino_core
 
 MODELS = ("centernet-mbv2-320", "centernet-nano-256")
 Run = Callable[[NDArray[Any]], NDArray[np.float32]]
@@ -53,9 +54,7 @@ def engine(kind: str, path: Path) -> Run:
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return lambda x: np.array(session.run(None, {session.get_inputs()[0].name: x})[0])
-    import openvino
-
-    compiled = openvino.Core().compile_model(path, "CPU")
+    compiled = openvino_core().compile_model(path, "CPU")
     return lambda x: np.array(compiled(x)[0])
 
 
@@ -139,9 +138,7 @@ def test_the_decoder_in_the_graph_follows_the_rule(kind: str, tmp_path: Path) ->
             None, {role: getattr(h, role)[None] for role in HEADS}
         )[0]
     else:
-        import openvino
-
-        compiled = openvino.Core().compile_model(path, "CPU")
+        compiled = openvino_core().compile_model(path, "CPU")
         run = lambda h: compiled({role: getattr(h, role)[None] for role in HEADS})[0]  # noqa: E731
     full = twins = 0
     for seed in range(200):

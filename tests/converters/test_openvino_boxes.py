@@ -22,7 +22,7 @@ from edge_centernet.errors import ConversionError
 from edge_centernet.model_zoo import find_model
 from edge_centernet.preprocess import letterbox
 from edge_centernet.qdq import reference
-from edge_centernet.runtimes.engines import OPENVINO
+from edge_centernet.runtimes.engines import OPENVINO, openvino_core
 
 MODEL = "centernet-nano-256"
 pytestmark = pytest.mark.slow
@@ -104,7 +104,7 @@ def test_it_is_an_artifact_of_ours_too(written: Path) -> None:
 
 def test_outputs_have_the_shapes_of_an_ssd(written: Path) -> None:
     """Boxes within 0..1 and scores of 100 rows; best first, zeros behind the last peak."""
-    compiled: Any = OPENVINO.load().Core().compile_model(written, "CPU")
+    compiled: Any = openvino_core().compile_model(written, "CPU")
     found = compiled(np.full((1, 3, 256, 256), 128, np.uint8))
     bboxes, scores, labels = (found[name] for name in ("bboxes", "scores", "labels"))
     assert (bboxes.shape, scores.shape, labels.shape) == ((1, 100, 4), (1, 100), (1, 100))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edge_centernet.runtimes.engines import openvino_core
+
 # int32 holds biases, pad widths and sizes.
 _INTEGER_TYPES = ("INT8", "INT32")
 _INTEGER_OPS = (
@@ -35,10 +37,8 @@ def tflite_float_tensors(path: Path) -> list[str]:
 
 def openvino_kernels(path: Path) -> dict[str, str]:
     """Convolution -> OpenVINO's kernel: "..._I8" for integers, "..._i8" where the input is signed."""
-    import openvino
-
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled: Any = openvino.Core().compile_model(path, "CPU", options)
+    compiled: Any = openvino_core().compile_model(path, "CPU", options)
     kernels = {}
     for node in compiled.get_runtime_model().get_ops():
         info = {key: str(node.get_rt_info()[key].astype(str)) for key in ("layerType", "primitiveType")}

@@ -26,7 +26,7 @@ from edge_centernet.heads import Heads
 from edge_centernet.model_zoo import find_model
 from edge_centernet.qdq.reference import ASSETS
 from edge_centernet.runtimes import candidates, executed_precision, open_runtime, select_engine, selfcheck
-from edge_centernet.runtimes.engines import OPENVINO
+from edge_centernet.runtimes.engines import OPENVINO, openvino_core
 
 openvino = OPENVINO.load()
 
@@ -67,7 +67,7 @@ def answers(model: Path, device: str) -> tuple[str, list[bytes]]:
 
 def test_auto_tells_what_it_chose_and_answers_alike(model: Path) -> None:
     """To the bit on the CPU, which goes without saying where it was named; in small letters, too."""
-    here = openvino.Core().available_devices
+    here = openvino_core().available_devices
     if here != ["CPU"]:
         pytest.skip(f"AUTO may choose another of {', '.join(here)}")
     device, heads = answers(model, "auto")
@@ -100,7 +100,7 @@ def test_a_device_that_is_not_here_is_refused_with_those_that_are(
     model: Path, device: str, needs: str
 ) -> None:
     """In one line, with what it would need."""
-    here = ", ".join(openvino.Core().available_devices)
+    here = ", ".join(openvino_core().available_devices)
     said = f"device: expected {here} or AUTO, which OpenVINO has here, got {device!r}{needs}"
     with pytest.raises(ConfigError, match=re.escape(said)) as error:
         open_runtime(model, device=device)
@@ -153,7 +153,7 @@ def test_a_device_that_does_not_compute_in_int8_is_refused(model: Path) -> None:
     """An int8 file whose weights are floats: its answers are right, and it may run on the CPU."""
     from openvino.passes import ConstantFolding, Manager
 
-    network = openvino.Core().read_model(str(model))
+    network = openvino_core().read_model(str(model))
     folding = Manager()
     folding.register_pass(ConstantFolding())
     folding.run_passes(network)
