@@ -149,8 +149,8 @@ def command(
         )
     files = some(find_photos(photos), limit)
     with bars() as progress:
-        labelled = None if calibrate_on is None else read_dataset(calibrate_on, progress=progress)
-    data = None if labelled is None else some_of(labelled, limit)
+        known = None if calibrate_on is None else read_dataset(calibrate_on, progress=progress)
+    data = None if known is None else some_of(known, limit)
     asked = PRECISION if precision is None else precision
     calibration: Calibration | None = None
     seen: Seen = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -207,8 +208,10 @@ def command(
 
 def _end_stopped(out: Path) -> NoReturn:
     """Say how to go on after a stop, and end the process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)  # it is ending
+    for worker in multiprocessing.active_children():  # which would look for its end every five seconds
+        worker.kill()
     if os.environ.get("RANK", "0") == "0":
         saved = (out / "state.pt").is_file()
         echo(
@@ -323,7 +326,7 @@ def _train(
         raise ConfigError(f"--out: cannot make {out}: {error.strerror}") from None
     if first:
         count = f"{len(train_set)} training images, {len(train_set.classes)} classes"
-        source = "resuming" if resume else f"starting from {start or 'nothing'}"
+        source = "resuming" if resume else f"starting from {'nothing' if weights == 'none' else weights}"
         echo(f"{count}, {source}, run folder {out}", err=True)
         echo(_validation(parts, bool(val), val_set, test_set), err=True)
     # 3. Training and export.
@@ -359,13 +362,15 @@ def _compare(train: Dataset, val: Dataset, shown: str) -> None:
 
 
 def _validation(parts: Parts, asked: bool, val: Dataset | None, test: Dataset | None) -> str:
-    """What the network is evaluated on, in one line."""
+    """What the network is evaluated on, a line each."""
     if val is None:
         text = "No validation set: no AP, no best, scores as trained; edge-centernet data split makes one"
     else:
         text = f"Validation on {len(val)} images: {_shown(parts.val)}"
         text += "" if asked else ", the part val of --data"
-    return text + ("" if test is None else f"; the result also on {len(test)} images: {_shown(parts.test)}")
+    if test is not None:
+        text += f"\nTest of the result on {len(test)} images: {_shown(parts.test)}"
+    return text
 
 
 def _files(out: Path) -> str:

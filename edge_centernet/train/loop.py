@@ -293,6 +293,7 @@ class Trainer:
             total=self.steps,
             dynamic_ncols=True,
             mininterval=2.0,
+            leave=False,  # unless it comes to its end
             disable=not distributed.is_first(),
         )
         with bar:
@@ -305,9 +306,7 @@ class Trainer:
                 self.position.step += 1
                 mean = dict(zip(LOSSES, self._sums / self.position.step, strict=True))
                 speed = (self.position.step - first) * config.batch_size / (time.perf_counter() - start)
-                shown = {"loss": mean["loss"], "heat": mean["heat"], "IoU": 1 - mean["overlap"]}
-                figures = {name: f"{value:.3f}" for name, value in shown.items()}
-                bar.set_postfix(**figures, img_s=f"{speed:.0f}", refresh=False)
+                bar.set_postfix_str(f"loss {mean['loss']:.3f}, IoU {1 - mean['overlap']:.3f}", refresh=False)
                 bar.update()
                 if self.position.step == self.steps:
                     continue  # the state is saved in a moment, as that of a finished epoch
@@ -318,6 +317,7 @@ class Trainer:
                 if time.perf_counter() - saved > config.save_every:
                     self.save()
                     saved = time.perf_counter()
+            bar.leave = True
         row = {
             "stage": self.position.stage,
             "epoch": epoch + 1,
@@ -469,7 +469,7 @@ class Trainer:
                 key = name.startswith("model.backbone."), parameter.ndim > 1
                 groups.setdefault(key, []).append(parameter)
                 # Otherwise the backward pass is one call, seconds long, in which Python hears no signal.
-                parameter.register_post_accumulate_grad_hook(_listen)
+                parameter.register_post_accumulate_grad_hook(_listen)  # type: ignore[no-untyped-call]
         options = [
             {
                 "params": parameters,

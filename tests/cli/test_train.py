@@ -294,7 +294,7 @@ def test_the_parts_of_a_set_are_used_for_what_they_are(drawn: Path, others: Path
     done = _train(tmp_path, tmp_path / "out", "--set", "epochs=1", "--set", "qat_epochs=0")
     assert done.returncode == 0, done.stderr
     assert f"Validation on 16 images: {tmp_path} (val), the part val of --data" in done.stderr
-    assert f"the result also on 16 images: {tmp_path} (test)" in done.stderr
+    assert f"Test of the result on 16 images: {tmp_path} (test)" in done.stderr
     assert "val, as INT8 computes:" in done.stdout
     assert "test, as INT8 computes:" in done.stdout
 
