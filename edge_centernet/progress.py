@@ -18,6 +18,7 @@ from edge_centernet.errors import printable
 Progress = Callable[[str, int, int], None]  # title, done, of how many
 Say = Callable[[str], None]  # a line of text as work goes on
 
+_MOMENT = 1.0  # seconds
 _Item = TypeVar("_Item")
 
 
@@ -30,6 +31,27 @@ def with_progress(items: Sequence[_Item], title: str, progress: Progress) -> Ite
     for i, item in enumerate(items):
         yield item
         progress(title, i + 1, len(items))
+
+
+def if_slow(progress: Progress) -> Progress:
+    """A Progress that shows nothing of work that is done in a second, and of longer work ten steps a second.
+
+    For what is usually done in a moment, and has a million items where it is not.
+    """
+    begun: dict[str, float] = {}  # when each title came
+    due: dict[str, float] = {}  # when it is shown next
+
+    def slow(title: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done <= 1 or title not in begun:
+            begun[title] = now
+            due[title] = now + _MOMENT
+        last = done == total and due[title] > begun[title] + _MOMENT  # of one that has been shown
+        if now >= due[title] or last:
+            due[title] = now + 0.1
+            progress(title, done, total)
+
+    return slow
 
 
 @contextmanager

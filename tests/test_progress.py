@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import pytest
 
-from edge_centernet.progress import Progress, bars, byte_bars
+from edge_centernet.progress import Progress, bars, byte_bars, if_slow, with_progress
 
 
 @pytest.mark.parametrize("kind", [bars, byte_bars])
@@ -23,3 +24,15 @@ def test_a_pipe_gets_each_title_once(
     shown = capsys.readouterr()
     assert shown.err == "Calibrating\nChecking\n"
     assert shown.out == ""
+
+
+def test_slow_work_is_shown_to_its_end_and_quick_work_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand items in a moment are silent; three that take longer are shown."""
+    monkeypatch.setattr("edge_centernet.progress._MOMENT", 0.5)
+    shown: list[tuple[str, int, int]] = []
+    progress = if_slow(lambda *step: shown.append(step))
+    assert len(list(with_progress(range(10_000), "quick", progress))) == 10_000
+    assert shown == []
+    for _ in with_progress(range(3), "slow", progress):
+        time.sleep(0.3)
+    assert shown[-1] == ("slow", 3, 3)

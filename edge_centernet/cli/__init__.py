@@ -69,7 +69,7 @@ _EXTRAS = {
     "safetensors": "train",
     "tqdm": "train",
 }
-_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _BROWSER_SIGNS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")  # variables; without one there is no window
 
 
@@ -186,7 +186,7 @@ class LazyGroup(click.Group):
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort):
             echo("Interrupted.", err=True)
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
         except OSError as error:  # disk full, no permission: nothing a traceback would explain better
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         sys.exit(code if isinstance(code, int) else 0)

@@ -132,7 +132,8 @@ def command(
             "--accuracy-budget and --data: expected both, the limit and the labelled images to measure on"
         )
     # 1. What can be refused is refused before minutes of calibration.
-    dataset = None if data is None else read_dataset(data)
+    with bars() as progress:
+        dataset = None if data is None else read_dataset(data, progress=progress)
     source = find_model(model, ".onnx" if calibration is None else ".safetensors")
     options = Options(method, symmetric=symmetric)
     wanted = None if calibration is None else Calibration(calibration, calibration_images, options)

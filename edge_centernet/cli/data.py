@@ -161,8 +161,8 @@ def split_command(
     for file in (out / f"instances_{part}.json" for part in Parts._fields):
         if file.exists():
             raise ConfigError(f"{file} is there already; choose another --out")
-    dataset = read_datasets(given)
     with bars() as progress:
+        dataset = read_datasets(given, progress=progress)
         found = split(dataset, shares, seed, progress)
     prepare_folder(out)
     rows = [["set", "images", "scenes", *dataset.classes]]

@@ -113,7 +113,8 @@ def command(
         require_matplotlib()
         prepare_folder(plots)
     (chosen,) = use_parts([], [DataSource(data, images, split=split)]).val
-    dataset = read_datasets([chosen])
+    with bars() as progress:
+        dataset = read_datasets([chosen], progress=progress)
     with closing(open_model(model, runtime, threads, device)) as opened, bars() as progress:
         classes = opened.manifest.model.classes
         only = detector_classes(classes, dataset.classes)

@@ -148,7 +148,9 @@ def command(
             f"--threshold: expected at most --ignore-below, which is {ignore_below:g}; got {threshold:g}"
         )
     files = some(find_photos(photos), limit)
-    data = None if calibrate_on is None else some_of(read_dataset(calibrate_on), limit)
+    with bars() as progress:
+        known = None if calibrate_on is None else read_dataset(calibrate_on, progress=progress)
+    data = None if known is None else some_of(known, limit)
     asked = PRECISION if precision is None else precision
     calibration: Calibration | None = None
     seen: Seen = {}

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
+import multiprocessing
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from edge_centernet.cli import Command, echo, option_group
+from edge_centernet.cli import INTERRUPTED, Command, echo, option_group
 from edge_centernet.cli.options import input_size, set_options, sources
 from edge_centernet.data import Dataset, DataSource, Parts, read_datasets, unpack_all, use_parts
 from edge_centernet.data.base import list_names, log
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
 from edge_centernet.manifest import InputSize
 from edge_centernet.model_zoo import DEFAULT, find_model
-from edge_centernet.progress import bars
+from edge_centernet.progress import bars, unseen
+
+if TYPE_CHECKING:
+    from edge_centernet.train.stop import StopRequest
 
 
 def _list_options(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -170,41 +176,55 @@ def command(
 
     Example: edge-centernet train --data train.json --val val.json --out runs/mine
     """
-    _require_torch()
-    import torch
+    from edge_centernet.train.stop import StopRequest
 
-    from edge_centernet.network import distributed
-    from edge_centernet.train.config import TrainConfig
-
-    if processes > 1 and not distributed.launched():
+    if processes > 1 and "RANK" not in os.environ:  # which torchrun sets
+        _require_torch()
         raise SystemExit(_launch(processes))
-    if threads:
-        torch.set_num_threads(threads)
-    wanted = TrainConfig.read_yaml(config_file) if config_file is not None else {}
-    wanted |= TrainConfig.parse(settings)
-    short = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "patience": patience, "size": size}
-    wanted |= {option: value for option, value in short.items() if value is not None}
-    wanted |= {"symmetric": True} if symmetric else {}
-    chosen = torch.device(device) if device != "auto" else distributed.default_device()
-    train_sets, val_sets = sources("--data", data, images, val, val_images, labelled_only)
-    names = None if classes is None else [word.strip() for word in classes.split(",")]
-    with distributed.process_group(chosen):
-        try:
-            _train(train_sets, val_sets, names, out, name, weights, wanted, device, resume)
-        except KeyboardInterrupt:
-            if distributed.is_first():
-                saved = (out / "state.pt").is_file()
-                echo(
-                    "Stopped; everything up to here is saved. To go on, repeat the command with --resume."
-                    if saved
-                    else "Stopped before anything was learned. Run the command again.",
-                    err=True,
-                )
-            # Otherwise Python looks through all objects of PyTorch once more, which takes half a second; once
-            # onnxsim is loaded it has to, as that complains about each of its own that is left.
-            if "onnxsim" not in sys.modules:
-                gc.freeze()
-            raise
+    stop = StopRequest()
+    try:
+        with stop.on_signals(), stop.at_once():
+            _require_torch()
+            import torch
+
+            from edge_centernet.network import distributed
+            from edge_centernet.train.config import TrainConfig
+
+            if threads:
+                torch.set_num_threads(threads)
+            wanted = TrainConfig.read_yaml(config_file) if config_file is not None else {}
+            wanted |= TrainConfig.parse(settings)
+            short = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "patience": patience, "size": size}
+            wanted |= {option: value for option, value in short.items() if value is not None}
+            wanted |= {"symmetric": True} if symmetric else {}
+            chosen = torch.device(device) if device != "auto" else distributed.default_device()
+            train_sets, val_sets = sources("--data", data, images, val, val_images, labelled_only)
+            names = None if classes is None else [word.strip() for word in classes.split(",")]
+            with distributed.process_group(chosen):
+                _train(train_sets, val_sets, names, out, name, weights, wanted, device, resume, stop)
+    except KeyboardInterrupt:
+        _end_stopped(out)
+
+
+def _end_stopped(out: Path) -> NoReturn:
+    """Say how to go on after a stop, and end the process."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)  # it is ending
+    for worker in multiprocessing.active_children():  # which would look for its end every five seconds
+        worker.kill()
+    if os.environ.get("RANK", "0") == "0":
+        saved = (out / "state.pt").is_file()
+        echo(
+            "Stopped; everything up to here is saved. To go on, repeat the command with --resume."
+            if saved
+            else "Stopped before anything was learned. Run the command again.",
+            err=True,
+        )
+    # All files are closed. Python itself would look through all objects of PyTorch several times before it
+    # ends, which takes a second or more.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def _launch(processes: int) -> int:
@@ -234,7 +254,7 @@ def _require_torch() -> None:
 
 def _train(
     data: Sequence[DataSource], val: Sequence[DataSource], classes: Sequence[str] | None, out: Path,
-    name: str, weights: str, wanted: dict[str, Any], device: str, resume: bool,
+    name: str, weights: str, wanted: dict[str, Any], device: str, resume: bool, stop: StopRequest,
 ) -> None:  # fmt: skip
     """Everything between reading the options and the interchange file, in every process."""
     from edge_centernet.network import distributed
@@ -274,14 +294,15 @@ def _train(
             unpack_all((*data, *val), progress)
         distributed.from_first(None)  # the others find what the first one has unpacked
     parts = use_parts(data, val)
-    train_set = read_datasets(parts.train, classes)
+    with bars() if first else nullcontext(unseen) as progress:
+        train_set = read_datasets(parts.train, classes, progress)
+        val_set = read_datasets(parts.val, train_set.classes, progress) if parts.val else None
+        test_set = read_datasets(parts.test, train_set.classes, progress) if parts.test else None
     if learnt is not None and learnt != list(train_set.classes):
         raise ConfigError(
             f"--resume: the run in {out} learns {list_names(learnt)}, in this order, but the data set has "
             f"{list_names(train_set.classes)}; give it the data of its start, or begin in another --out"
         )
-    val_set = read_datasets(parts.val, train_set.classes) if parts.val else None
-    test_set = read_datasets(parts.test, train_set.classes) if parts.test else None
     if val_set is not None:
         _compare(train_set, val_set, _shown(parts.val))
     if first:
@@ -305,11 +326,11 @@ def _train(
         raise ConfigError(f"--out: cannot make {out}: {error.strerror}") from None
     if first:
         count = f"{len(train_set)} training images, {len(train_set.classes)} classes"
-        source = "resuming" if resume else f"starting from {start or 'nothing'}"
+        source = "resuming" if resume else f"starting from {'nothing' if weights == 'none' else weights}"
         echo(f"{count}, {source}, run folder {out}", err=True)
         echo(_validation(parts, bool(val), val_set, test_set), err=True)
     # 3. Training and export.
-    trainer = Trainer(config, train_set, val_set, out, name, start, device, test_set)
+    trainer = Trainer(config, train_set, val_set, out, name, start, device, test_set, stop)
     if resume:
         trainer.resume()
     trainer.run()
@@ -341,13 +362,15 @@ def _compare(train: Dataset, val: Dataset, shown: str) -> None:
 
 
 def _validation(parts: Parts, asked: bool, val: Dataset | None, test: Dataset | None) -> str:
-    """What the network is evaluated on, in one line."""
+    """What the network is evaluated on, a line each."""
     if val is None:
         text = "No validation set: no AP, no best, scores as trained; edge-centernet data split makes one"
     else:
         text = f"Validation on {len(val)} images: {_shown(parts.val)}"
         text += "" if asked else ", the part val of --data"
-    return text + ("" if test is None else f"; the result also on {len(test)} images: {_shown(parts.test)}")
+    if test is not None:
+        text += f"\nTest of the result on {len(test)} images: {_shown(parts.test)}"
+    return text
 
 
 def _files(out: Path) -> str:

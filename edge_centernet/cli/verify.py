@@ -81,7 +81,8 @@ def command(
     from edge_centernet.runtimes import open_runtime
 
     path = find_model(artifact, ".onnx")
-    dataset = None if data is None else read_dataset(data)
+    with bars() as progress:
+        dataset = None if data is None else read_dataset(data, progress=progress)
     accuracy = {}
     with quiet_libraries(), bars() as progress:
         # 1. The file's heads against those of its source.

@@ -32,7 +32,7 @@ from edge_centernet.data.layout import (
 )
 from edge_centernet.data.merge import merge
 from edge_centernet.errors import SourceError
-from edge_centernet.progress import Progress
+from edge_centernet.progress import Progress, if_slow, unseen
 
 __all__ = [
     "FORMATS",
@@ -98,24 +98,31 @@ def _expected() -> str:
 
 
 def read_dataset(
-    path: Path, images: Path | None = None, classes: Sequence[str] | None = None, split: str | None = None
+    path: Path,
+    images: Path | None = None,
+    classes: Sequence[str] | None = None,
+    split: str | None = None,
+    progress: Progress = unseen,
 ) -> Dataset:
     """Read a data set; its format is recognised by what `path` is.
 
-    path: a COCO .json; a VOC folder or ImageSets/Main/NAME.txt; a YOLO .yaml or folder; a labelme folder; a
-        folder or .zip with any of them, as labelling tools export it.
-    images: the folder of the images, if it is not where the format expects it beside the annotations.
-    classes: read only these, in this order, by their names or synonyms (`edge_centernet.classes`). Objects of
-        other classes are left out, and a class that the data set does not have is unlabelled in its images.
-        The default is COCO's categories by id, the names found in VOC, sorted, or YOLO's list as it stands.
-    split: "train", "val" or "test", or what the data set itself calls a part of it. By default train where
-        there are several, with a warning that names the others (logger "edge_centernet.data").
+    Args:
+        path: a COCO .json; a VOC folder or ImageSets/Main/NAME.txt; a YOLO .yaml or folder; a labelme folder;
+            a folder or .zip with any of them, as labelling tools export it.
+        images: the folder of the images, if it is not where the format expects it beside the annotations.
+        classes: read only these, in this order, by their names or synonyms (`edge_centernet.classes`).
+            Objects of other classes are left out, and a class that the data set does not have is unlabelled
+            in its images. The default is COCO's categories by id, the names found in VOC, sorted, or YOLO's
+            list as it stands.
+        split: "train", "val" or "test", or what the data set itself calls a part of it. By default train
+            where there are several, with a warning that names the others (logger "edge_centernet.data").
+        progress: shows a bar where reading takes more than a moment.
 
     Boxes are clipped to their image; those left empty are dropped with one warning that gives their number
     (logger "edge_centernet.data"). COCO's iscrowd or ignore and VOC's difficult become Sample.ignore.
     Raises SourceError naming file and line, key or element; MissingDependency for YAML without PyYAML.
     """
-    return assemble(read_annotations(path, images, classes, split))
+    return assemble(read_annotations(path, images, classes, split, progress=progress))
 
 
 def read_annotations(
@@ -124,6 +131,7 @@ def read_annotations(
     classes: Sequence[str] | None = None,
     split: str | None = None,
     problems: list[Problem] | None = None,
+    progress: Progress = unseen,
 ) -> Annotations:
     """Read what `read_dataset` reads, but leave the boxes as they are: neither clipped nor dropped.
 
@@ -135,6 +143,7 @@ def read_annotations(
         problems: an entry or image that cannot be read is left out and added to this list; only what makes
             the whole data set unreadable is still raised. With None, the first problem is raised, and a
             missing image is one.
+        progress: see `read_dataset`.
 
     Raises what `read_dataset` raises.
     """
@@ -149,7 +158,7 @@ def read_annotations(
         if one.accepts(place.path):
             module, _, function = one.reader.partition(":")
             read: Callable[..., Annotations] = getattr(import_module(module), function)
-            return read(place.path, images, classes, place.split, problems)
+            return read(place.path, images, classes, place.split, problems, progress=if_slow(progress))
     raise SourceError(f"{path}: {way_out(place.path) or _expected()}")
 
 
@@ -255,21 +264,26 @@ def _parts(source: DataSource) -> dict[str, Place]:
     return {part: place for part, place in find_parts(source.path).items() if part != WHOLE}
 
 
-def read_datasets(sources: Sequence[DataSource], classes: Sequence[str] | None = None) -> Dataset:
+def read_datasets(
+    sources: Sequence[DataSource], classes: Sequence[str] | None = None, progress: Progress = unseen
+) -> Dataset:
     """Read one data set, or several as one; `merge` describes what happens to their classes.
 
     Raises what `read_dataset` and `merge` raise.
     """
-    return assemble(read_sources(sources, classes))
+    return assemble(read_sources(sources, classes, progress=progress))
 
 
 def read_sources(
-    sources: Sequence[DataSource], classes: Sequence[str] | None = None, problems: list[Problem] | None = None
+    sources: Sequence[DataSource],
+    classes: Sequence[str] | None = None,
+    problems: list[Problem] | None = None,
+    progress: Progress = unseen,
 ) -> Annotations:
-    """Read what `read_datasets` reads, without clipping; problems: see `read_annotations`."""
+    """Read what `read_datasets` reads, without clipping; problems, progress: see `read_annotations`."""
     # Where `merge` chooses afterwards, each set is read with all of its classes: a class that one set lacks
     # may be in another, and `labelled_only` may name classes that are not among `classes`.
     whole = len(sources) > 1 or any(source.labelled_only is not None for source in sources)
     wanted = None if whole else classes
-    found = [read_annotations(one.path, one.images, wanted, one.split, problems) for one in sources]
+    found = [read_annotations(one.path, one.images, wanted, one.split, problems, progress) for one in sources]
     return merge(found, classes, [source.labelled_only for source in sources])

@@ -23,6 +23,8 @@ from edge_centernet.progress import Progress, unseen, with_progress
 
 log = logging.getLogger("edge_centernet.data")
 
+READING = "read labels"  # a reader's title for its progress
+
 # In pixels. A box that is thinner after clipping is a slip of the annotator, not an object. Not 0, because
 # float32 coordinates beyond 4,096 pixels are only good to half of this: an empty box may have a tiny side.
 MIN_SIDE = 1e-3

@@ -230,7 +230,7 @@ def check_dataset(
         val_images: folder of the images of `val`, where that is a path.
         size: of the network's input, in pixels.
         stride: input pixels per heatmap cell, 4 or 8.
-        progress: shows a bar while images are read and compared.
+        progress: shows bars while annotations and images are read, and images compared.
 
     Raises SourceError if a set cannot be read at all, ConfigError for a size or stride that no model has or
     for a validation set that is the training set.
@@ -252,7 +252,7 @@ def check_dataset(
         if not sources:
             continue
         problems: list[Problem] = []
-        part = _Part.of(name, read_sources(sources, problems=problems), size, stride)
+        part = _Part.of(name, read_sources(sources, problems=problems, progress=progress), size, stride)
         parts.append(part)
         findings += [Finding(problem.kind, name, None, problem.text) for problem in problems]
         findings += part.read_images(progress)  # before the duplicates, which compare what it has read

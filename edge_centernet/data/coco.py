@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from edge_centernet.classes import did_you_mean, find_class
 from edge_centernet.data.base import (
+    READING,
     Annotations,
     Objects,
     Problem,
@@ -28,6 +29,7 @@ from edge_centernet.data.base import (
 from edge_centernet.data.layout import visible, way_out
 from edge_centernet.errors import SourceError
 from edge_centernet.files import write_atomic
+from edge_centernet.progress import Progress, unseen, with_progress
 
 _PROBE = 16  # number of images that decide which folder holds them
 # A key of ours, in an image or, for all images, in "info": names of the classes that were labelled.
@@ -55,6 +57,7 @@ def read_coco(
     classes: Sequence[str] | None = None,
     split: str | None = None,
     problems: list[Problem] | None = None,
+    progress: Progress = unseen,
 ) -> Annotations:
     """Read `instances_*.json`; see `edge_centernet.data.read_annotations`.
 
@@ -67,6 +70,7 @@ def read_coco(
         classes: those to read, in this order.
         split: not used, for a file is one split.
         problems: with a list, missing image files are left to the caller to find.
+        progress: see `read_annotations`.
 
     Besides COCO's own fields it reads `score` of an annotation (0..1, how likely it is an object; 1 if there
     is none) and `labelled_only` of `info` or of an image: names of the categories that were labelled, if not
@@ -92,7 +96,7 @@ def read_coco(
         require_files(path, files, lambda i: f"images[{i}].file_name {entries[i].name!r}")
 
     objects = Objects()
-    for i, annotation in enumerate(data["annotations"]):
+    for i, annotation in enumerate(with_progress(data["annotations"], READING, progress)):
         with note(problems):
             place = f"annotations[{i}]"
             where = f"{path}: {place}"

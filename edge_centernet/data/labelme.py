@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet.data.base import (
+    READING,
     Annotations,
     Objects,
     Problem,
@@ -27,6 +28,7 @@ from edge_centernet.data.base import (
 from edge_centernet.data.layout import labelme_files
 from edge_centernet.errors import SourceError
 from edge_centernet.imageio import IMAGE_SUFFIXES, image_size
+from edge_centernet.progress import Progress, unseen, with_progress
 
 _AREAS = ("polygon", "rectangle", "circle", "mask", "rotation")  # rotation: X-AnyLabeling's turned rectangle
 _NO_AREAS = ("point", "points", "line", "linestrip")
@@ -40,6 +42,7 @@ def read_labelme(
     classes: Sequence[str] | None = None,
     split: str | None = None,
     problems: list[Problem] | None = None,
+    progress: Progress = unseen,
 ) -> Annotations:
     """Read a folder of labelme's files, or one of them; see `edge_centernet.data.read_annotations`.
 
@@ -49,6 +52,7 @@ def read_labelme(
         classes: those to read, in this order; by default all names found, sorted.
         split: not used, for a folder is one split.
         problems: see `read_annotations`.
+        progress: see `read_annotations`.
 
     Shapes become the boxes around them; those of one label and group_id are one object. Points and lines have
     no box and are passed over, with one warning. Raises SourceError naming file and shape, as shapes[2].
@@ -58,7 +62,7 @@ def read_labelme(
     found: list[list[_Found]] = []
     used: dict[Path, Path] = {}
     passed_over = 0
-    for file in files:
+    for file in with_progress(files, READING, progress):
         with note(problems):
             data = _load(file)
             if data is None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_centernet.data.base import (
+    READING,
     Annotations,
     Objects,
     Problem,
@@ -33,6 +34,7 @@ from edge_centernet.data.base import (
 from edge_centernet.data.layout import xml_folder
 from edge_centernet.errors import SourceError
 from edge_centernet.imageio import IMAGE_SUFFIXES, image_size
+from edge_centernet.progress import Progress, unseen, with_progress
 
 _ENCODING = re.compile(rb"""(?:\xef\xbb\xbf)?<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""")
 # Encodings whose name tools write over text of a larger one: the larger one reads both.
@@ -62,6 +64,7 @@ def read_voc(
     classes: Sequence[str] | None = None,
     split: str | None = None,
     problems: list[Problem] | None = None,
+    progress: Progress = unseen,
 ) -> Annotations:
     """Read a VOC folder or one of its image sets; see `edge_centernet.data.read_annotations`.
 
@@ -72,6 +75,7 @@ def read_voc(
         classes: those to read, in this order.
         split: of a folder, NAME of its image set; by default every annotation is read.
         problems: see `read_annotations`.
+        progress: see `read_annotations`.
 
     Raises SourceError naming file and line (broken XML, image sets) or element, as object[2]/bndbox/xmin.
     """
@@ -88,7 +92,7 @@ def read_voc(
     entries: list[tuple[Path, int, int]] = []
     found: list[dict[str, _Object]] = []
     used: dict[Path, Path] = {}
-    for name in names:
+    for name in with_progress(names, READING, progress):
         xml = on_disk(annotations, f"{name}.xml")
         with note(problems):
             tree, size = _parse(xml)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_centernet.data.base import (
+    READING,
     Annotations,
     Objects,
     Problem,
@@ -30,6 +31,7 @@ from edge_centernet.data.layout import YOLO_LISTS, part_of, yolo_config
 from edge_centernet.errors import MissingDependency, SourceError
 from edge_centernet.extras import pip_command
 from edge_centernet.imageio import IMAGE_SUFFIXES, image_size
+from edge_centernet.progress import Progress, unseen, with_progress
 
 # A data.yaml has a few lines; a larger one is something else, and would be parsed for minutes.
 _YAML_LIMIT = 1 << 18  # characters
@@ -44,6 +46,7 @@ def read_yolo(
     classes: Sequence[str] | None = None,
     split: str | None = None,
     problems: list[Problem] | None = None,
+    progress: Progress = unseen,
 ) -> Annotations:
     """Read a data.yaml, an obj.data or a folder; see `edge_centernet.data.read_annotations`.
 
@@ -55,6 +58,7 @@ def read_yolo(
         classes: those to read; in a folder without classes.txt or data.yaml, the names of class 0, 1, ...
         split: see `images`.
         problems: with a list, label files without an image are added to it too.
+        progress: see `read_annotations`.
 
     An image without a label file has no objects; polygons become their bounding boxes. Keypoints, which only
     kpt_shape of data.yaml tells from polygons, are passed over.
@@ -73,7 +77,7 @@ def read_yolo(
     labelled: dict[Path, Path] = {}
     some = False
     poses: list[bool] = []  # for each polygon whether it might as well be a box and keypoints
-    for file in files:
+    for file in with_progress(files, READING, progress):
         with note(problems, "image"):
             label_file = _label_file(file, images, root)
             if label_file in labelled:

@@ -1,8 +1,8 @@
 """The training loop: first in float, then with simulated int8, on a CPU, a GPU or several of either.
 
 `Trainer` reads from top to bottom: a run, a stage, an epoch, a step, then what has to be built for them.
-`train.run_folder` has the files of a run and how it stops, `train.qat` the start of the quantization-aware
-stage.
+`train.run_folder` has the files of a run, `train.stop` how it stops, `train.qat` the start of the
+quantization-aware stage.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -45,9 +45,10 @@ from edge_centernet.train.config import TrainConfig
 from edge_centernet.train.dataset import Augment, BatchSampler, TrainingSet, input_shapes, make_loader
 from edge_centernet.train.qat import quantize_post_training, relative_step, teacher_from_float_stage
 from edge_centernet.train.report import write_report
-from edge_centernet.train.run_folder import Best, Position, RunFolder, StopRequest
+from edge_centernet.train.run_folder import Best, Position, RunFolder
 from edge_centernet.train.score_calibration import Fitted, fit_to, set_scores, summary
 from edge_centernet.train.start import freeze_layers, start_network
+from edge_centernet.train.stop import StopRequest
 from edge_centernet.train.validate import validate
 
 LOSSES = ("loss", "heat", "overlap", "size", "offset", "teacher")  # the fields of Loss, and the teacher's
@@ -116,6 +117,7 @@ class Trainer:
         weights: Path | None = None,
         device: str = "auto",
         test: Dataset | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         """Build the network and everything around it; nothing is written.
 
@@ -128,6 +130,7 @@ class Trainer:
             weights: what to start from, see `start_network`; None for random weights.
             device: a PyTorch device, or "auto" for a GPU where there is one.
             test: images that only the result is evaluated on, or None.
+            stop: what the caller listens with for a stop; None for one of its own.
 
         Raises ConfigError for `patience` without a validation set.
         """
@@ -150,7 +153,7 @@ class Trainer:
         self._sums = np.zeros(len(LOSSES))  # of the losses in this epoch
         self._row: dict[str, Any] | None = None  # metrics of an epoch that is trained, but not yet evaluated
         self._best = Best()
-        self._stop = StopRequest()
+        self._stop = stop or StopRequest()
         self.amp = config.amp == "on" or (config.amp == "auto" and _has_bfloat16(self.device))
         self._set_model(model)
         augment = Augment(scale=(config.scale_min, config.scale_max), occlude=config.occlude)
@@ -167,13 +170,13 @@ class Trainer:
     def run(self, quantize: bool = True) -> None:
         """Train through both stages, from `position` on.
 
-        Ctrl-C and SIGTERM end the run with its state saved (KeyboardInterrupt): after the current step, which
-        a second Ctrl-C drops, or at once in evaluation and calibration, which `resume` does again. quantize:
-        False stops after the float stage.
+        Ctrl-C and SIGTERM end the run at once, with its state saved (KeyboardInterrupt): `resume` does the
+        step, evaluation or calibration again that was under way. Several processes finish their step.
+        quantize: False stops after the float stage.
         """
         options = {**self.config.to_dict(), "classes": list(self.model.spec.classes)}
         self.folder.write("config.json", json.dumps(options, indent=1) + "\n")
-        with self._stop.on_signals(), self.folder.logging():
+        with self._stop.on_signals(), self._stop.held(), self.folder.logging():
             if self.position.stage == "float":
                 # 1. Learn from the labels, in float.
                 self._stage(self.config.epochs)
@@ -187,6 +190,7 @@ class Trainer:
                 # 3. Quantize what was learned.
                 self._start_qat()
                 self.save()
+                self._heed()
             # 4. Learn to answer in int8 as the float network does.
             self._stage(self.config.qat_epochs)
             # 5. The averaged weights, rounded, are the result.
@@ -224,8 +228,7 @@ class Trainer:
             self.position.epoch, self.position.step, self._row = epoch + 1, 0, None
             self._sums[:] = 0
             self.save()
-            if distributed.anywhere(self._stop.made):
-                raise KeyboardInterrupt
+            self._heed()
         if 0 < patience <= self._best.stale and distributed.is_first():
             tqdm.write(
                 f"Stopped early: no better AP in {self._best.stale} evaluations (patience); "
@@ -248,6 +251,11 @@ class Trainer:
             figures = f"loss {loss:.3f}, AP50 {found['AP50']:.3f}, AP {found['AP']:.3f}"
             tqdm.write(f"{self.position.stage} {epoch}/{epochs}: {figures}{' (best)' if best else ''}")
         return found
+
+    def _heed(self) -> None:
+        """End the run, whose state has just been saved, if a stop has come."""
+        if distributed.anywhere(self._stop.made):
+            raise KeyboardInterrupt
 
     def _in_first(self, work: Callable[[], _Result]) -> _Result:
         """What the first process alone works out, in all of them; a stop ends it and them at once."""
@@ -285,6 +293,7 @@ class Trainer:
             total=self.steps,
             dynamic_ncols=True,
             mininterval=2.0,
+            leave=False,  # unless it comes to its end
             disable=not distributed.is_first(),
         )
         with bar:
@@ -297,19 +306,18 @@ class Trainer:
                 self.position.step += 1
                 mean = dict(zip(LOSSES, self._sums / self.position.step, strict=True))
                 speed = (self.position.step - first) * config.batch_size / (time.perf_counter() - start)
-                shown = {"loss": mean["loss"], "heat": mean["heat"], "IoU": 1 - mean["overlap"]}
-                figures = {name: f"{value:.3f}" for name, value in shown.items()}
-                bar.set_postfix(**figures, img_s=f"{speed:.0f}", refresh=False)
+                bar.set_postfix_str(f"loss {mean['loss']:.3f}, IoU {1 - mean['overlap']:.3f}", refresh=False)
                 bar.update()
                 if self.position.step == self.steps:
                     continue  # the state is saved in a moment, as that of a finished epoch
                 # 4. Save the state every few minutes, and before a stop.
-                stop = distributed.anywhere(self._stop.made)
-                if stop or time.perf_counter() - saved > config.save_every:
+                if distributed.anywhere(self._stop.made):
+                    self.save()
+                    raise KeyboardInterrupt
+                if time.perf_counter() - saved > config.save_every:
                     self.save()
                     saved = time.perf_counter()
-                if stop:
-                    raise KeyboardInterrupt
+            bar.leave = True
         row = {
             "stage": self.position.stage,
             "epoch": epoch + 1,
@@ -323,18 +331,35 @@ class Trainer:
     def _batches(self) -> Iterator[dict[str, Tensor]]:
         """What the sampler draws; a stop that comes while a batch is loaded is heeded at once."""
         source = iter(self.loader)
-        alone = distributed.processes() == 1  # several stop together, after a step
         while True:
-            waiting = self._stop.at_once() if alone and self.position.step < self.steps else nullcontext()
-            try:
-                with waiting:
+            if self.position.step < self.steps:
+                with self._may_be_dropped():
                     batch = next(source, None)
-            except KeyboardInterrupt:
-                self.save()
-                raise
+            else:  # the end of the epoch, which is saved in a moment
+                batch = next(source, None)
             if batch is None:
                 return
             yield batch
+
+    @contextmanager
+    def _may_be_dropped(self) -> Iterator[None]:
+        """A part of a step: a stop ends it at once, and the state is saved as if the step had not begun.
+
+        Several processes are not stopped here: they stop together, after the step.
+        """
+        if distributed.processes() > 1:
+            yield
+            return
+        # All that changes before the optimizer's step: the statistics of BatchNorm and the ranges.
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        try:
+            with self._stop.at_once():
+                yield
+        except KeyboardInterrupt:
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+            self.save()
+            raise
 
     def _train_step(self, batch: dict[str, Tensor], step: int, steps: int) -> tuple[float, list[float]]:
         """Update the network by one batch: step number `step` of the `steps` of the stage.
@@ -348,17 +373,18 @@ class Trainer:
             group["lr"] = lr * group["factor"]
         # 2. The losses. One that is not a number ends the run before it reaches weights or saved state.
         label_weight = self.config.qat_labels if qat else 1.0
-        losses = self.step(batch, label_weight, self.config.teacher_weight, self.amp)
-        values: list[float] = distributed.total(losses.detach().clone()).tolist()
-        if not math.isfinite(values[0]):
-            raise TrainingDiverged(
-                f"the loss became {values[0]} in {self.position.stage} epoch {self.position.epoch + 1}, "
-                f"step {self.position.step + 1}: the last good state is {self.folder.path / 'state.pt'}; "
-                "go on from it with --resume and a lower --set lr"
-            )
-        # 3. The gradients. Those of several processes are averaged, but those of the sum are wanted.
-        self.optimizer.zero_grad(set_to_none=True)
-        (losses[0] * distributed.processes()).backward()
+        with self._may_be_dropped():
+            losses = self.step(batch, label_weight, self.config.teacher_weight, self.amp)
+            values: list[float] = distributed.total(losses.detach().clone()).tolist()
+            if not math.isfinite(values[0]):
+                raise TrainingDiverged(
+                    f"the loss became {values[0]} in {self.position.stage} epoch {self.position.epoch + 1}, "
+                    f"step {self.position.step + 1}: the last good state is "
+                    f"{self.folder.path / 'state.pt'}; go on from it with --resume and a lower --set lr"
+                )
+            # 3. The gradients. Those of several processes are averaged, but those of the sum are wanted.
+            self.optimizer.zero_grad(set_to_none=True)
+            (losses[0] * distributed.processes()).backward()
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         # 4. The step.
@@ -442,6 +468,8 @@ class Trainer:
             if parameter.requires_grad:
                 key = name.startswith("model.backbone."), parameter.ndim > 1
                 groups.setdefault(key, []).append(parameter)
+                # Otherwise the backward pass is one call, seconds long, in which Python hears no signal.
+                parameter.register_post_accumulate_grad_hook(_listen)  # type: ignore[no-untyped-call]
         options = [
             {
                 "params": parameters,
@@ -497,6 +525,10 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"].cpu())
         self.folder.drop_metrics_after(self.position)
+
+
+def _listen(parameter: Tensor) -> None:
+    """Do nothing, in Python, which runs the handlers of signals on the way."""
 
 
 def learning_rate(peak: float, warmup: int, step: int, steps: int) -> float:

@@ -30,6 +30,7 @@ def quantize_post_training(model: CenterNet, train: Dataset, symmetric: bool) ->
     symmetric: every zero point is 0.
     """
     files = [sample.path for sample in spread(train.samples, CALIBRATION_IMAGES)]
+    tqdm.write(f"Quantizing the network, with ranges measured on {len(files)} training images")
     network = float_onnx(copy.deepcopy(model).cpu())
     with bars() as progress:
         proto, report = quantize(network, model.spec, readers(files), Options(symmetric=symmetric), progress)

@@ -1,4 +1,4 @@
-"""The folder of one training run: what is saved and logged in it, and how a run stops with it intact.
+"""The folder of one training run: what is saved and logged in it.
 
     config.json            options and classes
     metrics.csv            one line an epoch; the same in tensorboard/
@@ -18,15 +18,10 @@ from __future__ import annotations
 import csv
 import errno
 import io
-import os
-import signal
-import socket
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -165,80 +160,3 @@ class RunFolder:
             if earlier_stage or (stage == now.stage and int(epoch) <= now.epoch):
                 finished.append(row)
         self.write("metrics.csv", header + "".join(finished))
-
-
-class StopRequest:
-    """Ctrl-C and SIGTERM: heeded after the current step, or at once where the work can be done again.
-
-    made: whether one has come.
-    """
-
-    def __init__(self) -> None:
-        """Nothing has been asked."""
-        self.made = False
-        self._at_once = 0  # how many `at_once` blocks are open
-        self._heeded = False  # whether the work was interrupted, so that nobody waits for a step
-
-    @contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Listen for the duration of the block, and answer on the screen.
-
-        A second Ctrl-C does not wait for the step. Under torchrun it does, because that sends a signal of its
-        own to each process after the terminal's.
-        """
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            again = self.made and number == signal.SIGINT and not distributed.launched()
-            self.made = True
-            if again or self._at_once:
-                self._heeded = True
-                raise KeyboardInterrupt
-
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, stop) for number in signals}
-        with self._answers():
-            try:
-                yield
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-
-    @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Raise KeyboardInterrupt for a signal inside the block, and for one that has come before it."""
-        if self.made:
-            raise KeyboardInterrupt
-        self._at_once += 1
-        try:
-            yield
-        finally:
-            self._at_once -= 1
-
-    @contextmanager
-    def _answers(self) -> Iterator[None]:
-        """Say that a signal was heard, also where a step is one long line for Python's own handlers."""
-        reader, writer = socket.socketpair()
-        writer.setblocking(False)
-        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        thread = threading.Thread(target=self._answer, args=(reader,), name="answer-signals", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(before)
-            writer.shutdown(socket.SHUT_RDWR)  # closing would not do: loading workers have it open, too
-            thread.join()
-            writer.close()
-            reader.close()
-
-    def _answer(self, reader: socket.socket) -> None:
-        """In a thread: one line for the first signal of the two that comes while a step is under way."""
-        said = False
-        while numbers := reader.recv(64):
-            asked = any(number in (signal.SIGINT, signal.SIGTERM) for number in numbers)
-            waits = not self._at_once and not self._heeded
-            if asked and not said and waits and distributed.is_first():
-                said = True
-                again = "" if distributed.launched() else "; Ctrl-C again drops it"
-                # Not by tqdm or sys.stderr: the main thread may hold their locks.
-                os.write(2, f"\nStopping after this step{again}.\n".encode())

@@ -215,7 +215,7 @@ def summary(fitted: Fitted | None) -> str:
         return f"Scores stay as they are: fewer than {FEWEST} detections on the validation set are right"
     before, after = fitted.record["before"]["error"], fitted.record["after"]["error"]
     return (
-        f"Scores calibrated: expected error {before:.3f} before, {after:.3f} on photos not fitted to; "
+        f"Scores calibrated: error {before:.3f} before, {after:.3f} after; "
         f"default threshold {fitted.threshold:g}"
     )
 

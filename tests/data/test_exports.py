@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_centernet.data import DataSource, find_parts, read_dataset, use_parts
+from edge_centernet.data import DataSource, find_parts, read_dataset, read_datasets, use_parts
 from edge_centernet.data.archive import cached_folder, unpack
 from edge_centernet.errors import SourceError
 
@@ -287,6 +287,20 @@ def test_an_export_is_read_as_it_comes(
         caplog.clear()
         assert len(read_dataset(path)) == 1
         assert "read its part train" in caplog.text
+
+
+@pytest.mark.parametrize("export", [label_studio_yolo, labelimg_voc, labelme_folder, one_coco_file])
+def test_reading_shows_how_far_it_is_where_it_takes_long(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image: one step, in every format, and none where it is quick."""
+    export(tmp_path)
+    shown: list[tuple[str, int, int]] = []
+    read_datasets([DataSource(tmp_path)], progress=lambda *step: shown.append(step))
+    assert shown == []
+    monkeypatch.setattr("edge_centernet.progress._MOMENT", 0)
+    read_datasets([DataSource(tmp_path)], progress=lambda *step: shown.append(step))
+    assert shown == [("read labels", 1, 1)]
 
 
 def test_the_root_class_of_roboflow_is_left_out_with_a_word(
