@@ -146,6 +146,7 @@ def openvino_core() -> Any:
 def _core_of(process: int) -> Any:
     return OPENVINO.load().Core()
 
+
 _LITERT = Package(
     "ai-edge-litert",
     module="ai_edge_litert",
