@@ -315,8 +315,8 @@ class _Reader:
 
     def interrupt(self) -> None:
         """End a read that hangs, if the camera can do that. For other threads."""
-        if self._video is not None:
-            self._video.interrupt()
+        if (video := self._video) is not None:
+            video.interrupt()
 
     def _run(self) -> None:
         try:
@@ -329,10 +329,14 @@ class _Reader:
                     self.ended = True
             finally:
                 video.close()
+                self._video = None
                 heap.give_back()
             self.error = SourceError(f"{self._name}: it ended")
         except EdgeCenterNetError as known:
-            self.error = known
+            # Without the stack that it came through: it holds this reader and its last image, and they would
+            # stay until the next full garbage collection, minutes later.
+            known.__context__ = known.__cause__ = None
+            self.error = known.with_traceback(None)
         except Exception as surprise:  # of a driver; it must not end the watch over the camera
             self.error = SourceError(f"{self._name}: {type(surprise).__name__}: {surprise}")
         self._nudge.set()
