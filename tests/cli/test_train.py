@@ -186,7 +186,7 @@ main()
         ("edge_centernet.data.base:image_size:3", signal.SIGTERM, None),
         ("edge_centernet.train.dataset:make_targets:3", signal.SIGINT, ("float", 0, 0)),
         ("edge_centernet.train.loop:centernet_loss:6", signal.SIGTERM, ("float", 1, 1)),
-        ("edge_centernet.train.loop:_listen:150", signal.SIGINT, ("float", 0, 1)),
+        ("edge_centernet.train.loop:_listen:150", signal.SIGINT, ("float", 0, 0)),
         ("edge_centernet.train.validate:letterbox:3", signal.SIGINT, ("float", 2, 4)),
         ("edge_centernet.train.validate:letterbox:19", signal.SIGTERM, ("float", 3, 0)),
         ("edge_centernet.calibration.images:read_image:3", signal.SIGINT, ("float", 3, 0)),
