@@ -10,6 +10,7 @@ other C libraries (musl, macOS) both functions do nothing.
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from typing import Any
 
@@ -31,6 +32,7 @@ def give_back() -> bool:
     return trim is not None and bool(trim(ctypes.c_size_t(0)))
 
 
+@functools.cache
 def _function(name: str) -> Any:
     """A function of the C library; None where it has none of this name."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

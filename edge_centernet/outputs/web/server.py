@@ -626,7 +626,10 @@ class _Events(Guarded, WebSocketHandler):
 
     def on_close(self) -> None:
         self.server.viewers -= 1
-        for task in self._tasks:
+        # Forgotten, too: a cancelled task keeps its stack, which holds this handler and an image, and they would
+        # stay until the next full garbage collection.
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
             task.cancel()
 
     async def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -666,7 +669,10 @@ async def _patiently(sending: Awaitable[None]) -> None:
     # Looked at whatever becomes of the one who waits here: what is still being sent when a viewer is given up
     # fails when its connection is closed, and asyncio logs a traceback of failures that nobody looked at.
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-    done, _ = await asyncio.wait({task}, timeout=_SEND_S)
-    if not done:
-        raise StreamClosedError
-    await task
+    try:
+        done, _ = await asyncio.wait({task}, timeout=_SEND_S)
+        if not done:
+            raise StreamClosedError
+        await task
+    finally:
+        del task  # what it raises holds this stack
