@@ -626,7 +626,7 @@ class _Events(Guarded, WebSocketHandler):
 
     def on_close(self) -> None:
         self.server.viewers -= 1
-        # Forgotten, too: a cancelled task keeps its stack, which holds this handler and an image, and they would
+        # Forgotten, too: a cancelled task keeps its stack, which holds this handler and an image: they would
         # stay until the next full garbage collection.
         tasks, self._tasks = self._tasks, []
         for task in tasks:
