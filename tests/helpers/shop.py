@@ -253,7 +253,7 @@ class Film:
 def fill(store: Path, now: float, paths: int = 60, days: int = 0) -> None:
     """Write a store: paths of the last hour, and some days of an entrance and a till, with a night between.
 
-    now: seconds since 1970.
+    now: seconds since 1970; in the middle of the shop's day, so that today is never empty.
     """
     end = round(1000 * now)
     begin = end - max(days * DAY_MS, 3_700_000)
@@ -261,7 +261,7 @@ def fill(store: Path, now: float, paths: int = 60, days: int = 0) -> None:
     chance = random.Random(2)
     events, minutes = [], []
     for minute in range(begin - begin % MINUTE_MS, end, MINUTE_MS):
-        hour = time.localtime(minute / 1000).tm_hour
+        hour = (time.localtime(minute / 1000).tm_hour - time.localtime(now).tm_hour + 14) % 24
         busy = max(0.0, math.sin(math.pi * (hour - 7.5) / 13)) if days else 0.0
         inside = 0
         for _ in range(sum(chance.random() < busy * 0.22 for _ in range(3))):
