@@ -31,7 +31,7 @@ COMMANDS = {
     "verify": ("verify:command", "Compare a model file with its source, layer by layer.", "convert"),
     "eval": ("eval:command", "Evaluate a model on a labelled data set (COCO metrics).", "eval"),
     "import": ("import_:command", "Import and quantize a CenterNet trained elsewhere.", "convert"),
-    "data": ("data:command", "Check a data set before training.", ""),
+    "data": ("data:command", "Check, split or sample data sets.", ""),
     "label": ("label:command", "Label photos automatically with one or more detectors.", "label"),
     "train": ("train:command", "Train a model on your own classes.", "train"),
     "bundle": ("bundle:command", "Pack everything a board needs into one signed file.", ""),

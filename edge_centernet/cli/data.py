@@ -25,7 +25,7 @@ SHOWN = 5  # findings of a kind on the screen; the JSON file has all
 
 @click.group()
 def command() -> None:
-    """Check a data set before training on it, split it, or write one to try.
+    """Check, split or sample data sets.
 
     Example: edge-centernet data check instances_train.json --val instances_val.json
     """
@@ -201,7 +201,7 @@ def sample(folder: Path, seed: int) -> None:
         parts = write_sample(folder, seed, progress)
     count = ", ".join(f"{n} images for {part}" for part, n in parts.items())
     echo(f"Wrote {folder}: {count}; classes {', '.join(CLASSES)}.")
-    echo(f"Train on it: edge-centernet train --data {folder} --epochs 10 --out runs/signs")
+    echo(f"Train on it: edge-centernet train --data {folder} --epochs 10 --out runs/signs --name signs")
 
 
 def _figures(sets: dict[str, dict[str, Any]]) -> list[list[str]]:
