@@ -160,6 +160,7 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+@pytest.mark.slow
 def test_watching_gives_the_error(
     browser: Browser, clip: Path, onnx_model: Path, tmp_path: Path, run: Callable[..., Result]
 ) -> None:

@@ -115,6 +115,7 @@ def test_what_is_added_shares_a_scale(quantized: qdq.Network) -> None:
     assert all(len(shared) == 1 for shared in scales)
 
 
+@pytest.mark.slow
 def test_symmetric_networks_have_no_zero_points(network: qdq.Network, source: Any) -> None:
     """TensorRT accepts no other: every tensor but the image, which engines see as uint8 - 128."""
     options = Options(symmetric=True)
@@ -124,6 +125,7 @@ def test_symmetric_networks_have_no_zero_points(network: qdq.Network, source: An
     assert made.input.quant.zero_point == 0
 
 
+@pytest.mark.slow
 def test_equal_inputs_give_equal_bytes(network: qdq.Network, source: Any) -> None:
     """Two runs, with histograms and bias correction."""
     runs = [quantize(source, network.manifest.model, _pictures(8), Options("mse"))[0] for _ in range(2)]
@@ -168,6 +170,7 @@ def test_an_operation_that_int8_does_not_know_is_named() -> None:
         quantize(model, network.manifest.model, _pictures(2))
 
 
+@pytest.mark.slow
 def test_the_report_says_what_the_ranges_rest_on(network: qdq.Network, source: Any) -> None:
     """24 pictures: every tenth is held out; 22 are few, and a warning says so."""
     report = quantize(source, network.manifest.model, _pictures(24))[1]
@@ -179,6 +182,7 @@ def test_the_report_says_what_the_ranges_rest_on(network: qdq.Network, source: A
     assert report.lines()[0].startswith("22 images, method mse; split halves differ by ")
 
 
+@pytest.mark.slow
 def test_images_of_another_kind_are_noticed(network: qdq.Network, source: Any) -> None:
     """Ranges from nearly black pictures clip what colourful ones bring."""
     dark = [lambda p=p: p // 16 for p in qdq_factory.photos(36, 96, 128)]

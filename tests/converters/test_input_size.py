@@ -150,6 +150,7 @@ def test_a_wide_network_is_trained_and_finds_the_same_in_every_file(
     assert total > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [WIDE, InputSize(96, 128), InputSize(128, 128)])
 def test_an_interchange_file_and_its_checkpoint_change_size_alike(
     checkpoints: dict[str, Path], size: InputSize, tmp_path: Path
@@ -216,6 +217,7 @@ def test_what_fits_one_size_only_is_refused(mobilenet_file: Path, tmp_path: Path
         open_network(tmp_path / "fixed.onnx", size=WIDE)
 
 
+@pytest.mark.slow
 def test_a_float_network_is_measured_at_its_new_size(
     checkpoints: dict[str, Path], drawn: Path, tmp_path: Path
 ) -> None:
@@ -260,6 +262,7 @@ def test_a_shipped_model_changes_size_and_name(wide: Path) -> None:
         runtime.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "against", [(), ("--against", "centernet-nano-256", "--float", "centernet-nano-256")]
 )

@@ -49,6 +49,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"float": folder / "float.safetensors", "qat": folder / "qat.safetensors"}
 
 
+@pytest.mark.slow
 def test_a_float_checkpoint_is_quantized_on_the_users_images(
     checkpoints: dict[str, Path], photos: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_folder_without_images_is_refused(checkpoints: dict[str, Path], tmp_pa
         open_network(checkpoints["float"], Calibration(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_float_onnx_of_ours_can_be_quantized_again(
     mobilenet_file: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +111,7 @@ def test_a_float_onnx_of_ours_can_be_quantized_again(
     assert {op.y.quant.zero_point for op in symmetric.ops} == {0}
 
 
+@pytest.mark.slow
 def test_float_files_need_no_images(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """`convert --fp32` of a float checkpoint: what was trained, in every engine."""
     network, _, _ = open_network(checkpoints["float"], fp32=True)

@@ -296,6 +296,7 @@ def test_a_simulated_fleet_is_summed_up_whole(tmp_path: Path) -> None:
     assert json.loads(as_json(summary))["waits"]["till"]["visits"] == 6 * 247
 
 
+@pytest.mark.slow
 def test_the_commands(stores: list[Path], tmp_path: Path) -> None:
     """Export, pack and report, as README's readers type it."""
     run, folder = CliRunner(), tmp_path / "stores"

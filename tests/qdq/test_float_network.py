@@ -62,6 +62,7 @@ def test_all_layers_in_float_leave_the_rounding_of_the_heads(quantized: qdq.Netw
     assert _error(mixed, source) < min(0.3, _error(quantized, source))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["stem", "middle", "heads"])
 def test_engines_agree_on_a_network_with_float_layers(
     quantized: qdq.Network, tmp_path: Path, monkeypatch: Any, part: str

@@ -226,6 +226,7 @@ def test_time_must_be_finite() -> None:
         Tracker(THRESHOLD).update(detections(), float("nan"))
 
 
+@pytest.mark.slow
 def test_ids_are_never_used_twice_and_memory_is_bounded() -> None:
     """3,000 frames of noise: every id is new, and what is kept does not grow."""
     rng = np.random.default_rng(1)

@@ -42,6 +42,7 @@ def data(tmp_path: Path) -> Dataset:
     return Dataset(("thing",), tuple(samples))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_state(
     data: Dataset, tmp_path: Path
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_state(
     assert (tmp_path / "state.pt").read_bytes() == saved
 
 
+@pytest.mark.slow
 def test_a_teacher_s_part_of_the_loss_is_learned_and_logged(data: Dataset, tmp_path: Path) -> None:
     """The total is the labels' losses and three times the teacher's, who says 0.5 in every cell."""
     network = CenterNet(ModelSpec("teacher", "1", 64, 64, ("thing",)), TINY.architecture())
@@ -78,6 +80,7 @@ def test_a_teacher_s_part_of_the_loss_is_learned_and_logged(data: Dataset, tmp_p
     assert row["loss"] == pytest.approx(labels + 3 * row["teacher"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_int8_learns_from_the_float_network_after_resuming_too(data: Dataset, tmp_path: Path) -> None:
     """The teacher answers as float.safetensors does; without that file the run cannot go on."""
     config = replace(TINY, epochs=1, qat_epochs=1)
