@@ -79,7 +79,7 @@ def test_the_requirements_of_a_bundle_are_its_wheels(bundle: Path) -> None:
     wheels = {name: data for name, data in files.items() if name.startswith("wheels/")}
     hashes = {hashlib.sha256(data).hexdigest() for data in wheels.values()}
     assert {line.rpartition("sha256:")[2] for line in lines} == hashes
-    assert len(lines) == len(wheels) == 15
+    assert len(lines) == len(wheels) == 16
     assert [line for line in lines if line.startswith("edge-centernet==")]
 
 
