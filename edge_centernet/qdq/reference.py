@@ -163,13 +163,18 @@ def table(reports: dict[str, Report]) -> str:
         errors = [report.heads[role] for role in HEADS]
         cells = " ".join(f"{f'{e.mean:.3f} / {e.max:.1f}':>14}" for e in errors)
         share = (
-            f"{report.agreement:.1%} ({report.matched} of {report.found})" if report.found else "none found"
+            f"{report.agreement:.1%} ({report.matched} of {report.found})" if report.found else "-"
         )
         lines.append(f"{target:10} {cells}  {share}")
     count = next(iter(reports.values())).images if reports else 0
-    return "\n".join(
-        [*lines, f"Difference from the source network in output steps, mean / max over {count} images."]
-    )
+    lines.append(f"Difference from the source network in output steps, mean / max over {count} images.")
+    if reports and not any(report.found for report in reports.values()):
+        # Of a network for other classes nothing is found on our photos, which is no fault of it.
+        lines.append(
+            "The network finds nothing in these images: its outputs were compared, detections could not be. "
+            "With images of your own classes: edge-centernet verify --images FOLDER."
+        )
+    return "\n".join(lines)
 
 
 def plain_session(model: Any) -> Any:
