@@ -162,9 +162,7 @@ def table(reports: dict[str, Report]) -> str:
     for target, report in reports.items():
         errors = [report.heads[role] for role in HEADS]
         cells = " ".join(f"{f'{e.mean:.3f} / {e.max:.1f}':>14}" for e in errors)
-        share = (
-            f"{report.agreement:.1%} ({report.matched} of {report.found})" if report.found else "-"
-        )
+        share = f"{report.agreement:.1%} ({report.matched} of {report.found})" if report.found else "-"
         lines.append(f"{target:10} {cells}  {share}")
     count = next(iter(reports.values())).images if reports else 0
     lines.append(f"Difference from the source network in output steps, mean / max over {count} images.")
