@@ -152,14 +152,10 @@ def _make(reference: Reference, target: str, path: Path, progress: Say) -> Artif
         if not to_tensorrt.is_symmetric(reference.network):
             changed = reference.of(to_tensorrt.symmetric(reference.network))
             found, matched = reference.agreement_with(changed)
-            share = (
-                f"with wider steps {matched} of {found} detections agree with the source"
-                if found
-                else ("with wider steps it may find less")
-            )
+            share = f"{matched} of {found} detections agree with the source" if found else "it may find less"
             progress(
-                f"TensorRT supports zero point 0 only: {share}; calibrate or train with --symmetric where that "
-                "is too few"
+                f"TensorRT supports zero point 0 only: with wider steps {share}; calibrate or train with "
+                "--symmetric where that is too few"
             )
             reference = changed
     module, function = CONVERTERS[target].split(":")
