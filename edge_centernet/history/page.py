@@ -255,23 +255,14 @@ def _dwell(report: Report) -> list[str]:
         numbers, _ = np.histogram(durations.seconds, edges, weights=durations.visits)
         last = max(i for i, number in enumerate(numbers) if number) + 1
         names = (
-            "5 s",
-            "10 s",
-            "20 s",
-            "30 s",
-            "1 min",
-            "2 min",
-            "5 min",
-            "10 min",
-            "30 min",
-            "1 h",
-            "longer",
+            *("0–5 s", "5–10 s", "10–20 s", "20–30 s", "30–60 s", "1–2 min", "2–5 min", "5–10 min"),
+            *("10–30 min", "30–60 min", "over 1 h"),
         )
         rows = "".join(
-            f"<tr><td>{'up to ' if i < 10 else ''}{name}</td><td>{number}</td>"
+            f"<tr><td>{name}</td><td>{number}</td>"
             f'<td class="share"><svg viewBox="0 0 100 6" preserveAspectRatio="none">'
             f'<rect class="bar" width="{100 * number / numbers.max():.1f}" height="6"/></svg></td></tr>'
-            for i, (name, number) in enumerate(zip(names[:last], numbers[:last], strict=True))
+            for name, number in zip(names[:last], numbers[:last], strict=True)
         )
         found += [
             f"<h2>{escape(place)}: how long {what} last</h2>",

@@ -415,13 +415,13 @@ function roomRow(room) {
       const label = doors.children[i] || doors.appendChild(make("label", {}, make("span"), make("select")));
       put(label.firstChild, `${line.name} `);
       const field = label.lastChild;
-      select(field, [[0, "is no door of it"], [1, "“in” leads into it"], [-1, "“in” leads out of it"]], room.doors.get(line) || 0);
+      select(field, [[0, "not a door of this room"], [1, "“in” leads into it"], [-1, "“in” leads out of it"]], room.doors.get(line) || 0);
       field.onchange = () => {
         if (Number(field.value)) room.doors.set(line, Number(field.value)); else room.doors.delete(line);
         changed();
       };
     });
-    select(empty, [[0, "– no zone shows all of it –"], ...zones.map((zone, i) => [i + 1, zone.name])], zones.indexOf(room.empty) + 1);
+    select(empty, [[0, "– no zone covers the whole room –"], ...zones.map((zone, i) => [i + 1, zone.name])], zones.indexOf(room.empty) + 1);
   };
   return row;
 }
@@ -445,7 +445,7 @@ async function tryOut() {
     for (const kind of ["line", "zone"]) {
       counted.filter(one => one.kind === kind).forEach((shape, i) => tried.set(shape, answer[kind][i]));
     }
-    put($("tried"), answer.paths ? `Tried on ${answer.paths} path${answer.paths === 1 ? "" : "s"} of the last ${answer.minutes} minutes.` : "Nobody walked here in the last hour, so there is nothing to try this on.");
+    put($("tried"), answer.paths ? `Computed from ${answer.paths} path${answer.paths === 1 ? "" : "s"} of the last ${answer.minutes} minutes.` : "Nobody walked here in the last hour, so there is nothing to compute this from.");
     $("tried").classList.remove("bad");
   } catch (error) {
     if (mine !== attempt) return;

@@ -247,7 +247,7 @@ function tick() {
   $("now").classList.toggle("old", Boolean(problem));
   $("age").hidden = age === null;
   $("age").classList.toggle("old", old);
-  if (age !== null) put($("age"), old ? `picture is ${seconds(age)} old` : seconds(age));
+  if (age !== null) put($("age"), old ? `picture is ${seconds(age)} old` : `${seconds(age)} old`);
 }
 
 // ---- buttons
