@@ -54,6 +54,7 @@ SECTIONS = {
 _EXTRAS = {
     "paho": "live",
     "prometheus_client": "live",
+    "tomlkit": "live",
     "tornado": "live",
     "duckdb": "fleet",
     "onnx": "convert",

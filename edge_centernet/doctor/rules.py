@@ -343,7 +343,7 @@ def live_extra(facts: Facts) -> Iterator[Finding]:
             "ok",
             "MQTT, metrics and the web page are not installed",
             '--mqtt and --serve need the extra "live"; detection itself does not.',
-            pip(facts.machine, "paho-mqtt>=2", "prometheus-client", "tornado"),
+            pip(facts.machine, "paho-mqtt>=2", "prometheus-client", "tomlkit", "tornado"),
         )
 
 

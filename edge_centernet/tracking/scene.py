@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.classes import did_you_mean
 from edge_centernet.detections import Detections
 from edge_centernet.detector import class_ids
 from edge_centernet.draw import blur
@@ -81,14 +82,15 @@ class Counter:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"lines, zones and rooms: expected different names, got {twice[0]!r} twice")
         for room in rooms:
-            for name, known in [
-                *((name, {line.name for line in lines}) for name, _ in room.lines),
-                *([(room.zone, {zone.name for zone in zones})] if room.zone else []),
+            for what, name, known in [
+                *(("line", name, sorted(line.name for line in lines)) for name, _ in room.lines),
+                *([("zone", room.zone, sorted(zone.name for zone in zones))] if room.zone else []),
             ]:
                 if name not in known:
+                    there = f"the {what}s are {', '.join(known)}" if known else f"there are no {what}s"
                     raise ConfigError(
-                        f"room {room.name!r}: expected one of {', '.join(sorted(known)) or 'no'} lines and "
-                        f"zones, got {name!r}; name lines and zones as in door=X1,Y1,X2,Y2"
+                        f"room {room.name!r}: expected the name of a {what}, got {name!r}; {there}"
+                        f"{did_you_mean(name, known)}"
                     )
         self._prefix = f"{camera}: " if camera else ""  # of lines in the log
         self._lines = [LineCounter(line) for line in lines]

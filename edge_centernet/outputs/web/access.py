@@ -165,7 +165,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
             opened.close()
         reason = "this computer does not have that address; expected one of its own, 127.0.0.1 or 0.0.0.0"
         if error.errno == errno.EADDRINUSE:
-            reason = "the port is in use; choose another one, or stop the program that has it"
+            reason = "the port is in use; choose another one (--serve 8081), or stop the program that has it"
         elif error.errno in (errno.EACCES, errno.EPERM):
             reason = "not permitted; choose a port from 1024 up"
         raise ConfigError(f"cannot serve on {_with_port(host, port)}: {reason}") from None
