@@ -290,9 +290,7 @@ def test_a_room_follows_its_lines_and_survives_a_restart() -> None:
 @pytest.mark.parametrize("text", ["shop=gate", "shop=door;empty=garden", "door=door"])
 def test_a_room_of_what_is_not_there_is_refused(text: str) -> None:
     """A line or zone that is none, and the name of a line for the room itself."""
-    with pytest.raises(
-        ConfigError, match=r"the lines are .*door|the zones are yard|different names, got 'd"
-    ):
+    with pytest.raises(ConfigError, match=r"the lines are .*door|the zones are yard|different names, got 'd"):
         Counter([UP], [YARD], rooms=[parse_room(text)])
 
 
