@@ -89,7 +89,9 @@ def as_fragment(report: Report) -> str:
     """The totals and the charts over time alone, for another page: without a style, and with headings h3."""
     charts = "".join([_tiles(report), *_counts(report), *_occupancy(report), *_dwell(report)])
     defs = f'<svg width="0" height="0" aria-hidden="true" class="defs"><defs>{_HATCH}</defs></svg>'
-    return defs + charts.replace("<h2>", "<h3>").replace("</h2>", "</h3>")
+    # Counts that are shown beside it may be newer: two numbers for one line are of two times.
+    until = f'<p class="small">counted up to {report.ended:%Y-%m-%d %H:%M:%S}</p>'
+    return defs + until + charts.replace("<h2>", "<h3>").replace("</h2>", "</h3>")
 
 
 def _last_day(report: Report) -> str:

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from edge_centernet.cli import cli
 from edge_centernet.errors import ConfigError
-from edge_centernet.history.page import as_html
+from edge_centernet.history.page import as_fragment, as_html
 from edge_centernet.history.report import Report, as_csv, as_json, as_text, dwell_figures
 from edge_centernet.history.store import Store, StoredEvent, StoredMinute, StoredPath, open_store
 from edge_centernet.history.summary import find_zone, summarize
@@ -204,6 +204,19 @@ def test_the_page_needs_nothing_else(whole: Report) -> None:
     assert page.count('class="gap"') == 3 * 25
     assert f"<b>{total(whole, 'crossed', 'door', 'in')}</b><span>door: in</span>" in page
     assert len(page) < 1_500_000
+
+
+def test_the_live_page_s_charts_tell_until_when_they_count(tmp_path: Path) -> None:
+    """Until the store's last sign of life: what happened since is left out, and said to be."""
+    store = Store(tmp_path / "a.db", "a", at("2026-10-20T09:00:00"), "Europe/Berlin")
+    events = [
+        StoredEvent(at(f"2026-10-20T09:00:{s}"), "crossed", "door", "in", "person", 1) for s in (10, 31)
+    ]
+    store.add(at("2026-10-20T09:00:30"), events)
+    charts = as_fragment(summarize(tmp_path / "a.db"))
+    store.close()
+    assert "counted up to 2026-10-20 09:00:30" in charts
+    assert "<b>1</b><span>door: in</span>" in charts
 
 
 def test_the_command_writes_what_it_is_asked_for(shop: Path, tmp_path: Path) -> None:

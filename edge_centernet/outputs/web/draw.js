@@ -120,7 +120,10 @@ function draw() {
     root.append(svg("g", { class: "paths" }, ...paths.map(path => svg("polyline", { points: text(path) }))));
   }
   const order = [...shapes].sort((a, b) => (b.kind === "zone") - (a.kind === "zone"));  // lines above zones
-  const taken = [];
+  const taken = order.filter(shape => shape.kind === "line").map(shape => {
+    const [x, y] = wordOf(shape, w, h);
+    return { left: x - 10, top: y - 15, long: 20 };
+  });
   root.append(...order.map(shape => drawn(shape, w, h)), ...order.map(shape => label(shape, w, h, taken)));
   // Handles above all else, or a name would lie on one.
   if (editing) root.append(...order.map(handles));
@@ -153,18 +156,30 @@ function handles(shape) {
 }
 
 // From the middle of a line to its "in" side: the right-hand one for who looks from its first point to its second.
-function arrow(shape, w, h) {
+// Where that begins and ends, and its direction, all in px.
+function wayIn(shape, w, h) {
   const [[x1, y1], [x2, y2]] = shape.points.map(pixel);
   const long = Math.hypot(x2 - x1, y2 - y1) || 1, reach = Math.max(26, 0.055 * Math.max(w, h));
   const [x, y] = [(x1 + x2) / 2, (y1 + y2) / 2], [dx, dy] = [-(y2 - y1) / long, (x2 - x1) / long];
-  const tip = [x + dx * reach, y + dy * reach], wing = 9;
+  return { middle: [x, y], tip: [x + dx * reach, y + dy * reach], way: [dx, dy] };
+}
+
+// The middle of the foot of the word at its tip.
+function wordOf(shape, w, h) {
+  const { tip, way } = wayIn(shape, w, h);
+  return [tip[0] + way[0] * 14, tip[1] + way[1] * 14 + 4];
+}
+
+function arrow(shape, w, h) {
+  const { middle: [x, y], tip, way: [dx, dy] } = wayIn(shape, w, h), wing = 9;
   const path = `M${x} ${y}L${tip[0]} ${tip[1]}M${tip[0] - wing * (dx + dy)} ${tip[1] - wing * (dy - dx)}L${tip[0]} ${tip[1]}` +
     `L${tip[0] - wing * (dx - dy)} ${tip[1] - wing * (dy + dx)}`;
-  const word = svg("text", { x: tip[0] + dx * 14, y: tip[1] + dy * 14 + 4, "text-anchor": "middle", class: "in" }, "in");
+  const [centre, foot] = wordOf(shape, w, h);
+  const word = svg("text", { x: centre, y: foot, "text-anchor": "middle", class: "in" }, "in");
   return svg("g", { class: "arrow" }, svg("path", { class: "shadow", d: path }), svg("path", { class: "edge", d: path }), word);
 }
 
-// The name, and what is counted now, at the upper end or corner. taken: where other names are; it gets one more.
+// The name, and what is counted now, at the upper end or corner. taken: where other words are; it gets one more.
 function label(shape, w, h, taken) {
   const counted = ((state && state[`${shape.kind}s`]) || []).find(one => one.name === shape.was && shape.was !== undefined);
   let words = shape.name;
@@ -172,9 +187,11 @@ function label(shape, w, h, taken) {
   const [x, y] = pixel(shape.points.reduce((a, b) => (b[1] < a[1] ? b : a)));
   const long = 7.2 * words.length + 14;  // about; letters differ
   const left = Math.min(Math.max(4, x + 10), Math.max(4, w - long - 4)), lowest = Math.max(4, h - 26);
-  let top = Math.min(Math.max(4, y - 11), lowest);
-  const meets = one => left < one.left + one.long + 4 && one.left < left + long + 4 && Math.abs(one.top - top) < 25;
-  for (let tries = 0; tries < 6 && taken.some(meets); tries += 1) top = top + 25 > lowest ? 4 : top + 25;
+  const wanted = Math.min(Math.max(4, y - 11), lowest);
+  const free = top => !taken.some(one => left < one.left + one.long + 4 && one.left < left + long + 4 && Math.abs(one.top - top) < 25);
+  // The nearest free place below or above; where there is none, over another word.
+  const near = [0, 25, -25, 50, -50, 75, -75].map(step => wanted + step).filter(top => top >= 4 && top <= lowest);
+  const top = near.find(free) ?? wanted;
   taken.push({ left, top, long });
   return svg("g", { class: "label" }, svg("rect", { x: left, y: top, width: long, height: 22, rx: 5 }),
     svg("text", { x: left + 7, y: top + 15.5, textLength: long - 14, lengthAdjust: "spacingAndGlyphs" }, words));

@@ -73,6 +73,14 @@ _FILES = {
     "past.js": ("text/javascript; charset=utf-8", False),
 }
 _HTML = "text/html; charset=utf-8"
+# What is wrong with a request whose sender may look; who may not is told the status alone.
+_WRONG = {
+    404: "there is nothing at this address",
+    405: "expected another method for this address, GET or POST",
+    411: "expected the header Content-Length: the number of bytes that are sent",
+    413: "expected fewer bytes",
+    415: "expected the header Content-Type: application/json, and JSON",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -388,13 +396,15 @@ class Guarded(RequestHandler):
         connections.trust(self.stream, trust)
 
     def refuse(self, status: int) -> None:
-        """Answer with the status alone."""
+        """Answer with the status, and in a few words what was expected."""
         self.set_status(status)
-        self.finish(f"{status}\n")
+        self.write_error(status)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        """Answer with the status alone, whatever went wrong."""
-        self.finish(f"{status_code}\n")
+        """Answer with one line, whatever went wrong."""
+        self.finish(
+            f"{status_code}: {_WRONG[status_code]}\n" if status_code in _WRONG else f"{status_code}\n"
+        )
 
     def log_exception(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Faults of ours only, and never the query, which may hold the token."""

@@ -86,6 +86,23 @@ def test_the_picture_moves_and_fits_a_phone(browser: Browser, server: OneCamera)
         assert not browser.run("return document.querySelector('#picture').matches('.old')")
 
 
+@pytest.mark.parametrize("line", ["0.5,0.55,0.5,0.45", "0.275,1,0.375,0.643"])
+def test_a_name_leaves_the_word_of_the_arrow_free(browser: Browser, line: str) -> None:
+    """On a phone, where both are near to each other."""
+    with shop.open_shop(SceneOptions(lines=(parse_line(f"door={line}"),))) as server:
+        browser.open(server.url)
+        assert soon(lambda: browser.run("return document.querySelectorAll('#shapes .label').length")) == 1
+        sides = """
+            return ["#shapes .label rect", "#shapes text.in"].map(one => {
+                const { left, right, top, bottom } = document.querySelector(one).getBoundingClientRect();
+                return [left, right, top, bottom];
+            });
+        """
+        name, word = browser.run(sides)
+        assert name[0] >= word[1] or name[1] <= word[0] or name[2] >= word[3] or name[3] <= word[2]
+        assert abs(name[2] - word[2]) < 60  # and stays with its line
+
+
 def test_long_names_fit_a_phone(browser: Browser, server: OneCamera) -> None:
     """Names come from users: they may be long, and are text, whatever they hold."""
     name = "<img src=x onerror=document.title='taken'> " + "a" * 80

@@ -124,6 +124,14 @@ def test_a_page_of_another_site_changes_nothing(server: WebServer) -> None:
     assert send(server, "/scene.json", body, {**owner, "Origin": own})[0] == 200
 
 
+def test_what_is_no_json_is_told_what_was_expected(server: WebServer) -> None:
+    """Whoever forgot the header, as curl does, reads which."""
+    assert send(server, "/reset.json", {}, {**bearer(server), "Content-Type": "text/plain"}) == (
+        415,
+        "415: expected the header Content-Type: application/json, and JSON\n",
+    )
+
+
 def test_wrong_tokens_for_a_change_are_limited_like_others(server: WebServer) -> None:
     """After ten different ones the right one is not looked at either, for a minute."""
     for number in range(10):

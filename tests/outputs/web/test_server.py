@@ -329,12 +329,17 @@ def test_the_page_needs_nothing_from_elsewhere(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("POST", "/", 405), ("PUT", "/x", 405), ("GET", "/../x", 404)]
+    ("method", "path", "status", "said"),
+    [
+        ("POST", "/", 405, "expected another method for this address, GET or POST"),
+        ("PUT", "/x", 405, "expected another method for this address, GET or POST"),
+        ("GET", "/../x", 404, "there is nothing at this address"),
+    ],
 )
-def test_other_requests_are_refused(start: Start, method: str, path: str, status: int) -> None:
-    """One line, no explanation."""
+def test_other_requests_are_refused(start: Start, method: str, path: str, status: int, said: str) -> None:
+    """One line that says what is wrong."""
     answer = get(start(), path, method=method)
-    assert (answer.status, answer.body) == (status, f"{status}\n".encode())
+    assert (answer.status, answer.body) == (status, f"{status}: {said}\n".encode())
 
 
 def test_no_log_holds_the_token(start: Start, caplog: pytest.LogCaptureFixture) -> None:
