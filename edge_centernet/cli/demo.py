@@ -50,7 +50,7 @@ def command(port: int, browser: bool, **model: Any) -> None:
     Example: edge-centernet demo
     """  # noqa: D301 (click keeps the line below a real backspace as it is)
     arguments = ["--source", str(CLIP), "--pace", "real", "--loop", "--classes", "person", *SCENE]
-    echo(f"As by: edge-centernet detect {shlex.join(arguments)} --serve PORT", err=True)
+    echo(f"The same as: edge-centernet detect {shlex.join(arguments)} --serve PORT", err=True)
     with tempfile.TemporaryDirectory(prefix="edge-centernet-demo-") as folder:
         arguments += ["--serve", f"127.0.0.1:{port}", "--name", "Demo", "--format", "none"]
         arguments += ["--store", str(Path(folder) / "demo.db")]

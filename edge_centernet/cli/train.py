@@ -176,9 +176,9 @@ def command(
 
     Example: edge-centernet train --data train.json --val val.json --out runs/mine
     """
-    from edge_centernet.train.stop import StopRequest
+    from edge_centernet.train.stop import StopRequest, launched_rank
 
-    if processes > 1 and "RANK" not in os.environ:  # which torchrun sets
+    if processes > 1 and launched_rank() is None:
         _require_torch()
         raise SystemExit(_launch(processes))
     stop = StopRequest()
@@ -208,11 +208,13 @@ def command(
 
 def _end_stopped(out: Path) -> NoReturn:
     """Say how to go on after a stop, and end the process."""
+    from edge_centernet.train.stop import launched_rank
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_IGN)  # it is ending
     for worker in multiprocessing.active_children():  # which would look for its end every five seconds
         worker.kill()
-    if os.environ.get("RANK", "0") == "0":
+    if not launched_rank():  # the first of several, or the only process
         saved = (out / "state.pt").is_file()
         echo(
             "Stopped; everything up to here is saved. To go on, repeat the command with --resume."

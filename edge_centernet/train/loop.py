@@ -11,7 +11,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -342,22 +342,22 @@ class Trainer:
             yield batch
 
     @contextmanager
-    def _may_be_dropped(self) -> Iterator[None]:
+    def _may_be_dropped(self, changing: Iterable[Tensor] = ()) -> Iterator[None]:
         """A part of a step: a stop ends it at once, and the state is saved as if the step had not begun.
 
+        changing: the tensors that this part changes; they are put back.
         Several processes are not stopped here: they stop together, after the step.
         """
         if distributed.processes() > 1:
             yield
             return
-        # All that changes before the optimizer's step: the statistics of BatchNorm and the ranges.
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        kept = [(tensor, tensor.clone()) for tensor in changing]
         try:
             with self._stop.at_once():
                 yield
         except KeyboardInterrupt:
-            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
+            for tensor, before in kept:
+                tensor.copy_(before)
             self.save()
             raise
 
@@ -373,7 +373,8 @@ class Trainer:
             group["lr"] = lr * group["factor"]
         # 2. The losses. One that is not a number ends the run before it reaches weights or saved state.
         label_weight = self.config.qat_labels if qat else 1.0
-        with self._may_be_dropped():
+        # All that changes before the optimizer's step: the statistics of BatchNorm and the ranges.
+        with self._may_be_dropped(self.model.buffers()):
             losses = self.step(batch, label_weight, self.config.teacher_weight, self.amp)
             values: list[float] = distributed.total(losses.detach().clone()).tolist()
             if not math.isfinite(values[0]):

@@ -14,6 +14,12 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+def launched_rank() -> int | None:
+    """This process's number where torchrun started it, as one of several; None otherwise."""
+    rank = os.environ.get("RANK")
+    return None if rank is None else int(rank)
+
+
 class StopRequest:
     """Ctrl-C and SIGTERM: heeded at once where the work can be done again, elsewhere when that is reached.
 
@@ -90,8 +96,8 @@ class StopRequest:
 
     def _answer(self, reader: socket.socket) -> None:
         """In a thread: one line for the first signal of the two."""
-        rank = os.environ.get("RANK")  # where torchrun started this process, one of several
-        said = rank not in (None, "0")
+        rank = launched_rank()
+        said = bool(rank)  # by the first process
         while numbers := reader.recv(64):
             if not said and any(number in (signal.SIGINT, signal.SIGTERM) for number in numbers):
                 said = True
