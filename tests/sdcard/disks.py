@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 MIB = 1 << 20
@@ -69,6 +70,15 @@ def need_root() -> None:
         pytest.skip("loop devices need root and a kernel that has them")
 
 
+def first_difference(found: bytes, expected: bytes) -> int | None:
+    """The first byte that differs, None for none: pytest would print two whole cards instead."""
+    if found == expected:
+        return None
+    both = min(len(found), len(expected))
+    differs = np.flatnonzero(np.frombuffer(found, "u1", both) != np.frombuffer(expected, "u1", both))
+    return int(differs[0]) if len(differs) else both
+
+
 @contextmanager
 def loop(file: Path, *options: str) -> Iterator[Path]:
     """A loop device that shows `file`."""
@@ -93,6 +103,20 @@ def mounted(what: Path | str, where: Path, *options: str) -> Iterator[Path]:
         yield where
     finally:
         subprocess.run(["umount", where], check=True)
+
+
+@contextmanager
+def file_system(device: Path, where: Path, content: Path | None = None) -> Iterator[Path]:
+    """A new ext4 on `device` with what is in the folder `content`, mounted for reading.
+
+    One that is mounted for writing is written to by the kernel alone, within seconds, while a test compares
+    the device's bytes.
+    """
+    need_root()
+    filled = ["-d", content] if content else []
+    subprocess.run(["mkfs.ext4", "-q", "-F", *filled, device], check=True)
+    with mounted(device, where, "-o", "ro"):
+        yield where
 
 
 def card(folder: Path, size: int = 32 * MIB) -> Path:

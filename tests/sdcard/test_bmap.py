@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from disks import MIB, SIZE, bmaptool_map, disk_image
+from disks import MIB, SIZE, bmaptool_map, disk_image, first_difference
 
 from edge_centernet.errors import DiskImageError
 from edge_centernet.sdcard import bmap
@@ -38,7 +38,7 @@ def test_bmaptool_copies_by_our_map(tmp_path: Path) -> None:
     (tmp_path / "disk.img.bmap").write_text(bmap.to_xml(made))
     assert bmap.read(tmp_path / "disk.img.bmap") == made
     subprocess.run(["bmaptool", "copy", image, tmp_path / "copy.img"], check=True, capture_output=True)
-    assert (tmp_path / "copy.img").read_bytes() == image.read_bytes()
+    assert first_difference((tmp_path / "copy.img").read_bytes(), image.read_bytes()) is None
 
 
 def test_zeros_that_are_in_use_are_mapped(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
-from disks import MIB, partition_table
+from disks import MIB, first_difference, partition_table
 from sshd import new_key
 from support import Result
 
@@ -170,7 +170,7 @@ def test_command_makes_a_whole_image(base: Path, pi4: Path, signers: Path, tmp_p
     names = [f"{name}.img.bmap", f"{name}.img.xz", f"{name}.img.xz.sha256", f"{name}.json"]
     assert sorted(os.listdir(tmp_path / "out")) == names
     image, fat, root = unpacked([tmp_path / "out" / f"{name}.img.xz"], tmp_path)
-    assert fat.read(f"{FOLDER}/bundle.tar") == pi4.read_bytes()
+    assert first_difference(fat.read(f"{FOLDER}/bundle.tar"), pi4.read_bytes()) is None
     assert fat.read(f"{FOLDER}/agent.py") == Path(agent.__file__).read_bytes()
     assert fat.read(f"{FOLDER}/signers") == signers.read_bytes()
     assert fat.read(f"{FOLDER}/camera.toml") == (tmp_path / "camera.toml").read_bytes()
@@ -220,7 +220,7 @@ def test_bmaptool_and_our_flash_take_it(
     flashed = run("flash", made[0], tmp_path / "ours.img")
     assert flashed.code == 0, flashed.err
     assert "by edge-centernet-pi4.img.bmap" in flashed.out
-    assert (tmp_path / "ours.img").read_bytes() == content
+    assert first_difference((tmp_path / "ours.img").read_bytes(), content) is None
     if shutil.which("bmaptool") is None:
         pytest.skip("no bmaptool: apt install bmap-tools")
     done = subprocess.run(
@@ -228,7 +228,7 @@ def test_bmaptool_and_our_flash_take_it(
     )
     assert done.returncode == 0, done.stderr
     assert "edge-centernet-pi4.img.bmap" in done.stderr + done.stdout
-    assert (tmp_path / "copy.img").read_bytes() == content
+    assert first_difference((tmp_path / "copy.img").read_bytes(), content) is None
 
 
 def test_what_the_map_leaves_out_is_free(base: Path, pi4: Path, signers: Path, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_what_the_map_leaves_out_is_free(base: Path, pi4: Path, signers: Path, t
     fat = tmp_path / "fat.img"
     fat.write_bytes(card[boot.start : boot.start + boot.size])
     subprocess.run(["fsck.vfat", "-n", fat], check=True, capture_output=True)
-    assert Fat(image, boot.start, 0).read(f"{FOLDER}/bundle.tar") == pi4.read_bytes()
+    assert first_difference(Fat(image, boot.start, 0).read(f"{FOLDER}/bundle.tar"), pi4.read_bytes()) is None
 
 
 def test_equal_inputs_give_equal_bytes(base: Path, pi4: Path, signers: Path, tmp_path: Path) -> None:
@@ -257,7 +257,8 @@ def test_equal_inputs_give_equal_bytes(base: Path, pi4: Path, signers: Path, tmp
     time_passes = tmp_path / "b" / "deeper"
     subprocess.run([sys.executable, "-c", "import time; time.sleep(2.1)"], check=True)  # FAT counts in 2 s
     second = make_image(order(base, pi4, signers, settings=settings), time_passes)
-    assert [path.read_bytes() for path in first[:3]] == [path.read_bytes() for path in second[:3]]
+    for one, other in zip(first[:3], second[:3], strict=True):
+        assert first_difference(one.read_bytes(), other.read_bytes()) is None, one.name
 
 
 def test_fat_partition_grows_for_a_large_bundle(key: Path, signers: Path, tmp_path: Path) -> None:
@@ -269,7 +270,7 @@ def test_fat_partition_grows_for_a_large_bundle(key: Path, signers: Path, tmp_pa
     assert [text[:27] for text in said] == ["The FAT partition grows by "]
     image, fat, root = unpacked(made, tmp_path)
     assert (fat.label, fat.serial) == ("bootfs", "cafe1234")
-    assert fat.read(f"{FOLDER}/bundle.tar") == large.read_bytes()
+    assert first_difference(fat.read(f"{FOLDER}/bundle.tar"), large.read_bytes()) is None
     assert fat.read("overlays/A long name, with Capitals.dtbo") == b"overlay" * 3000
     assert root.read("/etc/hostname") == b"raspberrypi\n"
     root.check()
@@ -287,7 +288,7 @@ def test_growing_leaves_the_root_file_system_as_it_is(tmp_path: Path) -> None:
     grow_fat(base, 8 * MIB, EPOCH)
     _, after = diskimage.partitions_of(base)
     assert after.start == before.start + 8 * MIB
-    assert base.read_bytes()[after.start :] == content[before.start :]
+    assert first_difference(base.read_bytes()[after.start :], content[before.start :]) is None
 
 
 def test_image_is_as_large_as_an_emulator_wants(
