@@ -74,6 +74,8 @@ class CalibrationReport:
         agreement = (
             f"INT8 against float: {self.matched} of {self.found} detections above {THRESHOLD:g} agree "
             f"(same class, IoU >= {MATCH_IOU:g}, score within {MATCH_SCORE:g})"
+            if self.found
+            else f"INT8 against float: no detections above {THRESHOLD:g} in the images to compare"
         )
         return [text, agreement, *(f"warning: {line}" for line in self.warnings)]
 

@@ -61,9 +61,8 @@ def check_exists(path: Path) -> None:
         )
     for part in files_of(path):
         if not part.is_file():
-            raise ArtifactError(
-                f"{part}: expected a model file, got {'a folder' if part.is_dir() else 'no such file'}"
-            )
+            got = "a folder" if part.is_dir() else "no such file"
+            raise ArtifactError(f"{part}: {got}; expected a model file")
         size, most = part.stat().st_size, _MAX_XML if part.suffix.lower() == ".xml" else _MAX_BYTES
         if size == 0:
             raise ArtifactError(f"{part}: expected a model file, got an empty one (0 bytes); {_REGENERATE}")

@@ -198,11 +198,11 @@ def _options(where: str, document: Mapping[str, Any], variables: bool) -> dict[s
             continue
         name = key.replace("-", "_")
         if name not in _FIELDS:
-            raise ConfigError(
-                f"{where}: unknown setting {key!r}; expected one of "
-                f"{', '.join([f'[[{table}]]' for table in _TABLES] + sorted(_FIELDS))}"
-                f"{did_you_mean(key, sorted(_FIELDS))}"
-            )
+            # The list is long: where one of it is similar, that one alone is the help.
+            tables = [f"[[{table}]]" for table in _TABLES]
+            near = did_you_mean(key, [*sorted(_FIELDS), *_TABLES])
+            every = f"; expected one of {', '.join(tables + sorted(_FIELDS))}"
+            raise ConfigError(f"{where}: unknown setting {key!r}{near or every}")
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             value = ",".join(value)
         elif not isinstance(value, (str, int, float)):  # int: bool too

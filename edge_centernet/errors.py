@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from edge_centernet.extras import command_for
+from edge_centernet.extras import command_for, without_gpu
 
 
 class EdgeCenterNetError(Exception):
@@ -47,7 +47,8 @@ class MissingDependency(EdgeCenterNetError):
     @classmethod
     def for_extra(cls, what: str, extra: str) -> MissingDependency:
         """The error that `what` needs the packages of the pip extra `extra`."""
-        return cls(f'{what} needs packages that are not installed (extra "{extra}"): {command_for(extra)}')
+        command = f"{command_for(extra)}{without_gpu(extra)}"
+        return cls(f'{what} needs packages that are not installed (extra "{extra}"): {command}')
 
 
 class ConversionError(EdgeCenterNetError):

@@ -13,6 +13,7 @@ import sysconfig
 from pathlib import Path
 
 _NAME = "edge-centernet"
+_TORCH_CPU = "https://download.pytorch.org/whl/cpu"
 _CLAUSE = re.compile(r'(extra|platform_machine|python_version) (==|!=|<|>=) "([^"]*)"')
 
 
@@ -38,6 +39,16 @@ def command_for(extra: str) -> str:
         return pip_command(*requirements_of(extra))
     except ModuleNotFoundError:  # a checkout that was never installed: from there, by its path
         return pip_command(f"{Path(__file__).parents[1]}[{extra}]")
+
+
+def without_gpu(extra: str) -> str:
+    """What to do before `command_for` on a computer without a GPU; "" for an extra without PyTorch.
+
+    PyPI's PyTorch for Linux brings gigabytes of CUDA, which pip does not get where PyTorch is there already.
+    """
+    if extra != "train":
+        return ""
+    return f"; without a GPU, first: {pip_command('torch', '--index-url', _TORCH_CPU)}"
 
 
 def requirements_of(extra: str) -> list[str]:

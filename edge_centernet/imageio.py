@@ -130,7 +130,9 @@ def read_image(path: str | Path) -> Image:
     except OSError as error:
         raise SourceError(f"{path}: cannot read the image: {error.strerror}") from None
     if data is None:
-        what = "a folder" if path.is_dir() else "no such file" if not path.exists() else "not a regular file"
+        if not path.exists():
+            raise SourceError(f"{path}: no such file; expected an image")
+        what = "a folder" if path.is_dir() else "not a regular file"
         raise SourceError(f"{path}: expected an image file, got {what}")
     return decode_image(data, str(path))
 

@@ -90,7 +90,9 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
     [
         ("camera = ", "expected TOML"),
         ("camra = 0", "unknown setting 'camra'"),
-        ("treshold = 0.5", "did you mean 'threshold'?"),
+        ("treshold = 0.5", "unknown setting 'treshold'; did you mean 'threshold'?"),
+        ("[[lin]]\nfrom = [0, 0]", "unknown setting 'lin'; did you mean 'line'?"),
+        ("qqq = 1", "unknown setting 'qqq'; expected one of [[line]], [[zone]], "),
         ("line = 3", "expected tables that begin with [[line]]"),
         ("[[line]]\nfrom = [0, 0]\nto = 3", "expected to = a list of numbers"),
         ("[[line]]\nform = [0, 0]", "unknown form"),

@@ -190,7 +190,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path, name: str, content: bytes, 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     """Each is called what it is."""
-    with pytest.raises(SourceError, match="no such file"):
+    with pytest.raises(SourceError, match=r"none\.jpg: no such file; expected an image"):
         read_image(tmp_path / "none.jpg")
     with pytest.raises(SourceError, match="a folder"):
         read_image(tmp_path)

@@ -70,6 +70,13 @@ _EXTRAS = {
     "safetensors": "train",
     "tqdm": "train",
 }
+# What of such a command needs the module, where most of the command does without.
+_USES = {
+    "paho": "MQTT (--mqtt)",
+    "prometheus_client": "the live page (--serve)",
+    "tomlkit": "the live page (--serve)",
+    "tornado": "the live page (--serve)",
+}
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 _BROWSER_SIGNS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")  # variables; without one there is no window
 
@@ -219,7 +226,8 @@ def _missing(error: ImportError, command: str) -> EdgeCenterNetError | ImportErr
 
     package = (error.name or "").partition(".")[0]
     extras = _EXTRAS | {module: engine.extra for engine in ENGINES.values() for module in engine.modules}
-    extra = COMMANDS[command][2] if command in COMMANDS and COMMANDS[command][2] else extras.get(package, "")
-    if not extra or package not in extras:
+    own = COMMANDS[command][2] if command in COMMANDS else ""
+    if package not in extras:
         return error
-    return MissingDependency.for_extra(f"edge-centernet {command}", extra)
+    what = f"edge-centernet {command}"
+    return MissingDependency.for_extra(what if own else _USES.get(package, what), own or extras[package])

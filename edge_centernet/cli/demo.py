@@ -7,6 +7,7 @@ import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -50,21 +51,19 @@ def command(port: int, browser: bool, **model: Any) -> None:
     Example: edge-centernet demo
     """  # noqa: D301 (click keeps the line below a real backspace as it is)
     arguments = ["--source", str(CLIP), "--pace", "real", "--loop", "--classes", "person", *SCENE]
-    echo(f"The same as: edge-centernet detect {shlex.join(arguments)} --serve PORT", err=True)
+    same = f"The same as: edge-centernet detect {shlex.join(arguments)} --serve"
     with tempfile.TemporaryDirectory(prefix="edge-centernet-demo-") as folder:
         arguments += ["--serve", f"127.0.0.1:{port}", "--name", "Demo", "--format", "none"]
         arguments += ["--store", str(Path(folder) / "demo.db")]
         with detect.command.make_context("detect", arguments) as context:
             cameras = detect.each_of(context, {**context.params, **model})
-        detect.run_and_report(cameras, _tell_and_open if browser else _tell)
+        detect.run_and_report(cameras, lambda line: _tell(line, same, browser))
 
 
-def _tell(line: str) -> None:
+def _tell(line: str, same: str, browser: bool) -> None:
+    """Print what a run reports, and where it says where the page is, `same` with its port; open the page."""
     echo(line, err=True)
-
-
-def _tell_and_open(line: str) -> None:
-    """Print what a run reports, and open the browser when it says where the page is."""
-    _tell(line)
     if page := re.match(r"Live page: (\S+)", line):
-        open_browser(page[1])
+        echo(f"{same} {urlsplit(page[1]).port}", err=True)  # the port is not known before
+        if browser:
+            open_browser(page[1])

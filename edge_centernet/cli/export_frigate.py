@@ -49,6 +49,7 @@ def command(model: str, out: Path, threshold: float | None) -> None:
     with quiet_libraries():
         done = frigate.export(network, source.stem, out, threshold, progress=echo)
     for engine, (found, matched) in done.agreement.items():
-        echo(f"{engine}: {matched} of {found} boxes agree with the decoder's")
+        share = f"{matched} of {found} boxes agree with the decoder's"
+        echo(f"{engine}: {share if found else 'no boxes in the sample photos, and none by the decoder'}")
     for path in (done.model, done.labels, done.config):
         echo(path)

@@ -25,7 +25,7 @@ from edge_centernet.system.machine import read_machine
 
 _SOFTWARE_TIMEOUT = 60.0
 # Extras of the package that a device may want -> modules that must be there for it.
-_EXTRAS = {"live": ("paho", "prometheus_client", "tornado")}
+_EXTRAS = {"live": ("paho", "prometheus_client", "tomlkit", "tornado")}
 _DECODER = Path(__file__).resolve().parents[1] / "decoder"
 
 Told = dict[str, Any]

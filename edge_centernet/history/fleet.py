@@ -69,6 +69,7 @@ def summarize_tree(
             if (local.minute, local.second, local.microsecond) != (0, 0, 0):
                 raise ConfigError(f"report: expected whole hours for Parquet files, got {local:%H:%M:%S}")
         summary = Summary(began, ended, zone, step)
+        summary.held = first, last
         _add(duck, summary, cameras, progress)
     return summary.report(several=True)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet.history.audit import percent
-from edge_centernet.history.report import COUNTED, REASONS, Part, Report, dwell_figures
+from edge_centernet.history.report import COUNTED, REASONS, Part, Report, dwell_figures, held_text
 
 _WIDTH, _HEIGHT = 960, 180  # of a chart, in its own units
 _LEFT, _BOTTOM, _TOP = 44, 26, 8  # for the labels of the axes
@@ -346,12 +346,19 @@ def _presence(report: Report) -> list[str]:
     grid = "display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.75rem"
     return [
         "<h2>Where people spend their time</h2>",
-        f'<p class="legend">foot points in the camera\'s picture, {whole.sum() / 3600:.1f} hours in all</p>',
+        f'<p class="legend">foot points in the camera\'s picture, {_spent(whole.sum())} in all</p>',
         f'<div style="max-width:40rem">{_map(whole, "presence")}</div>',
         f'<details><summary>by hour of the day</summary><div style="{grid}">{small}</div></details>'
         if len(hours) > 1
         else "",
     ]
+
+
+def _spent(seconds: float) -> str:
+    """How long people were there together, in words."""
+    if seconds < 60:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
 
 
 def _map(seconds: NDArray[np.float64], title: str) -> str:
@@ -422,6 +429,7 @@ def _gaps(report: Report) -> list[str]:
     )
     return [
         "<h2>Times of which nothing is known</h2>",
+        f'<p class="legend">{held}</p>' if (held := held_text(report)) else "",
         f'<div class="scroll"><table><tr><th>from</th><th>to</th><th>why</th></tr>{rows}</table></div>',
     ]
 

@@ -111,6 +111,7 @@ class Report:
         counts, `dwell`, `waits` and `moves` are sums, its `watched`, `inside` and `queue` are averages, and
         an alert has its camera's name. `gaps` is empty: see each camera's own. `presence` is zero, as each
         looks at something else, and `audits` is empty, as one camera's error says nothing of another's.
+    held: first start and last sign of life of all that the stores hold, where none of it is in the time.
     """
 
     camera: str
@@ -129,6 +130,7 @@ class Report:
     moves: dict[tuple[str, str], int] = field(default_factory=dict)
     audits: tuple[Audit, ...] = ()
     cameras: tuple[Camera, ...] = ()
+    held: tuple[datetime, datetime] | None = None
 
     def by_class(self, place: str, direction: str) -> dict[str, int]:
         """As `total`, for each class that was counted there, the most frequent first."""
@@ -324,8 +326,9 @@ def as_text(report: Report) -> str:
         peak = report.peak(place, direction)
         most = ""
         if peak is not None:
-            begin = f"{peak.began:%Y-%m-%d %H:%M}"
-            most = f"; most in the {report.step} from {begin}: {peak.count(place, direction)}"
+            begin = f"{peak.began:%Y-%m-%d %H:%M}" if report.step == "hour" else f"{peak.began:%Y-%m-%d}"
+            since = "from " if report.step == "week" else ""
+            most = f"; busiest {report.step}: {since}{begin} ({peak.count(place, direction)})"
         classes = report.by_class(place, direction)
         each = "; " + ", ".join(f"{name} {number}" for name, number in classes.items())
         lines.append(f"  {what}: {total}{most}{each if len(classes) > 1 else ''}")
@@ -353,11 +356,23 @@ def as_text(report: Report) -> str:
         if ended - began >= timedelta(minutes=1):
             span = f"{began:%Y-%m-%d %H:%M} to {ended:%Y-%m-%d %H:%M}"
             lines.append(f"  nothing is known of {span}: {REASONS[reason]}")
+    if held := held_text(report):
+        lines.append(f"  {held}")
     if report.audits:  # the newest: who moved a line or took another model audits again
         audit = report.audits[-1]
         lines += [f"  {audit.heading(report.began.tzinfo)}", *(f"    {one}" for one in audit.sentences())]
     lines += _camera_lines(report)
     return "\n".join(lines) + "\n"
+
+
+def held_text(report: Report) -> str:
+    """Where to find what the stores hold, if the report is over another time; else ""."""
+    if report.held is None:
+        return ""
+    first, last = report.held
+    end = f"{last:%H:%M}" if first.date() == last.date() else f"{last:%Y-%m-%d %H:%M}"
+    holder = "the stores hold" if report.cameras else "the store holds"
+    return f"{holder} {first:%Y-%m-%d %H:%M} to {end}; ask for a time in it with --from and --to"
 
 
 def _by_rule(report: Report) -> dict[str, list[Alert]]:

@@ -57,6 +57,7 @@ def summarize(
     zone = main_zone([one.zone for one in about.values()])
     first, last = min(one.first for one in about.values()), max(one.last for one in about.values())
     summary = Summary(*stretch(begin, end, first, last, zone), zone, step)
+    summary.held = first, last
     names = Counter(one.camera for one in about.values())
     for path, one in with_progress(list(about.items()), "Stores", progress):
         with closing(open_store(path)) as base:
@@ -147,6 +148,7 @@ class Summary:
     def __init__(self, began: int, ended: int, zone: str, step: str) -> None:
         """began, ended: milliseconds since 1970. zone: of the parts. step: "hour", "day" or "week"."""
         self.local = find_zone(zone)
+        self.held: tuple[int, int] | None = None  # first and last moment of all that there is, in ms
         # Of a single camera alone.
         self.presence = np.zeros((24, *CELLS))
         self.audits: tuple[Audit, ...] = ()
@@ -263,6 +265,9 @@ class Summary:
         # Lines first: they are what most people ask for.
         pairs = {(place, direction) for kind, place, direction, _ in totals if kind in COUNTED}
         places = sorted(pairs, key=lambda pair: (not pair[1], pair))
+        held = self.held
+        if held is not None and held[0] < edges[-1] and held[1] >= edges[0]:
+            held = None  # the report shows some of it
         alerts = sorted(self._alerts, key=lambda one: (one.began, one.camera, one.rule))
         return Report(
             camera=f"{len(self._cameras)} cameras" if several else self._cameras[0].name,
@@ -281,6 +286,7 @@ class Summary:
             moves=dict(sorted(self._moves.items())),
             audits=self.audits,
             cameras=tuple(sorted(self._cameras, key=lambda one: one.name)) if several else (),
+            held=None if held is None else (_local(held[0], self.local), _local(held[1], self.local)),
         )
 
 

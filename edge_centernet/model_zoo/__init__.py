@@ -56,8 +56,9 @@ def find_model(name_or_path: str | Path = DEFAULT, suffix: str | None = None) ->
     if path.is_file():
         return path
     if not is_name(name_or_path):
+        got = "a folder" if path.is_dir() else "no such file"
         raise ArtifactError(
-            f"{path}: expected a model file, got {'a folder' if path.is_dir() else 'no such file'}"
+            f"{path}: {got}; expected a model file, or a name that 'edge-centernet models' lists"
         )
     # 2. The name of a shipped model.
     wanted = SUFFIXES if suffix is None else (suffix,)

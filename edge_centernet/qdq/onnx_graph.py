@@ -26,7 +26,7 @@ def read_model(path: Path) -> Any:
     try:
         import onnx
     except ImportError:
-        raise MissingDependency.for_extra("convert", "convert") from None
+        raise MissingDependency.for_extra(f"{path}: reading ONNX files", "convert") from None
     if not path.is_file():
         raise ArtifactError(f"{path}: expected an ONNX file, found no such file")
     try:

@@ -169,8 +169,8 @@ def table(reports: dict[str, Report]) -> str:
     if reports and not any(report.found for report in reports.values()):
         # Of a network for other classes nothing is found on our photos, which is no fault of it.
         lines.append(
-            "The network finds nothing in these images: its outputs were compared, detections could not be. "
-            "With images of your own classes: edge-centernet verify --images FOLDER."
+            f"No detections in these {count} images, which may show none of the network's classes; outputs "
+            "are compared all the same. With images of your own: edge-centernet verify --images FOLDER."
         )
     return "\n".join(lines)
 

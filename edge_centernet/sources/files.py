@@ -400,8 +400,10 @@ def open_source(text: str, warn: Callable[[str], None] | None = None, recursive:
         return (
             open_source(names[0], warn) if len(names) == 1 else Stills(images_of([text], False, warn), warn)
         )
-    # 3. One file: an image by its suffix or its first bytes, else a video. One that is missing or cannot be
-    #    opened counts as an image, because reading it as one reports why.
+    # 3. One file: an image by its suffix or its first bytes, else a video. One that cannot be opened counts
+    #    as an image, because reading it as one reports why.
+    if not path.exists():
+        raise SourceError(f"{text}: no such file; expected an image, a video or a folder of images")
     suffix = path.suffix.lower()
     if suffix in _MOVING or (path.is_file() and suffix not in IMAGE_SUFFIXES and not format_of(path)):
         return Video(text, live=False, warn=warn)

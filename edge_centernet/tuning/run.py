@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge_centernet.artifact import files_of
 from edge_centernet.data import Dataset
+from edge_centernet.errors import MissingDependency
 from edge_centernet.progress import Progress, Say
 from edge_centernet.system.logs import quiet_libraries
 from edge_centernet.tuning.candidates import Look, look, open_all
@@ -77,8 +79,11 @@ def tune(wish: Wish, keep: Path | None, progress: Progress, say: Say) -> Tuned:
         progress: called as work goes on.
         say: gets lines for people.
 
-    Raises what `watch`, `open_all` and `labelled` raise.
+    Raises what `watch`, `open_all` and `labelled` raise, MissingDependency before anything is watched.
     """
+    # Before a video is watched for minutes.
+    if find_spec("onnx") is None or find_spec("onnxruntime") is None:
+        raise MissingDependency.for_extra("edge-centernet tune", "convert")
     view = watch(wish.source, wish.frames, wish.seconds, progress, lambda line: say(f"Warning: {line}"))
     labels = None if wish.labels is None else labelled(wish.labels, view, wish.classes)
     with tempfile.TemporaryDirectory(prefix="edge-centernet-tune-") as folder, quiet_libraries():

@@ -15,7 +15,7 @@ from edge_centernet import qdq
 from edge_centernet.calibration import scheme
 from edge_centernet.calibration.observe import Probe
 from edge_centernet.calibration.quantize import Options, conv_constants, quantize
-from edge_centernet.calibration.report import HELD_OUT
+from edge_centernet.calibration.report import HELD_OUT, CalibrationReport, TensorReport
 from edge_centernet.converters import CONVERTERS, convert
 from edge_centernet.errors import ConversionError, SourceError
 from edge_centernet.manifest import Quant
@@ -191,3 +191,14 @@ def test_images_of_another_kind_are_noticed(network: qdq.Network, source: Any) -
     report = quantize(source, network.manifest.model, mixed)[1]
 
     assert any("held-out images go beyond the range" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [(0, "no detections above 0.3 in the images to compare"), (4, "3 of 4 detections above 0.3")],
+)
+def test_the_report_says_where_there_was_nothing_to_compare(found: int, said: str) -> None:
+    """Not that 0 of 0 agree."""
+    tensors = {"heat": TensorReport(0.0, 1.0, 0.1, None)}
+    report = CalibrationReport("mse", 20, 0, 0.0, found, max(found - 1, 0), tensors, ())
+    assert report.lines()[1].startswith(f"INT8 against float: {said}")

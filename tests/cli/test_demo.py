@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -134,6 +135,10 @@ def test_the_page_opens_and_counts_until_ctrl_c(demo: Callable[..., Demo], tmp_p
     running = demo()
     assert soon(lambda: running.asked) == running.page
     assert list(running.temporary.glob("edge-centernet-demo-*/demo.db"))
+    port = urlsplit(running.page).port
+    assert soon(
+        lambda: re.search(rf"The same as: edge-centernet detect .* --serve {port}\n", running.log.read_text())
+    )
     browser = Browser(*programs)
     try:
         browser.open(running.page)

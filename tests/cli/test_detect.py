@@ -386,7 +386,7 @@ def test_an_annotated_video_plays_in_a_browser(
             ("--camera", "0", "--camera", "1", "--name", "door"),
             "several have their names in [[camera]] tables",
         ),
-        (("--source", "none.jpg"), "none.jpg: expected an image file, got no such file"),
+        (("--source", "none.jpg"), "none.jpg: no such file; expected an image, a video or a"),
         (("--source", "empty.jpg"), "empty.jpg: expected an image, got an empty file"),
         (("--source", "text.jpg"), "text.jpg: expected a JPEG"),
         (("--source", "folder"), "found none"),
@@ -407,7 +407,7 @@ def test_an_annotated_video_plays_in_a_browser(
         (("--source", "photo.png", "--runtime", "tflite"), "onnxruntime"),
         (
             ("--source", "photo.png", "--model", "none.tflite"),
-            "none.tflite: expected a model file, got no such file",
+            "none.tflite: no such file; expected a model file, or a name that 'edge-centernet models'",
         ),
         (("--source", "photo.png", "--model", "nonesuch"), "no shipped model of that name"),
         (("--source", "photo.png", "--model", "cut.onnx"), "cut.onnx: the model file is cut off"),

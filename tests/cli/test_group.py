@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cv2
+import numpy as np
 import pytest
 import squares
 from test_detect import environment
@@ -84,18 +86,28 @@ finally:
 
 
 @pytest.mark.parametrize(
-    ("command", "absent", "extra"),
-    [("train", "torch", "train"), ("convert", "onnx", "convert"), ("detect", "onnxruntime", "onnxruntime")],
+    ("command", "absent", "extra", "says"),
+    [
+        ("train", "torch", "train", "Training needs packages"),
+        ("convert", "onnx", "convert", "reading ONNX files needs packages"),
+        ("tune", "onnx", "convert", "edge-centernet tune needs packages"),
+        ("detect", "onnxruntime", "onnxruntime", "edge-centernet detect needs packages"),
+        ("detect", "tornado", "live", "the live page (--serve) needs packages"),
+    ],
 )
 def test_a_missing_extra_is_named(
-    tmp_path: Path, onnx_model: Path, command: str, absent: str, extra: str
+    tmp_path: Path, onnx_model: Path, command: str, absent: str, extra: str, says: str
 ) -> None:
-    """One line with the pip command, exit code 2."""
+    """One line with what needs it and the pip command, before anything is read; exit code 2."""
     args = {
         "train": ["--data", str(tmp_path), "--out", str(tmp_path / "run")],
         "convert": [str(onnx_model), "--int8", "--target", "onnx", "--out", str(tmp_path / "o")],
         "detect": ["--source", "x.jpg", "--model", str(onnx_model)],
+        "tune": ["x.mp4", "--out", str(tmp_path / "t")],
     }[command]
+    if extra == "live":
+        cv2.imwrite(str(tmp_path / "x.png"), np.zeros((8, 8, 3), np.uint8))
+        args = ["--source", str(tmp_path / "x.png"), "--model", str(onnx_model), "--serve", "127.0.0.1:0"]
     code = f"""
 import sys
 class Absent:
@@ -109,9 +121,12 @@ main()
 """
     done = subprocess.run(squares.python("-c", code), capture_output=True, text=True, env=environment())
     assert done.returncode == 2, done.stderr
-    assert done.stderr.strip().startswith("Error: ")
-    assert command_for(extra) in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    *before, line = done.stderr.strip().splitlines()
+    assert line.startswith("Error: ")
+    assert f"{says} that are not installed (extra" in line
+    assert command_for(extra) in line
+    assert ("--index-url https://download.pytorch.org/whl/cpu" in line) == (extra == "train")
+    assert [one for one in before if not one.startswith("Using ONNX Runtime")] == []
 
 
 def test_group_can_be_called_as_a_function() -> None:

@@ -369,3 +369,11 @@ def test_frigates_own_plugins_find_what_detect_finds(
 def from_frigate(rows: NDArray[np.float32], side: int) -> Detections:
     """(N, 6) class, score, top, left, bottom, right -> boxes in pixels of the square."""
     return Detections(rows[:, [3, 2, 5, 4]] * side, rows[:, 1], rows[:, 0].astype(np.int32))
+
+
+def test_photos_in_which_nothing_is_found_are_no_failure(run: Callable[..., Result], tmp_path: Path) -> None:
+    """The command says so, and not that 0 of 0 boxes agree."""
+    done = run("export-frigate", "centernet-nano-256", "--out", tmp_path, "--threshold", "1")
+    assert done.code == 0, done.err
+    for engine_name in ("ONNX Runtime", "OpenVINO"):
+        assert f"{engine_name}: no boxes in the sample photos, and none by the decoder" in done.out

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -173,13 +174,50 @@ def test_json_and_text_tell_the_same(whole: Report) -> None:
     """Totals, gaps, and null for hours that nobody saw."""
     record = json.loads(as_json(whole))
     inward = [one for one in record["totals"] if (one["event"], one["direction"]) == ("crossed", "in")]
-    assert (
-        f"door, in: {sum(one['count'] for one in inward)}; most in the hour from 2026-10-20 17:00: 22"
-        in as_text(whole)
+    assert f"door, in: {sum(one['count'] for one in inward)}; busiest hour: 2026-10-20 17:00 (22)" in as_text(
+        whole
     )
     assert "nothing is known of 2026-10-23 00:00 to 2026-10-24 00:00: not running" in as_text(whole)
     assert "nothing is known of 2026-10-26 12:00 to 2026-10-26 13:00: no picture" in as_text(whole)
     assert [part["counts"] for part in record["parts"] if part["watched"] == 0] == [None] * 25
+
+
+@pytest.mark.parametrize(
+    ("step", "said"), [("day", "; busiest day: 2026-10-"), ("week", "; busiest week: from 2026-10-20 (")]
+)
+def test_the_busiest_part_is_named_by_its_date(shop: Path, step: str, said: str) -> None:
+    """A day has no hour, and a week begins on a day."""
+    line = next(one for one in as_text(summarize(shop, step=step)).splitlines() if "door, in" in one)
+    assert said in line
+    assert ":00" not in line
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "held"),
+    [
+        ("2026-11-03", "2026-11-04", True),
+        ("2026-10-01", "2026-10-02", True),
+        ("2026-10-20", "2026-10-21", False),
+        (None, None, False),
+    ],
+)
+def test_a_report_over_another_time_tells_what_the_store_holds(
+    shop: Path, whole: Report, begin: str | None, end: str | None, held: bool
+) -> None:
+    """In the text and on the page; not where some of it is shown."""
+    said = f"the store holds {whole.began:%Y-%m-%d %H}:"
+    report = summarize(shop, begin, end, "day")
+    assert [said in text for text in (as_text(report), as_html(report))] == [held, held]
+    several = as_text(summarize([shop], begin, end, "day"))
+    assert ("the stores hold 2026-10-" in several) == held
+
+
+def test_a_short_time_is_told_in_minutes(whole: Report) -> None:
+    """Not as 0.0 hours."""
+    presence = np.zeros_like(whole.presence)
+    for seconds, said in ((7.0, "7 seconds"), (240.0, "4 minutes"), (5400.0, "1.5 hours")):
+        presence[9, 3, 4] = seconds
+        assert f"picture, {said} in all" in as_html(replace(whole, presence=presence))
 
 
 def test_the_page_needs_nothing_else(whole: Report) -> None:

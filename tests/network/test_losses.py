@@ -217,5 +217,5 @@ def test_a_teacher_that_does_not_fit_is_refused(
 
 def test_a_teacher_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """One line, not a traceback."""
-    with pytest.raises(ArtifactError, match="expected a model file, got no such file"):
+    with pytest.raises(ArtifactError, match=r"gone\.safetensors: no such file; expected a model file"):
         Teacher.load(str(tmp_path / "gone.safetensors"), SPEC)

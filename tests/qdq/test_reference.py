@@ -50,3 +50,13 @@ def test_empty_boxes_at_one_place_agree() -> None:
 
     assert reference.matches(empty, empty) == 1
     assert reference.matches(empty, detections((25, 20, 25, 40, 0.6, 1))) == 0
+
+
+@pytest.mark.parametrize(("found", "said"), [(0, True), (4, False)])
+def test_a_network_that_finds_nothing_in_the_images_is_no_failure(found: int, said: bool) -> None:
+    """Photos of ours may show none of its classes: the table says so, and never 0 of 0."""
+    heads = dict.fromkeys(reference.HEADS, reference.HeadError(0.01, 1.0))
+    text = reference.table({"tflite": reference.Report(18, heads, found, found, ())})
+    assert ("No detections in these 18 images, which may show none of the network's classes" in text) == said
+    assert ("100.0% (4 of 4)" in text) != said
+    assert "0 of 0" not in text

@@ -219,8 +219,8 @@ def test_only_bad_files_are_an_error(tmp_path: Path) -> None:
     ("name", "says"),
     [
         ("", "empty name"),
-        ("none.jpg", "no such file"),
-        ("none.mp4", "no such file"),
+        ("none.jpg", "none.jpg: no such file; expected an image, a video or a folder"),
+        ("none.mp4", "none.mp4: no such file; expected an image, a video or a folder"),
         ("*.jpg", "no file matches"),
         ("folder", "expected images .* found none"),
         ("notes.txt", "expected an image or a video"),
