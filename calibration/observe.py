@@ -57,11 +57,11 @@ class Probe:
 def observe(probe: Probe, pictures: Pictures, counts: bool, progress: Progress) -> dict[str, Seen]:
     """What every tensor of the probe held; counts: with histograms, in a second pass over the images."""
     seen = {name: Seen() for name in probe.names}
-    for values in _passes(probe, pictures, "calibrate", progress):
+    for values in _passes(probe, pictures, "Measuring value ranges", progress):
         for name, value in values.items():
             seen[name].extremes(value)
     if counts:  # a second pass, since the bins of a histogram lie between the extremes of all images
-        for values in _passes(probe, pictures, "histograms", progress):
+        for values in _passes(probe, pictures, "Counting values", progress):
             for name, value in values.items():
                 seen[name].count(value)
     return seen
@@ -76,7 +76,7 @@ def _passes(probe: Probe, pictures: Pictures, title: str, progress: Progress) ->
 def channel_means(probe: Probe, pictures: Pictures, progress: Progress) -> dict[str, NDArray[np.float64]]:
     """Name -> (C,) mean over all cells and images."""
     sums: dict[str, Any] = dict.fromkeys(probe.names, 0.0)
-    for values in _passes(probe, pictures, "channel means", progress):
+    for values in _passes(probe, pictures, "Measuring channel means", progress):
         for name, value in values.items():
             # float64: a float32 sum of thousands of cells loses what bias correction is about.
             sums[name] = sums[name] + value.mean(axis=(1, 2), dtype=np.float64)

@@ -117,7 +117,7 @@ def make_report(
             half = quants[name].scale / 2  # what is less than half a step outside is rounded, not clipped
             beyond[name] += int(((values < low - half) | (values > high + half)).sum())
             sizes[name] += values.size
-        progress("held-out images", i + 1, len(held_out))
+        progress("Checking held-out images", i + 1, len(held_out))
     clipped = {name: beyond[name] / sizes[name] for name in probe.names if sizes[name]}
     # 2. How much they depend on which images were taken.
     images = len(next(iter(seen.values())).lows)
@@ -142,7 +142,7 @@ def against_float(probe: Probe, network: Network, pictures: Pictures, progress: 
         real = probe(picture)
         counts = agreement((Heads(*(real[role] for role in HEADS)), floats), (stored, network.manifest))
         found, matched = found + counts[0], matched + counts[1]
-        progress("against float", i + 1, len(pictures))
+        progress("Comparing with float", i + 1, len(pictures))
     return found, matched
 
 

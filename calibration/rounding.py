@@ -45,7 +45,7 @@ def second_moments(
             x = values.get(real_name(op.x))
             if x is not None:
                 sums[op.name] = sums[op.name] + _moments(op, x)
-        progress("second moments", i + 1, len(pictures))
+        progress("Rounding the weights", i + 1, len(pictures))
     return {name: total / len(pictures) for name, total in sums.items() if not isinstance(total, float)}
 
 

@@ -115,7 +115,7 @@ def sensitivity(
         errors[name] = float(
             np.mean([np.abs(a - b).mean() for a, b in zip(_heads(mixed, pictures), floats, strict=True)])
         )
-        progress("sensitivity", i + 1, len(names))
+        progress("Measuring sensitivity", i + 1, len(names))
     return errors
 
 

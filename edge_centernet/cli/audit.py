@@ -103,7 +103,7 @@ def command(
     \b
     Examples:
       edge-centernet audit saturday.mp4 --config entrance.toml
-      edge-centernet audit saturday.mp4 --count-line door=0.5,0,0.5,1 --classes person
+      edge-centernet audit saturday.mp4 --count-line door=0.5,1,0.5,0 --classes person
     """  # noqa: D301 (click keeps the lines below a real backspace as they are)
     # 1. What is to be watched.
     lines = [parse_line(text, i + 1) for i, text in enumerate(count_line)]

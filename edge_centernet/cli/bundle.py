@@ -10,7 +10,7 @@ import click
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.deploy.boards import PACKAGES, TARGETS, find_target
 from edge_centernet.deploy.bundle import SAMPLE, Contents, make_bundle
-from edge_centernet.deploy.signing import signers_line, signing_key
+from edge_centernet.deploy.signing import DEFAULT_KEY, signers_line, signing_key
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -67,7 +67,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     click.option(
         "--key",
         type=click.Path(path_type=Path),
-        help="Private SSH key to sign with.  [default: one of your own]",
+        help=f"Private SSH key to sign with.  [default: {DEFAULT_KEY}, made at first use]",
     ),
     click.option(
         "--out",

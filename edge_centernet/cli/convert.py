@@ -11,7 +11,7 @@ import click
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import input_size
 from edge_centernet.converters import ALL, CONVERTERS, artifact_paths, convert
-from edge_centernet.data import read_dataset
+from edge_centernet.data import DataSource, read_datasets, to_measure_on
 from edge_centernet.errors import ConfigError
 from edge_centernet.files import write_atomic
 from edge_centernet.imageio import read_image
@@ -133,7 +133,9 @@ def command(
         )
     # 1. What can be refused is refused before minutes of calibration.
     with bars() as progress:
-        dataset = None if data is None else read_dataset(data, progress=progress)
+        dataset = (
+            None if data is None else read_datasets([to_measure_on(DataSource(data))], progress=progress)
+        )
     source = find_model(model, ".onnx" if calibration is None else ".safetensors")
     options = Options(method, symmetric=symmetric)
     wanted = None if calibration is None else Calibration(calibration, calibration_images, options)

@@ -70,7 +70,9 @@ def check(
     stride: str,
     out: Path | None,
 ) -> None:
-    """Check a data set: COCO JSON, PASCAL VOC, YOLO or labelme; a file, a folder or an export's .zip.
+    """Find what is wrong with a data set.
+
+    A set is a file, a folder or an export's .zip: COCO JSON, PASCAL VOC, YOLO or labelme.
 
     Several sets are merged in the same way as by `edge-centernet train`. Of a set that has parts, train and
     val are checked.
@@ -122,7 +124,7 @@ def check(
         help="Share that becomes a test set; 0 for none.",
     ),
     click.option(
-        "--seed", default=0, show_default=True, help="Another one deals the scenes out in another way."
+        "--seed", default=0, show_default=True, help="Random seed; another one gives other parts."
     ),
     heading="Data",
 )  # fmt: skip
@@ -135,11 +137,12 @@ def check(
 def split_command(
     data: tuple[Path, ...], images: tuple[str, ...], val: float, test: float, seed: int, out: Path
 ) -> None:
-    """Split a data set into training and validation parts that share no scene.
+    """Split a data set into parts.
 
-    Photos that look alike and the frames of a video stay together, and each class is shared out evenly.
-    Writes instances_train.json, instances_val.json and, with --test, instances_test.json; photos stay where
-    they are. Train on the folder: edge-centernet train --data FOLDER --out runs/mine
+    No scene is in more than one: photos that look alike and the frames of a video stay together, and each
+    class is shared out evenly. Writes instances_train.json, instances_val.json and, with --test,
+    instances_test.json; photos stay where they are. Train on that folder: edge-centernet train --data parts
+    --out runs/mine
 
     Example: edge-centernet data split labelled --val 0.2 --out parts
     """
@@ -187,11 +190,12 @@ def split_command(
 
 @command.command(cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--seed", default=0, show_default=True, help="Another one draws other images.")
+@click.option("--seed", default=0, show_default=True, help="Random seed; another one gives other images.")
 def sample(folder: Path, seed: int) -> None:
-    """Write a small data set to try training with: three road signs, drawn on photos of this package.
+    """Write a small data set to try training with.
 
-    180 images of 320x240 pixels in the parts train, val and test, as COCO JSON.
+    Three road signs are drawn on photos of this package: 180 images of 320x240 pixels in the parts train,
+    val and test, as COCO JSON.
 
     Example: edge-centernet data sample signs
     """

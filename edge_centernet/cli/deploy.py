@@ -23,7 +23,7 @@ from edge_centernet.deploy.push import (
     roll_back,
     target_of,
 )
-from edge_centernet.deploy.signing import as_signers, signers_line
+from edge_centernet.deploy.signing import DEFAULT_KEY, as_signers, signers_line
 from edge_centernet.errors import ConfigError
 from edge_centernet.progress import bars
 
@@ -49,7 +49,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
         help="Bundle from `edge-centernet bundle`.  [default: one is made for the board]",
     ),
     click.option(
-        "--model", metavar="PATH|NAME", help="Update only the model, on a board that has a release."
+        "--model",
+        metavar="PATH|NAME",
+        help="Model to deploy; on a board that has a release, it alone is sent.  [default: the one for the "
+        "board]",
     ),
     click.option(
         "--config", type=_FILE, metavar="TOML", help="Settings of the first camera, for a bundle made here."
@@ -67,13 +70,16 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     click.option(
         "--key",
         type=click.Path(path_type=Path),
-        help="Private SSH key to sign with.  [default: one of your own]",
+        help=f"Private SSH key to sign with.  [default: {DEFAULT_KEY}, made at first use]",
     ),
     heading="Release",
 )
 @option_group(
     click.option(
-        "--camera", default="camera", show_default=True, help="Name of the first camera, on a new board."
+        "--camera",
+        default="camera",
+        show_default=True,
+        help="Name of the first camera's service and settings on a new board, not of its device.",
     ),
     click.option(
         "--signers",
@@ -136,7 +142,7 @@ def command(
 
     The old release keeps running until the new one has passed its check on the board. It is restored if the
     connection breaks, the power fails, the disk is full or the camera service does not run well within
-    --watch seconds. The last two releases are kept.
+    --watch seconds. The running and the previous release are kept.
 
     Example: edge-centernet deploy pi@raspberrypi.local
     """
@@ -146,8 +152,10 @@ def command(
         raise ConfigError(
             "--dry-run: expected USER@HOST and a release to install; --ansible --check is Ansible's"
         )
-    if no_c and (bundle or model or host is None):
-        raise ConfigError("--no-c: expected only for a bundle that is made here with its packages")
+    if no_c and (bundle or host is None):
+        raise ConfigError(
+            "--no-c: expected only for a bundle that is made here, without --bundle and --inventory"
+        )
     if inventory is not None and bundle is None and not rollback:
         raise ConfigError(
             "--inventory: expected --bundle FILE with it; make one with `edge-centernet bundle`"

@@ -389,7 +389,7 @@ def command(context: click.Context, /, **given: Any) -> None:
     Examples:
       edge-centernet detect photo.jpg --classes person,dog
       edge-centernet detect photos/*.jpg --format csv > found.csv
-      edge-centernet detect 0 --serve 8080 --count-line door=0.5,0,0.5,1
+      edge-centernet detect 0 --serve 8080 --count-line door=0.5,1,0.5,0
     """  # noqa: D301 (click keeps the lines below a real backspace as they are)
     cameras = each_of(context, given)
     run_and_report(cameras, functools.partial(echo, err=True), _files_of(context, len(cameras)))

@@ -13,7 +13,7 @@ import click
 
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import model_options, open_model, tiles_option
-from edge_centernet.data import DataSource, read_datasets, use_parts
+from edge_centernet.data import DataSource, read_datasets, to_measure_on
 from edge_centernet.data.base import list_names
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ConfigError
@@ -112,7 +112,7 @@ def command(
     if plots is not None:
         require_matplotlib()
         prepare_folder(plots)
-    (chosen,) = use_parts([], [DataSource(data, images, split=split)]).val
+    chosen = to_measure_on(DataSource(data, images, split=split))
     with bars() as progress:
         dataset = read_datasets([chosen], progress=progress)
     with closing(open_model(model, runtime, threads, device)) as opened, bars() as progress:
@@ -170,18 +170,20 @@ def _table(result: dict[str, Any], about: dict[str, Any]) -> str:
     if calibration["before"] is not None:
         errors.append(f"of all before calibration {_show(calibration['before']['error']).strip()}")
     lines += [f"calibration error from score {calibration['lowest']:g} on: {', '.join(errors)}", ""]
-    # 4. Recall of each kind of object at each score threshold, against that of all others.
-    wide = max(map(len, CROWDS.values()))
-    head = "".join(f"  score {t:<5g} others" for t in THRESHOLDS)
-    lines.append(f"{'recall of objects that':<{wide}}  number{head}")
-    for key, kind in CROWDS.items():
-        one = result["crowds"][key]
+    # 4. Recall of each kind of object that there is at each score threshold, against that of all others.
+    kinds = {kind: result["crowds"][key] for key, kind in CROWDS.items() if result["crowds"][key]["objects"]}
+    if kinds:
+        wide = max(map(len, CROWDS.values()))
+        head = "".join(f"  score {t:<5g} others" for t in THRESHOLDS)
+        lines.append(f"{'recall of objects that':<{wide}}  number{head}")
+    for kind, one in kinds.items():
         pairs = [(one["recall"][f"{t:g}"], one["recall_others"][f"{t:g}"]) for t in THRESHOLDS]
         recalls = "".join(f"  {_show(mine):>11} {_show(others)}" for mine, others in pairs)
         lines.append(f"{kind:<{wide}}  {one['objects']:6}{recalls}")
     # 5. Time.
     stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in result["ms"].items())
-    lines += ["", f"{result['images']} images, median {result['ms_median']:.1f} ms each ({stages})"]
+    lines += [""] if kinds else []
+    lines += [f"{result['images']} images, median {result['ms_median']:.1f} ms each ({stages})"]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import click
 from edge_centernet import __version__
 from edge_centernet.cli import Command, echo, option_group
 from edge_centernet.cli.options import engine_options, open_model
-from edge_centernet.data import read_dataset
+from edge_centernet.data import DataSource, read_datasets, to_measure_on
 from edge_centernet.data.coco import write_labels
 from edge_centernet.detector import Detector
 from edge_centernet.errors import ArtifactError, ConfigError, ManifestError
@@ -149,7 +149,9 @@ def command(
         )
     files = some(find_photos(photos), limit)
     with bars() as progress:
-        known = None if calibrate_on is None else read_dataset(calibrate_on, progress=progress)
+        known = None
+        if calibrate_on is not None:
+            known = read_datasets([to_measure_on(DataSource(calibrate_on))], progress=progress)
     data = None if known is None else some_of(known, limit)
     asked = PRECISION if precision is None else precision
     calibration: Calibration | None = None

@@ -23,6 +23,7 @@ from edge_centernet.errors import ConfigError, MissingDependency, SourceError
 from edge_centernet.manifest import InputSize
 from edge_centernet.model_zoo import DEFAULT, find_model
 from edge_centernet.progress import bars, unseen
+from edge_centernet.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from edge_centernet.train.stop import StopRequest
@@ -32,8 +33,6 @@ def _list_options(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     """Callback of --list-options: print what --set takes, and end."""
     if not asked or ctx.resilient_parsing:
         return
-    from edge_centernet.train.config import TrainConfig
-
     group = ""
     for option in TrainConfig.describe():
         if option.group != group:
@@ -59,7 +58,7 @@ def _list_options(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
         required=True,
         multiple=True,
         help="Training set: an export as a folder, file or .zip (COCO, VOC, YOLO, labelme); repeat it to "
-        "merge several. Of one that has parts, train is learned.",
+        "merge several. If it has parts, the part train is used.",
     ),
     heading="Data",
 )
@@ -81,7 +80,9 @@ def _list_options(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
         help="Weights to start from: a checkpoint or a shipped model (classes with the same name are kept), "
         "a pretrained backbone (.pth or .safetensors, torchvision names), or 'none'.",
     ),
-    click.option("--name", default=DEFAULT, show_default=True, help="Name of the model in its manifest."),
+    click.option(
+        "--name", help="Name of the model and of its file, NAME.onnx.  [default: that of the run folder]"
+    ),
     click.option(
         "--size",
         "--imgsz",
@@ -119,15 +120,26 @@ def _list_options(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
         callback=_list_options,
         help="Print all options for --set and --config, with their defaults, and exit.",
     ),
-    click.option("--epochs", type=int, help="Number of float epochs; short for --set epochs=N."),
+    click.option(
+        "--epochs",
+        type=int,
+        help=f"Number of float epochs; short for --set epochs=N.  [default: {TrainConfig.epochs}]",
+    ),
     click.option(
         "--batch",
         "--batch-size",
         "batch_size",
         type=int,
-        help="Images a step, over all processes; short for --set batch_size=N.",
+        help="Images a step, over all processes; short for --set batch_size=N.  "
+        f"[default: {TrainConfig.batch_size}]",
     ),
-    click.option("--lr", "--lr0", "lr", type=float, help="Peak learning rate; short for --set lr=RATE."),
+    click.option(
+        "--lr",
+        "--lr0",
+        "lr",
+        type=float,
+        help=f"Peak learning rate; short for --set lr=RATE.  [default: {TrainConfig.lr}]",
+    ),
     click.option(
         "--patience",
         type=int,
@@ -158,7 +170,7 @@ def _list_options(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 )
 def command(
     data: tuple[Path, ...], val: tuple[Path, ...], images: tuple[str, ...], val_images: tuple[str, ...],
-    labelled_only: tuple[str, ...], classes: str | None, out: Path, name: str, weights: str,
+    labelled_only: tuple[str, ...], classes: str | None, out: Path, name: str | None, weights: str,
     config_file: Path | None, size: InputSize | None, epochs: int | None, batch_size: int | None,
     lr: float | None, patience: int | None, settings: tuple[str, ...], symmetric: bool, device: str,
     threads: int | None, processes: int, resume: bool,
@@ -188,7 +200,6 @@ def command(
             import torch
 
             from edge_centernet.network import distributed
-            from edge_centernet.train.config import TrainConfig
 
             if threads:
                 torch.set_num_threads(threads)
@@ -201,6 +212,7 @@ def command(
             train_sets, val_sets = sources("--data", data, images, val, val_images, labelled_only)
             names = None if classes is None else [word.strip() for word in classes.split(",")]
             with distributed.process_group(chosen):
+                name = name or out.resolve().name or DEFAULT
                 _train(train_sets, val_sets, names, out, name, weights, wanted, device, resume, stop)
     except KeyboardInterrupt:
         _end_stopped(out)
@@ -261,7 +273,6 @@ def _train(
     """Everything between reading the options and the interchange file, in every process."""
     from edge_centernet.network import distributed
     from edge_centernet.network.checkpoint import read_header
-    from edge_centernet.train.config import TrainConfig
     from edge_centernet.train.dataset import Augment, check_objects
     from edge_centernet.train.export import export_onnx
     from edge_centernet.train.loop import Trainer

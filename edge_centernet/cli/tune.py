@@ -79,8 +79,8 @@ def command(
     """Propose model, input size, threshold and counting line for a view.
 
     Each shipped model looks at it at several input sizes. The proposal is chosen on the first half of the
-    frames and checked on the second; where nothing is surely better there than --model is today, it is kept.
-    Written are camera.toml for 'detect --config', and a picture of the reasons.
+    frames and checked on the second; unless it is clearly better there than --model, --model is kept.
+    Writes camera.toml for 'detect --config', and tune.png, which shows the reasons.
 
     \b
     Examples:

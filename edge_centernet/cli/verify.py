@@ -12,7 +12,7 @@ import click
 
 from edge_centernet.artifact import read_manifest
 from edge_centernet.cli import Command, echo
-from edge_centernet.data import read_dataset
+from edge_centernet.data import DataSource, read_datasets, to_measure_on
 from edge_centernet.errors import ConfigError, ConversionError
 from edge_centernet.files import write_atomic
 from edge_centernet.model_zoo import find_model, names
@@ -50,6 +50,11 @@ IMAGES = 32  # of --images, spread evenly
     "--data", type=click.Path(path_type=Path), help="Labelled images, to report the difference in AP too."
 )
 @click.option(
+    "--split",
+    type=click.Choice(("val", "test", "train")),
+    help="Which part of a --data that has parts.  [default: val, else test]",
+)
+@click.option(
     "--json",
     "out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -62,7 +67,7 @@ IMAGES = 32  # of --images, spread evenly
 )
 def command(
     artifact: str, against: str | None, unrounded: str | None, images: Path | None, data: Path | None,
-    out: Path | None, picture: Path | None,
+    split: str | None, out: Path | None, picture: Path | None,
 ) -> None:  # fmt: skip
     """Compare a model file, run by its engine on real images, with the network it was made from.
 
@@ -82,7 +87,9 @@ def command(
 
     path = find_model(artifact, ".onnx")
     with bars() as progress:
-        dataset = None if data is None else read_dataset(data, progress=progress)
+        dataset = None
+        if data is not None:
+            dataset = read_datasets([to_measure_on(DataSource(data, split=split))], progress=progress)
     accuracy = {}
     with quiet_libraries(), bars() as progress:
         # 1. The file's heads against those of its source.

@@ -47,6 +47,7 @@ __all__ = [
     "read_dataset",
     "read_datasets",
     "read_sources",
+    "to_measure_on",
     "unpack_all",
     "use_parts",
 ]
@@ -249,6 +250,11 @@ def use_parts(train: Sequence[DataSource], val: Sequence[DataSource]) -> Parts:
                 f"make two parts of it: edge-centernet data split {source.path} --out FOLDER"
             )
     return Parts(tuple(learned), tuple(chosen or own), tuple(tests))
+
+
+def to_measure_on(source: DataSource) -> DataSource:
+    """The part of a data set that accuracy is measured on: val, else test, else train; raises SourceError."""
+    return use_parts([], [source]).val[0]
 
 
 def unpack_all(sources: Sequence[DataSource], progress: Progress) -> None:

@@ -68,7 +68,7 @@ def unpack(path: Path, progress: Progress = unseen) -> Path:
             total = len(wanted)
             for done, (info, name) in enumerate(wanted, 1):
                 _write(path, archive, info, part / name)
-                progress("unpack", done, total)
+                progress("Unpacking", done, total)
         try:
             part.rename(target)
         except OSError:  # another process was faster

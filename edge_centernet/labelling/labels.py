@@ -111,7 +111,7 @@ def measure(
 
     def detect(image: Image) -> tuple[Detections, dict[str, float]]:
         found.append(ensemble.detect(image))
-        progress("calibrate", len(found), len(data))
+        progress("Calibrating", len(found), len(data))
         return found[-1], {}
 
     metrics = evaluate_dataset(detect, data, ensemble.classes)
@@ -152,7 +152,7 @@ def label(
             labelled.append(
                 Photo(path, width, height, found if calibration is None else calibration.scores(found))
             )
-        progress("label", number, len(photos))
+        progress("Labelling", number, len(photos))
     if not labelled:
         raise SourceError(f"none of the {len(photos)} photos can be read; the first: {skipped[0]}")
     return labelled, skipped

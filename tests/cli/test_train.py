@@ -465,7 +465,7 @@ def test_several_sets_are_learnt_as_one(drawn: Path, others: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_yaml_file_sets_options_and_the_command_line_wins(drawn: Path, tmp_path: Path) -> None:
-    """seed: 7 and epochs: 2 in the file, --set epochs=1: the run's config.json has 7 and 1."""
+    """seed: 7 and epochs: 2 in the file, --set epochs=1: config.json has 7 and 1. The folder names the model."""
     pytest.importorskip("yaml", reason="needs the eval extra")
     (tmp_path / "run.yaml").write_text("seed: 7\nepochs: 2\nneck: [16, 16, 24]\nqat_epochs: 0\n")
     base = [part for s in SETTINGS if not s.startswith(("epochs", "neck", "qat")) for part in ("--set", s)]
@@ -479,6 +479,7 @@ def test_a_yaml_file_sets_options_and_the_command_line_wins(drawn: Path, tmp_pat
     config = json.loads((tmp_path / "out/config.json").read_text())
 
     assert (config["seed"], config["epochs"], config["neck"]) == (7, 1, [16, 16, 24])
+    assert read_manifest(tmp_path / "out/out.onnx").model.name == "out"
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_centernet.data import DataSource, find_parts, read_dataset, read_datasets, use_parts
+from edge_centernet.data import DataSource, find_parts, read_dataset, read_datasets, to_measure_on, use_parts
 from edge_centernet.data.archive import cached_folder, unpack
 from edge_centernet.errors import SourceError
 
@@ -418,6 +418,15 @@ def test_validation_by_the_training_set_is_refused(tmp_path: Path) -> None:
     both = DataSource(tmp_path / "parts")
     found = use_parts([both], [both])
     assert [(s.split, v.split) for s, v in zip(found.train, found.val, strict=True)] == [("train", "val")]
+
+
+def test_accuracy_is_measured_on_what_was_not_trained_on(tmp_path: Path) -> None:
+    """On val unless another part is asked for; a set without parts is taken whole."""
+    coco_parts(tmp_path / "parts")
+    one_coco_file(tmp_path / "one")
+    assert to_measure_on(DataSource(tmp_path / "parts")).split == "val"
+    assert to_measure_on(DataSource(tmp_path / "parts", split="train")).split == "train"
+    assert to_measure_on(DataSource(tmp_path / "one")).split is None
 
 
 # ---- zip files

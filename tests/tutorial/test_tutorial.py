@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -34,10 +35,16 @@ def test_the_commands_lead_from_drawn_signs_to_detections(tmp_path: Path) -> Non
     program.write_text(f'#!/bin/sh\n[ "$1" = train ] && set -- "$@" {SHORT}\nexec {call} "$@"\n')
     program.chmod(0o755)
 
+    activated = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
     for heading in HEADINGS:
         (commands,) = blocks(heading)
         done = subprocess.run(
-            ["sh", "-e", "-c", commands], cwd=tmp_path, capture_output=True, text=True, timeout=900
+            ["sh", "-e", "-c", commands],
+            cwd=tmp_path,
+            env=activated,
+            capture_output=True,
+            text=True,
+            timeout=900,
         )
         assert done.returncode == 0, f"{heading}\n{done.stdout}{done.stderr}"
         if heading == "3. Check":
