@@ -24,6 +24,8 @@ pytest.importorskip("torch", reason="needs the train extra")
 import cv2
 from support import Result, allow_interrupts
 
+from edge_centernet.artifact import read_manifest
+
 SETTINGS = (
     "width=0.25", "size=64", "early_side=64", "epochs=3", "qat_epochs=1", "batch_size=4", "freeze=0",
     "workers=0", "neck=16,16,16", "head=16", "context=1", "warmup=2", "eval_every=0", "amp=off",
@@ -118,8 +120,6 @@ def finished(drawn: Path, others: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.slow
 def test_a_run_leaves_weights_metrics_and_the_interchange_file(finished: Path) -> None:
     """Four lines of metrics (3 float, 1 QAT), both checkpoints, NAME.onnx with the class names."""
-    from edge_centernet.artifact import read_manifest
-
     rows = _rows(finished)
 
     assert [(r["stage"], r["epoch"]) for r in rows] == [
@@ -465,7 +465,7 @@ def test_several_sets_are_learnt_as_one(drawn: Path, others: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_yaml_file_sets_options_and_the_command_line_wins(drawn: Path, tmp_path: Path) -> None:
-    """seed: 7 and epochs: 2 in the file, --set epochs=1: config.json has 7 and 1. The folder names the model."""
+    """seed: 7, epochs: 2 in the file, --set epochs=1: config.json has 7 and 1. The model has its folder's name."""
     pytest.importorskip("yaml", reason="needs the eval extra")
     (tmp_path / "run.yaml").write_text("seed: 7\nepochs: 2\nneck: [16, 16, 24]\nqat_epochs: 0\n")
     base = [part for s in SETTINGS if not s.startswith(("epochs", "neck", "qat")) for part in ("--set", s)]
