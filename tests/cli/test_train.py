@@ -465,7 +465,7 @@ def test_several_sets_are_learnt_as_one(drawn: Path, others: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_yaml_file_sets_options_and_the_command_line_wins(drawn: Path, tmp_path: Path) -> None:
-    """seed: 7, epochs: 2 in the file, --set epochs=1: config.json has 7 and 1, the model its folder's name."""
+    """seed: 7, epochs: 2 in the file, --set epochs=1: config.json has 7 and 1; the folder names the model."""
     pytest.importorskip("yaml", reason="needs the eval extra")
     (tmp_path / "run.yaml").write_text("seed: 7\nepochs: 2\nneck: [16, 16, 24]\nqat_epochs: 0\n")
     base = [part for s in SETTINGS if not s.startswith(("epochs", "neck", "qat")) for part in ("--set", s)]
