@@ -78,12 +78,13 @@ class TrackerOptions:
     confirm: sightings before an object gets an id, 1 and up; 1 gives every sure detection one at once.
     doubtful: share of the user's threshold down to which a detection may keep a track alive, above 0 and up
       to 1; 1 turns the second round off. A share, so that it follows a threshold that the user moves, and not
-      a fixed score as in ByteTrack. The default was chosen by IDF1 on PETS 2009 with random dropouts.
+      a fixed score as in ByteTrack. Scores are calibrated: lower shares let in more false boxes than they
+      save ids (docs/decisions/0018-own-tracker.md).
     """
 
     memory_s: float = 2.5
     confirm: int = 3
-    doubtful: float = 0.75
+    doubtful: float = 0.9
 
     def __post_init__(self) -> None:
         """Raises ConfigError for values outside the limits."""

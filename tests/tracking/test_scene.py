@@ -500,7 +500,7 @@ def test_what_is_sure_can_differ_by_class() -> None:
     assert found.class_id.tolist() == [1]
     assert scene.detector_threshold == (0.4, 0.25, 0.4)
     tracking = Scene(SceneOptions(track=True), (0.4, 0.25, 0.4), CLASSES)
-    assert tracking.detector_threshold == pytest.approx((0.3, 0.1875, 0.3))
+    assert tracking.detector_threshold == pytest.approx((0.36, 0.225, 0.36))
 
 
 def test_a_class_that_is_only_blurred_is_looked_for_too() -> None:

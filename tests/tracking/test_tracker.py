@@ -114,18 +114,18 @@ def test_two_who_cross_keep_their_ids() -> None:
 
 
 def test_a_doubtful_detection_keeps_a_track_and_starts_none() -> None:
-    """Score 0.25 at threshold 0.3: it continues the object, the same score elsewhere never gets an id."""
-    frames = [detections((100, 100, 0.25 if 5 <= i < 20 else 0.8), (300, 100, 0.25)) for i in range(25)]
+    """Score 0.28 at threshold 0.3: it continues the object, the same score elsewhere never gets an id."""
+    frames = [detections((100, 100, 0.28 if 5 <= i < 20 else 0.8), (300, 100, 0.28)) for i in range(25)]
     seen = follow(Tracker(THRESHOLD), frames)
     assert [tracks.id.tolist() for tracks in seen[2:]] == [[1]] * 23
-    assert seen[10].found.score.tolist() == pytest.approx([0.25])
+    assert seen[10].found.score.tolist() == pytest.approx([0.28])
     assert not any(tracks.lost for tracks in seen)
 
 
 def test_each_class_can_have_a_threshold_of_its_own() -> None:
-    """An object of class 0 is sure from 0.6 on, one of class 1 from 0.2; doubtful from 3/4 of that."""
+    """An object of class 0 is sure from 0.6 on, one of class 1 from 0.2; doubtful from 9/10 of that."""
     tracker = Tracker((0.6, 0.2))
-    assert tracker.options.low_for((0.6, 0.2)) == pytest.approx((0.45, 0.15))
+    assert tracker.options.low_for((0.6, 0.2)) == pytest.approx((0.54, 0.18))
     seen = follow(tracker, [detections((100, 100, 0.5), (300, 100, 0.3, 1))] * 4)
     assert seen[-1].found.class_id.tolist() == [1]
     with pytest.raises(ConfigError, match=r"expected 0\.\.1, got \(0\.5, 1\.5\)"):
@@ -134,7 +134,7 @@ def test_each_class_can_have_a_threshold_of_its_own() -> None:
 
 def test_an_object_gets_its_id_from_sure_detections_alone() -> None:
     """One sure detection, then doubtful ones for ever: no id."""
-    seen = follow(Tracker(THRESHOLD), [detections((100, 100, 0.8 if i == 0 else 0.25)) for i in range(20)])
+    seen = follow(Tracker(THRESHOLD), [detections((100, 100, 0.8 if i == 0 else 0.28)) for i in range(20)])
     assert [tracks.id.tolist() for tracks in seen] == [[]] * 20
 
 
@@ -282,9 +282,9 @@ def test_threshold_out_of_range_is_refused() -> None:
         Tracker(1.5)
 
 
-def test_the_detector_runs_at_three_quarters_of_the_threshold() -> None:
+def test_the_detector_runs_at_nine_tenths_of_the_threshold() -> None:
     """low_for tells the command line what to give the detector."""
-    assert TrackerOptions().low_for(0.4) == pytest.approx(0.3)
+    assert TrackerOptions().low_for(0.4) == pytest.approx(0.36)
 
 
 @pytest.mark.skipif(
