@@ -91,6 +91,7 @@ class Settings:
     plan: Path | None
     store: Path | None
     keep: float
+    recorded: str | None
     events_dir: Path | None
     events_keep: float
     events_max: int

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,6 +209,44 @@ def _check_together(cameras: Sequence[Settings]) -> None:
             )
 
 
+def _recorded(settings: Settings) -> float | None:
+    """--recorded in seconds since 1970; ConfigError for what is no time, or where nothing was recorded."""
+    if settings.recorded is None:
+        return None
+    if _takes_live(settings):
+        raise ConfigError("--recorded: expected with a video file alone; what a camera sees is of now")
+    try:
+        return datetime.fromisoformat(settings.recorded).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise ConfigError(
+            f"--recorded: expected a time such as 2026-11-24T09:00, got {settings.recorded!r}"
+        ) from None
+
+
+def _refuse_to_count_again(settings: Settings, began: int) -> None:
+    """Raise ConfigError where the store has counts that those of a recording would be added to by mistake.
+
+    began: of the recording, milliseconds since 1970.
+    """
+    from edge_centernet.history.store import last_alive
+
+    store = settings.store
+    if store is None or not store.exists() or not store.stat().st_size:
+        return
+    until = last_alive(store)
+    if until is not None and settings.recorded is None:
+        raise ConfigError(
+            f"--store {store}: it has counts already, and those of a recording would be added as if they "
+            "were of now; name a new file, or the time of the recording by --recorded"
+        )
+    if until is not None and until > began:
+        known = f"{datetime.fromtimestamp(until / 1000):%Y-%m-%d %H:%M:%S}"
+        raise ConfigError(
+            f"--store {store}: it has counts up to {known} already, and is filled in the order of time; name "
+            "a new file to count again, or for an earlier recording"
+        )
+
+
 def _takes_live(settings: Settings) -> bool:
     """Whether the source gives frames in real time and is opened again when it is lost."""
     return settings.camera is not None or is_live(settings.source or "") or settings.pace is not None
@@ -301,6 +340,11 @@ class _Camera:
         self.frames = open_frames(settings, shared.report, shared.several)
         stack.callback(self.frames.close)
         self.title = settings.name or ("pictures" if isinstance(self.frames, Stills) else self.frames.name)
+        played = settings.source is not None and not is_live(settings.source)
+        if not settings.name and played and not isinstance(self.frames, Stills):
+            self.title = Path(self.title).name
+        # Never the address of a camera, which would be on every screen.
+        self.heading = self.title if settings.name or played else "Camera"
         self.outputs: list[Output] = []
         for output in _open_outputs(self):
             self.outputs.append(output)
@@ -476,10 +520,12 @@ def _open_outputs(camera: _Camera) -> Iterator[Output]:
     if settings.store is not None or settings.events_dir is not None or settings.webhook:
         from edge_centernet.outputs.history import Clock, HistoryOutput
 
-        clock = Clock()
+        clock = Clock(recorded=_recorded(settings))
         if settings.store is not None:
             from edge_centernet.history.store import Retention
 
+            if not frames.live:
+                _refuse_to_count_again(settings, clock.start())
             keep = Retention(days=settings.keep)
             yield HistoryOutput(
                 settings.store, camera.title, model.classes, keep, frames.live, unwritten, clock
@@ -533,7 +579,7 @@ def _open_outputs(camera: _Camera) -> Iterator[Output]:
         camera.metrics = Metrics(model.classes, model=version, runtime=shared.runtime.name, webhooks=states)
         yield camera.metrics
         camera.view = View(
-            settings.name or "Camera",  # not the source's name, which may be an address
+            camera.heading,
             classes=model.classes,
             overlay=camera.overlay(),
             plain=camera.overlay(shapes=False),

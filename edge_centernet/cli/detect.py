@@ -165,6 +165,12 @@ _scene_options = option_group(
         metavar="DAYS",
         help="How long the store keeps them; paths are kept for 30 days at most.",
     ),
+    click.option(
+        "--recorded",
+        metavar="TIME",
+        help="When a video file begins, as 2026-11-24T09:00 in local time: the store and events have what is "
+        "counted at its true time.  [default: now]",
+    ),
     heading="Tracking and counting",
 )
 

@@ -65,12 +65,15 @@ def command(
     echo(as_text(report), nl=False)
     if csv_file is not None:
         write_atomic(csv_file, as_csv(report))
+        echo(csv_file, err=True)
     if json_file is not None:
         write_atomic(json_file, as_json(report))
+        echo(json_file, err=True)
     if html_file is not None:
         from edge_centernet.history.page import as_html
 
         write_atomic(html_file, as_html(report))
+        echo(html_file, err=True)
 
 
 def _read(stores: Sequence[str], begin: str | None, end: str | None, step: str) -> Report:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 
 from edge_centernet.artifact import read_manifest
 from edge_centernet.cli import Command, echo
@@ -44,10 +45,12 @@ IMAGES = 32  # of --images, spread evenly
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
-    help="Folder of images to compare on.  [default: the packaged photos]",
+    help="Folder of images to compare on.  [default: those of --data, else the packaged photos]",
 )
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Labelled images, to report the difference in AP too."
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Labelled images to compare on, and to report the difference in AP.",
 )
 @click.option(
     "--split",
@@ -95,7 +98,13 @@ def command(
         # 1. The file's heads against those of its source.
         network = _source(path, against)
         samples = reference_module.sample_pictures
-        pictures = samples() if images is None else [read_image(p) for p in pick_images(images, IMAGES)]
+        if images is not None:
+            pictures = [read_image(path) for path in pick_images(images, IMAGES)]
+        elif dataset is not None:
+            spread = np.linspace(0, len(dataset) - 1, min(IMAGES, len(dataset))).round().astype(int)
+            pictures = [read_image(dataset.samples[i].path) for i in spread]
+        else:
+            pictures = samples()
         reference = reference_module.Reference(network, read_manifest(path).precision, pictures)
         report = reference.compare(path)
         # 2. Each layer in int8 against float: with --float, the weights before any rounding.

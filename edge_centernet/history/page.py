@@ -114,7 +114,8 @@ def _tiles(report: Report) -> str:
         for name in names:
             number = sum(n for (kind, _, _, c), n in report.totals.items() if c == name and kind in COUNTED)
             tiles.append(f'<div class="tile"><b>{number}</b><span>{escape(name)}, all places</span></div>')
-    return f'<div class="tiles">{"".join(tiles) or "<p>Nothing was counted.</p>"}</div>'
+    nothing = "<p>Nothing was counted: what crosses a line or enters a zone is counted.</p>"
+    return f'<div class="tiles">{"".join(tiles) or nothing}</div>'
 
 
 def _classes(report: Report) -> list[str]:

@@ -349,6 +349,13 @@ def open_store(path: Path) -> sqlite3.Connection:
     return base
 
 
+def last_alive(path: Path) -> int | None:
+    """Until when a store has counts, milliseconds since 1970; None for one without. Raises StoreError."""
+    with closing(open_store(path)) as base:
+        (last,) = base.execute("SELECT max(alive) FROM run").fetchone()
+    return None if last is None else int(last)
+
+
 def keep_audit(path: Path, number: int | None, began: int, now: int, record: str) -> int:
     """Write an audit on a connection of its own, beside a process that counts; returns its number.
 

@@ -45,9 +45,9 @@ class Clock:
     All outputs of a run share one, on one thread, so that an event has the same time in each.
     """
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        """now: seconds since 1970."""
-        self._now = now
+    def __init__(self, now: Callable[[], float] = time.time, recorded: float | None = None) -> None:
+        """now: seconds since 1970. recorded: the same of a file's first frame; now unless given."""
+        self._now, self._recorded = now, recorded
         self._offset = self._read()
         self._began = time.monotonic()
 
@@ -59,8 +59,12 @@ class Clock:
         return round(monotonic * 1000) + self._offset
 
     def of(self, frame: Frame, live: bool) -> int:
-        """Milliseconds since 1970 at which a frame was captured; those of a file begin with this clock."""
-        return self.at(frame.captured if live else self._began + frame.seconds)
+        """Milliseconds since 1970 at which a frame was captured."""
+        return self.at(frame.captured) if live else self.start() + round(1000 * frame.seconds)
+
+    def start(self) -> int:
+        """Milliseconds since 1970 at which a file was recorded, or this clock was made."""
+        return self.at(self._began) if self._recorded is None else round(1000 * self._recorded)
 
     def jump(self) -> tuple[int, int] | None:
         """The time before and after it, if the clock was set since the last call; else None."""
@@ -117,7 +121,8 @@ class HistoryOutput:
             camera: its name, as reports show it.
             classes: names by class_id.
             keep: for how long.
-            live: whether frames come in real time; those of a file are timed by the file, from now on.
+            live: whether frames come in real time; those of a file are timed by the file, from the clock's
+              start on.
             unwritten: told when the store cannot be written.
             clock: where wall-clock times come from.
 
@@ -126,7 +131,7 @@ class HistoryOutput:
         self._clock = clock or Clock()
         self._live = live
         self._classes = tuple(classes)
-        self._store = Store(path, camera, self._clock.at(time.monotonic()))
+        self._store = Store(path, camera, self._clock.start())
         self._waiting = _Waiting()
         self._walks: dict[int, tuple[int, str, list[tuple[float, ...]]]] = {}  # track: began, class, points
         self._last: int | None = None  # time of the newest frame
@@ -180,7 +185,8 @@ class HistoryOutput:
 
     def close(self) -> None:
         """Write what is left: paths that did not end, and the gap until the end if the source was silent."""
-        now = self._clock.at(time.monotonic()) if self._live or self._last is None else self._last
+        ended = self._clock.at(time.monotonic()) if self._live else self._clock.start()
+        now = ended if self._live or self._last is None else self._last
         if self._silent and self._last is not None:
             self._waiting.gaps.append((self._last, now, "camera"))
         for id_ in list(self._walks):

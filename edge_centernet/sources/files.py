@@ -424,6 +424,8 @@ def open_stills(
             got = f"the URL {public_name(text)}" if text.strip() else "an empty name"
             raise SourceError(f"sources: expected files and folders where there are several, got {got}")
         _refuse_mistyped(text)
+        if files_matching(text) == [text] and not Path(text).exists():
+            raise SourceError(f"{text}: no such file; expected an image or a folder of images")
     return Stills(images_of(texts, recursive, warn), warn)
 
 

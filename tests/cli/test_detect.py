@@ -144,6 +144,7 @@ def test_folders_of_runs_count_up(run: Run, photo: Path, onnx_model: Path) -> No
         (("clip.mp4", "clip.mp4"), "expected images"),
         (("photo.png", "--recursive"), "--recursive: expected a folder"),
         (("photo.png", "photo.png", "--pace", "real"), "--pace real: expected one video, got 2 files"),
+        (("photo.png", "none.mp4"), "none.mp4: no such file; expected an image or a folder of images"),
         (("rtsp://127.0.0.1:9/stream",), "expected a stream that answers"),
         (("98",), "camera 98: no such camera"),
     ],
@@ -545,6 +546,32 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, onnx_model: Path, writ
     child.stderr.close()
     assert child.wait(timeout=60) == 1
     assert [line for line in err.splitlines() if not line.startswith("Using ")] == []
+
+
+def test_a_recording_is_counted_into_a_store_once(run: Run, video: Path, onnx_model: Path) -> None:
+    """Again, or an earlier one, is refused in one line; a later one is added with the gap between."""
+    line = ("--count-line", "door=0.5,1,0.5,0", "--store", "a.db", "--format", "none", "--no-save")
+
+    def count(*options: str) -> tuple[int, str]:
+        done = run("detect", video, "--model", onnx_model, *line, *options)
+        return done.code, done.err.splitlines()[-1]
+
+    assert count("--recorded", "2026-11-24T09:00")[0] == 0
+    for options, said in (
+        ((), "Error: --store a.db: it has counts already, and those of a recording would be added"),
+        (("--recorded", "2026-11-24 09:00"), "it has counts up to 2026-11-24 09:00:00 already"),
+        (("--recorded", "2026-11-23"), "name a new file to count again, or for an earlier recording"),
+        (("--recorded", "yesterday"), "expected a time such as 2026-11-24T09:00, got 'yesterday'"),
+        (("--pace", "real", "--recorded", "2026-11-25"), "expected with a video file alone"),
+    ):
+        code, last = count(*options)
+        assert code == 2
+        assert said in last
+    assert count("--recorded", "2026-11-25T09:00")[0] == 0
+    report = run("report", "a.db", "--html", "a.html")
+    assert report.out.startswith("clip.avi: 2026-11-24 09:00 to 2026-11-25 09:00")
+    assert "watched 0.0%" in report.out
+    assert report.err == "a.html\n"
 
 
 def test_lines_come_as_the_frames_do(tmp_path: Path, video: Path, onnx_model: Path) -> None:

@@ -210,6 +210,18 @@ def test_a_file_is_timed_by_its_own_clock(tmp_path: Path) -> None:
     assert second - first == 10_000
 
 
+def test_a_recording_is_stored_at_the_time_it_was_made(tmp_path: Path) -> None:
+    """Its run, its events and its end, a day before now."""
+    clock = Clock(Wall(), recorded=NOW - 86_400)
+    history = HistoryOutput(tmp_path / "a.db", "door cam", CLASSES, Retention(), False, clock=clock)
+    for number in (0, 200):
+        history.update(snapshot(number, tally=counted(number, 0, crossing(number))))
+    history.close()
+    start = round(1000 * (NOW - 86_400))
+    assert rows(tmp_path / "a.db", "SELECT time FROM event ORDER BY id") == [(start,), (start + 10_000,)]
+    assert rows(tmp_path / "a.db", "SELECT began, alive FROM run") == [(start, start + 10_000)]
+
+
 def test_the_next_run_goes_on_in_the_same_file(tmp_path: Path) -> None:
     """Two runs, one history, and the pause between them."""
     for number, ahead in ((1, 0.0), (2, 60.0)):

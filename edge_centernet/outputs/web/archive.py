@@ -73,7 +73,7 @@ class _History(_Past):
             try:
                 return as_fragment(summarize(self.store, begin.isoformat()))
             except ConfigError:  # its end would be before its beginning
-                return "<p>Nothing was counted yet.</p>"
+                return "<p>Nothing was counted yet: what crosses a line or enters a zone is counted.</p>"
 
         if (made := await self.elsewhere(charts)) is not None:
             self.set_header("Content-Type", "text/html; charset=utf-8")

@@ -274,7 +274,7 @@ function drag(event, shape, indices) {
 
 function begin(kind, byKeyboard) {
   if (byKeyboard) {
-    const points = kind === "line" ? [[0.5, 0.25], [0.5, 0.75]] : [[0.35, 0.35], [0.65, 0.35], [0.65, 0.65], [0.35, 0.65]];
+    const points = kind === "line" ? [[0.5, 0.95], [0.5, 0.35]] : [[0.35, 0.35], [0.65, 0.35], [0.65, 0.65], [0.35, 0.65]];
     finish(kind, points);
     $("shapes").querySelector(`[data-handle="${shapes.indexOf(chosen)}-0"]`).focus();
     return;

@@ -490,7 +490,7 @@ def test_the_keyboard_alone_draws_moves_and_saves(desktop: Browser) -> None:
         desktop.click("#save")
         assert soon(lambda: desktop.run("return document.querySelector('#saved textarea')?.value"))
         text = desktop.run("return document.querySelector('#saved textarea').value")
-        assert text == '[[line]]\nname = "line 1"\nfrom = [0.52, 0.25]\nto = [0.5, 0.75]\n'
+        assert text == '[[line]]\nname = "line 1"\nfrom = [0.52, 0.95]\nto = [0.5, 0.35]\n'
         assert "until detection is started again" in desktop.text("#saved")
 
 
