@@ -24,7 +24,7 @@ from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
 from edge_centernet.imageio import Image
 
-IOU = 0.65  # of two boxes, above which they mean the same object
+IOU = 0.6  # of two boxes, above which they mean the same object
 
 
 @dataclass(frozen=True)
