@@ -480,7 +480,7 @@ def test_the_keyboard_alone_draws_moves_and_saves(desktop: Browser) -> None:
         desktop.run("document.querySelector('#add-line').focus()")
         desktop.press(enter)
         focused = "return document.activeElement.getAttribute('aria-label')"
-        assert desktop.run(focused).startswith("line 1, first end: 50 % from the left, 25 % from the top.")
+        assert desktop.run(focused).startswith("line 1, first end: 50 % from the left, 95 % from the top.")
         desktop.press(right, right)
         assert desktop.run(focused).startswith("line 1, first end: 52 %")
         desktop.press(tab)
