@@ -5,12 +5,14 @@ Never by this package's own name: it is in no index, where somebody else could t
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import shlex
 import sys
 import sysconfig
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 _NAME = "edge-centernet"
 _TORCH_CPU = "https://download.pytorch.org/whl/cpu"
@@ -34,11 +36,35 @@ def pip_command(*requirements: str, python: str | None = None, managed: bool | N
 
 
 def command_for(extra: str) -> str:
-    """The shell command that installs the packages of an extra for the running interpreter."""
+    """The shell command that installs the packages of an extra for the running interpreter.
+
+    From where this package came from, if that is still there; else each package by its name.
+    """
     try:
-        return pip_command(*requirements_of(extra))
+        source = _source()
+        return pip_command(
+            *(requirements_of(extra) if source is None else (*source[:-1], f"{source[-1]}[{extra}]"))
+        )
     except ModuleNotFoundError:  # a checkout that was never installed: from there, by its path
         return pip_command(f"{Path(__file__).parents[1]}[{extra}]")
+
+
+def _source() -> tuple[str, ...] | None:
+    """What pip was told to install this package from: a wheel or folder, "-e" before one that is edited.
+
+    Source: PEP 610. None where that was no file of this computer, or it is gone. Raises ModuleNotFoundError
+    where this package is not installed.
+    """
+    from importlib import metadata  # here: it loads parsers of e-mail, and most runs never need it
+
+    text = metadata.distribution(_NAME).read_text("direct_url.json")
+    if text is None:  # of an index, or of a setup.py
+        return None
+    origin = json.loads(text)
+    path = Path(unquote(urlsplit(origin["url"]).path))
+    if not origin["url"].startswith("file:") or not path.exists():
+        return None
+    return ("-e", str(path)) if origin.get("dir_info", {}).get("editable") else (str(path),)
 
 
 def without_gpu(extra: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -39,7 +40,33 @@ def test_the_packages_of_an_extra_are_named_and_not_this_one(extra: str) -> None
     assert {f"{one.name}{one.specifier}" for one in map(Requirement, found)} == expected(extra)
     assert len(found) == len(set(found)) > 0
     assert "edge-centernet" not in " ".join(found)
-    assert shlex.split(command_for(extra)) == [sys.executable, "-m", "pip", "install", *found]
+
+
+@pytest.mark.parametrize(
+    ("origin", "wanted"),
+    [
+        ('{{"url": "file://{0}", "dir_info": {{}}}}', ["{0}[live]"]),
+        ('{{"url": "file://{0}", "dir_info": {{"editable": true}}}}', ["-e", "{0}[live]"]),
+        ('{{"url": "file://{0}/a%20b.whl", "archive_info": {{}}}}', ["{0}/a b.whl[live]"]),
+        ('{{"url": "file://{0}/gone", "dir_info": {{}}}}', None),
+        ('{{"url": "https://example.org{0}", "archive_info": {{}}}}', None),
+        (None, None),
+    ],
+)
+def test_an_extra_comes_from_where_the_package_came(
+    origin: str | None, wanted: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One short word instead of twelve packages; by their names where the clone or wheel is gone."""
+    (tmp_path / "a b.whl").touch()
+    text = None if origin is None else origin.format(tmp_path)
+    asked = metadata.PathDistribution.read_text
+    monkeypatch.setattr(
+        metadata.PathDistribution,
+        "read_text",
+        lambda self, name: text if name == "direct_url.json" else asked(self, name),
+    )
+    packages = requirements_of("live") if wanted is None else [one.format(tmp_path) for one in wanted]
+    assert shlex.split(command_for("live")) == [sys.executable, "-m", "pip", "install", *packages]
 
 
 def test_a_python_that_takes_no_packages_gets_an_environment() -> None:

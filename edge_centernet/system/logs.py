@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import logging.handlers
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -77,6 +79,8 @@ class _LineFormatter(logging.Formatter):
 
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
     _StreamHandler = logging.StreamHandler[TextIO]
 else:  # Python 3.10 cannot subscript the class at run time.
     _StreamHandler = logging.StreamHandler
@@ -126,10 +130,11 @@ def silence_opencv() -> None:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hide what C libraries write to file descriptor 2 (libpng, FFmpeg, XNNPACK).
+    """Hide what C libraries write to file descriptor 2 (libpng, FFmpeg, XNNPACK), not what Python writes.
 
-    What matters of it is in our exceptions. This affects the whole process; nested and concurrent use is
-    safe, as descriptor 2 comes back when the last user leaves.
+    What matters of it is in our exceptions; progress and warnings go through sys.stderr, and stay in sight.
+    This affects the whole process; nested and concurrent use is safe, as descriptor 2 comes back when the
+    last user leaves.
     """
     silence_opencv()
     _Stderr.hide()
@@ -145,6 +150,7 @@ class _Stderr:
     lock = threading.Lock()
     users = 0
     saved = -1
+    python: TextIO | None = None  # sys.stderr as it was
 
     @classmethod
     def hide(cls) -> None:
@@ -159,6 +165,11 @@ class _Stderr:
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, 2)
             os.close(devnull)
+            if _is_descriptor_2(sys.stderr):
+                cls.python = sys.stderr
+                sys.stderr = io.TextIOWrapper(
+                    _Visible(), sys.stderr.encoding, sys.stderr.errors, write_through=True
+                )
 
     @classmethod
     def show(cls) -> None:
@@ -168,3 +179,29 @@ class _Stderr:
                 os.dup2(cls.saved, 2)
                 os.close(cls.saved)
                 cls.saved = -1
+                if cls.python is not None:
+                    sys.stderr, cls.python = cls.python, None
+
+
+class _Visible(io.RawIOBase):
+    """What was descriptor 2 before it was hidden, and is it again later: a bar may outlive the hiding."""
+
+    def fileno(self) -> int:
+        return _Stderr.saved if _Stderr.saved >= 0 else 2
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return os.isatty(self.fileno())
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        return os.write(self.fileno(), data)
+
+
+def _is_descriptor_2(stream: TextIO | None) -> bool:
+    """Whether a stream writes where C libraries do; a test's or a notebook's may have none."""
+    try:
+        return stream is not None and stream.fileno() == 2
+    except (OSError, ValueError):  # it has none, or is closed
+        return False

@@ -80,6 +80,26 @@ with quiet_libraries():
     assert done.stderr.endswith(" WARNING seen\n")
 
 
+def test_progress_is_seen_while_libraries_are_hidden() -> None:
+    """Also by a bar that was begun then and ends later; what C code writes is not."""
+    code = """
+import os, sys
+from edge_centernet.progress import bars
+from edge_centernet.system.logs import quiet_libraries
+before = sys.stderr
+with bars() as progress, quiet_libraries():
+    progress("Calibrating", 1, 2)
+    os.write(2, b"a library")
+    inner = sys.stderr
+assert sys.stderr is before
+print("later", file=inner)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr == "Calibrating\nlater\n"
+
+
 @pytest.fixture
 def root_logger() -> Iterator[None]:
     """Afterwards, logging is as it was before."""
