@@ -6,7 +6,6 @@ import json
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -20,9 +19,6 @@ from edge_centernet.model_zoo import find_model, names
 from edge_centernet.progress import bars
 from edge_centernet.system.logs import quiet_libraries
 
-if TYPE_CHECKING:
-    from edge_centernet import qdq
-
 IMAGES = 32  # of --images, spread evenly
 
 
@@ -32,8 +28,8 @@ IMAGES = 32  # of --images, spread evenly
     "--against",
     metavar="PATH|NAME",
     help="Network that the file was made from: an interchange .onnx, a checkpoint, or a shipped name.  "
-    "[default: the shipped model of the same name, at the file's size; an int8 .onnx is compared with its "
-    "own float weights]",
+    "[default: the int8 .onnx beside the file, else the shipped model of the same name, at the file's size; "
+    "an int8 .onnx is compared with its own float weights]",
 )
 @click.option(
     "--float",
@@ -96,7 +92,9 @@ def command(
     accuracy = {}
     with quiet_libraries(), bars() as progress:
         # 1. The file's heads against those of its source.
-        network = _source(path, against)
+        source = _source(path, against)
+        size = read_manifest(path).model.input_size
+        network = open_network(source, fp32=True, size=size).network
         samples = reference_module.sample_pictures
         if images is not None:
             pictures = [read_image(path) for path in pick_images(images, IMAGES)]
@@ -133,26 +131,31 @@ def command(
         }
         write_atomic(out, json.dumps({**found, "accuracy": accuracy}, indent=1) + "\n")
     if report.failures:
-        raise ConversionError(f"{path}: its outputs do not match its source: {', '.join(report.failures)}")
-
-
-def _source(path: Path, against: str | None) -> qdq.Network:
-    """The interchange network to compare with, at the size that the file has."""
-    from edge_centernet.converters.open import open_network
-
-    manifest = read_manifest(path)
-    size = manifest.model.input_size
-    if against is None:
-        sized = {size.named(name): name for name in names()}  # what `convert --size` calls them
-        if path.suffix.lower() == ".onnx" and manifest.precision == "int8":
-            against = str(path)
-        elif manifest.model.name in names():
-            against = manifest.model.name
-        elif manifest.model.name in sized:
-            against = sized[manifest.model.name]
-        else:
-            raise ConfigError(
-                f"{path}: made from {manifest.model.name!r}, which does not ship: name the network with "
-                "--against"
+        hint = ""
+        if against is None:
+            hint = (
+                f"; its source was taken to be {source}: if it was made from another network, name that one "
+                "by --against"
             )
-    return open_network(find_model(against, ".onnx"), fp32=True, size=size).network
+        raise ConversionError(
+            f"{path}: its outputs do not match its source: {', '.join(report.failures)}{hint}"
+        )
+
+
+def _source(path: Path, against: str | None) -> Path:
+    """The network to compare with: what --against says, or the .onnx beside the file, or a shipped one."""
+    manifest = read_manifest(path)
+    beside = path.with_suffix(".onnx")  # what `convert` writes with it
+    if against is not None:
+        return find_model(against, ".onnx")
+    if manifest.precision == "int8" and beside.is_file():
+        other = read_manifest(beside)
+        if (other.precision, other.model) == (manifest.precision, manifest.model):
+            return beside
+    sized = {
+        manifest.model.input_size.named(name): name for name in names()
+    }  # what `convert --size` calls them
+    name = sized.get(manifest.model.name, manifest.model.name)
+    if name not in names():
+        raise ConfigError(f"{path}: made from {name!r}, which does not ship: name the network with --against")
+    return find_model(name, ".onnx")

@@ -111,6 +111,21 @@ def test_another_network_is_told(
     assert "its outputs do not match its source: heat differs by" in done.err
 
 
+def test_the_network_written_beside_a_file_is_its_source(
+    run: Callable[..., Result], network: qdq.Network, artifact: Path, tmp_path: Path
+) -> None:
+    """As `convert` writes both; where it is not the source, its path is told."""
+    beside = artifact.with_suffix(".onnx")
+    onnx.save(network.model, beside)
+    assert run("verify", artifact, "--images", tmp_path).code == 0
+
+    heads = next(op for op in network.ops if isinstance(op, qdq.Conv) and op.y.name == "heat")
+    onnx.save(_coarser(network, heads, 60.0).model, beside)
+    done = run("verify", artifact, "--images", tmp_path)
+    assert done.code == 2
+    assert f"its source was taken to be {beside}: if it was made" in done.err
+
+
 def test_a_file_of_unknown_origin_needs_its_source(run: Callable[..., Result], artifact: Path) -> None:
     """Its manifest names a model that does not ship."""
     done = run("verify", artifact)
