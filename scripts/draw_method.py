@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import cv2
 import matplotlib
 import numpy as np
+import render_demo
 from numpy.typing import NDArray
 
 matplotlib.use("Agg")
@@ -45,6 +46,8 @@ DPI = 100
 INK = "#1a5fb4"  # what is pointed at
 CELL = {"fill": False, "edgecolor": "#33d17a", "linewidth": 2}
 HEAT: dict[str, Any] = {"cmap": "inferno", "vmin": 0, "vmax": 1}
+FAR = 160.0  # focal length in pixels: a third of that of the clip
+FRAMES = (60, 150, 420)  # of the clip, whose people come together in one scene
 JPEG = {"quality": 88, "optimize": True}
 
 
@@ -181,6 +184,27 @@ def draw_size_and_offset(steps: Steps) -> Figure:
     return figure
 
 
+def draw_small_objects() -> Figure:
+    """People far away, two of them side by side, and what is found of them by one pass and by tiles."""
+    render_demo.WIDTH, render_demo.HEIGHT, render_demo.FOCAL = 1280, 720, FAR
+    people = [one for number in FRAMES for one in render_demo.people_at(number)]
+    empty = render_demo.shop(render_demo.SCALE)
+    scene = render_demo.picture(empty, people, np.random.default_rng(3))
+    figure, axes = _axes(2, 2.3)
+    for axis, tiles in zip(axes, (None, "3x2"), strict=True):
+        with Detector(MODEL, threads=1, only=["person"], tiles=tiles) as detector:
+            found = detector.detect(scene)
+        axis.imshow(cv2.cvtColor(scene, cv2.COLOR_BGR2RGB), interpolation="bicubic")
+        for (x1, y1, x2, y2), score in zip(found.xyxy, found.score, strict=True):
+            axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=INK, linewidth=2))
+            axis.text(x1, y1 - 1, f"{score:.2f}", color="white", backgroundcolor=INK, fontsize=8, va="bottom")
+        share = f"{len(found)} of {len(people)} found"
+        axis.set_title(f"{'one pass' if tiles is None else f'--tiles {tiles}'}: {share}")
+        axis.set(xlim=(460, 780), ylim=(430, 300))
+    _bare(*axes)
+    return figure
+
+
 FIGURES: dict[str, Callable[[Steps], Figure]] = {
     "letterbox.jpg": draw_letterbox, "heatmap.jpg": draw_heatmap,
     "peaks.png": draw_peaks, "size-and-offset.jpg": draw_size_and_offset,
@@ -206,6 +230,7 @@ def main() -> None:
     cv2.imwrite(str(out / "detections.jpg"), drawn, [cv2.IMWRITE_JPEG_QUALITY, JPEG["quality"]])
     for name, figure in FIGURES.items():
         save(figure(steps), out / name)
+    save(draw_small_objects(), out / "small-objects.jpg")
 
 
 def _axes(count: int, height: float, **more: Any) -> Any:

@@ -30,8 +30,8 @@ Image = NDArray[np.float32]  # (H, W, 3) BGR, 0..1
 
 WIDTH, HEIGHT, FPS = 640, 360, 15
 SECONDS = 39.0
-_SCALE = 3  # supersampling
-_FOCAL = 470.0  # pixels
+SCALE = 3  # supersampling
+FOCAL = 470.0  # pixels
 _EYE = np.array([0.0, 2.15, 0.0])  # metres
 _PITCH = np.radians(13.0)  # the camera looks down by so much
 _WALL_Z = 6.2
@@ -53,8 +53,8 @@ def project(points: Floats, scale: float = 1.0) -> Floats:
     cos, sin = np.cos(_PITCH), np.sin(_PITCH)
     depth = off[..., 2] * cos - off[..., 1] * sin
     up = off[..., 2] * sin + off[..., 1] * cos
-    x = WIDTH / 2 + _FOCAL * off[..., 0] / depth
-    y = HEIGHT / 2 - _FOCAL * up / depth
+    x = WIDTH / 2 + FOCAL * off[..., 0] / depth
+    y = HEIGHT / 2 - FOCAL * up / depth
     return np.stack([x * scale, y * scale, depth], -1)
 
 
@@ -432,17 +432,17 @@ def _place(look: Look, place: Floats) -> tuple[Floats, Floats]:
 def picture(
     empty: Image, people: Sequence[tuple[Look, Floats]], rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """One frame. people: as of `_here`. rng: for the noise of the camera."""
+    """One frame. people: as of `people_at`. rng: for the noise of the camera."""
     canvas = empty.copy()
     placed = [_place(look, place) for look, place in sorted(people, key=lambda one: -one[1][1])]
     dark = np.zeros(canvas.shape[:2], np.float32)
     for corners, _ in placed:
-        shadow(dark, corners, _SCALE)
+        shadow(dark, corners, SCALE)
     dark = cv2.GaussianBlur(cv2.resize(dark, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), (0, 0), 2.2)
     dark = cv2.resize(dark, (canvas.shape[1], canvas.shape[0]))
     canvas *= (1.0 - 0.45 * dark)[..., None]
     for corners, colours in placed:
-        draw(canvas, corners, colours, _SCALE)
+        draw(canvas, corners, colours, SCALE)
     small = cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), 0.5)
     small = small + 0.008 * rng.standard_normal(small.shape[:2])[..., None]
@@ -551,7 +551,7 @@ def crossings(x: float) -> tuple[int, int]:
     return sum(int((step > 0).sum()) for step in steps), sum(int((step < 0).sum()) for step in steps)
 
 
-def _here(number: int) -> list[tuple[Look, Floats]]:
+def people_at(number: int) -> list[tuple[Look, Floats]]:
     """Who is in the shop in a frame: look, and (x, z, heading, phase, stride)."""
     ways = ((LOOKS[walk.look], number - round(walk.start * FPS), way(walk)) for walk in WALKS)
     return [(look, rows[i, 1:]) for look, i, rows in ways if 0 <= i < len(rows)]
@@ -559,15 +559,15 @@ def _here(number: int) -> list[tuple[Look, Floats]]:
 
 def boxes(number: int) -> Floats:
     """(N, 4) x1, y1, x2, y2 in pixels of all people in a frame, those outside of it too."""
-    found = [project(_place(look, place)[0]).reshape(-1, 3) for look, place in _here(number)]
+    found = [project(_place(look, place)[0]).reshape(-1, 3) for look, place in people_at(number)]
     return np.array([(*p[:, :2].min(0), *p[:, :2].max(0)) for p in found]).reshape(-1, 4)
 
 
 def frames() -> Iterator[NDArray[np.uint8]]:
     """All of the clip."""
-    empty, rng = shop(_SCALE), np.random.default_rng(3)
+    empty, rng = shop(SCALE), np.random.default_rng(3)
     for number in range(int(SECONDS * FPS)):
-        yield picture(empty, _here(number), rng)
+        yield picture(empty, people_at(number), rng)
 
 
 def main(target: Path) -> None:
