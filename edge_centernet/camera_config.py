@@ -293,22 +293,23 @@ def table_text(where: str, key: str, table: Mapping[str, Any]) -> str:
 
 
 def _as_option(where: str, key: str, table: Mapping[str, Any], points: Sequence[str]) -> str:
-    """A table in the form of --count-line or --zone: NAME=x1,y1,x2,y2[;queue]."""
-    expected = {"name", *points, *(("queue",) if key == "zone" else ())}
+    """A table in the form of --count-line or --zone: NAME=x1,y1,x2,y2[;queue|;ignore]."""
+    expected = {"name", *points, *(("queue", "ignore") if key == "zone" else ())}
     if unknown := set(table) - expected:
         known = ", ".join(sorted(expected))
         raise ConfigError(f"{where}: [[{key}]]: unknown {', '.join(sorted(unknown))}; expected {known}")
-    text, name, queue = (
-        _numbers(f"{where}: [[{key}]]", table, points),
-        table.get("name"),
-        table.get("queue", False),
-    )
+    text, name = _numbers(f"{where}: [[{key}]]", table, points), table.get("name")
+    queue, ignore = table.get("queue", False), table.get("ignore", False)
     if not isinstance(queue, (int, float)):  # int: bool too
         raise ConfigError(
             f"{where}: [[{key}]]: expected queue = true, or seconds from which somebody waits, got {queue!r}"
         )
+    if not isinstance(ignore, bool):
+        raise ConfigError(f"{where}: [[{key}]]: expected ignore = true or false, got {ignore!r}")
     if queue is not False:
         text += ";queue" if queue is True else f";queue={queue}"
+    if ignore:
+        text += ";ignore"
     return f"{name}={text}" if name else text
 
 

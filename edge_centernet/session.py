@@ -186,7 +186,7 @@ def _check_events(settings: Settings, scene: SceneOptions) -> None:
     """Raise ConfigError where events are to be told, and there can be none."""
     told = {"--events-dir": settings.events_dir, "--webhook": settings.webhook}
     given = ", ".join(option for option, value in told.items() if value)
-    if given and not (scene.lines or scene.zones):
+    if given and not (scene.lines or scene.counted):
         raise ConfigError(f"{given}: nothing is counted that it could tell; expected --count-line or --zone")
     if settings.clips is not None and settings.events_dir is None:
         raise ConfigError("--clips: expected --events-dir with it, the folder to write them to")
@@ -379,7 +379,7 @@ class _Camera:
         if self.mqtt is not None:
             self.mqtt.announce(
                 lines=[line.name for line in options.lines],
-                zones=[zone.name for zone in options.zones],
+                zones=[zone.name for zone in options.counted],
                 rooms=[room.name for room in options.rooms],
                 queues=[zone.name for zone in options.zones if zone.queue is not None],
                 rules=[rule.name for rule in options.rules],
@@ -559,7 +559,7 @@ def _open_outputs(camera: _Camera) -> Iterator[Output]:
             classes=model.classes,
             wanted=None if settings.classes is None else words(settings.classes),
             lines=[line.name for line in scene.lines],
-            zones=[zone.name for zone in scene.zones],
+            zones=[zone.name for zone in scene.counted],
             rooms=[room.name for room in scene.rooms],
             queues=[zone.name for zone in scene.zones if zone.queue is not None],
             rules=[rule.name for rule in scene.rules],
@@ -621,7 +621,7 @@ def _webhooks(camera: _Camera, clock: Clock) -> WebhookOutput:
     from edge_centernet.outputs.webhook import WebhookOutput, parse_webhook
 
     settings, scene = camera.settings, camera.options
-    places = [one.name for kind in (scene.lines, scene.zones, scene.rooms) for one in kind]
+    places = [one.name for kind in (scene.lines, scene.counted, scene.rooms) for one in kind]
     hooks = [parse_webhook(text, number + 1, places) for number, text in enumerate(settings.webhook)]
     return WebhookOutput(
         hooks,

@@ -154,9 +154,10 @@ def tracking() -> str:
     for one in record["results"]:
         metrics = [f"{one[key]:.3f}" for key in ("mota", "idf1", "precision", "recall")]
         counts = f"{one['left']} and {one['right']}"
-        rows.append([f"`{one['model']}`", f"{one['fps']:g}", *metrics, f"{one['switches']:.0f}", counts])
+        model, ignored = f"`{one['model']}`", "yes" if one["ignored"] else "no"
+        rows.append([model, ignored, f"{one['fps']:g}", *metrics, f"{one['switches']:.0f}", counts])
     left, right = record["true_crossings"]
-    head = "model | frames a second | MOTA | IDF1 | precision | recall | switches"
+    head = "model | zones to ignore | frames a second | MOTA | IDF1 | precision | recall | switches"
     return table(f"{head} | counted, of {left} and {right}", rows)
 
 

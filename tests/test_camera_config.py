@@ -43,6 +43,9 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         [[zone]]
         points = [0, 0, 1, 0, 1, 1]
         queue = 7.5
+        [[zone]]
+        points = [0, 0, 1, 0, 1, 1]
+        ignore = true
         [[room]]
         name = "shop"
         lines = ["door", "-exit"]
@@ -75,7 +78,12 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         "threshold": "0.4",
         "track": True,
         "count_line": ["door=0.5,0,0.5,1.0"],
-        "zone": ["till 1=10,20,200,20,200,180", "0,0,1,0,1,1;queue", "0,0,1,0,1,1;queue=7.5"],
+        "zone": [
+            "till 1=10,20,200,20,200,180",
+            "0,0,1,0,1,1;queue",
+            "0,0,1,0,1,1;queue=7.5",
+            "0,0,1,0,1,1;ignore",
+        ],
         "room": ["shop=door,-exit;reset=04:00;missed=0.05", "door"],
         "floor": "0,1,1,1,0.8,0.5,0.2,0.5=0,0,4,0,4,6.5,0,6.5",
         "rule": [
@@ -102,6 +110,7 @@ def test_options_lines_and_zones_become_what_the_command_line_takes(tmp_path: Pa
         ("[floor]\npoints = [0, 0]", "[floor]: expected metres = a list of numbers"),
         ("[floor]\ncorners = [0, 0]", "[floor]: unknown corners"),
         ('[[zone]]\npoints = [0, 0]\nqueue = "yes"', "expected queue = true, or seconds"),
+        ("[[zone]]\npoints = [0, 0]\nignore = 1", "expected ignore = true or false, got 1"),
         (
             '[[rule]]\nkind = "queue"\nwhere = "a"\nlimit = true',
             "classes as a list of texts; got limit = True",

@@ -107,9 +107,10 @@ _scene_options = option_group(
     click.option(
         "--zone",
         multiple=True,
-        metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...[;queue]",
+        metavar="[NAME=]X1,Y1,X2,Y2,X3,Y3,...[;queue|;ignore]",
         help="Count objects inside this polygon and how long they stay. Coordinates are pixels, or fractions "
-        "of the image if all are between 0 and 1. With ;queue it tells how many wait there and for how long.",
+        "of the image if all are between 0 and 1. With ;queue it tells how many wait there and for how long. "
+        "With ;ignore nothing that stands there is reported or counted, such as a poster.",
     ),
     click.option(
         "--room",

@@ -49,6 +49,7 @@ _WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")  # others are written as 
 
 _LINE: Color = (0, 220, 255)
 _ZONE: Color = (255, 180, 60)
+_IGNORED: Color = (150, 150, 150)
 _SAME_OVERLAP = 0.5  # intersection over union from which a box is taken for the same thing as an earlier one
 _HOLD_S = 1.0  # a box stays blurred that long after it was last found: detection flickers
 # A trail shows where somebody came from. More points would cost more than the rest of the drawing.
@@ -179,7 +180,7 @@ class Overlay:
         """(track id, foot points from the oldest) of the tracks in this frame; forgets those long gone."""
         trails = []
         if tracks is not None:
-            feet = foot_points(tracks).tolist()
+            feet = foot_points(tracks.found).tolist()
             for track_id, foot in zip(tracks.id.tolist(), feet, strict=True):
                 trail = self._trails.setdefault(track_id, deque(maxlen=_TRAIL_POINTS))
                 trail.append((now, foot))
@@ -189,20 +190,24 @@ class Overlay:
 
 
 def _draw_zone(canvas: Image, zone: Zone, corners: NDArray[np.float64], tally: Tally | None) -> None:
-    """Outline, a light filling, and how many are inside. corners: (N, 2) in pixels of the canvas."""
+    """Outline, a light filling, and how many are inside, if it is not ignored.
+
+    corners: (N, 2) in pixels of the canvas.
+    """
     points = np.rint(corners).astype(np.int32)
+    colour = _IGNORED if zone.ignore else _ZONE
     # Only the part of the image around the zone is blended: the whole takes much of the drawing time.
     left, top = np.maximum(points.min(axis=0), 0)
     right, bottom = np.minimum(points.max(axis=0) + 1, canvas.shape[1::-1])
     part = canvas[top:bottom, left:right]
     if part.size:
         filled = part.copy()
-        cv2.fillPoly(filled, [points - (left, top)], _ZONE)
+        cv2.fillPoly(filled, [points - (left, top)], colour)
         canvas[top:bottom, left:right] = cv2.addWeighted(filled, 0.2, part, 0.8, 0)
-    cv2.polylines(canvas, [points], True, _ZONE, line_width(canvas), cv2.LINE_AA)
+    cv2.polylines(canvas, [points], True, colour, line_width(canvas), cv2.LINE_AA)
     count = next((z for z in tally.zones if z.name == zone.name), None) if tally is not None else None
     text = zone.name if count is None else f"{zone.name}: {count.inside}"
-    draw_label(canvas, text, _pixel(corners[0]), _ZONE)
+    draw_label(canvas, f"{zone.name}: ignored" if zone.ignore else text, _pixel(corners[0]), colour)
 
 
 def _draw_line(canvas: Image, line: Line, size: Size, scale: float, tally: Tally | None) -> None:

@@ -202,7 +202,7 @@ class HistoryOutput:
         if tracks is None:
             return
         height, width = snapshot.frame.image.shape[:2]
-        feet, boxes = foot_points(tracks), tracks.found.xyxy
+        feet, boxes = foot_points(tracks.found), tracks.found.xyxy
         spans = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)) / width
         for id_, class_id, (x, y), span in zip(
             tracks.id.tolist(), tracks.found.class_id, feet, spans, strict=True

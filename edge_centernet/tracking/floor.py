@@ -96,7 +96,7 @@ class FloorTracks:
 
     def update(self, tracks: Tracks, seconds: float, size: Size) -> Tracks:
         """The same tracks with `metres` and `speed`. seconds: the frame's own time; size: of its image."""
-        metres = self._floor.to_metres(foot_points(tracks), size)
+        metres = self._floor.to_metres(foot_points(tracks.found), size)
         speed = np.full(len(tracks), np.nan)
         for i, (id_, (x, y)) in enumerate(zip(tracks.id.tolist(), metres.tolist(), strict=True)):
             recent = self._recent.setdefault(id_, deque())

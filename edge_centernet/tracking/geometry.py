@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError
-from edge_centernet.tracking.state import Tracks
 
 Point = tuple[float, float]
 Size = tuple[int, int]  # width, height of the image, pixels
 _LONGEST_NAME = 64  # characters; a name is part of MQTT topics, metrics and labels in the image
 
 
-def foot_points(tracks: Tracks) -> NDArray[np.float32]:
+def foot_points(found: Detections) -> NDArray[np.float32]:
     """(N, 2) float32 x and y of the middle of each box's lower edge, pixels.
 
     For a camera that looks down at people it is where they stand. The centre of a box is not: it moves with
     the height of the person, and leaves the ground on which lines and zones are drawn.
     """
-    boxes = tracks.found.xyxy  # (N, 4)
+    boxes = found.xyxy  # (N, 4)
     return np.stack([(boxes[:, 0] + boxes[:, 2]) / 2.0, boxes[:, 3]], 1)
 
 

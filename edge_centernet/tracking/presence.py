@@ -33,7 +33,7 @@ class PresenceMap:
 
         seconds: the frame's own time. size: (width, height) of the image, pixels.
         """
-        self.add(foot_points(tracks), seconds, size)
+        self.add(foot_points(tracks.found), seconds, size)
 
     def add(self, feet: NDArray[np.floating], seconds: float, size: Size) -> None:
         """The same for (N, 2) points of an image or plan of (width, height)."""

@@ -67,7 +67,7 @@ class Counter:
 
         Args:
             lines: to count crossings of.
-            zones: to count visits of.
+            zones: to count visits of, but for those to ignore.
             classes: names by class_id, for the events.
             state: what `state` returned before a restart.
             rooms: of these lines and zones.
@@ -81,6 +81,7 @@ class Counter:
         names = [line.name for line in lines] + [zone.name for zone in zones] + [room.name for room in rooms]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"lines, zones and rooms: expected different names, got {twice[0]!r} twice")
+        zones = [zone for zone in zones if not zone.ignore]
         for room in rooms:
             for what, name, known in [
                 *(("line", name, sorted(line.name for line in lines)) for name, _ in room.lines),
@@ -158,7 +159,7 @@ class Counter:
                     _log.warning("%s%s %r: %s", self._prefix, kind, shape.name, wrong)
         # Somebody whom the edge of the image cuts off stands in a zone that reaches it: half a pixel inside,
         # not on the edge.
-        feet = np.clip(foot_points(tracks), 0.5, np.array(size) - 0.5)  # (N, 2)
+        feet = np.clip(foot_points(tracks.found), 0.5, np.array(size) - 0.5)  # (N, 2)
         boxes = tracks.found.xyxy
         spans = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))  # (N,)
         seen = []
@@ -260,6 +261,7 @@ class Counter:
 class SceneOptions:
     """What to follow and count.
 
+    zones: of people who are counted, or of what is to be ignored.
     track: whether to give ids, where nothing below needs them anyway.
     presence: image file to write, with the classes in `blur` made unrecognisable on it.
     counts: file that keeps the totals over restarts.
@@ -280,9 +282,19 @@ class SceneOptions:
     plan: Path | None = None
 
     @property
+    def counted(self) -> tuple[Zone, ...]:
+        """The zones of which visits are counted."""
+        return tuple(zone for zone in self.zones if not zone.ignore)
+
+    @property
+    def ignored(self) -> tuple[Zone, ...]:
+        """The zones in which nothing is detected."""
+        return tuple(zone for zone in self.zones if zone.ignore)
+
+    @property
     def tracks(self) -> bool:
         """Whether anything here needs tracks."""
-        return bool(self.track or self.lines or self.zones or self.presence or self.store or self.floor)
+        return bool(self.track or self.lines or self.counted or self.presence or self.store or self.floor)
 
 
 class Scene:
@@ -325,6 +337,7 @@ class Scene:
         )
         self._tracker = Tracker(threshold) if options.tracks else None
         self._part = 0  # Frame.part of the newest frame
+        self._sizes: set[Size] = set()  # of images in which the places to ignore were looked at
         self._counter = self._counter_of(options)
         self._presence = PresenceMap() if options.presence else None
         if options.plan is not None and options.floor is None:
@@ -364,7 +377,7 @@ class Scene:
 
     def _counter_of(self, options: SceneOptions) -> Counter | None:
         """For the places and rules of these options; None where there are none. Raises ConfigError."""
-        if not (options.lines or options.zones or options.rooms or options.rules):
+        if not (options.lines or options.counted or options.rooms or options.rules):
             return None
         return Counter(
             options.lines,
@@ -412,13 +425,14 @@ class Scene:
         while not self._requests.empty():  # this thread alone takes any out
             self._requests.get()()
         found = seen if self._wanted is None else seen[np.isin(seen.class_id, self._wanted)]
+        height, width = frame.image.shape[:2]
+        found = self._without_ignored(found, (width, height))
         if self._tracker is None:
             return found[found.reaching(self._threshold)], None, None
         if frame.part != self._part:
             self._tracker.end_all()
             self._part = frame.part
         tracks = self._tracker.update(found, frame.seconds)
-        height, width = frame.image.shape[:2]
         if self._floor is not None:
             tracks = self._floor.update(tracks, frame.seconds, (width, height))
         if self._plan is not None:
@@ -431,6 +445,23 @@ class Scene:
             self._saver.add(self._files())
             self._saved_at = time.monotonic()
         return tracks.found, tracks, tally
+
+    def _without_ignored(self, found: Detections, size: Size) -> Detections:
+        """Those that do not stand in a zone to ignore. size: (width, height) of the image, pixels."""
+        if not (zones := self._options.ignored):
+            return found
+        if size not in self._sizes:
+            self._sizes.add(size)
+            for zone in zones:
+                if wrong := misplacement(zone.pixels(size), zone.relative, size):
+                    prefix = f"{self._camera}: " if self._camera else ""
+                    _log.warning("%sZone %r: %s", prefix, zone.name, wrong)
+        # Before the tracker, or a poster would take over the track of whoever walks past it.
+        feet = np.clip(foot_points(found), 0.5, np.array(size) - 0.5).tolist()
+        ignored = np.zeros(len(found), np.bool_)
+        for zone in zones:
+            ignored |= zone.hold(feet, size)
+        return found[~ignored]
 
     def close(self) -> None:
         """Write the files a last time."""

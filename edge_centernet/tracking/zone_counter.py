@@ -54,15 +54,19 @@ class Zone:
 
     relative: the points are fractions of the image's width and height, not pixels.
     queue: seconds, 0 and up, from which somebody inside is waiting; None for a zone that is no queue.
+    ignore: nothing in it is detected, and nothing counted.
     """
 
     name: str
     points: tuple[Point, ...]
     relative: bool = False
     queue: float | None = None
+    ignore: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError for fewer than 3 points, edges that cross, no area, or a wrong queue."""
+        if self.ignore and self.queue is not None:
+            raise ConfigError(f"zone {self.name!r}: expected queue or ignore, got both")
         if self.queue is not None and not 0 <= self.queue < math.inf:
             raise ConfigError(f"zone {self.name!r}: expected queue in seconds from 0, got {self.queue:g}")
         if len(self.points) < 3:
@@ -82,26 +86,34 @@ class Zone:
         """Its corners in an image of (width, height), pixels."""
         return scaled(self.points, self.relative, size)
 
+    def hold(self, points: Iterable[Point], size: Size) -> list[bool]:
+        """For each point, in pixels of an image of (width, height) `size`, whether it is inside."""
+        corners = self.pixels(size)
+        return [_inside(point, corners) for point in points]
+
 
 def parse_zone(text: str, index: int = 1) -> Zone:
-    """The zone that "[NAME=]X1,Y1,X2,Y2,X3,Y3,...[;queue[=SECONDS]]" describes; else "zone INDEX".
+    """The zone that "[NAME=]X1,Y1,X2,Y2,X3,Y3,...[;queue[=SECONDS]|;ignore]" describes; else "zone INDEX".
 
     Numbers are pixels, or fractions of the image when every one is within 0..1. Raises ConfigError.
     """
     places, *settings = text.split(";")
-    name, numbers = parse_numbers(places, "zone", index, "X1,Y1,X2,Y2,X3,Y3,...[;queue]")
+    name, numbers = parse_numbers(places, "zone", index, "X1,Y1,X2,Y2,X3,Y3,...[;queue|;ignore]")
     if len(numbers) < 6 or len(numbers) % 2:
         raise ConfigError(
             f"zone {name!r}: expected 3 points or more as X1,Y1,X2,Y2,X3,Y3,..., "
             f"got {len(numbers)} numbers in {places!r}"
         )
-    queue = None
+    queue, ignore = None, False
     for setting in settings:
         key, equals, value = (part.strip() for part in setting.partition("="))
+        if key == "ignore" and not equals:
+            ignore = True
+            continue
         if key != "queue" or (equals and not re.fullmatch(r"\d+(\.\d*)?", value)):
-            raise ConfigError(f"zone {name!r}: expected queue or queue=SECONDS, got {setting!r}")
+            raise ConfigError(f"zone {name!r}: expected queue, queue=SECONDS or ignore, got {setting!r}")
         queue = float(value) if equals else _WAITS_AFTER_S
-    return Zone(name, as_points(numbers), are_relative(numbers), queue)
+    return Zone(name, as_points(numbers), are_relative(numbers), queue, ignore)
 
 
 class Stay(NamedTuple):

@@ -60,7 +60,7 @@ def follow(found: Sequence[Detections], threshold: float, view: View) -> Paths:
         tracks = tracker.update(one[one.score >= options.low_for(threshold)], frame.seconds)
         frames.append(tracks)
         heights = tracks.found.xyxy[:, 3] - tracks.found.xyxy[:, 1]
-        for id_, (x, y), height in zip(tracks.id, foot_points(tracks), heights, strict=True):
+        for id_, (x, y), height in zip(tracks.id, foot_points(tracks.found), heights, strict=True):
             feet.setdefault(int(id_), []).append((frame.seconds, float(x), float(y), float(height)))
     return Paths(tuple(frames), feet)
 

@@ -151,6 +151,16 @@ def test_counts_are_written_beside_what_is_counted() -> None:
     assert (picture(None) != first).any()
 
 
+def test_a_zone_to_ignore_looks_unlike_one_that_is_counted() -> None:
+    """Grey, and labelled as ignored."""
+    corners = ((50, 60), (550, 60), (550, 200))
+    counted, ignored = (
+        Overlay(CLASSES, [], [Zone("sofa", corners, ignore=ignore)]).draw(grey()) for ignore in (False, True)
+    )
+    assert where(counted, ORANGE, 60).any()
+    assert not where(ignored, ORANGE, 60).any()
+
+
 def test_a_narrow_picture_has_its_boxes_in_the_right_place() -> None:
     """At half the width everything is at half the distance; a picture is never made wider."""
     box = Detections(np.array([[200, 100, 400, 300]]), np.array([0.9]), np.array([0]))

@@ -162,10 +162,18 @@ def test_a_zone_is_a_queue_where_it_says_so(text: str, queue: float | None) -> N
     assert parse_zone(text).queue == queue
 
 
-@pytest.mark.parametrize("setting", ["queu", "queue=", "queue=-1", "queue=x", "long"])
+def test_a_zone_is_ignored_where_it_says_so() -> None:
+    """It cannot be a queue, too."""
+    assert parse_zone("tv=0,0,9,0,9,9; ignore").ignore
+    assert not parse_zone("tv=0,0,9,0,9,9").ignore
+    with pytest.raises(ConfigError, match=r"^zone 'tv': expected queue or ignore, got both$"):
+        parse_zone("tv=0,0,9,0,9,9;queue;ignore")
+
+
+@pytest.mark.parametrize("setting", ["queu", "queue=", "queue=-1", "queue=x", "long", "ignore=1"])
 def test_a_setting_of_a_zone_that_is_none_is_refused(setting: str) -> None:
     """One line tells the two that are."""
-    with pytest.raises(ConfigError, match=r"^zone 'till': expected queue or queue=SECONDS, got '"):
+    with pytest.raises(ConfigError, match=r"^zone 'till': expected queue, queue=SECONDS or ignore, got '"):
         parse_zone(f"till=0,0,9,0,9,9;{setting}")
 
 

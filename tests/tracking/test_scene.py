@@ -21,6 +21,7 @@ from edge_centernet.tracking import scene as scene_module
 from edge_centernet.tracking.line_counter import Line, parse_line
 from edge_centernet.tracking.presence import PresenceMap
 from edge_centernet.tracking.room import parse_room
+from edge_centernet.tracking.rules import parse_rule
 from edge_centernet.tracking.scene import Counter, Scene, SceneOptions
 from edge_centernet.tracking.state import Event, Tally, Tracks
 from edge_centernet.tracking.zone_counter import Zone, parse_zone
@@ -501,6 +502,48 @@ def test_what_is_sure_can_differ_by_class() -> None:
     assert scene.detector_threshold == (0.4, 0.25, 0.4)
     tracking = Scene(SceneOptions(track=True), (0.4, 0.25, 0.4), CLASSES)
     assert tracking.detector_threshold == pytest.approx((0.36, 0.225, 0.36))
+
+
+@pytest.mark.parametrize("track", [False, True])
+def test_what_stands_in_a_zone_to_ignore_is_not_detected(track: bool) -> None:
+    """Of three persons the middle one, by the feet: no box, no track, no visit; the zone is not counted."""
+    around = parse_zone("poster=55,75,105,75,105,90,55,90;ignore")
+    everywhere = parse_zone("shop=0,0,160,0,160,120,0,120")
+    zones = (everywhere, around) if track else (around,)
+    scene = Scene(SceneOptions(zones=zones), 0.4, CLASSES)
+    for number in range(4):
+        found, tracks, tally = scene.update(frame(number), seen(0, (2, 0.9), (2, 0.9), (2, 0.9)))
+    assert sorted(found.xyxy[:, 0].tolist()) == [0, 120]
+    assert (tracks is not None) == (tally is not None) == track
+    if tally is not None:
+        assert [(zone.name, zone.inside) for zone in tally.zones] == [("shop", 2)]
+
+
+def test_a_zone_to_ignore_can_come_and_go_while_it_runs() -> None:
+    """As the page does it; and where all of it lies outside of the image, the log says so once."""
+    scene, around = Scene(SceneOptions(), 0.4, CLASSES), parse_zone("0,0,160,0,160,120,0,120;ignore")
+    assert len(scene.update(frame(0), seen(0, (2, 0.9)))[0]) == 1
+    scene.change(SceneOptions(zones=(around,)))
+    assert len(scene.update(frame(1), seen(0, (2, 0.9)))[0]) == 0
+    scene.change(SceneOptions())
+    assert len(scene.update(frame(2), seen(0, (2, 0.9)))[0]) == 1
+
+
+def test_a_zone_to_ignore_outside_of_the_image_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Pixels of another size are the usual mistake."""
+    scene = Scene(SceneOptions(zones=(parse_zone("tv=900,900,990,900,990,990;ignore"),)), 0.4, CLASSES)
+    for number in range(3):
+        scene.update(frame(number), seen(0, (2, 0.9)))
+    assert [record.message for record in caplog.records if "tv" in record.message] == caplog.messages[:1]
+
+
+def test_a_room_and_a_rule_need_a_zone_that_is_counted() -> None:
+    """One that is ignored is never empty of people: nobody is in it."""
+    ignored = parse_zone("tv=0,0,9,0,9,9;ignore")
+    with pytest.raises(ConfigError, match="expected the name of a zone, got 'tv'"):
+        Counter([UP], [ignored], rooms=[parse_room("shop=door;empty=tv")])
+    with pytest.raises(ConfigError, match="expected the name of a zone or room, of which there is none"):
+        Counter([UP], [ignored], rules=[parse_rule("capacity,tv,3")])
 
 
 def test_a_class_that_is_only_blurred_is_looked_for_too() -> None:

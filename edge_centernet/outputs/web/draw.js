@@ -136,7 +136,7 @@ function draw() {
 }
 
 function drawn(shape, w, h) {
-  const group = svg("g", { class: `${shape.kind}${shape === chosen ? " chosen" : ""}` });
+  const group = svg("g", { class: `${shape.kind}${shape.rest.ignore ? " ignored" : ""}${shape === chosen ? " chosen" : ""}` });
   const points = text(shape.points), tag = shape.kind === "line" ? "polyline" : "polygon";
   if (editing) {
     const grip = svg(tag, { class: "grip", points });
@@ -184,6 +184,7 @@ function label(shape, w, h, taken) {
   const counted = ((state && state[`${shape.kind}s`]) || []).find(one => one.name === shape.was && shape.was !== undefined);
   let words = shape.name;
   if (counted && !editing) words += shape.kind === "line" ? `  ${counted.in} in, ${counted.out} out` : `  ${counted.inside} here`;
+  if (shape.rest.ignore && !editing) words += ": ignored";
   const [x, y] = pixel(shape.points.reduce((a, b) => (b[1] < a[1] ? b : a)));
   const long = 7.2 * words.length + 14;  // about; letters differ
   const left = Math.min(Math.max(4, x + 10), Math.max(4, w - long - 4)), lowest = Math.max(4, h - 26);
@@ -387,28 +388,35 @@ function shapeRow(shape) {
   const result = make("p", { class: "small" });
   const turn = shape.kind === "line" ? make("button", { type: "button", class: "quiet", onclick: () => { shape.points = [...shape.points].reverse(); changed(); } }, "Turn arrow round") : null;
   const gone = make("button", { type: "button", class: "quiet", onclick: () => remove(shape) }, "Delete");
-  const queue = shape.kind === "zone" ? make("input", { type: "checkbox" }) : null;
+  const queue = shape.kind === "zone" ? make("input", { type: "checkbox" }) : null, ignore = queue && make("input", { type: "checkbox" });
   if (queue) {
     queue.checked = shape.rest.queue !== undefined;
-    queue.addEventListener("change", () => {
-      const { queue: _, ...others } = shape.rest;
-      shape.rest = queue.checked ? { ...others, queue: true } : others;
+    ignore.checked = Boolean(shape.rest.ignore);
+    // A zone is one or the other, or neither.
+    for (const [name, mine, other] of [["queue", queue, ignore], ["ignore", ignore, queue]]) mine.addEventListener("change", () => {
+      const { queue: _, ignore: __, ...others } = shape.rest;
+      shape.rest = mine.checked ? { ...others, [name]: true } : others;
+      other.checked = false;
+      for (const room of rooms) if (ignore.checked && room.empty === shape) room.empty = null;
       changed();
     });
   }
   const row = make("li", { class: shape.kind }, nameField(shape, shape.kind), result,
-    queue && make("label", { class: "check" }, queue, "People queue here"), make("div", { class: "row" }, turn, gone));
+    queue && make("label", { class: "check" }, queue, "People queue here"),
+    ignore && make("label", { class: "check" }, ignore, "Ignore what stands here, such as a poster"), make("div", { class: "row" }, turn, gone));
   row.shape = shape;
   row.addEventListener("focusin", () => { choose(shape); draw(); });
   row.update = () => {
     gone.setAttribute("aria-label", `Delete ${shape.name}`);
     if (turn) turn.setAttribute("aria-label", `Turn arrow of ${shape.name} round`);
     const counted = tried.get(shape);
-    put(result, !counted ? "" : shape.kind === "line" ? `Last hour: ${counted.in} in, ${counted.out} out` :
+    put(result, !counted || shape.rest.ignore ? "" : shape.kind === "line" ? `Last hour: ${counted.in} in, ${counted.out} out` :
       `Last hour: ${counted.entered} came${counted.entered ? `, stayed ${Math.round(counted.mean_dwell_s)} s on average` : ""}`);
   };
   return row;
 }
+
+const countedZones = () => shapes.filter(one => one.kind === "zone" && !one.rest.ignore);
 
 function roomRow(room) {
   const doors = make("div"), gone = make("button", { type: "button", class: "quiet", onclick: () => remove(room) }, "Delete");
@@ -416,7 +424,7 @@ function roomRow(room) {
   reset.value = room.reset;
   reset.addEventListener("input", () => { room.reset = reset.value; changed(); });
   const empty = make("select");
-  empty.addEventListener("change", () => { room.empty = shapes.filter(one => one.kind === "zone")[empty.value - 1] || null; changed(); });
+  empty.addEventListener("change", () => { room.empty = countedZones()[empty.value - 1] || null; changed(); });
   const row = make("li", { class: "room" }, nameField(room, "room"),
     doors, make("label", {}, "Empty every day at ", reset), make("label", {}, "Empty when nobody is in ", empty), make("div", { class: "row" }, gone));
   row.shape = room;
@@ -426,7 +434,7 @@ function roomRow(room) {
   };
   row.update = () => {
     gone.setAttribute("aria-label", `Delete ${room.name}`);
-    const lines = shapes.filter(one => one.kind === "line"), zones = shapes.filter(one => one.kind === "zone");
+    const lines = shapes.filter(one => one.kind === "line"), zones = countedZones();
     while (doors.children.length > lines.length) doors.lastChild.remove();
     lines.forEach((line, i) => {
       const label = doors.children[i] || doors.appendChild(make("label", {}, make("span"), make("select")));

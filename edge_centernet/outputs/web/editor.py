@@ -221,6 +221,7 @@ def _as_tables(scene: SceneOptions, size: Size) -> Tables:
             "name": zone.name,
             "points": fractions(zone.pixels(size)),
             **({} if zone.queue is None else {"queue": zone.queue}),
+            **({"ignore": True} if zone.ignore else {}),
         }
         for zone in scene.zones
     ]

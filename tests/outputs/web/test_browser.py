@@ -472,6 +472,27 @@ def test_a_zone_and_a_room_are_made_with_a_finger(browser: Browser, tmp_path: Pa
         assert soon(lambda: "inside now" in browser.text("#rooms") and "here now" in browser.text("#zones"))
 
 
+def test_a_zone_is_ignored_or_a_queue_by_a_click(browser: Browser, tmp_path: Path) -> None:
+    """Never both: one box unchecks the other. It is told on the picture, and saved."""
+    config = tmp_path / "shop.toml"
+    config.write_text(
+        '[[zone]]\nname = "poster"\npoints = [[0.5, 0.8], [0.7, 0.8], [0.7, 0.9]]\nqueue = true\n'
+    )
+    poster = parse_zone("poster=0.5,0.8,0.7,0.8,0.7,0.9;queue")
+    with shop.open_shop(SceneOptions(zones=(poster,)), None, config) as server:
+        edit(browser, server.owner_url)
+        boxes = "[...document.querySelectorAll('#list input[type=checkbox]')]"
+        browser.run(f"{boxes}[1].click()")
+        assert browser.run(f"return {boxes}.map(box => box.checked)") == [False, True]
+        browser.run("document.querySelector('#save').click()")
+        assert soon(lambda: "Saved in" in browser.text("#saved"))
+        assert parse_zone(read_config(config)["zone"][0]) == replace(poster, queue=None, ignore=True)
+        browser.run("document.querySelector('#cancel').click()")
+        shown = "return document.querySelector('#shapes').textContent"
+        assert soon(lambda: "poster: ignored" in browser.run(shown))
+        assert faults(browser) == []
+
+
 def test_the_keyboard_alone_draws_moves_and_saves(desktop: Browser) -> None:
     """Enter on "add" makes a line whose ends arrow keys move; the text is there to copy."""
     enter, tab, right, escape = "\ue007", "\ue004", "\ue014", "\ue00c"

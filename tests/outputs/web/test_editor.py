@@ -305,6 +305,23 @@ def test_a_rule_goes_with_its_zone_to_a_new_name(tmp_path: Path) -> None:
     assert 'name = "desk"\npoints = [[0.5, 0.5], [0.7, 0.5], [0.7, 0.7]]\nqueue = 5\n# the end\n' in text
 
 
+def test_a_zone_to_ignore_is_kept_in_the_file(tmp_path: Path) -> None:
+    """A till that becomes one gets the word, and loses it again."""
+    config = tmp_path / "shop.toml"
+    config.write_text(FILE)
+    tool = editor(config)
+    tables = tool.tables((640, 360))
+    tables["zone"][0] |= {"ignore": True, "was": "till"}
+    assert tool.change(tables, (640, 360))["saved"]
+    assert [one.ignore for one in tool.scene.zones] == [True]
+    assert read_config(config)["zone"] == ["till=0.5,0.5,0.7,0.5,0.7,0.7;ignore"]
+    tables = tool.tables((640, 360))
+    assert tables["zone"][0].pop("ignore")
+    assert tool.change(tables, (640, 360))["saved"]
+    assert read_config(config)["zone"] == ["till=0.5,0.5,0.7,0.5,0.7,0.7"]
+    assert "ignore" not in config.read_text()
+
+
 def test_deleting_a_line_keeps_what_is_not_about_it(tmp_path: Path) -> None:
     """The comment right above it goes with it; one that stands apart stays."""
     config = tmp_path / "shop.toml"
