@@ -129,6 +129,22 @@ def steps(name: str) -> str:
     return f"{table(head, rows)}\nMeasured on {record['machine']['cpu']}, {record['date'][:10]}.\n"
 
 
+def sizes(name: str) -> str:
+    """A model at several input sizes, by scripts/measure_sizes.py."""
+    record = _json("sizes-x86_64.json")
+    one = record["results"][name]
+    _held("sizes-x86_64.json", one["sha256"], MODELS / f"{name}.onnx")
+    rows = [
+        [
+            *(size, f"{of['AP50']:.3f}", f"{of['AP']:.3f}", f"{of['ms']:.1f}"),
+            f"{of['smallest_in_frame']:.0f}",
+        ]
+        for size, of in one["sizes"].items()
+    ]
+    head = "input | AP50 | AP | inference, ms | height of a person, pixels of 1280x720"
+    return f"{table(head, rows)}\nOne thread of {record['machine']['cpu']}, {record['date'][:10]}.\n"
+
+
 # ---- others
 
 

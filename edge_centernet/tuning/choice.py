@@ -223,21 +223,22 @@ class Threshold:
     """The threshold to propose.
 
     value: 0..1. f1: there. best: the threshold of the best F1. still: how many things that never move are
-    found at `best`; remaining: at `value`.
+    found at `best`. remaining: those found at `value`, boxes (x1, y1, x2, y2) in pixels of the frames.
     """
 
     value: float
     f1: float
     best: float
     still: int
-    remaining: int
+    remaining: tuple[tuple[float, float, float, float], ...]
 
 
 def threshold(look: Look, truth: Dataset, view: View) -> Threshold:
     """That of the best F1, or a higher one that frees from what never moves where this costs little."""
     f1 = judge(look.found, truth).f1(_THRESHOLDS)
     best = int(f1.argmax())
-    still = still_things(look.found, _THRESHOLDS) if view.moving else np.zeros(len(_THRESHOLDS), np.int64)
+    boxes, at = still_things(look.found if view.moving else (), _THRESHOLDS)
+    still = at.sum(axis=0)
     # Of all thresholds that cost little the lowest at which the fewest of them are left.
     cheap = [i for i in range(best, len(f1)) if f1[i] >= f1[best] - _COSTS]
     value = min(cheap, key=lambda i: (still[i], i))
@@ -246,24 +247,28 @@ def threshold(look: Look, truth: Dataset, view: View) -> Threshold:
         float(f1[value]),
         float(_THRESHOLDS[best]),
         int(still[best]),
-        int(still[value]),
+        tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes[at[:, value]].tolist()),
     )
 
 
-def still_things(found: Sequence[Detections], thresholds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(T,) in how many places something is found in half of all frames or more, at each threshold."""
+def still_things(
+    found: Sequence[Detections], thresholds: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """What is in one place in half of all frames or more: (N, 4) boxes, and (N, T) at which thresholds."""
+    if not found:
+        return np.zeros((0, 4)), np.zeros((0, len(thresholds)), np.bool_)
     kept = [one[one.score >= thresholds[0]] for one in found]
     score = np.concatenate([one.score for one in kept]).astype(np.float64)
     xyxy = np.concatenate([one.xyxy for one in kept]).astype(np.float64)
     frame = np.repeat(np.arange(len(kept)), [len(one) for one in kept])
     order = np.argsort(-score, kind="stable")
     centres, owner = cluster(xyxy[order], score[order], 0.5)
-    places = np.zeros(len(thresholds), np.int64)
+    often = np.zeros((len(centres), len(thresholds)), np.bool_)
     for i in range(len(centres)):
         mine = order[owner == i]
         if len(mine) < _STILL * len(found):
             continue
         mine = mine[iou(xyxy[mine], centres[i : i + 1])[:, 0] > 0.5]
         for t, limit in enumerate(thresholds):
-            places[t] += len(np.unique(frame[mine[score[mine] >= limit]])) >= _STILL * len(found)
-    return places
+            often[i, t] = len(np.unique(frame[mine[score[mine] >= limit]])) >= _STILL * len(found)
+    return centres[often.any(axis=1)], often[often.any(axis=1)]

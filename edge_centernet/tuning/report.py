@@ -14,6 +14,7 @@ from edge_centernet.errors import printable
 from edge_centernet.imageio import Image
 from edge_centernet.preprocess import Letterbox
 from edge_centernet.runtimes.engines import engine_by_suffix, is_cpu
+from edge_centernet.tracking.geometry import Point, Size
 from edge_centernet.tuning.candidates import Candidate
 from edge_centernet.tuning.choice import Rating
 from edge_centernet.tuning.run import Tuned
@@ -81,11 +82,15 @@ def reasons(tuned: Tuned) -> list[str]:
         if cut.value > cut.best:
             why = (
                 f"F1 is best at {cut.best:.2f}, where something that never moves is found in "
-                f"{_places(cut.still)}; here in {_places(cut.remaining)}, at an F1 of {cut.f1:.2f}"
+                f"{_places(cut.still)}; here in {_places(len(cut.remaining))}, at an F1 of {cut.f1:.2f}"
             )
-        elif cut.remaining:
-            why += f"; see in the picture whether what never moves, in {_places(cut.remaining)}, is a {what}"
         lines.append(f"Threshold {cut.value:.2f}: {why}.")
+        if cut.remaining:
+            where = _places(len(cut.remaining))
+            lines.append(
+                f"Something never moves, in {where}: see in the picture whether it is a {what}. If not, "
+                "ignore it by the zones at the end of camera.toml."
+            )
     if place is not None:
         lines.append(
             "Count at the line in the picture, where many are seen long before and after they cross it "
@@ -132,7 +137,26 @@ def as_toml(tuned: Tuned, folder: Path) -> str:
             "", "[[line]]", f"name = {_quoted(line.name)}",
             f"from = {list(line.start)}", f"to = {list(line.end)}",
         ]  # fmt: skip
+    if tuned.cut is not None and tuned.cut.remaining:
+        # As comments: who waits or works there for an hour is no mistake.
+        lines += ["", "# What never moves; if it is a mistake, take away the # in front of its lines."]
+        for i, box in enumerate(tuned.cut.remaining, 1):
+            corners = [[round(x, 3), round(y, 3)] for x, y in around_feet(box, tuned.view.size)]
+            lines += ["# [[zone]]", f'# name = "ignored {i}"', f"# points = {corners}", "# ignore = true"]
     return "\n".join(lines) + "\n"
+
+
+def around_feet(box: tuple[float, float, float, float], size: Size) -> list[Point]:
+    """The corners of a zone that holds the feet of a box that never moves, in fractions of the image.
+
+    box: x1, y1, x2, y2 in pixels of an image of (width, height) `size`. It is a little larger than the feet
+    move from frame to frame, which is a few percent of the box, and much smaller than the box.
+    """
+    x1, y1, x2, y2 = box
+    middle, aside, high = (x1 + x2) / 2, max(0.35 * (x2 - x1), 3.0), max(0.15 * (y2 - y1), 3.0)
+    left, right = (min(1.0, max(0.0, x / size[0])) for x in (middle - aside, middle + aside))
+    top, low = (min(1.0, max(0.0, y / size[1])) for y in (y2 - high, y2 + high))
+    return [(left, top), (right, top), (right, low), (left, low)]
 
 
 def _quoted(text: str) -> str:
@@ -181,6 +205,10 @@ def _view(tuned: Tuned) -> Image:
         for feet in tuned.paths.feet.values():
             points = np.array([[x * scale, y * scale] for _, x, y, _ in feet]).round().astype(np.int32)
             cv2.polylines(canvas, [points.reshape(-1, 1, 2)], False, _ORANGE, 1, cv2.LINE_AA)
+    for box in tuned.cut.remaining if tuned.cut is not None else ():
+        x1, y1, x2, y2 = (round(v * scale) for v in box)
+        draw.dashed_box(canvas, (x1, y1, x2, y2), _WHITE, 2)
+        draw.draw_label(canvas, "never moves", (x1, y1), _GREY)
     if tuned.place is not None:
         size = canvas.shape[1], canvas.shape[0]
         start, end = (tuple(round(v) for v in point) for point in tuned.place.line.pixels(size))

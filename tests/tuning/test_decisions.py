@@ -17,6 +17,7 @@ from edge_centernet.errors import ConfigError, SourceError
 from edge_centernet.evaluation.coco import evaluate_samples
 from edge_centernet.manifest import InputSize
 from edge_centernet.sources import Frame
+from edge_centernet.tracking.zone_counter import parse_zone
 from edge_centernet.tuning.candidates import Candidate, Look, sizes_for
 from edge_centernet.tuning.choice import choose, judge, still_things, threshold
 from edge_centernet.tuning.report import as_text, as_toml, sheet
@@ -225,8 +226,32 @@ def test_threshold_frees_from_what_never_moves() -> None:
     looks = [look_of("today", 10.0, 0.8, seed=i, post=0.45) for i in range(3)]
     cut = threshold(looks[0], agreed(looks, view_of()), view_of())
     assert 0.45 < cut.value <= 0.55
-    assert cut.remaining == 0
-    assert still_things(looks[0].found, np.array([0.4, 0.5])).tolist() == [1, 0]
+    assert cut.remaining == ()
+    boxes, often = still_things(looks[0].found, np.array([0.4, 0.5]))
+    np.testing.assert_allclose(boxes, [[150, 20, 170, 70]], atol=1)
+    assert often.tolist() == [[True, False]]
+
+
+def test_what_never_moves_at_any_threshold_gets_a_zone_to_ignore(tmp_path: Path) -> None:
+    """A post of 0.95: told, drawn, and in the file as a comment, which makes a zone around its foot."""
+    looks = [look_of("today", 10.0, 0.8, seed=i, post=0.95) for i in range(3)]
+    tuned = conclude(WISH, view_of(), looks)
+    assert tuned.cut is not None
+    assert len(tuned.cut.remaining) == 1
+    assert "never moves, in one place: see in the picture whether it is a person" in as_text(tuned)
+    text = as_toml(tuned, tmp_path)
+    path = tmp_path / "camera.toml"
+    path.write_text(text)
+    assert "zone" not in read_config(path)
+    before, mark, zones = text.partition("its lines.\n")
+    path.write_text(before + mark + zones.replace("# ", ""))
+    zone = parse_zone(read_config(path)["zone"][0])
+    assert zone.ignore
+    size = view_of().size
+    feet = [(160.0, 70.0), (160.0, 60.0), (145.0, 70.0), (160.0, 80.0)]
+    assert zone.hold(feet, size) == [True, False, False, False]
+    plain = conclude(WISH, view_of(), [look_of("today", 10.0, 0.8, seed=i) for i in range(3)])
+    assert (sheet(tuned)[-640:, :640] != sheet(plain)[-640:, :640]).any()
 
 
 def test_line_lies_across_the_way_that_people_walk() -> None:
