@@ -75,9 +75,10 @@ def _adapted(path: Path, spec: ModelSpec, calibrated: bool) -> CenterNet:
     # 1. Thresholds and calibration of classes of the same name; new classes have neither.
     old, stride = source.spec, source.arch.stride
     scores: dict[str, tuple[float, ...]] = {}
+    places = [find_class(name, old.classes) for name in spec.classes]
     for name, fresh in (("class_thresholds", old.threshold), ("score_scale", 1.0), ("score_shift", 0.0)):
-        known = dict(zip(old.classes, getattr(old, name), strict=False))
-        scores[name] = tuple(known.get(one, fresh) for one in spec.classes) if known else ()
+        known = getattr(old, name)
+        scores[name] = tuple(fresh if i is None else known[i] for i in places) if known else ()
     spec = replace(spec, stride=stride, threshold=old.threshold, **scores)  # type: ignore[arg-type]
     # 2. A network of the same form; frozen layers were saved with their BatchNorm folded.
     model = CenterNet(spec, source.arch)
@@ -89,8 +90,7 @@ def _adapted(path: Path, spec: ModelSpec, calibrated: bool) -> CenterNet:
     initial = model.state_dict()
     for key in ("heat.conv.weight", "heat.conv.bias"):
         rows = initial[key].clone()  # (C, ...)
-        for i, name in enumerate(spec.classes):
-            row = find_class(name, old.classes)
+        for i, row in enumerate(places):
             if row is not None:
                 rows[i] = state[key][row]
         state[key] = rows

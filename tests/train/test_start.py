@@ -64,6 +64,18 @@ def test_a_class_starts_from_its_synonym(tmp_path: Path) -> None:
     torch.testing.assert_close(other.heat.conv.weight[0], model.heat.conv.weight[1])
 
 
+def test_a_synonym_keeps_threshold_and_calibration(tmp_path: Path) -> None:
+    """Quantized anew under COCO's words, a sofa's own threshold is the couch's; an owl has none."""
+    scores = {"class_thresholds": (0.2, 0.4), "score_scale": (1.1, 0.9), "score_shift": (0.1, -0.1)}
+    model, _ = start_network(TINY, replace(SPEC, classes=("cat", "sofa"), **scores), None)
+    save_checkpoint(tmp_path / "voc.safetensors", model, "float")
+    wanted = replace(SPEC, classes=("couch", "owl"))
+    other, _ = start_network(replace(TINY, epochs=0), wanted, tmp_path / "voc.safetensors")
+
+    assert other.spec.class_thresholds == (0.4, SPEC.threshold)
+    assert (other.spec.score_scale, other.spec.score_shift) == ((0.9, 1.0), (-0.1, 0.0))
+
+
 def test_a_checkpoint_brings_its_stride_and_its_neck(tmp_path: Path) -> None:
     """Started from, for other classes: stride 8 and 16 channels, though the options say neither."""
     model, _ = start_network(TINY, SPEC, None)
