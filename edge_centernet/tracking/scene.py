@@ -460,7 +460,7 @@ class Scene:
         feet = np.clip(foot_points(found), 0.5, np.array(size) - 0.5).tolist()
         ignored = np.zeros(len(found), np.bool_)
         for zone in zones:
-            ignored |= zone.hold(feet, size)
+            ignored |= np.array(zone.hold(feet, size), np.bool_)
         return found[~ignored]
 
     def close(self) -> None:

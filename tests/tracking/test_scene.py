@@ -525,6 +525,7 @@ def test_a_zone_to_ignore_can_come_and_go_while_it_runs() -> None:
     assert len(scene.update(frame(0), seen(0, (2, 0.9)))[0]) == 1
     scene.change(SceneOptions(zones=(around,)))
     assert len(scene.update(frame(1), seen(0, (2, 0.9)))[0]) == 0
+    assert len(scene.update(frame(1), Detections.empty())[0]) == 0
     scene.change(SceneOptions())
     assert len(scene.update(frame(2), seen(0, (2, 0.9)))[0]) == 1
 
