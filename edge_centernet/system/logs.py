@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import cv2
 
@@ -79,8 +79,6 @@ class _LineFormatter(logging.Formatter):
 
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
     _StreamHandler = logging.StreamHandler[TextIO]
 else:  # Python 3.10 cannot subscript the class at run time.
     _StreamHandler = logging.StreamHandler
@@ -195,7 +193,7 @@ class _Visible(io.RawIOBase):
     def isatty(self) -> bool:
         return os.isatty(self.fileno())
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         return os.write(self.fileno(), data)
 
 
