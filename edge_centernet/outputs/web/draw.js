@@ -403,7 +403,7 @@ function shapeRow(shape) {
   }
   const row = make("li", { class: shape.kind }, nameField(shape, shape.kind), result,
     queue && make("label", { class: "check" }, queue, "People queue here"),
-    ignore && make("label", { class: "check" }, ignore, "Ignore what stands here, such as a poster"), make("div", { class: "row" }, turn, gone));
+    ignore && make("label", { class: "check" }, ignore, "Ignore what stands here"), make("div", { class: "row" }, turn, gone));
   row.shape = shape;
   row.addEventListener("focusin", () => { choose(shape); draw(); });
   row.update = () => {
