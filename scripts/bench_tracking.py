@@ -4,7 +4,7 @@
 
 The detector runs once; the tracker follows with its defaults, at the model's suggested threshold, all frames
 and every second and fifth one, as slow boards see them; once more with zones to ignore around a bollard and a
-traffic cone, which the models take for people. Crossings are counted by the rule of
+traffic cone, which the default model takes for people. Crossings are counted by the rule of
 edge_centernet.tracking.scene, of the truth as of the tracks. py-motmetrics runs in an environment of its
 own. Writes docs/benchmarks/tracking-pets09.json.
 """
