@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 _NAME = "edge-centernet"
 _TORCH_CPU = "https://download.pytorch.org/whl/cpu"
+_CHECKOUT = Path(__file__).parents[1]  # where this is one
 _CLAUSE = re.compile(r'(extra|platform_machine|python_version) (==|!=|<|>=) "([^"]*)"')
 
 
@@ -46,7 +47,7 @@ def command_for(extra: str) -> str:
             *(requirements_of(extra) if source is None else (*source[:-1], f"{source[-1]}[{extra}]"))
         )
     except ModuleNotFoundError:  # a checkout that was never installed: from there, by its path
-        return pip_command(f"{Path(__file__).parents[1]}[{extra}]")
+        return pip_command(f"{_CHECKOUT}[{extra}]")
 
 
 def _source() -> tuple[str, ...] | None:
@@ -58,8 +59,8 @@ def _source() -> tuple[str, ...] | None:
     from importlib import metadata  # here: it loads parsers of e-mail, and most runs never need it
 
     text = metadata.distribution(_NAME).read_text("direct_url.json")
-    if text is None:  # of an index, or of a setup.py
-        return None
+    if text is None:  # of an index, or run in a checkout whose build left metadata there
+        return (str(_CHECKOUT),) if (_CHECKOUT / "setup.cfg").exists() else None
     origin = json.loads(text)
     path = Path(unquote(urlsplit(origin["url"]).path))
     if not origin["url"].startswith("file:") or not path.exists():

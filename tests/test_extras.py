@@ -6,10 +6,12 @@ import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 
+from edge_centernet import extras
 from edge_centernet.extras import command_for, pip_command, requirements_of
 
 
@@ -58,6 +60,7 @@ def test_an_extra_comes_from_where_the_package_came(
 ) -> None:
     """One short word instead of twelve packages; by their names where the clone or wheel is gone."""
     (tmp_path / "a b.whl").touch()
+    monkeypatch.setattr(extras, "_CHECKOUT", tmp_path)
     text = None if origin is None else origin.format(tmp_path)
     asked = metadata.PathDistribution.read_text
     monkeypatch.setattr(
@@ -73,3 +76,13 @@ def test_a_python_that_takes_no_packages_gets_an_environment() -> None:
     """Debian's own refuses pip (PEP 668)."""
     assert pip_command("a>=1", python="/my python", managed=False) == "'/my python' -m pip install 'a>=1'"
     assert pip_command("a", managed=True).startswith("python3 -m venv --system-site-packages .venv && .venv/")
+
+
+def test_a_checkout_that_is_run_where_it_lies_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its build left metadata there, which do not say where they came from."""
+    (tmp_path / "setup.cfg").touch()
+    monkeypatch.setattr(extras, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(metadata, "distribution", lambda name: SimpleNamespace(read_text=lambda file: None))
+    assert shlex.split(command_for("live"))[-1] == f"{tmp_path}[live]"

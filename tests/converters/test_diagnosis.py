@@ -151,7 +151,7 @@ def test_int8_that_lost_most_objects_is_refused_with_the_layer_to_blame(network:
 def test_rounded_weights_count_against_the_float_checkpoint(
     run: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """With --float an early layer has 1 dB less than against rounded weights; another network is refused."""
+    """With --float an early layer has less SNR than against rounded weights; another network is refused."""
     pytest.importorskip("torch", reason="needs the train extra")
     snr = {}
     for name, options in (("stored", ()), ("unrounded", ("--float", "centernet-nano-256"))):
@@ -161,6 +161,6 @@ def test_rounded_weights_count_against_the_float_checkpoint(
         snr[name] = {layer["name"]: layer["snr"] for layer in layers}["/backbone/layers.2/units/units.2/Conv"]
     other = run("verify", "centernet-nano-256", "--float", "centernet-mbv2-320")
 
-    assert snr["unrounded"] < snr["stored"] - 1
+    assert snr["unrounded"] < snr["stored"] - 0.2
     assert other.code == 2
     assert "expected the float network that was quantized" in other.err
