@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from edge_centernet import Detection, Detections, Detector, Tracker, read_image, sample_photo
 from edge_centernet.boxes import greedy_match, inside, iou, own_overlaps
 from edge_centernet.errors import MissingDependency
+from edge_centernet.extras import command_for
 
 CLASSES = ("cat", "person", "sofa")
 HERE, BESIDE = (0.0, 0.0, 50.0, 50.0), (20.0, 0.0, 70.0, 50.0)
@@ -117,7 +119,7 @@ def test_supervision_gets_the_ids_of_tracks() -> None:
 def test_where_supervision_is_missing_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the pip command."""
     monkeypatch.setitem(__import__("sys").modules, "supervision", None)
-    with pytest.raises(MissingDependency, match="pip install 'supervision"):
+    with pytest.raises(MissingDependency, match=re.escape(command_for("supervision"))):
         three().to_supervision()
 
 

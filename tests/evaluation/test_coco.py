@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from edge_centernet.detections import Detections
 from edge_centernet.errors import ConfigError, MissingDependency, SourceError
 from edge_centernet.evaluation.coco import detector_classes, evaluate_dataset, evaluate_samples, match_samples
 from edge_centernet.evaluation.crowds import NOT_COUNTED, RIGHT
+from edge_centernet.extras import command_for
 
 Box = Sequence[float]
 
@@ -231,7 +233,7 @@ def test_a_missing_package_is_named_before_the_work(tmp_path: Path, monkeypatch:
     path = write_coco(tmp_path, ["car"], [(0, HERE, {})])
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)  # as the import system blocks a module
     seen: list[Any] = []
-    with pytest.raises(MissingDependency, match="pip install 'faster-coco-eval"):
+    with pytest.raises(MissingDependency, match=re.escape(command_for("eval"))):
         evaluate_dataset(
             lambda image: (Detections.empty(), {"all": 0.0 * len(seen.append(image) or "")}),
             read_dataset(path),
