@@ -292,7 +292,8 @@ open_runtime({str(artifacts[engine, "int8"])!r})
 """
     done = subprocess.run(squares.python("-c", code), capture_output=True, text=True)
     assert "MissingDependency: " in done.stderr
-    assert command_for(extra) in done.stderr
+    # Run in a checkout, a process does not know that pip was told to leave it there.
+    assert command_for(extra).replace("-e ", "") in done.stderr.replace("-e ", "")
 
 
 def test_openvino_says_which_kernels_it_runs(artifacts: Artifacts) -> None:
