@@ -30,7 +30,7 @@ from edge_centernet.tuning.candidates import Look
 from edge_centernet.tuning.view import View
 
 SURE, DOUBTFUL = 0.3, 0.15  # of fused scores: an object; what may be one, and judges nobody
-_IOU = 0.55  # of boxes that are fused; they differ more between sizes than between detectors of one size
+_IOU = 0.45  # of boxes that are fused; they differ more between sizes than between detectors of one size
 _MEMORY_S = 1.5  # a path goes on over a gap of so many seconds
 _SIGHTINGS = 5  # of a path, a second
 _MOVED = 0.7  # sizes of an object (the root of its area) that it moves at least

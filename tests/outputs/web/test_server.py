@@ -732,6 +732,13 @@ def test_health_and_metrics_come_from_who_knows_them(start: Start) -> None:
     assert get(start(), "/metrics").status == 404
 
 
+async def leave(socket: WebSocketClientConnection) -> None:
+    """Closes, and waits for the other side: a loop that ends before that leaves the connection open."""
+    socket.close()
+    while await socket.read_message() is not None:
+        pass
+
+
 async def messages(server: OneCamera, asks: int, seconds: float) -> list[str | bytes]:
     """All that the WebSocket sends, if a picture is asked for so many times at once."""
     socket: WebSocketClientConnection = await websocket_connect(f"ws://127.0.0.1:{server.port}/events")
@@ -746,7 +753,7 @@ async def messages(server: OneCamera, asks: int, seconds: float) -> list[str | b
             break
         assert message is not None
         got.append(message)
-    socket.close()
+    await leave(socket)
     return got
 
 
@@ -843,7 +850,7 @@ def test_one_websocket_has_small_pictures_of_all(shop: WebServer) -> None:
         got: list[str | bytes | None] = []
         while sum(isinstance(one, bytes) for one in got) < 2:
             got.append(await events.read_message())
-        events.close()
+        await leave(events)
         return got
 
     got = asyncio.run(ask())
