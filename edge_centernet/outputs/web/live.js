@@ -1,87 +1,29 @@
-// The connection to the camera's board, the picture, and what is counted now.
+// The picture of a camera, and what is counted now.
 
 import { $, ask, make, now, plural, put, question, rows, seconds, unlock } from "./parts.js";
 import * as drawing from "./draw.js";
+import { OLD_S, STATUS, follow } from "./feed.js";
 import * as past from "./past.js";
 
-const OLD_S = 3;        // a picture older than that is shown as old
-const SILENT_S = 10;    // a server that says nothing for so long is gone
-const STATUS = { starting: "starting", live: "live", frozen: "frozen", lost: "camera lost", stuck: "camera hangs", ended: "ended" };
 const PROBLEM = {
   frozen: "The camera sends no new picture.", lost: "The camera is lost.", stuck: "The camera hangs.", ended: "The source has ended."
 };
 
-let socket = null;
 let state = null;         // the last one received
-let heard = 0;            // when something was last received, s
-let clockOffset = null;   // our clock minus the board's, s: the least seen, for the rest is delay
 let captured = null;      // when the shown picture was captured, by our clock, s
-let problem = "Connecting …";
-let retry = 1;            // s
-let owed = 0;             // pictures to ask for when the page is in front again
 
-function connect() {
-  const url = new URL("events", location.href);
-  url.protocol = url.protocol.replace("http", "ws");
-  const opened = new WebSocket(url);
-  socket = opened;
-  heard = now();
-  clockOffset = null;
-  opened.binaryType = "arraybuffer";
-  opened.onopen = () => { problem = ""; retry = 1; owed = 0; more(); more(); };
-  opened.onmessage = event => {
-    heard = now();
-    if (typeof event.data === "string") receive(JSON.parse(event.data)); else picture(event.data);
-  };
-  opened.onclose = () => { if (socket === opened) lost(); };
-}
-
-function lost() {
-  socket = null;
-  problem = "No connection to the camera. Trying again …";
-  fetch("state.json", { cache: "no-store" }).then(answer => {
-    if (answer.status === 401) problem = "The token has changed: reload this page to enter it.";
-    if (answer.ok && retry > 2) problem = "The camera answers, but sends no pictures: too many viewers? Trying again …";
-  }).catch(() => {}).finally(() => {
-    tick();
-    setTimeout(connect, 1000 * retry);
-    retry = Math.min(2 * retry, 8);
-  });
-  tick();
-}
-
-// A picture is asked for when one was shown, so that none waits in a queue; a page in the background asks for none.
-function more() {
-  if (document.hidden) owed = Math.min(2, owed + 1);
-  else if (socket && socket.readyState === WebSocket.OPEN) socket.send("more");
-}
-document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) for (; owed > 0; owed -= 1) more();
-});
-
-function picture(message) {
-  const from = socket, at = new DataView(message).getFloat64(0);
-  const url = URL.createObjectURL(new Blob([new Uint8Array(message, 8)], { type: "image/jpeg" }));
-  const next = new Image();
-  next.onload = () => {
-    const image = $("picture"), last = image.src;
-    image.src = url;
-    image.hidden = false;
-    $("waiting").hidden = true;
-    drawing.pictureIs(next.naturalWidth, next.naturalHeight);
-    if (last.startsWith("blob:")) URL.revokeObjectURL(last);
-    captured = at + (clockOffset === null ? now() - at : clockOffset);
-    tick();
-    if (socket === from) more();
-  };
-  next.onerror = () => { URL.revokeObjectURL(url); if (socket === from) more(); };
-  next.src = url;
+function show(i, next, at) {
+  const image = $("picture"), last = image.src;
+  image.src = next.src;
+  image.hidden = false;
+  $("waiting").hidden = true;
+  drawing.pictureIs(next.naturalWidth, next.naturalHeight);
+  captured = at;
+  return last;
 }
 
 function receive(message) {
   state = message;
-  const offset = now() - state.clock;
-  clockOffset = clockOffset === null ? offset : Math.min(clockOffset, offset);
   $("all").hidden = !state.several;
   const name = state.name || "Camera";
   put($("name"), name);
@@ -96,7 +38,6 @@ function receive(message) {
   board();
   drawing.receive(state);
   past.receive(state);
-  tick();
 }
 
 // ---- what is counted now, in plain words: for each place its name, large figures, and a line of small print
@@ -232,13 +173,11 @@ function board() {
 
 // ---- how fresh it is
 
-// Runs on its own, so that the age goes on growing when nothing arrives any more.
 function tick() {
-  if (socket && now() - heard > SILENT_S) { socket.close(); lost(); return; }
   const capture = state ? state.capture : { state: "starting", detail: "" };
   const age = captured === null ? null : Math.max(0, now() - captured);
   const old = age !== null && age > OLD_S && !document.hidden;
-  const trouble = problem || (PROBLEM[capture.state] ? `${PROBLEM[capture.state]} ${capture.detail}` : "");
+  const problem = feed.problem, trouble = problem || (PROBLEM[capture.state] ? `${PROBLEM[capture.state]} ${capture.detail}` : "");
   put($("status"), problem ? "no connection" : old && capture.state === "live" ? "old picture" : STATUS[capture.state]);
   $("status").classList.toggle("live", !problem && !old && capture.state === "live");
   put($("banner"), trouble);
@@ -262,5 +201,4 @@ $("snapshot").addEventListener("click", event => {
   event.currentTarget.download = `${name}-${time.replace("T", "-").replaceAll(":", "")}.jpg`;
 });
 
-setInterval(tick, 250);
-connect();
+const feed = follow({ cameras: false, opened: () => { feed.ask(0); feed.ask(0); }, receive, show, tick });

@@ -68,6 +68,8 @@ _FOLDER = Path(__file__).parent
 _FILES = {
     "live.css": ("text/css; charset=utf-8", True),
     "live.js": ("text/javascript; charset=utf-8", False),
+    "grid.js": ("text/javascript; charset=utf-8", False),
+    "feed.js": ("text/javascript; charset=utf-8", False),
     "parts.js": ("text/javascript; charset=utf-8", False),
     "draw.js": ("text/javascript; charset=utf-8", False),
     "past.js": ("text/javascript; charset=utf-8", False),
@@ -253,13 +255,10 @@ class WebServer:
 
 def _content_policy(pages: bytes) -> str:
     """Content-Security-Policy: nothing from anywhere else, and no script or style but those of the pages."""
-
-    def own(tag: str) -> str:
-        bodies = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), pages, re.DOTALL)
-        return " ".join(f"'sha256-{b64encode(hashlib.sha256(body).digest()).decode()}'" for body in bodies)
-
+    bodies = re.findall(rb"<style>(.*?)</style>", pages, re.DOTALL)
+    own = " ".join(f"'sha256-{b64encode(hashlib.sha256(body).digest()).decode()}'" for body in bodies)
     return (
-        f"default-src 'none'; script-src 'self' {own('script')}; style-src 'self' {own('style')}; "
+        f"default-src 'none'; script-src 'self'; style-src 'self' {own}; "
         "img-src 'self' blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )

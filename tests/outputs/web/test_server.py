@@ -300,14 +300,21 @@ def test_every_answer_forbids_what_it_does_not_need(start: Start) -> None:
         assert headers["Server"] is None
     page = get(server, "/")
     policy = page.headers["Content-Security-Policy"]
-    assert policy.startswith("default-src 'none'; script-src 'self' ")
+    assert policy.startswith("default-src 'none'; script-src 'self'; ")
     assert "unsafe" not in policy
     assert re.findall(rb"<style|<script(?! type=.module. src=)|\son\w+=|\sstyle=", page.body) == []
 
 
-def test_the_page_needs_nothing_from_elsewhere(start: Start) -> None:
+@pytest.mark.parametrize(
+    ("several", "scripts"),
+    [(False, {"live.js", "draw.js", "past.js"}), (True, {"grid.js"})],
+    ids=["camera", "cameras"],
+)
+def test_the_page_needs_nothing_from_elsewhere(
+    request: pytest.FixtureRequest, start: Start, several: bool, scripts: set[str]
+) -> None:
     """No address of another server in its files, but for the name of SVG; all addresses are relative."""
-    server = start()
+    server = request.getfixturevalue("shop") if several else start()
     names, seen = ["", "token.html"], set()
     texts = {"token.html": (Path(server_module.__file__).parent / "token.html").read_text()}
     while names:
@@ -322,7 +329,7 @@ def test_the_page_needs_nothing_from_elsewhere(start: Start) -> None:
         names += re.findall(
             r"(?:href|src|from) ?=?\"(?:\./)?([\w-]+\.(?:css|js))\"", texts[name].replace("from ", "from=")
         )
-    assert seen == {"", "token.html", "live.css", "live.js", "parts.js", "draw.js", "past.js"}
+    assert seen == {"", "token.html", "live.css", "feed.js", "parts.js", *scripts}
     found = {match for text in texts.values() for match in re.findall(r"(?:https?:)?//[a-z][^\s'\"]*", text)}
     assert found == {"http://www.w3.org/2000/svg"}
     assert [text for text in texts.values() if re.search(r"(?:href|src|action)=\"/", text)] == []
