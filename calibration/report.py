@@ -72,10 +72,10 @@ class CalibrationReport:
             worst = max(clipped, key=lambda name: clipped[name])
             text += f"; {self.held_out} held-out images: at most {clipped[worst]:.2%} clipped ({worst})"
         agreement = (
-            f"INT8 against float: {self.matched} of {self.found} detections above {THRESHOLD:g} agree "
-            f"(same class, IoU >= {MATCH_IOU:g}, score within {MATCH_SCORE:g})"
+            f"INT8 against float, on these images: {self.matched} of {self.found} detections above "
+            f"{THRESHOLD:g} agree (same class, IoU >= {MATCH_IOU:g}, score within {MATCH_SCORE:g})"
             if self.found
-            else f"INT8 against float: no detections above {THRESHOLD:g} in the images to compare"
+            else f"INT8 against float, on these images: no detections above {THRESHOLD:g}"
         )
         return [text, agreement, *(f"warning: {line}" for line in self.warnings)]
 

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -168,6 +169,25 @@ class LazyGroup(click.Group):
             hint = did_you_mean(args[0], list(COMMANDS)) or "."
             raise click.UsageError(error.message.removesuffix(".") + hint, ctx) from None
 
+    def _explained(self, error: click.ClickException) -> click.ClickException:
+        """Of an unknown option tell whose it is: this command's under a longer name, or another command's."""
+        if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+            return error
+        wanted, ctx = error.option_name, error.ctx
+        own = _options(ctx.command)
+        if longer := [name for name in own if wanted.strip("-") in name.strip("-").split("-")]:
+            return click.UsageError(f"No such option '{wanted}'; did you mean {' or '.join(longer)}?", ctx)
+        others = []
+        for name in COMMANDS:
+            with suppress(EdgeCenterNetError, ImportError):  # one whose packages are not installed
+                command = self.get_command(ctx, name)
+                if command is not None and wanted in _options(command):
+                    others.append(f"`{name}`")
+        if not others:
+            return error
+        have = f"{', '.join(others[:-1])} and {others[-1]} have" if others[1:] else f"{others[0]} has"
+        return click.UsageError(f"No such option '{wanted}'; {have} it.", ctx)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; name the pip extra when a package is missing."""
         try:
@@ -189,7 +209,7 @@ class LazyGroup(click.Group):
             _fail(str(error), error.exit_code)
         except click.ClickException as error:
             shown = io.StringIO()
-            error.show(shown)
+            self._explained(error).show(shown)
             echo(shown.getvalue(), err=True, nl=False)
             sys.exit(2)
         except (KeyboardInterrupt, click.Abort):
@@ -213,6 +233,11 @@ def main() -> NoReturn:
     """Entry point of `edge-centernet`; ends the process with 0, 2 for any error, or 130 for Ctrl-C."""
     cli.main(prog_name="edge-centernet")
     raise AssertionError("click returned")  # pragma: no cover
+
+
+def _options(command: click.Command) -> list[str]:
+    """The long names of its options."""
+    return [name for param in command.params for name in param.opts if name.startswith("--")]
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:

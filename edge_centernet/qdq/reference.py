@@ -165,7 +165,9 @@ def table(reports: dict[str, Report]) -> str:
         share = f"{report.agreement:.1%} ({report.matched} of {report.found})" if report.found else "-"
         lines.append(f"{target:10} {cells}  {share}")
     count = next(iter(reports.values())).images if reports else 0
-    lines.append(f"Difference from the source network in output steps, mean / max over {count} images.")
+    lines.append(
+        f"Difference from the source network in output steps, mean / max over {count} verification images."
+    )
     if reports and not any(report.found for report in reports.values()):
         # Of a network for other classes nothing is found on our photos, which is no fault of it.
         lines.append(

@@ -50,13 +50,14 @@ def parse_numbers(text: str, kind: str, index: int, form: str) -> tuple[str, lis
         raise ConfigError(
             f"{kind} {text!r}: expected a name of 1 to {_LONGEST_NAME} printable characters before '='"
         )
+    called = f"{kind} {name!r}" if equals else kind
     try:
         numbers = [float(part) for part in after.split(",")]
     except ValueError:
-        raise ConfigError(f"{kind} {name!r}: expected [NAME=]{form}, got {text!r}") from None
+        raise ConfigError(f"{called}: expected [NAME=]{form}, got {text!r}") from None
     # Beyond a million pixels the products in the crossing tests would lose precision; no image is that large.
     if not all(math.isfinite(number) and abs(number) <= 1e6 for number in numbers):
-        raise ConfigError(f"{kind} {name!r}: expected finite numbers, got {text!r}")
+        raise ConfigError(f"{called}: expected finite numbers, got {text!r}")
     return name, numbers
 
 

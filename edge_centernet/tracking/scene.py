@@ -41,6 +41,7 @@ from edge_centernet.tracking.state import Event, Tally, Tracks
 from edge_centernet.tracking.tracker import Tracker, TrackerOptions
 from edge_centernet.tracking.zone_counter import Zone, ZoneCounter
 
+_NO_ROOMS = "this camera has no rooms; add one with --room, or on its page"
 _SAVE_EVERY_S = 10.0  # what a power cut may cost: counts of the last seconds
 
 _log = logging.getLogger(__name__)
@@ -140,7 +141,9 @@ class Counter:
         """
         rooms = [counter.room.name for counter in self._rooms]
         if name not in rooms:
-            raise ConfigError(f"room: expected one of {', '.join(rooms) or 'no rooms'}, got {name!r}")
+            raise ConfigError(
+                f"room: expected one of {', '.join(rooms)}, got {name!r}" if rooms else _NO_ROOMS
+            )
         if isinstance(inside, bool) or not isinstance(inside, int) or not 0 <= inside < MOST_INSIDE:
             raise ConfigError(
                 f"room {name!r}: expected a whole number from 0 to {MOST_INSIDE - 1}, got {inside!r}"
@@ -413,7 +416,7 @@ class Scene:
     def reset_room(self, name: str, inside: int = 0) -> None:
         """Set the number of persons in a room, see `Counter.reset_room`. May be called on any thread."""
         if self._counter is None:
-            raise ConfigError(f"room: expected one of no rooms, got {name!r}")
+            raise ConfigError(_NO_ROOMS)
         self._counter.reset_room(name, inside)
 
     def update(self, frame: Frame, seen: Detections) -> tuple[Detections, Tracks | None, Tally | None]:

@@ -185,6 +185,9 @@ def test_every_command_prints_by_echo() -> None:
     [
         (["detct", "a.jpg"], "No such command 'detct'; did you mean 'detect'?"),
         (["xyzzy"], "No such command 'xyzzy'."),
+        (["detect", "--line", "0,0,1,1"], "No such option '--line'; did you mean --count-line?"),
+        (["detect", "--epochs", "3"], "No such option '--epochs'; `train` has it."),
+        (["detect", "--xyzzy"], "No such option '--xyzzy'."),
         (["detect", "a.jpg", "--clases", "cat"], "'--classes'"),
         (["inspect", "centernet-nano256"], "did you mean 'centernet-nano-256'?"),
     ],

@@ -308,7 +308,7 @@ def test_names_come_from_the_text_or_the_index() -> None:
     [
         ("door=1,2,3", "line 'door': expected 4 numbers X1,Y1,X2,Y2, got 3 in 'door=1,2,3'"),
         ("door=1,2,3,x", "line 'door': expected [NAME=]X1,Y1,X2,Y2, got 'door=1,2,3,x'"),
-        ("", "line 'line 1': expected [NAME=]X1,Y1,X2,Y2, got ''"),
+        ("", "line: expected [NAME=]X1,Y1,X2,Y2, got ''"),
         ("=1,2,3,4", "line '=1,2,3,4': expected a name of 1 to 64 printable characters before '='"),
         ("a\nb=1,2,3,4", "line 'a\\nb=1,2,3,4': expected a name of 1 to 64 printable characters before '='"),
         ("door=1,2,nan,4", "line 'door': expected finite numbers, got 'door=1,2,nan,4'"),

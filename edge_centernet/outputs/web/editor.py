@@ -59,6 +59,7 @@ _KINDS: dict[str, Callable[[str, int], Any]] = {
 }
 _MOST_PATHS = 2000  # that are counted, the newest; a second on a small board
 _SHOWN_PATHS = 150  # that are drawn
+_BESIDE = ("version", "paths", "file", "key")  # what a GET gives beside them, and a program may send back
 
 
 @dataclass
@@ -96,18 +97,21 @@ class Editor:
     def parse(self, tables: Mapping[str, Any], size: Size) -> SceneOptions:
         """What tables describe. Those that are as `tables` gave them stay what they are, pixels for pixels.
 
-        Raises ConfigError.
+        tables: lists of "line", "zone" and "room"; what is left out stays as it is. Raises ConfigError.
         """
-        lists = [tables.get(key, []) for key in ("line", "zone", "room")]
+        if unknown := sorted(tables.keys() - {"line", "zone", "room", *_BESIDE}):
+            raise ConfigError(f"unknown {', '.join(unknown)}; expected line, zone and room")
+        known = self.tables(size)
+        tables = {key: tables.get(key, known[key]) for key in known}
+        lists = list(tables.values())
         if not all(isinstance(ones, list) and all(isinstance(one, dict) for one in ones) for ones in lists):
             raise ConfigError("expected lists of tables: line, zone and room")
         if sum(map(len, lists)) > _MAX_SHAPES:
             raise ConfigError(f"expected at most {_MAX_SHAPES} lines, zones and rooms")
-        known = self.tables(size)
 
         def read(key: str, old: Sequence[Any], parse: Callable[[str, int], Any]) -> tuple[Any, ...]:
             read: list[Any] = []
-            for index, one in enumerate(tables.get(key, []), start=1):
+            for index, one in enumerate(tables[key], start=1):
                 table = {name: value for name, value in one.items() if name != "was"}
                 if table in known[key]:
                     read.append(old[known[key].index(table)])
@@ -383,7 +387,7 @@ class _Scene(Writing):
         editor = self.editor
         self.answer(
             {
-                **editor.tables(self.size()),
+                **editor.tables(self.size()),  # and, as in _BESIDE:
                 "version": self.view.version,
                 "paths": editor.store is not None,
                 "file": editor.config.path.name if editor.config is not None and editor.writable else None,

@@ -148,6 +148,7 @@ def test_what_is_no_scene_is_one_line(server: WebServer) -> None:
         ({"line": [{**DOOR, "to": ["x", 1]}]}, "expected numbers"),
         ({"line": [{**DOOR, "more": 1}]}, "unknown more"),
         ({"line": "door"}, "expected lists of tables"),
+        ({"lines": [DOOR]}, "unknown lines; expected line, zone and room"),
         ({"line": [DOOR, {**DOOR, "to": [0.4, 1]}]}, "got 'door' twice"),
         ({"zone": [{"name": "z", "points": cross}]}, "edges that do not cross"),
         ({"zone": [{"name": "z", "points": cross * 100}]}, "at most 64 corners"),
@@ -190,6 +191,8 @@ def test_what_is_drawn_is_counted_from_the_next_frame_on(server: WebServer) -> N
     assert soon("aisle") >= first
     assert counts().keys() == {"aisle", "door"}
     assert send(server, "/state.json")[1]["places"] == 2
+    send(server, "/scene.json", {"zone": []}, owner)  # lines that are left out stay
+    assert send(server, "/scene.json")[1]["line"] == [{**middle, "name": "aisle"}, DOOR]
     room = {"name": "hall", "lines": ["door"]}
     send(server, "/scene.json", {"line": [renamed, DOOR], "room": [room]}, owner)
     end = time.monotonic() + 10
@@ -354,7 +357,7 @@ def test_a_file_that_somebody_changed_meanwhile_is_left_alone(tmp_path: Path, ch
     tool = editor(config)
     change(config)
     before = config.read_text() if config.exists() else None
-    answer = tool.change({"line": [DOOR]}, (640, 360))
+    answer = tool.change({"line": [DOOR], "zone": []}, (640, 360))
     assert not answer["saved"]
     assert why in answer["why"]
     assert answer["text"] == '[[line]]\nname = "door"\nfrom = [0.3, 0.0]\nto = [0.3, 1.0]\n'
