@@ -106,10 +106,10 @@ def activation_quants(network: qdq.Network, ranges: dict[str, Range], symmetric:
 
     ranges: real name -> (low, high) of every Conv and Add. symmetric: every zero point 0.
     """
-    # Logits far below 0 are all background, sizes are never negative: no steps are spent on either.
-    low, high = ranges["heat"]
-    heat = (max(low, scheme.HEAT_LOW), max(high, scheme.HEAT_HIGH))
-    limited = {**ranges, "heat": heat, "size": (max(ranges["size"][0], 0.0), ranges["size"][1])}
+    limited = dict(ranges)
+    for head, floor in scheme.FLOORS.items():
+        limited[head] = (max(ranges[head][0], floor), ranges[head][1])
+    limited["heat"] = (limited["heat"][0], max(limited["heat"][1], scheme.HEAT_HIGH))
     quants: dict[str, Quant] = {}
     for group in shared_scales(network):
         measured = [[limited[name] for name in names if name in limited] for names in group]

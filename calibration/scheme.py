@@ -43,6 +43,8 @@ HEAT_LOW = -8.0  # logits below are all background (p < 0.0004): spend the 256 s
 # p = 0.95. The top of the range is never lower, even where the calibration images have no surer peak: clipped
 # peaks become plateaus, which have no centre.
 HEAT_HIGH = 3.0
+# Head -> where its range begins at the lowest: sizes are never negative, and no steps are spent below either.
+FLOORS = {"heat": HEAT_LOW, "size": 0.0}
 NARROWEST = 1e-3  # no range is smaller, for the scale of a tensor that is always 0 must not be 0
 
 

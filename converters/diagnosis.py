@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_centernet import qdq
-from edge_centernet.calibration.scheme import HEAT_LOW, stored_activation
+from edge_centernet.calibration.scheme import FLOORS, stored_activation
 from edge_centernet.errors import ConversionError
 from edge_centernet.files import write_atomic
 from edge_centernet.preprocess import prepare
@@ -22,8 +22,6 @@ from edge_centernet.qdq.reference import plain_session
 SILENT = 1e-12  # power below which a tensor counts as zero
 FEW = 10  # detections: fewer say nothing
 BROKEN = 0.5  # part of them that must agree, or the network is not worth writing
-# What a head has below this is not stored, as nobody asks for it; the signal begins there.
-FLOORS = {"heat": HEAT_LOW, "size": 0.0}
 CLEAN = 99.0  # dB, shown where there is no noise at all
 
 
@@ -75,7 +73,7 @@ def diagnose(network: qdq.Network, float_network: Any, pictures: Sequence[NDArra
         for op, expected, integer in zip(ops, floats, integers, strict=True):
             wanted, quant = expected.astype(np.float64), op.y.quant
             got = (integer.astype(np.float64) - quant.zero_point) * quant.scale
-            if (floor := FLOORS.get(op.y.name)) is not None:
+            if (floor := FLOORS.get(op.y.name)) is not None:  # below which nothing is meant to be stored
                 wanted, got = np.maximum(wanted, floor), np.maximum(got, floor)
             parts = (wanted - (floor or 0.0), got - wanted, stored_activation(wanted, quant) - wanted)
             power[op.y.name] += [(part**2).sum() for part in parts]

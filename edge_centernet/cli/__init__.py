@@ -174,8 +174,8 @@ class LazyGroup(click.Group):
         if not isinstance(error, click.NoSuchOption) or error.ctx is None:
             return error
         wanted, ctx = error.option_name, error.ctx
-        own = _options(ctx.command)
-        if longer := [name for name in own if wanted.strip("-") in name.strip("-").split("-")]:
+        word = wanted.strip("-")
+        if longer := [name for name in _options(ctx.command) if word in name.strip("-").split("-")]:
             return click.UsageError(f"No such option '{wanted}'; did you mean {' or '.join(longer)}?", ctx)
         others = []
         for name in COMMANDS:

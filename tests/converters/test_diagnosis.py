@@ -17,7 +17,9 @@ from support import Result
 from edge_centernet import qdq
 from edge_centernet.converters import convert
 from edge_centernet.converters.diagnosis import CLEAN, decibels, diagnose, refuse_broken
+from edge_centernet.converters.open import open_network
 from edge_centernet.errors import ConversionError
+from edge_centernet.model_zoo import find_model
 from edge_centernet.qdq import reference
 from edge_centernet.qdq.float_network import float_model
 from edge_centernet.qdq.insert import fill
@@ -71,6 +73,14 @@ def test_storing_alone_never_loses_more_than_everything_together(network: qdq.Ne
     ]
     assert all(layer.snr <= layer.rounding + 1.0 for layer in layers)
     assert all(5 < layer.rounding < 60 for layer in layers)
+
+
+def test_a_heatmap_is_not_judged_by_what_nobody_asks_for() -> None:
+    """Logits below its range are background: storing the shipped model's costs less than a tenth (20 dB)."""
+    shipped = open_network(find_model("centernet-nano-256", ".onnx")).network
+    layers = {layer.name: layer for layer in diagnose(shipped, None, reference.sample_pictures()[:2])}
+
+    assert layers["/heat/Conv"].rounding > 20
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def ap50(detector: Detector, images: list[Any], truth: list[Any]) -> float:
 
 @pytest.mark.slow
 def test_what_is_proposed_for_distant_people_finds_more_in_no_more_time(run: Run, tmp_path: Path) -> None:
-    """Tuned on the second half of PETS without labels: AP50 on its first half is higher by 0.05 or more."""
+    """Tuned on the second half of PETS without labels: AP50 on its first half is higher by 0.1 or more."""
     if not PETS.is_dir():
         pytest.skip("needs ../shared/data/pets09_s2l1_first400 (see its SOURCES.md)")
     frames = [frame.image for frame in open_source(str(PETS / "video.mp4"))]
@@ -80,7 +80,7 @@ def test_what_is_proposed_for_distant_people_finds_more_in_no_more_time(run: Run
         assert proposed.manifest.precision == "int8"
         gain = ap50(proposed, images, truth) - ap50(today, images, truth)
         times = measure_times([today, proposed], images, unseen)
-    assert gain >= 0.05
+    assert gain >= 0.1
     assert times[1] <= 1.05 * times[0]  # "tune" measured it at no more; this is another measurement
     # The line that it proposes counts what it says, in `detect`.
     line = tomllib.loads((out / "camera.toml").read_text())["line"][0]

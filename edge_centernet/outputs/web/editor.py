@@ -99,9 +99,9 @@ class Editor:
 
         tables: lists of "line", "zone" and "room"; what is left out stays as it is. Raises ConfigError.
         """
-        if unknown := sorted(tables.keys() - {"line", "zone", "room", *_BESIDE}):
-            raise ConfigError(f"unknown {', '.join(unknown)}; expected line, zone and room")
         known = self.tables(size)
+        if unknown := sorted(tables.keys() - {*known, *_BESIDE}):
+            raise ConfigError(f"unknown {', '.join(unknown)}; expected line, zone and room")
         tables = {key: tables.get(key, known[key]) for key in known}
         lists = list(tables.values())
         if not all(isinstance(ones, list) and all(isinstance(one, dict) for one in ones) for ones in lists):
